@@ -62,8 +62,8 @@ class XpcapError(Exception):
         error : XpcapError
             Of the same class.
         """
-        function, thing, *rest = self.args
-        return type(self)(function, f"{place}: {thing}" if thing else place, *rest)
+        caller, thing, *rest = self.args
+        return type(self)(caller, f"{place}: {thing}" if thing else place, *rest)
 
 
 class BackendError(XpcapError, RuntimeError):
@@ -146,7 +146,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def unknown(
-    function: str,
+    caller: str,
     thing: str,
     name: object,
     known: Iterable[str],
@@ -158,7 +158,7 @@ def unknown(
     # names may come from a stranger's file
     listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])
     return error(
-        function,
+        caller,
         thing,
         f"{name!r} does not exist",
         expected=f"one of {listed}{more}",

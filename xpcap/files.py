@@ -47,7 +47,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def new_path(
-    function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> Iterator[Path]:
     """A temporary path for a file or folder, which becomes `path` if the ``with`` block succeeds.
 
@@ -58,14 +58,14 @@ def new_path(
         it cannot be made; the error names `path`, not the temporary one.
     """
     path = Path(path)
-    require_new_file(function, path, suffix, error)
+    require_new_file(caller, path, suffix, error)
     part = _part_of(path)
     try:
         yield part
         try:
             _place(part, path)
         except FileExistsError as found:
-            raise _exists(error, function, path) from found
+            raise _exists(error, caller, path) from found
         _flush_folder(path.parent)
     except OSError as failed:
         at = Path(failed.filename or part)
@@ -82,10 +82,10 @@ def new_path(
 
 @contextlib.contextmanager
 def new_folder(
-    function: str, path: str | Path, error: type[XpcapError] = DataError
+    caller: str, path: str | Path, error: type[XpcapError] = DataError
 ) -> Iterator[Path]:
     """A folder to fill, which becomes `path` as in `new_path`."""
-    with new_path(function, path, error=error) as part:
+    with new_path(caller, path, error=error) as part:
         part.mkdir()
         yield part
 
@@ -173,7 +173,7 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-def size_of(function: str, path: Path, expected: str) -> int:
+def size_of(caller: str, path: Path, expected: str) -> int:
     """The bytes of a file to read, at most; a pipe or a device might never end.
 
     DataError : missing, or a folder, pipe or device.
@@ -183,14 +183,14 @@ def size_of(function: str, path: Path, expected: str) -> int:
     except OSError as error:
         came = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
         came = "does not exist" if isinstance(error, FileNotFoundError) else came
-        raise DataError(function, path, came, expected, "is the path right?") from error
+        raise DataError(caller, path, came, expected, "is the path right?") from error
     if not stat.S_ISREG(about.st_mode):
         came = "is a folder, pipe or device"
-        raise DataError(function, path, came, expected, "is the path right?")
+        raise DataError(caller, path, came, expected, "is the path right?")
     return about.st_size
 
 
-def text_of(function: str, path: Path, most: int, expected: str) -> str:
+def text_of(caller: str, path: Path, most: int, expected: str) -> str:
     """As `read_text`, with errors for whoever gave the path; `expected` is for messages.
 
     DataError : it is missing, too large, not UTF-8, or a pipe or device.
@@ -198,25 +198,25 @@ def text_of(function: str, path: Path, most: int, expected: str) -> str:
     try:
         return read_text(path, most)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(function, path, "is missing", expected) from error
+        raise DataError(caller, path, "is missing", expected) from error
     except InvalidValueError as error:
-        raise DataError(function, path, error.came, error.expected, "damaged?") from error
+        raise DataError(caller, path, error.came, error.expected, "damaged?") from error
     except UnicodeDecodeError as error:
-        raise DataError(function, path, f"is no text: {error}", expected, "damaged?") from error
+        raise DataError(caller, path, f"is no text: {error}", expected, "damaged?") from error
 
 
-def check_format(function: str, path: object, found: object, known: int) -> None:
+def check_format(caller: str, path: object, found: object, known: int) -> None:
     """DataError : a file has another format version than `known`."""
     came = f"has format {found!r:.60}"
     if type(found) is int and found > known:
         cause = "it was made by a newer xpcap: upgrade this one"
-        raise DataError(function, path, came, known, cause)
+        raise DataError(caller, path, came, known, cause)
     if type(found) is not int or found != known:
-        raise DataError(function, path, came, known, "damaged, or another program's?")
+        raise DataError(caller, path, came, known, "damaged, or another program's?")
 
 
 def require_new_file(
-    function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> None:
     """Raise `error` if no new file can be made at `path`, or its name lacks the suffix.
 
@@ -226,15 +226,15 @@ def require_new_file(
     folder = path.parent
     if suffix and path.suffix.lower() != suffix:
         came, cause = f"does not end in {suffix}", "are the arguments in order?"
-        raise error(function, path, came, expected="a name that does", cause=cause)
+        raise error(caller, path, came, expected="a name that does", cause=cause)
     if os.path.lexists(path):
-        raise _exists(error, function, path)
+        raise _exists(error, caller, path)
     if not folder.is_dir():
         came = f"is to go into {folder}, which is no folder"
-        raise error(function, path, came, expected="an existing one", cause="is the path right?")
+        raise error(caller, path, came, expected="an existing one", cause="is the path right?")
     if not os.access(folder, os.W_OK | os.X_OK):
         came = f"is to go into {folder}, which may not be written to: Permission denied"
-        raise error(function, path, came, expected="a folder of your own")
+        raise error(caller, path, came, expected="a folder of your own")
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
@@ -245,9 +245,9 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
     return path
 
 
-def _exists(error: type[XpcapError], function: str, path: Path) -> XpcapError:
+def _exists(error: type[XpcapError], caller: str, path: Path) -> XpcapError:
     cause = "remove it, or choose another name"
-    return error(function, path, "exists, and is not overwritten", cause=cause)
+    return error(caller, path, "exists, and is not overwritten", cause=cause)
 
 
 def write_text(path: Path, text: str) -> None:

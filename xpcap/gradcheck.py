@@ -38,12 +38,12 @@ def rel_error(x: Array, y: Array) -> float:
 
 
 @contextlib.contextmanager
-def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
+def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
     """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
             cause = "integers cannot change by a small step"
-            raise InvalidTypeError(function, "x", f"has dtype {x.dtype}", "floats", cause)
+            raise InvalidTypeError(caller, "x", f"has dtype {x.dtype}", "floats", cause)
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -52,11 +52,11 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
             x[...] = value
 
 
-def _check_shape(function: str, name: str, gradient: Array, x: Array) -> None:
+def _check_shape(caller: str, name: str, gradient: Array, x: Array) -> None:
     """ValueError : a gradient has another shape than x."""
     if np.shape(gradient) != x.shape:
         came, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
-        raise InvalidValueError(function, name, came, x.shape, cause)
+        raise InvalidValueError(caller, name, came, x.shape, cause)
 
 
 def eval_numerical_gradient(
@@ -212,12 +212,12 @@ def directional_errors(
     ValueError
         A gradient has another shape than its parameter, or there is no direction.
     """
-    function = "directional_errors"
-    directions = Whole(1).check(function, "directions", directions)
+    caller = "directional_errors"
+    directions = Whole(1).check(caller, "directions", directions)
     for name, x in params.items():
-        _check_shape(function, f"grads[{name!r}]", grads[name], x)
+        _check_shape(caller, f"grads[{name!r}]", grads[name], x)
     numeric, analytic = np.zeros((2, directions))
-    with _restored(function, *params.values()) as values:
+    with _restored(caller, *params.values()) as values:
         saved = dict(zip(params, values, strict=True))
 
         def at(direction: Mapping[str, Array], step: float) -> float:

@@ -32,7 +32,7 @@ class GrowingFile:
     A context, in which `begin` opens the file. A row that lacks its line end is whole if `parse`
     reads from it that this writer wrote it; else it is removed.
 
-    function : of the errors
+    caller : function that errors name
     path : of the file; a new one is made with its first row
     parse : reads a row, with its line end. None: it is of nothing. ValueError : it cannot be read,
         as if it was cut off. LookupError, TypeError : it is whole, and of another file
@@ -44,14 +44,14 @@ class GrowingFile:
 
     def __init__(
         self,
-        function: str,
+        caller: str,
         path: Path,
         parse: Callable[[bytes], Row | None],
         *,
         start: bytes,
         writer: str = "",
     ) -> None:
-        self.function, self.path, self.writer = function, path, writer
+        self.caller, self.path, self.writer = caller, path, writer
         self.names: set[str] = set()  # of the rows
         self._parse, self._start = parse, start
         self._file: BinaryIO | None = None
@@ -73,7 +73,7 @@ class GrowingFile:
         for row in [*known, last] if last else known:
             if row.writer not in ("", self.writer):
                 raise DataError(
-                    self.function,
+                    self.caller,
                     self.path,
                     f"holds captions by {row.writer}",
                     f"captions by {self.writer}",
@@ -96,7 +96,7 @@ class GrowingFile:
     def refusal(self, came: str) -> DataError:
         """The error of a file of others."""
         expected = f"a new file, or one that begins with {self._start.decode()!r}, to be continued"
-        return DataError(self.function, self.path, came, expected, CHOOSE)
+        return DataError(self.caller, self.path, came, expected, CHOOSE)
 
     def append(self, row: bytes) -> None:
         """Write a row, and hand it to the operating system. OSError : it cannot be written."""
@@ -110,7 +110,7 @@ class GrowingFile:
     def _opened(self) -> BinaryIO:
         cause = "wait, or choose another name"
         held = DataError(
-            self.function, self.path, "is being written by another process", "none", cause
+            self.caller, self.path, "is being written by another process", "none", cause
         )
         while True:
             file = self.path.open("a+b")
@@ -178,7 +178,7 @@ class GrowingTable(GrowingFile):
 
     def __init__(
         self,
-        function: str,
+        caller: str,
         path: Path,
         header: Sequence[str],
         parse: Callable[[Sequence[str]], Row | None],
@@ -190,7 +190,7 @@ class GrowingTable(GrowingFile):
         self._parse_cells, self._headers = parse, [header, *former]
         self._delimiter, self._begun = ",", False
         start = self.encoded(header)
-        super().__init__(function, path, self._parse_row, start=start, writer=writer)
+        super().__init__(caller, path, self._parse_row, start=start, writer=writer)
 
     def append(self, row: bytes) -> None:
         """As of any file, with the heading before the first row."""
@@ -216,7 +216,7 @@ class GrowingTable(GrowingFile):
     def refusal(self, came: str) -> DataError:
         header = ",".join(self._headers[0])
         expected = f"a new file, or a table with the header {header}, to be continued"
-        return DataError(self.function, self.path, came, expected, CHOOSE)
+        return DataError(self.caller, self.path, came, expected, CHOOSE)
 
     def _parse_row(self, row: bytes) -> Row | None:
         if row.count(b'"') % 2:
@@ -253,16 +253,16 @@ class GrowingTable(GrowingFile):
 class SkippedList(GrowingTable):
     """A table of what failed, with the reasons: NAME.skipped.csv, next to what was made.
 
-    function : of the errors
+    caller : function that errors name
     made : path of what was made
     name : of the first column; the second one is `reason`
     """
 
-    def __init__(self, function: str, made: Path, *, name: str) -> None:
+    def __init__(self, caller: str, made: Path, *, name: str) -> None:
         self.reasons: dict[str, str] = {}
         self._stale = False  # a row of the file counts no more
         header = (name, "reason")
-        super().__init__(function, made.with_suffix(SKIPPED), header, self._parse_reason)
+        super().__init__(caller, made.with_suffix(SKIPPED), header, self._parse_reason)
 
     def _parse_reason(self, cells: Sequence[str]) -> Row:
         self._stale |= cells[0] in self.reasons

@@ -21,7 +21,7 @@ TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_json(function: str, thing: object, text: str, expected: str = "") -> Any:
+def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any:
     """The value of a JSON text. DataError : it is none, nested too deep, or repeats a key."""
 
     def distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def parse_json(function: str, thing: object, text: str, expected: str = "") -> A
         if len(value) < len(members):
             ((key, _),) = Counter(key for key, _ in members).most_common(1)
             came = f"has the key {key[:60]!r} twice in an object"
-            raise DataError(function, thing, came, "each key once", "two files put together?")
+            raise DataError(caller, thing, came, "each key once", "two files put together?")
         return value
 
     try:
@@ -37,19 +37,19 @@ def parse_json(function: str, thing: object, text: str, expected: str = "") -> A
     except DataError:  # a ValueError, too
         raise
     except RecursionError as error:
-        raise DataError(function, thing, "is JSON nested too deep", expected, "damaged?") from error
+        raise DataError(caller, thing, "is JSON nested too deep", expected, "damaged?") from error
     except ValueError as error:
         came, cause = f"is not whole JSON ({error})", "cut short, or edited by hand?"
-        raise DataError(function, thing, came, expected, cause) from error
+        raise DataError(caller, thing, came, expected, cause) from error
 
 
-def read_json(function: str, path: Path, most: int, expected: str) -> Any:
+def read_json(caller: str, path: Path, most: int, expected: str) -> Any:
     """The value in a JSON file of at most `most` bytes. DataError : as of `text_of`, `parse_json`."""
-    return parse_json(function, path, text_of(function, path, most, expected), expected)
+    return parse_json(caller, path, text_of(caller, path, most, expected), expected)
 
 
 def check_json(
-    function: str, thing: object, value: object, form: Form, cause: str = "damaged?"
+    caller: str, thing: object, value: object, form: Form, cause: str = "damaged?"
 ) -> None:
     """Check a value of JSON, and all that it holds, against a form.
 
@@ -58,7 +58,7 @@ def check_json(
     if found := _misfit(value, form):
         path, came, expected = found
         where = ": ".join(filter(None, (str(thing), path.removeprefix("."))))
-        raise DataError(function, where, f"is {came}", expected, cause)
+        raise DataError(caller, where, f"is {came}", expected, cause)
 
 
 def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:

@@ -64,17 +64,17 @@ class UpdateRule:
     elementwise: bool = False
 
     def __post_init__(self) -> None:
-        where = f"UpdateRule {self.name!r}"
+        caller = f"UpdateRule {self.name!r}"
         if "learning_rate" not in self.numbers:
             came, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
-            raise OptionError(where, "`numbers`", came, expected, "the solver lowers it")
+            raise OptionError(caller, "`numbers`", came, expected, "the solver lowers it")
         if more := [key for key in self.squares if key not in self.state]:
             expected = f"some of {', '.join(self.state) or 'none'}, as in `state`"
-            raise OptionError(where, "`squares`", f"has {more[0]!r}", expected)
+            raise OptionError(caller, "`squares`", f"has {more[0]!r}", expected)
         if self.elementwise and (own := [key for key, of in self.state.items() if of is not AS_W]):
             cause = "one flat array holds all parameters, and their state is laid out like them"
             came = f"is set with the state {own[0]!r}"
-            raise OptionError(where, "`elementwise`", came, "all state as AS_W", cause)
+            raise OptionError(caller, "`elementwise`", came, "all state as AS_W", cause)
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Shapes of the state of an array of a shape, by name.
@@ -127,12 +127,12 @@ class UpdateRule:
         OptionError
             An unknown key, or a number out of its range.
         """
-        where, known = f"optim.{self.name}", (*self.numbers, *arrays)
+        caller, known = f"optim.{self.name}", (*self.numbers, *arrays)
         for key in config:
             if key not in known:
-                raise unknown(where, "config key", key, known)
+                raise unknown(caller, "config key", key, known)
         return {
-            key: kind.check(where, key, config.get(key, default))
+            key: kind.check(caller, key, config.get(key, default))
             for key, (default, kind) in self.numbers.items()
         }
 
@@ -259,17 +259,17 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
         `w` or a state array is no array, or their dtypes or libraries differ.
     """
     rule = as_rule(rule)
-    where = f"optim.{rule.name}"
-    require_array(where, "w", w)
+    caller = f"optim.{rule.name}"
+    require_array(caller, "w", w)
     given, shapes = dict(config or {}), rule.state_shapes(w.shape)
     full = {**given, **rule.complete(given, *shapes)}
     for key, shape in shapes.items():
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros(shape, w.dtype)
             continue
-        check_float(where, key, full[key], "w", w)
+        check_float(caller, key, full[key], "w", w)
         if full[key].shape != shape:
-            raise InvalidValueError(where, key, f"has shape {full[key].shape}", expected=shape)
+            raise InvalidValueError(caller, key, f"has shape {full[key].shape}", expected=shape)
     return full
 
 

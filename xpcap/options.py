@@ -43,7 +43,7 @@ class OptionKind:
         """The value in the help of a command line."""
         return "TEXT"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         """The value, converted. OptionError : it is not of this kind."""
         raise NotImplementedError
 
@@ -54,10 +54,10 @@ class OptionKind:
         except ValueError:
             return text
 
-    def refusal(self, function: str, name: str, value: object) -> OptionError:
+    def refusal(self, caller: str, name: str, value: object) -> OptionError:
         """The error for a value."""
         shown = str(value) if isinstance(value, numbers.Number) else repr(value)
-        return OptionError(function, name, f"is {shown}", expected=self, cause=self.cause)
+        return OptionError(caller, name, f"is {shown}", expected=self, cause=self.cause)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Whole(OptionKind):
         bounds = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
         return f"a whole number {bounds}"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if self.optional and value is None:
             return None
         # True and False are whole numbers to Python, and a slip here
@@ -90,7 +90,7 @@ class Whole(OptionKind):
             number = int(value)
             if self.low <= number <= self.high:
                 return number
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Real(OptionKind):
             text = "a finite number"
         return f"{text}, or {self.word!r}" if self.word else text
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if (self.optional and value is None) or (self.word and value == self.word):
             return value
         try:
@@ -143,7 +143,7 @@ class Real(OptionKind):
         in_range = self.low <= number <= self.high and self.above < number < self.below
         if math.isfinite(number) and in_range:
             return number
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class Flag(OptionKind):
     def __str__(self) -> str:
         return "True or False"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, bool | np.bool_):
             return bool(value)
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ class Location(OptionKind):
     def __str__(self) -> str:
         return "a path"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str | os.PathLike):
             with contextlib.suppress(ValueError):  # text that no system encodes as a path
                 if b"\0" not in os.fsencode(value):
                     return value
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Text(OptionKind):
     def __str__(self) -> str:
         return "text"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str):
             return value
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ class Names(OptionKind):
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str) and value in self.names:
             return value
-        raise unknown(function, name, value, self.names)
+        raise unknown(caller, name, value, self.names)
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,10 @@ class Several(OptionKind):
     def __str__(self) -> str:
         return f"several, each {self.kind}"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
-            raise self.refusal(function, name, value)
-        return tuple(self.kind.check(function, name, item) for item in value)
+            raise self.refusal(caller, name, value)
+        return tuple(self.kind.check(caller, name, item) for item in value)
 
 
 SEED = Whole(0, LARGEST)  # of anything random, and of its steps
@@ -298,12 +298,12 @@ def _kinds(of: type) -> Mapping[str, OptionKind]:
     return MappingProxyType({name: option.kind for name, option in described(of).items()})
 
 
-def check_fields(options: object, function: str = "") -> None:
+def check_fields(options: object, caller: str = "") -> None:
     """Check the options of a dataclass, and store them as their kinds return them.
 
     OptionError : a value is not of its kind; the error names the function, or else the class.
     """
     of: type = type(options)
     for name, option in described(of).items():
-        value = option.check(function or of.__name__, f"`{name}`", getattr(options, name))
+        value = option.check(caller or of.__name__, f"`{name}`", getattr(options, name))
         object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -30,24 +30,24 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
 
 def read_tensors(
-    path: Path, function: str, names: Sequence[str] | None = None
+    path: Path, caller: str, names: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and `meta` of a file of `write_tensors`.
 
-    function : named in messages
+    caller : named in messages
     names : of the arrays to read; None: all
     DataError : no file, a damaged one, one that is not ours, or one of a newer format.
     """
     from safetensors import SafetensorError, safe_open
 
-    size = size_of(function, path, "a safetensors file of ours")
+    size = size_of(caller, path, "a safetensors file of ours")
     try:
         # safetensors reads a header of any length into memory
         with path.open("rb") as start:
             claimed = int.from_bytes(start.read(8), "little")
         if claimed > (most := max(0, min(MOST_HEADER, size - 8))):
             came = f"has {size:,} bytes and claims a header of {claimed:,}"
-            raise DataError(function, path, came, f"at most {most:,}", "damaged, or cut short?")
+            raise DataError(caller, path, came, f"at most {most:,}", "damaged, or cut short?")
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             wanted = file.keys() if names is None else names
@@ -65,7 +65,7 @@ def read_tensors(
     ) as error:
         came = "cannot be read as a safetensors file of ours"
         cause = f"damaged, or another program's? ({error!r})"
-        raise DataError(function, path, came, "one that 'train' wrote", cause) from error
+        raise DataError(caller, path, came, "one that 'train' wrote", cause) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
-    check_format(function, path, found, FORMAT)
+    check_format(caller, path, found, FORMAT)
     return tensors, meta

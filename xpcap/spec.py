@@ -204,11 +204,11 @@ class Spec:
         return f"{', '.join(arguments)}\n-> {', '.join(map(str, self.results))}"
 
     def check(
-        self, function: str, *arrays: Array, note: str = "", sizes: Sizes | None = None
+        self, caller: str, *arrays: Array, note: str = "", sizes: Sizes | None = None
     ) -> Sizes:
         """Check the arguments of a function, one for each entry.
 
-        function : its name, for messages
+        caller : the function that messages name
         arrays : of NumPy or CuPy
         note : in place of the spec's own
         sizes : sizes that are known already
@@ -221,31 +221,31 @@ class Spec:
             if x is None and entry.optional:
                 continue
             if entry.kind:
-                check_kind(function, entry.name, x, entry.kind)
+                check_kind(caller, entry.name, x, entry.kind)
             else:
                 first = first or (entry.name, x)
-                check_float(function, entry.name, x, *first)
+                check_float(caller, entry.name, x, *first)
         for entry, x in zip(self.entries, arrays, strict=True):
             if x is None and entry.optional:
                 continue
             if entry.kind and first:
-                check_library(function, entry.name, x, *first)
+                check_library(caller, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
                 of_others = any(one.stacks for one in self.entries) and not entry.stacks
                 came = f"{has(entry.name)} shape {x.shape}"
                 expected = entry.wanted(sizes, x.ndim)
                 cause = "" if of_others else note or self.note
-                raise InvalidValueError(function, entry.name, came, expected, cause)
+                raise InvalidValueError(caller, entry.name, came, expected, cause)
             if entry.finite:
-                check_finite(function, entry.name, x, InvalidValueError)
+                check_finite(caller, entry.name, x, InvalidValueError)
         return sizes
 
     def check_file(
-        self, function: str, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
+        self, caller: str, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
     ) -> Sizes:
         """Check the arrays of a file: one for each entry, and no other.
 
-        function : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
+        caller : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
         arrays : or to whatever has a shape and a dtype, where nothing is asked to be finite
         cause : likely cause of whatever does not fit
         sizes : sizes that are known already
@@ -256,19 +256,19 @@ class Spec:
             lacking, more = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
             wrong = [f"lacks {', '.join(lacking)}"] * bool(lacking)
             wrong += [f"holds {', '.join(more)[:200]}"] * bool(more)
-            raise DataError(function, "", " and ".join(wrong), ", ".join(sorted(names)), cause)
+            raise DataError(caller, "", " and ".join(wrong), ", ".join(sorted(names)), cause)
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
             if not hasattr(x, "dtype"):
                 came = f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}"
-                raise DataError(function, entry.name, came, f"an array of {kind}", cause)
+                raise DataError(caller, entry.name, came, f"an array of {kind}", cause)
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
                 came = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
                 expected = f"{kind} of shape {entry.wanted(sizes, len(x.shape))}"
-                raise DataError(function, entry.name, came, expected, cause)
+                raise DataError(caller, entry.name, came, expected, cause)
             if entry.finite:
-                check_finite(function, entry.name, x, DataError, cause)
+                check_finite(caller, entry.name, x, DataError, cause)
         return sizes
 
     @classmethod
@@ -314,9 +314,9 @@ def has(name: str) -> str:
     return "have" if name.endswith("s") else "has"
 
 
-def check_kind(function: str, name: str, x: Array, kind: str) -> None:
+def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
     """InvalidTypeError : x is no array, or none of a kind."""
-    require_array(function, name, x)
+    require_array(caller, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
         integers = "cast it with .astype(int)"
@@ -326,46 +326,46 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
             "i": integers,
             "b": "cast it with .astype(bool)",
         }.get(kind, "")
-        raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cause)
+        raise InvalidTypeError(caller, name, f"{has(name)} dtype {x.dtype}", words, cause)
 
 
-def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+def check_float(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """InvalidTypeError : x is neither float32 nor float64, or differs from `first` in dtype or library."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
         return  # the common case: as good as the first, which has been checked
-    require_array(function, name, x)
+    require_array(caller, name, x)
     if x.dtype.char not in FLOATS:
         came = f"{has(name)} dtype {x.dtype}"
-        raise InvalidTypeError(function, name, came, "float32 or float64", "cast it with .astype")
+        raise InvalidTypeError(caller, name, came, "float32 or float64", "cast it with .astype")
     if x is first:
         return
-    check_library(function, name, x, first_name, first)
+    check_library(caller, name, x, first_name, first)
     if x.dtype != first.dtype:
         came = f"{has(name)} dtype {x.dtype}"
         expected = f"{first.dtype}, as {first_name} has"
-        raise InvalidTypeError(function, name, came, expected, "cast one with .astype")
+        raise InvalidTypeError(caller, name, came, expected, "cast one with .astype")
 
 
-def check_library(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+def check_library(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """InvalidTypeError : one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         mine, other = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
         came = f"is a {mine} array"
         expected = f"a {other} array, as {first_name} is"
-        raise InvalidTypeError(function, name, came, expected, "move one with asarray or to_numpy")
+        raise InvalidTypeError(caller, name, came, expected, "move one with asarray or to_numpy")
 
 
-def require_array(function: str, name: str, x: object) -> None:
+def require_array(caller: str, name: str, x: object) -> None:
     """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one; or a matrix."""
     if isinstance(x, np.matrix):
         cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
-        raise InvalidTypeError(function, name, "is a numpy.matrix", "a numpy.ndarray", cause)
+        raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         came = f"is a {type(x).__name__}"
-        raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
+        raise InvalidTypeError(caller, name, came, "an array", "make one with xpcap.asarray")
 
 
-def as_array(where: str, thing: str, x: object) -> Array:
+def as_array(caller: str, thing: str, x: object) -> Array:
     """Array of `x`, which stays where it is; anything but an array becomes one on the host.
 
     ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
@@ -375,7 +375,7 @@ def as_array(where: str, thing: str, x: object) -> Array:
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
             came = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
-            raise InvalidValueError(where, thing, came, "none", "fill them first")
+            raise InvalidValueError(caller, thing, came, "none", "fill them first")
         return x
     try:
         return np.asarray(x)
@@ -383,9 +383,9 @@ def as_array(where: str, thing: str, x: object) -> Array:
         if isinstance(x, list | tuple):
             came = f"{has(thing)} {len(x)} rows of unequal lengths"
             cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise InvalidValueError(where, thing, came, "an array", cause) from error
+            raise InvalidValueError(caller, thing, came, "an array", cause) from error
         raise InvalidTypeError(
-            where,
+            caller,
             thing,
             f"{are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
             expected="a NumPy or CuPy array",
@@ -395,7 +395,7 @@ def as_array(where: str, thing: str, x: object) -> Array:
 
 
 def check_finite(
-    function: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
+    caller: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
 ) -> None:
     """Raise `error` unless all numbers are finite; of a device array one flag is read."""
     finite = get_array_module(x).isfinite(x)
@@ -403,11 +403,11 @@ def check_finite(
         at = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
         hold = "hold" if has(name) == "have" else "holds"
         came = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
-        raise error(function, name, came, "finite numbers", cause)
+        raise error(caller, name, came, "finite numbers", cause)
 
 
 def check_range(
-    function: str,
+    caller: str,
     name: str,
     numbers: Array,
     bound: int,
@@ -418,11 +418,11 @@ def check_range(
     if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
         hold = "hold" if has(name) == "have" else "holds"
         came = f"{hold} {numbers.min()}..{numbers.max()}"
-        raise error(function, name, came, f"0..{bound - 1}", cause)
+        raise error(caller, name, came, f"0..{bound - 1}", cause)
 
 
 def as_numbers(
-    function: str, name: str, numbers: Any, bound: int, cause: str = "from other data?"
+    caller: str, name: str, numbers: Any, bound: int, cause: str = "from other data?"
 ) -> np.ndarray:
     """Numbers of rows as an array, each in 0..bound-1.
 
@@ -434,8 +434,8 @@ def as_numbers(
     if array.dtype.kind not in "iu":
         came = f"{has(name)} dtype {array.dtype}"
         hint = "np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
-        raise InvalidTypeError(function, name, came, "integers", hint)
-    check_range(function, name, array, bound, cause)
+        raise InvalidTypeError(caller, name, came, "integers", hint)
+    check_range(caller, name, array, bound, cause)
     return array
 
 

@@ -103,7 +103,7 @@ def from_coco(
     data: Mapping[str, Any],
     source: Source | None = None,
     start: bool = False,
-    where: str = "from_coco: the dict",
+    caller: str = "from_coco: the dict",
 ) -> CaptionData:
     """CaptionData of the dict that load_coco_data returns.
 
@@ -112,7 +112,7 @@ def from_coco(
     data : the course's keys; those of val may be missing
     source : origin of the data
     start : require each caption to begin with ``<START>``
-    where : name of the data in messages
+    caller : name of the data in messages
     DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
     if not isinstance(data, Mapping):
@@ -122,15 +122,15 @@ def from_coco(
     there = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
     wanted = ["idx_to_word", *(f"{name}_{thing}" for name in there for thing in ARRAYS)]
     if missing := [key for key in wanted if key not in data]:
-        raise DataError(where, ", ".join(missing), "missing", "what load_coco_data returns")
-    _require_agreement(where, data, there)
+        raise DataError(caller, ", ".join(missing), "missing", "what load_coco_data returns")
+    _require_agreement(caller, data, there)
     splits = {}
     for name in there:
         captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ARRAYS)
         images = data.get(f"{name}_urls", np.arange(len(features)))
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
-    check_data(where, converted, start)
+    check_data(caller, converted, start)
     return converted
 
 
@@ -183,7 +183,7 @@ def read_coco_folder(folder: Path) -> CaptionData:
         _load(folder, pca),
         Source(record={"folder": folder.resolve().name, "pca_features": pca}),
         start=True,
-        where=f"load_coco_data: {folder}",
+        caller=f"load_coco_data: {folder}",
     )
 
 
@@ -209,20 +209,20 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
     return data
 
 
-def _require_agreement(where: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
+def _require_agreement(caller: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
     """DataError : not one URL for each feature row; or a word has two ids."""
     for name in names:
         features = data[f"{name}_features"]
         if len(urls := data.get(f"{name}_urls", features)) != len(features):
             came = f"{len(urls)} {name}_urls for {len(features)} feature rows"
-            raise DataError(where, "", came, "one each", f"{name}2014_urls.txt cut short?")
+            raise DataError(caller, "", came, "one each", f"{name}2014_urls.txt cut short?")
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
     given = data.get("word_to_idx", ids)
     if odd := [word for word, i in given.items() if i != ids.get(word)]:
         word, other = odd[0], ids.get(odd[0])
         other_text = "lacks the word" if other is None else f"gives it {other}"
         came = f"gives {word!r} the id {given[word]}, but idx_to_word {other_text}"
-        raise DataError(where, "word_to_idx", came, "one id for each word", "of two vocabularies?")
+        raise DataError(caller, "word_to_idx", came, "one id for each word", "of two vocabularies?")
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:

@@ -59,8 +59,8 @@ class Source:
             raise OptionError("Source", "record", came, expected)
 
     @classmethod
-    def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
-        """Read the object that `to_json` returns; `where` names the file in messages.
+    def from_json(cls, caller: str, stored: Mapping[str, Any]) -> "Source":
+        """Read the object that `to_json` returns; `caller` names the file in messages.
 
         DataError : a field has the wrong type or range.
         """
@@ -71,7 +71,7 @@ class Source:
             return cls(**fields, record=record)
         except OptionError as error:
             thing, came = f"source: {error.thing}", error.came[:80]
-            raise DataError(where, thing, came, error.expected, "altered?") from error
+            raise DataError(caller, thing, came, error.expected, "altered?") from error
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, keys in alphabetical order, without the fields that are None."""
@@ -209,8 +209,8 @@ class CaptionData:
             The rows are no integers.
         """
         split = self.split(name)
-        where = f"CaptionData.features: split {name!r}"
-        rows = as_numbers(where, "rows", rows, len(split.features), "from another split?")
+        caller = f"CaptionData.features: split {name!r}"
+        rows = as_numbers(caller, "rows", rows, len(split.features), "from another split?")
         if isinstance(split.features, np.ndarray):
             # Gathered as they are scaled: a copy of a batch of grids does not fit into the cache
             return self.scaling(LazyRows(split.features, rows))
@@ -218,7 +218,7 @@ class CaptionData:
         distinct, back = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]
         names = [split.images[row % len(split.images)] for row in distinct.tolist()]
-        check_finite(where, raw, names)
+        check_finite(caller, raw, names)
         return self.scaling(raw[back])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,8 +246,8 @@ class CaptionData:
             The numbers are no integers.
         """
         split = self.split(name)
-        where, n = f"CaptionData.minibatch: split {name!r}", len(split.captions)
-        captions = as_numbers(where, "captions", captions, n, "from another split?")
+        caller, n = f"CaptionData.minibatch: split {name!r}", len(split.captions)
+        captions = as_numbers(caller, "captions", captions, n, "from another split?")
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
@@ -290,8 +290,8 @@ class CaptionData:
         """
         split = self.split(name)
         if captions is not None:
-            where, n = f"CaptionData.words: split {name!r}", len(split.captions)
-            captions = as_numbers(where, "captions", captions, n, "from another split?")
+            caller, n = f"CaptionData.words: split {name!r}", len(split.captions)
+            captions = as_numbers(caller, "captions", captions, n, "from another split?")
         if split.text is None:
             ids = split.captions if captions is None else split.captions[captions]
             return list(self.vocabulary.words_of(ids))
@@ -403,7 +403,7 @@ class CaptionData:
         return replace(self, splits=splits, projection=projection)
 
 
-def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None:
+def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> None:
     """DataError : features (n, *shape) are not finite in float32; names the first such picture."""
     bad: list[int] = []
     with np.errstate(over="ignore"):
@@ -413,7 +413,7 @@ def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None
     if bad:
         thing = f"{len(bad)} pictures, {images[bad[0]][:100]!r} among them,"
         came, cause = "have features that are not finite", "extract them again"
-        raise DataError(where, thing, came, "float32 numbers", cause)
+        raise DataError(caller, thing, came, "float32 numbers", cause)
 
 
 def may_name_a_split(name: str) -> bool:
@@ -431,42 +431,46 @@ def evenly_spaced(n: int, most: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
-def check_data(where: str, data: CaptionData, start: bool = True) -> None:
+def check_data(caller: str, data: CaptionData, start: bool = True) -> None:
     """Check every split, and that the splits agree in feature size and caption length.
 
-    where : name of the data set in messages
+    caller : name of the data set in messages
     start : require each caption to begin with ``<START>``, as dataset files and the course's folder
         do
     DataError : the first fault found.
     """
     if not data.splits:
-        raise DataError(where, "", "has no split", expected="at least one, such as train")
-    within = where + (", " if ": " in where else ": ")  # a file, or the function alone
+        raise DataError(caller, "", "has no split", expected="at least one, such as train")
+    within = caller + (", " if ": " in caller else ": ")  # a file, or the function alone
     for name, split in data.splits.items():
         _check_split(f"{within}split {name!r}", split, data.vocabulary, start)
     for thing in ("features", "captions"):
         shapes = [getattr(split, thing).shape[1:] for split in data.splits.values()]
         if len(set(shapes)) > 1:
             thing = f"{thing} of the splits {', '.join(map(repr, data.splits))}"
-            raise DataError(where, thing, f"have shapes {shapes}", "one", "made by two extractors?")
+            raise DataError(
+                caller, thing, f"have shapes {shapes}", "one", "made by two extractors?"
+            )
     if data.projection is not None:
         sizes = {"D": data.feature_dim}
         PCA.check_file(f"{within}its PCA", data.projection._asdict(), "damaged?", sizes)
 
 
-def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
+def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
     arrays = {entry.name: getattr(split, entry.name) for entry in SPLIT.entries}
-    n, m, rows = SPLIT.check_file(where, arrays)["n"], len(split.images), len(split.features)
+    n, m, rows = SPLIT.check_file(caller, arrays)["n"], len(split.images), len(split.features)
     if rows != split.views * m:
         each = "one row" if split.views == 1 else f"{split.views} views"
         came, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
-        raise DataError(where, "features", came, expected, "made for others?")
-    check_range(where, "image_idxs", split.image_idxs, m, error=DataError)
-    check_range(where, "captions", split.captions, len(vocabulary), error=DataError)
+        raise DataError(caller, "features", came, expected, "made for others?")
+    check_range(caller, "image_idxs", split.image_idxs, m, error=DataError)
+    check_range(caller, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
         thing = f"{without.size} captions, number {without[0]} among them,"
-        raise DataError(where, thing, "do not begin with <START>", "it in the first column")
+        raise DataError(caller, thing, "do not begin with <START>", "it in the first column")
     if split.text is not None and len(split.text) != n:
-        raise DataError(where, "", f"{len(split.text)} texts for {n} captions", expected="one each")
+        raise DataError(
+            caller, "", f"{len(split.text)} texts for {n} captions", expected="one each"
+        )
     if isinstance(split.features, np.ndarray):  # else a batch is checked when it is read
-        check_finite(where, split.features, [*split.images] * split.views)
+        check_finite(caller, split.features, [*split.images] * split.views)

@@ -43,32 +43,32 @@ TOO_LONG = "takes far longer to go through than a file of its size should"
 _known: set[tuple[str | int | None, ...]] = set()
 
 
-def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> "h5py.File":
+def open_hdf5(caller: str, path: Path, most: int | None, expected: str) -> "h5py.File":
     """Open an HDF5 file that a process with limits has read to its end before.
 
-    Features of more than `most` bytes are not read. `function` and `expected` are for messages.
+    Features of more than `most` bytes are not read. `caller` and `expected` are for messages.
 
     DataError : it is missing, leads to other files, claims more than it stores, takes too long,
         makes HDF5 fail, or is replaced meanwhile.
     """
     import h5py
 
-    size_of(function, path, expected)
+    size_of(caller, path, expected)
     screened = _state_of(path, most)
     if screened not in _known:
         if wrong := _screen(path.resolve(), most):
             cause = "truncated, damaged or of another kind?"
-            raise DataError(function, path, wrong, expected, cause)
+            raise DataError(caller, path, wrong, expected, cause)
         _known.add(screened)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         cause = f"truncated or of another kind? ({error})"
-        raise DataError(function, path, "cannot be opened as HDF5", expected, cause) from error
+        raise DataError(caller, path, "cannot be opened as HDF5", expected, cause) from error
     if _state_of(path, most) != screened:
         file.close()
         cause = "does another program write it?"
-        raise DataError(function, path, "changed while it was opened", expected, cause)
+        raise DataError(caller, path, "changed while it was opened", expected, cause)
     return file
 
 
@@ -179,8 +179,8 @@ def _write(path: Path, data: CaptionData) -> None:
             shape, dtype = split.features.shape, split.features.dtype
             compression = "lzf" if _mostly_zero(split.features) else None
             features = group.create_dataset("features", shape, dtype, compression=compression)
-            for where, rows in blocks(split.features):
-                features[where] = rows
+            for caller, rows in blocks(split.features):
+                features[caller] = rows
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             if split.text is not None:  # else words are those of the ids
                 encoded = [text.encode("utf-8") for text in split.text]
@@ -278,30 +278,30 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
 
 
 def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
-    where = f"read_dataset: {path}, split {name!r}"
+    caller = f"read_dataset: {path}, split {name!r}"
     held = {field: group[field] for field in (*FIELDS, *TEXT_FIELDS) if field in group}
     wanted = FIELDS if not set(TEXT_FIELDS) & held.keys() else (*FIELDS, *TEXT_FIELDS)
     if missing := [field for field in wanted if field not in held]:
-        raise DataError(where, "", f"lacks {', '.join(missing)}", expected=", ".join(wanted))
+        raise DataError(caller, "", f"lacks {', '.join(missing)}", expected=", ".join(wanted))
     return Split(
         captions=held["captions"][()],
         image_idxs=held["image_idxs"][:],
         features=held["features"][:] if in_memory else held["features"],
         images=_strings(held["images"]),
-        text=_read_texts(where, held) if "text" in held else None,
+        text=_read_texts(caller, held) if "text" in held else None,
         views=views,
     )
 
 
-def _read_texts(where: str, held: Mapping[str, "h5py.Dataset"]) -> list[str]:
+def _read_texts(caller: str, held: Mapping[str, "h5py.Dataset"]) -> list[str]:
     """Captions as written. DataError : their offsets do not cut the text."""
     text = {field: held[field][()] for field in TEXT_FIELDS}
-    TEXTS.check_file(where, text, "damaged?")
+    TEXTS.check_file(caller, text, "damaged?")
     blob, offsets = text["text"], text["text_offsets"]
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
         came = f"run from {offsets[0]} to {offsets[-1]}"
         expected = f"a rise from 0 to {len(blob)}, where text ends"
-        raise DataError(where, "text_offsets", came, expected, "damaged?")
+        raise DataError(caller, "text_offsets", came, expected, "damaged?")
     cuts = itertools.pairwise(offsets.tolist())
     return [bytes(blob[start:end]).decode("utf-8") for start, end in cuts]
 

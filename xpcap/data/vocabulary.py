@@ -143,12 +143,12 @@ class Vocabulary:
         cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None
     ) -> "Vocabulary":
         """`build` for captions that are lists of words; at most the `most` first of its words."""
-        where = "Vocabulary.build_from_words"
-        min_count = Whole().check(where, "`min_count`", min_count)
-        most = Whole(optional=True).check(where, "`most`", most)
+        caller = "Vocabulary.build_from_words"
+        min_count = Whole().check(caller, "`min_count`", min_count)
+        most = Whole(optional=True).check(caller, "`most`", most)
         counts: Counter[str] = Counter()
         for caption in captions:
-            require_words(where, "a caption", [caption])
+            require_words(caller, "a caption", [caption])
             counts.update(caption)
         frequent = sorted(
             (word for word, n in counts.items() if n >= min_count),
@@ -190,8 +190,8 @@ class Vocabulary:
 
         ValueError : an id has no word.
         """
-        where, cause = "Vocabulary.words_of", "captions of another vocabulary?"
-        check_range(where, "captions", captions, len(self), cause)
+        caller, cause = "Vocabulary.words_of", "captions of another vocabulary?"
+        check_range(caller, "captions", captions, len(self), cause)
         for caption, inside in zip(captions, self.is_word(captions), strict=True):
             yield [self.idx_to_word[i] for i in caption[inside].tolist()]
 

@@ -89,14 +89,14 @@ class Decodable(ABC):
         """
 
 
-def special_words(function: str, ids: dict[str, int]) -> Special:
+def special_words(caller: str, ids: dict[str, int]) -> Special:
     """The special words of a vocabulary. ValueError : it has no START."""
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
         came = f"has no <START> with an id below {V}"
         expected = "one: sampling starts from it"
-        raise InvalidValueError(function, f"the vocabulary of {V} words", came, expected)
+        raise InvalidValueError(caller, f"the vocabulary of {V} words", came, expected)
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
@@ -133,26 +133,26 @@ def decode(
     features: Array,
     policy: Policy,
     scored: bool,
-    function: str = "decode",
+    caller: str = "decode",
     numbers: Sequence[int] | np.ndarray | None = None,
 ) -> Decoded:
     """Captions of N pictures. On the host, the cores caption parts of them in parallel.
 
     features : array (N, ...), on the model's device
     scored : compute the probabilities of the words; else they and their totals are 0
-    function : the caller's name, for messages
+    caller : the function that messages name
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     TrainingError : the scores of the first word are not finite; a device's are checked if `scored`
     TypeError, ValueError : the policy returns what does not fit
     """
-    require_policy(function, policy)
-    special = special_words(function, model.word_to_idx)
-    N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
+    require_policy(caller, policy)
+    special = special_words(caller, model.word_to_idx)
+    N, banned = len(features), policy.banned(caller, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
         came = f"has shape {numbers.shape} and dtype {numbers.dtype}"
         expected = f"one for each picture, ({N},), whole and from 0"
-        raise InvalidValueError(function, "numbers", came, expected)
+        raise InvalidValueError(caller, "numbers", came, expected)
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
@@ -258,38 +258,38 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
     TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
     wrong, or one is out of range; values are checked on the host only: a device would have to wait.
     """
-    where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
+    caller, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
         came = f"returned a {type(choice).__name__}"
-        raise InvalidTypeError(where, "", came, "a Choice", "return Choice(words)")
+        raise InvalidTypeError(caller, "", came, "a Choice", "return Choice(words)")
     words, parent_rows, _ = choice
     alike = parent_rows is None and is_device_array(words) and is_device_array(scores)
     if alike and words.dtype == np.int32 and words.shape == (n,):
         return  # the common case on a device, whose host has little time for a word
     sizes = {"n": n} if parent_rows is None else {}
-    spec("words:n=i parents?:n=i").check(where, words, parent_rows, sizes=sizes)
+    spec("words:n=i parents?:n=i").check(caller, words, parent_rows, sizes=sizes)
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
-        check_range(where, name, ids, below, "")
+        check_range(caller, name, ids, below, "")
     if choice.parents is not None and not parents:
         cause = "is it `rowwise`?"
-        raise InvalidValueError(where, "", "names parents", expected="None", cause=cause)
+        raise InvalidValueError(caller, "", "names parents", expected="None", cause=cause)
 
 
 def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
     """The policy's mask (slots,) of finished hypotheses. TypeError, ValueError : it is no mask."""
     mask, ended = policy.finished(hypotheses), hypotheses.ended
     if mask is not ended:
-        where, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
-        spec("mask:slots=b").check(where, mask, sizes=sizes)
+        caller, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
+        spec("mask:slots=b").check(caller, mask, sizes=sizes)
     return mask
 
 
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
     """The captions that a policy selects. TypeError, ValueError : it selects no slots (N, n)."""
     slots, count = policy.select(hypotheses), len(hypotheses.ended)
-    where, sizes = f"decode: {type(policy).__name__}.select", {"N": count // policy.slots}
-    spec("slots:N,n=i").check(where, slots, sizes=sizes)
-    check_range(where, "slots", slots, count, "")
+    caller, sizes = f"decode: {type(policy).__name__}.select", {"N": count // policy.slots}
+    spec("slots:N,n=i").check(caller, slots, sizes=sizes)
+    check_range(caller, "slots", slots, count, "")
     captions, lengths = hypotheses.captions[slots], hypotheses.lengths[slots]
     probabilities = hypotheses.probabilities[slots]
     if policy.slots > 1:

@@ -43,20 +43,20 @@ class WordIds(OptionKind):
     def __str__(self) -> str:
         return "ids of words"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         ids: list[Any] = [*value] if isinstance(value, Iterable) else [value]
         for i in ids:
             if isinstance(i, bool | np.bool_) or np.ndim(i) or not hasattr(i, "__index__"):
                 came, cause = f"holds {i!r}", "model.word_to_idx has the id of each word"
-                raise InvalidTypeError(function, name, came, self, cause)
+                raise InvalidTypeError(caller, name, came, self, cause)
         return tuple(sorted({operator.index(i) for i in ids}))
 
 
-def require_policy(function: str, policy: object) -> None:
+def require_policy(caller: str, policy: object) -> None:
     """InvalidTypeError : no policy, but its name, say, or its class."""
     if not isinstance(policy, Policy):
         expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
-        raise InvalidTypeError(function, "policy", f"is {policy!r}", expected)
+        raise InvalidTypeError(caller, "policy", f"is {policy!r}", expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,18 +156,18 @@ class Policy:
             fine[rows[(ids == words[rows, t]) & (ids >= 0)]] = False
         return fine
 
-    def banned(self, function: str, V: int, end: int | None) -> list[int]:
+    def banned(self, caller: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted.
 
         ValueError : one, or a limit on lengths, is out of range, or too few words are left.
         """
-        check_fields(self, function)  # a subclass may have a __post_init__ of its own
+        check_fields(self, caller)  # a subclass may have a __post_init__ of its own
         least = Whole(0, self.max_length, cause="no more than the most words of a caption")
-        least.check(function, "`least_length`", self.least_length)
+        least.check(caller, "`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             came = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
-            raise InvalidValueError(function, "forbid", came, f"some, not all, of 0..{V - 1}")
+            raise InvalidValueError(caller, "forbid", came, f"some, not all, of 0..{V - 1}")
         left = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
@@ -177,7 +177,7 @@ class Policy:
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
             came = f"leaves {left} of {V} words besides END"
             expected = f"at least {needed} with `{limit}`: no word might be left"
-            raise OptionError(function, "`forbid`", came, expected)
+            raise OptionError(caller, "`forbid`", came, expected)
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:

@@ -25,7 +25,7 @@ class Found(NamedTuple):
     unreadable: dict[Path, str]
 
 
-def search_folder(where: str, folder: Path) -> Found:
+def search_folder(caller: str, folder: Path) -> Found:
     """Search a folder: its own files by name, then those of each folder in it.
 
     Hidden files and folders, whose names begin with a dot, are left out, and the NAME.txt of a
@@ -51,7 +51,7 @@ def search_folder(where: str, folder: Path) -> Found:
                 )
         except OSError as error:
             if current is folder:
-                raise _unreadable(where, folder, error) from error
+                raise _unreadable(caller, folder, error) from error
             found.unreadable[current] = error.strerror or str(error)
             continue
         left += [current / name for name, is_folder in reversed(inside) if is_folder]
@@ -120,9 +120,9 @@ def describe_rest(
     return remarks + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
 
 
-def _unreadable(where: str, path: Path, error: OSError) -> DataError:
+def _unreadable(caller: str, path: Path, error: OSError) -> DataError:
     return DataError(
-        where,
+        caller,
         path,
         f"cannot be read: {error.strerror or error}",
         expected="pictures",

@@ -16,10 +16,10 @@ from xpcap.files import size_of
 from xpcap.threads import before_forks
 
 
-def open_session(where: str, model: bytes) -> Any:
+def open_session(caller: str, model: bytes) -> Any:
     """An ONNX Runtime session on one thread, since pictures run in parallel, each on its own core.
 
-    `where` names the model in messages. DataError : it is no model, or has unknown operators.
+    `caller` names the model in messages. DataError : it is no model, or has unknown operators.
     """
     with telemetry_off():
         import onnxruntime
@@ -35,7 +35,7 @@ def open_session(where: str, model: bytes) -> Any:
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         came = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
-        raise DataError("find_encoder", where, came, cause="damaged, or too new?") from error
+        raise DataError("find_encoder", caller, came, cause="damaged, or too new?") from error
 
 
 @dataclass(eq=False)

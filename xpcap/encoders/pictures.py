@@ -169,7 +169,7 @@ LEVELS = {
 }
 
 
-def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
+def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
     """InvalidTypeError : no array of uint8. InvalidValueError : another shape, or no pixels."""
     match getattr(picture, "shape", ()):
         case (_,):
@@ -185,16 +185,14 @@ def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") ->
             "is a masked array",
             "masks are not supported: fill it first, as with picture.filled(255)",
         )
-        raise InvalidTypeError(function, "picture", came, "an array without a mask", cause)
+        raise InvalidTypeError(caller, "picture", came, "an array without a mask", cause)
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
         came = f"has dtype {picture.dtype}"
-        raise InvalidTypeError(
-            function, "picture", came, "uint8", LEVELS.get(picture.dtype.kind, "")
-        )
-    spec(f"picture:{forms}=u1").check(function, picture, note=note)
+        raise InvalidTypeError(caller, "picture", came, "uint8", LEVELS.get(picture.dtype.kind, ""))
+    spec(f"picture:{forms}=u1").check(caller, picture, note=note)
     if not picture.size:
         came = f"has shape {picture.shape}"
-        raise InvalidValueError(function, "picture", came, "at least a pixel", "an empty crop?")
+        raise InvalidValueError(caller, "picture", came, "at least a pixel", "an empty crop?")
 
 
 @functools.cache

@@ -89,12 +89,12 @@ def export_onnx(
     return Exported([folder / name for name in files], opset_of(network))
 
 
-def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
-    """DataError, OptionError, which `where` begins : as of `export_onnx`, but for the encoder."""
+def require_exportable(caller: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
+    """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
     if not isinstance(run.model, CaptioningRNN):
         came, cause = f"has {type(run.model).__name__} as its model", "average their steps' scores"
         raise OptionError(
-            where, run.name, came, "the model of one run", f"export each run, and {cause}"
+            caller, run.name, came, "the model of one run", f"export each run, and {cause}"
         )
     try:
         require_form(Captioner(run.model, run.preprocessing, weights))
@@ -102,13 +102,13 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
         thing, came = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}"
         cause = "an equation of whole arrays, without loops over their numbers, has one"
-        raise OptionError(where, thing, came, expected, cause) from error
+        raise OptionError(caller, thing, came, expected, cause) from error
     if importlib.util.find_spec("onnx") is None:
         cause = f"{install('export')} installs it"
-        raise DataError(where, "the package onnx", "is missing", "it to check the graphs", cause)
+        raise DataError(caller, "the package onnx", "is missing", "it to check the graphs", cause)
     if weights not in WEIGHTS:
-        raise unknown(where, "`weights`", weights, WEIGHTS)
-    require_new_file(where, folder)
+        raise unknown(caller, "`weights`", weights, WEIGHTS)
+    require_new_file(caller, folder)
 
 
 def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str]:
@@ -165,9 +165,9 @@ def checked_model(graph: Graph, metadata: dict[str, str], encoder: Any = None) -
     return content
 
 
-def write_folder(where: str, folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(caller: str, folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name to a new folder, which is there with all of them or not at all."""
-    with new_folder(where, folder) as temporary:
+    with new_folder(caller, folder) as temporary:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(exist_ok=True)

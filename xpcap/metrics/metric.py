@@ -20,20 +20,20 @@ Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # for each picture its captions, each a list of words
 
 
-def require_words(function: str, name: str, sentences: Iterable[Words]) -> None:
+def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
     """InvalidTypeError : a sentence is text, whose letters would be taken for its words."""
     for words in sentences:
         if isinstance(words, str):
             came, cause = f"is the text {words[:40]!r}", "text.split() makes one"
-            raise InvalidTypeError(function, name, came, "a list of words", cause)
+            raise InvalidTypeError(caller, name, came, "a list of words", cause)
 
 
-def require_references(function: str, references: Sequence[Words], caption: Words) -> None:
+def require_references(caller: str, references: Sequence[Words], caption: Words) -> None:
     """InvalidValueError : a picture has no reference. InvalidTypeError : as `require_words`."""
     if not len(references):
-        raise InvalidValueError(function, "a picture", "has no reference", "at least one")
-    require_words(function, "a reference", references)
-    require_words(function, "a caption", [caption])
+        raise InvalidValueError(caller, "a picture", "has no reference", "at least one")
+    require_words(caller, "a reference", references)
+    require_words(caller, "a caption", [caption])
 
 
 class Sums(NamedTuple):

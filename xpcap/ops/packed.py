@@ -99,7 +99,7 @@ class PackedSequences(NamedTuple):
         """Time steps, first to last, without those that no sequence reaches."""
         return _steps(tuple(self.batch_sizes), self.N)
 
-    def check(self, function: str, R: int, N: int) -> None:
+    def check(self, caller: str, R: int, N: int) -> None:
         """ValueError : this is not a layout of N sequences in R rows, longest first, or it lacks
         indices that it needs.
         """
@@ -108,12 +108,12 @@ class PackedSequences(NamedTuple):
             came = f"are {list(self.batch_sizes)} with N = {self.N}"
             expected = f"N = {N} and non-increasing sizes that add up to {R}"
             cause = "are the sequences sorted by length?"
-            raise InvalidValueError(function, "batch sizes", came, expected, cause)
+            raise InvalidValueError(caller, "batch sizes", came, expected, cause)
         lacks = self.previous is None or self.sequence is None
         if lacks and any(n != N for n in self.batch_sizes):
             came = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
             cause = "make it by PackedSequences.of(sizes, N)"
-            raise InvalidValueError(function, "batch sizes", came, f"{N} at each step", cause)
+            raise InvalidValueError(caller, "batch sizes", came, f"{N} at each step", cause)
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones

@@ -100,10 +100,10 @@ class LossTerms:
     smoothing: float = option(Real(0, below=1, cause="it is a share of probability"), 0.0)
 
     @classmethod
-    def checked(cls, function: str, **terms: float) -> Self:
+    def checked(cls, caller: str, **terms: float) -> Self:
         """Terms from options of a function. OptionError : one is not of its kind."""
         of = kinds(cls)
-        return cls(**{name: of[name].check(function, f"`{name}`", terms[name]) for name in terms})
+        return cls(**{name: of[name].check(caller, f"`{name}`", terms[name]) for name in terms})
 
     @property
     def given(self) -> dict[str, float]:

@@ -33,8 +33,8 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     DataError : another form, two captions of a picture, or a name that fits two pictures. OSError :
         the file cannot be opened.
     """
-    where = f"read_captions_json: {path}"
-    pairs = _pairs(where, read_whole("read_captions_json", path))
+    caller = f"read_captions_json: {path}"
+    pairs = _pairs(caller, read_whole("read_captions_json", path))
     exact, loose = set(images), _loose(images)
     captions: dict[str, str] = {}
     for key, caption in pairs:
@@ -42,21 +42,21 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
         found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
             came = f"may be {found[0][:60]!r} or {found[1][:60]!r}"
-            raise DataError(where, f"{key[:60]!r}", came, "names that fit one picture")
+            raise DataError(caller, f"{key[:60]!r}", came, "names that fit one picture")
         for name in found:
             if name in captions:
                 came = f"has two captions of {name[:100]!r}"
-                raise DataError(where, "", came, "one of each picture")
+                raise DataError(caller, "", came, "one of each picture")
             captions[name] = caption
     return CaptionFile(captions, len(pairs) - len(captions))
 
 
-def _pairs(where: str, text: str) -> list[tuple[str, str]]:
+def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
     """The picture's key and the caption of each entry."""
-    content = parse_json(where, text)
+    content = parse_json(caller, text)
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
-    check_json(where, "", content, (BY_NAME, [ENTRY]), "one caption a picture")
+    check_json(caller, "", content, (BY_NAME, [ENTRY]), "one caption a picture")
     if isinstance(content, dict):
         return list(content.items())
     pairs = []
@@ -64,7 +64,7 @@ def _pairs(where: str, text: str) -> list[tuple[str, str]]:
         key = next((entry[name] for name in NAMES if entry.get(name) is not None), None)
         if key is None:
             came = f"has none of the keys {', '.join(NAMES)}"
-            raise DataError(where, f"[{number}]", came, "one, with the name of the picture")
+            raise DataError(caller, f"[{number}]", came, "one, with the name of the picture")
         pairs.append((str(key), entry["caption"]))
     return pairs
 

@@ -40,13 +40,13 @@ def read_captions(
     DataError : a file of no known form or a damaged one, or files with splits and files without.
     OptionError : `columns` are no Columns. OSError : a file cannot be read.
     """
-    where, report = "read_captions", report or ImportReport()
+    caller, report = "read_captions", report or ImportReport()
     if not isinstance(columns, Columns | None):
-        raise OptionError(where, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
+        raise OptionError(caller, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
-        text = read_whole(where, path)
-        file = CaptionText(f"{where}: {path}", text, columns or Columns(), report)
+        text = read_whole(caller, path)
+        file = CaptionText(f"{caller}: {path}", text, columns or Columns(), report)
         before = len(report.omissions)
         rows = list(with_split_names(read_rows(file), report))
         report.name_file(Path(path).name, before)
@@ -56,16 +56,16 @@ def read_captions(
         own = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and own:
             came = f"says itself who is in which split ({', '.join(own)})"
-            raise DataError(where, path, came, "no split before its name")
+            raise DataError(caller, path, came, "no split before its name")
         if not rows:
             cause = "; ".join(report.lines())
-            raise DataError(where, path, "has no caption that could be read", "some", cause)
+            raise DataError(caller, path, "has no caption that could be read", "some", cause)
         joined += rows if split is None else [row._replace(split=our_name(split)) for row in rows]
     if not joined:
-        raise DataError(where, "", "got no file", "at least one")
+        raise DataError(caller, "", "got no file", "at least one")
     if len({row.split is None for row in joined}) > 1:
         came, cause = "have splits and some have none", "name the split of each file"
-        raise DataError(where, "some of the files", came, "all or none of them", cause)
+        raise DataError(caller, "some of the files", came, "all or none of them", cause)
     return grouped(joined)
 
 

@@ -69,28 +69,28 @@ def read_features(path: str | Path) -> Table:
     OSError : it cannot be opened.
     """
     path = Path(path)
-    where = f"read_features: {path}"
+    caller = f"read_features: {path}"
     names, features = read_npz(path, ("names", "features"))
-    STORED.check_file(where, {"names": names, "features": features})
+    STORED.check_file(caller, {"names": names, "features": features})
     assert isinstance(names, np.ndarray)
     if isinstance(features, np.ndarray):
         features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
     # stop at the first double: a small archive may repeat one name millions of times
-    for row, name in enumerate(_texts(where, names)):
+    for row, name in enumerate(_texts(caller, names)):
         if rows.setdefault(name, row) != row:
             came = f"names a picture twice among {len(names):,}, {name[:100]!r}"
-            raise DataError(where, "", came, expected="each once")
-    check_finite(where, features, list(rows))
+            raise DataError(caller, "", came, expected="each once")
+    check_finite(caller, features, list(rows))
     return Table(rows, features)
 
 
-def _texts(where: str, names: np.ndarray) -> Iterator[str]:
+def _texts(caller: str, names: np.ndarray) -> Iterator[str]:
     if names.dtype.kind == "U":
         most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
         if most > sys.maxunicode:
             came, expected = f"holds a character of number {most:,}", f"at most {sys.maxunicode:,}"
-            raise DataError(where, "'names'", came, expected, cause="damaged?")
+            raise DataError(caller, "'names'", came, expected, cause="damaged?")
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
@@ -358,9 +358,9 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
         blas().give_way()
 
 
-def require_all(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
+def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
     """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         lack = f"{len(missing)} of {len(pictures)} pictures"
         came = f"have no {thing}, {missing[0][:100]!r} among them"
-        raise DataError(where, lack, came, cause="do the files belong together?")
+        raise DataError(caller, lack, came, cause="do the files belong together?")

@@ -46,9 +46,9 @@ class PictureFolder:
         locale does not have.
     """
 
-    def __init__(self, where: str, folder: str | Path) -> None:
-        self.path = picture_folder(where, folder)
-        files = search_folder(where, self.path)
+    def __init__(self, caller: str, folder: str | Path) -> None:
+        self.path = picture_folder(caller, folder)
+        files = search_folder(caller, self.path)
         self.unreadable = files.unreadable
         pictures, self.others = (
             [path.relative_to(self.path).as_posix() for path in paths]
@@ -59,7 +59,7 @@ class PictureFolder:
             name = os.fsencode(self.unnamed[0]).decode("utf-8", "backslashreplace")
             came = f"has a name that this locale's encoding, {encoding}, cannot hold"
             cause = "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
-            raise DataError(where, f"picture {name[:100]!a}", came, "UTF-8", cause)
+            raise DataError(caller, f"picture {name[:100]!a}", came, "UTF-8", cause)
         self.pictures = [name for name in pictures if is_text(name)]
 
     def leads_to(self, name: str) -> bool:
@@ -72,7 +72,7 @@ class PictureFolder:
 
 
 def match_names(
-    where: str, names: Sequence[str], known: PictureFolder | Collection[str]
+    caller: str, names: Sequence[str], known: PictureFolder | Collection[str]
 ) -> Matches:
     """Match names with the files of a folder, or with other names.
 
@@ -86,7 +86,7 @@ def match_names(
     likely = there = [*known] if not isinstance(known, PictureFolder) else known.pictures
     if isinstance(known, PictureFolder):
         folder, there = known, [*likely, *known.others]
-        require_inside(where, known.path, map(with_slashes, names))
+        require_inside(caller, known.path, map(with_slashes, names))
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     normalised: set[str] = set()
@@ -117,7 +117,7 @@ def match_names(
             if (other := owner.setdefault(called, name)) != name:
                 came = f"both lead to {called[:100]!r}"
                 expected = "a picture for each name"
-                raise DataError(where, f"{other[:100]!r} and {name[:100]!r}", came, expected)
+                raise DataError(caller, f"{other[:100]!r} and {name[:100]!r}", came, expected)
         found |= matched
     base = "" if folder is None else folder.path.resolve().as_posix()
     return Matches(
@@ -128,10 +128,10 @@ def match_names(
     )
 
 
-def picture_folder(where: str, folder: str | Path) -> Path:
+def picture_folder(caller: str, folder: str | Path) -> Path:
     """The folder of pictures as a path. DataError : it is none."""
     if not (path := Path(folder)).is_dir():
-        raise DataError(where, path, "is no folder", expected="the one that holds the pictures")
+        raise DataError(caller, path, "is no folder", expected="the one that holds the pictures")
     return path
 
 
@@ -141,12 +141,12 @@ def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 
 
-def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
+def require_inside(caller: str, folder: Path, names: Iterable[str]) -> None:
     """DataError : one of the names could lead out of the folder."""
     if astray := next((name for name in names if escapes(name)), None):
         came = f"would lie outside {folder}"
         expected = "the name of a file in it"
-        raise DataError(where, f"picture {astray[:100]!r}", came, expected, "who wrote the list?")
+        raise DataError(caller, f"picture {astray[:100]!r}", came, expected, "who wrote the list?")
 
 
 def _highest(candidates: Sequence[str]) -> list[str]:

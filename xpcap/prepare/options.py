@@ -36,14 +36,14 @@ class Fractions(OptionKind):
         except ValueError:
             return text
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         parts = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else []
         shares = all(
             isinstance(part, float | int | np.floating) and 0 <= part <= 1 for part in parts
         )
         if shares and 1 <= len(parts) <= len(SPLITS) and parts[0] and abs(sum(parts) - 1) <= 1e-6:
             return parts
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 class Lists(OptionKind):
@@ -62,20 +62,20 @@ class Lists(OptionKind):
         pairs = [one.partition("=")[::2] for one in text]
         return dict(pairs) if len(dict(pairs)) == len(pairs) else text
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, Mapping) and all(
             isinstance(split, str) and may_name_a_split(split) and file
             for split, file in value.items()
         ):
             lists = {
-                our_name(split): Location().check(function, name, file)
+                our_name(split): Location().check(caller, name, file)
                 for split, file in value.items()
             }
             if len(lists) < len(value):
                 came, cause = f"names one split twice: {', '.join(value)}", "dev and val are one"
-                raise OptionError(function, name, came, "each split once", cause)
+                raise OptionError(caller, name, came, "each split once", cause)
             return lists
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 class EncoderKind(OptionKind):
@@ -84,10 +84,10 @@ class EncoderKind(OptionKind):
     def __str__(self) -> str:
         return "an encoder, or the name of one"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str) or all(hasattr(value, one) for one in ("name", "encode")):
             return value
-        raise self.refusal(function, name, value)
+        raise self.refusal(caller, name, value)
 
 
 @documented
@@ -136,18 +136,18 @@ class AssembleOptions:
 
     def check(self, features: object, given: str, *unfit: str) -> None:
         """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
-        where = self.function
-        check_fields(self, where)
+        caller = self.function
+        check_fields(self, caller)
         if features is None and self.pictures is None:
             thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
-            raise OptionError(where, thing, "is given", "one or both", cause)
+            raise OptionError(caller, thing, "is given", "one or both", cause)
         for other in unfit:
             if features is not None and getattr(self, other):
-                raise _both(where, given, other)
+                raise _both(caller, given, other)
         if features is not None and self.grid and self.encoder is None:
-            raise _both(where, given, "grid", "the encoder of that grid as well")
+            raise _both(caller, given, "grid", "the encoder of that grid as well")
         if self.grid and not isinstance(self.encoder or "", str):
-            raise _both(where, "grid", "encoder", "the name of an encoder")
+            raise _both(caller, "grid", "encoder", "the name of an encoder")
         if self.mirror is None:
             # captions of drawings name left and right, so they do not fit mirror images
             encoder = self.encoder or self.default_encoder
@@ -211,5 +211,5 @@ class PrepareOptions(AssembleOptions):
             raise _both(self.function, "lists", "fractions")
 
 
-def _both(where: str, one: str, other: str, expected: str = "one of them") -> OptionError:
-    return OptionError(where, f"`{one}` and `{other}`", "are both given", expected)
+def _both(caller: str, one: str, other: str, expected: str = "one of them") -> OptionError:
+    return OptionError(caller, f"`{one}` and `{other}`", "are both given", expected)

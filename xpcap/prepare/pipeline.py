@@ -129,9 +129,9 @@ def assemble(
     DataError : the parts do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.
     """
-    where = "assemble"
+    caller = "assemble"
     chosen = AssembleOptions(features=features, **options)
-    folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
+    folder = None if chosen.pictures is None else picture_folder(caller, chosen.pictures)
     declared = features is not None
     encoder = chosen.load_encoder() if not declared or chosen.encoder is not None else None
     rows = [_with_words(row) for row in captions]
@@ -140,7 +140,7 @@ def assemble(
             assert encoder is not None
             rows, features = _encode(rows, encoder, chosen)
         elif folder is not None:
-            require_inside(where, folder, [row.picture for row in rows])
+            require_inside(caller, folder, [row.picture for row in rows])
         return _assemble(rows, features, chosen, source or {}, encoder, declared=declared)
 
 
@@ -502,10 +502,10 @@ def _features(
     features = table.pick(rows, project or _as_float(table))
     if not float16 or features.dtype == np.float16:
         return features
-    for where, block in blocks(features):
+    for caller, block in blocks(features):
         largest = np.abs(block).reshape(len(block), -1).max(axis=1)
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
-            name = rows[where.start + large[0]].partition("\0")[0]
+            name = rows[caller.start + large[0]].partition("\0")[0]
             thing, cause = f"the feature of {name[:100]!r}", "keep float32"
             came = "has a number above 65,504, which float16 cannot hold"
             raise DataError("assemble", thing, came, cause=cause)

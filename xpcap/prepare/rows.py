@@ -35,11 +35,11 @@ class Headings(OptionKind):
     def parse(self, text: Any) -> Any:
         return tuple(text)
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         headings = [value] if isinstance(value, str) else value
         if isinstance(headings, list | tuple) and headings:
-            return tuple(Text().check(function, name, heading) for heading in headings)
-        raise self.refusal(function, name, value)
+            return tuple(Text().check(caller, name, heading) for heading in headings)
+        raise self.refusal(caller, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +149,11 @@ class ImportReport:
             reasons.append(chosen)
         return "; ".join(reasons)
 
-    def refuse(self, where: str) -> None:
+    def refuse(self, caller: str) -> None:
         """DataError : something was left out."""
         if self.omissions:
             expected = "nothing that must be left out, as `strict` asks"
-            raise DataError(where, "", "; ".join(self.lines()), expected)
+            raise DataError(caller, "", "; ".join(self.lines()), expected)
 
 
 def _listed(kind: str, count: int, named: Sequence[str]) -> str:

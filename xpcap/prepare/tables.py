@@ -71,7 +71,7 @@ def _usual(name: str) -> str:
 
 
 def no_columns(
-    where: str,
+    caller: str,
     names: Sequence[str],
     columns: Columns,
     likely: tuple[str, Sequence[str]] | None = None,
@@ -92,7 +92,7 @@ def no_columns(
     elif likely:
         each = ", once for each" if len(likely[1]) > 1 else ""
         cause += f", perhaps {likely[0]!r} and {', '.join(map(repr, likely[1]))}{each}"
-    return DataError(where, "", f"has the columns {listed}", expected, cause)
+    return DataError(caller, "", f"has the columns {listed}", expected, cause)
 
 
 def _are_columns(names: Sequence[str], given: str) -> bool:

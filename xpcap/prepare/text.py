@@ -21,7 +21,7 @@ REMEDIES = {  # by a file's family
 }
 
 
-def read_whole(function: str, path: str | Path) -> str:
+def read_whole(caller: str, path: str | Path) -> str:
     """The text of a UTF-8 file, without byte order mark, with newlines as line ends.
 
     DataError : not UTF-8, too large, a pipe or a device, a workbook, a picture or another kind.
@@ -35,10 +35,10 @@ def read_whole(function: str, path: str | Path) -> str:
         undecoded, content = error, bytes(error.object)
     except InvalidValueError as error:
         expected = f"{EXPECTED}, at most {MOST_TEXT >> 20} MB"
-        raise DataError(function, path, error.came, expected, WRONG_PATH) from error
+        raise DataError(caller, path, error.came, expected, WRONG_PATH) from error
     if kind := kind_of_file(content):
         remedy = REMEDIES.get(kind.family, WRONG_PATH)
-        raise DataError(function, path, f"is {kind.name}", EXPECTED, remedy) from undecoded
+        raise DataError(caller, path, f"is {kind.name}", EXPECTED, remedy) from undecoded
     if undecoded:
         line = content[: undecoded.start].count(10) + 1
         reason = f"{undecoded.reason} at byte {undecoded.start}, line {line}"
@@ -47,22 +47,22 @@ def read_whole(function: str, path: str | Path) -> str:
         elif b"\0" not in content:
             reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
         came = f"is not UTF-8 text ({reason})"
-        raise DataError(function, path, came, cause=UTF8) from undecoded
+        raise DataError(caller, path, came, cause=UTF8) from undecoded
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_json(where: str, text: str) -> Any:
+def parse_json(caller: str, text: str) -> Any:
     """The value of a JSON text. DataError : it is none, or larger than captions would be."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:  # would fill the memory
         expected, cause = f"at most {MOST_VALUES:,}", "is it a file of captions?"
-        raise DataError(where, "", f"holds {count:,} values", expected, cause)
-    return json_text.parse_json(where, "", text)
+        raise DataError(caller, "", f"holds {count:,} values", expected, cause)
+    return json_text.parse_json(caller, "", text)
 
 
-def is_json(where: str, text: str) -> bool:
+def is_json(caller: str, text: str) -> bool:
     """True if a text is whole JSON, of a size that captions may have."""
     try:
-        parse_json(where, text)
+        parse_json(caller, text)
     except DataError:
         return False
     return True

@@ -68,37 +68,37 @@ def read_ranker(
     DataError : missing, damaged, not ours, of a newer format, or of another run.
     """
     tensors, meta = read_tensors(path, FUNCTION)
-    where, V = f"{FUNCTION}: {path}", len(vocabulary)
-    settings = _settings(where, meta)
+    caller, V = f"{FUNCTION}: {path}", len(vocabulary)
+    settings = _settings(caller, meta)
     if first_words and "predictor" in tensors:
         V = min([V, *tensors["predictor"].shape[-1:]])
-    m = ARRAYS.check_file(where, tensors, CAUSE, {"D": D, "V": V})["m"]
+    m = ARRAYS.check_file(caller, tensors, CAUSE, {"D": D, "V": V})["m"]
     if (total := meta.pop("pictures", None)) != m:
         raise _damaged(
-            where, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
+            caller, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
         )
     index = PhotoIndex(
         vocabulary,
         Projection(tensors["mean"], tensors["components"]),
-        _photos(where, tensors, vocabulary, V),
+        _photos(caller, tensors, vocabulary, V),
         DocumentFrequencies(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
     return Ranker(index, **settings), meta
 
 
-def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
+def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
     """Weights and other settings of a ranker, taken out of `meta`, checked."""
     weights, meta["no_stutter"] = meta.pop("weights", None), meta.get("no_stutter", False)
     if not isinstance(weights, dict) or set(weights) != set(FEATURES):
-        raise _damaged(where, f"weights {str(weights)[:60]}", "one of each feature")
+        raise _damaged(caller, f"weights {str(weights)[:60]}", "one of each feature")
     try:
         settings: dict[str, Any] = {
-            name: kind.check(where, stored := STORED.get(name, name), meta.pop(stored, None))
+            name: kind.check(caller, stored := STORED.get(name, name), meta.pop(stored, None))
             for name, kind in SETTINGS.items()
         }
         settings["weights"] = {
-            name: WEIGHT.check(where, f"the weight of {name}", weight)
+            name: WEIGHT.check(caller, f"the weight of {name}", weight)
             for name, weight in weights.items()
         }
     except OptionError as error:
@@ -106,7 +106,9 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _photos(where: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int) -> Split:
+def _photos(
+    caller: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int
+) -> Split:
     """The photos of a file. DataError : values are out of range, or do not fit together."""
     counts, lengths = (tensors[name].astype(np.int64) for name in ("counts", "lengths"))
     words, ends, grams = (tensors[name] for name in ("words", "ends", "grams"))
@@ -116,19 +118,19 @@ def _photos(where: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabular
     except (ValueError, RecursionError):
         images = None
     if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
-        raise _damaged(where, f"images that are no list of {m:,} names")
+        raise _damaged(caller, f"images that are no list of {m:,} names")
     for name, total, of in (("counts", n, "captions"), ("lengths", len(words), "words")):
         each = tensors[name].astype(np.float64)  # whose sum does not wrap
         if each.sum() != total:
-            raise _damaged(where, f"{name} that do not add up to {total:,} {of}")
+            raise _damaged(caller, f"{name} that do not add up to {total:,} {of}")
     if not (m and counts.all()):
-        raise _damaged(where, "photos without captions", "some of each")
+        raise _damaged(caller, "photos without captions", "some of each")
     if n * (longest + 2) > MOST_IDS:
-        raise _damaged(where, f"{n:,} captions of up to {longest:,} words", "shorter ones")
+        raise _damaged(caller, f"{n:,} captions of up to {longest:,} words", "shorter ones")
     for name, ids in (("words", words), ("ends", ends)):
-        check_range(where, name, ids, V, CAUSE, DataError)
+        check_range(caller, name, ids, V, CAUSE, DataError)
     if (grams[1:] <= grams[:-1]).any() or (tensors["times"] < 1).any():
-        raise _damaged(where, "n-grams that do not rise, or occur in no picture")
+        raise _damaged(caller, "n-grams that do not rise, or occur in no picture")
     captions = np.full((n, longest + 2), vocabulary.null, np.int32)
     captions[:, 0] = vocabulary.start
     columns = np.arange(longest + 2)
@@ -144,5 +146,5 @@ def _small(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(np.uint16 if numbers.max(initial=0) < 1 << 16 else np.uint32)
 
 
-def _damaged(where: str, what: str, expected: str = "") -> DataError:
-    return DataError(where, "", f"has {what}", expected, CAUSE)
+def _damaged(caller: str, what: str, expected: str = "") -> DataError:
+    return DataError(caller, "", f"has {what}", expected, CAUSE)

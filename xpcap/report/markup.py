@@ -63,13 +63,11 @@ def _finalize(value: object) -> object:
     return escape_control(value) if isinstance(value, str) and not ours else value
 
 
-def embed(
-    function: str, name: str, picture: np.ndarray | Embedded, most: int = LONGEST
-) -> Embedded:
+def embed(caller: str, name: str, picture: np.ndarray | Embedded, most: int = LONGEST) -> Embedded:
     """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
 
     A JPEG has `most` pixels on its long side. What is embedded already stays as it is. ValueError,
-    which `function` begins: it is not uint8 of shape (h, w, 3).
+    which `caller` begins: it is not uint8 of shape (h, w, 3).
     """
     if isinstance(picture, Embedded):
         return picture
@@ -77,7 +75,7 @@ def embed(
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         came = f"has shape {picture.shape} and dtype {picture.dtype}"
-        raise InvalidValueError(function, f"picture {name!r}", came, "uint8 (h, w, 3)")
+        raise InvalidValueError(caller, f"picture {name!r}", came, "uint8 (h, w, 3)")
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):

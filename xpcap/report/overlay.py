@@ -12,17 +12,17 @@ DIMMEST = 0.75  # largest opacity
 ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 
 
-def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
+def check_weights(caller: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
     """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
         came = f"has weights of shape {weights.shape}"
         expected = f"(T, P) with T = {len(words)} words"
-        raise InvalidValueError(function, f"picture {name!r}", came, expected)
+        raise InvalidValueError(caller, f"picture {name!r}", came, expected)
     fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
     if not fair.all():
         thing = f"picture {name!r}: weights of {words[int(fair.argmin())]!r}"
         came = "do not add up to 1, or some are below 0"
-        raise InvalidValueError(function, thing, came, cause="a softmax over the regions?")
+        raise InvalidValueError(caller, thing, came, cause="a softmax over the regions?")
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:

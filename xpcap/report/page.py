@@ -189,11 +189,11 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     ]
 
 
-def probability(function: str, word: str, p: float) -> float:
-    """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
+def probability(caller: str, word: str, p: float) -> float:
+    """A word's probability, cut to 0..1. ValueError, which `caller` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
         came = f"has probability {p}"
-        raise InvalidValueError(function, f"word {word!r}", came, "one from 0 to 1", "a logarithm?")
+        raise InvalidValueError(caller, f"word {word!r}", came, "one from 0 to 1", "a logarithm?")
     return min(max(float(p), 0.0), 1.0)
 
 

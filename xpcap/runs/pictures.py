@@ -324,17 +324,17 @@ def caption_files(
 
 
 def encode_picture(
-    where: str, source: PictureSource, encoder: Encoder
+    caller: str, source: PictureSource, encoder: Encoder
 ) -> tuple[np.ndarray, np.ndarray]:
     """A picture (h, w, 3), of a kind that PictureCaptioner takes, and its feature.
 
-    DataError : it cannot be read, or its feature is not finite, which `where` begins.
+    DataError : it cannot be read, or its feature is not finite, which `caller` begins.
     """
     picture = read_url(str(source)) if is_url(source) else read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
         came = f"has a feature by the encoder {encoder.name} that is not finite"
-        raise DataError(where, _name(source) or "the picture", came)
+        raise DataError(caller, _name(source) or "the picture", came)
     return picture, feature
 
 

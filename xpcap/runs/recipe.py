@@ -70,9 +70,9 @@ class IntervalText(OptionKind):
     def __str__(self) -> str:
         return "seconds, as in 30s, or steps, as in 200"
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         if _interval(value) is None:
-            raise self.refusal(function, name, value)
+            raise self.refusal(caller, name, value)
         return value
 
 

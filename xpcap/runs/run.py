@@ -205,12 +205,12 @@ class Run(Generic[Model_co]):
         given : an open data set, or the path of one. None: the one that the run was trained on
         DataError : it is missing, does not fit the run, or is the run's own and has changed since
         """
-        where, data = "the data set", given
+        caller, data = "the data set", given
         if not isinstance(data, CaptionData):
-            where = str(self._own_data() if data is None else data)
-            data = open_data(where)
+            caller = str(self._own_data() if data is None else data)
+            data = open_data(caller)
             if given is None and self.config.data_stamp not in ("", data.fingerprint):
-                thing = f"{where}, the data of {self.path},"
+                thing = f"{caller}, the data of {self.path},"
                 came = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, came, "it unchanged", cause)
@@ -221,7 +221,7 @@ class Run(Generic[Model_co]):
         if different := self.inputs.misfit(inputs):
             expected = f"those that {self.path} was trained on, or the encoder's"
             cause = "made by another encoder, or prepared with another PCA?"
-            raise DataError("Run.data", where, f"has {different}", expected, cause)
+            raise DataError("Run.data", caller, f"has {different}", expected, cause)
         scaling = self.preprocessing if data.projection is None else self.scaling
         return replace(data, scaling=scaling)
 
@@ -288,12 +288,12 @@ class Run(Generic[Model_co]):
                 limits.append(name if value is True else f"{name} {value}")
         return ", ".join([self.name, f"parameters {self.digest}", decoder.title, *limits])
 
-    def encoder(self, function: str) -> Encoder:
-        """The encoder of the run's features. DataError, of `function` : it has none here."""
+    def encoder(self, caller: str) -> Encoder:
+        """The encoder of the run's features. DataError, of `caller` : it has none here."""
         name = self.inputs.encoder
         if name is None:
             raise DataError(
-                function,
+                caller,
                 f"{self.path} learnt from features that",
                 "were given to it",
                 expected="a run whose encoder is known",
@@ -303,7 +303,7 @@ class Run(Generic[Model_co]):
         encoder = find_encoder(name)
         if different := self.inputs.misfit(Inputs(name, encoder.shape)):
             expected, cause = f"the features of {self.path}", "prepared by another version?"
-            raise DataError(function, f"the encoder {name}", f"makes {different}", expected, cause)
+            raise DataError(caller, f"the encoder {name}", f"makes {different}", expected, cause)
         return encoder
 
 

@@ -16,7 +16,7 @@ SLOPE, ROUNDING = 1e-6, 1e-11  # largest errors of a slope, and of equal sums in
 Trial = TypeVar("Trial")
 
 
-def check(function: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
+def check(caller: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
     """Call each claim with a trial, whose text an error begins with.
 
     ContractError : a claim does not hold. Other errors go through, with a note of claim and trial.
@@ -25,9 +25,9 @@ def check(function: str, trial: Trial, claims: Iterable[Callable[[Trial], object
         try:
             claim(trial)
         except ContractError as error:
-            raise ContractError(function, *error.args[1:]).within(trial) from None
+            raise ContractError(caller, *error.args[1:]).within(trial) from None
         except Exception as error:
-            error.add_note(f"{function}: {getattr(claim, '__name__', claim)}, {trial}")
+            error.add_note(f"{caller}: {getattr(claim, '__name__', claim)}, {trial}")
             raise
 
 
