@@ -121,7 +121,7 @@ def test_a_slow_product_sends_the_next_ones_to_one_thread_until_the_pause_is_ove
     contention_guard.seconds = 0.0
     contention_guard.expect(*product, **BOTH)
     contention_guard.expect(*product, **SINGLE)
-    contention_guard.now += contention_guard.LONGEST
+    contention_guard.now += contention_guard.MAX_PAUSE
     for _ in range(2):
         contention_guard.expect(*product, **ALL)
 
@@ -150,7 +150,7 @@ def test_a_product_is_late_by_the_time_that_one_thread_takes_or_would_take_at_mo
         contention_guard.contend()
         contention_guard.seconds_alone = alone
         contention_guard.expect(*product, **BOTH)
-        contention_guard.now += contention_guard.LONGEST
+        contention_guard.now += contention_guard.MAX_PAUSE
     for contention_guard.seconds in (2.0, seconds):  # what is usual, then this one
         contention_guard.expect(*product, **ALL)
     known = SINGLE if alone else BOTH
@@ -160,7 +160,7 @@ def test_a_product_is_late_by_the_time_that_one_thread_takes_or_would_take_at_mo
 def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(
     contention_guard: Spied, rng: np.random.Generator
 ) -> None:
-    product, pause = arrays(rng), contention_guard.SHORTEST
+    product, pause = arrays(rng), contention_guard.MIN_PAUSE
     contention_guard.expect(*product, **ALL)
 
     def expect_a_pause(first: dict[str, int]) -> None:
@@ -173,12 +173,12 @@ def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(
 
     expect_a_pause(BOTH)
     for _ in range(8):
-        pause = min(2 * pause, contention_guard.LONGEST)
+        pause = min(2 * pause, contention_guard.MAX_PAUSE)
         expect_a_pause(SINGLE)
-    assert pause == contention_guard.LONGEST
+    assert pause == contention_guard.MAX_PAUSE
     for _ in range(9):
         contention_guard.expect(*product, **ALL)
-    pause = contention_guard.SHORTEST
+    pause = contention_guard.MIN_PAUSE
     expect_a_pause(SINGLE)
     contention_guard.expect(*product, **ALL)
 
@@ -218,7 +218,7 @@ def test_equal_bits_count_for_the_number_of_threads_that_gave_them(
 def test_a_shape_that_has_not_come_for_long_is_forgotten(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(threads.ContentionGuard, "MOST", 8)
+    monkeypatch.setattr(threads.ContentionGuard, "MAX_SHAPES", 8)
     guard = Spied(monkeypatch)
     guard.contend()
     for n in range(1, 9):

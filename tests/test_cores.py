@@ -136,7 +136,7 @@ def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
     def work(k: int) -> None:
         if k == 0:
             second.start()
-            while not blas().wanted():  # the second one has come, and waits
+            while not blas().has_waiters():  # the second one has come, and waits
                 pass
             log.append("first")
 
@@ -162,7 +162,7 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks(
             (picture,) = pictures
             if picture.all():  # the first one is white
                 other.start()
-                while not blas().wanted():
+                while not blas().has_waiters():
                     pass
                 asked.set()
             asked.wait()
@@ -199,7 +199,7 @@ def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> No
         held.wait()
         child = os.fork()
         if child == 0:
-            with blas().turn():
+            with blas().lock():
                 os._exit(threads_of_blas() != before)
         end.set()
         thread.join()
@@ -221,11 +221,11 @@ class Slow(threads.ThreadpoolController):
         end.wait()
         super().__init__()
 def hold():
-    with blas().turn():
+    with blas().lock():
         begun.set()
         end.wait()
 def queue():
-    with blas().turn():
+    with blas().lock():
         pass
 {}
 child = os.fork()
@@ -240,7 +240,7 @@ QUEUED = """
 threading.Thread(target=hold).start()
 begun.wait()
 threading.Thread(target=queue).start()
-while not blas().wanted():
+while not blas().has_waiters():
     pass
 """
 FIRST = """
@@ -254,10 +254,10 @@ begun.wait()
 @pytest.mark.parametrize(
     ("parent", "child"),
     [
-        (QUEUED, "blas().give_way(); assert not blas().wanted()"),
+        (QUEUED, "blas().yield_to_waiters(); assert not blas().has_waiters()"),
         (FIRST, "threads.ThreadpoolController = usual; blas()"),
     ],
-    ids=["a thread waits for its turn", "a thread looks for BLAS"],
+    ids=["a thread waits for the lock", "a thread looks for BLAS"],
 )
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
     parent: str, child: str
@@ -265,7 +265,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
     program(FORKED_WITHIN.format(parent, child), flags=("-W", "ignore"))
 
 
-@pytest.mark.parametrize("held", ["blas().turn()", "threads.before_forks()"])
+@pytest.mark.parametrize("held", ["blas().lock()", "threads.before_forks()"])
 def test_a_fork_waits_for_what_must_not_be_cut_but_not_for_ever(held: str) -> None:
     """OpenBLAS ends its threads before a fork, and may wait for ever for one beside a product; a lock
     inside of ONNX Runtime would stay locked in the child.

@@ -1,4 +1,4 @@
-"""Threads: turns of the program's threads at NumPy's BLAS, and parallel work on the host's cores.
+"""Threads: a lock on NumPy's BLAS for the program's threads, and parallel work on the host's cores.
 
 BLAS can spread one product over the cores, but the work between two products stays on one core. A
 part of the work for each core occupies both, with BLAS on one thread in each.
@@ -27,7 +27,7 @@ from threadpoolctl import ThreadpoolController
 WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
 PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
-FORK_PATIENCE = 5.0  # seconds that a fork waits for another thread's turn, such as a training step
+FORK_PATIENCE = 5.0  # seconds that a fork waits for the lock on BLAS, held for a training step, say
 
 
 @contextlib.contextmanager
@@ -154,51 +154,51 @@ class _Library(NamedTuple):
     each_thread: bool  # whether a limit counts only for the thread that sets it
 
 
-def _library(found: Any) -> _Library:
+def _library(controller: Any) -> _Library:
     """The functions of a library that threadpoolctl found.
 
     OpenBLAS's own, unless OpenMP runs its threads: from threadpoolctl 3.8 on, only the thread that
     set a limit first may set another one, and elsewhere nothing happens.
     """
-    openmp = getattr(found, "threading_layer", None) == "openmp"
-    if found.internal_api == "openblas" and not openmp:
-        library = ctypes.CDLL(found.filepath)
+    openmp = getattr(controller, "threading_layer", None) == "openmp"
+    if controller.internal_api == "openblas" and not openmp:
+        library = ctypes.CDLL(controller.filepath)
         get, put = (symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set"))
         if get is not None and put is not None:
             return _Library(get, put, False)
-    return _Library(lambda: int(found.num_threads), found.set_num_threads, openmp)
+    return _Library(lambda: int(controller.num_threads), controller.set_num_threads, openmp)
 
 
-# True in a part of parallel work: BLAS is on one thread, and the turn is taken
+# True in a part of parallel work: BLAS is on one thread, and its lock is held
 in_part = contextvars.ContextVar("xpcap_part", default=False)
 
 
 class Blas:
-    """The BLAS libraries of this process, and the turns that threads of the program take at them.
+    """The BLAS libraries of this process, and the lock under which threads of the program use them.
 
     The number of BLAS threads belongs to the whole process, and a product's last bits depend on it.
-    So threads that compute with xpcap take turns where BLAS has several: each sees all of them, or
+    So threads that compute with xpcap hold a lock where BLAS has several: each sees all of them, or
     the one that it asked for.
     """
 
     def __init__(self) -> None:
-        found = ThreadpoolController().select(user_api="blas").lib_controllers
-        self._libraries = [_library(library) for library in found]
-        openblas = [library.filepath for library in found if library.internal_api == "openblas"]
+        controllers = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._libraries = [_library(controller) for controller in controllers]
+        openblas = [each.filepath for each in controllers if each.internal_api == "openblas"]
         if NUMPY_CAME_FIRST and len(openblas) == 1:  # of several, one is SciPy's
             shorten_wait(openblas[0])
-        self._turn = Lock()
-        self._waiting: set[object] = set()  # a request for each thread that waits for its turn
-        self._lock = Lock()  # of the next two
+        self._blas_lock = Lock()
+        self._waiting: set[object] = set()  # a request for each thread that waits for that lock
+        self._counts_lock = Lock()  # of the next two
         self._before: list[int] | None = None  # threads of each library, while they are held to one
         self._threads = 1
 
     def threads(self) -> int:
         """Threads that BLAS may use, by environment or caller; 1 if no library can be asked."""
-        with self._lock:
-            return self._threads if self._before is not None else self._least()
+        with self._counts_lock:
+            return self._threads if self._before is not None else self._smallest_limit()
 
-    def _least(self) -> int:
+    def _smallest_limit(self) -> int:
         return min([library.threads() for library in self._libraries], default=1)
 
     def limit(self, threads: int) -> None:
@@ -213,7 +213,7 @@ class Blas:
                 library.limit(1)
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """A lock on all threads of BLAS, reentrant; none where BLAS has one thread."""
         if in_part.get() or self.threads() == 1:
             yield
@@ -221,32 +221,32 @@ class Blas:
         request = object()
         self._waiting.add(request)
         try:
-            with self._turn:
+            with self._blas_lock:
                 self._waiting.discard(request)
                 yield
         finally:
             self._waiting.discard(request)
 
-    def wanted(self) -> bool:
-        """True while another thread waits for its turn."""
+    def has_waiters(self) -> bool:
+        """True while another thread waits for the lock."""
         return bool(self._waiting)
 
-    def give_way(self) -> None:
-        """Let the threads that wait now have their turn first, between two turns of long work."""
+    def yield_to_waiters(self) -> None:
+        """Let the threads that wait now have the lock first, between two pieces of long work."""
         before = set(self._waiting)
         while before & self._waiting:
             time.sleep(1e-3)  # a thread that wakes takes a tenth of that
 
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread for a turn, then restore it, except for others' own changes."""
-        with self.turn():
+        """Hold the lock, and BLAS to one thread; then restore it, except for others' own changes."""
+        with self.lock():
             if in_part.get() or self._before is not None or self.threads() == 1:
                 yield
                 return
             try:
-                with self._lock:
-                    self._threads = self._least()
+                with self._counts_lock:
+                    self._threads = self._smallest_limit()
                     self._before = [library.threads() for library in self._libraries]
                     for library in self._libraries:
                         library.limit(1)
@@ -255,28 +255,28 @@ class Blas:
                 self._give_back()
 
     def _give_back(self) -> None:
-        with self._lock:
+        with self._counts_lock:
             for library, threads in zip(self._libraries, self._before or (), strict=False):
                 if library.threads() == 1:
                     library.limit(threads)
             self._before = None
 
     def begin_fork(self) -> bool:
-        """Take a turn for a fork, if other threads allow it soon; True if it must be ended.
+        """Take the lock for a fork, if other threads allow it soon; True if `end_fork` must free it.
 
         Before a fork OpenBLAS ends its threads. If another thread is at a product then, one of them
         may sleep through that, and the fork, which waits for it, never returns.
         """
-        return self.threads() > 1 and self._turn.acquire(FORK_PATIENCE)
+        return self.threads() > 1 and self._blas_lock.acquire(FORK_PATIENCE)
 
     def end_fork(self) -> None:
-        """End the turn of a fork."""
-        self._turn.release()
+        """Free the lock after a fork."""
+        self._blas_lock.release()
 
     def after_fork(self, held: Sequence[Lock]) -> None:
         """Forget the other threads, which a forked process does not have, and `held` their locks."""
         self._waiting.clear()
-        if self._turn in held:
+        if self._blas_lock in held:
             self._give_back()
 
 
@@ -294,7 +294,7 @@ def blas() -> Blas:
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of functions whose products use all threads of BLAS: take a turn.
+    """Decorator of functions whose products use all threads of BLAS: hold the lock on it.
 
     Only if the first argument that is an array, or has one as `like`, is the host's.
     """
@@ -307,7 +307,7 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
                 break
         if not isinstance(first, np.ndarray):
             return function(*args, **kwargs)
-        with blas().turn():
+        with blas().lock():
             return function(*args, **kwargs)
 
     return taking_turns
@@ -340,12 +340,12 @@ class ContentionGuard:
 
     # seconds longer than on one thread; waking a thread takes a tenth, a neighbour's turn far more
     LATE = 2e-3
-    SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
-    MOST = 1024  # shapes remembered; a step of 128 captions has up to 256, two per number of rows
+    MIN_PAUSE, MAX_PAUSE = 0.05, 2.0  # seconds
+    MAX_SHAPES = 1024  # remembered; a step of 128 captions has up to 256, two per number of rows
 
     def __init__(self) -> None:
-        self._shape = functools.lru_cache(self.MOST)(lambda key: _Shape())
-        self._until, self._pause = 0.0, self.SHORTEST
+        self._shape = functools.lru_cache(self.MAX_SHAPES)(lambda key: _Shape())
+        self._until, self._pause = 0.0, self.MIN_PAUSE
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
         """np.dot(x, w, out=out)."""
@@ -365,9 +365,9 @@ class ContentionGuard:
         if alone == np.inf and late > shape.usual:
             alone = blas().threads() * shape.usual  # at most, until it is measured
         if late > alone:
-            self._until, self._pause = end + self._pause, min(2 * self._pause, self.LONGEST)
+            self._until, self._pause = end + self._pause, min(2 * self._pause, self.MAX_PAUSE)
         elif shape.usual < np.inf:
-            self._pause = max(self._pause / 2, self.SHORTEST)
+            self._pause = max(self._pause / 2, self.MIN_PAUSE)
         shape.usual = min(shape.usual, seconds)
 
     def _in_pause(self, shape: _Shape, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -400,8 +400,8 @@ def contention_guard() -> ContentionGuard:
     return ContentionGuard()
 
 
-Part = TypeVar("Part")
-Outcome = TypeVar("Outcome")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORTH_WAKING = 1 << 24  # multiplications
 
@@ -418,7 +418,7 @@ def _pool() -> ThreadPoolExecutor:
 class _Fork(threading.local):
     """A thread's fork: what it holds meanwhile."""
 
-    in_turn = in_gate = False
+    has_blas = has_gate = False
 
 
 _fork = _Fork()
@@ -443,18 +443,18 @@ def before_forks() -> Iterator[None]:
 
 def _before_fork() -> None:
     end = time.monotonic() + FORK_PATIENCE
-    _fork.in_turn = _blas is not None and _blas.begin_fork()
-    _fork.in_gate = _gate.acquire(max(0.0, end - time.monotonic()))
+    _fork.has_blas = _blas is not None and _blas.begin_fork()
+    _fork.has_gate = _gate.acquire(max(0.0, end - time.monotonic()))
     while _calls and time.monotonic() < end:
         time.sleep(1e-3)
 
 
 def _after_fork_in_parent() -> None:
-    if _fork.in_gate:
+    if _fork.has_gate:
         _gate.release()
-    if _fork.in_turn and _blas is not None:
+    if _fork.has_blas and _blas is not None:
         _blas.end_fork()
-    _fork.in_turn = _fork.in_gate = False
+    _fork.has_blas = _fork.has_gate = False
 
 
 def _after_fork_in_child() -> None:
@@ -490,27 +490,27 @@ def free_cores() -> int:
     return 1 if in_part.get() else blas().threads()
 
 
-def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
-    """[work(part) for part in parts], in parallel: the first in this thread, the rest elsewhere.
+def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
+    """[work(part) for part in parts], in parallel: the first in this thread, the others in the pool.
 
-    An exception is raised once all have ended. Inside a part of other work the parts are done one
-    after the other. Another thread of the program that works in parallel is waited for.
+    An exception is raised once all have ended. Within another parallel map the parts are done one
+    after the other. Waits while another thread of the program works in parallel.
     """
     if len(parts) < 2 or in_part.get():
         return [work(part) for part in parts]
     with blas().on_one_thread():
         token = in_part.set(True)
         try:
-            others = [
+            futures = [
                 _pool().submit(contextvars.copy_context().run, work, part) for part in parts[1:]
             ]
             try:
                 first = work(parts[0])
             finally:
-                wait(others)
+                wait(futures)
         finally:
             in_part.reset(token)
-    return [first, *(other.result() for other in others)]
+    return [first, *(future.result() for future in futures)]
 
 
 def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:

@@ -183,8 +183,8 @@ def test_emulated_handles_go_with_their_streams(
     assert not device.handles
 
 
-class Turn(Lock):
-    """A turn that knows of a thread that had to wait for it, or came through."""
+class WatchedLock(Lock):
+    """A lock that knows of a thread that had to wait for it, or came through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,9 +205,9 @@ def test_emulated_thread_waits_while_another_captures_or_multiplies(
     owner: type, name: str, work: str, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A product may be several kernels that share memory; a capture ends where a handle does."""
-    turn = Turn()
+    lock = WatchedLock()
     for module in (cublas, replay):
-        monkeypatch.setattr(module, "TURN", turn)
+        monkeypatch.setattr(module, "LAUNCH_LOCK", lock)
     x = xp.ones((4, 4), "f4")
 
     def make_step(graphs: bool) -> Callable[[], object]:
@@ -235,7 +235,7 @@ def test_emulated_thread_waits_while_another_captures_or_multiplies(
         except Exception as error:
             errors.append(error)
         finally:
-            turn.tried.set()
+            lock.tried.set()
 
     thread, real = threading.Thread(target=run), getattr(owner, name)
 
@@ -243,13 +243,13 @@ def test_emulated_thread_waits_while_another_captures_or_multiplies(
         real(self, *args)
         if thread.ident is None:
             thread.start()
-            assert turn.tried.wait(60)
+            assert lock.tried.wait(60)
 
     monkeypatch.setattr(owner, name, interrupted)
     captures()
     thread.join()
     assert not errors
-    assert turn.waited
+    assert lock.waited
 
 
 def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(

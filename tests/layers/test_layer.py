@@ -235,19 +235,19 @@ def test_a_cache_that_does_not_tell_dtype_is_our_own_mistake() -> None:
         backward(np.ones((N, H), np.float32), SimpleNamespace(a=3))
 
 
-def test_a_layer_runs_in_a_turn_at_blas_however_it_is_called(
+def test_a_layer_holds_the_lock_on_blas_however_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    turns = []
+    events = []
 
     @contextlib.contextmanager
-    def turn() -> Iterator[None]:
-        turns.append("begun")
+    def lock() -> Iterator[None]:
+        events.append("begun")
         yield
-        turns.append("ended")
+        events.append("ended")
 
-    monkeypatch.setattr("xpcap.layers.layer.blas", lambda: SimpleNamespace(turn=turn))
+    monkeypatch.setattr("xpcap.layers.layer.blas", lambda: SimpleNamespace(lock=lock))
     given = arrays()
     _, cache = scan_forward(scale=3.0, **given)
     scan_backward(np.ones((N, H), np.float32), cache)
-    assert turns == ["begun", "ended"] * 2
+    assert events == ["begun", "ended"] * 2

@@ -365,7 +365,7 @@ exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
 def test_a_process_forked_while_a_thread_captions_captions_too(ranked: Path) -> None:
-    """Of the same captioner, whose lock that thread holds, as it holds its turn at BLAS."""
+    """Of the same captioner, whose lock that thread holds, as it holds the one on BLAS."""
     program(FORKED, ranked, flags=("-W", "ignore"), OPENBLAS_NUM_THREADS="2")
 
 

@@ -215,7 +215,7 @@ class Projection(NamedTuple):
     def __call__(self, features: Array) -> Array:
         """Features (..., D), float, on any device, projected: (..., d) float32."""
         mean, components = (asarray(x, like=features) for x in self)
-        with blas().turn():
+        with blas().lock():
             return (features.astype(np.float32, copy=False) - mean) @ components
 
 

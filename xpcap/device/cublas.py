@@ -6,8 +6,8 @@ passed with the flag for a transposed factor. A raw call checks nothing, so fact
 
 Each product runs by the `Handle` of the current stream. cuBLAS chooses an algorithm, and thereby the
 bits, by the memory that a handle has: all have as much, so launches one by one and in a graph agree.
-A product may be several kernels that share this memory, so the thread that launches one has the
-`TURN`: no other product of the stream, and no graph, comes between.
+A product may be several kernels that share this memory, so the thread that launches one holds the
+`LAUNCH_LOCK`: no other product of the stream, and no graph, comes between.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import numpy as np
 
 from xpcap.device import Array
 from xpcap.device.launch import current_device
-from xpcap.device.replay import TURN, note
+from xpcap.device.replay import LAUNCH_LOCK, note
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 MultiplyRows = Callable[[int, int, int], None]
@@ -120,7 +120,7 @@ class Handle:
         self.gemm = {real: getattr(self._library, name) for real, name in GEMM.items()}
         self._memory = xp.empty(WORKSPACE, np.uint8) if memory is None else memory
         address = _ADDRESS()
-        with TURN:
+        with LAUNCH_LOCK:
             self._library.cublasCreate_v2(ctypes.byref(address))
         self.address = int(address.value or 0)
         # Not at the end of the process, when the driver may be gone already
@@ -151,7 +151,7 @@ class Handle:
 
 
 def _destroy(library: Any, address: int) -> None:
-    with TURN:
+    with LAUNCH_LOCK:
         library.cublasDestroy_v2(address)
 
 
@@ -166,7 +166,7 @@ def _handle(out: Array) -> Handle:
     owner = threading.current_thread() if stream.ptr == OF_THREAD else stream
     handles = _handles.setdefault(owner, {})
     if device not in handles:
-        with TURN:
+        with LAUNCH_LOCK:
             handles[device] = handles.get(device) or Handle(xp, device, stream.ptr)
     return handles[device]
 
@@ -187,7 +187,7 @@ class Product(NamedTuple):
 
 
 def _run(product: Product) -> None:
-    with TURN:
+    with LAUNCH_LOCK:
         product.gemm(*product.arguments)
     note(product)
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Held by a thread that launches products or a graph, captures, or makes or destroys a handle of
 # cuBLAS: no other's come between. While a stream captures, CUDA refuses what the last two do
-TURN = Lock()
+LAUNCH_LOCK = Lock()
 
 
 class Node(Protocol):
@@ -134,7 +134,7 @@ class Replay(Generic[T]):
     def _repeat(self) -> Any:
         self.repeats += 1
         if self._graph is not None:
-            with TURN:
+            with LAUNCH_LOCK:
                 self._graph.launch()
         elif self.graphs and not self.refused:
             self._try_graph()
@@ -143,7 +143,7 @@ class Replay(Generic[T]):
         return self._result
 
     def _run_list(self) -> None:
-        with TURN:
+        with LAUNCH_LOCK:
             for call in self._calls:
                 call()
 
@@ -155,7 +155,7 @@ class Replay(Generic[T]):
         """
         graph, reason, found = None, "", None
         try:
-            with TURN, _no_collections():
+            with LAUNCH_LOCK, _no_collections():
                 graph = self._captured()
                 graph.launch()
             found = self._bits()

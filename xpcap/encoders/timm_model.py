@@ -89,7 +89,7 @@ class TimmEncoder:
 
 
 _numbers: list[int] = []  # threads that PyTorch had before, of each that is in `one_thread`
-_turn = Lock()
+_numbers_lock = Lock()
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def one_thread(torch: Any) -> Iterator[None]:
     Its number belongs to each thread of the program, and a new one begins with the number that any
     other set last, which may be the 1 of this function.
     """
-    with _turn:
+    with _numbers_lock:
         number = torch.get_num_threads()
         number = _numbers[0] if number == 1 and _numbers else number
         _numbers.append(number)
@@ -107,7 +107,7 @@ def one_thread(torch: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        with _turn:
+        with _numbers_lock:
             _numbers.remove(number)
             torch.set_num_threads(number)
 

@@ -125,7 +125,7 @@ def _decorated(
         except TypeError:
             return function(*args, **kwargs)  # Python's own error
         if not is_device_array(check(bound.arguments)):
-            with blas().turn():
+            with blas().lock():
                 return function(*args, **kwargs)
         for entry in spec.entries:
             if entry.name in bound.arguments:

@@ -144,7 +144,7 @@ def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
         return {}
     parts = np.hstack([one.parts for one in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
-    with blas().turn():
+    with blas().lock():
         totals = np.stack(
             [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
         )

@@ -221,12 +221,12 @@ class HostOps(Ops):
     # ---- The update of a training step
 
     def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
-        with blas().turn():
+        with blas().lock():
             return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
 
     def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
         """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
-        with blas().turn():
+        with blas().lock():
             if x.ndim != 1:
                 return super().clip_by_norm(x, most, buffer)
             norm = _norm(x)

@@ -347,7 +347,7 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
         try:
             for block in iter(following, None):
                 work(block)
-                if blas().wanted():
+                if blas().has_waiters():
                     break
         except BaseException:
             queue.clear()
@@ -355,7 +355,7 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
 
     while queue:
         parallel_map(take, range(min(cores(), len(queue))))
-        blas().give_way()
+        blas().yield_to_waiters()
 
 
 def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:

@@ -126,7 +126,7 @@ class PhotoIndex:
         step = max(1, AT_ONCE // max(1, n))
         for start in range(0, len(self), step):
             block = self.photos.features[start : start + step].astype(np.float32)
-            with blas().turn():
+            with blas().lock():
                 similarities = embeddings @ asarray(block, like=embeddings).T
             cosines = (similarities.T * shares).T  # of features, where photos are few
             similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)

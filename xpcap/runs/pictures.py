@@ -213,7 +213,7 @@ class PictureCaptioner:
         if encoded:
             numbers, names, rows, _ = zip(*encoded, strict=True)
             # in this order, so that none waits for the other
-            with blas().turn(), self._decoding, computing_on(self.run.model.like):
+            with blas().lock(), self._decoding, computing_on(self.run.model.like):
                 features = self.run.preprocessing(np.stack(rows))
                 found = iter(decoder(names, features, np.array(numbers)))
         for one in waiting:
