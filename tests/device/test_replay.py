@@ -24,7 +24,7 @@ import xpcap
 from xpcap import CaptioningSolver
 from xpcap.device import cublas, replay
 from xpcap.device.cublas import Handle, Product
-from xpcap.device.launch import Launch
+from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
 from xpcap.memory import Padded, Workspace
 from xpcap.models import Sampling
@@ -87,7 +87,7 @@ def texts(nodes: Any) -> list[tuple[Any, ...]]:
     """Each launch and product of a record with all its arguments, which two records can share."""
     shown: list[tuple[Any, ...]] = []
     for one in nodes:
-        if isinstance(one, Launch):
+        if isinstance(one, KernelLaunch):
             parameters = bytes(one.parameters)
             shown.append((one.kernel.name, one.grid, parameters[len(parameters) // 2 :]))
         else:

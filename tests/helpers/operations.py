@@ -132,7 +132,7 @@ def matmul(draw: Draw) -> Iterator[Any]:
 @row()
 def matmul_nt(draw: Draw) -> Iterator[Any]:
     yield draw.normal(5, 11), draw.normal(7, 11), draw.poison(5, 7)
-    yield draw.normal(130, 3), draw.normal(7, 3), draw.poison(130, 7)  # more than FEW
+    yield draw.normal(130, 3), draw.normal(7, 3), draw.poison(130, 7)  # more than SMALL_ROWS
     for n, k, m in NOTHING:
         yield draw.normal(n, k), draw.normal(m, k), draw.poison(n, m)
 

@@ -158,12 +158,12 @@ def cause_of(error: Exception, cupy: ModuleType, card: Mapping[str, Any] | None)
     usable = [cuda for cuda in DRIVERS if cuda <= driver and capability >= CARDS[cuda]]
     change = [f"take CUDA {usable[-1]}: {commands_instead(usable[-1])}"] if usable else []
     if driver < built:
-        wanted = f"a driver for CUDA {built}, {DRIVERS.get(built, 'the newest')} or newer"
-        return Cause(wanted, ", or ".join([_on_windows("update the driver"), *change]))
+        expected = f"a driver for CUDA {built}, {DRIVERS.get(built, 'the newest')} or newer"
+        return Cause(expected, ", or ".join([_on_windows("update the driver"), *change]))
     if card is not None:
         if capability < (oldest := CARDS.get(built, (0, 0))):
-            wanted = f"compute capability {'.'.join(map(str, oldest))} for CUDA {built}"
-            return Cause(wanted, "; ".join(["the card is older", *change]))
+            expected = f"compute capability {'.'.join(map(str, oldest))} for CUDA {built}"
+            return Cause(expected, "; ".join(["the card is older", *change]))
         if len(packages()) > 1:
             return _clash(commands_instead(usable[-1] if usable else built))
         if cause := _cause_in_parts(built, usable):
@@ -185,8 +185,8 @@ def _cause_in_parts(built: int, usable: list[int]) -> Cause | None:
     """The part of CUDA that is missing, damaged or of another version; None: all are there."""
     parts, source = parts_of_cuda(), "JetPack" if _on_jetson() else command(built)
     if lacks := [title for title, part in parts.items() if part is None]:
-        wanted = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
-        return Cause(wanted, f"{source} installs what CuPy needs of CUDA")
+        expected = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
+        return Cause(expected, f"{source} installs what CuPy needs of CUDA")
     for title, part in parts.items():
         if isinstance(part, Exception):
             again = source if _on_jetson() else f"{source} --force-reinstall"
@@ -195,10 +195,10 @@ def _cause_in_parts(built: int, usable: list[int]) -> Cause | None:
     path = getattr(parts.get("cuBLAS"), "abs_path", None) or ""
     if not path or library_name(built) in path.lower():
         return None
-    wanted = f"cuBLAS of CUDA {built}, not {path}"
+    expected = f"cuBLAS of CUDA {built}, not {path}"
     for cuda in usable:
         if library_name(cuda) in path.lower():
             beside = f"beside PyTorch {PYTORCH[cuda]}, which brings CUDA {cuda}, take cuda{cuda}"
-            return Cause(wanted, f"{beside}: {commands_instead(cuda)}")
+            return Cause(expected, f"{beside}: {commands_instead(cuda)}")
     cause = "driver or card are too old for it; install xpcap where no PyTorch is"
-    return Cause(wanted, f"{cause}: python -m venv .venv")
+    return Cause(expected, f"{cause}: python -m venv .venv")

@@ -43,7 +43,7 @@ REDUCED_PRECISION = (
 )
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 WORKSPACE = 32 << 20  # bytes for a handle, as NVIDIA advises for its largest cards
-OF_THREAD = 2  # the address by which every thread means a default stream of its own
+PER_THREAD_STREAM = 2  # the address by which every thread means a default stream of its own
 
 _INT, _ADDRESS = ctypes.c_int, ctypes.c_void_p
 _MATRIX = _ADDRESS, _INT  # and its leading dimension
@@ -90,11 +90,11 @@ def _library(xp: ModuleType) -> Any:
     ImportError, OSError : it is not to be found.
     """
     _ = xp.cuda.cublas  # loads the library, from a wheel or from the system
-    found = load_library(xp.cuda.runtime.runtimeGetVersion() // 1000)  # as CUDA's
+    library = load_library(xp.cuda.runtime.runtimeGetVersion() // 1000)  # as CUDA's
     for name, types in _TYPES.items():
-        function = getattr(found, name)
+        function = getattr(library, name)
         function.argtypes, function.errcheck = types, _raise_status
-    return found
+    return library
 
 
 def _raise_status(status: int, function: Any, args: Any) -> int:
@@ -163,7 +163,7 @@ def _handle(out: Array) -> Handle:
     """The handle for a product. ValueError : `out` is not on this thread's device."""
     xp, device = current_device("cuBLAS", out)
     stream = xp.cuda.get_current_stream()
-    owner = threading.current_thread() if stream.ptr == OF_THREAD else stream
+    owner = threading.current_thread() if stream.ptr == PER_THREAD_STREAM else stream
     handles = _handles.setdefault(owner, {})
     if device not in handles:
         with LAUNCH_LOCK:
@@ -256,12 +256,18 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
     handle, real = _handle(out), out.dtype.char
     (k, m), (flag, leading), size, gemm = w.shape, layout(w), out.itemsize, handle.gemm[real]
     from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
-    one, factor, x_row, out_row, arrays = ONE[real], beta[real], k * size, m * size, (x, w, out)
+    alpha_at, beta_at, x_row, out_row, arrays = (
+        ONE[real],
+        beta[real],
+        k * size,
+        m * size,
+        (x, w, out),
+    )
 
     def multiply(i: int, o: int, n: int) -> None:
         x_at, out_at = from_x + i * x_row, to_out + o * out_row
         sizes = handle.address, flag, AS_IT_IS, m, n, k
-        arguments = (*sizes, one, w_at, leading, x_at, k, factor, out_at, m)
+        arguments = (*sizes, alpha_at, w_at, leading, x_at, k, beta_at, out_at, m)
         _run(Product(handle, gemm, arguments, arrays))
 
     return multiply

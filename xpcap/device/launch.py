@@ -48,7 +48,7 @@ class Parameter(NamedTuple):
     const: bool
 
 
-class Launch(NamedTuple):
+class KernelLaunch(NamedTuple):
     """A kernel's launch, prepared."""
 
     kernel: "Kernel"
@@ -63,7 +63,7 @@ class Launch(NamedTuple):
         return kernel.address, *shape, stream, address, 0
 
     def call(self, stream: int) -> Callable[[], object]:
-        return functools.partial(self.kernel.launch, *self.arguments(stream))
+        return functools.partial(self.kernel.launch_kernel, *self.arguments(stream))
 
 
 class Kernel:
@@ -93,13 +93,15 @@ class Kernel:
         self.threads = threads
         self.name, self._function = name, module.get_function(name).kernel
         self.address: int = self._function.ptr
-        self.launch: Callable[..., None] = xp.cuda.driver.launchKernel
+        self.launch_kernel: Callable[..., None] = xp.cuda.driver.launchKernel
         self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
         self._device, self._array, self._parameters = device, xp.ndarray, types
-        self._is_pointer = tuple(one.pointer for one in types)
-        self._arrays = [(k, DTYPES[one.type]) for k, one in enumerate(types) if one.pointer]
+        self._is_pointer = tuple(parameter.pointer for parameter in types)
+        self._arrays = [
+            (k, DTYPES[parameter.type]) for k, parameter in enumerate(types) if parameter.pointer
+        ]
         n = len(types)
-        slots = "".join("Q" if one.pointer else SLOTS[one.type] for one in types)
+        slots = "".join("Q" if parameter.pointer else SLOTS[parameter.type] for parameter in types)
         self._pack = struct.Struct(f"<{n}Q{slots}").pack_into
         self._memory = ctypes.c_byte * (16 * n)
         self._offsets = tuple(range(8 * n, 16 * n, 8))
@@ -117,8 +119,8 @@ class Kernel:
         except (struct.error, OverflowError):
             raise self._refused_number(args) from None
         x, y, z, *_ = *grid, 1, 1
-        launch = Launch(self, (x, y, z), memory, args)
-        self.launch(*launch.arguments(self.current_stream().ptr))
+        launch = KernelLaunch(self, (x, y, z), memory, args)
+        self.launch_kernel(*launch.arguments(self.current_stream().ptr))
         note(launch)
 
     def check(self, args: Sequence[object]) -> None:
@@ -170,12 +172,14 @@ def signatures(text: str) -> dict[str, str]:
 
 def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
     """The parameters of a kernel in a file's text."""
-    found = []
+    result = []
     for part in signatures(text)[name].split(","):
         shape = r"\s*(const\s)?\s*(.*?)\s*(\*?)\s*(\w+)\s*"
-        const, type_, pointer, own = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
-        found.append(Parameter(own, type_.replace("real", real), bool(pointer), bool(const)))
-    return tuple(found)
+        const, type_, pointer, identifier = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
+        result.append(
+            Parameter(identifier, type_.replace("real", real), bool(pointer), bool(const))
+        )
+    return tuple(result)
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
@@ -265,8 +269,9 @@ class Kernels:
 
         It is the first array of reals that the kernel writes, else that it reads, else any.
         """
-        pointers = [(k, one) for k, one in enumerate(self._parameters(name, "real")) if one.pointer]
-        reals = [(one.const, k) for k, one in pointers if one.type == "real"]
+        arguments = enumerate(self._parameters(name, "real"))
+        pointers = [(k, parameter) for k, parameter in arguments if parameter.pointer]
+        reals = [(parameter.const, k) for k, parameter in pointers if parameter.type == "real"]
         return min(reals, default=(True, pointers[0][0]))[1]
 
     def kernel(self, name: str, args: Sequence[Any]) -> Kernel:
@@ -277,11 +282,11 @@ class Kernels:
         like = args[self._like(name)]
         xp, device = current_device(name, like)
         key = xp, device, name, like.dtype.char
-        if (found := self._loaded.get(key)) is None:
-            found = self._load(xp, device, name, REALS.get(like.dtype.char, "float"))
-            self._loaded[key] = found
-        found.check(args)
-        return found
+        if (kernel := self._loaded.get(key)) is None:
+            kernel = self._load(xp, device, name, REALS.get(like.dtype.char, "float"))
+            self._loaded[key] = kernel
+        kernel.check(args)
+        return kernel
 
     def launch(self, name: str, work: Work, *args: object) -> None:
         """Launch a kernel. TypeError, ValueError : an argument is not what it takes."""

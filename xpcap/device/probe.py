@@ -129,13 +129,13 @@ def prove(cupy: ModuleType, card: str) -> None:
     types = parameters(KERNEL, "multiply", "float")
     device = cupy.cuda.runtime.getDevice()
     Kernel(cupy, device, module, "multiply", types)((1,), x, 2.0, x.size)
-    found = (
+    results = (
         float((x * 2).sum()),
         float(cupy.matmul(x, x)[0, 0]),
         float(cublas.multiply(x, x, cupy.empty_like(x))[0, 0]),
         int((x.ravel() * cupy.arange(64, dtype="float32")).argmax()),
     )
-    if found != (256.0, 32.0, 32.0, 63):
+    if results != (256.0, 32.0, 32.0, 63):
         raise RuntimeError("a test computation on the device gave a wrong result")
     if 0 < cached < _cached_kernels():
         _announce(card)

@@ -153,16 +153,16 @@ class Replay(Generic[T]):
         The graph runs first: the buffers then still hold another batch's results, so one that does
         nothing, or leaves something out, is found.
         """
-        graph, reason, found = None, "", None
+        graph, reason, graph_bits = None, "", None
         try:
             with LAUNCH_LOCK, _no_collections():
                 graph = self._captured()
                 graph.launch()
-            found = self._bits()
+            graph_bits = self._bits()
         except (RuntimeError, MemoryError) as error:  # CuPy's errors of CUDA are RuntimeErrors
             reason = str(error)
         self._run_list()
-        if not reason and found != self._bits():
+        if not reason and graph_bits != self._bits():
             reason = "it gives other bits than the same launches one by one"
         if reason:
             self.refused = reason

@@ -277,13 +277,13 @@ class Ops:
         wide = x.astype(xp.float64)
         return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
-    def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
-        """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger.
+    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
+        """Norm of x (n,), which is scaled in place to `max_norm` if it is larger.
 
         Where the norm is not finite x stays as it is: it shows which numbers are at fault.
         """
         xp, norm = get_array_module(x), self.global_norm(x, buffer)
-        factor = most / xp.maximum(norm, most)
+        factor = max_norm / xp.maximum(norm, max_norm)
         x *= xp.where(xp.isfinite(norm), factor, xp.ones_like(factor))
         return norm
 
@@ -364,8 +364,8 @@ class Ops:
         values, words = topk(ranked, size)  # (n, size)
         table = xp.full((tables * size, size), -np.inf, scores.dtype)
         table[beams.rows] = values + totals[:, None]
-        found = topk(table.reshape(tables, -1), size)
-        best, entries = (x.reshape(-1)[beams.next_rows] for x in found)  # (m,)
+        top = topk(table.reshape(tables, -1), size)
+        best, entries = (x.reshape(-1)[beams.next_rows] for x in top)  # (m,)
         parents = beams.firsts + entries // size
         chosen = words[parents, entries % size]
         exists = best > -np.inf  # else no word is left for this slot
@@ -496,8 +496,8 @@ class Ops:
         def step_fn(step: Step) -> None:
             rows, before, after = step.rows, step.states_before, step.states_after
             state = (x[before] for x in loop.before)
-            found, saved = cell.equation(loop.a[rows], loop.r[rows], *state)
-            for x, value in zip(loop.after, found, strict=True):
+            new_state, saved = cell.equation(loop.a[rows], loop.r[rows], *state)
+            for x, value in zip(loop.after, new_state, strict=True):
                 x[after] = value
             for x, value in zip(loop.saved, saved, strict=True):
                 x[rows] = value
@@ -509,11 +509,11 @@ class Ops:
     ) -> StepFn:
         """A cell's gradient on the rows of a step, later steps first."""
         grads.begin()
-        (dh_next, *others), direct = grads.dstate, grads.dh_direct
+        (dh_next, *dcarried), direct = grads.dstate, grads.dh_direct
 
         def step_fn(step: Step) -> None:
             rows, n = step.rows, step.n
-            dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in others)
+            dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in dcarried)
             before = tuple(x[step.states_before] for x in loop.before)
             after = tuple(x[step.states_after] for x in loop.after)
             saved = tuple(x[rows] for x in loop.saved)
@@ -525,7 +525,7 @@ class Ops:
                 raise InvalidValueError(caller, "gradients of a and r", came, expected, cause)
             if direct is not None:
                 grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
-            for x, value in zip(others, carried, strict=True):
+            for x, value in zip(dcarried, carried, strict=True):
                 x[:n] = value
 
         return step_fn

@@ -264,9 +264,9 @@ class DeviceOps(Equations):
         CUDA.launch("root", (1,), partial, norm)
         return norm
 
-    def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
+    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
         partial, norm = _squares(x, buffer or allocator(x))
-        CUDA.launch("clip", (CUDA.threads,), x, partial, norm, most, x.size)
+        CUDA.launch("clip", (CUDA.threads,), x, partial, norm, max_norm, x.size)
         return norm
 
     def adam_update(
@@ -392,8 +392,8 @@ class DeviceOps(Equations):
             return
         # Where there is no c, h is written twice
         h0, c0, h, c = state0[0], state0[-1], stacks[0], stacks[-1]
-        given, n = c0 is not None, h0.size  # type: ignore[union-attr]
-        CUDA.launch("start_states", n, h0, c0 if given else h0, h, c, given, n)
+        has_c, n = c0 is not None, h0.size  # type: ignore[union-attr]
+        CUDA.launch("start_states", n, h0, c0 if has_c else h0, h, c, has_c, n)
 
     def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
         if not cell.kernel:
@@ -450,10 +450,10 @@ class DeviceOps(Equations):
         self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients, Wh: Array
     ) -> StepFn | None:
         """Each step multiplies the da of its next one itself: only the first step writes dh."""
-        (dh_next, *others), H = grads.dstate, len(Wh)
+        (dh_next, *dcarried), H = grads.dstate, len(Wh)
         if not (cell.kernel == "lstm_gates" and len(dh_next) <= FUSED):
             return None
-        arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
+        arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *dcarried
         multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
         launch = CUDA.prepared("lstm_step_backward", *arrays)
         across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])

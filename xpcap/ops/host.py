@@ -22,10 +22,10 @@ from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_ma
 # lock between calls
 BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
-FEW = 128  # rows of a small product: `matmul` keeps it whole, `matmul_nt` transposes it
+SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` transposes it
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
-SHARE = 1 << 18  # elements, at least, for Adam to use another core
+MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
 
 
 def rows_of_a_block(width: int) -> int:
@@ -46,7 +46,7 @@ def _in_threads(x: Array, w: Array) -> bool:
 def _matmul(x: Array, w: Array, out: Array) -> Array:
     """A small product under the ContentionGuard of threads, a large one split among the cores."""
     n, m = out.shape
-    if n <= FEW or x.size * m < SMALL:
+    if n <= SMALL_ROWS or x.size * m < SMALL:
         return contention_guard().dot(x, w, out)
     if n > m:
         parts = split_evenly(n, free_cores())
@@ -80,7 +80,7 @@ class HostOps(Ops):
         return _matmul(x, w, out) if _in_threads(x, w) else super().matmul(x, w, out)
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
-        if len(x) > FEW:
+        if len(x) > SMALL_ROWS:
             return super().matmul_nt(x, w, out)
         self.row_matmul_nt(x, w, out)(0, 0, len(x))
         return out
@@ -99,14 +99,14 @@ class HostOps(Ops):
         OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
         much as the product.
         """
-        m, turned = len(w), w.T
+        m, w_T = len(w), w.T
         dot: Any = contention_guard().dot if _in_threads(x, w) else np.dot
-        scratch = np.empty(min(len(out), FEW) * m, out.dtype)
+        scratch = np.empty(min(len(out), SMALL_ROWS) * m, out.dtype)
 
         def multiply(i: int, o: int, n: int) -> None:
             rows, to = x[i : i + n], out[o : o + n]
-            if n > FEW:
-                np.dot(rows, turned, to)
+            if n > SMALL_ROWS:
+                np.dot(rows, w_T, to)
                 return
             transposed = scratch[: n * m].reshape(m, n)
             dot(w, rows.T, transposed)
@@ -207,15 +207,15 @@ class HostOps(Ops):
         starts, counts = groups.starts[:-1], np.diff(groups.starts)
         by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
         starts, counts = starts[by_count], counts[by_count]
-        many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
-        for k, start, count in zip(by_count[:many], starts, counts, strict=False):
+        large, filled = (int((counts > limit).sum()) for limit in (ROUNDS, 0))
+        for k, start, count in zip(by_count[:large], starts, counts, strict=False):
             np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
-        out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
-        for turn in range(1, ROUNDS):
-            more = int((counts > turn).sum())
-            if more > many:
-                out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
-        out[by_count[some:]] = 0
+        out[by_count[large:filled]] = rows[groups.order[starts[large:filled]]]
+        for row in range(1, ROUNDS):
+            longer = int((counts > row).sum())
+            if longer > large:
+                out[by_count[large:longer]] += rows[groups.order[starts[large:longer] + row]]
+        out[by_count[filled:]] = 0
         return out
 
     # ---- The update of a training step
@@ -224,14 +224,14 @@ class HostOps(Ops):
         with blas().lock():
             return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
 
-    def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
+    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
         """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
         with blas().lock():
             if x.ndim != 1:
-                return super().clip_by_norm(x, most, buffer)
+                return super().clip_by_norm(x, max_norm, buffer)
             norm = _norm(x)
-            if most < norm < np.inf:
-                x *= most / norm
+            if max_norm < norm < np.inf:
+                x *= max_norm / norm
             return norm
 
     def adam_update(
@@ -270,7 +270,7 @@ class HostOps(Ops):
                 s /= t
                 w[block] -= s
 
-        parallel_map(update, split_evenly(w.size, min(cores(), w.size // SHARE)))
+        parallel_map(update, split_evenly(w.size, min(cores(), w.size // MIN_ADAM_SHARE)))
 
     # ---- Recurrent cells
 

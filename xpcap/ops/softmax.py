@@ -57,17 +57,17 @@ def log_mean_softmax(scores: Sequence[Array]) -> Array:
     One array alone is returned as it is: its softmax is the mean. Of K arrays the mean is at least
     the largest probability / K, and counts as that if it rounds to 0: logarithms stay finite.
     """
-    first, *others = scores
-    if not others:
+    first, *rest = scores
+    if not rest:
         return first
     xp = get_array_module(first)
     with np.errstate(divide="ignore"):
         for block in row_blocks(first):
-            most, mean = first[block], _share(first[block], len(scores))
-            for other in others:
-                mean += _share(other[block], len(scores))
-                xp.maximum(most, other[block], out=most)
-            xp.maximum(xp.log(mean, out=mean), most, out=most)
+            largest, mean = first[block], _share(first[block], len(scores))
+            for s in rest:
+                mean += _share(s[block], len(scores))
+                xp.maximum(largest, s[block], out=largest)
+            xp.maximum(xp.log(mean, out=mean), largest, out=largest)
     return first
 
 
@@ -102,8 +102,10 @@ class LossTerms:
     @classmethod
     def checked(cls, caller: str, **terms: float) -> Self:
         """Terms from options of a function. OptionError : one is not of its kind."""
-        of = kinds(cls)
-        return cls(**{name: of[name].check(caller, f"`{name}`", terms[name]) for name in terms})
+        kind_of = kinds(cls)
+        return cls(
+            **{name: kind_of[name].check(caller, f"`{name}`", terms[name]) for name in terms}
+        )
 
     @property
     def given(self) -> dict[str, float]:
