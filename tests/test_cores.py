@@ -478,7 +478,7 @@ def said_by_steps(model: CaptioningRNN, features: np.ndarray, forbid: list[int])
 def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(
     cell: str, inject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "MIN_HYPOTHESES_PER_CORE", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
     model = make(cell, inject=inject)
     null, start, end = (model.word_to_idx[word] for word in ("<NULL>", "<START>", "<END>"))

@@ -41,7 +41,7 @@ def test_policy_keeps_the_contract(policy: Policy, claim: contract.Claim) -> Non
 def test_captions_do_not_depend_on_cores(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trial(policy).decode()
     # 30 pictures are too few for another core
-    monkeypatch.setattr(decode, "LEAST_PART", 8)
+    monkeypatch.setattr(decode, "MIN_HYPOTHESES_PER_CORE", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
     parts: list[int] = []
     split = decode.split_evenly

@@ -103,9 +103,9 @@ class Beam(Policy):
     def finished(self, hypotheses: Hypotheses) -> np.ndarray:
         by_slot = hypotheses.ended, hypotheses.totals, self._scores(hypotheses)
         ended, totals, scores = (self._by_picture(x) for x in by_slot)
-        found = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
+        nth_best = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
         reach = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
-        done = (reach < found) | (reach == -np.inf)
+        done = (reach < nth_best) | (reach == -np.inf)
         return hypotheses.ended | np.tile(np.repeat(done, self.size), self.groups)
 
     def select(self, hypotheses: Hypotheses) -> np.ndarray:
@@ -137,16 +137,18 @@ class Search:
             if groups > 1:
                 scores = xp.concatenate([scores] * groups)
             totals, beams = xp.zeros(n * groups, scores.dtype), np.arange(n * groups)
-        found = self._groups(beams, first_step)
+        rows_of_groups = self._groups(beams, first_step)
         if groups == 1:
-            return Choice(*ops.beam_step(scores, scores, totals, found[0][1], self._null))
+            return Choice(*ops.beam_step(scores, scores, totals, rows_of_groups[0][1], self._null))
         choices: list[Choice] = []
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
-        for own, rows in found:
-            logits = scores[own]
+        for group, rows in rows_of_groups:
+            logits = scores[group]
             penalised = self._penalised(logits, chosen, rows)
-            words, parents, new = ops.beam_step(penalised, logits, totals[own], rows, self._null)
-            choices.append(Choice(words, (parents + own.start) % n, new))
+            words, parents, new_totals = ops.beam_step(
+                penalised, logits, totals[group], rows, self._null
+            )
+            choices.append(Choice(words, (parents + group.start) % n, new_totals))
             chosen.append(xp.full(self._N * size, -1, np.int32))
             chosen[-1][rows.next_rows] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
@@ -160,21 +162,25 @@ class Search:
         bounds = np.searchsorted(beams, N * np.arange(self._beam.groups + 1)).tolist()
         groups = [slice(start, stop) for start, stop in pairwise(bounds) if start < stop]
         parts: list[np.ndarray] = []
-        for own in groups:
-            pictures = beams[own] % N
+        for group in groups:
+            pictures = beams[group] % N
             firsts = np.searchsorted(pictures, pictures)
             next_rows = rows = pictures * size + np.arange(len(pictures)) - firsts
             if first_step:
                 next_rows = (rows[:, None] + np.arange(size)).reshape(-1)
                 firsts = firsts.repeat(size)
             parts += rows, next_rows, firsts
-        sent = self._buffer.upload("groups", np.concatenate(parts).astype(np.int32))  # all at once
+        uploaded = self._buffer.upload(
+            "groups", np.concatenate(parts).astype(np.int32)
+        )  # all at once
         starts = accumulate(map(len, parts), initial=0)
-        views = [view(sent, start, part.shape) for start, part in zip(starts, parts, strict=False)]
-        of_each = zip(groups, views[::3], views[1::3], views[2::3], strict=True)
+        views = [
+            view(uploaded, start, part.shape) for start, part in zip(starts, parts, strict=False)
+        ]
+        by_group = zip(groups, views[::3], views[1::3], views[2::3], strict=True)
         return [
-            (own, BeamRows(rows, next_rows, firsts, N, size))
-            for own, rows, next_rows, firsts in of_each
+            (group, BeamRows(rows, next_rows, firsts, N, size))
+            for group, rows, next_rows, firsts in by_group
         ]
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], rows: BeamRows) -> Array:

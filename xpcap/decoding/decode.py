@@ -18,8 +18,8 @@ from xpcap.ops import State, contiguous, get_ops, log_softmax
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
-TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
-LEAST_PART = 64  # hypotheses, at least, for another core to pay off
+MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
+MIN_HYPOTHESES_PER_CORE = 64  # with fewer, another core does not pay off
 
 
 class Decoded(NamedTuple):
@@ -155,7 +155,7 @@ def decode(
         raise InvalidValueError(caller, "numbers", came, expected)
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
-        parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
+        parts = split_evenly(N, min(cores(), N * policy.slots // MIN_HYPOTHESES_PER_CORE))
 
     def decode_part(part: slice) -> Decoded:
         return _decode(model, features[part], policy, special, banned, scored, numbers[part])
@@ -177,7 +177,7 @@ def _decode(
     state = model.start(features)
     h = state[0]
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    if xp is np or len(model.word_to_idx) <= TABLE_WORDS:
+    if xp is np or len(model.word_to_idx) <= MAX_TABLE_WORDS:
         project: Callable[[Array], Array] = WordTable(model, buffer)
     else:
         project = functools.partial(model.project, buffer=buffer)
@@ -248,8 +248,8 @@ def _rows(x: Array, rows: Array) -> Array:
     x, rows = contiguous(x), contiguous(rows)
     flat, m = x if x.ndim == 2 else x.reshape(len(x), -1), len(rows)
     out = get_array_module(x).empty((m, flat.shape[1]), x.dtype)
-    found = get_ops(x).gather(flat, rows, out=out)
-    return found if x.ndim == 2 else found.reshape(m, *x.shape[1:])
+    gathered = get_ops(x).gather(flat, rows, out=out)
+    return gathered if x.ndim == 2 else gathered.reshape(m, *x.shape[1:])
 
 
 def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -> None:

@@ -136,11 +136,11 @@ class Policy:
 
         Of policies with `reads_words` alone.
         """
-        found = [_repeating(words)] if self.no_repeat_trigram else []
+        repeats = [_repeating(words)] if self.no_repeat_trigram else []
         if self.no_stutter:
             longest = min(LONGEST_STUTTER, (words.shape[1] + 1) // 2)
-            found += [_stuttering(words, n) for n in range(1, longest + 1)]
-        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            repeats += [_stuttering(words, n) for n in range(1, longest + 1)]
+        rows, ids = (np.concatenate(parts) for parts in zip(*repeats, strict=True))
         return rows, ids
 
     def allows(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
@@ -149,12 +149,12 @@ class Policy:
         words = np.full((len(captions), lengths.max(initial=0)), -1)
         for row, caption in zip(words, captions, strict=True):
             row[: len(caption)] = caption
-        fine = (self.least_length <= lengths) & (lengths < self.max_length)
-        fine &= ~np.isin(words, [*self.forbid]).any(axis=1)
+        mask = (self.least_length <= lengths) & (lengths < self.max_length)
+        mask &= ~np.isin(words, [*self.forbid]).any(axis=1)
         for t in range(1, words.shape[1] if self.reads_words else 0):
             rows, ids = self.repeating(words[:, :t])
-            fine[rows[(ids == words[rows, t]) & (ids >= 0)]] = False
-        return fine
+            mask[rows[(ids == words[rows, t]) & (ids >= 0)]] = False
+        return mask
 
     def banned(self, caller: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted.
@@ -162,20 +162,20 @@ class Policy:
         ValueError : one, or a limit on lengths, is out of range, or too few words are left.
         """
         check_fields(self, caller)  # a subclass may have a __post_init__ of its own
-        least = Whole(0, self.max_length, cause="no more than the most words of a caption")
-        least.check(caller, "`least_length`", self.least_length)
+        length = Whole(0, self.max_length, cause="no more than the most words of a caption")
+        length.check(caller, "`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             came = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
             raise InvalidValueError(caller, "forbid", came, f"some, not all, of 0..{V - 1}")
-        left = V - len({*banned, *(() if end is None else (end,))})
+        allowed = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
         needed += LONGEST_STUTTER if self.no_stutter else 0
-        if (self.least_length or self.reads_words) and left < needed:
+        if (self.least_length or self.reads_words) and allowed < needed:
             limit = "no_stutter" if self.no_stutter else "least_length"
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
-            came = f"leaves {left} of {V} words besides END"
+            came = f"leaves {allowed} of {V} words besides END"
             expected = f"at least {needed} with `{limit}`: no word might be left"
             raise OptionError(caller, "`forbid`", came, expected)
         return banned
@@ -283,13 +283,13 @@ class Sampling(Policy):
         rising = xp.sort(p, axis=1)
         if self.top_k is not None and self.top_k < V:
             rising[:, : V - self.top_k] = 0
-        least = rising[:, V - min(self.top_k or V, V)]
+        cutoff = rising[:, V - min(self.top_k or V, V)]
         if self.top_p is not None:
             # The nucleus begins where the least likely words have the rest of the probability: at the
             # word that this quantile draws, by sums in a fixed order
             first = get_ops(p).sample_words(rising, xp.full(n, 1 - self.top_p, p.dtype))
-            least = rising[xp.arange(n), xp.minimum(first, V - 1)]
-        return xp.where(p >= least[:, None], p, 0)
+            cutoff = rising[xp.arange(n), xp.minimum(first, V - 1)]
+        return xp.where(p >= cutoff[:, None], p, 0)
 
 
 class LogitsProcessor:
@@ -298,7 +298,7 @@ class LogitsProcessor:
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
     ) -> None:
-        self._least, self._policy = policy.least_length, policy
+        self._least_length, self._policy = policy.least_length, policy
         short = set(banned) if special.end is None else {*banned, special.end}
         self._buffer = buffer
         self._always = self._send(banned)
@@ -309,7 +309,7 @@ class LogitsProcessor:
 
     def __call__(self, scores: Array, t: int, hypotheses: Hypotheses, slots: np.ndarray) -> None:
         """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
-        banned = self._first if t < self._least else self._always
+        banned = self._first if t < self._least_length else self._always
         if banned is not None:
             get_ops(scores).forbid(scores, banned)
         if not (self._policy.reads_words and t):

@@ -27,8 +27,8 @@ from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, InvalidValueError, OptionError, install
 from xpcap.threads import blas, divide
 
-# numbers: so many are gathered and summed in the order of ranks, with equal bits in any MPI
-FEW = 1024
+# numbers that are gathered and summed in the order of ranks, with equal bits in any MPI
+MAX_GATHERED = 1024
 PIECE = 4 << 20  # bytes summed in a call: 50 MB would leave the cache before their turn
 BLOCK = 1 << 16  # numbers of shared memory summed at once, in the cache
 # folder of MPI's shared memory; without room there, writing to it ends the process
@@ -37,7 +37,7 @@ SHARED = Path("/dev/shm")  # noqa: S108 - MPI chose it
 # of the watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
-ASKED, ANSWERED = 1, 2  # kinds of message
+ASKED, ANSWERED = 1, 2  # of a message
 TICK = 0.5  # seconds between two looks at the clock and the mail
 PATIENCE = 3.0  # seconds that the others have to answer
 
@@ -95,14 +95,14 @@ class Watchdog:
                 self._asked_at = math.inf
             elif self._asked_at == math.inf:
                 self._asked_at, self._answers = now, {self._rank: self._calls}
-                for other in range(len(self._names)):
-                    if other != self._rank:
-                        self._send(other, ASKED)
+                for rank in range(len(self._names)):
+                    if rank != self._rank:
+                        self._send(rank, ASKED)
             elif now - self._asked_at > PATIENCE or len(self._answers) == len(self._names):
                 self._end()
 
-    def _send(self, other: int, kind: int) -> None:
-        self._communicator.Send(np.array([kind, self._calls], np.int64), dest=other)
+    def _send(self, rank: int, message: int) -> None:
+        self._communicator.Send(np.array([message, self._calls], np.int64), dest=rank)
 
     def _read(self) -> None:
         from mpi4py import MPI
@@ -119,12 +119,12 @@ class Watchdog:
     def _end(self) -> None:
         late = [
             f"{name} did not answer"
-            for other, name in enumerate(self._names)
-            if other not in self._answers
+            for rank, name in enumerate(self._names)
+            if rank not in self._answers
         ]
         late += [
-            f"{self._names[other]} does something else"
-            for other, calls in sorted(self._answers.items())
+            f"{self._names[rank]} does something else"
+            for rank, calls in sorted(self._answers.items())
             if calls < self._calls
         ]
         why = "; ".join(late) or "all are there: is the network slow, or down?"
@@ -148,7 +148,7 @@ class SharedMemory:
     """One array a rank in memory that a machine's ranks share; each sums its shard for all.
 
     communicator : of ranks on one machine
-    count, dtype : of each rank's array, of which `own` is this rank's
+    count, dtype : of each rank's array, of which `array` is this rank's
     """
 
     def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
@@ -162,24 +162,24 @@ class SharedMemory:
         size = communicator.Get_size()
         buffers: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(size)]
         self._arrays = [np.frombuffer(buffer, dtype) for buffer in buffers]
-        self.own = self._arrays[communicator.Get_rank()]
+        self.array = self._arrays[communicator.Get_rank()]
 
     def holds(self, flat: np.ndarray) -> bool:
         """True for this rank's own array, or a view of all of it."""
-        return flat.nbytes == self.own.nbytes and flat.ctypes.data == self.own.ctypes.data
+        return flat.nbytes == self.array.nbytes and flat.ctypes.data == self.array.ctypes.data
 
     def all_reduce(self) -> None:
         """Sum the ranks' arrays into each of them, in the order of ranks."""
         self._meet()
-        first, *others = self._arrays
-        shard = divide(len(self.own), len(self._arrays))[self._communicator.Get_rank()]
+        first, *rest = self._arrays
+        shard = divide(len(self.array), len(self._arrays))[self._communicator.Get_rank()]
         for start in range(shard.start, shard.stop, BLOCK):
             block = slice(start, min(start + BLOCK, shard.stop))
             total = first[block]
-            for other in others:
-                total += other[block]
-            for other in others:
-                other[block] = total
+            for array in rest:
+                total += array[block]
+            for array in rest:
+                array[block] = total
         self._meet()
 
     def _meet(self) -> None:
@@ -215,7 +215,7 @@ class NCCL:
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
         first, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._group, self._xp = nccl, group, xp
-        self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
+        self._types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         with group.waiting():
             self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
 
@@ -224,10 +224,10 @@ class NCCL:
 
         The other ranks are waited for by whoever reads a result.
         """
-        kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
+        type_, stream = self._types[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
         with self._group.waiting():
             self._communicator.allReduce(
-                flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream
+                flat.data.ptr, flat.data.ptr, flat.size, type_, self._nccl.NCCL_SUM, stream
             )
 
 
@@ -260,9 +260,9 @@ def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
     All ranks choose the same. Where NCCL is all that is missing, rank 0 says so.
     """
     xp, nccl = get_array_module(like), import_nccl()
-    ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
-    everyone = group.gather(ours)
-    distinct = len({tuple(device) for _, *device in everyone}) == group.size
+    device = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
+    everyone = group.gather(device)
+    distinct = len({tuple(place) for _, *place in everyone}) == group.size
     without = [rank for rank, (has, *_) in enumerate(everyone) if not has]
     if nccl is not None and distinct and not without:
         return NCCL(nccl, group, xp)
@@ -314,7 +314,7 @@ class MPIGroup(Group):
             if shared is not None and shared.holds(flat):
                 shared.all_reduce()
                 return
-            if flat.size > FEW:
+            if flat.size > MAX_GATHERED:
                 numbers = PIECE // flat.itemsize
                 for start in range(0, flat.size, numbers):
                     piece = flat.reshape(-1)[start : start + numbers]
@@ -333,13 +333,13 @@ class MPIGroup(Group):
                 return None
             with self.waiting():
                 self._shared[key] = SharedMemory(self._communicator, *key)
-        return self._shared[key].own
+        return self._shared[key].array
 
     def max(self, number: int) -> int:
-        found = np.array([number], np.int64)
+        largest = np.array([number], np.int64)
         with self.waiting():
-            self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
-        return int(found[0])
+            self._communicator.Allreduce(self._mpi.IN_PLACE, largest, self._mpi.MAX)
+        return int(largest[0])
 
     def gather(self, thing: Any) -> list[Any]:
         content = np.frombuffer(json.dumps(thing).encode(), np.uint8)
@@ -403,10 +403,10 @@ def world(size: int) -> MPIGroup:
 
 def _divide_cores(group: MPIGroup) -> None:
     """Limit BLAS to this rank's cores, unless the launcher or the user has divided them."""
-    own = list(range(os.cpu_count() or 1))
+    cores = list(range(os.cpu_count() or 1))
     if hasattr(os, "sched_getaffinity"):
-        own = sorted(os.sched_getaffinity(0))
-    ours = [group.hosts[group.rank], own]
-    sharing = group.gather(ours).count(ours)  # ranks that may use the same cores
+        cores = sorted(os.sched_getaffinity(0))
+    host_cores = [group.hosts[group.rank], cores]
+    sharing = group.gather(host_cores).count(host_cores)  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
-        blas().limit(max(1, len(own) // sharing))
+        blas().limit(max(1, len(cores) // sharing))
