@@ -145,11 +145,11 @@ def get_backend() -> str:
         `XPCAP_BACKEND` names a backend that is not usable here, or none.
     """
     if _active is None:
-        wanted = os.environ.get(VARIABLE) or "numpy"
+        requested = os.environ.get(VARIABLE) or "numpy"
         try:
-            _activate(_resolve(wanted))
+            _activate(_resolve(requested))
         except (BackendError, OptionError) as error:
-            raise error.within(f"{VARIABLE}={wanted}") from error
+            raise error.within(f"{VARIABLE}={requested}") from error
     assert _active is not None
     return _active
 

@@ -156,7 +156,7 @@ def unknown(
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
     # names may come from a stranger's file
-    listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])
+    listed = ", ".join(word if word.isprintable() else repr(word) for word in known[:20])
     return error(
         caller,
         thing,

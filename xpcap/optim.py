@@ -18,7 +18,7 @@ from xpcap.options import Names, OptionKind, Real, Whole
 from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
-RuleState = Mapping[str, Array]
+StateArrays = Mapping[str, Array]  # of an array of parameters, by name
 Shape = tuple[int, ...]
 
 AS_W: Callable[[Shape], Shape | None] = tuple  # a state array has the shape of w
@@ -57,7 +57,7 @@ class UpdateRule:
     """
 
     name: str
-    update: Callable[[Array, Array, RuleState, Config], None]
+    update: Callable[[Array, Array, StateArrays, Config], None]
     numbers: Mapping[str, tuple[float, OptionKind]]
     state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     squares: tuple[str, ...] = ()
@@ -68,12 +68,13 @@ class UpdateRule:
         if "learning_rate" not in self.numbers:
             came, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
             raise OptionError(caller, "`numbers`", came, expected, "the solver lowers it")
-        if more := [key for key in self.squares if key not in self.state]:
+        if unknown_squares := [key for key in self.squares if key not in self.state]:
             expected = f"some of {', '.join(self.state) or 'none'}, as in `state`"
-            raise OptionError(caller, "`squares`", f"has {more[0]!r}", expected)
-        if self.elementwise and (own := [key for key, of in self.state.items() if of is not AS_W]):
+            raise OptionError(caller, "`squares`", f"has {unknown_squares[0]!r}", expected)
+        reshaped = [key for key, shape_of in self.state.items() if shape_of is not AS_W]
+        if self.elementwise and reshaped:
             cause = "one flat array holds all parameters, and their state is laid out like them"
-            came = f"is set with the state {own[0]!r}"
+            came = f"is set with the state {reshaped[0]!r}"
             raise OptionError(caller, "`elementwise`", came, "all state as AS_W", cause)
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
@@ -87,10 +88,10 @@ class UpdateRule:
         -------
         shapes : dict of str to tuple of int
         """
-        found = {key: of(shape) for key, of in self.state.items()}
-        return {key: one for key, one in found.items() if one is not None}
+        shapes = {key: shape_of(shape) for key, shape_of in self.state.items()}
+        return {key: shape for key, shape in shapes.items() if shape is not None}
 
-    def step(self, arrays: Iterable[tuple[Array, Array, RuleState]], config: Config) -> None:
+    def step(self, arrays: Iterable[tuple[Array, Array, StateArrays]], config: Config) -> None:
         """Take one step of several arrays in place; ``t`` is counted up once, unless an error ends it.
 
         Parameters
@@ -140,37 +141,37 @@ class UpdateRule:
 # ---- The rules
 
 RATE = Real(0)
-SHARE = Real(0, below=1)  # of what came before
+DECAY = Real(0, below=1)  # share of the running sum or mean that a step keeps
 STEPS = Whole(0, 2**53, cause="it is the number of steps done")
 MAX_NORM = Real(above=0)
 
 
-def _sgd(w: Array, dw: Array, state: RuleState, config: Config) -> None:
+def _sgd(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
     w -= config["learning_rate"] * dw
 
 
-def _sgd_momentum(w: Array, dw: Array, state: RuleState, config: Config) -> None:
+def _sgd_momentum(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
     v = state["velocity"]
     v *= config["momentum"]
     v -= config["learning_rate"] * dw
     w += v
 
 
-def _rmsprop(w: Array, dw: Array, state: RuleState, config: Config) -> None:
+def _rmsprop(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
     cache, decay = state["cache"], config["decay_rate"]
     cache *= decay
     cache += (1 - decay) * (dw * dw)
     w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
 
 
-def _adam(w: Array, dw: Array, state: RuleState, config: Config) -> None:
+def _adam(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
     b1, b2, t = config["beta1"], config["beta2"], config["t"]
     alpha = config["learning_rate"] * math.sqrt(1 - b2**t) / (1 - b1**t)
-    updated = w, state["m"], state["v"]
-    taken = [contiguous(x) for x in updated]
-    flat, m, v = taken
+    arrays = w, state["m"], state["v"]
+    contiguous_arrays = [contiguous(x) for x in arrays]
+    flat, m, v = contiguous_arrays
     get_ops(w).adam_update(flat, contiguous(dw), m, v, alpha, b1, b2, config["epsilon"])
-    for x, copy in zip(updated, taken, strict=True):
+    for x, copy in zip(arrays, contiguous_arrays, strict=True):
         if copy is not x:  # a view on a device was copied
             x[...] = copy
 
@@ -182,7 +183,7 @@ RULES: dict[str, UpdateRule] = {
         UpdateRule(
             "sgd_momentum",
             _sgd_momentum,
-            {"learning_rate": (1e-2, RATE), "momentum": (0.9, SHARE)},
+            {"learning_rate": (1e-2, RATE), "momentum": (0.9, DECAY)},
             {"velocity": AS_W},
             elementwise=True,
         ),
@@ -191,7 +192,7 @@ RULES: dict[str, UpdateRule] = {
             _rmsprop,
             {
                 "learning_rate": (1e-2, RATE),
-                "decay_rate": (0.99, SHARE),
+                "decay_rate": (0.99, DECAY),
                 "epsilon": (1e-8, Real(0)),
             },
             {"cache": AS_W},
@@ -203,8 +204,8 @@ RULES: dict[str, UpdateRule] = {
             _adam,
             {
                 "learning_rate": (1e-3, RATE),
-                "beta1": (0.9, SHARE),
-                "beta2": (0.999, SHARE),
+                "beta1": (0.9, DECAY),
+                "beta2": (0.999, DECAY),
                 "epsilon": (1e-8, Real(0)),
                 "t": (0, STEPS),
             },
@@ -261,8 +262,8 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
     rule = as_rule(rule)
     caller = f"optim.{rule.name}"
     require_array(caller, "w", w)
-    given, shapes = dict(config or {}), rule.state_shapes(w.shape)
-    full = {**given, **rule.complete(given, *shapes)}
+    numbers, shapes = dict(config or {}), rule.state_shapes(w.shape)
+    full = {**numbers, **rule.complete(numbers, *shapes)}
     for key, shape in shapes.items():
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros(shape, w.dtype)
@@ -433,8 +434,8 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     that of a per-word mean times the words of a caption.
     """
     max_norm = MAX_NORM.check("clip_by_global_norm", "max_norm", max_norm)
-    most, taken = min(max_norm, float(np.finfo(grads.dtype).max)), contiguous(grads)
-    norm = get_ops(grads).clip_by_norm(taken, most, buffer)
-    if taken is not grads:  # a view on a device was copied
-        grads[...] = taken
+    largest, flat = float(np.finfo(grads.dtype).max), contiguous(grads)
+    norm = get_ops(grads).clip_by_norm(flat, min(max_norm, largest), buffer)
+    if flat is not grads:  # a view on a device was copied
+        grads[...] = flat
     return norm

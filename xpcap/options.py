@@ -44,7 +44,7 @@ class OptionKind:
         return "TEXT"
 
     def check(self, caller: str, name: str, value: object) -> Any:
-        """The value, converted. OptionError : it is not of this kind."""
+        """The value, converted; OptionError if it is not of this kind."""
         raise NotImplementedError
 
     def parse(self, text: Any) -> Any:
@@ -79,8 +79,8 @@ class Whole(OptionKind):
 
     def __str__(self) -> str:
         last = "2**63-1" if self.high == LARGEST else self.high
-        bounds = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
-        return f"a whole number {bounds}"
+        span = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
+        return f"a whole number {span}"
 
     def check(self, caller: str, name: str, value: object) -> Any:
         if self.optional and value is None:
@@ -120,17 +120,17 @@ class Real(OptionKind):
 
     def __str__(self) -> str:
         if self.below < math.inf:
-            text = f"a number in [{_plain(self.low)}, {_plain(self.below)})"
+            span = f"a number in [{_plain(self.low)}, {_plain(self.below)})"
         elif self.high < math.inf:
-            text = f"a number in {_plain(self.low)}..{_plain(self.high)}"
+            span = f"a number in {_plain(self.low)}..{_plain(self.high)}"
         elif self.above > -math.inf:
             positive = self.above == 0
-            text = "a positive number" if positive else f"a number above {_plain(self.above)}"
+            span = "a positive number" if positive else f"a number above {_plain(self.above)}"
         elif self.low > -math.inf:
-            text = f"a finite number of at least {_plain(self.low)}"
+            span = f"a finite number of at least {_plain(self.low)}"
         else:
-            text = "a finite number"
-        return f"{text}, or {self.word!r}" if self.word else text
+            span = "a finite number"
+        return f"{span}, or {self.word!r}" if self.word else span
 
     def check(self, caller: str, name: str, value: object) -> Any:
         if (self.optional and value is None) or (self.word and value == self.word):
@@ -253,39 +253,40 @@ class Option(NamedTuple):
     role: str = ""
     presets: Mapping[str, Any] = MappingProxyType({})
 
-    def check(self, function: str, name: str, value: object) -> Any:
+    def check(self, caller: str, name: str, value: object) -> Any:
         """The value, as the kind returns it or raises OptionError; None, if that is the default."""
         if value is None and self.default is None:
             return None
-        return self.kind.check(function, name, value)
+        return self.kind.check(caller, name, value)
 
 
 def option(
     kind: OptionKind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
 ) -> Any:
     """Make a field of a dataclass; arguments are those of Option, presets as keywords."""
-    metadata = {"option": Option(kind, default, help, role, MappingProxyType(presets))}
-    return field(default=default, metadata=metadata)
+    entry = Option(kind, default, help, role, MappingProxyType(presets))
+    return field(default=default, metadata={"option": entry})
 
 
 @functools.cache
-def described(of: type) -> Mapping[str, Option]:
+def described(cls: type) -> Mapping[str, Option]:
     """The options of a dataclass, by name, in the order of its fields."""
-    options = {f.name: f.metadata["option"] for f in fields(of) if "option" in f.metadata}
-    return MappingProxyType(options)
+    entries = {f.name: f.metadata["option"] for f in fields(cls) if "option" in f.metadata}
+    return MappingProxyType(entries)
 
 
-def documented(of: type[T]) -> type[T]:
+def documented(cls: type[T]) -> type[T]:
     """Write the parameters of a dataclass into its docstring, from its options."""
-    cls: type = of
+    options_class: type = cls
+    options = described(options_class)
     rows = (
-        f"\n{f.name} : {inspect.formatannotation(f.type)}\n    {described(cls)[f.name].help}"
-        for f in fields(cls)
-        if f.name in described(cls)
+        f"\n{entry.name} : {inspect.formatannotation(entry.type)}\n    {options[entry.name].help}"
+        for entry in fields(options_class)
+        if entry.name in options
     )
-    text, raises, rest = inspect.cleandoc(of.__doc__ or "").partition("\n\nRaises\n")
-    of.__doc__ = f"{text}\n\nParameters\n----------{''.join(rows)}{raises}{rest}"
-    return of
+    text, raises, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\nRaises\n")
+    cls.__doc__ = f"{text}\n\nParameters\n----------{''.join(rows)}{raises}{rest}"
+    return cls
 
 
 def kinds(options: object) -> Mapping[str, OptionKind]:
@@ -294,8 +295,8 @@ def kinds(options: object) -> Mapping[str, OptionKind]:
 
 
 @functools.cache
-def _kinds(of: type) -> Mapping[str, OptionKind]:
-    return MappingProxyType({name: option.kind for name, option in described(of).items()})
+def _kinds(cls: type) -> Mapping[str, OptionKind]:
+    return MappingProxyType({name: entry.kind for name, entry in described(cls).items()})
 
 
 def check_fields(options: object, caller: str = "") -> None:
@@ -303,7 +304,7 @@ def check_fields(options: object, caller: str = "") -> None:
 
     OptionError : a value is not of its kind; the error names the function, or else the class.
     """
-    of: type = type(options)
-    for name, option in described(of).items():
-        value = option.check(caller or of.__name__, f"`{name}`", getattr(options, name))
+    cls: type = type(options)
+    for name, entry in described(cls).items():
+        value = entry.check(caller or cls.__name__, f"`{name}`", getattr(options, name))
         object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -59,10 +59,10 @@ class Axis(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Axis":
-        found = re.fullmatch(r"(\d*)([A-Za-z]+)(?:\+(\d+))?(?:>(\d+))?", text)
-        if not found:
+        match = re.fullmatch(r"(\d*)([A-Za-z]+)(?:\+(\d+))?(?:>(\d+))?", text)
+        if not match:
             return cls(0, "", int(text))
-        factor, letter, more, above = found.groups()
+        factor, letter, more, above = match.groups()
         return cls(int(factor or 1), letter, int(more or 0), int(above or -1))
 
     def __str__(self) -> str:
@@ -107,11 +107,11 @@ class Form(NamedTuple):
         return shape if at < 0 else (*shape[:at], *sizes["..."], *shape[at:])
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` has this form; free letters are bound, also where it has not."""
+        """True if `shape` has this form. Binds free letters even when it returns False."""
         if (at := self.open) >= 0:
-            others = len(shape) - len(self.axes)
-            end = at + others
-            if others < 1 or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
+            open_axes = len(shape) - len(self.axes)
+            end = at + open_axes
+            if open_axes < 1 or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
                 return False
             shape = shape[:at] + shape[end:]
         if len(shape) != len(self.axes):
@@ -159,14 +159,14 @@ class Entry(NamedTuple):
         return self.forms[0].shape(sizes)
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` is one of the forms, whose letters are then bound."""
+        """True if `shape` has one of the forms; binds the letters of the first that it has."""
         for form in self.forms:
             if form.bind(shape, tried := dict(sizes)):
                 sizes |= tried
                 return True
         return False
 
-    def wanted(self, sizes: Sizes, axes: int = -1) -> str:
+    def expected(self, sizes: Sizes, axes: int = -1) -> str:
         """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
 
         Of several those with so many axes, if there are any.
@@ -231,9 +231,9 @@ class Spec:
             if entry.kind and first:
                 check_library(caller, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
-                of_others = any(one.stacks for one in self.entries) and not entry.stacks
+                of_others = any(each.stacks for each in self.entries) and not entry.stacks
                 came = f"{has(entry.name)} shape {x.shape}"
-                expected = entry.wanted(sizes, x.ndim)
+                expected = entry.expected(sizes, x.ndim)
                 cause = "" if of_others else note or self.note
                 raise InvalidValueError(caller, entry.name, came, expected, cause)
             if entry.finite:
@@ -253,9 +253,9 @@ class Spec:
         """
         names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
         if set(arrays) != set(names):
-            lacking, more = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+            lacking, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
             wrong = [f"lacks {', '.join(lacking)}"] * bool(lacking)
-            wrong += [f"holds {', '.join(more)[:200]}"] * bool(more)
+            wrong += [f"holds {', '.join(unknown)[:200]}"] * bool(unknown)
             raise DataError(caller, "", " and ".join(wrong), ", ".join(sorted(names)), cause)
         for entry in self.entries:
             x = arrays[entry.name]
@@ -265,7 +265,7 @@ class Spec:
                 raise DataError(caller, entry.name, came, f"an array of {kind}", cause)
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
                 came = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
-                expected = f"{kind} of shape {entry.wanted(sizes, len(x.shape))}"
+                expected = f"{kind} of shape {entry.expected(sizes, len(x.shape))}"
                 raise DataError(caller, entry.name, came, expected, cause)
             if entry.finite:
                 check_finite(caller, entry.name, x, DataError, cause)
@@ -349,9 +349,9 @@ def check_float(caller: str, name: str, x: Array, first_name: str, first: Array)
 def check_library(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """InvalidTypeError : one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
-        mine, other = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
-        came = f"is a {mine} array"
-        expected = f"a {other} array, as {first_name} is"
+        library, first_library = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
+        came = f"is a {library} array"
+        expected = f"a {first_library} array, as {first_name} is"
         raise InvalidTypeError(caller, name, came, expected, "move one with asarray or to_numpy")
 
 
