@@ -412,7 +412,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     '""\n' | came: no form known here
     "Dear all,\nhere are the captions" | came: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
     "a.jpg;A dog\nb.jpg;A cat\n" | came: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
-    "Datei;Beschreibung\na.jpg;Ein Hund\n" | came: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: `image_column`
+    "Datei;Beschreibung\na.jpg;Ein Hund\n" | came: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
     "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | came: has the columns | cause: perhaps 'Datei' and 'Text 1', 'Text 2', once for each
     "Datei;Text;Text\na.jpg;Hund;Katze\n" | came: 'Datei', 'Text', 'Text'
     "image,caption,Image\na,b,c\n" | thing: heading 'image' | came: stands twice | expected: each once | cause: rename

@@ -27,7 +27,7 @@ EXAMPLES = examples(
 )
 ENOUGH = 250  # training pictures without a remark: see docs/tutorials/your-photos.md
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
-COLUMNS = {f"{name}_column": told for name, told in described(Columns).items()}
+COLUMNS = described(Columns)  # their flags end in -column: in Python they are fields of `columns`
 
 
 def named_files(
@@ -62,6 +62,7 @@ def default_text(name: str, told: Option) -> str:
     features_file="--features",
     lists="--split",
     vocabulary_size="--vocabulary",
+    **{name: f"--{name}-column" for name in COLUMNS},
 )
 def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     """Make a dataset file from captions and pictures.
@@ -75,7 +76,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     """
     if given["min_count"] and given["vocabulary_size"]:
         raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")
-    columns = Columns(**{name.removesuffix("_column"): given.pop(name) for name in COLUMNS})
+    columns = Columns(**{name: given.pop(name) for name in COLUMNS})
     options = {name: value for name, value in given.items() if value is not None}
     require_new_file("prepare", out)
     begin()

@@ -86,9 +86,9 @@ def no_columns(
     )
     listed = ", ".join(repr(name[:40]) for name in [*filter(None, names)][:10]) or "nothing"
     expected = f"one such as {pictures} for pictures and one such as {captions} for captions"
-    cause = "name yours by `image_column` and `caption_column`"
+    cause = "name your columns by `image` and `caption`"
     if any(_are_columns(names, name) for name in given["caption"]):
-        cause = "give `caption_column` once for each column of captions"
+        cause = "give `caption` once for each column of captions"
     elif likely:
         each = ", once for each" if len(likely[1]) > 1 else ""
         cause += f", perhaps {likely[0]!r} and {', '.join(map(repr, likely[1]))}{each}"
