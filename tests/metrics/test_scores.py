@@ -11,8 +11,8 @@ from xpcap.metrics import (
     METRICS,
     Metric,
     averaged,
+    bootstrap_intervals,
     corpus_bleu,
-    intervals,
     metric,
     of_train,
     paired,
@@ -144,7 +144,7 @@ def test_an_interval_is_that_of_scores_of_resampled_captions(
     references, hypotheses = draw_pictures(2)
     # a CIDEr-D anew would be that of other document frequencies
     scores = {each: each.score(references, hypotheses) for each in METRICS if each.name != "cider"}
-    found = intervals([scored.sums for scored in scores.values() if scored.sums])
+    found = bootstrap_intervals([scored.sums for scored in scores.values() if scored.sums])
     rng = np.random.default_rng(metric.SEED)
     values: dict[str, list[float]] = {}
     for _ in range(40):
@@ -159,7 +159,7 @@ def test_an_interval_is_that_of_scores_of_resampled_captions(
         assert ends == pytest.approx(tuple(np.percentile(values[name], [2.5, 97.5])), rel=1e-12), (
             name
         )
-    assert intervals([]) == intervals([averaged("x", []).sums]) == {}  # type: ignore[list-item]
+    assert bootstrap_intervals([]) == bootstrap_intervals([averaged("x", []).sums]) == {}  # type: ignore[list-item]
 
 
 def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only_as_wide_as_its_differences() -> (
@@ -170,7 +170,7 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
     ours, theirs = (averaged("x", easy + rng.normal(shift, 0.1, 500)).sums for shift in (0.5, 0.4))
     assert ours is not None
     assert theirs is not None
-    low, high = intervals([ours])["x"]
+    low, high = bootstrap_intervals([ours])["x"]
     assert (high - low) / 2 == pytest.approx(1.96 / 500**0.5, rel=0.1)
     low, high = paired([ours], [theirs])["x"]
     assert (high - low) / 2 == pytest.approx(1.96 * 0.1 * (2 / 500) ** 0.5, rel=0.15)

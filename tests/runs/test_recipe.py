@@ -22,7 +22,7 @@ from xpcap.errors import OptionError
 from xpcap.runs import Recipe, TrainOptions, choose, train_run
 from xpcap.runs.folder import CONFIG, DATA
 from xpcap.runs.plan import default_out
-from xpcap.runs.recipe import OPTIONS, PRESETS, Interval, table
+from xpcap.runs.recipe import OPTIONS, PRESETS, SaveInterval, table
 from xpcap.work import work
 
 
@@ -152,10 +152,14 @@ def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
 
 @pytest.mark.parametrize(
     ("text", "interval"),
-    [("30s", Interval(seconds=30)), ("0.5s", Interval(seconds=0.5)), ("200", Interval(steps=200))],
+    [
+        ("30s", SaveInterval(seconds=30)),
+        ("0.5s", SaveInterval(seconds=0.5)),
+        ("200", SaveInterval(steps=200)),
+    ],
 )
-def test_save_every_is_parsed(text: str, interval: Interval) -> None:
-    assert Recipe(save_every=text).interval == interval
+def test_save_every_is_parsed(text: str, interval: SaveInterval) -> None:
+    assert Recipe(save_every=text).save_interval == interval
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"])

@@ -10,7 +10,7 @@ from xpcap.metrics.metric import Scored as Scored
 from xpcap.metrics.metric import Sums as Sums
 from xpcap.metrics.metric import Words as Words
 from xpcap.metrics.metric import averaged as averaged
-from xpcap.metrics.metric import intervals as intervals
+from xpcap.metrics.metric import bootstrap_intervals as bootstrap_intervals
 from xpcap.metrics.metric import of_corpus as of_corpus
 from xpcap.metrics.metric import paired as paired
 from xpcap.metrics.metric import per_caption as per_caption

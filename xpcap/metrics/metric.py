@@ -162,7 +162,7 @@ def interval(values: np.ndarray) -> Interval:
     return low, high
 
 
-def intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
+def bootstrap_intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
     """Name of each score to its interval; none without pictures."""
     return {name: interval(values) for name, values in resample(sums).items()}
 

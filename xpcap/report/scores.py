@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, Interval, Metric, Scored, Sums, intervals, paired
+from xpcap.metrics import ALIASES, Interval, Metric, Scored, Sums, bootstrap_intervals, paired
 from xpcap.metrics.bleu import ORDERS
 from xpcap.report.records import PictureCaption
 
@@ -94,8 +94,8 @@ class Scores:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Ends of the 95 % interval by name of a score, if it has one: see `metrics.intervals`."""
-        return _with_aliases(intervals(self.sums))
+        """Ends of the 95 % interval by name of a score, if it has one: see `bootstrap_intervals`."""
+        return _with_aliases(bootstrap_intervals(self.sums))
 
     @property
     def sums(self) -> list[Sums]:

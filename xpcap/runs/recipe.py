@@ -57,32 +57,32 @@ LEAST_EPOCHS = 8
 MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
 
 
-class Interval(NamedTuple):
+class SaveInterval(NamedTuple):
     """Time between checkpoints within an epoch: in seconds, or in steps."""
 
     seconds: float = math.inf
     steps: float = math.inf
 
 
-class IntervalText(OptionKind):
-    """A text that stands for an Interval."""
+class SaveIntervalText(OptionKind):
+    """A text that stands for a SaveInterval."""
 
     def __str__(self) -> str:
         return "seconds, as in 30s, or steps, as in 200"
 
     def check(self, caller: str, name: str, value: object) -> Any:
-        if _interval(value) is None:
+        if _parse_save_interval(value) is None:
             raise self.refusal(caller, name, value)
         return value
 
 
-def _interval(text: object) -> Interval | None:
+def _parse_save_interval(text: object) -> SaveInterval | None:
     """The interval of a text; None: it gives neither seconds nor steps, or 0."""
     pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
     match = re.fullmatch(pattern, text) if isinstance(text, str) else None
     if match is None or not float(match[1] or match[2]):
         return None
-    return Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
+    return SaveInterval(seconds=float(match[1])) if match[1] else SaveInterval(steps=int(match[2]))
 
 
 OF_MODEL, OF_LOSS, OF_SOLVER = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
@@ -175,7 +175,7 @@ class Recipe:
         Flag(), True, "Index the training photos when training ends, to rank captions by similar"
         " photos.", role=AFTER, generated=False, warm=True)
     save_every: str = option(
-        IntervalText(), "60s", "Interval between saves within an epoch: seconds (30s) or steps (200)."
+        SaveIntervalText(), "60s", "Interval between saves within an epoch: seconds (30s) or steps (200)."
         " Each epoch ends with a save.", role=UNSTORED)
     resume: bool = option(
         Flag(), False, "Continue the run at `out`, or begin it if there is none.", role=UNSTORED)
@@ -185,9 +185,9 @@ class Recipe:
         check_fields(self)
 
     @property
-    def interval(self) -> Interval:
+    def save_interval(self) -> SaveInterval:
         """`save_every`, parsed."""
-        found = _interval(self.save_every)
+        found = _parse_save_interval(self.save_every)
         assert found is not None  # as its kind has checked
         return found
 

@@ -42,7 +42,7 @@ from xpcap.runs.folder import (
 )
 from xpcap.runs.pages import write_progress_page
 from xpcap.runs.plan import Stage
-from xpcap.runs.recipe import Interval
+from xpcap.runs.recipe import SaveInterval
 from xpcap.shapes import KIND, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
@@ -258,7 +258,7 @@ class Checkpointer(Watcher):
     stop : read after each step; after a signal, training is saved and Stopped raised
     """
 
-    def __init__(self, every: Interval, writer: RunWriter, stop: StopRequest) -> None:
+    def __init__(self, every: SaveInterval, writer: RunWriter, stop: StopRequest) -> None:
         self._every, self._writer, self._stop = every, writer, stop
         self._group = current().group
         self._seconds = 0.0  # that saving has taken since the last epoch

@@ -189,7 +189,7 @@ def _train(
     data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary))
     stop = StopRequest()
-    saver = Checkpointer(options.interval, writer, stop)
+    saver = Checkpointer(options.save_interval, writer, stop)
     objective, batch_size = _objective(options, data, group)
     select, patience = _choice(options, data)
     solver = CaptioningSolver(
