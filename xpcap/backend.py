@@ -43,7 +43,7 @@ def backend_status() -> dict[str, BackendStatus]:
 
 
 def parse_backend(spec: str) -> tuple[str, int]:
-    """The name and device number in a backend string. OptionError : there is no such backend."""
+    """The name and device number in a backend string; OptionError if there is no such backend."""
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
@@ -54,7 +54,7 @@ def parse_backend(spec: str) -> tuple[str, int]:
 
 
 def _resolve(spec: str) -> str:
-    """The backend string of `spec` on this machine. BackendError : it is not usable."""
+    """The backend string of `spec` on this machine; BackendError if it is not usable."""
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"

@@ -206,7 +206,7 @@ def text_of(caller: str, path: Path, most: int, expected: str) -> str:
 
 
 def check_format(caller: str, path: object, found: object, known: int) -> None:
-    """DataError : a file has another format version than `known`."""
+    """Raise DataError if a file has another format version than `known`."""
     came = f"has format {found!r:.60}"
     if type(found) is int and found > known:
         cause = "it was made by a newer xpcap: upgrade this one"

@@ -53,7 +53,7 @@ def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
 
 
 def _check_shape(caller: str, name: str, gradient: Array, x: Array) -> None:
-    """ValueError : a gradient has another shape than x."""
+    """Raise ValueError if a gradient has another shape than x."""
     if np.shape(gradient) != x.shape:
         came, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
         raise InvalidValueError(caller, name, came, x.shape, cause)

@@ -315,7 +315,7 @@ def has(name: str) -> str:
 
 
 def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
-    """InvalidTypeError : x is no array, or none of a kind."""
+    """Raise InvalidTypeError unless x is an array of a kind."""
     require_array(caller, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
@@ -330,7 +330,7 @@ def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
 
 
 def check_float(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
-    """InvalidTypeError : x is neither float32 nor float64, or differs from `first` in dtype or library."""
+    """Raise InvalidTypeError unless x is a float array with the dtype and library of `first`."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
         return  # the common case: as good as the first, which has been checked
     require_array(caller, name, x)
@@ -347,7 +347,7 @@ def check_float(caller: str, name: str, x: Array, first_name: str, first: Array)
 
 
 def check_library(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
-    """InvalidTypeError : one of two arrays is NumPy's and the other CuPy's."""
+    """Raise InvalidTypeError if one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         library, first_library = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
         came = f"is a {library} array"
@@ -356,7 +356,7 @@ def check_library(caller: str, name: str, x: Array, first_name: str, first: Arra
 
 
 def require_array(caller: str, name: str, x: object) -> None:
-    """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one; or a matrix."""
+    """Raise InvalidTypeError unless x is, or acts as, an array; a numpy.matrix is refused."""
     if isinstance(x, np.matrix):
         cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
         raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)

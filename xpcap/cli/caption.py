@@ -173,7 +173,7 @@ def _of_split(
 
 
 def _require_ranked(run: Run, policy: Policy) -> None:
-    """OptionError : the policy's captions are not ranked."""
+    """Raise OptionError if the policy's captions are not ranked."""
     if run.ranker is None:
         came = f"is given, but {run.path} has no index of training photos to rank captions by"
         raise OptionError("caption", "`explain`", came, "a run trained with `neighbours`")

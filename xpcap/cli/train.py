@@ -155,7 +155,7 @@ def train(
 
 
 def _refuse_captions(data: Path | None) -> None:
-    """ClickException : `data` is a file or workbook of captions, to be prepared first."""
+    """Raise ClickException if `data` is a file or workbook of captions, to be prepared first."""
     if data is None or not data.is_file():
         return
     try:

@@ -94,7 +94,7 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
 
 
 def _check(ctx: click.Context) -> None:
-    """OptionError : an option without what it belongs to, or with what it contradicts."""
+    """Raise OptionError for an option that needs another, or contradicts one."""
     is_default = ParameterSource.DEFAULT
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is not is_default}
     for param in ctx.command.params:

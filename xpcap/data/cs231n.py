@@ -210,7 +210,7 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
 
 
 def _require_agreement(caller: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
-    """DataError : not one URL for each feature row; or a word has two ids."""
+    """Raise DataError unless each row of features has a URL, and each word one id."""
     for name in names:
         features = data[f"{name}_features"]
         if len(urls := data.get(f"{name}_urls", features)) != len(features):

@@ -404,7 +404,7 @@ class CaptionData:
 
 
 def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> None:
-    """DataError : features (n, *shape) are not finite in float32; names the first such picture."""
+    """Raise DataError, naming the first picture whose features are not finite in float32."""
     bad: list[int] = []
     with np.errstate(over="ignore"):
         for some, block in blocks(features):

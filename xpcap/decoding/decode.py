@@ -90,7 +90,7 @@ class Decodable(ABC):
 
 
 def special_words(caller: str, ids: dict[str, int]) -> Special:
-    """The special words of a vocabulary. ValueError : it has no START."""
+    """The special words of a vocabulary; ValueError if it has no START."""
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
@@ -276,7 +276,7 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
 
 
 def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
-    """The policy's mask (slots,) of finished hypotheses. TypeError, ValueError : it is no mask."""
+    """The policy's mask (slots,) of finished hypotheses; TypeError or ValueError if it is none."""
     mask, ended = policy.finished(hypotheses), hypotheses.ended
     if mask is not ended:
         caller, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
@@ -285,7 +285,7 @@ def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
 
 
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
-    """The captions that a policy selects. TypeError, ValueError : it selects no slots (N, n)."""
+    """The captions that a policy selects; TypeError or ValueError unless they are slots (N, n)."""
     slots, count = policy.select(hypotheses), len(hypotheses.ended)
     caller, sizes = f"decode: {type(policy).__name__}.select", {"N": count // policy.slots}
     spec("slots:N,n=i").check(caller, slots, sizes=sizes)

@@ -8,7 +8,7 @@ from xpcap.errors import TrainingError
 
 
 def check_first(figures: np.ndarray) -> None:
-    """TrainingError : figures of the first word, one a row (n,), are not finite, as its scores."""
+    """Raise TrainingError unless figures (n,) of the first word, such as its scores, are finite."""
     if not np.isfinite(figures).all():
         thing, came = "scores of the first word", "are not finite"
         cause = "is a parameter of the model NaN, infinite or too large? In training, try a lower"

@@ -53,7 +53,7 @@ class WordIds(OptionKind):
 
 
 def require_policy(caller: str, policy: object) -> None:
-    """InvalidTypeError : no policy, but its name, say, or its class."""
+    """Raise InvalidTypeError if `policy` is none, but its name, say, or its class."""
     if not isinstance(policy, Policy):
         expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
         raise InvalidTypeError(caller, "policy", f"is {policy!r}", expected)
@@ -183,7 +183,7 @@ class Policy:
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         """StepFunction for pictures (N,): `choose` with a further argument, the slots (n,).
 
-        With several `slots` a picture, scores are log-probabilities and not only so up to a
+        With several `slots` a picture, scores are log-probabilities; else they are so up to a
         constant.
         """
         return lambda scores, totals, t, slots: self.choose(scores, totals, t)
@@ -293,7 +293,7 @@ class Sampling(Policy):
 
 
 class LogitsProcessor:
-    """Processor that sets scores of `banned` ids and of words beyond a policy's limits to -inf."""
+    """Set the scores of `banned` ids, and of words beyond a policy's limits, to -inf."""
 
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer

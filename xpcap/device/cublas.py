@@ -70,7 +70,7 @@ def library_name(version: int) -> str:
 
 
 def load_library(version: int) -> Any:
-    """cuBLAS of a major version, which CuPy has loaded. OSError : it is not to be found.
+    """cuBLAS of a major version, which CuPy has loaded; OSError if it cannot be found.
 
     By the path of what cuda-pathfinder loaded for CuPy: by its name alone, Windows may find another
     file.
@@ -87,7 +87,7 @@ def load_library(version: int) -> Any:
 def _library(xp: ModuleType) -> Any:
     """cuBLAS itself, with the types of the functions that are called; their errors are raised.
 
-    ImportError, OSError : it is not to be found.
+    ImportError, OSError : it cannot be found.
     """
     _ = xp.cuda.cublas  # loads the library, from a wheel or from the system
     library = load_library(xp.cuda.runtime.runtimeGetVersion() // 1000)  # as CUDA's
@@ -98,7 +98,7 @@ def _library(xp: ModuleType) -> Any:
 
 
 def _raise_status(status: int, function: Any, args: Any) -> int:
-    """RuntimeError : cuBLAS refuses a call."""
+    """Raise RuntimeError if cuBLAS refuses a call."""
     if status:
         raise RuntimeError(f"cuBLAS refuses {function.__name__}: status {status}")
     return status
@@ -160,7 +160,7 @@ _handles: MutableMapping[object, dict[int, Handle]] = weakref.WeakKeyDictionary(
 
 
 def _handle(out: Array) -> Handle:
-    """The handle for a product. ValueError : `out` is not on this thread's device."""
+    """The handle for a product; ValueError if `out` is not on this thread's device."""
     xp, device = current_device("cuBLAS", out)
     stream = xp.cuda.get_current_stream()
     owner = threading.current_thread() if stream.ptr == PER_THREAD_STREAM else stream
@@ -198,7 +198,7 @@ def layout(x: Array) -> tuple[int, int]:
 
 
 def _check(x: Array, w: Array, out: Array) -> None:
-    """TypeError, ValueError : gemm cannot read these, and write out = x @ w."""
+    """Raise TypeError or ValueError if gemm cannot compute out = x @ w from these."""
     array, dtype, flags = sys.modules["cupy"].ndarray, out.dtype, out.flags
     if dtype.char in GEMM and flags.c_contiguous and out.ndim == 2:
         for factor in (x, w):

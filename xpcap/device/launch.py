@@ -124,7 +124,7 @@ class Kernel:
         note(launch)
 
     def check(self, args: Sequence[object]) -> None:
-        """TypeError, ValueError : an array is not what the kernel reads or writes there."""
+        """Raise TypeError or ValueError if an array is not what the kernel takes there."""
         array, device = self._array, self._device
         for k, dtype in self._arrays:
             x: Any = args[k]
@@ -175,10 +175,8 @@ def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
     result = []
     for part in signatures(text)[name].split(","):
         shape = r"\s*(const\s)?\s*(.*?)\s*(\*?)\s*(\w+)\s*"
-        const, type_, pointer, identifier = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
-        result.append(
-            Parameter(identifier, type_.replace("real", real), bool(pointer), bool(const))
-        )
+        const, type_, pointer, label = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
+        result.append(Parameter(label, type_.replace("real", real), bool(pointer), bool(const)))
     return tuple(result)
 
 
@@ -289,7 +287,7 @@ class Kernels:
         return kernel
 
     def launch(self, name: str, work: Work, *args: object) -> None:
-        """Launch a kernel. TypeError, ValueError : an argument is not what it takes."""
+        """Launch a kernel; TypeError or ValueError if an argument is not what it takes."""
         self.kernel(name, args)(work, *args)
 
     def prepared(self, name: str, *arrays: Array) -> Callable[..., None]:

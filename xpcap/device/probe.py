@@ -45,7 +45,7 @@ class BackendStatus(NamedTuple):
 
 
 def load() -> ModuleType:
-    """The package cupy. Exception : a broken installation can raise anything."""
+    """The package cupy; a broken installation can raise any Exception."""
     with warnings.catch_warnings():
         # CuPy warns if two of its wheels are installed; the probe decides
         warnings.simplefilter("ignore")
@@ -54,7 +54,7 @@ def load() -> ModuleType:
 
 
 def import_cupy() -> ModuleType:
-    """The package cupy, with or without a device here. BackendError : it cannot be imported."""
+    """The package cupy, with or without a device here; BackendError if it cannot be imported."""
     try:
         return load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError

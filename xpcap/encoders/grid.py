@@ -56,7 +56,7 @@ def grid_of(name: str, text: str | None) -> int | None:
 
 
 def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
-    """DataError : a map (height, width, D) is coarser than the grid."""
+    """Raise DataError if a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
         came, expected = f"sees {height} x {width} regions", f"at least the {grid} x {grid}"

@@ -65,7 +65,7 @@ class Kind(NamedTuple):
     area: Callable[[str, np.ndarray], Area | None] = _whole_picture
 
     def require_packages(self, encoder: str) -> None:
-        """DataError : a package is missing; with the command that installs it."""
+        """Raise DataError, with the command that installs it, if a package is missing."""
         modules = {package: package.replace("-", "_") for package in self.packages}
         if missing := [one for one in modules if importlib.util.find_spec(modules[one]) is None]:
             them = "it" if len(missing) == 1 else "them"

@@ -128,7 +128,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
 
 
 def _require_bytes(name: object, file: Any) -> None:
-    """InvalidTypeError : the file is asynchronous, or opened for text. ValueError : it is closed."""
+    """Raise InvalidTypeError if the file is asynchronous or of text, ValueError if it is closed."""
     part, expected = file.read(0), "a file opened for reading bytes"
     if inspect.iscoroutine(part):
         part.close()
@@ -148,7 +148,7 @@ def _require_size(name: object, size: int) -> None:
 
 
 def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> None:
-    """DataError : too many pixels to decode; of the `whole` picture it is perhaps a fraction."""
+    """Raise DataError if there are too many pixels to decode, perhaps of a part of the `whole`."""
     from PIL import Image
 
     times = 2 if picture.format in DOUBLED else 1
@@ -170,7 +170,7 @@ LEVELS = {
 
 
 def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
-    """InvalidTypeError : no array of uint8. InvalidValueError : another shape, or no pixels."""
+    """Raise InvalidTypeError unless it is of uint8, InvalidValueError if its shape does not fit."""
     match getattr(picture, "shape", ()):
         case (_,):
             note = "the bytes of a file? give picture.tobytes()"

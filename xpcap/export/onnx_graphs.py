@@ -175,7 +175,7 @@ def step_graph(captioner: Captioner, batch: int = BATCH) -> Graph:
 
 
 def require_form(captioner: Captioner) -> None:
-    """TypeError : the step of the cell cannot be recorded, or only for so many captions."""
+    """Raise TypeError if the cell's step cannot be recorded, or only for one number of captions."""
     one, other = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
     sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (one, other))
     if one.part.operators != other.part.operators or next(sizes) != next(sizes):

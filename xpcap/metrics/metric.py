@@ -21,7 +21,7 @@ References = Sequence[Sequence[Words]]  # for each picture its captions, each a 
 
 
 def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
-    """InvalidTypeError : a sentence is text, whose letters would be taken for its words."""
+    """Raise InvalidTypeError if a sentence is text, whose letters would be taken for words."""
     for words in sentences:
         if isinstance(words, str):
             came, cause = f"is the text {words[:40]!r}", "text.split() makes one"
@@ -29,7 +29,7 @@ def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
 
 
 def require_references(caller: str, references: Sequence[Words], caption: Words) -> None:
-    """InvalidValueError : a picture has no reference. InvalidTypeError : as `require_words`."""
+    """Raise InvalidValueError if a picture has no reference; then check as `require_words`."""
     if not len(references):
         raise InvalidValueError(caller, "a picture", "has no reference", "at least one")
     require_words(caller, "a reference", references)

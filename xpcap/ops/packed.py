@@ -100,8 +100,8 @@ class PackedSequences(NamedTuple):
         return _steps(tuple(self.batch_sizes), self.N)
 
     def check(self, caller: str, R: int, N: int) -> None:
-        """ValueError : this is not a layout of N sequences in R rows, longest first, or it lacks
-        indices that it needs.
+        """Raise ValueError unless this is a layout of N sequences in R rows, longest first, with
+        the indices that it needs.
         """
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):

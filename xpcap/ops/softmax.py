@@ -101,7 +101,7 @@ class LossTerms:
 
     @classmethod
     def checked(cls, caller: str, **terms: float) -> Self:
-        """Terms from options of a function. OptionError : one is not of its kind."""
+        """Terms from the options of a function; OptionError if one is not of its kind."""
         kind_of = kinds(cls)
         return cls(
             **{name: kind_of[name].check(caller, f"`{name}`", terms[name]) for name in terms}

@@ -359,7 +359,7 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
 
 
 def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
-    """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
+    """Raise DataError if `pictures` are not among the `known`, and so lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         lack = f"{len(missing)} of {len(pictures)} pictures"
         came = f"have no {thing}, {missing[0][:100]!r} among them"

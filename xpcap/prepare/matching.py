@@ -142,7 +142,7 @@ def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
 
 
 def require_inside(caller: str, folder: Path, names: Iterable[str]) -> None:
-    """DataError : one of the names could lead out of the folder."""
+    """Raise DataError if one of the names could lead out of the folder."""
     if astray := next((name for name in names if escapes(name)), None):
         came = f"would lie outside {folder}"
         expected = "the name of a file in it"

@@ -167,7 +167,7 @@ class AssembleOptions:
         return encoder
 
     def check_pca(self, D: int) -> None:
-        """OptionError : features have fewer numbers than `pca`."""
+        """Raise OptionError if features have fewer numbers than `pca`."""
         if self.pca is not None and self.pca > D:
             expected = f"at most the {D:,} of a feature"
             raise OptionError(self.function, "`pca`", f"is {self.pca:,}", expected)

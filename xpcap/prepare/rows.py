@@ -150,7 +150,7 @@ class ImportReport:
         return "; ".join(reasons)
 
     def refuse(self, caller: str) -> None:
-        """DataError : something was left out."""
+        """Raise DataError if something was left out."""
         if self.omissions:
             expected = "nothing that must be left out, as `strict` asks"
             raise DataError(caller, "", "; ".join(self.lines()), expected)

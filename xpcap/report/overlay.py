@@ -13,7 +13,7 @@ ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 
 
 def check_weights(caller: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
-    """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
+    """Raise ValueError unless attention is (T, P), a row for each word, with rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
         came = f"has weights of shape {weights.shape}"
         expected = f"(T, P) with T = {len(words)} words"

@@ -169,7 +169,7 @@ def check_parameters(
     shapes: Mapping[str, tuple[int, ...]],
     kind: str = "f4!",
 ) -> None:
-    """DataError : the tensors of `path` are not finite parameters of these `shapes`, float32."""
+    """Raise DataError unless the tensors of `path` are finite parameters of these `shapes`."""
     Spec.of(shapes, kind).check_file(f"open_run: {path}", tensors, "damaged, or from another run?")
 
 
@@ -202,7 +202,7 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
 def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:
-    """DataError : a scaling read from `path` is not of that kind, for features of d numbers."""
+    """Raise DataError unless a scaling read from `path` is of that kind, for d numbers."""
     shape = None if kind == "none" else (d,)  # all regions are scaled alike
     real = np.finfo(np.float32)
     expected = f"{shape} for {kind!r}, finite float32, a scale of at least {real.tiny:.2g}"
@@ -372,14 +372,14 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
 
 
 def check_free(path: Path) -> None:
-    """DataError : something exists at `path`."""
+    """Raise DataError if something exists at `path`."""
     if path.exists() or path.is_symlink():
         cause = "choose another `out`, continue it with `resume` if it is a run, or remove it"
         raise DataError("train_run", path, "exists, and a run is never overwritten", cause=cause)
 
 
 def check_resumable(path: Path) -> None:
-    """DataError : something other than a run exists at `path`.
+    """Raise DataError if something other than a run exists at `path`.
 
     A folder in which a run was killed before it had a config counts as free.
     """

@@ -67,7 +67,7 @@ class Sink:
         self.check()
 
     def check(self) -> None:
-        """DataError : it cannot be written. Asked before any work is done."""
+        """Raise DataError if it cannot be written. Called before any work is done."""
         if self.suffix:
             require_new_file("caption", self.path, self.suffix)
 

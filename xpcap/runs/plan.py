@@ -88,7 +88,7 @@ def _data_of(run: Recipe, folder: Path) -> Path:
 
 
 def _require_model(recipe: Recipe, run: Recipe, start: Path) -> None:
-    """OptionError : a recipe's model is not that of the run at `start`."""
+    """Raise OptionError if a recipe's model is not that of the run at `start`."""
     if names := different(recipe, run, (MODEL,)):
         came = "given with `start`"
         expected = f"the model of {start}"
@@ -97,7 +97,7 @@ def _require_model(recipe: Recipe, run: Recipe, start: Path) -> None:
 
 
 def _require_start(recipe: Recipe) -> None:
-    """OptionError : a new run of self-critical training starts from nothing, or wants two stages."""
+    """Raise OptionError if a new self-critical run starts from nothing, or asks for two stages."""
     begun = recipe.out is not None and (Path(recipe.out) / LAST).exists()
     if recipe.objective != SELF_CRITICAL or begun:
         return
@@ -223,7 +223,7 @@ def _run_at(folder: Path) -> Stage | None:
 
 
 def check_agreement(options: Recipe, run: Recipe) -> None:
-    """OptionError : options contradict those of the run to continue; it names all that differ.
+    """Raise OptionError if options contradict those of the run to continue; it names them all.
 
     More epochs, or another patience, are no contradiction. But with a learning rate that falls to
     zero in the last epoch, other epochs are one, since each step depends on their number.

@@ -283,12 +283,12 @@ class Checkpointer(Watcher):
         self._save(solver, solver.times)  # counts in the next epoch
 
     def check_stop(self, solver: CaptioningSolver) -> None:
-        """Stopped : a signal has come, and training is on disk as it stands."""
+        """Raise Stopped if a signal has come, once training is on disk as it stands."""
         if signum := self._signal():
             self._end(signum, solver)
 
     def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
-        """SaveError : no room or permission; the checkpoint before is intact."""
+        """Write a checkpoint; SaveError without room or permission, with the last one intact."""
         if self._group.rank:
             return
         start = time.perf_counter()

@@ -39,7 +39,7 @@ def fail(thing: object, came: object, expected: object) -> NoReturn:
 def check_close(
     thing: str, got: Array, expected: Array, reference: str, rounding: float = ROUNDING
 ) -> None:
-    """ContractError : arrays differ by more than rounding; 0 asks for the same bits."""
+    """Raise ContractError if arrays differ by more than rounding; 0 asks for the same bits."""
     x, y = to_numpy(got), to_numpy(expected)
     if x.shape != y.shape:
         fail(thing, f"has shape {x.shape}", f"{y.shape}, as {reference}")
@@ -54,7 +54,7 @@ def check_slopes(
     arrays: Mapping[str, Array],
     grads: Mapping[str, Array],
 ) -> None:
-    """ContractError : a gradient is not that of finite differences; each along three directions."""
+    """Raise ContractError unless gradients match finite differences, each in three directions."""
     rng = np.random.default_rng(6)
     for name, x in arrays.items():
         grad = grads[name]

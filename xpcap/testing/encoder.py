@@ -54,7 +54,7 @@ Claim = Callable[[Trial], None]
 def check_features(
     thing: str, features: Iterable[np.ndarray], expected: np.ndarray, tolerance: float = 0.0
 ) -> None:
-    """ContractError : a feature differs by more than a share of its largest number."""
+    """Raise ContractError if a feature differs by more than a share of its largest number."""
     for k, (x, y) in enumerate(zip(features, expected, strict=True)):
         error = float(np.abs(x - y).max()) if x.shape == y.shape else np.inf
         if not error <= tolerance * np.abs(y).max():

@@ -75,7 +75,7 @@ def values_of(scored: Scored) -> dict[str, np.ndarray]:
 
 
 def check_same(what: str, scored: Scored, expected: Scored) -> None:
-    """ContractError : there are other values, or one differs by more than rounding."""
+    """Raise ContractError if there are other values, or one differs by more than rounding."""
     if scored.corpus.keys() != expected.corpus.keys():
         fail(f"values {what}", f"are {', '.join(scored.corpus)}", ", ".join(expected.corpus))
     values = values_of(scored)

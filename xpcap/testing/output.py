@@ -105,7 +105,7 @@ class Trial(NamedTuple):
             return [name for name in NAMES if name in file]
 
     def refuses(self, what: str, why: str, write: Callable[[], object]) -> None:
-        """ContractError : no DataError names the file and matches why, or a byte of it changes."""
+        """Raise ContractError unless a DataError names the file and why, and no byte changes."""
         content = self.path.read_bytes()
         try:
             write()
@@ -122,7 +122,7 @@ Claim = Callable[[Trial], None]
 
 
 def check_asked(thing: str, asked: Sequence[str], expected: Sequence[str]) -> None:
-    """ContractError : other pictures are captioned than those that files lack."""
+    """Raise ContractError unless the pictures that files lack are captioned, and no other."""
     if list(asked) != list(expected):
         fail(thing, f"has {list(asked)} captioned", f"the pictures without a row, {expected}")
 

@@ -71,7 +71,7 @@ Claim = Callable[[Trial], None]
 
 
 def compare(decoded: Decoded, expected: Decoded, cause: str, reference: str) -> None:
-    """ContractError : captions differ, or their log-probabilities by more than rounding."""
+    """Raise ContractError if captions differ, or log-probabilities by more than rounding."""
     if not np.array_equal(decoded.captions, expected.captions):
         differ = (decoded.captions != expected.captions).any(axis=(1, 2)).sum()
         fail(f"captions {cause}", f"differ from {reference} for {differ} pictures", "the same ones")
