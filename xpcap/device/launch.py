@@ -175,8 +175,8 @@ def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
     result = []
     for part in signatures(text)[name].split(","):
         shape = r"\s*(const\s)?\s*(.*?)\s*(\*?)\s*(\w+)\s*"
-        const, type_, pointer, label = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
-        result.append(Parameter(label, type_.replace("real", real), bool(pointer), bool(const)))
+        const, type_, star, name_ = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
+        result.append(Parameter(name_, type_.replace("real", real), bool(star), bool(const)))
     return tuple(result)
 
 

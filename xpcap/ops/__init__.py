@@ -62,7 +62,11 @@ def get_ops(x: Array) -> Ops:
 
 @contextlib.contextmanager
 def plain_only() -> Iterator[None]:
-    """Run only plain equations inside the ``with``: the reference for tests of fast versions."""
+    """Run only plain equations inside the ``with``.
+
+    Two depend on it: tests, to which they are the reference of every fast version, and the export
+    to ONNX (export/onnx_graphs.py), whose tensors no fast version takes.
+    """
     token = _plain.set(True)
     try:
         yield

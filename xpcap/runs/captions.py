@@ -1,4 +1,7 @@
-"""Captions of a data set's pictures by a run, or by several as one."""
+"""Captions of a data set's pictures by a run, or by several as one.
+
+Of new pictures, as in ``caption RUN photos``: pictures.py.
+"""
 
 from collections.abc import Sequence
 from itertools import chain

@@ -1,4 +1,7 @@
-"""Captions of new pictures by a run and its encoder: of files, folders, URLs, bytes and arrays."""
+"""Captions of new pictures by a run and its encoder: of files, folders, URLs, bytes and arrays.
+
+This is ``caption RUN photos``; of a data set's own pictures: captions.py.
+"""
 
 import contextlib
 import functools

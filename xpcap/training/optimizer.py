@@ -51,10 +51,10 @@ class Optimizer:
             arrays = [(w, grads[name], self.state_of(name)) for name, w in params.items()]
             self.rule.step(arrays, self.config)
 
-    def end_step(self, lr_decay: float | str, left: int) -> None:
-        """Lower a linear rate, with `left` steps left before this one; beyond the last it stays."""
-        if lr_decay == LINEAR and left > 0:
-            self.config["learning_rate"] *= (left - 1) / left
+    def end_step(self, lr_decay: float | str, steps_left: int) -> None:
+        """Lower a linear rate; `steps_left` includes this step. Beyond the last one it stays."""
+        if lr_decay == LINEAR and steps_left > 0:
+            self.config["learning_rate"] *= (steps_left - 1) / steps_left
 
     def end_epoch(self, lr_decay: float | str) -> None:
         """Lower the rate by a factor, unless it is linear."""

@@ -427,8 +427,10 @@ class CaptioningSolver:
         batch = batch._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
-        left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
-        self._optimizer.end_step(self.lr_decay, left)
+        steps_left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
+        self._optimizer.end_step(
+            self.lr_decay, steps_left
+        )  # this one included: `position` rises below
         self._order.position += 1
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:

@@ -1,5 +1,10 @@
 """Grade a student's layers, captioner, update rules and solver. Open grade.py first.
 
+How wrong arrays become advice:
+
+    arrays -> judge -> search (explain.py) -> localise (mutants.py) tries TABLE (rules.py) by rank
+    -> advice
+
 files.py reads what was handed in, cases.py draws inputs, run.py has child.py run probes.py on the
 student's functions under confine.py. expected.py has the reference's side, judge.py compares,
 explain.py and mutants.py name mistakes by rules.py; report.py and results.py tell them, roster.py
