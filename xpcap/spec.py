@@ -169,7 +169,7 @@ class Entry(NamedTuple):
     def expected(self, sizes: Sizes, axes: int = -1) -> str:
         """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
 
-        Of several those with so many axes, if there are any.
+        Of several forms only those with `axes` axes, if there are any.
         """
         alike = tuple(form for form in self.forms if form.open < 0 and len(form.axes) == axes)
         entry = self._replace(forms=alike or self.forms)
@@ -246,8 +246,8 @@ class Spec:
         """Check the arrays of a file: one for each entry, and no other.
 
         caller : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
-        arrays : or to whatever has a shape and a dtype, where nothing is asked to be finite
-        cause : likely cause of whatever does not fit
+        arrays : anything with a shape and a dtype will do where nothing must be finite
+        cause : likely cause of a misfit
         sizes : sizes that are known already
         DataError : an array is missing or unknown, of another kind or shape, or not finite
         """

@@ -3,7 +3,7 @@
 BLAS can spread one product over the cores, but the work between two products stays on one core. A
 part of the work for each core occupies both, with BLAS on one thread in each.
 
-Loads NumPy, with a setting of OpenBLAS around it, so it is imported before anything else does.
+Import this before NumPy: it loads NumPy with a variable set that OpenBLAS reads as it is loaded.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def _short_wait() -> Iterator[None]:
         del os.environ[WAIT_VARIABLE]
 
 
-# then it is too late for the variable: OpenBLAS reads it when it is loaded
+# if so, it is too late for the variable: OpenBLAS reads it when it is loaded
 NUMPY_CAME_FIRST = "numpy" in sys.modules
 with contextlib.nullcontext() if NUMPY_CAME_FIRST or WAIT_VARIABLE in os.environ else _short_wait():
     # with the usual wait, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours
@@ -202,12 +202,12 @@ class Blas:
         return min([library.threads() for library in self._libraries], default=1)
 
     def limit(self, threads: int) -> None:
-        """Limit BLAS to at most so many threads from now on."""
+        """Limit BLAS to at most `threads` threads from now on."""
         for library in self._libraries:
             library.limit(min(threads, library.threads()))
 
     def keep_this_thread_to_one(self) -> None:
-        """Set this thread's own limit, if there are such: for threads that only work on parts."""
+        """Limit BLAS to one thread for this thread of the pool, if limits belong to threads."""
         for library in self._libraries:
             if library.each_thread:
                 library.limit(1)
@@ -296,7 +296,7 @@ def blas() -> Blas:
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions whose products use all threads of BLAS: hold the lock on it.
 
-    Only if the first argument that is an array, or has one as `like`, is the host's.
+    Only if the first argument that is an array, or has an array as `like`, is NumPy's.
     """
 
     @functools.wraps(function)
@@ -315,7 +315,7 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
 
 @dataclasses.dataclass(slots=True)
 class _Shape:
-    """What products of one shape have shown."""
+    """Times and bits of the products of one shape so far."""
 
     usual: float = np.inf  # fewest seconds on all threads
     single: float = np.inf  # fewest seconds on one thread
@@ -416,7 +416,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class _Fork(threading.local):
-    """A thread's fork: what it holds meanwhile."""
+    """The locks that a thread holds while it forks."""
 
     has_blas = has_gate = False
 
@@ -428,7 +428,7 @@ _calls: set[object] = set()  # that are under way, one for each
 
 @contextlib.contextmanager
 def before_forks() -> Iterator[None]:
-    """A call into a library that has locks of its own, which a fork waits for.
+    """Make forks wait for a call into a library that has locks of its own.
 
     A process that is forked while another thread holds such a lock would wait for it for ever.
     """

@@ -144,7 +144,7 @@ class Policy:
         return rows, ids
 
     def allows(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
-        """Mask of the finished captions, ids without END, that keep to the limits."""
+        """Mask of the captions that keep to the limits; they are finished, ids without END."""
         lengths = np.array([len(caption) for caption in captions], np.int64)
         words = np.full((len(captions), lengths.max(initial=0)), -1)
         for row, caption in zip(words, captions, strict=True):

@@ -56,7 +56,7 @@ def versions(cupy: ModuleType) -> str:
     return f"CUDA {version(built)}, {supports}"
 
 
-@functools.cache  # it reads what every installed package says of itself
+@functools.cache  # it reads the metadata of every installed package
 def packages() -> list[str]:
     """The installed packages that bring CuPy: of two, the later has overwritten the other."""
     names = importlib.metadata.packages_distributions().get("cupy", [])
@@ -80,7 +80,7 @@ def _built_and_driver(cupy: ModuleType) -> tuple[int, int]:
 
 
 def command(cuda: int) -> str:
-    """The command that installs CuPy for a version of CUDA, with what CuPy needs of CUDA."""
+    """The command that installs CuPy for a version of CUDA, and the parts of CUDA it needs."""
     if _has_condas_cupy():
         return f"conda install -c conda-forge cupy cuda-version={cuda}"
     if _on_jetson():  # the CUDA of the extra is for servers
@@ -89,7 +89,7 @@ def command(cuda: int) -> str:
 
 
 def commands_instead(cuda: int) -> str:
-    """The commands that put CuPy for a version of CUDA in the place of all that is installed."""
+    """The commands that replace every installed CuPy by one for a version of CUDA."""
     from_conda = _has_condas_cupy()
     wheels = [name for name in packages() if not (from_conda and name == "cupy")]
     if not wheels:

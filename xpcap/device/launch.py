@@ -303,5 +303,5 @@ class Kernels:
         return launch
 
     def blocks(self, n: int, each: int = 0) -> int:
-        """Number of blocks for n threads, or for n things of which a block takes `each`."""
+        """Number of blocks for n threads, or for n items of which a block takes `each`."""
         return -(-n // (each or self.threads))

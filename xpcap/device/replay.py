@@ -30,7 +30,7 @@ class Node(Protocol):
     """A launch or a product, prepared for the arrays that it was made for."""
 
     def call(self, stream: int) -> Callable[[], object]:
-        """A function that runs it on the stream at an address, or adds it to what is captured there."""
+        """A function that runs it on the stream at an address, or adds it to a capture there."""
 
 
 class Recording:
@@ -63,14 +63,14 @@ def note(node: Node) -> None:
 
 
 def invalidate(operation: str) -> None:
-    """Let a recording that is on not be used: CuPy computes an operation."""
+    """Invalidate a recording that is on: CuPy computes an operation."""
     if (record := _current.get()) is not None:
         record.invalidated = record.invalidated or operation
 
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Collect garbage before the ``with`` and none inside: a capture may not survive its end."""
+    """Collect garbage before the ``with`` and none inside: freeing an object may end a capture."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -148,7 +148,7 @@ class Replay(Generic[T]):
                 call()
 
     def _try_graph(self) -> None:
-        """Capture a graph and hold it against the list; the result is there whatever comes of it.
+        """Capture a graph and compare it with the list; the result is there either way.
 
         The graph runs first: the buffers then still hold another batch's results, so one that does
         nothing, or leaves something out, is found.

@@ -31,7 +31,7 @@ class Group:
         """
 
     def sum_buffer(self, like: Array) -> Array | None:
-        """An array like `like`, flat, that `all_reduce` sums faster than others; None: no such.
+        """A flat array like `like` that `all_reduce` sums faster than others; None: there is none.
 
         Repeated calls return the same array; its content is valid from writing until the sum has
         been used.
@@ -43,7 +43,7 @@ class Group:
         return number
 
     def gather(self, thing: Any) -> list[Any]:
-        """The things of all ranks, in their order: anything that JSON can hold, floats to the bit.
+        """The items of all ranks, in their order: anything that JSON can hold, floats to the bit.
 
         Among several ranks a tuple comes back as a list, this rank's own included.
         """

@@ -41,7 +41,7 @@ ASKED, ANSWERED = 1, 2  # of a message
 TICK = 0.5  # seconds between two looks at the clock and the mail
 PATIENCE = 3.0  # seconds that the others have to answer
 
-# seconds in which the launcher reads why a rank ends all: it drops what it has not read by then
+# seconds for the launcher to read why a rank ends all: it drops what it has not read by then
 DELIVERY = 1.0
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
@@ -190,7 +190,7 @@ class SharedMemory:
 
 
 def has_room(nbytes: int) -> bool:
-    """True if twice so many bytes of shared memory are likely to be free."""
+    """True if twice `nbytes` of shared memory are likely to be free."""
     return (shutil.disk_usage(SHARED).free if SHARED.is_dir() else math.inf) > 2 * nbytes
 
 

@@ -546,7 +546,7 @@ OPERATIONS = tuple(name for name in vars(Ops) if not name.startswith("_"))
 
 
 def overridden(version: type[Ops]) -> list[str]:
-    """Names of the operations that a class computes in another way than by their equations."""
+    """Names of the operations that a class overrides."""
     return [
         name
         for name in OPERATIONS

@@ -22,8 +22,8 @@ from xpcap.ops.choosing import BeamRows
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
 
-# Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
-# yet timed on a card
+# Up to so many sequences an LSTM's step is one launch each way, product and gates together. Not yet
+# timed on a card
 FUSED = 128
 CUDA = Kernels(
     __package__,
@@ -40,11 +40,11 @@ CUDA = Kernels(
 
 
 class Equations(Ops):
-    """The plain equations on a device, by CuPy: a recording that is on is not used."""
+    """The plain equations on a device, by CuPy: each invalidates a recording that is on."""
 
     @classmethod
     def without_kernels(cls) -> list[str]:
-        """Names of the operations that CuPy computes, by equations."""
+        """Names of the operations that no kernel computes."""
         kernels = overridden(cls)
         return [name for name in OPERATIONS if name not in kernels]
 
@@ -67,7 +67,7 @@ def _empty(like: Array, *shape: int, dtype: Any = None) -> Array:
 
 
 def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
-    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
+    """Scale for a kernel: an array, a number, and 1 to read the array or 0 to read the number."""
     if isinstance(scale, float):
         return like, scale, 0
     return scale, 0, 1
@@ -470,7 +470,7 @@ class DeviceOps(Equations):
 def contiguous(x: Array) -> Array:
     """Give x the layout that kernels take: C-contiguous, with whole numbers as int32.
 
-    What lies on the host, and None, is as it was. CuPy copies: a recording that is on is not used.
+    Host arrays and None are returned as they are. CuPy copies, which invalidates a recording.
     """
     if not is_device_array(x):
         return x
