@@ -1,11 +1,11 @@
-"""Kinds of files by their first bytes, for messages about an unexpected file."""
+"""Types of files by their first bytes, for messages about an unexpected file."""
 
 import re
 from typing import NamedTuple
 
 
-class Kind(NamedTuple):
-    """A kind of file as in messages, ``an Excel workbook``, and its family.
+class FileType(NamedTuple):
+    """A type of file as in messages, ``an Excel workbook``, and its family.
 
     Families: picture, raw, video, spreadsheet, document, archive, data.
     """
@@ -14,43 +14,43 @@ class Kind(NamedTuple):
     family: str
 
 
-HEIC, AVIF = Kind("a HEIC picture", "picture"), Kind("an AVIF picture", "picture")
-PAGE, RAW = Kind("an HTML page", "document"), Kind("a camera's RAW file", "raw")
+HEIC, AVIF = FileType("a HEIC picture", "picture"), FileType("an AVIF picture", "picture")
+PAGE, RAW = FileType("an HTML page", "document"), FileType("a camera's RAW file", "raw")
 ENDS = 1 << 16  # bytes at either end of a zip archive that hold names of its members
 
 _BRAND = rb".{4}ftyp(.{4}){0,13}?"  # of an ISO media file; the brands that it fits follow its own
 _ZIP = rb"PK[\x03\x05][\x04\x06]"
-_KINDS = {  # patterns of the first bytes; the first that fits: AVIF may begin as HEIC does
+_TYPES = {  # patterns of the first bytes; the first that fits: AVIF may begin as HEIC does
     rb"FUJIFILMCCD-RAW|IIU\0|IIRO": RAW,  # Fujifilm's, Panasonic's, Olympus's
     rb"II\*\0.{4}CR|.{4}ftypcrx ": RAW,  # Canon's, before and after 2018
     _BRAND + rb"avi[fs]": AVIF,
     _BRAND + rb"(hei[cxms]|hev[cx]|mif1|msf1)": HEIC,
-    rb".{4}ftyp": Kind("a video", "video"),
-    _ZIP + rb".*xl/": Kind("an Excel workbook", "spreadsheet"),
-    _ZIP + rb".*opendocument\.spreadsheet": Kind("an OpenDocument spreadsheet", "spreadsheet"),
-    _ZIP + rb".*\.iwa": Kind("a document of Apple's Numbers or Pages", "spreadsheet"),
-    _ZIP + rb".*word/document": Kind("a Word document", "document"),
-    _ZIP + rb".*\.npy": Kind("an archive of NumPy arrays", "data"),
-    _ZIP: Kind("a zip archive", "archive"),
-    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": Kind(
+    rb".{4}ftyp": FileType("a video", "video"),
+    _ZIP + rb".*xl/": FileType("an Excel workbook", "spreadsheet"),
+    _ZIP + rb".*opendocument\.spreadsheet": FileType("an OpenDocument spreadsheet", "spreadsheet"),
+    _ZIP + rb".*\.iwa": FileType("a document of Apple's Numbers or Pages", "spreadsheet"),
+    _ZIP + rb".*word/document": FileType("a Word document", "document"),
+    _ZIP + rb".*\.npy": FileType("an archive of NumPy arrays", "data"),
+    _ZIP: FileType("a zip archive", "archive"),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileType(
         "an old Excel workbook (.xls), or another old Office file", "spreadsheet"
     ),
     rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html)": PAGE,
-    rb"(\xef\xbb\xbf)?\s*<([?!].{0,2000}?<)?svg[\s>]": Kind("an SVG drawing", "document"),
-    rb"%PDF-": Kind("a PDF", "document"),
-    rb"\{\\rtf": Kind("an RTF document", "document"),
-    rb"\x89HDF\r\n\x1a\n": Kind("an HDF5 file", "data"),
-    rb"\xff\xd8\xff": Kind("a JPEG picture", "picture"),
-    rb"\x89PNG\r\n\x1a\n": Kind("a PNG picture", "picture"),
-    rb"GIF8": Kind("a GIF picture", "picture"),
-    rb"\x1f\x8b": Kind("a gzip archive", "archive"),
-    rb"7z\xbc\xaf'\x1c": Kind("a 7-Zip archive", "archive"),
-    rb"Rar!": Kind("a RAR archive", "archive"),
+    rb"(\xef\xbb\xbf)?\s*<([?!].{0,2000}?<)?svg[\s>]": FileType("an SVG drawing", "document"),
+    rb"%PDF-": FileType("a PDF", "document"),
+    rb"\{\\rtf": FileType("an RTF document", "document"),
+    rb"\x89HDF\r\n\x1a\n": FileType("an HDF5 file", "data"),
+    rb"\xff\xd8\xff": FileType("a JPEG picture", "picture"),
+    rb"\x89PNG\r\n\x1a\n": FileType("a PNG picture", "picture"),
+    rb"GIF8": FileType("a GIF picture", "picture"),
+    rb"\x1f\x8b": FileType("a gzip archive", "archive"),
+    rb"7z\xbc\xaf'\x1c": FileType("a 7-Zip archive", "archive"),
+    rb"Rar!": FileType("a RAR archive", "archive"),
 }
 
 
-def kind_of_file(content: bytes) -> Kind | None:
-    """The kind of a file by its bytes; 64 are enough, but for zip archives. None: unknown."""
+def type_of_file(content: bytes) -> FileType | None:
+    """The type of a file by its bytes; 64 are enough, but for zip archives. None: unknown."""
     ends = content[:ENDS] + content[-ENDS:]
-    fitting = (kind for first, kind in _KINDS.items() if re.match(first, ends, re.DOTALL))
+    fitting = (type_ for first, type_ in _TYPES.items() if re.match(first, ends, re.DOTALL))
     return next(fitting, None)

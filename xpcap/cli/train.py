@@ -35,7 +35,7 @@ from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, 
 from xpcap.runs.recipe import FEW, OPTIONS, PRESETS, are_few, is_tiny
 from xpcap.runs.run import provenance_text
 from xpcap.shapes import TRAIN, VAL
-from xpcap.signatures import ENDS, kind_of_file
+from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
@@ -163,12 +163,12 @@ def _refuse_captions(data: Path | None) -> None:
             head = file.read(ENDS)
     except OSError:
         return  # opening it as data will report this
-    kind = kind_of_file(head)
-    if not head or (kind.family != "spreadsheet" if kind else b"\0" in head):
+    file_type = type_of_file(head)
+    if not head or (file_type.family != "spreadsheet" if file_type else b"\0" in head):
         return
     found, table = "text, such as a table of captions", data
-    if kind:
-        found, table = f"{kind.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
+    if file_type:
+        found, table = f"{file_type.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(

@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError, install
 from xpcap.files import size_of
-from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
+from xpcap.signatures import AVIF, HEIC, PAGE, type_of_file
 from xpcap.spec import spec
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def _why_not(
     content = _head(source)
     if content == b"":
         return "is empty", formats(), "copied or downloaded only in part?"
-    kind = kind_of_file(content or b"")
-    is_heic = kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif")))
+    file_type = type_of_file(content or b"")
+    is_heic = file_type == HEIC or (file_type is None and name.lower().endswith((".heic", ".heif")))
     if is_heic and not reads_heic():
         return (
             "is a HEIC picture, as iPhones make",
@@ -248,14 +248,16 @@ def _why_not(
             " Compatible",
         )
     hint = "damaged, or of another kind?"
-    if kind == AVIF and "AVIF" not in formats():
+    if file_type == AVIF and "AVIF" not in formats():
         hint = "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
-    elif kind is not None and kind.family != "picture":
-        hint = f"it is {kind.name}"
-        if kind.family in ("raw", "document") and kind != PAGE:
+    elif file_type is not None and file_type.family != "picture":
+        hint = f"it is {file_type.name}"
+        if file_type.family in ("raw", "document") and file_type != PAGE:
             hint += "; export it as JPEG"
     # a PPM begins as text
-    elif kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content):
+    elif (
+        file_type is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content)
+    ):
         hint = "it is text"
     return "cannot be read as a picture", formats(), hint
 

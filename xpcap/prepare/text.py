@@ -7,7 +7,7 @@ from typing import Any
 from xpcap import json_text
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import read_text
-from xpcap.signatures import ENDS, kind_of_file
+from xpcap.signatures import ENDS, type_of_file
 
 MOST_TEXT = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
 MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
@@ -36,9 +36,9 @@ def read_whole(caller: str, path: str | Path) -> str:
     except InvalidValueError as error:
         expected = f"{EXPECTED}, at most {MOST_TEXT >> 20} MB"
         raise DataError(caller, path, error.came, expected, WRONG_PATH) from error
-    if kind := kind_of_file(content):
-        remedy = REMEDIES.get(kind.family, WRONG_PATH)
-        raise DataError(caller, path, f"is {kind.name}", EXPECTED, remedy) from undecoded
+    if file_type := type_of_file(content):
+        remedy = REMEDIES.get(file_type.family, WRONG_PATH)
+        raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy) from undecoded
     if undecoded:
         line = content[: undecoded.start].count(10) + 1
         reason = f"{undecoded.reason} at byte {undecoded.start}, line {line}"
