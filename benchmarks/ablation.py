@@ -41,12 +41,12 @@ class Forgetful(Workspace):
         self.buffer = allocator(like)
 
 
-def each_row(*args: Any, pack: Any = batch.pack) -> batch.PackedCaptions:
+def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.PackedCaptions:
     """Pack so that no rows share a word.
 
     Only the amount of work is right: the gradient of a repeated word is that of its last row.
     """
-    packed = pack(*args)
+    packed = pack(*args, **options)
     rows = np.arange(len(packed.inputs.ids), dtype=np.int32)
     return packed._replace(words=packed.words[packed.inputs.ids], inputs=segments(rows, len(rows)))
 

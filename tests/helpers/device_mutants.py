@@ -295,7 +295,7 @@ MUTANTS = [
         "test_emulated_operation_without_a_kernel_ends_a_record", "assert not"),
     Mutant("padding-is-a-word",
         "the word of padding counts among the distinct, and others get its mask",
-        "_packed_and_padded", "np.where($live, $words, captions[order[0], 0])", "$words",
+        "pack", "np.where($live, $words, captions[order[0], 0])", "$words",
         "test_padded_words_are_distinct_and_ascend_and_count_as_before", "Arrays are not equal"),
     Mutant("untested-graph", "a graph is used without a look at its bits",
         "Replay._try_graph", "graph_bits != self._bits()", "False",

@@ -302,7 +302,7 @@ def prepare_batch(
     lengths, V = caption_lengths(captions, null), config.vocabulary
     orders = _dealt(lengths, len(buffers), shard)
     layout = None if padded is None else padded.layout
-    packed = [_packed(captions, lengths, null, order, layout, V) for order in orders]
+    packed = [pack(captions, null, order, layout, V, lengths=lengths) for order in orders]
     if padded is not None and packed[0].padded:
         buffers = [padded.buffer]
     else:
@@ -424,6 +424,8 @@ def pack(
     order: np.ndarray | None = None,
     layout: Layout | None = None,
     V: int = 0,
+    *,
+    lengths: np.ndarray | None = None,
 ) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
@@ -431,56 +433,42 @@ def pack(
     null : id of the padding word
     order : array (n,), int, numbers of the captions to pack, as from `deal`. None: all
     layout, V : pad to it, if they fit, for a vocabulary of V words
+    lengths : array (N,), int, the `caption_lengths`. None: they are counted
 
     A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
     target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """
-    lengths = caption_lengths(captions, null)
+    if lengths is None:
+        lengths = caption_lengths(captions, null)
     if order is None:
         (order,) = _dealt(lengths, 1, None)
-    return _packed(captions, lengths, null, order, layout, V)
-
-
-def _packed(
-    captions: np.ndarray,
-    lengths: np.ndarray,
-    null: int,
-    order: np.ndarray,
-    layout: Layout | None,
-    V: int,
-) -> PackedCaptions:
-    T = captions.shape[1] - 1
-    steps = np.bincount(lengths[order], minlength=1)  # captions of each length
-    sizes = (len(order) - steps.cumsum()[:-1]).tolist()
-    if layout is not None and layout.fits(sizes, len(order), T):
-        padded = _packed_and_padded(captions, lengths, null, order, layout, V)
-        if padded is not None:
-            return padded
-    rows, t = _laid_out(tuple(sizes), len(order))
-    _, inputs, targets = _words_at(captions, order, rows, t)
-    has_target, target_rows = targets != null, None
-    distinct, segments = _grouped(inputs)
-    if not has_target.all():
-        target_rows = has_target.nonzero()[0]
-        targets = targets[target_rows]
+    n, T = len(order), captions.shape[1] - 1
+    ended = np.bincount(lengths[order], minlength=1).cumsum()[:-1]  # captions, before each step
+    sizes = tuple((n - ended).tolist())
+    if layout is not None and not layout.fits(sizes, n, T):
+        layout = None
+    rows, t = _laid_out(sizes if layout is None else layout.sizes, n)
+    caption, words, target_rows = order[rows.sequence], captions.ravel(), None
+    positions = caption * (T + 1) + t
+    inputs, targets = words.take(positions), words.take(positions + 1)
+    has_target = targets != null
+    if layout is None:
+        distinct, segments = grouped(inputs, V)
+        if not has_target.all():
+            (target_rows,) = has_target.nonzero()
+            targets = targets[target_rows]
+    else:
+        # A row of padding reads a word that the batch has anyway: it may not count among the distinct
+        inputs = np.where(t < lengths.take(caption), inputs, captions[order[0], 0])
+        count = min(layout.words, V)
+        distinct, segments = grouped(inputs, V, count)
+        if len(distinct) > count:
+            return pack(captions, null, order, lengths=lengths)
+        targets = np.where(has_target, targets, NO_TARGET)
+    shape = len(captions), T
     return PackedCaptions(
-        rows,
-        distinct,
-        segments,
-        target_rows,
-        targets,
-        order,
-        (len(captions), T),
+        rows, distinct, segments, target_rows, targets, order, shape, layout is not None
     )
-
-
-def _words_at(
-    captions: np.ndarray, order: np.ndarray, rows: PackedSequences, t: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Caption, input and target (R,) of each row, whose steps are t."""
-    caption = order[rows.sequence]
-    at, words = caption * captions.shape[1] + t, captions.ravel()
-    return caption, words.take(at), words.take(at + 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -493,69 +481,31 @@ def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarr
     return rows, t
 
 
-def _packed_and_padded(
-    captions: np.ndarray,
-    lengths: np.ndarray,
-    null: int,
-    order: np.ndarray,
-    layout: Layout,
-    V: int,
-) -> PackedCaptions | None:
-    """As _packed, to a layout that has the rows; None if it has too few words."""
-    rows, t = _laid_out(layout.sizes, len(order))
-    caption, inputs, targets = _words_at(captions, order, rows, t)
-    # A row of padding reads a word that the batch has anyway: it may not count among the distinct
-    inputs = np.where(t < lengths.take(caption), inputs, captions[order[0], 0])
-    grouped = _grouped_and_padded(inputs, min(layout.words, V), V)
-    if grouped is None:
-        return None
-    distinct, segments = grouped
-    return PackedCaptions(
-        rows,
-        distinct,
-        segments,
-        None,
-        np.where(targets != null, targets, NO_TARGET),
-        order,
-        (len(captions), captions.shape[1] - 1),
-        padded=True,
-    )
-
-
-def _grouped_and_padded(
-    words: np.ndarray, count: int, V: int
-) -> tuple[np.ndarray, Segments] | None:
-    """As _grouped, with so many distinct words of V: others, which no row reads, are among them.
-
-    None: there are more.
-    """
-    counts = np.bincount(words, minlength=V)
-    used = counts > 0
-    missing = count - np.count_nonzero(used)
-    if missing < 0:
-        return None
-    with_others = used.copy()
-    with_others[(~used).nonzero()[0][:missing]] = True
-    (distinct,) = with_others.nonzero()
-    starts = np.zeros(len(distinct) + 1, np.intp)
-    counts.take(distinct).cumsum(out=starts[1:])
-    ids = (with_others.cumsum() - 1).take(words)
-    narrow = words.astype(np.uint16) if V <= 1 << 16 else words  # as in _grouped
-    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts)
-
-
 def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
     """Steps of each caption: up to its last non-NULL target."""
     live = captions[:, 1:] != null
     return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
 
 
-def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
-    """Distinct words (K,) of rows (R,), sorted, and rows grouped by them: np.unique in one sort."""
+def grouped(words: np.ndarray, V: int = 0, count: int = 0) -> tuple[np.ndarray, Segments]:
+    """Distinct words (K,) of rows (R,), sorted, and rows grouped by them: np.unique in one sort.
+
+    Fewer than `count` are filled up with others of V words, which no row reads.
+    """
     R = len(words)
-    if all_below(words, 1 << 16):
+    if 0 < V <= 1 << 16 or all_below(words, 1 << 16):
         words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
     order = words.argsort(kind="stable")
+    if count:  # by a table of all V words, which takes longer than the sort if V is large
+        sizes = np.bincount(words, minlength=V)
+        is_listed = sizes > 0
+        missing = max(0, count - np.count_nonzero(is_listed))
+        is_listed[(~is_listed).nonzero()[0][:missing]] = True
+        (distinct,) = is_listed.nonzero()
+        ids = (is_listed.cumsum() - 1).take(words)
+        starts = np.zeros(len(distinct) + 1, np.intp)
+        sizes.take(distinct).cumsum(out=starts[1:])
+        return distinct, Segments(ids, order, starts)
     in_order = words.take(order)
     is_first = np.empty(R, bool)
     is_first[:1] = True
