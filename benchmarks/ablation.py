@@ -41,7 +41,7 @@ class Forgetful(Workspace):
         self.buffer = allocator(like)
 
 
-def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.PackedCaptions:
+def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.Part:
     """Pack so that no rows share a word.
 
     Only the amount of work is right: the gradient of a repeated word is that of its last row.

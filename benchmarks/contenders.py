@@ -77,10 +77,11 @@ def _no_graph(solver: CaptioningSolver, batches: Sequence[Any]) -> str:
     """Train on each batch twice; why the steps do not run as a CUDA graph then, or nothing."""
     for batch in (*batches, *batches):
         solver.step(*batch)
-    padded = solver._workspace.padded
-    if padded is None:
+    workspace = solver._workspace
+    if workspace.layout is None:
         return "no CUDA graph: its steps are not recorded"
-    return "" if padded.replay.has_graph else f"no CUDA graph: {padded.replay.refused}"
+    replay = workspace.replay
+    return "" if replay.has_graph else f"no CUDA graph: {replay.refused}"
 
 
 def _check_device(config: Config, data: CaptionData) -> None:

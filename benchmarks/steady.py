@@ -81,8 +81,7 @@ def steady(config: Config, steps: int) -> Steady:
         ms = 1e3 * (time.perf_counter() - start) / (steps // TENTHS)
         free, _ = xp.cuda.runtime.memGetInfo()
         tenths.append(Tenth(ms, pool.used_bytes(), pool.total_bytes(), free, peak_memory() or 0))
-    assert solver._workspace.padded is not None
-    replay = solver._workspace.padded.replay
+    replay = solver._workspace.replay
     fits = replay.repeats + 1 if replay.nodes else 0
     done = steps // TENTHS * TENTHS
     return Steady(tenths, done, fits, replay.has_graph, replay.refused)

@@ -66,8 +66,7 @@ class Anew(Replay[Any]):
 def launch_anew(solver: CaptioningSolver) -> None:
     """Let no step of a solver on a device repeat another's launches; padding stays."""
     workspace = solver._workspace
-    if workspace.padded is not None:
-        workspace.padded = workspace.padded._replace(replay=Anew(), forward=Anew())
+    workspace.replay, workspace.forward_replay = Anew(), Anew()
 
 
 def step_paths(config: Config, steps: int) -> list[PathResult]:
@@ -91,7 +90,7 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             )
             workspace = solver._workspace
             if name == "unpadded":
-                workspace.padded = None
+                workspace.layout = None
             elif name == "padded":
                 launch_anew(solver)
             marks = []
@@ -105,7 +104,7 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
             ms, span = statistics.median(times), (min(times), max(times))
             result = PathResult(name, ms, 0.0, 0.0, 0, False, span=span)
-            if workspace.padded is not None and (replay := workspace.padded.replay).nodes:
+            if (replay := workspace.replay).nodes:
                 launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
                 result = result._replace(launches=launches, graph=replay.has_graph, fits=fits)
             return result, losses, to_numpy(solver.model.params.flat)

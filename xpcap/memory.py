@@ -7,7 +7,7 @@ A `Workspace` keeps buffers from step to step and lends them through a `Buffer`;
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,7 +17,6 @@ from xpcap.device.replay import Replay
 from xpcap.device.transfers import Staging, Waiting
 from xpcap.errors import InvalidTypeError
 
-T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 
 
@@ -39,17 +38,9 @@ class Buffer:
         prefix: str = "",
     ) -> None:
         self._take, self._send, self._prefix = take, send, prefix
-        self._cache: dict[str, tuple[Array, object, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
-
-    def cached(self, name: str, array: Array, make: Callable[[Array], T], of: object) -> T:
-        """Result of make(array), cached by name until the array or `of` is another object."""
-        last = self._cache.get(name)
-        if last is None or last[0] is not array or last[1] is not of:
-            last = self._cache[name] = array, of, make(array)
-        return last[2]
 
     def upload(self, name: str, host: np.ndarray) -> Array:
         """A host array on the device, until its name is used again; on the host that array."""
@@ -89,18 +80,6 @@ def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
         return flat[start : start + math.prod(shape)].reshape(shape)
     # Slicing and reshaping a device's array takes twice the host's time
     return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
-
-
-class Padded(NamedTuple):
-    """Memory for steps on a device whose inputs are padded to one layout.
-
-    All have the same shapes, so no buffer moves, and the work of the first is recorded.
-    """
-
-    layout: Any
-    buffer: Buffer
-    replay: Replay[Any]
-    forward: Replay[Any]  # of the forward pass, where the host has work before the rest
 
 
 class _Store:
@@ -164,29 +143,29 @@ class Workspace:
 
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
-    layout : on a device, what inputs of a step are padded to by the function that packs them
+    layout : what inputs of a step are padded to by the function that packs them, so that no buffer
+        moves; on a device alone
     graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
     waiting : gives the context of a wait for the device, which other ranks may hold up
-    padded : an attribute, memory for padded steps; None without a layout
-    """
 
-    padded: Padded | None = None
+    replay : record of the work of padded steps
+    forward_replay : of their forward pass, where the host has work before the rest
+    """
 
     def __init__(
         self,
         like: Array,
         parts: int = 1,
         *,
-        layout: object = None,
+        layout: Any = None,
         graphs: bool = False,
         waiting: Waiting = nullcontext,
     ) -> None:
         self._store = _Store(like, waiting)
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._store.take, self._store.send)
-        if layout is not None and is_device_array(like):
-            replays = (Replay[Any](graphs=graphs) for _ in range(2))
-            self.padded = Padded(layout, self.buffer.scope("padded"), *replays)
+        self.layout = layout if is_device_array(like) else None
+        self.replay, self.forward_replay = (Replay[Any](graphs=graphs) for _ in range(2))
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""

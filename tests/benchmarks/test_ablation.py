@@ -18,5 +18,5 @@ def test_a_row_of_an_ablated_step_shares_its_word_with_no_other() -> None:
         mock.patch.object(Network, "forward", autospec=True, side_effect=Network.forward) as spy,
     ):
         model.loss(*arguments)
-    (packed,) = (call.args[1].packed for call in spy.call_args_list)
-    assert len(packed.words) == len(packed.inputs.ids) == 5
+    (part,) = (call.args[1] for call in spy.call_args_list)
+    assert len(part.words) == len(part.inputs.ids) == 5

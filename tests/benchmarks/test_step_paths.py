@@ -58,7 +58,7 @@ def test_emulated_steps_that_are_launched_anew_are_padded(device: Emulator) -> N
         with mock.patch.object(Network, "_gradients", autospec=True, side_effect=compute) as spy:
             for captions in batch_rows(TINY, data):
                 solver.train_batch(captions)
-    padded = [call.args[1].packed.padded for call in spy.call_args_list]
+    padded = [call.args[1].padded for call in spy.call_args_list]
     assert len(padded) == 4
     assert sum(padded) >= 2
 

@@ -12,7 +12,7 @@ pytest.importorskip("PIL")  # test_emulated_step
 from emulated import Emulator
 from ranks import together
 from test_emulated_step import VOCABULARY, make, make_data
-from test_replay import leave_losses, padded
+from test_replay import leave_losses
 
 import xpcap
 from xpcap import CaptioningSolver
@@ -92,8 +92,8 @@ def test_emulated_gradient_of_samples_is_recorded_around_the_rewards(device: Emu
     """All that a step launches for it is in two records; it reads and sends as without them."""
     objective = Marking(device)
     recorded, unrecorded = (solver("cupy", objective) for _ in range(2))
-    unrecorded._workspace.padded = None
-    records = padded(recorded)
+    unrecorded._workspace.layout = None
+    records = recorded._workspace
     for step, pictures in enumerate(batches()):
         with device.counting() as plain:
             unrecorded.train_batch(pictures)
@@ -102,12 +102,12 @@ def test_emulated_gradient_of_samples_is_recorded_around_the_rewards(device: Emu
         with device.counting() as counts:
             recorded.train_batch(pictures)
         sampled, rewarded = objective.marks
-        assert rewarded.launches - sampled.launches == BEFORE + len(records.forward.nodes)
+        assert rewarded.launches - sampled.launches == BEFORE + len(records.forward_replay.nodes)
         assert len(counts.launches) - rewarded.launches == len(records.replay.nodes) + AFTER
         assert len(counts.transfers) - rewarded.transfers == 2, (
             "weights of the samples, and the loss"
         )
-        assert (records.forward.repeats, records.replay.repeats) == (step, step)
+        assert (records.forward_replay.repeats, records.replay.repeats) == (step, step)
         assert len(counts.reads) == len(plain.reads)
         assert len(counts.transfers) == len(plain.transfers)
 
@@ -121,7 +121,7 @@ def test_emulated_repeated_samples_train_as_numpy_does(
 ) -> None:
     ours = trained("cupy", inject=inject, graphs=graphs)
     check_equal(ours, trained("numpy", inject=inject))
-    for replay in (padded(ours).forward, padded(ours).replay):
+    for replay in (ours._workspace.forward_replay, ours._workspace.replay):
         assert (replay.repeats, replay.has_graph) == (STEPS - 1, graphs)
 
 
@@ -130,8 +130,8 @@ def test_emulated_ranks_repeat_their_share_of_the_samples(device: Emulator) -> N
     theirs = trained("numpy")
     for ours in together(2, lambda group: trained("cupy", group)):
         check_equal(ours, theirs)
-        assert padded(ours).layout.sizes[0] == PICTURES // 2 * SAMPLES
-        assert padded(ours).replay.repeats > 0
+        assert ours._workspace.layout.sizes[0] == PICTURES // 2 * SAMPLES
+        assert ours._workspace.replay.repeats > 0
 
 
 def test_emulated_rest_of_a_step_is_not_repeated_after_a_forward_pass_that_was_not(
@@ -141,9 +141,9 @@ def test_emulated_rest_of_a_step_is_not_repeated_after_a_forward_pass_that_was_n
     monkeypatch.setattr(DeviceOps, "gather_plus_image", Equations.gather_plus_image)
     ours = trained("cupy")
     check_equal(ours, trained("numpy"))
-    assert "gather_plus_image" in padded(ours).forward.refused
-    assert padded(ours).replay.nodes
-    assert not padded(ours).replay.repeats
+    assert "gather_plus_image" in ours._workspace.forward_replay.refused
+    assert ours._workspace.replay.nodes
+    assert not ours._workspace.replay.repeats
 
 
 def test_emulated_resumed_steps_of_samples_have_the_bits_of_unbroken_ones(device: Emulator) -> None:
@@ -158,7 +158,7 @@ def test_emulated_resumed_steps_of_samples_have_the_bits_of_unbroken_ones(device
     resumed.restore(stopped.state())
     for pictures in second:
         resumed.train_batch(pictures)
-    assert padded(resumed).replay.repeats == len(second) - 1
+    assert resumed._workspace.replay.repeats == len(second) - 1
     assert (
         xpcap.to_numpy(resumed.model.params.flat).tobytes()
         == xpcap.to_numpy(unbroken.model.params.flat).tobytes()

@@ -131,7 +131,7 @@ def counted(case: StepCase) -> Counts:
         solver = make("cupy", case.cell, case.dropout, hole=case.hole, inject=case.inject)
         solver.data.split("train").captions[:, case.steps + 1 :] = VOCABULARY.null
         if not case.recorded:
-            solver._workspace.padded = None
+            solver._workspace.layout = None
         return count_step(device, solver)
 
 

@@ -289,7 +289,7 @@ def test_emulated_solver_trains_in_one_thread_after_another(graphs: bool, device
     theirs.train()
     for _ in range(theirs.iteration):
         in_thread(lambda: ours.train_batch(np.arange(N)))
-    repeated = ours._workspace.padded.replay
+    repeated = ours._workspace.replay
     assert repeated.nodes
     assert repeated.has_graph is graphs
 

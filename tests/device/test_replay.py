@@ -26,7 +26,7 @@ from xpcap.device import cublas, replay
 from xpcap.device.cublas import Handle, Product
 from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
-from xpcap.memory import Padded, Workspace
+from xpcap.memory import Workspace
 from xpcap.models import Sampling
 from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
 from xpcap.models.config import INJECT
@@ -41,13 +41,6 @@ LEAST = captions_of(np.random.default_rng(3), 2 * N)
 
 def solver(backend: str = "cupy", **options: Any) -> CaptioningSolver:
     return make(backend, objective=CrossEntropy(0.1), **options)
-
-
-def padded(one: CaptioningSolver) -> Padded:
-    """Memory and record of its padded steps."""
-    found = one._workspace.padded
-    assert found is not None
-    return found
 
 
 def leave_losses(one: CaptioningSolver) -> None:
@@ -107,7 +100,7 @@ def test_emulated_padded_batches_make_the_same_launches(
     """To the last byte of their arguments. Besides them a step launches its masks and its update."""
     one = solver(inject=inject, cell=cell)
     leave_losses(one)
-    found, record = [], padded(one).replay
+    found, record = [], one._workspace.replay
     first, *more = fitting(one, 3)
     one.train_batch(first)  # brings the buffers
     for rows in more:
@@ -147,7 +140,7 @@ def test_emulated_repeated_steps_train_as_numpy_does(
     theirs.train()
     check_equal(ours, theirs)
     assert counts.kinds()["graph"] > 3 if graphs else not counts.kinds()["graph"]
-    assert padded(ours).replay.nodes
+    assert ours._workspace.replay.nodes
 
 
 def again(one: CaptioningSolver, graphs: bool) -> CaptioningSolver:
@@ -179,7 +172,7 @@ def test_emulated_blocks_of_scores_are_repeated_as_well(
     check_trains(ours, 1)
     with device.counting() as counts:
         ours.train_batch(fitting(ours, 2)[1])
-    assert len(counts.launches) == len(padded(ours).replay.nodes) + len(OUTSIDE_RECORD) + 1
+    assert len(counts.launches) == len(ours._workspace.replay.nodes) + len(OUTSIDE_RECORD) + 1
     assert counts.names()["raw softmax_loss"] > 1
 
 
@@ -190,7 +183,7 @@ def test_emulated_steps_without_a_fused_kernel_are_recorded_too(
     monkeypatch.setattr("xpcap.ops.device.FUSED", 1)
     ours = solver(graphs=True)
     check_trains(ours)
-    assert padded(ours).replay.has_graph
+    assert ours._workspace.replay.has_graph
 
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
@@ -227,7 +220,7 @@ def test_emulated_steps_on_arrays_of_the_device_keep_one_record_and_one_batch(
         theirs.step(features, captions[rows])
         gc.collect()
         held.append(sum(block.nbytes for block in memory._blocks.values()))
-    assert padded(ours).replay.repeats == 5, "the first step is recorded, the others repeat it"
+    assert ours._workspace.replay.repeats == 5, "the first step is recorded, the others repeat it"
     assert len(set(held[1:])) == 1
     np.testing.assert_allclose(
         xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
@@ -265,7 +258,7 @@ def test_emulated_memory_goes_with_its_last_user_without_a_collection(device: Em
 def test_emulated_record_serves_the_work_that_came_last(device: Emulator) -> None:
     """Features of the host, then rows of a resident table, then another model."""
     ours, theirs = solver(), solver("numpy")
-    captions, first = ours.data.split("train").captions, padded(ours)
+    captions, first = ours.data.split("train").captions, ours._workspace
     features = np.random.default_rng(0).standard_normal((N, 10)).astype("f4")
     batches = fitting(ours, 4)
     for rows in (batches[0], batches[1]):
@@ -292,7 +285,7 @@ def test_emulated_plain_equations_reach_recorded_steps(device: Emulator) -> None
     batches = fitting(ours, 4)
     for rows in batches[:2]:
         ours.train_batch(rows)
-    assert padded(ours).replay.nodes
+    assert ours._workspace.replay.nodes
     with device.counting() as counts, plain_only():
         ours.train_batch(batches[2])
     assert "raw" not in counts.kinds()
@@ -311,7 +304,7 @@ def test_emulated_cell_without_a_kernel_is_neither_padded_nor_recorded(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replay, "run", None)
         check_trains(one, 3, cell=cell)
-    assert not padded(one).replay.nodes
+    assert not one._workspace.replay.nodes
 
 
 @pytest.mark.usefixtures("new_cells")
@@ -323,7 +316,7 @@ def test_emulated_padded_steps_of_a_plain_cell_are_not_repeated(
     monkeypatch.setattr(MinimalGated, "kernel", "said to have one")
     one = solver(cell="plain", inject=inject)
     check_trains(one, 3, cell="plain", inject=inject)
-    record = padded(one).replay
+    record = one._workspace.replay
     assert (record.nodes, record.repeats) == ([], 0)
     assert "MinimalGated.step_forward" in record.refused
 
@@ -334,7 +327,7 @@ def test_emulated_operation_without_a_kernel_ends_a_record(
     monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
     one = solver()
     check_trains(one, 3)
-    assert not padded(one).replay.nodes
+    assert not one._workspace.replay.nodes
 
 
 # ---- Padding
@@ -356,8 +349,7 @@ def test_emulated_padding_changes_no_loss_and_no_gradient(device: Emulator) -> N
         )
         results.append((float(loss), xpcap.to_numpy(grads.flat)))
     assert space is not None
-    assert space.padded is not None
-    assert space.padded.replay.nodes
+    assert space.replay.nodes
     np.testing.assert_allclose(*(loss for loss, _ in results), rtol=1e-6)
     np.testing.assert_allclose(*(grads for _, grads in results), atol=2e-7)
 
@@ -394,7 +386,7 @@ def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
         packed = pack(LEAST[:N], 0, layout=Layout((N,) * T, words), V=V)
         assert len(packed.words) == min(words, V)
         assert (np.diff(packed.words) > 0).all()
-        rows = mask_rows_of([packed], caption_lengths(LEAST[:N], 0)).parts[0][1]
+        rows = mask_rows_of([packed], LEAST[:N], caption_lengths(LEAST[:N], 0))[0][0][1]
         real = rows >= 0
         np.testing.assert_array_equal(packed.words[real], plain.words)
         np.testing.assert_array_equal(rows[real], np.arange(len(plain.words)))
@@ -486,7 +478,7 @@ def test_emulated_graph_that_is_not_right_is_not_used(
     shown = capsys.readouterr().err
     assert shown.count("no CUDA graph") == 1
     assert reason in shown
-    assert not padded(ours).replay.has_graph
+    assert not ours._workspace.replay.has_graph
 
 
 def test_emulated_graph_that_is_right_is_announced_once(
@@ -494,7 +486,7 @@ def test_emulated_graph_that_is_right_is_announced_once(
 ) -> None:
     ours = solver(graphs=True)
     check_trains(ours)
-    launches = len(padded(ours).replay.nodes)
+    launches = len(ours._workspace.replay.nodes)
     assert f"a CUDA graph of {launches} launches gives their bits" in capsys.readouterr().err
     ours.train_batch(fitting(ours, 1)[0])
     assert not capsys.readouterr().err
@@ -507,7 +499,7 @@ def test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory(device: Em
         trained = solver(graphs=graphs)
         for rows in fitting(trained, 3):
             trained.train_batch(rows)
-        products = [node for node in padded(trained).replay.nodes if isinstance(node, Product)]
+        products = [node for node in trained._workspace.replay.nodes if isinstance(node, Product)]
         handles |= {product.handle for product in products}
         addresses |= {product.arguments[0] for product in products}
     (handle,) = handles

@@ -284,13 +284,9 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     assert packed.target_rows is not None
     assert packed.target_rows.tolist() == [0, 1, 2, 3, 5]
     assert packed.targets.tolist() == [5, 5, 6, 2, 2]
-    assert mask_rows_of([packed], caption_lengths(captions, 0)).parts[0][2].tolist() == [
-        2,
-        0,
-        3,
-        1,
-        5,
-    ]
+    (mask_rows,), counts = mask_rows_of([packed], captions, caption_lengths(captions, 0))
+    assert mask_rows[2].tolist() == [2, 0, 3, 1, 5]
+    assert counts == (3, 4, 6)
 
 
 def test_the_layout_of_a_batch_that_others_share_cannot_be_written_to() -> None:

@@ -14,7 +14,7 @@ from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import allocator
 from xpcap.models import Batch
-from xpcap.models.batch import DropoutKey, prepare_batch
+from xpcap.models.batch import prepare_batch
 from xpcap.ops import get_ops
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
@@ -148,27 +148,25 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
     )
     buffers = [allocator(model.params.flat) for _ in range(parts)]
     seen = []
-    given = Batch(features, captions).checked("loss", model.config)
-    like, null, key = model.params.flat, WORDS["<NULL>"], DropoutKey(SEED, STEP)
-    for part in prepare_batch("loss", given, model.config, like, null, buffers, draw=key):
-        order = part.packed.order
-        np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
+    given = Batch(features, captions, step=STEP).checked("loss", model.config)
+    like, null = model.params.flat, WORDS["<NULL>"]
+    for part in prepare_batch("loss", given, model.config, like, null, buffers, seed=SEED):
+        order = part.order
+        np.testing.assert_array_equal(to_numpy(part.feature_mask), of_features[order])
         np.testing.assert_array_equal(
-            to_numpy(part.masks.words),
-            of_words[[words.index(word) for word in to_numpy(part.packed.words)]],
+            to_numpy(part.word_mask),
+            of_words[[words.index(word) for word in to_numpy(part.words)]],
         )
         steps = [
             (int(order[place]), t)
-            for t, n in enumerate(part.packed.rows.batch_sizes)
+            for t, n in enumerate(part.rows.batch_sizes)
             for place in range(n)
         ]
         kept = (
-            range(len(steps))
-            if part.packed.target_rows is None
-            else to_numpy(part.packed.target_rows)
+            range(len(steps)) if part.target_rows is None else to_numpy(part.target_rows)
         )  # a NULL inside a caption has no mask
         np.testing.assert_array_equal(
-            to_numpy(part.masks.hidden), of_hidden[[live.index(steps[row]) for row in kept]]
+            to_numpy(part.hidden_mask), of_hidden[[live.index(steps[row]) for row in kept]]
         )
         seen += steps
     assert sorted(seen) == live

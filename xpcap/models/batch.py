@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Buffer, Padded, view
+from xpcap.memory import Buffer, view
 from xpcap.models.config import ModelConfig
 from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
@@ -203,54 +203,63 @@ def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
     return features[rows if isinstance(rows, slice) else asarray(rows, like=features)]
 
 
-class PackedCaptions(NamedTuple):
-    """A batch of captions, or one part of it, as packed rows, longest caption first.
+class Part(NamedTuple):
+    """A minibatch, or one part of it, as packed rows, longest caption first.
 
     N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
-    Index arrays are int32 on a device, of any integer type on the host.
+    `pack` makes it, on the host; `prepare_batch` adds what comes from `table` on, on the model's
+    device, where index arrays are int32.
 
     Padded to a layout, captions have more steps than words, and all rows have a place in `targets`:
     NO_TARGET where there is none. `words` then has ids besides that no row reads. Losses and
     gradients are those without padding, up to rounding.
     """
 
+    # Always on the host
+    order: np.ndarray  # (N,) number of each sorted caption in the batch
+    shape: tuple[int, int]  # of the batch's targets: captions and steps
+    padded: bool
+    # Brought to the device by `on_device`
     rows: PackedSequences
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
     target_rows: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    # Always on the host
-    order: np.ndarray  # (N,) number of each sorted caption in the batch
-    shape: tuple[int, int]  # of the batch's targets: captions and steps
-    padded: bool = False
 
-
-class Masks(NamedTuple):
-    """Boolean masks of the units to keep; all None without dropout."""
-
-    features: Array | None = None  # (N, D); of a grid the same units in all regions
-    words: Array | None = None  # (K, W), one row for each distinct input word
-    hidden: Array | None = None  # (L, H), one row for each row with a target
-
-
-class DropoutKey(NamedTuple):
-    """Key of a training step's masks."""
-
-    seed: int
-    step: int
-
-
-class Part(NamedTuple):
-    """A minibatch, or one part of it, on the model's device, in packed order."""
-
-    table: Array  # (m, D) or (m, P, D)
-    pictures: Array  # (N,) row of the table of each sorted caption
-    packed: PackedCaptions
-    masks: Masks
-    terms: LossTerms  # with the factor of the loss of each row with a target (L,); or one for all
-    buffer: Buffer  # memory to compute it in
-    padded: Padded | None = None  # records of the work on padded parts
+    table: Array = None  # (m, D) or (m, P, D), features
+    pictures: Array = None  # (N,) row of the table of each sorted caption
+    # Dropout masks, true for the units to keep; None without dropout
+    feature_mask: Array | None = None  # (N, D); of a grid the same units in all regions
+    word_mask: Array | None = None  # (K, W), one row for each distinct input word
+    hidden_mask: Array | None = None  # (L, H), one row for each row with a target
+    terms: LossTerms = NO_TERMS  # with the factor of each row with a target (L,); or one for all
     later: Callable[[], LossTerms] | None = None  # returns `terms`, for after the forward pass
+    buffer: Buffer | None = None  # memory to compute it in
+    indices: Array | None = None  # index arrays joined on the device; None: they are in place
+
+    @property
+    def index_arrays(self) -> tuple[Array | None, ...]:
+        """All index arrays of rows, words and targets, as `indices` joins them."""
+        _, _, *of_rows = self.rows
+        return self.words, *self.inputs, self.target_rows, self.targets, *of_rows
+
+    def on_device(self) -> "Part":
+        """The part with index arrays on the device.
+
+        Its views of `indices` cost the host a microsecond each, and a repeated record needs none.
+        """
+        if self.indices is None:
+            return self
+        arrays = views(self.indices, self.index_arrays)
+        words, ids, by_word, starts, target_rows, targets, previous, sequence, firsts = arrays
+        return self._replace(
+            rows=self.rows._replace(previous=previous, sequence=sequence, firsts=firsts),
+            words=words,
+            inputs=Segments(ids, by_word, starts),
+            target_rows=target_rows,
+            targets=targets,
+            indices=None,
+        )
 
     def weighed(self) -> "Part":
         """The part with its terms, whose factors the host may compute only now."""
@@ -260,12 +269,12 @@ class Part(NamedTuple):
         """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
 
         values : array (n, ...), on the host
-        rows : array (n,), int, their rows, such as `packed.target_rows`. None: all rows in order
+        rows : array (n,), int, their rows, such as `target_rows`. None: all rows in order
         """
-        packed, some = self.packed, slice(None) if rows is None else to_numpy(rows)
-        caption = packed.order[to_numpy(packed.rows.sequence)]
-        steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
-        found = np.zeros((*packed.shape, *values.shape[1:]), values.dtype)
+        some = slice(None) if rows is None else to_numpy(rows)
+        caption = self.order[to_numpy(self.rows.sequence)]
+        steps = np.arange(len(self.rows.batch_sizes)).repeat(self.rows.batch_sizes)
+        found = np.zeros((*self.shape, *values.shape[1:]), values.dtype)
         found[caption[some], steps[some]] = values
         return found
 
@@ -280,9 +289,9 @@ def prepare_batch(
     like: Array,
     null: int,
     buffers: Sequence[Buffer],
-    padded: Padded | None = None,
     *,
-    draw: DropoutKey | None = None,
+    layout: Layout | None = None,
+    seed: int | None = None,
     terms: LossTerms = NO_TERMS,
 ) -> list[Part]:
     """Parts of a checked batch on the device: packed, with dropout masks drawn there.
@@ -292,8 +301,8 @@ def prepare_batch(
     like : the model's flat buffer, with the library, device and dtype of the parts
     null : id of the padding word
     buffers : memory for each part
-    padded : memory in their place for a batch that fits its Layout; of one part alone
-    draw : key of the dropout masks; None: no dropout
+    layout : pads a batch of one part that fits it, in memory of its own
+    seed : of the dropout masks of `batch.step`; None: no dropout
     terms : of the loss; their scale comes from the batch
     """
     features, captions, shard = batch.features, batch.captions, batch.shard
@@ -301,24 +310,21 @@ def prepare_batch(
     # On the host: the captions of each part, their order, and the numbers of its mask rows
     lengths, V = caption_lengths(captions, null), config.vocabulary
     orders = _dealt(lengths, len(buffers), shard)
-    layout = None if padded is None else padded.layout
     packed = [pack(captions, null, order, layout, V, lengths=lengths) for order in orders]
-    if padded is not None and packed[0].padded:
-        buffers = [padded.buffer]
-    else:
-        padded = None
+    padded = packed[0].padded
+    if padded:
+        buffers = [buffers[0].scope("padded")]
     mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
-    if draw is not None:
-        whole = None if shard is None else pack(captions, null)
-        mask_rows, counts = mask_rows_of(packed, lengths, whole)
+    if seed is not None:
+        mask_rows, counts = mask_rows_of(packed, captions, lengths)
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
         table, pictures = features.on_device(where, like, buffers[0]), features.rows
     else:
         table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
-        if padded is not None and is_device_array(features):
+        if padded and is_device_array(features):
             own = buffers[0]("features", table.shape)  # a record has the address of one table
             own[...] = table
             table = own
@@ -329,15 +335,26 @@ def prepare_batch(
 
     # To the device: index arrays, masks, and the factors of the rows with a target
     sent = [
-        send(p, like, [pictures[p.order], *own], buffer)
-        for p, own, buffer in zip(packed, mask_rows, buffers, strict=True)
+        send(part, like, [pictures[part.order], *rows], buffer)
+        for part, rows, buffer in zip(packed, mask_rows, buffers, strict=True)
     ]
-    masks = [Masks()] * len(packed)
-    if draw is not None:
-        masks = masks_of(config, draw, [own for _, (_, *own) in sent], counts, buffers)
+    masks: Sequence[Sequence[Array]] = [(None, None, None)] * len(packed)
+    if seed is not None:
+        assert batch.step is not None
+        sent_rows = [rows for _, (_, *rows) in sent]
+        masks = masks_of(config, seed, batch.step, sent_rows, counts, buffers)
     parts = [
-        Part(table, own_pictures, p, m, terms, buffer, padded)
-        for (p, (own_pictures, *_)), m, buffer in zip(sent, masks, buffers, strict=True)
+        part._replace(
+            table=table,
+            pictures=table_rows,
+            feature_mask=feature_mask,
+            word_mask=word_mask,
+            hidden_mask=hidden_mask,
+            buffer=buffer,
+        )
+        for (part, (table_rows, *_)), (feature_mask, word_mask, hidden_mask), buffer in zip(
+            sent, masks, buffers, strict=True
+        )
     ]
 
     def terms_of(k: int, scale: np.ndarray | float) -> LossTerms:
@@ -351,12 +368,10 @@ def prepare_batch(
     return [part._replace(terms=terms_of(k, scale)) for k, part in enumerate(parts)]
 
 
-def _by_target(
-    scale: np.ndarray, packed: PackedCaptions, buffer: Buffer, dtype: DTypeLike
-) -> Array:
+def _by_target(scale: np.ndarray, part: Part, buffer: Buffer, dtype: DTypeLike) -> Array:
     """Factors of captions (N,), for the rows with a target (L,), in `buffer`."""
-    by_row = scale[packed.order][packed.rows.sequence]
-    by_target = by_row if packed.target_rows is None else by_row[packed.target_rows]
+    by_row = scale[part.order][part.rows.sequence]
+    by_target = by_row if part.target_rows is None else by_row[part.target_rows]
     return buffer.upload("scale", by_target.astype(dtype))
 
 
@@ -426,7 +441,7 @@ def pack(
     V: int = 0,
     *,
     lengths: np.ndarray | None = None,
-) -> PackedCaptions:
+) -> Part:
     """Pack a batch of captions, or one part of it, on the host.
 
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
@@ -465,10 +480,8 @@ def pack(
         if len(distinct) > count:
             return pack(captions, null, order, lengths=lengths)
         targets = np.where(has_target, targets, NO_TARGET)
-    shape = len(captions), T
-    return PackedCaptions(
-        rows, distinct, segments, target_rows, targets, order, shape, layout is not None
-    )
+    shape, padded = (len(captions), T), layout is not None
+    return Part(order, shape, padded, rows, distinct, segments, target_rows, targets)
 
 
 @functools.lru_cache(maxsize=64)
@@ -519,124 +532,89 @@ def grouped(words: np.ndarray, V: int = 0, count: int = 0) -> tuple[np.ndarray, 
 
 
 def send(
-    packed: PackedCaptions, like: Array, more: Sequence[np.ndarray], buffer: Buffer
-) -> tuple[PackedCaptions, list[Array]]:
-    """Packed captions, and `more` index vectors, on the device of `like`, in one transfer."""
-    rows, words, inputs, target_rows, targets, *_ = packed
-    if get_array_module(like) is np:
-        return packed, list(more)
-    assert rows.sequence is not None  # pack() sets both
-    assert rows.firsts is not None
-    optional = [x for x in (target_rows, rows.previous) if x is not None]
-    vectors = [words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
-    views = send_joined(vectors, buffer, packed.padded)
-    words, ids, by_word, starts, targets, sequence, firsts, *rest = views
-    target_rows = None if target_rows is None else rest.pop(0)
-    previous = None if rows.previous is None else rest.pop(0)
-    sent = packed._replace(
-        rows=PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
-        words=words,
-        inputs=Segments(ids, by_word, starts),
-        target_rows=target_rows,
-        targets=targets,
-    )
-    return sent, rest
+    part: Part, like: Array, more: Sequence[np.ndarray], buffer: Buffer
+) -> tuple[Part, list[Array]]:
+    """The part, and `more` index arrays, on the device, in one transfer.
 
-
-def send_joined(
-    parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False
-) -> Sequence[Array]:
-    """Index vectors on the device as int32: one transfer, views of one array in `buffer`.
-
-    again : the next vectors will have the same sizes, so the views are kept
+    Of a padded part, which may repeat a record, the arrays are left in `indices`.
     """
-    joined = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+    if get_array_module(like) is np:
+        return part, list(more)
+    given = [x for x in (*more, *part.index_arrays) if x is not None]
+    joined = buffer.upload("indices", np.concatenate(given, dtype=np.int32, casting="same_kind"))
+    start = sum(map(len, more))
+    indices = view(joined, start, (len(joined) - start,))
+    sent = part._replace(indices=indices)
+    return sent if part.padded else sent.on_device(), views(joined, more)
 
-    def views(joined: Array) -> list[Array]:
-        found, start = [], 0
-        for part in parts:
-            found.append(view(joined, start, (part.size,)))
-            start += part.size
-        return found
 
-    return buffer.cached("indices", joined, views, of=None) if again else views(joined)
+def views(joined: Array, arrays: Sequence[np.ndarray | None]) -> list[Array]:
+    """Views of what begins with these arrays, one after the other; None where there is none."""
+    found, start = [], 0
+    for array in arrays:
+        found.append(None if array is None else view(joined, start, array.shape))
+        start += 0 if array is None else len(array)
+    return found
 
 
 # ---- Dropout masks
 
 
-class MaskRows(NamedTuple):
-    """Row numbers of dropout masks within the whole batch, for `ops.dropout_masks`."""
-
-    parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
-    counts: Sequence[int]  # for each mask: rows of the whole batch
-
-
 def mask_rows_of(
-    parts: Sequence[PackedCaptions], lengths: np.ndarray, whole: PackedCaptions | None = None
-) -> MaskRows:
-    """Row numbers of masks, which depend on neither packing nor parts.
+    parts: Sequence[Part], captions: np.ndarray, lengths: np.ndarray
+) -> tuple[list[list[np.ndarray]], tuple[int, ...]]:
+    """Numbers (n,) of each part's rows of masks: of features, of words and of hidden states.
 
-    Captions count as they come, distinct words by id, and live steps caption by caption; `lengths`
-    are those of all captions. `whole` is the whole batch, where `parts` do not make it up.
+    They depend on neither packing nor parts: captions (N, T+1) count as they come, distinct words
+    of the batch by id, and live steps caption by caption. Padding has -1. Also returns, for each
+    mask, how many rows the whole batch has.
     """
-    all_parts, words = parts if whole is None else [whole], None
-    if len(parts) > 1 or whole is not None:
-        words = np.unique(np.concatenate([part.words for part in all_parts]))  # sorted
-    rows = [
-        [part.order, _word_mask_rows(part, words), _hidden_mask_rows(part, lengths)]
-        for part in parts
-    ]
-    counts = (
-        sum(part.rows.N for part in all_parts),
-        len(parts[0].words if words is None else words),
-        sum(part.rows.R for part in all_parts),
-    )
-    return MaskRows(rows, counts)
-
-
-def _word_mask_rows(part: PackedCaptions, words: np.ndarray | None) -> np.ndarray:
-    """Position of each word of a part among `words`, or its own; -1 if no row reads it."""
-    is_read = part.inputs.starts[1:] > part.inputs.starts[:-1]
-    if words is not None:
-        rows = np.asarray(np.searchsorted(words, part.words))
-    else:
-        rows = is_read.cumsum() - 1
-    return np.where(is_read, rows, -1) if part.padded else rows
-
-
-def _hidden_mask_rows(part: PackedCaptions, lengths: np.ndarray) -> np.ndarray:
-    """Position of each target (L,) in the list of live steps; -1 if there is none."""
-    rows = part.rows
-    _, t = _laid_out(tuple(rows.batch_sizes), rows.N)
-    starts: np.ndarray = lengths.cumsum() - lengths
-    found: np.ndarray = starts.take(part.order[rows.sequence]) + t
-    if part.target_rows is not None:
-        found = found[part.target_rows]
-    return np.where(part.targets != NO_TARGET, found, -1) if part.padded else found
+    words, starts, rows_of_parts = None, lengths.cumsum() - lengths, []
+    if len(parts[0].order) < len(captions):
+        is_live = np.arange(captions.shape[1] - 1) < lengths[:, None]
+        words = np.unique(captions[:, :-1][is_live])
+    for part in parts:
+        rows, inputs = part.rows, part.inputs
+        is_read = inputs.starts[1:] > inputs.starts[:-1]
+        word_rows = is_read.cumsum() - 1 if words is None else words.searchsorted(part.words)
+        _, t = _laid_out(tuple(rows.batch_sizes), rows.N)
+        hidden_rows = starts.take(part.order[rows.sequence]) + t
+        if part.target_rows is not None:
+            hidden_rows = hidden_rows[part.target_rows]
+        if part.padded:
+            word_rows = np.where(is_read, word_rows, -1)
+            hidden_rows = np.where(part.targets != NO_TARGET, hidden_rows, -1)
+        rows_of_parts.append([part.order, word_rows, hidden_rows])
+    distinct = parts[0].words if words is None else words
+    # Where no step is live, rows of padding read a mask as well
+    return rows_of_parts, (len(captions), len(distinct), max(1, int(lengths.sum())))
 
 
 def masks_of(
     config: ModelConfig,
-    draw: DropoutKey,
+    seed: int,
+    step: int,
     mask_rows: Sequence[Sequence[Array]],
     counts: Sequence[int],
     buffers: Sequence[Buffer],
-) -> list[Masks]:
-    """Dropout masks of each part, drawn into its buffer; `mask_rows` are MaskRows on the device.
+) -> list[list[Array]]:
+    """Dropout masks of each part, drawn into its buffer; `mask_rows` of mask_rows_of lie on the device.
 
     The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
     another region would give away the dropped one (Gal & Ghahramani 2016 share masks over time
     steps for the same reason). A grid then costs no more draws than a feature.
     """
-    (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
-    masks = []
-    for (order, words, hidden), buffer in zip(mask_rows, buffers, strict=True):
-        features = buffer("mask of features", (len(order), D), bool)
-        vectors = buffer("mask of words", (len(words), W), bool)
-        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(hidden), H), bool)))
-    ops = get_ops(masks[0].features)
-    ops.dropout_masks(masks, mask_rows, counts, draw.seed, draw.step, 1 - config.dropout)
+    widths = config.feature_shape[-1], config.wordvec, config.hidden
+    names = "mask of features", "mask of words", "mask of hidden"
+    masks = [
+        [
+            buffer(name, (len(rows), width), bool)
+            for name, rows, width in zip(names, rows_of_part, widths, strict=True)
+        ]
+        for rows_of_part, buffer in zip(mask_rows, buffers, strict=True)
+    ]
+    ops = get_ops(masks[0][0])
+    ops.dropout_masks(masks, mask_rows, counts, seed, step, 1 - config.dropout)
     return masks
 
 

@@ -13,7 +13,6 @@ from xpcap.layers.cell import Activation
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.batch import (
     Batch,
-    DropoutKey,
     FeatureRows,
     prepare_batch,
     prepare_features,
@@ -351,15 +350,15 @@ class CaptioningRNN(Captioner):
         where = "CaptioningRNN.loss"
         step = SEED.check(where, "step", self._next_step if step is None else step)
         terms = LossTerms.checked(where, smoothing=smoothing)
-        given = Batch(features, captions, weights=weights, total=total, shard=shard)
+        given = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
         batch = given.checked(where, self.config)
         buffers = self._buffers(workspace, batch)
         if not batch.computed:
             self._next_step = step + 1
             return self._network(buffers[0]).zero_gradients()
-        padded = None
+        layout = None
         if workspace is not None and self.config.recurrent.kernel:
-            padded = workspace.padded
+            layout = workspace.layout
         parts = prepare_batch(
             where,
             batch,
@@ -367,14 +366,14 @@ class CaptioningRNN(Captioner):
             self.like,
             self._null,
             buffers,
-            padded,
-            draw=DropoutKey(self.seed, step) if self.dropout else None,
+            layout=layout,
+            seed=self.seed if self.dropout else None,
             terms=terms,
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order
         def of_part(k: int) -> tuple[Array, Parameters]:
-            return self._network(parts[k].buffer).gradients(parts[k])
+            return self._network(parts[k].buffer).gradients(parts[k], workspace)
 
         results = parallel_map(of_part, range(len(parts)))
         loss, grads = results[0]
@@ -466,7 +465,7 @@ class CaptioningRNN(Captioner):
         """
         part = self._part("trace", Batch(features, captions))
         # The part has the pictures sorted by the length of their captions
-        unsorted = asarray(np.argsort(part.packed.order), like=self.like)
+        unsorted = asarray(np.argsort(part.order), like=self.like)
         network = self._network()
         image = network.image(part.table, part.pictures[unsorted])
         return trace(network, image, to_numpy(captions), self._null)

@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
@@ -74,38 +74,37 @@ class Network:
 
     # ---- Loss and gradients
 
-    def gradients(self, part: Part) -> tuple[Array, Parameters]:
+    def gradients(self, part: Part, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
         """Loss and gradients of one part; those of a batch are the sum over its parts.
 
-        What a padded part launches is recorded, and run again for the next ones: all that differs
-        lies in what was uploaded. Where the host computes weights meanwhile, the forward pass has a
-        record of its own.
+        What a padded part launches is recorded in the workspace, and run again for the next ones:
+        all that differs lies in what was uploaded. Where the host computes weights meanwhile, the
+        forward pass has a record of its own.
         """
-        padded = part.padded
-        if padded is None or not isinstance(self._ops, DeviceOps):
+        if workspace is None or not part.padded or not isinstance(self._ops, DeviceOps):
             return self._gradients(part)
         # A record keeps its arrays alive, so no other ones have their addresses
         addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
-        key: tuple[object, ...] = addresses, self.config, part.masks.hidden is None
+        key: tuple[object, ...] = addresses, self.config, part.hidden_mask is None
         if part.later is None:
             key, compute = (*key, part.terms.key), functools.partial(self._gradients, part)
         else:
             forward = functools.partial(self.forward, part)
-            cache = padded.forward.run(key, forward, lambda cache: (cache.hidden,))
+            cache = workspace.forward_replay.run(key, forward, lambda cache: (cache.hidden,))
             part = part.weighed()
             key = *key, part.terms.key, cache  # a record after this forward pass alone
             compute = functools.partial(self._gradients, part, cache)
-        return padded.replay.run(key, compute, lambda done: (done[0], done[1].flat))
+        return workspace.replay.run(key, compute, lambda done: (done[0], done[1].flat))
 
     def _gradients(self, part: Part, cache: Forward | None = None) -> tuple[Array, Parameters]:
         """Loss and gradients of one part; of a forward pass that is done, given its cache."""
-        grads, buffer = self._empty_gradients(), self.buffer
+        grads, buffer, part = self._empty_gradients(), self.buffer, part.on_device()
         cache, part = cache or self.forward(part), part.weighed()
         nll, (dh, _, _) = vocabulary_loss(
             cache.hidden,
             self.params["W_vocab"],
             self.params["b_vocab"],
-            part.packed.targets,
+            part.targets,
             part.terms,
             buffer=buffer.scope("vocabulary"),
             out=(grads["W_vocab"], grads["b_vocab"]),
@@ -121,59 +120,58 @@ class Network:
         return loss, grads
 
     def _empty_gradients(self) -> Parameters:
-        params, make = self.params, functools.partial(Parameters, self.params.shapes)
-        flat = self.buffer(GRADIENTS, params.flat.shape)
-        return self.buffer.cached(GRADIENTS, flat, make, of=params)
+        shapes = self.params.shapes
+        return Parameters(shapes, self.buffer(GRADIENTS, self.params.flat.shape))
 
     def forward(self, part: Part) -> Forward:
         """Hidden states of the rows with a target, from features and words."""
-        packed, masks, buffer, ops = part.packed, part.masks, self.buffer, self._ops
+        part, buffer, ops = part.on_device(), self.buffer, self._ops
         weight, bias = (self.params[name] for name in self.cell.inputs)
-        image, rows = self.image(part.table, part.pictures, masks.features), packed.rows
+        image, rows = self.image(part.table, part.pictures, part.feature_mask), part.rows
 
         # Each distinct word and each image is projected once; rows gather the results.
-        K, G = len(packed.words), len(bias)
+        K, G = len(part.words), len(bias)
         out = buffer("vectors", (K, self.config.wordvec))
         embedding = self.params["W_embed"]
-        vectors = ops.gather(embedding, packed.words, out, masks.words, self._keep)  # (K, W)
+        vectors = ops.gather(embedding, part.words, out, part.word_mask, self._keep)  # (K, W)
         projected = ops.matmul(vectors, weight, out=buffer("projected", (K, G)))
         a = buffer("a", (rows.R, G))
         if image.term is None:
-            ops.gather_plus(projected, packed.inputs.ids, bias, a)
+            ops.gather_plus(projected, part.inputs.ids, bias, a)
         else:
-            ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
+            ops.gather_plus_image(projected, part.inputs.ids, bias, image.term, rows, a)
 
         state0, scope = image.start(len(self.cell.states)), buffer.scope("cell")
         h, cache = self.cell.rows_forward(a, state0, self.cell_params, rows, scope, image.attention)
-        if packed.target_rows is not None or masks.hidden is not None:
-            out = buffer("hidden", (len(packed.targets), self.config.hidden))
-            h = ops.gather(contiguous(h), packed.target_rows, out, masks.hidden, self._keep)
+        if part.target_rows is not None or part.hidden_mask is not None:
+            out = buffer("hidden", (len(part.targets), self.config.hidden))
+            h = ops.gather(contiguous(h), part.target_rows, out, part.hidden_mask, self._keep)
         return Forward(image, vectors, cache, h)
 
     def backward(self, dh: Array, part: Part, cache: Forward, grads: Parameters) -> None:
         """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
-        packed, masks, buffer, ops = part.packed, part.masks, self.buffer, self._ops
+        buffer, ops = self.buffer, self._ops
         image, vectors, (weight, bias) = cache.image, cache.vectors, self.cell.inputs
-        if packed.target_rows is not None:
-            out = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
-            dh = ops.scatter(dh, packed.target_rows, out, masks.hidden, self._keep)  # (R, H)
-        elif masks.hidden is not None:
-            dh = ops.gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, self._keep)
+        if part.target_rows is not None:
+            out = buffer("dh_rows", (part.rows.R, dh.shape[1]))
+            dh = ops.scatter(dh, part.target_rows, out, part.hidden_mask, self._keep)  # (R, H)
+        elif part.hidden_mask is not None:
+            dh = ops.gather(dh, None, buffer("dh_rows", dh.shape), part.hidden_mask, self._keep)
         da, dstate0 = self._cell_backward(dh, cache.cell, grads)
 
         # Rows of one word share its projection, so their gradients add up before the products.
         out = buffer("dwords", (len(vectors), da.shape[1]))
-        dwords = ops.segment_sum(da, packed.inputs, out=out)  # (K, G)
+        dwords = ops.segment_sum(da, part.inputs, out=out)  # (K, G)
         ops.column_sum(dwords, out=grads[bias])
 
         def weights_and_image() -> None:
-            self.image_backward(da, dstate0, packed.rows, image, grads)
+            self.image_backward(da, dstate0, part.rows, image, grads)
             ops.matmul(vectors.T, dwords, out=grads[weight])
 
         def words() -> None:
             out = buffer("dvectors", vectors.shape)
             dvectors = ops.matmul(dwords, self.params[weight].T, out=out)  # (K, W)
-            ops.scatter(dvectors, packed.words, grads["W_embed"], masks.words, self._keep)
+            ops.scatter(dvectors, part.words, grads["W_embed"], part.word_mask, self._keep)
 
         work = dwords.size * self.config.wordvec
         run_parallel(self.params.flat, work, weights_and_image, words)
@@ -282,7 +280,7 @@ class Network:
 
 def score(networks: Sequence[Network], part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout."""
-    xp, targets = get_array_module(part.table), part.packed.targets
+    xp, targets = get_array_module(part.table), part.targets
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
     for rows, scores in _target_scores(networks, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
@@ -292,12 +290,12 @@ def score(networks: Sequence[Network], part: Part) -> Score:
 
 def word_log_probabilities(networks: Sequence[Network], part: Part) -> np.ndarray:
     """Log-probability (N, T) of each target of a part, by caption and step; on the host."""
-    targets = part.packed.targets
+    targets = part.targets
     found = [
         to_numpy(_of_targets(scores, targets[rows]))
         for rows, scores in _target_scores(networks, part)
     ]
-    return part.unpack(np.concatenate(found), part.packed.target_rows)
+    return part.unpack(np.concatenate(found), part.target_rows)
 
 
 def _of_targets(scores: Array, targets: Array) -> Array:
@@ -310,6 +308,6 @@ def _target_scores(networks: Sequence[Network], part: Part) -> Iterator[tuple[sl
     """Blocks of the rows with a target, and scores (n, V) of their words, up to a constant."""
     hidden = [network.forward(part).hidden for network in networks]
     V = networks[0].config.vocabulary
-    for rows in blocks(len(part.packed.targets), V, hidden[0]):
+    for rows in blocks(len(part.targets), V, hidden[0]):
         pairs = zip(networks, hidden, strict=True)
         yield rows, log_mean_softmax([network.scores(h[rows]) for network, h in pairs])

@@ -226,8 +226,8 @@ class _Run:
     @property
     def replay(self) -> Replay[Any] | None:
         """The record of its steps; None on the host."""
-        padded = self._solver._workspace.padded
-        return padded and padded.replay
+        workspace = self._solver._workspace
+        return workspace.replay if workspace.layout is not None else None
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and copy all its results to the host, in the order computed."""
