@@ -54,7 +54,7 @@ class BatchLoader:
             if table is None
             else FeatureRows(table, rows, trusted=True)
         )
-        return Batch(features, split.captions[captions], pictures, shard=shard, trusted=True)
+        return Batch(features, split.captions[captions], pictures, shard=shard)
 
     def _table(self, name: str) -> Array | None:
         if name not in self._tables:

@@ -113,13 +113,14 @@ class Batch(NamedTuple):
 
     features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n with `shard`
     captions: np.ndarray  # (N, T+1) int
-    pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
+    # (N,) int, picture number of each caption within its split, whose features a loader knows to be
+    # finite; None: the features are a caller's own
+    pictures: np.ndarray | None = None
     # (N,) float, weight of each caption, or a function that returns them; None: 1 each
     weights: np.ndarray | Callable[[], np.ndarray] | None = None
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
-    trusted: bool = False  # set by a loader: the features are finite
 
     @property
     def options(self) -> dict[str, Any]:

@@ -336,7 +336,7 @@ def _features(model: Any, batch: Batch) -> Array | FeatureRows:
     A loss of one's own gets them as the batch has them.
     """
     features = batch.features
-    if _has_own_loss(model) or not batch.trusted or isinstance(features, FeatureRows):
+    if _has_own_loss(model) or batch.pictures is None or isinstance(features, FeatureRows):
         return features
     return FeatureRows(features, np.arange(len(features)), trusted=True)
 
