@@ -41,24 +41,24 @@ class FeatureRows(NamedTuple):
         """table[rows], of the table's library."""
         return self.table[asarray(self.rows, like=self.table)]
 
-    def on_device(self, function: str, like: Array, buffer: Buffer) -> Array:
+    def on_device(self, caller: str, like: Array, buffer: Buffer) -> Array:
         """The table on the device of `like`, in its dtype.
 
         TypeError : another library or dtype, or rows that are no integers. ValueError : no such
         row; one of the host is not finite.
         """
         if self.trusted:
-            return to_device(function, self.table, like, buffer, finite=True)
+            return to_device(caller, self.table, like, buffer, finite=True)
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
             came = f"is a {type(self.table).__module__} array of {dtype}"
             expected = f"the model's library and {like.dtype}"
             cause = "was it made for another model?"
-            raise InvalidTypeError(function, "the table of features", came, expected, cause)
-        Spec.of({"feature rows": (len(self.rows),)}, "i").check(function, self.rows)
-        check_range(function, "feature rows", self.rows, len(self.table), "from another split?")
+            raise InvalidTypeError(caller, "the table of features", came, expected, cause)
+        Spec.of({"feature rows": (len(self.rows),)}, "i").check(caller, self.rows)
+        check_range(caller, "feature rows", self.rows, len(self.table), "from another split?")
         if not is_device_array(self.table):
-            check_finite(function, self.gather())
+            check_finite(caller, self.gather())
         return contiguous(self.table)
 
 
@@ -133,67 +133,67 @@ class Batch(NamedTuple):
         """Captions that this process computes."""
         return len(self.captions if self.shard is None else self.shard)
 
-    def scale(self, where: str) -> np.ndarray | float:
+    def scale(self, caller: str) -> np.ndarray | float:
         """Factor of each caption's loss (N,), or one number for all.
 
-        TypeError, ValueError : a function returns no weights; `where` begins the message.
+        TypeError, ValueError : a function returns no weights; `caller` begins the message.
         """
         total = len(self.captions) if self.total is None else self.total
         weights = self.weights
         if weights is None:
             return 1 / total
         if callable(weights):
-            weights = np.asarray(as_array(where, "weights", weights()))
-            spec("weights:N=n!").check(where, weights, sizes={"N": len(self.captions)})
+            weights = np.asarray(as_array(caller, "weights", weights()))
+            spec("weights:N=n!").check(caller, weights, sizes={"N": len(self.captions)})
         return np.asarray(weights / total)
 
     def take(self, captions: slice) -> "Batch":
         """Features and captions of some captions alone."""
         return Batch(_rows_of(self.features, captions), self.captions[captions])
 
-    def shared(self, where: str, shard: np.ndarray) -> "Batch":
+    def shared(self, caller: str, shard: np.ndarray) -> "Batch":
         """The batch with the features of a process's `shard` (n,) alone.
 
-        ValueError : there are not as many features as captions; `where` begins the message.
+        ValueError : there are not as many features as captions; `caller` begins the message.
         """
         features, N = self.features, len(self.captions)
         if not isinstance(features, FeatureRows):
-            features = as_array(where, "features", features)
+            features = as_array(caller, "features", features)
         if np.shape(features)[:1] != (N,):
             came = f"have shape {np.shape(features)}"
-            raise InvalidValueError(where, "features", came, f"a row for each of {N} captions")
+            raise InvalidValueError(caller, "features", came, f"a row for each of {N} captions")
         return self._replace(features=_rows_of(features, shard), shard=shard)
 
-    def checked(self, where: str, config: ModelConfig) -> "Batch":
+    def checked(self, caller: str, config: ModelConfig) -> "Batch":
         """The batch with captions on the host, features as an array, and a float as `total`.
 
-        TypeError, ValueError : it is no batch for a model of this config; `where` begins messages.
+        TypeError, ValueError : it is no batch for a model of this config; `caller` begins messages.
         """
-        captions = to_numpy(as_array(where, "captions", self.captions))
+        captions = to_numpy(as_array(caller, "captions", self.captions))
         weights = given = self.weights
         if callable(weights):
             given = None  # checked once they are there
         elif weights is not None:
-            weights = given = np.asarray(as_array(where, "weights", weights))
+            weights = given = np.asarray(as_array(caller, "weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
-        sizes = arrays.check(where, captions, given, self.shard)
+        sizes = arrays.check(caller, captions, given, self.shard)
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
-            features = as_array(where, "features", features)
-            check_features(where, features, shape, N=n)
+            features = as_array(caller, "features", features)
+            check_features(caller, features, shape, N=n)
         elif np.shape(features) != (n, *shape):
             raise InvalidValueError(
-                where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
+                caller, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
             )
         shard = self.shard
         if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
             came = f"holds {np.min(shard)}..{np.max(shard)}"
             expected = f"distinct numbers of {len(captions)} captions"
-            raise InvalidValueError(where, "shard", came, expected)
-        check_range(where, "captions", captions, config.vocabulary, "from another vocabulary?")
+            raise InvalidValueError(caller, "shard", came, expected)
+        check_range(caller, "captions", captions, config.vocabulary, "from another vocabulary?")
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
-        total = TOTAL.check(where, "total", self.total)
+        total = TOTAL.check(caller, "total", self.total)
         return self._replace(features=features, captions=captions, weights=weights, total=total)
 
 
@@ -284,7 +284,7 @@ class Part(NamedTuple):
 
 
 def prepare_batch(
-    where: str,
+    caller: str,
     batch: Batch,
     config: ModelConfig,
     like: Array,
@@ -297,7 +297,7 @@ def prepare_batch(
 ) -> list[Part]:
     """Parts of a checked batch on the device: packed, with dropout masks drawn there.
 
-    where : begins messages
+    caller : name of the method that was called, for messages
     batch : as `Batch.checked` returns it
     like : the model's flat buffer, with the library, device and dtype of the parts
     null : id of the padding word
@@ -322,9 +322,9 @@ def prepare_batch(
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
-        table, pictures = features.on_device(where, like, buffers[0]), features.rows
+        table, pictures = features.on_device(caller, like, buffers[0]), features.rows
     else:
-        table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
+        table, pictures = to_device(caller, features, like, buffers[0]), np.arange(len(features))
         if padded and is_device_array(features):
             own = buffers[0]("features", table.shape)  # a record has the address of one table
             own[...] = table
@@ -364,8 +364,8 @@ def prepare_batch(
         return replace(terms, scale=scale)
 
     if callable(batch.weights) and len(parts) == 1 and is_device_array(like):
-        return [parts[0]._replace(later=lambda: terms_of(0, batch.scale(where)))]
-    scale = batch.scale(where)
+        return [parts[0]._replace(later=lambda: terms_of(0, batch.scale(caller)))]
+    scale = batch.scale(caller)
     return [part._replace(terms=terms_of(k, scale)) for k, part in enumerate(parts)]
 
 
@@ -377,21 +377,21 @@ def _by_target(scale: np.ndarray, part: Part, buffer: Buffer, dtype: DTypeLike) 
 
 
 def prepare_features(
-    where: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
+    caller: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
 ) -> Array:
     """Features (N, *shape), checked, on the device of `like` and in its dtype.
 
     ValueError : features that are not finite; without `read`, those of a device are not checked.
     """
-    features = as_array(where, "features", features)
-    check_features(where, features, shape)
+    features = as_array(caller, "features", features)
+    check_features(caller, features, shape)
     if read and is_device_array(features):
-        check_finite(where, features)
-    return to_device(where, features, like)
+        check_finite(caller, features)
+    return to_device(caller, features, like)
 
 
 def to_device(
-    where: str,
+    caller: str,
     features: Array,
     like: Array,
     buffer: Buffer | None = None,
@@ -408,7 +408,7 @@ def to_device(
     with np.errstate(over="ignore"):
         cast = np.asarray(features, like.dtype)
     if not finite:
-        check_finite(where, cast, features)
+        check_finite(caller, cast, features)
     return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)
 
 
@@ -623,18 +623,18 @@ def masks_of(
 
 
 def check_features(
-    where: str, features: Array, shape: tuple[int, ...], N: int | None = None
+    caller: str, features: Array, shape: tuple[int, ...], N: int | None = None
 ) -> None:
     """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
     fits = features.shape[1:] == shape
     note = "one for each caption" if fits else "are they from another encoder?"
     axes = ",".join(map(str, ("N", *shape)))
     spec(f"features:{axes}=n").check(
-        where, features, note=note, sizes={} if N is None else {"N": N}
+        caller, features, note=note, sizes={} if N is None else {"N": N}
     )
 
 
-def check_finite(where: str, features: Array, given: Array | None = None) -> None:
+def check_finite(caller: str, features: Array, given: Array | None = None) -> None:
     """ValueError, with the first bad row: features are not finite. Reads one flag from a device."""
     if get_array_module(features).isfinite(features).all():
         return
@@ -646,4 +646,4 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     thing = f"features of row {row} (of {len(values)})"
     came = f"hold {value} at {position}"
     expected = f"finite {values.dtype} numbers"
-    raise InvalidValueError(where, thing, came, expected, "extract them again")
+    raise InvalidValueError(caller, thing, came, expected, "extract them again")

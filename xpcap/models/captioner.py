@@ -86,8 +86,8 @@ class Captioner(Decodable):
             On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
             0 after END.
         """
-        where = f"{self._name}.word_log_probabilities"
-        batch = Batch(features, captions).checked(where, self.config)  # whole: a part takes rows
+        caller = f"{self._name}.word_log_probabilities"
+        batch = Batch(features, captions).checked(caller, self.config)  # whole: a part takes rows
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
@@ -124,17 +124,17 @@ class Captioner(Decodable):
             `words` have another shape, an id is outside the vocabulary, or `state` is of other words
             or of another model.
         """
-        where, words = f"{self._name}.step", as_array(f"{self._name}.step", "words", words)
-        n, like = spec("words:n=i").check(where, words)["n"], self.like
+        caller, words = f"{self._name}.step", as_array(f"{self._name}.step", "words", words)
+        n, like = spec("words:n=i").check(caller, words)["n"], self.like
         arrays = sum(network.config.state_arrays for network in self._networks)
         if len(state) != arrays:
             came = f"has {len(state)} arrays"
-            raise InvalidValueError(where, "state", came, arrays, "is it of another model?")
+            raise InvalidValueError(caller, "state", came, arrays, "is it of another model?")
         if len(state[0]) != n:
             came = f"has {len(state[0])} rows, but `words` has length {n}"
-            raise InvalidValueError(where, "state", came, "one for each word")
+            raise InvalidValueError(caller, "state", came, "one for each word")
         V = self.config.vocabulary
-        check_range(where, "words", to_numpy(words), V, "from another vocabulary?")
+        check_range(caller, "words", to_numpy(words), V, "from another vocabulary?")
         return self.advance(self.project(asarray(words, like=like)), state, allocator(like))
 
     def sample(
@@ -174,18 +174,18 @@ class Captioner(Decodable):
             Scores of the host are not finite, since a parameter is not, or is too large. Those of
             a device are checked in `decode` and `sample_with_probabilities`, which read more.
         """
-        function = f"{self._name}.sample"
+        caller = f"{self._name}.sample"
         forbid = [*forbid]
         if policy is not None and (max_length != Policy.max_length or forbid):
             came = "is given with a policy"
             expected = "the policy to have them"
-            raise InvalidValueError(function, "max_length or forbid", came, expected)
+            raise InvalidValueError(caller, "max_length or forbid", came, expected)
         policy = self._greedy("sample", max_length, forbid) if policy is None else policy
-        require_policy(function, policy)
+        require_policy(caller, policy)
         if (policy.n_best or 1) > 1:
             came, cause = f"has n_best {policy.n_best}", "call decode for several captions"
             expected = "n_best 1: sample returns one caption of each picture"
-            raise InvalidValueError(function, "policy", came, expected, cause)
+            raise InvalidValueError(caller, "policy", came, expected, cause)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(
@@ -237,10 +237,10 @@ class Captioner(Decodable):
 
     def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
         """Greedy decoding within limits, which a method takes as its own arguments."""
-        function = f"{self._name}.{method}"
+        caller = f"{self._name}.{method}"
         cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
-        length = Whole(1, cause=cause).check(function, "max_length", max_length)
-        return Policy(max_length=length, forbid=WordIds().check(function, "forbid", forbid))
+        length = Whole(1, cause=cause).check(caller, "max_length", max_length)
+        return Policy(max_length=length, forbid=WordIds().check(caller, "forbid", forbid))
 
     def _decode(
         self,
@@ -251,15 +251,15 @@ class Captioner(Decodable):
         scored: bool,
         numbers: Sequence[int] | np.ndarray | None = None,
     ) -> Decoded:
-        function = f"{self._name}.{method}"
-        features = prepare_features(function, features, self.config.feature_shape, self.like)
-        return decode(self, features, policy, scored, function, numbers)
+        caller = f"{self._name}.{method}"
+        features = prepare_features(caller, features, self.config.feature_shape, self.like)
+        return decode(self, features, policy, scored, caller, numbers)
 
     def _part(self, method: str, batch: Batch) -> Part:
         """Given captions as one part on the model's device."""
-        where, null = f"{self._name}.{method}", self.word_to_idx["<NULL>"]
-        batch, buffers = batch.checked(where, self.config), [allocator(self.like)]
-        (part,) = prepare_batch(where, batch, self.config, self.like, null, buffers)
+        caller, null = f"{self._name}.{method}", self.word_to_idx["<NULL>"]
+        batch, buffers = batch.checked(caller, self.config), [allocator(self.like)]
+        (part,) = prepare_batch(caller, batch, self.config, self.like, null, buffers)
         return part
 
     @property

@@ -347,11 +347,11 @@ class CaptioningRNN(Captioner):
         TypeError
             Captions are not integers, features no real numbers, or NumPy cannot read them.
         """
-        where = "CaptioningRNN.loss"
-        step = SEED.check(where, "step", self._next_step if step is None else step)
-        terms = LossTerms.checked(where, smoothing=smoothing)
+        caller = "CaptioningRNN.loss"
+        step = SEED.check(caller, "step", self._next_step if step is None else step)
+        terms = LossTerms.checked(caller, smoothing=smoothing)
         given = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
-        batch = given.checked(where, self.config)
+        batch = given.checked(caller, self.config)
         buffers = self._buffers(workspace, batch)
         if not batch.computed:
             self._next_step = step + 1
@@ -360,7 +360,7 @@ class CaptioningRNN(Captioner):
         if workspace is not None and self.config.recurrent.kernel:
             layout = workspace.layout
         parts = prepare_batch(
-            where,
+            caller,
             batch,
             self.config,
             self.like,
@@ -487,8 +487,8 @@ class CaptioningRNN(Captioner):
             The cell's state; then, if `inject` has them, the image's term of every step (n, G) and
             the regions A (n, P, H), both constant.
         """
-        shape, where = self.config.feature_shape, "CaptioningRNN.start"
-        features = prepare_features(where, features, shape, self.like, read=False)
+        shape, caller = self.config.feature_shape, "CaptioningRNN.start"
+        features = prepare_features(caller, features, shape, self.like, read=False)
         return self._network().start(features)
 
     @in_turn
