@@ -192,7 +192,7 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
 @pytest.fixture(params=[1, 3], ids=["whole", "in-parts"])
 def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """For a batch of N captions at once, or in parts of three or four."""
-    monkeypatch.setattr(captioning_rnn, "LEAST_PART", 3)
+    monkeypatch.setattr(captioning_rnn, "MIN_CAPTIONS_PER_CORE", 3)
     return Workspace(make().params.flat, request.param)
 
 

@@ -190,7 +190,8 @@ def given() -> np.ndarray:
 def test_score_is_that_of_the_mean_of_probabilities(
     kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_captioners, "LEAST_PART", 7)  # so that two cores share the captions
+    # So that two cores share the captions
+    monkeypatch.setattr(of_captioners, "MIN_SCORED_PER_CORE", 7)
     models, captions, features = make(*kinds), given(), seen(kinds, 20)
     nll, correct, tokens = 0.0, 0, 0
     logs: list[list[float]] = []

@@ -70,7 +70,7 @@ def test_gradient_norms_are_those_of_finite_differences(
     cell: str, inject: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Captions of several lengths and one without a word; gradients in blocks of captions."""
-    monkeypatch.setattr("xpcap.models.trace.AT_ONCE", 2)
+    monkeypatch.setattr("xpcap.models.trace.CAPTIONS_AT_ONCE", 2)
     features, captions = batch(rng, inject)
     features, captions = features[:6], captions[:6, :5]
     model = strong(cell, inject, rng)

@@ -10,7 +10,7 @@ from xpcap.data.features import blocks
 from xpcap.models.batch import Batch, FeatureRows
 
 SHARE = 0.25  # of a device's free memory that the features of a split may take
-AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
+NUMBERS_AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
 
 
 class BatchLoader:
@@ -68,8 +68,10 @@ class BatchLoader:
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
             return None
         table = get_array_module(self._like).empty(shape, self._like.dtype)
-        for some, numbers in blocks(np.arange(len(table)), AT_ONCE // math.prod(shape[1:])):
+        for block, numbers in blocks(
+            np.arange(len(table)), NUMBERS_AT_ONCE // math.prod(shape[1:])
+        ):
             features = self._data.features(name, numbers)
-            table[some] = asarray(features, dtype=self._like.dtype, like=self._like)
+            table[block] = asarray(features, dtype=self._like.dtype, like=self._like)
         free_staging(self._like)  # else CuPy holds as much for the life of the process
         return table

@@ -1,4 +1,4 @@
-"""A batch on its way into the network. Start with `Batch`, `Part` and `prepare_batch`.
+"""A batch on its way into the network. Start with `Batch`, `Layout`, `Part` and `prepare_batch`.
 
 A batch is checked, packed without padding, given dropout masks, and sent to the device in one
 transfer.
@@ -82,8 +82,8 @@ class Layout(NamedTuple):
         lengths, (m, columns) = caption_lengths(captions, null), captions.shape
         alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
         mean = n * alive.mean(axis=1)
-        most = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
-        sizes = np.minimum(np.rint(most), n).astype(int)
+        bounds = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
+        sizes = np.minimum(np.rint(bounds), n).astype(int)
         sizes[0] = n  # every caption has a step, if need be without a target
         sizes = np.minimum.accumulate(sizes)
 
@@ -91,16 +91,16 @@ class Layout(NamedTuple):
         step, caption = alive.nonzero()
         pairs = np.unique(captions[caption, step].astype(np.int64) * m + caption)
         share = np.bincount(pairs // m) / m
-        comes = 1 - (1 - share) ** n
-        wide = comes.sum() + DEVIATIONS * np.sqrt((comes * (1 - comes)).sum())
-        words = -(-int(wide) // WORD_MULTIPLE) * WORD_MULTIPLE
+        chances = 1 - (1 - share) ** n
+        word_bound = chances.sum() + DEVIATIONS * np.sqrt((chances * (1 - chances)).sum())
+        words = -(-int(word_bound) // WORD_MULTIPLE) * WORD_MULTIPLE
         return cls(tuple(sizes[sizes > 0].tolist()), words)
 
     def fits(self, sizes: Sequence[int], n: int, T: int) -> bool:
         """True if n captions of at most T steps, sizes[t] alive at step t, can be padded to it."""
         if n != self.sizes[0] or not len(sizes) <= len(self.sizes) <= T:
             return False
-        return all(alive <= most for alive, most in zip(sizes, self.sizes, strict=False))
+        return all(alive <= limit for alive, limit in zip(sizes, self.sizes, strict=False))
 
 
 class Batch(NamedTuple):
@@ -170,13 +170,13 @@ class Batch(NamedTuple):
         TypeError, ValueError : it is no batch for a model of this config; `caller` begins messages.
         """
         captions = to_numpy(as_array(caller, "captions", self.captions))
-        weights = given = self.weights
+        weights = present_weights = self.weights
         if callable(weights):
-            given = None  # checked once they are there
+            present_weights = None  # checked once they are there
         elif weights is not None:
-            weights = given = np.asarray(as_array(caller, "weights", weights))
+            weights = present_weights = np.asarray(as_array(caller, "weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
-        sizes = arrays.check(caller, captions, given, self.shard)
+        sizes = arrays.check(caller, captions, present_weights, self.shard)
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
@@ -272,12 +272,12 @@ class Part(NamedTuple):
         values : array (n, ...), on the host
         rows : array (n,), int, their rows, such as `target_rows`. None: all rows in order
         """
-        some = slice(None) if rows is None else to_numpy(rows)
+        positions = slice(None) if rows is None else to_numpy(rows)
         caption = self.order[to_numpy(self.rows.sequence)]
         steps = np.arange(len(self.rows.batch_sizes)).repeat(self.rows.batch_sizes)
-        found = np.zeros((*self.shape, *values.shape[1:]), values.dtype)
-        found[caption[some], steps[some]] = values
-        return found
+        unpacked = np.zeros((*self.shape, *values.shape[1:]), values.dtype)
+        unpacked[caption[positions], steps[positions]] = values
+        return unpacked
 
 
 # ---- From a batch to parts on the device
@@ -326,13 +326,13 @@ def prepare_batch(
     else:
         table, pictures = to_device(caller, features, like, buffers[0]), np.arange(len(features))
         if padded and is_device_array(features):
-            own = buffers[0]("features", table.shape)  # a record has the address of one table
-            own[...] = table
-            table = own
+            copy = buffers[0]("features", table.shape)  # a record has the address of one table
+            copy[...] = table
+            table = copy
     if shard is not None:  # features are those of its captions alone
-        of_all = np.zeros(len(captions), pictures.dtype)
-        of_all[shard] = pictures
-        pictures = of_all
+        all_pictures = np.zeros(len(captions), pictures.dtype)
+        all_pictures[shard] = pictures
+        pictures = all_pictures
 
     # To the device: index arrays, masks, and the factors of the rows with a target
     sent = [
@@ -541,8 +541,8 @@ def send(
     """
     if get_array_module(like) is np:
         return part, list(more)
-    given = [x for x in (*more, *part.index_arrays) if x is not None]
-    joined = buffer.upload("indices", np.concatenate(given, dtype=np.int32, casting="same_kind"))
+    vectors = [x for x in (*more, *part.index_arrays) if x is not None]
+    joined = buffer.upload("indices", np.concatenate(vectors, dtype=np.int32, casting="same_kind"))
     start = sum(map(len, more))
     indices = view(joined, start, (len(joined) - start,))
     sent = part._replace(indices=indices)
@@ -551,11 +551,11 @@ def send(
 
 def views(joined: Array, arrays: Sequence[np.ndarray | None]) -> list[Array]:
     """Views of what begins with these arrays, one after the other; None where there is none."""
-    found, start = [], 0
+    array_views, start = [], 0
     for array in arrays:
-        found.append(None if array is None else view(joined, start, array.shape))
+        array_views.append(None if array is None else view(joined, start, array.shape))
         start += 0 if array is None else len(array)
-    return found
+    return array_views
 
 
 # ---- Dropout masks
@@ -634,13 +634,13 @@ def check_features(
     )
 
 
-def check_finite(caller: str, features: Array, given: Array | None = None) -> None:
+def check_finite(caller: str, features: Array, original: Array | None = None) -> None:
     """ValueError, with the first bad row: features are not finite. Reads one flag from a device."""
     if get_array_module(features).isfinite(features).all():
         return
     values = to_numpy(features)
     row, *at = np.argwhere(~np.isfinite(values))[0].tolist()
-    value = values[(row, *at)] if given is None else given[(row, *at)]
+    value = values[(row, *at)] if original is None else original[(row, *at)]
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
     thing = f"features of row {row} (of {len(values)})"

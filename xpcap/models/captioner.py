@@ -19,7 +19,7 @@ from xpcap.options import Whole
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
-LEAST_PART = 64  # captions, at least, for another core to pay off
+MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
 
 
 class Captioner(Decodable):
@@ -91,10 +91,10 @@ class Captioner(Decodable):
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
-            parts = split_evenly(N, min(cores(), N // LEAST_PART))
+            parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
 
-        def of_part(some: slice) -> np.ndarray:
-            part = self._part("word_log_probabilities", batch.take(some))
+        def of_part(rows: slice) -> np.ndarray:
+            part = self._part("word_log_probabilities", batch.take(rows))
             return network.word_log_probabilities(self._networks, part)
 
         return np.concatenate(parallel_map(of_part, parts))

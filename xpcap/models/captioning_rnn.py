@@ -27,7 +27,7 @@ from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing from another core
+MIN_CAPTIONS_PER_CORE = 32  # products with fewer rows gain nothing from another core
 
 
 class CaptioningRNN(Captioner):
@@ -276,7 +276,7 @@ class CaptioningRNN(Captioner):
             raise InvalidTypeError("CaptioningRNN.loss", "workspace", came, expected)
         if workspace is None:
             return [allocator(self.like)]
-        parts = workspace.parts[: max(1, batch.computed // LEAST_PART)]
+        parts = workspace.parts[: max(1, batch.computed // MIN_CAPTIONS_PER_CORE)]
         return [part.buffer for part in parts]
 
     # ---- Training

@@ -64,11 +64,11 @@ class Ensemble(Captioner):
         after: list[Array] = []
         for k, model in enumerate(self.models):
             space, columns = buffer.scope(f"model {k}"), a[:, self._columns[k]]
-            own = space("own", columns.shape)  # kernels want rows without gaps
-            own[...] = columns
-            own_scores, own_state = model.advance(own, state[self._arrays[k]], space)
-            scores.append(own_scores)
-            after += own_state
+            columns_copy = space("columns", columns.shape)  # kernels want rows without gaps
+            columns_copy[...] = columns
+            model_scores, model_state = model.advance(columns_copy, state[self._arrays[k]], space)
+            scores.append(model_scores)
+            after += model_state
         return log_mean_softmax(scores), tuple(after)
 
     @property

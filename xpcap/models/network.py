@@ -284,21 +284,21 @@ def score(networks: Sequence[Network], part: Part) -> Score:
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
     for rows, scores in _target_scores(networks, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
-        nll = nll - _of_targets(scores, targets[rows]).sum(dtype=np.float64)
+        nll = nll - _target_log_probabilities(scores, targets[rows]).sum(dtype=np.float64)
     return Score(nll, correct, len(targets))
 
 
 def word_log_probabilities(networks: Sequence[Network], part: Part) -> np.ndarray:
     """Log-probability (N, T) of each target of a part, by caption and step; on the host."""
     targets = part.targets
-    found = [
-        to_numpy(_of_targets(scores, targets[rows]))
+    log_probabilities = [
+        to_numpy(_target_log_probabilities(scores, targets[rows]))
         for rows, scores in _target_scores(networks, part)
     ]
-    return part.unpack(np.concatenate(found), part.target_rows)
+    return part.unpack(np.concatenate(log_probabilities), part.target_rows)
 
 
-def _of_targets(scores: Array, targets: Array) -> Array:
+def _target_log_probabilities(scores: Array, targets: Array) -> Array:
     """Log-probabilities (n,) of targets (n,); scores (n, V) are overwritten."""
     rows = get_array_module(scores).arange(len(scores))
     return get_ops(scores).log_softmax_(scores)[rows, targets]

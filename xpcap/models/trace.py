@@ -11,7 +11,7 @@ from xpcap.models.batch import caption_lengths
 from xpcap.models.network import Image, Network
 from xpcap.ops import PackedSequences, get_ops
 
-AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
+CAPTIONS_AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
 
 
 class Saturation(NamedTuple):
@@ -92,23 +92,23 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     # if it starts there. So each loss has a sequence from every state before it: (k, caption)
     # starts from state k and takes steps k..t. At its step j those with k <= t - j are alive.
     norms = xp.zeros((len(cell.states), T, T + 1, N), like.dtype)
-    for first in range(0, N, AT_ONCE):
-        some = slice(first, min(first + AT_ONCE, N))
-        n = some.stop - first
+    for first in range(0, N, CAPTIONS_AT_ONCE):
+        block = slice(first, min(first + CAPTIONS_AT_ONCE, N))
+        n = block.stop - first
         for t in range(T):
-            norms[0, t, t + 1, some] = _norm(dh[t, some])
+            norms[0, t, t + 1, block] = _norm(dh[t, block])
             rows = PackedSequences.of([k * n for k in range(t + 1, 0, -1)], (t + 1) * n)
-            inputs = xp.concatenate([_rows(a[j : t + 1, some]) for j in range(t + 1)])
-            before = tuple(_rows(x[: t + 1, some]) for x in states)
+            inputs = xp.concatenate([_rows(a[j : t + 1, block]) for j in range(t + 1)])
+            before = tuple(_rows(x[: t + 1, block]) for x in states)
             _, cache = cell.rows_forward(
-                inputs, before, network.cell_params, rows, None, attention(some, t + 1)
+                inputs, before, network.cell_params, rows, None, attention(block, t + 1)
             )
             upstream = xp.zeros((rows.R, dh.shape[2]), like.dtype)
             for step in rows.steps:
-                upstream[step.rows][-n:] = dh[t, some]  # of the sequences that end with this step
+                upstream[step.rows][-n:] = dh[t, block]  # of the sequences that end with this step
             _, gradients, _ = cell.rows_backward(upstream, cache)
             for which, gradient in enumerate(gradients):
-                norms[which, t, : t + 1, some] = _norm(gradient).reshape(t + 1, n)
+                norms[which, t, : t + 1, block] = _norm(gradient).reshape(t + 1, n)
 
     # To the host, captions first, 0 after their ends
     live = caption_lengths(captions, null)[:, None] > np.arange(T)  # (N, T)
@@ -120,10 +120,10 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         steps = to_numpy(x).reshape(mask.shape[1], N, -1).swapaxes(0, 1)
         return np.where(mask[:, :, None], steps, 0).astype(like.dtype, copy=False)
 
-    def saturation(one: Activation) -> Saturation:
-        beyond = one.values < one.low, one.values > one.high
+    def saturation(activation: Activation) -> Saturation:
+        beyond = activation.values < activation.low, activation.values > activation.high
         shares = [by_caption(x.mean(axis=1, keepdims=True))[:, :, 0] for x in beyond]
-        return Saturation(shares[0], shares[1], one.low, one.high)
+        return Saturation(shares[0], shares[1], activation.low, activation.high)
 
     names = cell.states
     by_loss = np.moveaxis(to_numpy(norms), 3, 1)  # (states, N, T, T+1)
@@ -131,10 +131,10 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         {name: by_caption(x, begun) for name, x in zip(names, states, strict=True)},
         {name: by_caption(gate) for name, gate in gates.items()},
         by_caption(log_p),
-        {name: saturation(one) for name, one in activations.items()},
+        {name: saturation(activation) for name, activation in activations.items()},
         {
-            name: np.where(lost[:, :, None], one, 0).astype(like.dtype, copy=False)
-            for name, one in zip(names, by_loss, strict=True)
+            name: np.where(lost[:, :, None], values, 0).astype(like.dtype, copy=False)
+            for name, values in zip(names, by_loss, strict=True)
         },
     )
 
