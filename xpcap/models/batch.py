@@ -573,7 +573,7 @@ def mask_rows_of(
     words, starts, rows_of_parts = None, lengths.cumsum() - lengths, []
     if len(parts[0].order) < len(captions):
         is_live = np.arange(captions.shape[1] - 1) < lengths[:, None]
-        words = np.unique(captions[:, :-1][is_live])
+        (words,) = np.bincount(captions[:, :-1][is_live]).nonzero()
     for part in parts:
         rows, inputs = part.rows, part.inputs
         is_read = inputs.starts[1:] > inputs.starts[:-1]
