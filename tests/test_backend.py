@@ -96,13 +96,13 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(
 
 @refusals(
     """
-    DRIVER, "cupy" | BackendError | thing: backend cupy | came: no usable CUDA device | came: InsufficientDriver
-    0, "cupy" | BackendError | came: no CUDA device is visible
-    2, "cupy:2" | BackendError | thing: backend cupy:2 | came: 2 CUDA device(s), numbered from 0
-    2, "numpy:1" | OptionError | came: 'numpy:1' | expected: cupy:N
-    2, "cupy:²" | OptionError | came: 'cupy:²' | expected: cupy:N
-    2, "cupy:" | OptionError | came: 'cupy:' | expected: cupy:N
-    2, "cupi" | OptionError | came: 'cupi' | expected: numpy, cupy, auto | cause: did you mean 'cupy'
+    DRIVER, "cupy" | BackendError | thing: backend cupy | got: no usable CUDA device | got: InsufficientDriver
+    0, "cupy" | BackendError | got: no CUDA device is visible
+    2, "cupy:2" | BackendError | thing: backend cupy:2 | got: 2 CUDA device(s), numbered from 0
+    2, "numpy:1" | OptionError | got: 'numpy:1' | expected: cupy:N
+    2, "cupy:²" | OptionError | got: 'cupy:²' | expected: cupy:N
+    2, "cupy:" | OptionError | got: 'cupy:' | expected: cupy:N
+    2, "cupi" | OptionError | got: 'cupi' | expected: numpy, cupy, auto | cause: did you mean 'cupy'
     """,
     function="use_backend",
 )
@@ -176,7 +176,7 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
             assert isinstance(xpcap.asarray([1.0]), np.ndarray)
         assert (x.device.id, float((x + 1).sum())) == (1, 6.0)
     assert device.contexts == {1}
-    with refuses(BackendError, thing="backend cupy", came="cannot be used: CUDA device 0 of 2"):
+    with refuses(BackendError, thing="backend cupy", got="cannot be used: CUDA device 0 of 2"):
         xpcap.use_backend("cupy")
     assert device.current == 1
 
@@ -272,13 +272,13 @@ def test_asarray_keeps_what_fits_and_to_numpy_keeps_host_arrays() -> None:
 def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     install_or_skip(monkeypatch)
     device = sys.modules["cupy"].zeros((1, 3))
-    with refuses(TypeError, came="numpy and cupy arrays together"):
+    with refuses(TypeError, got="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
     with refuses(
         TypeError,
         function="rnn_step_forward",
         thing="prev_h",
-        came="is a cupy array",
+        got="is a cupy array",
     ):
         layers.rnn_step_forward(
             np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3)
@@ -295,5 +295,5 @@ def test_arrays_travel_both_ways_and_mixtures_are_refused() -> None:
         assert xpcap.get_array_module(x) is cupy
         np.testing.assert_array_equal(xpcap.to_numpy(x), [0, 1, 2])
         assert isinstance(xpcap.asarray(x, like=np.zeros(1)), np.ndarray)
-        with refuses(TypeError, function="get_array_module", came="numpy and cupy"):
+        with refuses(TypeError, function="get_array_module", got="numpy and cupy"):
             xpcap.get_array_module(x, np.zeros(1))

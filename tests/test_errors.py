@@ -31,18 +31,19 @@ def test_sentence_has_every_field() -> None:
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
 def test_error_copies_and_pickles_with_its_fields(error: type[XpcapError]) -> None:
-    one = error("function", "thing", "came", expected="expected", cause="cause")
+    one = error("function", "thing", "got", expected="expected", cause="cause")
     for other in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         assert type(other) is error
         assert [getattr(other, name) for name in FIELDS] == list(FIELDS)
-        assert str(other) == str(one) == "function: thing came, expected expected; cause"
+        assert other.came == other.got
+        assert str(other) == str(one) == "function: thing got, expected expected; cause"
 
 
 def test_error_is_of_the_class_that_people_catch() -> None:
     x, w = np.zeros((2, 3), np.float32), np.zeros((4, 5), np.float32)
-    with refuses(ValueError, function="affine_forward", thing="w", came="shape (4, 5)"):
+    with refuses(ValueError, function="affine_forward", thing="w", got="shape (4, 5)"):
         xpcap.layers.affine_forward(x, w, np.zeros(5, np.float32))
-    with refuses(TypeError, thing="w", came="dtype int64", expected="float32 or float64"):
+    with refuses(TypeError, thing="w", got="dtype int64", expected="float32 or float64"):
         xpcap.layers.affine_forward(x, w.astype(int), np.zeros(5, np.float32))
     assert issubclass(InvalidValueError, ValueError)
     assert issubclass(InvalidTypeError, TypeError)
@@ -58,7 +59,7 @@ def test_function_and_file_begin_function_and_thing() -> None:
 
 
 def test_a_tuple_asks_a_field_for_each_of_its_texts() -> None:
-    with refuses(DataError, came=("has shape", "(3,)")):
+    with refuses(DataError, got=("has shape", "(3,)")):
         raise DataError("f", "x", "has shape (3,)")
-    with pytest.raises(AssertionError), refuses(DataError, came=("has shape", "(4,)")):
+    with pytest.raises(AssertionError), refuses(DataError, got=("has shape", "(4,)")):
         raise DataError("f", "x", "has shape (3,)")

@@ -84,7 +84,7 @@ def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is
 
     new = new_folder if folder else new_path
     with (
-        refuses(DataError, function="caption", thing=str(path), came="is not overwritten"),
+        refuses(DataError, function="caption", thing=str(path), got="is not overwritten"),
         new("caption", path) as late,
     ):
         make(late, "late")
@@ -97,7 +97,7 @@ def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is
 def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text("theirs")
     (tmp_path / "link.csv").symlink_to("nowhere")
-    for name, came in {
+    for name, got in {
         "old.csv": "exists, and is not overwritten",
         "link.csv": "exists, and is not overwritten",
         "page.html": "does not end in .csv",
@@ -106,7 +106,7 @@ def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path
         "old.csv/a.csv": "old.csv, which is no folder",
     }.items():
         with (
-            refuses(OptionError, function="score", thing=str(tmp_path / name), came=came),
+            refuses(OptionError, function="score", thing=str(tmp_path / name), got=got),
             new_path("score", tmp_path / name, ".csv", OptionError),
         ):
             pytest.fail("work was done")
@@ -161,9 +161,9 @@ def test_text_is_read_up_to_a_size_and_from_files_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes("gr\u00fcn".encode())
     assert read_text(path, 5) == "gr\u00fcn"
-    with refuses(ValueError, function="read_text", came="has 5 bytes", expected="at most 4"):
+    with refuses(ValueError, function="read_text", got="has 5 bytes", expected="at most 4"):
         read_text(path, 4)
-    with refuses(ValueError, came="is a folder", expected="a file"):
+    with refuses(ValueError, got="is a folder", expected="a file"):
         read_text(tmp_path, 4)
     path.write_bytes(b"\xff")
     with pytest.raises(ValueError, match="utf-8"):
@@ -173,7 +173,7 @@ def test_text_is_read_up_to_a_size_and_from_files_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes in folders")
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with refuses(ValueError, came="a pipe or a device"):
+    with refuses(ValueError, got="a pipe or a device"):
         read_text(tmp_path / "pipe", 10)
 
 
@@ -181,7 +181,7 @@ def test_a_lock_keeps_others_out_until_its_file_is_closed(tmp_path: Path) -> Non
     path, held = tmp_path / "file", DataError("train_run", "file", "is locked")
     with path.open("a+b") as ours, path.open("a+b") as theirs:
         lock(ours, held)
-        with refuses(DataError, came="is locked"):
+        with refuses(DataError, got="is locked"):
             lock(theirs, held)
     with path.open("a+b") as ours:
         lock(ours, held)

@@ -97,29 +97,29 @@ def rule(**changed: Any) -> UpdateRule:
 
 @refusals(
     """
-    optim.init("adamm", w) | OptionError | came: 'adamm' | expected: sgd, sgd_momentum, rmsprop, adam | cause: did you mean 'adam'
-    optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | came: 'learning_rat' | cause: did you mean 'learning_rate'
-    optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | came: is nan | expected: finite number of at least 0
-    optim.sgd(w, np.ones(4)) | ValueError | function: optim.sgd | came: (3,) | came: dw (4,)
-    optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | came: has shape (2,) | expected: (3,)
-    optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | came: is 1 | expected: [0, 1)
+    optim.init("adamm", w) | OptionError | got: 'adamm' | expected: sgd, sgd_momentum, rmsprop, adam | cause: did you mean 'adam'
+    optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | got: 'learning_rat' | cause: did you mean 'learning_rate'
+    optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan | expected: finite number of at least 0
+    optim.sgd(w, np.ones(4)) | ValueError | function: optim.sgd | got: (3,) | got: dw (4,)
+    optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | got: has shape (2,) | expected: (3,)
+    optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | got: is 1 | expected: [0, 1)
     optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
-    optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | came: is -1
-    optim.rmsprop(w, w, {"learning_rate": "x"}) | OptionError | function: optim.rmsprop | thing: learning_rate | came: is 'x'
-    optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | came: (1, 3) | came: dw (3,) | expected: one shape
-    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | came: is nan
-    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | came: 'momentum'
-    optim.sgd([1.0], [1.0]) | TypeError | thing: w | came: is a list
-    optim.sgd(w[0], w[0]) | TypeError | thing: w | came: is a float64
-    optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | came: is a float64
-    optim.sgd(w, [1.0] * 3) | TypeError | thing: dw | came: is a list
-    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | came: has dtype int64 | expected: float32 or float64
-    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | came: has dtype float32 | expected: float64, as w has
-    optim.sgd_momentum(w, w, {"velocity": [0.0] * 3}) | TypeError | thing: velocity | came: is a list
-    rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | came: has none | expected: learning_rate
-    rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | came: has 'v' | expected: some of m
-    rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | came: the state 'm' | expected: AS_W
-    optim.clip_by_global_norm(w, 0) | OptionError | thing: max_norm | came: is 0 | expected: positive
+    optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | got: is -1
+    optim.rmsprop(w, w, {"learning_rate": "x"}) | OptionError | function: optim.rmsprop | thing: learning_rate | got: is 'x'
+    optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | got: (1, 3) | got: dw (3,) | expected: one shape
+    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan
+    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | got: 'momentum'
+    optim.sgd([1.0], [1.0]) | TypeError | thing: w | got: is a list
+    optim.sgd(w[0], w[0]) | TypeError | thing: w | got: is a float64
+    optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | got: is a float64
+    optim.sgd(w, [1.0] * 3) | TypeError | thing: dw | got: is a list
+    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | got: has dtype int64 | expected: float32 or float64
+    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | got: has dtype float32 | expected: float64, as w has
+    optim.sgd_momentum(w, w, {"velocity": [0.0] * 3}) | TypeError | thing: velocity | got: is a list
+    rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | got: has none | expected: learning_rate
+    rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | got: has 'v' | expected: some of m
+    rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | got: the state 'm' | expected: AS_W
+    optim.clip_by_global_norm(w, 0) | OptionError | thing: max_norm | got: is 0 | expected: positive
     """
 )
 def test_bad_arguments_are_named_with_what_was_wanted(refusal: Refusal) -> None:

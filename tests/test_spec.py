@@ -56,8 +56,8 @@ def test_shapes_bind_sizes(text: str, shapes: list[tuple[int, ...]], sizes: dict
 def test_shape_that_does_not_fit_is_refused(
     text: str, shapes: list[tuple[int, ...]], thing: str, expected: str
 ) -> None:
-    came = f"has shape {shapes[-1]}"
-    with refuses(ValueError, function="f", thing=thing, came=came, expected=expected, cause="note"):
+    got = f"has shape {shapes[-1]}"
+    with refuses(ValueError, function="f", thing=thing, got=got, expected=expected, cause="note"):
         Spec(text, "note").check("f", *(zeros(*shape) for shape in shapes))
 
 
@@ -68,7 +68,7 @@ def test_sizes_that_are_known_bind_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "array", "came", "expected"),
+    ("text", "array", "got", "expected"),
     [
         ("x:N", [1.0], "is a list", "an array"),
         ("x:N", zeros(2, 2).view(np.matrix), "is a numpy.matrix", "a numpy.ndarray"),
@@ -83,9 +83,9 @@ def test_sizes_that_are_known_bind_first() -> None:
     ],
 )
 def test_array_of_another_kind_is_refused(
-    text: str, array: object, came: str, expected: str
+    text: str, array: object, got: str, expected: str
 ) -> None:
-    with refuses(TypeError, function="f", thing="x", came=came, expected=expected):
+    with refuses(TypeError, function="f", thing="x", got=got, expected=expected):
         Spec(text).check("f", array)
 
 
@@ -100,19 +100,19 @@ def test_a_spec_reads_as_the_shapes_of_arguments_above_those_of_results() -> Non
 def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
     both = Spec("x:N,D ids:N=i w:D,M")
     both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
-    with refuses(TypeError, thing="w", came="has dtype float64", expected="float32, as x has"):
+    with refuses(TypeError, thing="w", got="has dtype float64", expected="float32, as x has"):
         both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
-    with refuses(TypeError, thing="w", came="has dtype float32", expected="float64, as x has"):
+    with refuses(TypeError, thing="w", got="has dtype float32", expected="float64, as x has"):
         both.check("f", zeros(2, 3, dtype="f8"), zeros(2, dtype="i8"), zeros(3, 4))
 
 
 def test_numbers_that_are_not_finite_are_refused_where_finite_ones_are_asked_for() -> None:
     x = np.array([1, np.inf], np.float32)
     Spec("x:N").check("f", x)
-    with refuses(ValueError, thing="x", came="holds inf at [1]"):
+    with refuses(ValueError, thing="x", got="holds inf at [1]"):
         Spec("x:N=f4!").check("f", x)
     with refuses(
-        DataError, function="f", thing="a.npz: x", came="holds inf at [1]", cause="damaged?"
+        DataError, function="f", thing="a.npz: x", got="holds inf at [1]", cause="damaged?"
     ):
         Spec("x:N=f4!").check_file("f: a.npz", {"x": x}, "damaged?")
 
@@ -126,8 +126,8 @@ def test_file_has_the_arrays_of_a_spec_and_no_other() -> None:
         ({"components": zeros(4, 2)}, "file: components", "shape (4, 2)", "(D, d), D = 3"),
         ({"more": zeros(1)}, "file", "holds more", "components, counts, mean"),
     ]
-    for change, thing, came, expected in odd:
-        with refuses(DataError, thing=thing, came=came, expected=expected, cause="damaged?"):
+    for change, thing, got, expected in odd:
+        with refuses(DataError, thing=thing, got=got, expected=expected, cause="damaged?"):
             stored.check_file("f: file", {**good, **change}, "damaged?", {"D": 3})
 
 
@@ -144,9 +144,9 @@ def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
 def test_argument_that_may_be_none_is_checked_if_it_is_given() -> None:
     state = Spec("h0:N,H c0?:N,H")
     assert state.check("f", zeros(2, 3), None) == {"N": 2, "H": 3}
-    with refuses(ValueError, thing="c0", came="has shape (2, 4)"):
+    with refuses(ValueError, thing="c0", got="has shape (2, 4)"):
         state.check("f", zeros(2, 3), zeros(2, 4))
-    with refuses(TypeError, thing="h0", came="is a NoneType"):
+    with refuses(TypeError, thing="h0", got="is a NoneType"):
         state.check("f", None, None)
 
 

@@ -66,9 +66,9 @@ def _resolve(spec: str) -> str:
         return chosen
     if not status.usable:
         info = "the command 'info' shows what is usable"
-        came = f"cannot be used: {status.reason}"
+        got = f"cannot be used: {status.reason}"
         cause = f"{status.cause or info}; `backend` numpy runs on the CPU"
-        raise BackendError("use_backend", f"backend {spec}", came, status.expected, cause)
+        raise BackendError("use_backend", f"backend {spec}", got, status.expected, cause)
     return _name(name, device)
 
 
@@ -189,9 +189,9 @@ def get_array_module(*arrays: Array) -> ModuleType:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
-        came = "got numpy and cupy arrays together"
+        got = "got numpy and cupy arrays together"
         cause = "move one side with asarray or to_numpy"
-        raise InvalidTypeError("get_array_module", "", came, "one library", cause)
+        raise InvalidTypeError("get_array_module", "", got, "one library", cause)
     return sys.modules["cupy"] if any(device) else np
 
 

@@ -1,6 +1,6 @@
 """Errors that the caller can do something about, printed without a traceback by the command line.
 
-Each carries five fields: the function, the thing, what came, what was expected, and the likely
+Each carries five fields: the function, the thing, what it got, what was expected, and the likely
 cause. `sentence` makes the message of them. A parameter of a public function stands in backquotes,
 as `out`; the command line prints its own option there.
 """
@@ -16,7 +16,7 @@ class XpcapError(Exception):
     function : the function that refuses; or function and file, ``"read_dataset: own.h5"``, of which
         the file goes to `thing`
     thing : what is wrong: an argument, a file, a tensor in a file
-    came : what came, as a phrase about the thing: ``has shape (2, 3)``
+    got : what was given, as a phrase about the thing: ``has shape (2, 3)``
     expected : what was expected in its place
     cause : the likely cause, or the remedy
 
@@ -29,25 +29,30 @@ class XpcapError(Exception):
         self,
         function: str = "",
         thing: object = "",
-        came: object = "",
+        got: object = "",
         expected: object = "",
         cause: object = "",
     ) -> None:
         name, colon, file = str(function).partition(": ")
-        if colon and (thing or came or expected or cause):
+        if colon and (thing or got or expected or cause):
             function = name
             thing = f"{file}: {thing}" if str(thing) else file
-        super().__init__(*(str(field) for field in (function, thing, came, expected, cause)))
-        self.function, self.thing, self.came, self.expected, self.cause = self.args
+        super().__init__(*(str(field) for field in (function, thing, got, expected, cause)))
+        self.function, self.thing, self.got, self.expected, self.cause = self.args
         self.thing = self.thing.replace("`", "")
 
     def __str__(self) -> str:
         return sentence(*self.args)
 
     @property
+    def came(self) -> str:
+        """Alias of `got`."""
+        return str(self.got)
+
+    @property
     def reason(self) -> str:
         """The message without function and thing, for a list of things."""
-        return sentence("", "", self.came, self.expected, self.cause) or str(self)
+        return sentence("", "", self.got, self.expected, self.cause) or str(self)
 
     def within(self, place: object) -> Self:
         """Make the same error about a thing in a place.
@@ -113,7 +118,7 @@ EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, Trainin
 def sentence(
     function: str = "",
     thing: object = "",
-    came: object = "",
+    got: object = "",
     expected: object = "",
     cause: object = "",
 ) -> str:
@@ -121,8 +126,8 @@ def sentence(
 
     The middle of a long field is left out.
     """
-    thing, came, expected, cause = map(_short, (thing, came, expected, cause))
-    about = " ".join(part for part in (thing, came) if part)
+    thing, got, expected, cause = map(_short, (thing, got, expected, cause))
+    about = " ".join(part for part in (thing, got) if part)
     text = ": ".join(part for part in (str(function), about) if part)
     if expected:
         text += f", expected {expected}"

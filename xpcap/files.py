@@ -163,13 +163,13 @@ def read_text(path: Path, most: int) -> str:
         wrong = f"is {kind}"
     if wrong or about.st_size > most:
         os.close(handle)
-        came = wrong or f"has {about.st_size:,} bytes"
-        raise InvalidValueError("read_text", path, came, f"a file of at most {most:,} bytes")
+        got = wrong or f"has {about.st_size:,} bytes"
+        raise InvalidValueError("read_text", path, got, f"a file of at most {most:,} bytes")
     with os.fdopen(handle, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        came = f"has more than {most:,} bytes"
-        raise InvalidValueError("read_text", path, came, expected=f"at most {most:,}")
+        got = f"has more than {most:,} bytes"
+        raise InvalidValueError("read_text", path, got, expected=f"at most {most:,}")
     return content.decode("utf-8")
 
 
@@ -181,12 +181,12 @@ def size_of(caller: str, path: Path, expected: str) -> int:
     try:
         about = path.stat()
     except OSError as error:
-        came = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
-        came = "does not exist" if isinstance(error, FileNotFoundError) else came
-        raise DataError(caller, path, came, expected, "is the path right?") from error
+        got = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
+        got = "does not exist" if isinstance(error, FileNotFoundError) else got
+        raise DataError(caller, path, got, expected, "is the path right?") from error
     if not stat.S_ISREG(about.st_mode):
-        came = "is a folder, pipe or device"
-        raise DataError(caller, path, came, expected, "is the path right?")
+        got = "is a folder, pipe or device"
+        raise DataError(caller, path, got, expected, "is the path right?")
     return about.st_size
 
 
@@ -200,19 +200,19 @@ def text_of(caller: str, path: Path, most: int, expected: str) -> str:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(caller, path, "is missing", expected) from error
     except InvalidValueError as error:
-        raise DataError(caller, path, error.came, error.expected, "damaged?") from error
+        raise DataError(caller, path, error.got, error.expected, "damaged?") from error
     except UnicodeDecodeError as error:
         raise DataError(caller, path, f"is no text: {error}", expected, "damaged?") from error
 
 
 def check_format(caller: str, path: object, found: object, known: int) -> None:
     """Raise DataError if a file has another format version than `known`."""
-    came = f"has format {found!r:.60}"
+    got = f"has format {found!r:.60}"
     if type(found) is int and found > known:
         cause = "it was made by a newer xpcap: upgrade this one"
-        raise DataError(caller, path, came, known, cause)
+        raise DataError(caller, path, got, known, cause)
     if type(found) is not int or found != known:
-        raise DataError(caller, path, came, known, "damaged, or another program's?")
+        raise DataError(caller, path, got, known, "damaged, or another program's?")
 
 
 def require_new_file(
@@ -225,16 +225,16 @@ def require_new_file(
     path = Path(path)
     folder = path.parent
     if suffix and path.suffix.lower() != suffix:
-        came, cause = f"does not end in {suffix}", "are the arguments in order?"
-        raise error(caller, path, came, expected="a name that does", cause=cause)
+        got, cause = f"does not end in {suffix}", "are the arguments in order?"
+        raise error(caller, path, got, expected="a name that does", cause=cause)
     if os.path.lexists(path):
         raise _exists(error, caller, path)
     if not folder.is_dir():
-        came = f"is to go into {folder}, which is no folder"
-        raise error(caller, path, came, expected="an existing one", cause="is the path right?")
+        got = f"is to go into {folder}, which is no folder"
+        raise error(caller, path, got, expected="an existing one", cause="is the path right?")
     if not os.access(folder, os.W_OK | os.X_OK):
-        came = f"is to go into {folder}, which may not be written to: Permission denied"
-        raise error(caller, path, came, expected="a folder of your own")
+        got = f"is to go into {folder}, which may not be written to: Permission denied"
+        raise error(caller, path, got, expected="a folder of your own")
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:

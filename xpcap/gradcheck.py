@@ -55,8 +55,8 @@ def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
 def _check_shape(caller: str, name: str, gradient: Array, x: Array) -> None:
     """Raise ValueError if a gradient has another shape than x."""
     if np.shape(gradient) != x.shape:
-        came, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
-        raise InvalidValueError(caller, name, came, x.shape, cause)
+        got, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
+        raise InvalidValueError(caller, name, got, x.shape, cause)
 
 
 def eval_numerical_gradient(
@@ -122,8 +122,8 @@ def eval_numerical_gradient_array(
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                came = f"returns shape {above.shape} and df has {df.shape}"
-                raise InvalidValueError("eval_numerical_gradient_array", "f", came, "equal shapes")
+                got = f"returns shape {above.shape} and df has {df.shape}"
+                raise InvalidValueError("eval_numerical_gradient_array", "f", got, "equal shapes")
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 

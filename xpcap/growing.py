@@ -93,10 +93,10 @@ class GrowingFile:
         """True if a file of this kind, without a whole row, may have this content."""
         return content.startswith(self._start) or self._start.startswith(content)
 
-    def refusal(self, came: str) -> DataError:
+    def refusal(self, got: str) -> DataError:
         """The error of a file of others."""
         expected = f"a new file, or one that begins with {self._start.decode()!r}, to be continued"
-        return DataError(self.caller, self.path, came, expected, CHOOSE)
+        return DataError(self.caller, self.path, got, expected, CHOOSE)
 
     def append(self, row: bytes) -> None:
         """Write a row, and hand it to the operating system. OSError : it cannot be written."""
@@ -213,10 +213,10 @@ class GrowingTable(GrowingFile):
     def _whole(self, rest: bytes) -> Row | None:
         return super()._whole(rest) if self._begun else None  # else it is a heading
 
-    def refusal(self, came: str) -> DataError:
+    def refusal(self, got: str) -> DataError:
         header = ",".join(self._headers[0])
         expected = f"a new file, or a table with the header {header}, to be continued"
-        return DataError(self.caller, self.path, came, expected, CHOOSE)
+        return DataError(self.caller, self.path, got, expected, CHOOSE)
 
     def _parse_row(self, row: bytes) -> Row | None:
         if row.count(b'"') % 2:

@@ -28,8 +28,8 @@ def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any
         value = dict(members)
         if len(value) < len(members):
             ((key, _),) = Counter(key for key, _ in members).most_common(1)
-            came = f"has the key {key[:60]!r} twice in an object"
-            raise DataError(caller, thing, came, "each key once", "two files put together?")
+            got = f"has the key {key[:60]!r} twice in an object"
+            raise DataError(caller, thing, got, "each key once", "two files put together?")
         return value
 
     try:
@@ -39,8 +39,8 @@ def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any
     except RecursionError as error:
         raise DataError(caller, thing, "is JSON nested too deep", expected, "damaged?") from error
     except ValueError as error:
-        came, cause = f"is not whole JSON ({error})", "cut short, or edited by hand?"
-        raise DataError(caller, thing, came, expected, cause) from error
+        got, cause = f"is not whole JSON ({error})", "cut short, or edited by hand?"
+        raise DataError(caller, thing, got, expected, cause) from error
 
 
 def read_json(caller: str, path: Path, most: int, expected: str) -> Any:
@@ -56,9 +56,9 @@ def check_json(
     DataError : the first misfit, by its path, such as ``images[3].file_name``.
     """
     if found := _misfit(value, form):
-        path, came, expected = found
+        path, got, expected = found
         where = ": ".join(filter(None, (str(thing), path.removeprefix("."))))
-        raise DataError(caller, where, f"is {came}", expected, cause)
+        raise DataError(caller, where, f"is {got}", expected, cause)
 
 
 def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:

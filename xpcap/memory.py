@@ -96,9 +96,9 @@ class _Store:
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         flat, wanted = self._buffers.get(name), dtype or self._dtype
         if flat is not None and flat.dtype != wanted:
-            came = f"has dtype {flat.dtype}, and {np.dtype(wanted)} is asked for"
+            got = f"has dtype {flat.dtype}, and {np.dtype(wanted)} is asked for"
             cause = "two arrays share a name: give each a name, or its layer a scope, of its own"
-            raise InvalidTypeError("Workspace", name, came, "one dtype for each name", cause)
+            raise InvalidTypeError("Workspace", name, got, "one dtype for each name", cause)
         last = self._views.get(name)
         if last is not None and last.shape == shape:
             return last

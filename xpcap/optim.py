@@ -66,16 +66,16 @@ class UpdateRule:
     def __post_init__(self) -> None:
         caller = f"UpdateRule {self.name!r}"
         if "learning_rate" not in self.numbers:
-            came, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
-            raise OptionError(caller, "`numbers`", came, expected, "the solver lowers it")
+            got, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
+            raise OptionError(caller, "`numbers`", got, expected, "the solver lowers it")
         if unknown_squares := [key for key in self.squares if key not in self.state]:
             expected = f"some of {', '.join(self.state) or 'none'}, as in `state`"
             raise OptionError(caller, "`squares`", f"has {unknown_squares[0]!r}", expected)
         reshaped = [key for key, shape_of in self.state.items() if shape_of is not AS_W]
         if self.elementwise and reshaped:
             cause = "one flat array holds all parameters, and their state is laid out like them"
-            came = f"is set with the state {reshaped[0]!r}"
-            raise OptionError(caller, "`elementwise`", came, "all state as AS_W", cause)
+            got = f"is set with the state {reshaped[0]!r}"
+            raise OptionError(caller, "`elementwise`", got, "all state as AS_W", cause)
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Shapes of the state of an array of a shape, by name.
@@ -297,8 +297,8 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     require_array(f"optim.{rule.name}", "dw", dw)
     config.update(init(rule, w, config))
     if dw.shape != w.shape:
-        came = f"has shape {w.shape} and dw {dw.shape}"
-        raise InvalidValueError(f"optim.{rule.name}", "w", came, "arrays of one shape")
+        got = f"has shape {w.shape} and dw {dw.shape}"
+        raise InvalidValueError(f"optim.{rule.name}", "w", got, "arrays of one shape")
     rule.step([(w, dw, {key: config[key] for key in rule.state_shapes(w.shape)})], config)
 
 

@@ -46,8 +46,8 @@ def read_tensors(
         with path.open("rb") as start:
             claimed = int.from_bytes(start.read(8), "little")
         if claimed > (most := max(0, min(MOST_HEADER, size - 8))):
-            came = f"has {size:,} bytes and claims a header of {claimed:,}"
-            raise DataError(caller, path, came, f"at most {most:,}", "damaged, or cut short?")
+            got = f"has {size:,} bytes and claims a header of {claimed:,}"
+            raise DataError(caller, path, got, f"at most {most:,}", "damaged, or cut short?")
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             wanted = file.keys() if names is None else names
@@ -63,9 +63,9 @@ def read_tensors(
         AttributeError,
         RecursionError,
     ) as error:
-        came = "cannot be read as a safetensors file of ours"
+        got = "cannot be read as a safetensors file of ours"
         cause = f"damaged, or another program's? ({error!r})"
-        raise DataError(caller, path, came, "one that 'train' wrote", cause) from error
+        raise DataError(caller, path, got, "one that 'train' wrote", cause) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(caller, path, found, FORMAT)
     return tensors, meta

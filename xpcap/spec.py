@@ -232,10 +232,10 @@ class Spec:
                 check_library(caller, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
                 of_others = any(each.stacks for each in self.entries) and not entry.stacks
-                came = f"{has(entry.name)} shape {x.shape}"
+                got = f"{has(entry.name)} shape {x.shape}"
                 expected = entry.expected(sizes, x.ndim)
                 cause = "" if of_others else note or self.note
-                raise InvalidValueError(caller, entry.name, came, expected, cause)
+                raise InvalidValueError(caller, entry.name, got, expected, cause)
             if entry.finite:
                 check_finite(caller, entry.name, x, InvalidValueError)
         return sizes
@@ -261,12 +261,12 @@ class Spec:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
             if not hasattr(x, "dtype"):
-                came = f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}"
-                raise DataError(caller, entry.name, came, f"an array of {kind}", cause)
+                got = f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}"
+                raise DataError(caller, entry.name, got, f"an array of {kind}", cause)
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
-                came = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
+                got = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
                 expected = f"{kind} of shape {entry.expected(sizes, len(x.shape))}"
-                raise DataError(caller, entry.name, came, expected, cause)
+                raise DataError(caller, entry.name, got, expected, cause)
             if entry.finite:
                 check_finite(caller, entry.name, x, DataError, cause)
         return sizes
@@ -335,24 +335,24 @@ def check_float(caller: str, name: str, x: Array, first_name: str, first: Array)
         return  # the common case: as good as the first, which has been checked
     require_array(caller, name, x)
     if x.dtype.char not in FLOATS:
-        came = f"{has(name)} dtype {x.dtype}"
-        raise InvalidTypeError(caller, name, came, "float32 or float64", "cast it with .astype")
+        got = f"{has(name)} dtype {x.dtype}"
+        raise InvalidTypeError(caller, name, got, "float32 or float64", "cast it with .astype")
     if x is first:
         return
     check_library(caller, name, x, first_name, first)
     if x.dtype != first.dtype:
-        came = f"{has(name)} dtype {x.dtype}"
+        got = f"{has(name)} dtype {x.dtype}"
         expected = f"{first.dtype}, as {first_name} has"
-        raise InvalidTypeError(caller, name, came, expected, "cast one with .astype")
+        raise InvalidTypeError(caller, name, got, expected, "cast one with .astype")
 
 
 def check_library(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """Raise InvalidTypeError if one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         library, first_library = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
-        came = f"is a {library} array"
+        got = f"is a {library} array"
         expected = f"a {first_library} array, as {first_name} is"
-        raise InvalidTypeError(caller, name, came, expected, "move one with asarray or to_numpy")
+        raise InvalidTypeError(caller, name, got, expected, "move one with asarray or to_numpy")
 
 
 def require_array(caller: str, name: str, x: object) -> None:
@@ -361,8 +361,8 @@ def require_array(caller: str, name: str, x: object) -> None:
         cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
         raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
-        came = f"is a {type(x).__name__}"
-        raise InvalidTypeError(caller, name, came, "an array", "make one with xpcap.asarray")
+        got = f"is a {type(x).__name__}"
+        raise InvalidTypeError(caller, name, got, "an array", "make one with xpcap.asarray")
 
 
 def as_array(caller: str, thing: str, x: object) -> Array:
@@ -374,16 +374,16 @@ def as_array(caller: str, thing: str, x: object) -> Array:
     are = "are" if has(thing) == "have" else "is"
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            came = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
-            raise InvalidValueError(caller, thing, came, "none", "fill them first")
+            got = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
+            raise InvalidValueError(caller, thing, got, "none", "fill them first")
         return x
     try:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
-            came = f"{has(thing)} {len(x)} rows of unequal lengths"
+            got = f"{has(thing)} {len(x)} rows of unequal lengths"
             cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise InvalidValueError(caller, thing, came, "an array", cause) from error
+            raise InvalidValueError(caller, thing, got, "an array", cause) from error
         raise InvalidTypeError(
             caller,
             thing,
@@ -402,8 +402,8 @@ def check_finite(
     if not bool(finite.all()):
         at = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
         hold = "hold" if has(name) == "have" else "holds"
-        came = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
-        raise error(caller, name, came, "finite numbers", cause)
+        got = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
+        raise error(caller, name, got, "finite numbers", cause)
 
 
 def check_range(
@@ -417,8 +417,8 @@ def check_range(
     """Raise `error` unless integers are all in 0..bound-1; those on a device are not read."""
     if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
         hold = "hold" if has(name) == "have" else "holds"
-        came = f"{hold} {numbers.min()}..{numbers.max()}"
-        raise error(caller, name, came, f"0..{bound - 1}", cause)
+        got = f"{hold} {numbers.min()}..{numbers.max()}"
+        raise error(caller, name, got, f"0..{bound - 1}", cause)
 
 
 def as_numbers(
@@ -432,9 +432,9 @@ def as_numbers(
     if not array.size:
         return array.astype(np.int64)  # NumPy takes an empty list for floats
     if array.dtype.kind not in "iu":
-        came = f"{has(name)} dtype {array.dtype}"
+        got = f"{has(name)} dtype {array.dtype}"
         hint = "np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
-        raise InvalidTypeError(caller, name, came, "integers", hint)
+        raise InvalidTypeError(caller, name, got, "integers", hint)
     check_range(caller, name, array, bound, cause)
     return array
 

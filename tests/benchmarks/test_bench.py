@@ -356,7 +356,7 @@ def test_what_a_process_finds_wrong_is_said_here() -> None:
         BackendError,
         function="use_backend",
         thing="backend",
-        came="'cupi' does not exist",
+        got="'cupi' does not exist",
     ):
         list(measure.measure_in_process("xpcap", [TINY], BRIEF, "cupi"))
 
@@ -365,7 +365,7 @@ def test_a_process_that_ends_early_is_an_error(capfd: pytest.CaptureFixture[str]
     with refuses(
         BackendError,
         function="bench",
-        came="nobody stopped with exit status 1",
+        got="nobody stopped with exit status 1",
         expected="an answer",
     ):
         list(measure.measure_in_process("nobody", [TINY], BRIEF, "numpy"))
@@ -790,7 +790,7 @@ def test_a_graph_whose_process_fails_is_a_row_that_says_why(
         assert (large_one.get(ms), large_one[why]) == (None, f"bench: {failing} at large stopped")
         assert f"{failing} at large" in str(results.tables(bench()))
     failing = "torch padded"
-    with refuses(BackendError, came="torch padded at large stopped"):
+    with refuses(BackendError, got="torch padded at large stopped"):
         bench()
 
 
@@ -1031,7 +1031,7 @@ def test_emulated_parts_of_a_step_add_up_to_it(
     ]
     assert {len(row) for row in rows} == {len(heading)}
     with refuses(
-        OptionError, function="step_profiles", thing="backend", came="is numpy", expected="cupy"
+        OptionError, function="step_profiles", thing="backend", got="is numpy", expected="cupy"
     ):
         step_profile.step_profiles([TINY])
     monkeypatch.setattr(step_profile, "CONFIGS", {"tiny": TINY})

@@ -110,9 +110,9 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
 
 @refusals(
     """
-    vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1]) | came: has another vocabulary, of 59 words instead of 60
-    config=replace(run.config, max_words=9) | came: says at most 9 words instead of 25
-    inputs=replace(run.inputs, scaling=FeatureScaling()) | came: reads features that are scaled otherwise
+    vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1]) | got: has another vocabulary, of 59 words instead of 60
+    config=replace(run.config, max_words=9) | got: says at most 9 words instead of 25
+    inputs=replace(run.inputs, scaling=FeatureScaling()) | got: reads features that are scaled otherwise
     """,
     error=DataError,
     function="open_runs",

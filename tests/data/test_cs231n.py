@@ -82,7 +82,7 @@ def test_without_a_name_the_courses_own_places_are_looked_at(
     monkeypatch.chdir(tmp_path)
     with refuses(
         DataError,
-        came="has none of datasets/coco_captioning, cs231n/datasets/coco_captioning, deeplearning/datasets/coco_captioning",
+        got="has none of datasets/coco_captioning, cs231n/datasets/coco_captioning, deeplearning/datasets/coco_captioning",
         cause="python -m xpcap.course",
     ) as caught:
         load_coco_data()
@@ -112,32 +112,32 @@ def test_a_folder_that_is_named_is_the_one_that_is_read(
         DataError,
         function="load_coco_data",
         thing="datasets/coco_captioning/coco2014_captions.h5",
-        came="is missing",
+        got="is missing",
     ):
         load_coco_data("datasets/coco_captioning")
 
 
 def test_a_flag_for_pca_features_is_one(coco: Path) -> None:
-    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", came="is 'False'"):
+    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", got="is 'False'"):
         load_coco_data(coco, pca_features="False")  # type: ignore[arg-type]
 
 
 def test_urls_and_words_that_do_not_fit_are_refused_of_a_folder_and_of_a_dict(coco: Path) -> None:
     data = load_coco_data(coco)
     words = dict(zip(data["idx_to_word"], range(len(data["idx_to_word"]))[::-1], strict=True))
-    fields = {"thing": "word_to_idx", "came": f"gives {data['idx_to_word'][0]!r} the id"}
+    fields = {"thing": "word_to_idx", "got": f"gives {data['idx_to_word'][0]!r} the id"}
     with refuses(DataError, function="from_coco", **fields):
         from_coco({**data, "word_to_idx": words})
     *_, word = data["idx_to_word"]
-    came = f"gives {word!r} the id 7, but idx_to_word gives it {data['word_to_idx'][word]}"
-    with refuses(DataError, function="from_coco", thing="word_to_idx", came=came):
+    got = f"gives {word!r} the id 7, but idx_to_word gives it {data['word_to_idx'][word]}"
+    with refuses(DataError, function="from_coco", thing="word_to_idx", got=got):
         from_coco({**data, "word_to_idx": {**data["word_to_idx"], word: 7}})
     urls = coco / "val2014_urls.txt"
     lines = urls.read_text().splitlines()
     urls.write_text("\n".join(lines[1:]))
-    came = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
+    got = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
     for read in (load_coco_data, open_data):
-        with refuses(DataError, function="load_coco_data", came=came):
+        with refuses(DataError, function="load_coco_data", got=got):
             read(coco)
     urls.write_text("\n".join(lines))
     vocabulary = {"idx_to_word": data["idx_to_word"], "word_to_idx": words}
@@ -166,7 +166,7 @@ def test_a_minibatch_is_drawn_as_the_course_does(coco: Path) -> None:
     np.testing.assert_array_equal(captions, data["val_captions"][drawn])
     np.testing.assert_array_equal(features, data["val_features"][data["val_image_idxs"][drawn]])
     assert (urls == data["val_urls"][data["val_image_idxs"][drawn]]).all()
-    with refuses(DataError, thing="split", came="'vall'"):
+    with refuses(DataError, thing="split", got="'vall'"):
         sample_coco_minibatch(data, split="vall")
 
 
@@ -215,7 +215,7 @@ def test_the_courses_dict_holds_train_and_val_alone(coco: Path) -> None:
         DataError,
         function="to_coco",
         thing="the data",
-        came="has the splits test",
+        got="has the splits test",
         expected="train or val",
     ):
         to_coco(data)

@@ -73,22 +73,22 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
 
 @refusals(
     """
-    decode_captions(np.array([4]), LISTED) | ValueError | thing: id 4 | came: has no word
-    decode_captions(np.array([-1]), LISTED) | ValueError | thing: id -1 | came: has no word
-    decode_captions(np.array([4]), MAPPED) | ValueError | thing: id 4 | came: has no word
-    decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | came: has no word
-    decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | came: is 'no'
-    Vocabulary(["a", "b"]) | DataError | function: Vocabulary | came: missing among 2 words
-    Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]) | DataError | function: Vocabulary | came: 1 words occur twice, 'a' among them
-    Vocabulary.build("a dog runs", 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
-    Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
-    Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | came: is nan
-    Vocabulary.build_from_words([["a", "b"]], 1, most=-1) | OptionError | function: Vocabulary.build_from_words | thing: `most` | came: is -1
-    vocabulary.encode_words(["a dog runs"], 3) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
-    vocabulary.words(np.array([4, -1])) | ValueError | function: Vocabulary.words | came: -1..4 | expected: 0..4
-    vocabulary.words(np.array([4, 5])) | ValueError | function: Vocabulary.words | came: 4..5 | expected: 0..4
-    list(vocabulary.words_of(np.array([[4, -1]]))) | ValueError | function: Vocabulary.words_of | came: -1..4 | expected: 0..4
-    list(vocabulary.words_of(np.array([[4, 5]]))) | ValueError | function: Vocabulary.words_of | came: 4..5 | expected: 0..4
+    decode_captions(np.array([4]), LISTED) | ValueError | thing: id 4 | got: has no word
+    decode_captions(np.array([-1]), LISTED) | ValueError | thing: id -1 | got: has no word
+    decode_captions(np.array([4]), MAPPED) | ValueError | thing: id 4 | got: has no word
+    decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | got: has no word
+    decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | got: is 'no'
+    Vocabulary(["a", "b"]) | DataError | function: Vocabulary | got: missing among 2 words
+    Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]) | DataError | function: Vocabulary | got: 1 words occur twice, 'a' among them
+    Vocabulary.build("a dog runs", 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
+    Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
+    Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | got: is nan
+    Vocabulary.build_from_words([["a", "b"]], 1, most=-1) | OptionError | function: Vocabulary.build_from_words | thing: `most` | got: is -1
+    vocabulary.encode_words(["a dog runs"], 3) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
+    vocabulary.words(np.array([4, -1])) | ValueError | function: Vocabulary.words | got: -1..4 | expected: 0..4
+    vocabulary.words(np.array([4, 5])) | ValueError | function: Vocabulary.words | got: 4..5 | expected: 0..4
+    list(vocabulary.words_of(np.array([[4, -1]]))) | ValueError | function: Vocabulary.words_of | got: -1..4 | expected: 0..4
+    list(vocabulary.words_of(np.array([[4, 5]]))) | ValueError | function: Vocabulary.words_of | got: 4..5 | expected: 0..4
     """
 )
 def test_what_is_no_text_word_or_id_is_refused(refusal: Refusal) -> None:
@@ -126,7 +126,7 @@ def test_a_source_comes_back_from_its_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "thing", "came", "expected"),
+    ("stored", "thing", "got", "expected"),
     [
         ({"encoder": 7}, "encoder", "is 7", "text"),
         ({"pictures": None}, "pictures", "is None", "text"),
@@ -139,14 +139,12 @@ def test_a_source_comes_back_from_its_object() -> None:
     ],
 )
 def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(
-    stored: dict[str, Any], thing: str, came: str, expected: str
+    stored: dict[str, Any], thing: str, got: str, expected: str
 ) -> None:
-    with refuses(
-        DataError, function="file", thing=f"source: {thing}", came=came, expected=expected
-    ):
+    with refuses(DataError, function="file", thing=f"source: {thing}", got=got, expected=expected):
         Source.from_json("file", stored)
     if None not in stored.values():
-        with refuses(OptionError, function="Source", thing=thing, came=came, expected=expected):
+        with refuses(OptionError, function="Source", thing=thing, got=got, expected=expected):
             Source(**stored)
 
 
@@ -163,12 +161,12 @@ def test_a_source_and_a_data_set_keep_what_they_were_given() -> None:
 
 
 def test_a_record_that_json_cannot_hold_is_refused() -> None:
-    with refuses(OptionError, function="Source", thing="record", came="int64 is not JSON"):
+    with refuses(OptionError, function="Source", thing="record", got="int64 is not JSON"):
         Source(record={"a": np.int64(1)})
 
 
 def test_a_data_set_wants_a_source() -> None:
-    with refuses(TypeError, thing="source", came="is a dict", expected="a Source"):
+    with refuses(TypeError, thing="source", got="is a dict", expected="a Source"):
         CaptionData(
             Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>"]), {}, source={"made by": "hand"}
         )  # type: ignore[arg-type]
@@ -252,12 +250,12 @@ def test_large_features_stay_on_disk_and_read_the_same(
 
 def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(dataset: Path) -> None:
     data, before = made(), dataset.read_bytes()
-    with refuses(DataError, came="exists"):
+    with refuses(DataError, got="exists"):
         write_dataset(dataset, data)
     assert dataset.read_bytes() == before
     data.split("val").features[0, 0] = np.nan
     with refuses(
-        DataError, thing="'three.jpg' among them,", came="have features that are not finite"
+        DataError, thing="'three.jpg' among them,", got="have features that are not finite"
     ):
         write_dataset(dataset.with_name("other.h5"), data)
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["data.h5"]
@@ -273,7 +271,7 @@ def test_a_data_set_that_another_command_wrote_meanwhile_stays(
         path.write_text("theirs")
 
     monkeypatch.setattr(dataset_file, "check_data", check)
-    with refuses(DataError, function="write_dataset", thing="data.h5", came="exists"):
+    with refuses(DataError, function="write_dataset", thing="data.h5", got="exists"):
         write_dataset(path, made())
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("data.h5", "theirs")]
 
@@ -295,11 +293,11 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
 
 @refusals(
     """
-    images=["a.jpg"] * 2 | came: picture name twice
-    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | came: a picture name that is no text
-    text=["..."] * 3 | came: caption without a word
-    features=np.zeros((2, 9), "f4") | thing: features of the splits | came: 9
-    captions=split.captions[:, :-1] | thing: captions of the splits | came: have shapes [(6,), (7,)]
+    images=["a.jpg"] * 2 | got: picture name twice
+    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | got: a picture name that is no text
+    text=["..."] * 3 | got: caption without a word
+    features=np.zeros((2, 9), "f4") | thing: features of the splits | got: 9
+    captions=split.captions[:, :-1] | thing: captions of the splits | got: have shapes [(6,), (7,)]
     """,
     error=DataError,
 )
@@ -316,7 +314,7 @@ def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None
     with refuses(
         DataError,
         thing="split",
-        came="'vall' does not exist",
+        got="'vall' does not exist",
         expected="one of train, val",
         cause="did you mean 'val'",
     ):
@@ -370,10 +368,10 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
 
 @refusals(
     """
-    [True, False, True] | TypeError | came: have dtype bool
-    [-1] | ValueError | came: hold -1..-1 | expected: 0..2
-    [0, 3] | ValueError | came: hold 0..3 | expected: 0..2
-    [-1.5] | TypeError | came: have dtype float64
+    [True, False, True] | TypeError | got: have dtype bool
+    [-1] | ValueError | got: hold -1..-1 | expected: 0..2
+    [0, 3] | ValueError | got: hold 0..3 | expected: 0..2
+    [-1.5] | TypeError | got: have dtype float64
     """
 )
 @pytest.mark.parametrize("method", ["features", "minibatch", "words"])
@@ -393,11 +391,11 @@ def test_numbers_that_a_split_does_not_have_are_refused(
 @refusals(
     """
     fit_scaling("standardise", x) | cause: did you mean 'standardize'
-    fit_scaling(x, "standardize") | thing: feature scaling | came: 'ndarray' does not exist | expected: one of standardize
-    fit_scaling("standardize", x[:0]) | function: fit_scaling | thing: features | came: have no row
-    scaling(x[0], None)(x) | function: FeatureScaling | came: have shapes (3,) and None | expected: (3,) both, or None
-    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | came: have shapes (1,) and (1,) | expected: (3,) both, or None
-    scaling(x, x[0])(x) | function: FeatureScaling | came: have shapes (2, 3) and (3,) | expected: (3,) both, or None
+    fit_scaling(x, "standardize") | thing: feature scaling | got: 'ndarray' does not exist | expected: one of standardize
+    fit_scaling("standardize", x[:0]) | function: fit_scaling | thing: features | got: have no row
+    scaling(x[0], None)(x) | function: FeatureScaling | got: have shapes (3,) and None | expected: (3,) both, or None
+    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | got: have shapes (1,) and (1,) | expected: (3,) both, or None
+    scaling(x, x[0])(x) | function: FeatureScaling | got: have shapes (2, 3) and (3,) | expected: (3,) both, or None
     """,
     error=ValueError,
 )

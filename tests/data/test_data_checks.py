@@ -63,21 +63,21 @@ def check_where_it_enters(entry: str, refusal: Refusal, folder: Path) -> None:
 
 @refusals(
     """
-    captions=SPLIT.captions.astype("f4") | thing: captions | came: dtype float32 | expected: integers of shape (n > 0
-    captions=SPLIT.captions[:, 0] | thing: captions | came: shape (6,) | expected: (n > 0, T+1 > 2)
-    captions=SPLIT.captions[:, :2] | thing: captions | came: shape (6, 2) | expected: (n > 0, T+1 > 2)
-    captions=with_number(SPLIT.captions, V) | thing: captions | came: hold 0..30 | expected: 0..29
-    captions=with_number(SPLIT.captions, -1) | thing: captions | came: hold -1.. | expected: 0..29
-    image_idxs=SPLIT.image_idxs.astype("f4") | thing: image_idxs | came: dtype float32 | expected: integers of shape (n,)
-    image_idxs=SPLIT.image_idxs[1:] | thing: image_idxs | came: shape (5,) | expected: (n,) = (6,)
-    image_idxs=SPLIT.image_idxs + 1 | thing: image_idxs | came: hold 1..6 | expected: 0..5
-    image_idxs=SPLIT.image_idxs - 1 | thing: image_idxs | came: hold -1..4 | expected: 0..5
-    features=SPLIT.features.astype(int) | thing: features | came: dtype int64 | expected: floats of shape (r > 0, D > 0)
-    features=SPLIT.features[:, 0] | thing: features | came: shape (6,) | expected: or (r > 0, P > 0, D > 0)
-    features=SPLIT.features[:, :0] | thing: features | came: shape (6, 0) | expected: (r > 0, D > 0)
-    features=with_number(SPLIT.features, np.nan) | thing: 'picture1' among them | came: features that are not finite
-    features=with_number(SPLIT.features.astype("f8"), 1e300) | thing: 'picture1' among them | came: features that are not finite
-    images=[*SPLIT.images, "more"] | came: 6 | expected: each
+    captions=SPLIT.captions.astype("f4") | thing: captions | got: dtype float32 | expected: integers of shape (n > 0
+    captions=SPLIT.captions[:, 0] | thing: captions | got: shape (6,) | expected: (n > 0, T+1 > 2)
+    captions=SPLIT.captions[:, :2] | thing: captions | got: shape (6, 2) | expected: (n > 0, T+1 > 2)
+    captions=with_number(SPLIT.captions, V) | thing: captions | got: hold 0..30 | expected: 0..29
+    captions=with_number(SPLIT.captions, -1) | thing: captions | got: hold -1.. | expected: 0..29
+    image_idxs=SPLIT.image_idxs.astype("f4") | thing: image_idxs | got: dtype float32 | expected: integers of shape (n,)
+    image_idxs=SPLIT.image_idxs[1:] | thing: image_idxs | got: shape (5,) | expected: (n,) = (6,)
+    image_idxs=SPLIT.image_idxs + 1 | thing: image_idxs | got: hold 1..6 | expected: 0..5
+    image_idxs=SPLIT.image_idxs - 1 | thing: image_idxs | got: hold -1..4 | expected: 0..5
+    features=SPLIT.features.astype(int) | thing: features | got: dtype int64 | expected: floats of shape (r > 0, D > 0)
+    features=SPLIT.features[:, 0] | thing: features | got: shape (6,) | expected: or (r > 0, P > 0, D > 0)
+    features=SPLIT.features[:, :0] | thing: features | got: shape (6, 0) | expected: (r > 0, D > 0)
+    features=with_number(SPLIT.features, np.nan) | thing: 'picture1' among them | got: features that are not finite
+    features=with_number(SPLIT.features.astype("f8"), 1e300) | thing: 'picture1' among them | got: features that are not finite
+    images=[*SPLIT.images, "more"] | got: 6 | expected: each
     """,
     error=DataError,
 )
@@ -90,10 +90,10 @@ def test_a_fault_of_the_data_is_named_where_they_enter(
 
 @refusals(
     """
-    captions=SPLIT.captions[:0], image_idxs=SPLIT.image_idxs[:0] | thing: captions | came: shape (0, 17) | expected: (n > 0, T+1 > 2)
-    views=2 | thing: features | came: shape (6, 3) | expected: 2 views for each of 6 pictures
-    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | thing: 1 pictures, 'picture1' among them | came: features that are not finite
-    text=["a dog"] * 5 | came: 5 texts for 6 captions | expected: one each
+    captions=SPLIT.captions[:0], image_idxs=SPLIT.image_idxs[:0] | thing: captions | got: shape (0, 17) | expected: (n > 0, T+1 > 2)
+    views=2 | thing: features | got: shape (6, 3) | expected: 2 views for each of 6 pictures
+    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | thing: 1 pictures, 'picture1' among them | got: features that are not finite
+    text=["a dog"] * 5 | got: 5 texts for 6 captions | expected: one each
     """,
     error=DataError,
 )
@@ -106,7 +106,7 @@ def test_a_fault_that_no_dict_of_the_course_has_is_named_where_data_enter(
 
 @refusals(
     """
-    captions=SPLIT.captions.tolist() | thing: captions | came: are a list | expected: array of integers
+    captions=SPLIT.captions.tolist() | thing: captions | got: are a list | expected: array of integers
     """,
     error=DataError,
 )
@@ -119,7 +119,7 @@ def test_a_fault_that_no_file_has_is_named_where_data_enter(
 
 @refusals(
     """
-    captions=SPLIT.captions[:, ::-1].copy() | thing: 6 captions, number 0 among them | came: do not begin with <START>
+    captions=SPLIT.captions[:, ::-1].copy() | thing: 6 captions, number 0 among them | got: do not begin with <START>
     """,
     error=DataError,
 )
@@ -130,10 +130,10 @@ def test_captions_in_files_begin_with_start(refusal: Refusal, entry: str, tmp_pa
 
 @refusals(
     """
-    np.zeros(5), np.zeros((5, D), "f4") | thing: its PCA: mean | came: float64
+    np.zeros(5), np.zeros((5, D), "f4") | thing: its PCA: mean | got: float64
     np.zeros(5, "f4"), np.zeros((4, D), "f4") | expected: (C, D) = (5, 3)
     np.zeros(5, "f4"), np.zeros((5, 2), "f4") | expected: (C, D) = (5, 3)
-    np.full(5, np.nan, "f4"), np.zeros((5, D), "f4") | came: holds nan at [0]
+    np.full(5, np.nan, "f4"), np.zeros((5, D), "f4") | got: holds nan at [0]
     """,
     error=DataError,
     cause="damaged?",

@@ -67,7 +67,7 @@ def test_a_file_that_takes_the_place_of_a_screened_one_is_not_read(
         return done
 
     monkeypatch.setattr(subprocess, "run", run_and_replace)
-    with refuses(DataError, thing="copy.h5", came="changed while it was opened"):
+    with refuses(DataError, thing="copy.h5", got="changed while it was opened"):
         open_data(copy)
 
 

@@ -151,11 +151,11 @@ def test_a_file_by_another_tokeniser_is_refused(photos: Path, here: Path) -> Non
 
     for other in (None, "ascii", ["unicode"]):
         edit(record(other))(Path("data.h5"))
-        with refuses(DataError, thing="data.h5", came=f"tokeniser {other!r}", expected="'unicode'"):
+        with refuses(DataError, thing="data.h5", got=f"tokeniser {other!r}", expected="'unicode'"):
             open_data("data.h5")
     config = json.loads(Path("run/config.json").read_text())
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "ascii"}))
-    with refuses(DataError, thing="config.json: tokeniser", came="'ascii' does not exist"):
+    with refuses(DataError, thing="config.json: tokeniser", got="'ascii' does not exist"):
         open_run("run")
 
 

@@ -65,7 +65,7 @@ def test_no_more_components_than_there_are_directions(m: int, rank: int, fits: i
     fit_projection(x, fits)
     with refuses(
         DataError,
-        came=f"vary in {fits} directions",
+        got=f"vary in {fits} directions",
         expected=f"at least {fits + 1}",
         cause="choose a smaller `pca`",
     ):
@@ -130,7 +130,7 @@ def test_a_run_refuses_features_of_another_projection(place: Path) -> None:
         data.splits,
         projection=Projection(data.projection.mean, -data.projection.components),
     )
-    with refuses(DataError, came="has features after another PCA"):
+    with refuses(DataError, got="has features after another PCA"):
         evaluate_run(open_run(place / "run"), other, "val")
 
 

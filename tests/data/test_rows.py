@@ -112,7 +112,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     np.savez(path, names=NAMES, features=features())
     table = read_features(path)
     os.truncate(path, 2000)
-    with refuses(DataError, thing="f.npz", came="was changed while it was read"):
+    with refuses(DataError, thing="f.npz", got="was changed while it was read"):
         materialise(table.pick(NAMES))
 
 

@@ -91,7 +91,7 @@ def test_mirror_images_may_be_brought_along() -> None:
     )
     np.testing.assert_array_equal(data.split("train").features, [[1, 2], [2, 1]])
     assert (data.split("train").views, data.split("val").views) == (2, 1)
-    with refuses(DataError, thing="1 of 1 pictures", came="have no mirror image"):
+    with refuses(DataError, thing="1 of 1 pictures", got="have no mirror image"):
         assemble(
             [CaptionRow("b.jpg", "a dog", "train")], features=features, min_count=1, mirror=True
         )

@@ -281,15 +281,15 @@ class Unchecked(Policy):
 
 @refusals(
     """
-    Policy(max_length=5, least_length=6) | thing: least_length | came: is 6 | expected: a whole number in 0..5 | cause: no more than the most words
-    Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | thing: forbid | came: leaves 0 of 14 words besides END | expected: at least 1 with `least_length`
-    Policy(forbid=SILENT, no_repeat_trigram=True) | thing: forbid | came: leaves 11 of 14 words besides END | expected: at least 16 with `no_repeat_trigram`
-    Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | thing: forbid | came: leaves 3 of 14 words besides END | expected: at least 4 with `no_stutter`
-    Sampling(forbid=[V]) | thing: forbid | came: holds 1 ids
-    Unchecked(no_stutter="no") | thing: no_stutter | came: is 'no'
-    Sampling(), max_length=5 | thing: max_length or forbid | came: is given with a policy
-    Sampling(), forbid=SILENT | thing: max_length or forbid | came: is given with a policy
-    Beam(5, n_best=3) | thing: policy | came: n_best 3 | cause: decode
+    Policy(max_length=5, least_length=6) | thing: least_length | got: is 6 | expected: a whole number in 0..5 | cause: no more than the most words
+    Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | thing: forbid | got: leaves 0 of 14 words besides END | expected: at least 1 with `least_length`
+    Policy(forbid=SILENT, no_repeat_trigram=True) | thing: forbid | got: leaves 11 of 14 words besides END | expected: at least 16 with `no_repeat_trigram`
+    Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | thing: forbid | got: leaves 3 of 14 words besides END | expected: at least 4 with `no_stutter`
+    Sampling(forbid=[V]) | thing: forbid | got: holds 1 ids
+    Unchecked(no_stutter="no") | thing: no_stutter | got: is 'no'
+    Sampling(), max_length=5 | thing: max_length or forbid | got: is given with a policy
+    Sampling(), forbid=SILENT | thing: max_length or forbid | got: is given with a policy
+    Beam(5, n_best=3) | thing: policy | got: n_best 3 | cause: decode
     """,
     error=ValueError,
     function="CaptioningRNN.sample",
@@ -300,29 +300,29 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
 
 @refusals(
     """
-    Sampling(temperature=0.0) | thing: temperature | came: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words decode greedily
-    Sampling(temperature=np.nan) | thing: temperature | came: is nan | expected: a finite number of at least
-    Sampling(temperature=np.inf) | thing: temperature | came: is inf | expected: a finite number of at least
-    Sampling(temperature="hot") | thing: temperature | came: is 'hot' | expected: a finite number of at least
-    Sampling(top_k=0) | thing: top_k | came: is 0 | expected: a whole number of at least 1
-    Sampling(top_k=2.5) | thing: top_k | came: is 2.5 | expected: a whole number of at least 1
-    Sampling(top_p=0.0) | thing: top_p | came: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
-    Sampling(top_p=1.5) | thing: top_p | came: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
-    Sampling(seed=-1) | thing: seed | came: is -1 | expected: a whole number in 0..2**63-1
-    Sampling(seed=1.5) | thing: seed | came: is 1.5 | expected: a whole number in 0..2**63-1
-    Policy(max_length=0) | thing: max_length | came: is 0 | expected: a whole number of at least 1
-    Policy(least_length=-1) | thing: least_length | came: is -1 | expected: a whole number of at least 0
-    Policy(no_repeat_trigram="no") | thing: no_repeat_trigram | came: is 'no' | expected: True or False
-    Beam(no_stutter="no") | thing: no_stutter | came: is 'no' | expected: True or False
-    Beam(n_best=6) | thing: n_best | came: is 6 | expected: a whole number in 1..5 | cause: than its `width`
-    Beam(n_best=2.0) | thing: n_best | came: is 2.0 | expected: a whole number of at least 1
-    Beam(groups=2) | thing: groups | came: is 2 | expected: a divisor of `width`, 5
-    Beam(width=0) | thing: width | came: is 0 | expected: a whole number of at least 1
-    Beam(width="5") | thing: width | came: is '5' | expected: a whole number of at least 1
-    Beam(length_penalty=-0.1) | thing: length_penalty | came: is -0.1 | expected: a number in 0..10
-    Beam(length_penalty=np.nan) | thing: length_penalty | came: is nan | expected: a number in 0..10
-    Beam(diversity=np.inf) | thing: diversity | came: is inf | expected: a number in 0..1000
-    Beam(4, diversity=1.0) | thing: diversity | came: without `groups` | expected: 2 groups
+    Sampling(temperature=0.0) | thing: temperature | got: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words decode greedily
+    Sampling(temperature=np.nan) | thing: temperature | got: is nan | expected: a finite number of at least
+    Sampling(temperature=np.inf) | thing: temperature | got: is inf | expected: a finite number of at least
+    Sampling(temperature="hot") | thing: temperature | got: is 'hot' | expected: a finite number of at least
+    Sampling(top_k=0) | thing: top_k | got: is 0 | expected: a whole number of at least 1
+    Sampling(top_k=2.5) | thing: top_k | got: is 2.5 | expected: a whole number of at least 1
+    Sampling(top_p=0.0) | thing: top_p | got: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
+    Sampling(top_p=1.5) | thing: top_p | got: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
+    Sampling(seed=-1) | thing: seed | got: is -1 | expected: a whole number in 0..2**63-1
+    Sampling(seed=1.5) | thing: seed | got: is 1.5 | expected: a whole number in 0..2**63-1
+    Policy(max_length=0) | thing: max_length | got: is 0 | expected: a whole number of at least 1
+    Policy(least_length=-1) | thing: least_length | got: is -1 | expected: a whole number of at least 0
+    Policy(no_repeat_trigram="no") | thing: no_repeat_trigram | got: is 'no' | expected: True or False
+    Beam(no_stutter="no") | thing: no_stutter | got: is 'no' | expected: True or False
+    Beam(n_best=6) | thing: n_best | got: is 6 | expected: a whole number in 1..5 | cause: than its `width`
+    Beam(n_best=2.0) | thing: n_best | got: is 2.0 | expected: a whole number of at least 1
+    Beam(groups=2) | thing: groups | got: is 2 | expected: a divisor of `width`, 5
+    Beam(width=0) | thing: width | got: is 0 | expected: a whole number of at least 1
+    Beam(width="5") | thing: width | got: is '5' | expected: a whole number of at least 1
+    Beam(length_penalty=-0.1) | thing: length_penalty | got: is -0.1 | expected: a number in 0..10
+    Beam(length_penalty=np.nan) | thing: length_penalty | got: is nan | expected: a number in 0..10
+    Beam(diversity=np.inf) | thing: diversity | got: is inf | expected: a number in 0..1000
+    Beam(4, diversity=1.0) | thing: diversity | got: without `groups` | expected: 2 groups
     """,
     error=OptionError,
 )
@@ -342,19 +342,19 @@ def wrong_choice(choose: Any) -> Policy:
 
 @refusals(
     """
-    wrong_choice(lambda n: np.zeros(n, int)) | TypeError | thing: Wrong.choose | came: returned a ndarray | expected: a Choice
-    wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | thing: Wrong.choose | came: have dtype float64 | expected: integers
-    wrong_choice(lambda n: Choice([0] * n)) | TypeError | thing: Wrong.choose | came: is a list | expected: an array
-    wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | thing: Wrong.choose | came: hold 14..14 | expected: 0..13
-    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | thing: Wrong.choose | came: hold -1..-1
-    wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | thing: Wrong.choose | came: have shape (1,) | expected: (n,) = (3,)
-    wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | thing: Wrong.choose | came: hold 3..3 | expected: 0..2
-    wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | came: has dtype int64
-    wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | thing: Wrong.finished | came: (2,) | expected: (slots,) = (3,)
-    wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | thing: Wrong.select | came: (1, 1) | expected: N = 3
-    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | thing: Wrong.select | came: (3,) | expected: (N, n)
-    wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | thing: Wrong.select | came: -1..1 | expected: 0..2
-    wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | thing: Wrong.select | came: have dtype bool
+    wrong_choice(lambda n: np.zeros(n, int)) | TypeError | thing: Wrong.choose | got: returned a ndarray | expected: a Choice
+    wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | thing: Wrong.choose | got: have dtype float64 | expected: integers
+    wrong_choice(lambda n: Choice([0] * n)) | TypeError | thing: Wrong.choose | got: is a list | expected: an array
+    wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | thing: Wrong.choose | got: hold 14..14 | expected: 0..13
+    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | thing: Wrong.choose | got: hold -1..-1
+    wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | thing: Wrong.choose | got: have shape (1,) | expected: (n,) = (3,)
+    wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | thing: Wrong.choose | got: hold 3..3 | expected: 0..2
+    wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | got: has dtype int64
+    wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | thing: Wrong.finished | got: (2,) | expected: (slots,) = (3,)
+    wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | thing: Wrong.select | got: (1, 1) | expected: N = 3
+    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | thing: Wrong.select | got: (3,) | expected: (N, n)
+    wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | thing: Wrong.select | got: -1..1 | expected: 0..2
+    wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | thing: Wrong.select | got: have dtype bool
     """,
     function="decode",
 )
@@ -385,9 +385,9 @@ def test_a_model_whose_weights_are_not_finite_says_nothing(
 
 @refusals(
     """
-    [1, 2] | came: has shape (2,) and dtype int64
-    [0, 1, -1] | came: has shape (3,)
-    [0.5, 1.5, 2.5] | came: dtype float64
+    [1, 2] | got: has shape (2,) and dtype int64
+    [0, 1, -1] | got: has shape (3,)
+    [0.5, 1.5, 2.5] | got: dtype float64
     """,
     error=ValueError,
     function="CaptioningRNN.decode",

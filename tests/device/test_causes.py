@@ -79,7 +79,7 @@ def fail_with(runtime: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> Non
             0,
             INSUFFICIENT,
             {
-                "came": ("InsufficientDriver", "cupy-cuda13x for CUDA 13.2, no NVIDIA driver"),
+                "got": ("InsufficientDriver", "cupy-cuda13x for CUDA 13.2, no NVIDIA driver"),
                 "expected": "NVIDIA's driver",
                 "cause": ("install it", "`backend` numpy runs on the CPU"),
             },
@@ -89,7 +89,7 @@ def fail_with(runtime: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> Non
             12040,
             INSUFFICIENT,
             {
-                "came": "cupy-cuda13x for CUDA 13.2, a driver for CUDA 12.4",
+                "got": "cupy-cuda13x for CUDA 13.2, a driver for CUDA 12.4",
                 "expected": "a driver for CUDA 13, 580 or newer",
                 "cause": (
                     "update the driver, or take CUDA 12: pip uninstall -y cupy-cuda13x, then pip"
@@ -104,7 +104,7 @@ def fail_with(runtime: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> Non
             {"expected": "12, 525 or newer", "cause": "update the driver; "},
         ),
         (13020, 13000, NO_DEVICE, {"expected": "a visible device", "cause": "CUDA_VISIBLE"}),
-        (13020, 13000, 999, {"came": "unknown error", "cause": "'info' shows what is usable"}),
+        (13020, 13000, 999, {"got": "unknown error", "cause": "'info' shows what is usable"}),
     ],
 )
 def test_a_driver_that_does_not_do_is_named_with_its_remedy(
@@ -209,7 +209,7 @@ def test_cublas_of_another_cuda_that_is_found_first_is_named_with_its_remedy(
     fails_to_compute(ImportError(missing), monkeypatch)
     with refuses(
         BackendError,
-        came=(missing, f"cupy-cuda{cuda}x for CUDA {cuda}"),
+        got=(missing, f"cupy-cuda{cuda}x for CUDA {cuda}"),
         expected=f"cuBLAS of CUDA {cuda}, not {found}",
         cause=cause,
     ):
@@ -231,7 +231,7 @@ def test_a_library_that_is_there_but_does_not_load_is_a_reason_not_a_crash(
     assert remedy in said
     with refuses(
         BackendError,
-        came="file too short",
+        got="file too short",
         expected="cuBLAS that can be loaded",
         cause=f"a file of CUDA is damaged or missing; {remedy}",
     ):
@@ -412,7 +412,7 @@ def test_two_cupys_that_fail_to_compute_are_named_with_the_one_for_the_driver(
     fails_to_compute(RuntimeError("undefined symbol"), monkeypatch)
     with refuses(
         BackendError,
-        came="cupy-cuda12x and cupy-cuda13x for CUDA 12.9",
+        got="cupy-cuda12x and cupy-cuda13x for CUDA 12.9",
         expected="one CuPy",
         cause="pip uninstall -y cupy-cuda12x cupy-cuda13x, then pip install '.[cuda12]'",
     ):
@@ -426,7 +426,7 @@ def test_a_cupy_for_rocm_is_told_that_cuda_is_needed(
     monkeypatch.setattr(runtime, "is_hip", True)
     with refuses(
         BackendError,
-        came="cupy-rocm-7-0 computes on AMD's GPUs",
+        got="cupy-rocm-7-0 computes on AMD's GPUs",
         expected="CuPy for CUDA",
         cause="xpcap needs CUDA",
     ):

@@ -272,7 +272,7 @@ def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> No
     class Wrong(Turning):
         rowwise = True
 
-    with refuses(ValueError, thing="Wrong.choose", came="names parents"):
+    with refuses(ValueError, thing="Wrong.choose", got="names parents"):
         make("cupy", 0.0).sample(features(), policy=Wrong(max_length=3))
 
 

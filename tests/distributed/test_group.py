@@ -113,16 +113,14 @@ def test_ranks_draw_the_same_captions_with_replacement_and_need_a_seed() -> None
     alone = trained(SINGLE, replacement=True, num_epochs=1)
     for rank in together(3, lambda group: trained(group, replacement=True, num_epochs=1)):
         np.testing.assert_allclose(rank.loss_history, alone.loss_history, rtol=1e-3)
-    with refuses(
-        OptionError, thing="`seed`", came="is None for 3 ranks", expected="a whole number"
-    ):
+    with refuses(OptionError, thing="`seed`", got="is None for 3 ranks", expected="a whole number"):
         together(3, lambda group: solver(group, seed=None))
 
 
 @pytest.mark.parametrize("array", [np.ones((2000, 4))[:, :2], np.ones((40, 50)).T])
 def test_a_sum_wants_a_contiguous_array(array: np.ndarray) -> None:
     group = object.__new__(MPIGroup)  # what it wants of MPI comes after the check
-    with refuses(ValueError, function="all_reduce", thing="the array", came="is not contiguous"):
+    with refuses(ValueError, function="all_reduce", thing="the array", got="is not contiguous"):
         group.all_reduce(array)
 
 
@@ -264,7 +262,7 @@ def test_a_rank_whose_parameters_differ_is_named() -> None:
         made.train()
 
     with refuses(
-        TrainingError, thing="after epoch 1 rank 1", came="has other parameters than rank 0"
+        TrainingError, thing="after epoch 1 rank 1", got="has other parameters than rank 0"
     ):
         together(3, work)
 
@@ -278,7 +276,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
             return loss + np.float32("inf") if group.rank == 1 and batch.step == 3 else loss, grads
 
         made = solver(group, objective=objective)
-        with refuses(TrainingError, function="CaptioningSolver", came="iteration 4 has loss inf"):
+        with refuses(TrainingError, function="CaptioningSolver", got="iteration 4 has loss inf"):
             made.train()
         ended.append(group.rank)
 
@@ -287,7 +285,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
 
 
 def test_more_ranks_than_captions_in_a_batch_are_refused() -> None:
-    with refuses(OptionError, thing="`batch_size`", came="is 17 for 18 ranks"):
+    with refuses(OptionError, thing="`batch_size`", got="is 17 for 18 ranks"):
         solver(Rank(None, 0, 18))  # type: ignore[arg-type]  # never meets the others
 
 
@@ -345,7 +343,7 @@ def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_d
     with refuses(
         GroupError,
         thing="a launcher",
-        came="started 2 processes, and mpi4py is not installed",
+        got="started 2 processes, and mpi4py is not installed",
         cause="pip install '.[mpi]'",
     ):
         launcher.init()
@@ -367,7 +365,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any) -> None:
         with refuses(
             BackendError,
             thing="rank 1",
-            came="is number 1 on its machine and wants a GPU of its own:",
+            got="is number 1 on its machine and wants a GPU of its own:",
             cause="start as many ranks",
         ):
             shared.choose_backend("cupy")

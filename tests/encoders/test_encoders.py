@@ -225,11 +225,11 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
 
 @refusals(
     """
-    np.zeros((9, 9, 3)) | TypeError | came: has dtype float64
-    np.zeros((9, 9), np.uint8) | ValueError | came: has shape (9, 9)
-    np.zeros((9, 9, 4), np.uint8) | ValueError | came: has shape (9, 9, 4)
-    np.zeros((0, 9, 3), np.uint8) | ValueError | came: has shape (0, 9, 3)
-    "a.png" | TypeError | came: is a str
+    np.zeros((9, 9, 3)) | TypeError | got: has dtype float64
+    np.zeros((9, 9), np.uint8) | ValueError | got: has shape (9, 9)
+    np.zeros((9, 9, 4), np.uint8) | ValueError | got: has shape (9, 9, 4)
+    np.zeros((0, 9, 3), np.uint8) | ValueError | got: has shape (0, 9, 3)
+    "a.png" | TypeError | got: is a str
     """,
     function="letterbox",
     thing="picture",
@@ -246,11 +246,11 @@ def test_encoders_are_found_by_name() -> None:
 @refusals(
     """
     histograms | thing: encoder | cause: did you mean 'histogram'
-    histogram: | thing: encoder | came: 'histogram:' does not exist
-    histogram:cells=3 | thing: option | came: 'cells' does not exist
-    histogram:grid=4 | came: sees 3 x 3 regions | expected: at least the 4 x 4
-    histogram:grid=0 | came: has grid=0 | expected: regions along a side
-    histogram:grid=two | came: has grid=two
+    histogram: | thing: encoder | got: 'histogram:' does not exist
+    histogram:cells=3 | thing: option | got: 'cells' does not exist
+    histogram:grid=4 | got: sees 3 x 3 regions | expected: at least the 4 x 4
+    histogram:grid=0 | got: has grid=0 | expected: regions along a side
+    histogram:grid=two | got: has grid=two
     """,
     error=DataError,
     function="find_encoder",
@@ -271,5 +271,5 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     name: str, extra: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refuses(DataError, thing=name, came=missing, cause=f"pip install '.[{extra}]' installs"):
+    with refuses(DataError, thing=name, got=missing, cause=f"pip install '.[{extra}]' installs"):
         find_encoder(name)

@@ -50,7 +50,7 @@ def test_lite2_gives_the_features_that_were_given(real_data: Path) -> None:
 @needs_weights
 def test_lite2_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpcap.encoders.efficientnet.SHA256", "0" * 64)
-    with refuses(DataError, came="has SHA-256 9656183e", expected="0000"):
+    with refuses(DataError, got="has SHA-256 9656183e", expected="0000"):
         find_encoder("efficientnet-lite2")
 
 
@@ -126,28 +126,28 @@ SCALED, FIXED, ANY = ":mean=0:std=1", model(["N", 3, 4, 4]), model(["N", 3, "H",
 @needs_runtime
 @refusals(
     """
-    None, SCALED | came: does not exist
-    b"hello", SCALED | came: cannot be opened by ONNX Runtime
-    FIXED[:-9], SCALED | came: cannot be opened by ONNX Runtime
-    FIXED, "" | came: does not say how its input is scaled
+    None, SCALED | got: does not exist
+    b"hello", SCALED | got: cannot be opened by ONNX Runtime
+    FIXED[:-9], SCALED | got: cannot be opened by ONNX Runtime
+    FIXED, "" | got: does not say how its input is scaled
     ANY, SCALED | cause: add :size=224
-    FIXED, ":size=5" + SCALED | came: pictures of 4 x 4 | expected: the size 5
-    ANY, ":size=big" + SCALED | thing: size | came: is 'big' | expected: 1 to 4,096
-    ANY, ":size=1000000" + SCALED | thing: size | came: is '1000000'
-    FIXED, ":mean=0,1:std=1" | thing: mean | came: is '0,1' | expected: one number, or
-    FIXED, ":mean=0:std=0" | thing: std | came: is 0
-    FIXED, ":mean=nan:std=1" | thing: mean | came: is 'nan'
-    FIXED, ":mean=0:std=1e-300" | thing: std | came: is 1e-300 | expected: float32
-    FIXED, ":mean=1e300:std=1" | thing: mean | came: is '1e300'
-    FIXED, SCALED + ":sha256=abc" | came: 'abc' | expected: its first 4 digits
-    FIXED, SCALED + ":sha256=" + 64 * "0" | came: has weights whose SHA-256 starts
-    FIXED, ":mean=0:mean=1:std=1" | came: gives mean twice
+    FIXED, ":size=5" + SCALED | got: pictures of 4 x 4 | expected: the size 5
+    ANY, ":size=big" + SCALED | thing: size | got: is 'big' | expected: 1 to 4,096
+    ANY, ":size=1000000" + SCALED | thing: size | got: is '1000000'
+    FIXED, ":mean=0,1:std=1" | thing: mean | got: is '0,1' | expected: one number, or
+    FIXED, ":mean=0:std=0" | thing: std | got: is 0
+    FIXED, ":mean=nan:std=1" | thing: mean | got: is 'nan'
+    FIXED, ":mean=0:std=1e-300" | thing: std | got: is 1e-300 | expected: float32
+    FIXED, ":mean=1e300:std=1" | thing: mean | got: is '1e300'
+    FIXED, SCALED + ":sha256=abc" | got: 'abc' | expected: its first 4 digits
+    FIXED, SCALED + ":sha256=" + 64 * "0" | got: has weights whose SHA-256 starts
+    FIXED, ":mean=0:mean=1:std=1" | got: gives mean twice
     FIXED, ":means=0:std=1" | thing: option | cause: did you mean 'mean'
     model(["N", 1, 4, 4], pooled=False), SCALED | expected: (N, 3, height, width)
     model([8, 3, 4, 4]), SCALED | expected: one float input
     model(["N", 3, 4, 4], pooled=False), SCALED | expected: pooled features
     FIXED, ":grid=2" + SCALED | expected: a map | cause: choose one with :output
-    FIXED, ":output=logits" + SCALED | thing: output | came: 'logits' does not exist
+    FIXED, ":output=logits" + SCALED | thing: output | got: 'logits' does not exist
     """,
     error=DataError,
     function="find_encoder",
@@ -191,8 +191,8 @@ def test_timm_models_see_pictures_as_they_were_trained_to(monkeypatch: pytest.Mo
 @refusals(
     """
     timm:resnet18x | cause: did you mean 'resnet18
-    timm:hf-hub:somebody/model | came: does not exist
-    timm:local-dir:/tmp | came: does not exist
+    timm:hf-hub:somebody/model | got: does not exist
+    timm:local-dir:/tmp | got: does not exist
     """,
     error=DataError,
 )

@@ -220,10 +220,10 @@ def test_a_large_picture_takes_little_memory_beyond_what_its_format_decodes(
 # Pillow itself refuses the first two; there is no pixel in any of these
 @refusals(
     """
-    60_000, 60_000 | came: has too many pixels | cause: scale it down first
-    2**31 - 1, 1 | came: has too many pixels | cause: scale it down first
-    13_000, 13_000 | came: has 13000 x 13000 pixels | cause: scale it down first
-    7_000, 7_000 | came: cannot be read | cause: damaged
+    60_000, 60_000 | got: has too many pixels | cause: scale it down first
+    2**31 - 1, 1 | got: has too many pixels | cause: scale it down first
+    13_000, 13_000 | got: has 13000 x 13000 pixels | cause: scale it down first
+    7_000, 7_000 | got: cannot be read | cause: damaged
     """,
     error=DataError,
 )
@@ -242,9 +242,7 @@ def test_pixels_of_formats_that_take_more_memory_count_double(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert read_picture(file).shape == (32, 48, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit - 1)
-    refused(
-        file, came=f"48 x 32 pixels{'' if form == 'PNG' else f', which count double in {form}'}"
-    )
+    refused(file, got=f"48 x 32 pixels{'' if form == 'PNG' else f', which count double in {form}'}")
 
 
 def test_a_picture_that_memory_does_not_suffice_for_is_named(
@@ -255,7 +253,7 @@ def test_a_picture_that_memory_does_not_suffice_for_is_named(
 
     (tmp_path / "a.png").write_bytes(png(9, 9))
     monkeypatch.setattr(Image.Image, "draft", no_room)
-    refused(tmp_path / "a.png", came="takes more memory")
+    refused(tmp_path / "a.png", got="takes more memory")
 
 
 PNG = save(PICTURE, "PNG").getvalue()
@@ -285,7 +283,7 @@ AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
     "d.svg", b"<?xml version='1.0'?>\n<!-- a -->\n<svg width='9'>" | cause: it is an SVG drawing
     """,
     error=DataError,
-    came="cannot be read",
+    got="cannot be read",
     expected="BMP or TIFF",
 )
 def test_what_is_no_picture_is_named(
@@ -318,14 +316,14 @@ def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
     (tmp_path / name).write_bytes(content)
     refused(
         tmp_path / name,
-        came="is a HEIC picture",
+        got="is a HEIC picture",
         cause=(
             "pillow-heif reads it, pip install '.[heic]' installs that",
             "export it as JPEG",
             "Most Compatible",
         ),
     )
-    refused(io.BytesIO(HEIC), came="is a HEIC picture")
+    refused(io.BytesIO(HEIC), got="is a HEIC picture")
 
 
 def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -> None:
@@ -365,25 +363,25 @@ def test_formats_are_those_that_this_pillow_reads(
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 def test_a_picture_that_breaks_off_is_refused(form: str) -> None:
-    refused(io.BytesIO(b""), came="is empty", cause="only in part?")
+    refused(io.BytesIO(b""), got="is empty", cause="only in part?")
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     whole = save(Image.fromarray(noise), form).getvalue()
     for part in (1, 4, 12, 30, len(whole) // 2, int(len(whole) * 0.9)):
-        refused(io.BytesIO(whole[:part]), came="cannot be read")
+        refused(io.BytesIO(whole[:part]), got="cannot be read")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes and devices")
 @refusals(
     r"""
-    "none.jpg" | came: does not exist
-    "" | came: is a folder, pipe or device
-    "dangling.png" | came: does not exist
-    "round.png" | came: symbolic links
-    "a" * 300 | came: File name too long
-    "a\0b.png" | came: cannot be read
-    "pipe.jpg" | came: is a folder, pipe or device
-    "/dev/zero" | came: is a folder, pipe or device
-    "empty.jpg" | came: is empty
+    "none.jpg" | got: does not exist
+    "" | got: is a folder, pipe or device
+    "dangling.png" | got: does not exist
+    "round.png" | got: symbolic links
+    "a" * 300 | got: File name too long
+    "a\0b.png" | got: cannot be read
+    "pipe.jpg" | got: is a folder, pipe or device
+    "/dev/zero" | got: is a folder, pipe or device
+    "empty.jpg" | got: is empty
     """,
     error=DataError,
 )
@@ -407,7 +405,7 @@ def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:
 def test_a_picture_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1, 1))
     (tmp_path / "a.png").chmod(0)
-    refused(tmp_path / "a.png", came="Permission denied", cause="may it be read?")
+    refused(tmp_path / "a.png", got="Permission denied", cause="may it be read?")
 
 
 def test_names_and_links_of_any_kind_are_followed(tmp_path: Path) -> None:
@@ -490,7 +488,7 @@ def test_a_folder_without_a_picture_is_named(tmp_path: Path) -> None:
     assert find_pictures([tmp_path]) == [tmp_path / "deeper" / "a.png"]
     (tmp_path / "deeper" / "a.png").rename(tmp_path / "deeper" / "a.NEF")
     with refuses(
-        DataError, came="holds no picture, nor do folders in it", expected="files that end in .jpg,"
+        DataError, got="holds no picture, nor do folders in it", expected="files that end in .jpg,"
     ):
         find_pictures([tmp_path / "deeper" / "a.png", tmp_path])
 
@@ -526,7 +524,7 @@ def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0)
     for path in (tmp_path / "locked", tmp_path / "locked" / "a.png"):
-        with refuses(DataError, function="find_pictures", thing="locked", came="Permission denied"):
+        with refuses(DataError, function="find_pictures", thing="locked", got="Permission denied"):
             find_pictures([path])
 
 
@@ -556,5 +554,5 @@ def test_an_image_that_was_opened_is_held_to_the_limit_of_pixels(
 ) -> None:
     with Image.open(io.BytesIO(png(7_000, 7_000))) as image:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        with refuses(DataError, thing="the picture", came="has 7000 x 7000 pixels"):
+        with refuses(DataError, thing="the picture", got="has 7000 x 7000 pixels"):
             read_picture(image)

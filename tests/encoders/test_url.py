@@ -117,18 +117,18 @@ def test_a_picture_comes_as_an_array_from_any_server_and_through_redirects(
 
 @refusals(
     """
-    /nothing | DataError | came: gives HTTP Error 404: Not Found
-    /busy | NetworkError | came: gives HTTP Error 503
-    /text | DataError | came: cannot be read as a picture | cause: it is an HTML page
-    /long | DataError | came: has more than 100,000 bytes
-    /endless | DataError | came: has more than 100,000 bytes
-    /short | NetworkError | came: IncompleteRead | came: 1 more expected
-    /to//nothing | DataError | came: leads to | came: /nothing, which gives HTTP Error 404
-    /to//busy | NetworkError | came: leads to | came: /busy, which gives HTTP Error 503
-    /round | DataError | came: infinite loop
-    /hop/ | DataError | came: infinite loop
-    /to/ftp://127.0.0.1/x.png | DataError | came: 302: Found, to ftp://127.0.0.1/x.png
-    /to/data:image/png;base64,AAAA | DataError | came: 302 | came: not allowed
+    /nothing | DataError | got: gives HTTP Error 404: Not Found
+    /busy | NetworkError | got: gives HTTP Error 503
+    /text | DataError | got: cannot be read as a picture | cause: it is an HTML page
+    /long | DataError | got: has more than 100,000 bytes
+    /endless | DataError | got: has more than 100,000 bytes
+    /short | NetworkError | got: IncompleteRead | got: 1 more expected
+    /to//nothing | DataError | got: leads to | got: /nothing, which gives HTTP Error 404
+    /to//busy | NetworkError | got: leads to | got: /busy, which gives HTTP Error 503
+    /round | DataError | got: infinite loop
+    /hop/ | DataError | got: infinite loop
+    /to/ftp://127.0.0.1/x.png | DataError | got: 302: Found, to ftp://127.0.0.1/x.png
+    /to/data:image/png;base64,AAAA | DataError | got: 302 | got: not allowed
     """
 )
 def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
@@ -144,15 +144,15 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
 
 @refusals(
     """
-    ftp://127.0.0.1/x.png | came: is no URL
-    data:image/png;base64,AAAA | came: is no URL
-    no url | came: is no URL
-    http:///x.png | came: is no URL
-    http://127.0.0.1:0/ | came: is no URL
-    http://[ | came: Invalid IPv6 URL
-    http://a..b/ | came: label empty
-    http://a b/ | came: can't contain control characters
-    http://127.0.0.1:99999/ | came: Port out of range 0-65535
+    ftp://127.0.0.1/x.png | got: is no URL
+    data:image/png;base64,AAAA | got: is no URL
+    no url | got: is no URL
+    http:///x.png | got: is no URL
+    http://127.0.0.1:0/ | got: is no URL
+    http://[ | got: Invalid IPv6 URL
+    http://a..b/ | got: label empty
+    http://a b/ | got: can't contain control characters
+    http://127.0.0.1:99999/ | got: Port out of range 0-65535
     """,
     error=DataError,
 )
@@ -185,7 +185,7 @@ def test_proxies_of_the_environment_are_asked(
     np.testing.assert_array_equal(read_url("http://bücher.example/good"), PICTURE)
     address = "http://xn--bcher-kva.example/good"
     assert asked == [("xn--bcher-kva.example", address)]
-    refused("https://pictures.example/x", capsys, came="Tunnel connection failed: 403")
+    refused("https://pictures.example/x", capsys, got="Tunnel connection failed: 403")
     assert ("CONNECT", "pictures.example:443") in asked
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     read_url(f"{server}/good")
@@ -198,8 +198,8 @@ def test_a_server_that_cannot_be_reached_is_named(
     with socket.socket() as bound:  # so that nobody else can listen there
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.png"
-        assert isinstance(refused(address, capsys, came="refused"), NetworkError)
-    refused(f"https{server.removeprefix('http')}/good", capsys, came="SSL")
+        assert isinstance(refused(address, capsys, got="refused"), NetworkError)
+    refused(f"https{server.removeprefix('http')}/good", capsys, got="SSL")
 
 
 @pytest.mark.parametrize("path", ["silent", "/drip", "/endless", "resolver"])
@@ -218,7 +218,7 @@ def test_whatever_takes_too_long_is_given_up_and_leaves_no_thread(
         }.get(path, server + path)
         if path == "resolver":
             monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: answered.wait(60) and [])
-        with refuses(NetworkError, thing=address, came="timed out after 0.2 seconds"):
+        with refuses(NetworkError, thing=address, got="timed out after 0.2 seconds"):
             read_url(address, timeout=0.2)
         answered.set()
         for thread in set(threading.enumerate()) - before:

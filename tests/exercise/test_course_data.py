@@ -120,9 +120,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_fails(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for taken in (tmp_path, tmp_path / "link"):
-        with refuses(
-            DataError, function="write_course_data", came="exists, and is not overwritten"
-        ):
+        with refuses(DataError, function="write_course_data", got="exists, and is not overwritten"):
             write_course_data(taken)
 
     def full(*args: object) -> None:

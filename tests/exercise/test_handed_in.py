@@ -237,10 +237,10 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(closed: set[str], tmp_
     closed |= {"rnn_layers.py"}
     with refuses(DataError, function="grade", cause="rnn.py cannot be read: Permission denied"):
         read(tmp_path / "in")
-    with refuses(DataError, function="grade", came="cannot be read: Permission denied"):
+    with refuses(DataError, function="grade", got="cannot be read: Permission denied"):
         read(tmp_path / "in/rnn.py")
     closed |= {"in"}
-    with refuses(DataError, function="grade", came="cannot be listed: Permission denied"):
+    with refuses(DataError, function="grade", got="cannot be listed: Permission denied"):
         read(tmp_path / "in")
 
 
@@ -253,7 +253,7 @@ def test_notes_and_folders_have_an_end(tmp_path: Path) -> None:
         "and 10 more such notes",
     ]
     (tmp_path / ("a/" * 101)).mkdir(parents=True)
-    with refuses(DataError, function="grade", came="more than 100 deep"):
+    with refuses(DataError, function="grade", got="more than 100 deep"):
         read(tmp_path)
 
 
@@ -297,7 +297,7 @@ def test_the_digest_is_of_every_file_of_whatever_kind_and_of_the_seed(
 
 
 @pytest.mark.parametrize(
-    ("files", "path", "came", "more"),
+    ("files", "path", "got", "more"),
     [
         ({}, "none.py", "does not exist", {"expected": "the name of a module"}),
         ({}, "no.such.module", "does not exist", {}),
@@ -317,13 +317,13 @@ def test_the_digest_is_of_every_file_of_whatever_kind_and_of_the_seed(
 def test_what_is_no_submission_is_refused(
     files: dict[str, str | bytes],
     path: str,
-    came: str,
+    got: str,
     more: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(write(tmp_path, files))
-    with refuses(DataError, function="grade", came=came, **more):
+    with refuses(DataError, function="grade", got=got, **more):
         read(path)
 
 
@@ -333,5 +333,5 @@ def test_a_pipe_is_not_waited_at(tmp_path: Path) -> None:
     for name in ("pipe", "in/rnn.py", "in/data"):
         os.mkfifo(tmp_path / name)
     assert homes(read(tmp_path / "in")) == {"rnn_layers": {"lstm_step_forward", "sigmoid"}}
-    with refuses(DataError, function="grade", came="is a pipe"):
+    with refuses(DataError, function="grade", got="is a pipe"):
         read(tmp_path / "pipe")

@@ -195,7 +195,7 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
     assert written["rnn.py"] == []
     assert (tmp_path / "rnn.py").read_text(encoding="utf-8") == SOURCES["rnn.py"]
     with refuses(
-        OptionError, function="handout", came="no function is called 'lstm_stp'", cause="did you"
+        OptionError, function="handout", got="no function is called 'lstm_stp'", cause="did you"
     ):
         handout(tmp_path / "other", blank=["lstm_stp"])
     assert not (tmp_path / "other").exists()
@@ -204,13 +204,13 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
 def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: Path) -> None:
     mine = tmp_path / "rnn.py"
     mine.write_text("my own")
-    with refuses(OptionError, thing="rnn.py", came="exists, and is not overwritten"):
+    with refuses(OptionError, thing="rnn.py", got="exists, and is not overwritten"):
         handout(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["rnn.py"]
     assert mine.read_text() == "my own"
     for text in ("my own", "[]", '{"cells": [{}]}', '{"cells": 3}'):
         mine.write_text(text)
-        with refuses(DataError, function="handout", thing="rnn.py", came="is no notebook"):
+        with refuses(DataError, function="handout", thing="rnn.py", got="is no notebook"):
             handout(tmp_path / "other", [mine])
     assert not (tmp_path / "other").exists()
 
@@ -221,7 +221,7 @@ def test_a_notebook_does_not_take_the_place_of_another_file(name: str, tmp_path:
     for path in mine:
         path.parent.mkdir()
         path.write_text(json.dumps({"cells": [cell_of("1")]}))
-    with refuses(OptionError, function="handout", thing=name, came="name of another file"):
+    with refuses(OptionError, function="handout", thing=name, got="name of another file"):
         handout(tmp_path / "out", mine)
     assert not (tmp_path / "out").exists()
 
@@ -243,7 +243,7 @@ def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
     mine = tmp_path / "mine.ipynb"
     mine.write_text(json.dumps({"cells": [cell_of(code)]}))
     with refuses(
-        DataError, function="handout", thing="mine.ipynb", came=f"has {found}, which would run"
+        DataError, function="handout", thing="mine.ipynb", got=f"has {found}, which would run"
     ):
         handout(tmp_path / "out", [mine])
     assert not (tmp_path / "out").exists()

@@ -163,7 +163,7 @@ def test_edits_leave_the_tree_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "came", "right", "kind"),
+    ("name", "got", "right", "kind"),
     [
         ("db", (1, 6), (6,), "axis of one"),
         ("db", (3, 6), (6,), "sum over the batch missing"),
@@ -178,8 +178,8 @@ def test_edits_leave_the_tree_as_it_was() -> None:
     ],
 )
 def test_a_wrong_shape_is_named(
-    name: str, came: tuple[int, ...], right: tuple[int, ...], kind: str
+    name: str, got: tuple[int, ...], right: tuple[int, ...], kind: str
 ) -> None:
-    found, advice = rules.wrong_shape(name, came, right, {"dWx": (5, 24), "dWh": (6, 24)})
+    found, advice = rules.wrong_shape(name, got, right, {"dWx": (5, 24), "dWh": (6, 24)})
     assert found == kind
-    assert advice.startswith(f"{name} has shape {came}, not {right}")
+    assert advice.startswith(f"{name} has shape {got}, not {right}")

@@ -144,7 +144,7 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
 def test_results_of_another_grading_are_never_mixed_in(here: Path) -> None:
     folder = write(here / "submissions", {"ada.py": RIGHT})
     (here / "out").mkdir()
-    with refuses(DataError, function="verify", came="exists, and is not overwritten"):
+    with refuses(DataError, function="verify", got="exists, and is not overwritten"):
         grade_class(folder, here / "out", expect=EXPECT)
     assert not list((here / "out").iterdir())
 
@@ -182,7 +182,7 @@ def test_an_interrupted_class_goes_on_where_it_stopped(here: Path) -> None:
     assert not (out / "class.csv").exists()
     seed = json.loads((out / "class.json").read_text())["seed"]
     for other in ({"expect": ("rnn",)}, {"expect": EXPECT, "seed": seed + 1}):
-        with refuses(DataError, function="verify", thing="class.json", came="of a grading with"):
+        with refuses(DataError, function="verify", thing="class.json", got="of a grading with"):
             grade_class(folder, out, **other)
 
     Stub.passes.clear()
@@ -196,7 +196,7 @@ def test_an_interrupted_class_goes_on_where_it_stopped(here: Path) -> None:
 
 def test_what_is_refused_of_all_ends_the_class(here: Path) -> None:
     folder = write(here / "submissions", {"ada.py": "def sgd(w): 'refuse'\n"})
-    with refuses(OptionError, function="grade", came="cannot be had"):
+    with refuses(OptionError, function="grade", got="cannot be had"):
         grade_class(folder, here / "out", expect=EXPECT)
     assert not (here / "out").exists()
     for empty in (here / "none", write(here / "empty", {".hidden": ""})):
@@ -271,7 +271,7 @@ def test_a_class_that_cannot_be_listed_is_refused(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", closed)
-    with refuses(DataError, function="verify", came="cannot be listed: Permission denied"):
+    with refuses(DataError, function="verify", got="cannot be listed: Permission denied"):
         students(tmp_path)
 
 

@@ -407,18 +407,18 @@ class Odd(MinimalGated):
 @pytest.mark.parametrize("export", [export_onnx, export_web])
 @refusals(
     """
-    a.cumsum(axis=1) | came: its step needs cumsum
-    np.add.accumulate(a) | came: its step needs add.accumulate
-    np.linalg.norm(a) | came: its step needs norm
-    a if a.any() else -a | came: its step needs any
-    a if a[0, 0] > 0 else -a | came: its step needs a choice or a loop that depends on numbers
-    a / len(a) | came: its step needs the number of rows as a number
-    a + np.zeros(a.shape, a.dtype) | came: its step needs the number of rows as a number
-    np.asarray(a) | came: its step needs a choice or a loop that depends on numbers
+    a.cumsum(axis=1) | got: its step needs cumsum
+    np.add.accumulate(a) | got: its step needs add.accumulate
+    np.linalg.norm(a) | got: its step needs norm
+    a if a.any() else -a | got: its step needs any
+    a if a[0, 0] > 0 else -a | got: its step needs a choice or a loop that depends on numbers
+    a / len(a) | got: its step needs the number of rows as a number
+    a + np.zeros(a.shape, a.dtype) | got: its step needs the number of rows as a number
+    np.asarray(a) | got: its step needs a choice or a loop that depends on numbers
     """,
     error=OptionError,
     thing="cell 'odd'",
-    came="has no ONNX form",
+    got="has no ONNX form",
     expected="arithmetic and argmax, clip, concatenate",
 )
 def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked_for(
@@ -434,13 +434,13 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
 
 def test_an_ensemble_is_refused_by_name(tmp_path: Path) -> None:
     several: Any = replace(make_run(), model=Ensemble([make_run().model]))
-    with refuses(OptionError, came="has Ensemble as its model", expected="the model of one run"):
+    with refuses(OptionError, got="has Ensemble as its model", expected="the model of one run"):
         export_onnx(several, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_encoder_is_asked_for_by_true_or_false(tmp_path: Path) -> None:
-    with refuses(OptionError, function="export_onnx", thing="`with_encoder`", came="is 'no'"):
+    with refuses(OptionError, function="export_onnx", thing="`with_encoder`", got="is 'no'"):
         export_onnx(make_run(), tmp_path / "out", with_encoder="no")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

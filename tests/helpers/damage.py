@@ -56,14 +56,14 @@ class Damage(NamedTuple):
     reader: str
     file: str
     edit: Edit
-    came: str | tuple[str, ...] = ""
+    got: str | tuple[str, ...] = ""
     expected: str = ""
     cause: str | tuple[str, ...] = ""
     thing: str = ""
 
     @property
     def fields(self) -> dict[str, str | tuple[str, ...]]:
-        return {name: getattr(self, name) for name in ("came", "expected", "cause", "thing")}
+        return {name: getattr(self, name) for name in ("got", "expected", "cause", "thing")}
 
 
 # What is whole, and how it is read

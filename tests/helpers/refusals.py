@@ -11,7 +11,7 @@ import pytest
 from xpcap import errors
 from xpcap.errors import XpcapError
 
-FIELDS = ("function", "thing", "came", "expected", "cause")
+FIELDS = ("function", "thing", "got", "expected", "cause")
 
 
 @contextmanager

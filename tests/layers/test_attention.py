@@ -110,7 +110,7 @@ def test_a_term_of_two_forward_passes_gives_no_gradients(rng: np.random.Generato
         h, cache = kind.rows_forward(a, (A[:, 0],) * 2, {"Wh": Wh}, rows, extra_term=attention)
         caches.append(cache)
     for cache in caches:
-        with refuses(ValueError, function="Attention.backward_steps", came="2 forward passes"):
+        with refuses(ValueError, function="Attention.backward_steps", got="2 forward passes"):
             kind.rows_backward(h, cache)
 
 
@@ -183,12 +183,12 @@ def test_the_assignments_layout_gives_the_same_in_its_own(
 
 @refusals(
     """
-    attend(np.zeros((N, H)), np.zeros((N, P, H + 1))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 8, 7) | expected: (N, P, H), N = 3, H = 6
-    attend(np.zeros((N, H)), np.zeros((N, 0, H))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 0, 6) | expected: at least one region
-    attend(np.zeros((N, H)), np.zeros((N, H, 2, 0))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 6, 2, 0) | expected: at least one region
-    attend(np.zeros((N, H)), np.zeros((N, H))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 6) | expected: (N, P, H)
-    layers.attention_forward(*rnn) | function: attention_forward | thing: Wh | came: has shape (6, 6) | expected: (H, 4H) | cause: i, f, o, g
-    layers.attention_forward(*rnn, cell="no cell") | function: attention_forward | thing: cell | came: 'no cell' | expected: lstm
+    attend(np.zeros((N, H)), np.zeros((N, P, H + 1))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 8, 7) | expected: (N, P, H), N = 3, H = 6
+    attend(np.zeros((N, H)), np.zeros((N, 0, H))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 0, 6) | expected: at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H, 2, 0))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 6, 2, 0) | expected: at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 6) | expected: (N, P, H)
+    layers.attention_forward(*rnn) | function: attention_forward | thing: Wh | got: has shape (6, 6) | expected: (H, 4H) | cause: i, f, o, g
+    layers.attention_forward(*rnn, cell="no cell") | function: attention_forward | thing: cell | got: 'no cell' | expected: lstm
     """,
     error=ValueError,
 )

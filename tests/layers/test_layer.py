@@ -73,12 +73,12 @@ def test_arguments_are_found_by_name_in_any_call_and_passed_on_as_they_are() -> 
 
 @refusals(
     """
-    Wx=np.zeros((D, H + 1), "f4") | ValueError | thing: Wx | came: shape (4, 6) | expected: (4, 5) | cause: gates
-    h0=np.zeros((N, H)) | TypeError | thing: h0 | came: float64 | expected: float32, as x has
-    ids=np.zeros(N) | TypeError | thing: ids | came: float64 | expected: integers
-    ids=np.zeros(N + 1, int) | ValueError | thing: ids | came: shape (4,) | expected: (N,) = (3,)
-    x=[[1.0]] | TypeError | thing: x | came: is a list | cause: asarray
-    c0=np.zeros((N + 1, H), "f4") | ValueError | thing: c0 | came: (4, 5) | expected: (N, H) = (3, 5)
+    Wx=np.zeros((D, H + 1), "f4") | ValueError | thing: Wx | got: shape (4, 6) | expected: (4, 5) | cause: gates
+    h0=np.zeros((N, H)) | TypeError | thing: h0 | got: float64 | expected: float32, as x has
+    ids=np.zeros(N) | TypeError | thing: ids | got: float64 | expected: integers
+    ids=np.zeros(N + 1, int) | ValueError | thing: ids | got: shape (4,) | expected: (N,) = (3,)
+    x=[[1.0]] | TypeError | thing: x | got: is a list | cause: asarray
+    c0=np.zeros((N + 1, H), "f4") | ValueError | thing: c0 | got: (4, 5) | expected: (N, H) = (3, 5)
     """,
     function="scan_forward",
 )
@@ -176,7 +176,7 @@ def test_arrays_of_two_libraries_are_refused(device: Any) -> None:
     given = arrays()
     for name in ("h0", "ids"):
         with refuses(
-            TypeError, thing=name, came="is a cupy array", expected="a numpy array, as x is"
+            TypeError, thing=name, got="is a cupy array", expected="a numpy array, as x is"
         ):
             scan_forward(**{**given, name: cupy.asarray(given[name])})
     _, cache = scan_forward(**given)
@@ -190,13 +190,13 @@ def test_an_upstream_gradient_fits_the_cache_and_may_be_none_where_the_shapes_sa
     assert scan_backward(dh, cache)[2] is None
     assert scan_backward(dc_T=dh, cache=cache, dh=dh)[2] is dh
     wrong = {"expected": "(3, 5), the shape of the output", "cause": "from another batch?"}
-    with refuses(ValueError, function="scan_backward", thing="dh", came="shape (2, 5)", **wrong):
+    with refuses(ValueError, function="scan_backward", thing="dh", got="shape (2, 5)", **wrong):
         scan_backward(dh[1:], cache)
-    with refuses(ValueError, function="scan_backward", thing="dc_T", came="shape (3, 4)", **wrong):
+    with refuses(ValueError, function="scan_backward", thing="dc_T", got="shape (3, 4)", **wrong):
         scan_backward(dh, cache, dc_T=dh[:, 1:])
-    with refuses(TypeError, thing="dc_T", came="float64", expected="float32, as the cache has"):
+    with refuses(TypeError, thing="dc_T", got="float64", expected="float32, as the cache has"):
         scan_backward(dh, cache, dc_T=dh.astype(float))
-    with refuses(TypeError, thing="dh", came="is a NoneType"):
+    with refuses(TypeError, thing="dh", got="is a NoneType"):
         scan_backward(None, cache)
 
 
@@ -220,9 +220,9 @@ def test_a_cache_of_another_layout_says_its_sizes_and_what_its_arrays_are_like()
     _, cache = scan_forward(**arrays())
     dh = np.ones((N, H), np.float32)
     assert backward(dh, Rows(cache)) is dh
-    with refuses(ValueError, thing="dh", came="shape (2, 5)", expected="(3, 5)"):
+    with refuses(ValueError, thing="dh", got="shape (2, 5)", expected="(3, 5)"):
         backward(dh[1:], Rows(cache))
-    with refuses(TypeError, thing="dh", came="float64"):
+    with refuses(TypeError, thing="dh", got="float64"):
         backward(dh.astype(float), Rows(cache))
 
 

@@ -45,8 +45,8 @@ def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(
         for error, bad, fields in (
             (ValueError, np.concatenate((dout, dout)), {"expected": "the shape of the output"}),
             (ValueError, dout[..., :1], {"expected": "the shape of the output"}),
-            (TypeError, dout.astype(np.float32), {"came": "dtype float32"}),
-            (TypeError, dout.tolist(), {"came": "is a list"}),
+            (TypeError, dout.astype(np.float32), {"got": "dtype float32"}),
+            (TypeError, dout.tolist(), {"got": "is a list"}),
         ):
             with refuses(error, thing=name, **fields):
                 trial.gradients(upstream | {name: bad}, cache)
@@ -68,10 +68,10 @@ def test_arguments_of_another_shape_dtype_kind_or_library_are_refused(
         with refuses(TypeError, cause="asarray"):  # move one
             trial.run(arrays | {name: cupy.asarray(x)})
         if name in trial.floats:
-            with refuses(ValueError, came="has shape"):  # it may be another's: the first is right
+            with refuses(ValueError, got="has shape"):  # it may be another's: the first is right
                 trial.run(arrays | {name: x[None]})
         if name in trial.floats[1:]:
-            with refuses(TypeError, thing=name, came="dtype float32"):
+            with refuses(TypeError, thing=name, got="dtype float32"):
                 trial.run(arrays | {name: x.astype(np.float32)})
 
 
@@ -240,32 +240,32 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
 
 @refusals(
     """
-    dropout({"p": 0.0, "mode": "train"}) | function: dropout_forward | thing: p | came: is 0.0
-    dropout({"p": 1.1, "mode": "train"}) | function: dropout_forward | thing: p | came: is 1.1
-    dropout({"p": 0.5, "mode": "trian"}) | function: dropout_forward | thing: mode | came: 'trian' | cause: did you mean 'train'
-    dropout({"mode": "train"}) | function: dropout_forward | thing: dropout_param | came: lacks p
-    dropout({"p": 0.5, "mode": "train", "sed": 1}) | function: dropout_forward | thing: dropout_param | came: 'sed' | cause: did you mean 'seed'
-    call("lstm", Wh=zeros(H, 3 * H)) | function: lstm_forward | thing: Wh | came: has shape (2, 6) | expected: (H, 4H) = (2, 8) | cause: i, f, o, g
-    call("lstm", h0=zeros(N + 1, H)) | thing: h0 | came: has shape (4, 2) | expected: N = 3
-    call("lstm", x=zeros(N, D)) | thing: x | came: has shape (3, 5) | expected: (N, T, D)
-    call("lstm", c0=zeros(N, H + 1)) | function: lstm_forward | thing: c0 | came: has shape (3, 3) | expected: (N, H) = (3, 2)
-    call("affine", w=zeros(5, 3)) | function: affine_forward | thing: w | came: has shape (5, 3) | expected: D = 6
-    call("temporal_affine", b=zeros(6, 1)) | thing: b | came: has shape (6, 1) | expected: (M,)
-    layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | came: has shape (2, 2) | expected: (3, 2)
-    layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | came: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
-    LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | came: has shape (6, 2) | expected: (7, 2)
-    packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [3, 2] with N = 4
-    packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [2, 3, 2] with N = 4
-    packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [5, 2] with N = 4
-    packed([3, 2, 2, 0, 0, 1]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [3, 2, 2, 0, 0, 1] with N = 4
+    dropout({"p": 0.0, "mode": "train"}) | function: dropout_forward | thing: p | got: is 0.0
+    dropout({"p": 1.1, "mode": "train"}) | function: dropout_forward | thing: p | got: is 1.1
+    dropout({"p": 0.5, "mode": "trian"}) | function: dropout_forward | thing: mode | got: 'trian' | cause: did you mean 'train'
+    dropout({"mode": "train"}) | function: dropout_forward | thing: dropout_param | got: lacks p
+    dropout({"p": 0.5, "mode": "train", "sed": 1}) | function: dropout_forward | thing: dropout_param | got: 'sed' | cause: did you mean 'seed'
+    call("lstm", Wh=zeros(H, 3 * H)) | function: lstm_forward | thing: Wh | got: has shape (2, 6) | expected: (H, 4H) = (2, 8) | cause: i, f, o, g
+    call("lstm", h0=zeros(N + 1, H)) | thing: h0 | got: has shape (4, 2) | expected: N = 3
+    call("lstm", x=zeros(N, D)) | thing: x | got: has shape (3, 5) | expected: (N, T, D)
+    call("lstm", c0=zeros(N, H + 1)) | function: lstm_forward | thing: c0 | got: has shape (3, 3) | expected: (N, H) = (3, 2)
+    call("affine", w=zeros(5, 3)) | function: affine_forward | thing: w | got: has shape (5, 3) | expected: D = 6
+    call("temporal_affine", b=zeros(6, 1)) | thing: b | got: has shape (6, 1) | expected: (M,)
+    layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | got: has shape (2, 2) | expected: (3, 2)
+    layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | got: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
+    LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | got: has shape (6, 2) | expected: (7, 2)
+    packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2] with N = 4
+    packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [2, 3, 2] with N = 4
+    packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [5, 2] with N = 4
+    packed([3, 2, 2, 0, 0, 1]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2, 2, 0, 0, 1] with N = 4
     unindexed([3, 2, 1], 3) | function: RNNCell.rows_forward | thing: batch sizes | cause: of(sizes, N)
     embed([[0, 9]]) | expected: 0..8
     embed([[-1, 0]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | expected: 0..8
     loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | expected: 0..8
-    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | came: has shape (1, 3)
-    loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | came: has shape (0, 2, 9)
-    vocabulary_loss.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()) | function: vocabulary_loss | thing: targets | came: hold 3..3 | expected: 0..2
+    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | got: has shape (1, 3)
+    loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | got: has shape (0, 2, 9)
+    vocabulary_loss.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()) | function: vocabulary_loss | thing: targets | got: hold 3..3 | expected: 0..2
     """,
     error=ValueError,
 )
@@ -275,14 +275,14 @@ def test_shapes_and_values_are_named_with_what_was_wanted(refusal: Refusal) -> N
 
 @refusals(
     """
-    call("lstm", c0=zeros(N, H).astype("f8")) | function: lstm_forward | thing: c0 | came: has dtype float64 | expected: float32, as x has
-    call("lstm", c0=0.0) | function: lstm_forward | thing: c0 | came: is a float | cause: asarray
-    call("lstm_step", b=zeros(4 * H).astype("f8")) | function: lstm_step_forward | thing: b | came: has dtype float64 | expected: float32, as x has | cause: astype
-    call("rnn", Wx=[[0.0]]) | function: rnn_forward | thing: Wx | came: is a list | cause: asarray
-    call("rnn_step", x=zeros(N, D).astype(int)) | thing: x | came: has dtype int64 | expected: float32 or float64
-    layers.lstm_backward(dh, carried, dc_T=dh[:, 0].astype("f8")) | function: lstm_backward | thing: dc_T | came: has dtype float64
-    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | came: is a list
-    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | came: has dtype float64
+    call("lstm", c0=zeros(N, H).astype("f8")) | function: lstm_forward | thing: c0 | got: has dtype float64 | expected: float32, as x has
+    call("lstm", c0=0.0) | function: lstm_forward | thing: c0 | got: is a float | cause: asarray
+    call("lstm_step", b=zeros(4 * H).astype("f8")) | function: lstm_step_forward | thing: b | got: has dtype float64 | expected: float32, as x has | cause: astype
+    call("rnn", Wx=[[0.0]]) | function: rnn_forward | thing: Wx | got: is a list | cause: asarray
+    call("rnn_step", x=zeros(N, D).astype(int)) | thing: x | got: has dtype int64 | expected: float32 or float64
+    layers.lstm_backward(dh, carried, dc_T=dh[:, 0].astype("f8")) | function: lstm_backward | thing: dc_T | got: has dtype float64
+    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | got: is a list
+    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | got: has dtype float64
     """,
     error=TypeError,
 )

@@ -155,16 +155,16 @@ def backward(change: Any) -> None:
 
 @refusals(
     """
-    forward(lambda after, cache: after) | TypeError | came: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
-    forward(lambda after, cache: None) | TypeError | came: got a NoneType
-    forward(lambda after, cache: (after[0], cache)) | TypeError | came: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
-    forward(lambda after, cache: (after * 2, cache)) | TypeError | came: got a tuple of 2 | expected: a tuple of h
-    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | came: is a tuple of 3 | expected: a dict
-    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | came: has shape (3, 1) | expected: (3, 3)
-    forward(lambda after, cache: ((after[0][0],), cache)) | ValueError | thing: state h | came: has shape (3,)
-    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | came: has dtype float32 | expected: float64
-    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | came: is a list
-    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | came: names 'f', which the cache of a step lacks | expected: n
+    forward(lambda after, cache: after) | TypeError | got: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
+    forward(lambda after, cache: None) | TypeError | got: got a NoneType
+    forward(lambda after, cache: (after[0], cache)) | TypeError | got: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
+    forward(lambda after, cache: (after * 2, cache)) | TypeError | got: got a tuple of 2 | expected: a tuple of h
+    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
+    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
+    forward(lambda after, cache: ((after[0][0],), cache)) | ValueError | thing: state h | got: has shape (3,)
+    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
+    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
+    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which the cache of a step lacks | expected: n
     """,
 )
 def test_what_a_step_returns_wrongly_is_named(refusal: Refusal) -> None:
@@ -173,17 +173,17 @@ def test_what_a_step_returns_wrongly_is_named(refusal: Refusal) -> None:
 
 @refusals(
     """
-    backward(lambda da, dstate, grads: da) | TypeError | came: got a ndarray | expected: a tuple of da, dstate, grads
-    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | came: got a tuple of 2 | expected: a tuple of da, dstate, grads
-    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | came: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
-    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | came: has shape (2, 1) | expected: (2, 6)
-    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | came: has dtype float32
-    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | came: has shape (2, 1)
-    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | came: are those of nothing | expected: of Wf, Wn
-    backward(lambda da, dstate, grads: (da, dstate, {"Wf": grads["Wf"]})) | ValueError | thing: grads | came: are those of Wf | expected: of Wf, Wn
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | came: Wf, Wn, Wx | cause: the caller's
+    backward(lambda da, dstate, grads: da) | TypeError | got: got a ndarray | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
+    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | got: has shape (2, 1) | expected: (2, 6)
+    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32
+    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | got: has shape (2, 1)
+    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | got: are those of nothing | expected: of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {"Wf": grads["Wf"]})) | ValueError | thing: grads | got: are those of Wf | expected: of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller's
     backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"].sum()})) | TypeError | thing: gradient of Wn
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | came: has shape (1, 3) | expected: (3, 3)
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | got: has shape (1, 3) | expected: (3, 3)
     """,
 )
 def test_what_a_steps_gradient_returns_wrongly_is_named(refusal: Refusal) -> None:
@@ -201,9 +201,9 @@ def test_a_step_cannot_write_to_what_it_is_given(name: str) -> None:
 
 @refusals(
     """
-    shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | came: has a parameter 'W_vocab' | expected: another name
-    shapes=lambda W, H: shapes(H, H) | came: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
-    inputs=("Wx", "bx") | came: of shapes (5, 14) and ()
+    shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | got: has a parameter 'W_vocab' | expected: another name
+    shapes=lambda W, H: shapes(H, H) | got: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
+    inputs=("Wx", "bx") | got: of shapes (5, 14) and ()
     """,
     error=ValueError,
     function="ModelConfig",

@@ -31,9 +31,9 @@ def test_a_stack_runs_each_layer_on_the_states_of_the_one_below(rng: np.random.G
 
 @refusals(
     """
-    stack() | ValueError | came: got no cell | expected: two or more
-    stack(LSTM) | ValueError | came: got one cell | expected: two or more
-    stack("lstm", "lstm") | TypeError | came: got a str | expected: cells | cause: CELLS["lstm"]
+    stack() | ValueError | got: got no cell | expected: two or more
+    stack(LSTM) | ValueError | got: got one cell | expected: two or more
+    stack("lstm", "lstm") | TypeError | got: got a str | expected: cells | cause: CELLS["lstm"]
     """,
     function="stack",
 )

@@ -145,21 +145,21 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
 
 @refusals(
     """
-    CiderD([[["dog"]], []]) | ValueError | thing: picture 1 | came: has no reference
+    CiderD([[["dog"]], []]) | ValueError | thing: picture 1 | got: has no reference
     | expected: at least one
-    cider.scores([["dog"], ["cat"]]) | ValueError | came: got 2 captions of 5 pictures
+    cider.scores([["dog"], ["cat"]]) | ValueError | got: got 2 captions of 5 pictures
     | expected: as many of one as of the other
-    cider.scores([["dog"], ["cat"]], [-1, 5]) | ValueError | thing: pictures | came: holds -1..5
+    cider.scores([["dog"], ["cat"]], [-1, 5]) | ValueError | thing: pictures | got: holds -1..5
     | expected: 0..4
     cider.scores([["dog"], ["cat"]], [True, False]) | TypeError | thing: pictures
-    | came: has dtype bool | expected: integers
-    cider.scores([["dog"]], [0.9]) | TypeError | thing: pictures | came: has dtype float64
+    | got: has dtype bool | expected: integers
+    cider.scores([["dog"]], [0.9]) | TypeError | thing: pictures | got: has dtype float64
     | expected: integers
     cider.scores([["dog"]] * 5, weights=np.ones(99)) | ValueError | thing: weights
-    | came: has shape (99,) | expected: one for each reference
-    CiderD(["a dog runs"]) | TypeError | thing: references | came: is the text 'a'
+    | got: has shape (99,) | expected: one for each reference
+    CiderD(["a dog runs"]) | TypeError | thing: references | got: is the text 'a'
     | expected: a list of words
-    cider.scores(["a dog runs"] * 5) | TypeError | thing: captions | came: is the text 'a dog runs'
+    cider.scores(["a dog runs"] * 5) | TypeError | thing: captions | got: is the text 'a dog runs'
     | expected: a list of words
     """
 )

@@ -79,9 +79,9 @@ def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None
 
 @refusals(
     """
-    captions=np.array([True, False]) | TypeError | thing: captions | came: have dtype bool
-    captions=np.array([-1]) | ValueError | thing: captions | came: hold -1..-1
-    batch_size=-1 | ValueError | thing: batch_size | came: is -1
+    captions=np.array([True, False]) | TypeError | thing: captions | got: have dtype bool
+    captions=np.array([-1]) | ValueError | thing: captions | got: hold -1..-1
+    batch_size=-1 | ValueError | thing: batch_size | got: is -1
     """,
     function="teacher_forced",
 )

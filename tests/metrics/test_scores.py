@@ -184,13 +184,13 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
 def test_a_score_wants_lists_of_words_and_a_reference(compared: Metric) -> None:
     words, text = ["a", "dog"], "a dog"
     for references, caption in (([text], words), ([words], text), (words, words)):
-        with refuses(TypeError, came="is the text 'a"):
+        with refuses(TypeError, got="is the text 'a"):
             compared.score([references], [caption])
-    with refuses(ValueError, came="has no reference"):
+    with refuses(ValueError, got="has no reference"):
         compared.score([[]], [words])
 
 
 def test_a_paired_interval_is_of_the_same_pictures() -> None:
     ours, theirs = (averaged("x", [1.0] * n).sums for n in (3, 5))
-    with refuses(ValueError, function="paired", came="are of 3 and 5 pictures"):
+    with refuses(ValueError, function="paired", got="are of 3 and 5 pictures"):
         paired([ours], [theirs])  # type: ignore[list-item]

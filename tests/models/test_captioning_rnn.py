@@ -464,74 +464,74 @@ def test_sampling_nothing_gives_nothing() -> None:
 
 @refusals(
     """
-    CaptioningRNN(WORDS, cell_type="lstn") | ValueError | thing: cell_type | came: 'lstn' | expected: rnn, lstm | cause: did you mean 'lstm'
-    CaptioningRNN({"a": 0}) | ValueError | thing: word_to_idx | came: <NULL>
-    CaptioningRNN({"<NULL>": "0"}) | ValueError | came: '<NULL>' | came: '0' | expected: whole number
-    CaptioningRNN({"<NULL>": 0.0}) | ValueError | came: '<NULL>' | came: 0.0 | expected: whole number
-    CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | came: 2 words only 1 ids
-    CaptioningRNN(list(WORDS)) | TypeError | thing: word_to_idx | came: is a list | expected: mapping of word to id | cause: enumerate(words)
-    CaptioningRNN(WORDS, hidden_dim=0) | ValueError | thing: hidden_dim | came: is 0 | expected: at least 1
-    CaptioningRNN(WORDS, seed=-1) | ValueError | thing: seed | came: is -1 | expected: 0..2**63-1
-    CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | came: is 1.0 | expected: [0, 1)
-    CaptioningRNN(WORDS, dtype=np.float16) | ValueError | came: float16 | expected: float32 or float64
-    CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | came: is (5,) | expected: (P, D) | expected: 'attention'
-    CaptioningRNN(WORDS, (3, 5)) | ValueError | thing: feature_shape | came: is (3, 5) | expected: (D,) | expected: 'init'
-    CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | came: is 0 | expected: at least 1
-    CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | came: <START>
-    CaptioningRNN.from_config(m.config, WORDS, seed="", params=m.params) | ValueError | thing: seed | came: is ''
-    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | came: is 9223372036854775808 | expected: 0..2**63-1
-    m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | came: is 1.9
-    m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)) | ValueError | function: params | thing: b | came: is a masked array with 3 masked
-    m.params["b"] = np.zeros(6) | ValueError | function: params | thing: b | came: has shape (6,) | expected: (24,)
-    m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | came: (431,)
-    m.params.flat = m.params.flat[None] | ValueError | function: params | thing: flat | came: (1, 432)
-    m.params.flat = 0.0 | ValueError | function: params | thing: flat | came: ()
+    CaptioningRNN(WORDS, cell_type="lstn") | ValueError | thing: cell_type | got: 'lstn' | expected: rnn, lstm | cause: did you mean 'lstm'
+    CaptioningRNN({"a": 0}) | ValueError | thing: word_to_idx | got: <NULL>
+    CaptioningRNN({"<NULL>": "0"}) | ValueError | got: '<NULL>' | got: '0' | expected: whole number
+    CaptioningRNN({"<NULL>": 0.0}) | ValueError | got: '<NULL>' | got: 0.0 | expected: whole number
+    CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | got: 2 words only 1 ids
+    CaptioningRNN(list(WORDS)) | TypeError | thing: word_to_idx | got: is a list | expected: mapping of word to id | cause: enumerate(words)
+    CaptioningRNN(WORDS, hidden_dim=0) | ValueError | thing: hidden_dim | got: is 0 | expected: at least 1
+    CaptioningRNN(WORDS, seed=-1) | ValueError | thing: seed | got: is -1 | expected: 0..2**63-1
+    CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | got: is 1.0 | expected: [0, 1)
+    CaptioningRNN(WORDS, dtype=np.float16) | ValueError | got: float16 | expected: float32 or float64
+    CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | got: is (5,) | expected: (P, D) | expected: 'attention'
+    CaptioningRNN(WORDS, (3, 5)) | ValueError | thing: feature_shape | got: is (3, 5) | expected: (D,) | expected: 'init'
+    CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | got: is 0 | expected: at least 1
+    CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | got: <START>
+    CaptioningRNN.from_config(m.config, WORDS, seed="", params=m.params) | ValueError | thing: seed | got: is ''
+    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | got: is 9223372036854775808 | expected: 0..2**63-1
+    m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | got: is 1.9
+    m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)) | ValueError | function: params | thing: b | got: is a masked array with 3 masked
+    m.params["b"] = np.zeros(6) | ValueError | function: params | thing: b | got: has shape (6,) | expected: (24,)
+    m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | got: (431,)
+    m.params.flat = m.params.flat[None] | ValueError | function: params | thing: flat | got: (1, 432)
+    m.params.flat = 0.0 | ValueError | function: params | thing: flat | got: ()
     m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
-    m.loss(x.astype(complex), y) | TypeError | thing: features | came: have dtype complex128
-    m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | came: (2, 6) | expected: (N, 5)
-    m.loss(x[:, 0], y) | ValueError | function: CaptioningRNN.loss | thing: features | came: have shape (2,)
-    m.loss(x[:, :0], y) | ValueError | function: CaptioningRNN.loss | thing: features | came: have shape (2, 0)
-    m.loss(x, y[:, 0]) | ValueError | function: CaptioningRNN.loss | thing: captions | came: have shape (2,)
-    m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | came: float32
-    m.loss(np.zeros((3, 5)), y) | ValueError | thing: features | came: have shape (3, 5) | expected: (N, 5) = (2, 5)
-    m.loss(np.zeros((2, 3, 5)), y) | ValueError | came: (2, 3, 5) | expected: (N, 5)
-    attending.loss(x, y) | ValueError | came: (2, 5) | expected: (N, 3, 5)
-    attending.sample(x) | ValueError | thing: features | came: have shape (2, 5) | expected: (N, 3, 5)
-    m.attention(x, y) | ValueError | thing: `inject` of the model | came: is init | expected: one with attention
-    m.loss(x, 12 * y) | ValueError | came: hold 12..12 | expected: 0..11 | cause: vocabulary
-    m.loss(x, -y) | ValueError | came: hold -1..-1
-    m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | thing: captions | came: have 2 rows of unequal lengths | cause: <NULL>
-    m.loss(x, 1) | ValueError | thing: captions | came: have shape () | expected: (N > 0, T+1 > 1)
-    m.loss(x, y, total=0) | ValueError | thing: total | came: is 0 | expected: positive
-    m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | came: hold nan at [1] | expected: finite
-    m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | thing: weights | came: are a masked array with 1 masked numbers
-    m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | came: is 2 | expected: [0, 1)
-    m.loss(x, y, workspace=7) | TypeError | thing: workspace | came: is a int
-    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | came: is -1 | expected: 0..2**63-1
-    m.loss(x, y, step=1.5) | ValueError | thing: step | came: is 1.5 | expected: whole number
-    m.score(x, np.ones((2, 4))) | TypeError | function: CaptioningRNN.score | came: float64 | expected: integer
-    m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | came: have dtype bool | cause: numpy.flatnonzero
-    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | came: have shape (2, 1) | expected: (2,)
-    m.word_log_probabilities(np.zeros((3, 5)), y) | ValueError | thing: features | came: have shape (3, 5) | expected: (2, 5)
-    m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | came: are a masked array with 2 masked numbers
-    m.sample(np.zeros((2, 6))) | ValueError | thing: features | came: have shape (2, 6) | expected: (N, 5)
-    m.sample(3.0) | ValueError | function: CaptioningRNN.sample | thing: features | came: have shape () | expected: (N, 5)
-    m.sample([[0.0], [0.0, 1.0]]) | ValueError | function: CaptioningRNN.sample | thing: features | came: have 2 rows of unequal lengths
-    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | came: masked array with 2 masked numbers
+    m.loss(x.astype(complex), y) | TypeError | thing: features | got: have dtype complex128
+    m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | got: (2, 6) | expected: (N, 5)
+    m.loss(x[:, 0], y) | ValueError | function: CaptioningRNN.loss | thing: features | got: have shape (2,)
+    m.loss(x[:, :0], y) | ValueError | function: CaptioningRNN.loss | thing: features | got: have shape (2, 0)
+    m.loss(x, y[:, 0]) | ValueError | function: CaptioningRNN.loss | thing: captions | got: have shape (2,)
+    m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | got: float32
+    m.loss(np.zeros((3, 5)), y) | ValueError | thing: features | got: have shape (3, 5) | expected: (N, 5) = (2, 5)
+    m.loss(np.zeros((2, 3, 5)), y) | ValueError | got: (2, 3, 5) | expected: (N, 5)
+    attending.loss(x, y) | ValueError | got: (2, 5) | expected: (N, 3, 5)
+    attending.sample(x) | ValueError | thing: features | got: have shape (2, 5) | expected: (N, 3, 5)
+    m.attention(x, y) | ValueError | thing: `inject` of the model | got: is init | expected: one with attention
+    m.loss(x, 12 * y) | ValueError | got: hold 12..12 | expected: 0..11 | cause: vocabulary
+    m.loss(x, -y) | ValueError | got: hold -1..-1
+    m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | thing: captions | got: have 2 rows of unequal lengths | cause: <NULL>
+    m.loss(x, 1) | ValueError | thing: captions | got: have shape () | expected: (N > 0, T+1 > 1)
+    m.loss(x, y, total=0) | ValueError | thing: total | got: is 0 | expected: positive
+    m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | got: hold nan at [1] | expected: finite
+    m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | thing: weights | got: are a masked array with 1 masked numbers
+    m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | got: is 2 | expected: [0, 1)
+    m.loss(x, y, workspace=7) | TypeError | thing: workspace | got: is a int
+    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | got: is -1 | expected: 0..2**63-1
+    m.loss(x, y, step=1.5) | ValueError | thing: step | got: is 1.5 | expected: whole number
+    m.score(x, np.ones((2, 4))) | TypeError | function: CaptioningRNN.score | got: float64 | expected: integer
+    m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | got: have dtype bool | cause: numpy.flatnonzero
+    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | got: have shape (2, 1) | expected: (2,)
+    m.word_log_probabilities(np.zeros((3, 5)), y) | ValueError | thing: features | got: have shape (3, 5) | expected: (2, 5)
+    m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | got: are a masked array with 2 masked numbers
+    m.sample(np.zeros((2, 6))) | ValueError | thing: features | got: have shape (2, 6) | expected: (N, 5)
+    m.sample(3.0) | ValueError | function: CaptioningRNN.sample | thing: features | got: have shape () | expected: (N, 5)
+    m.sample([[0.0], [0.0, 1.0]]) | ValueError | function: CaptioningRNN.sample | thing: features | got: have 2 rows of unequal lengths
+    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | got: masked array with 2 masked numbers
     m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
     m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
-    m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | came: holds 'w3' | cause: model.word_to_idx
-    m.sample(x, forbid=[3.0]) | TypeError | thing: forbid | came: holds 3.0 | expected: ids
-    m.sample(x, max_length=0) | ValueError | thing: max_length | came: is 0
-    m.sample(x, 1.5) | ValueError | function: CaptioningRNN.sample | thing: max_length | came: is 1.5 | expected: whole number
-    m.sample(x, models.Beam(5)) | ValueError | thing: max_length | came: is Beam( | cause: give a policy as `policy`
-    m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | came: is 'beam' | expected: Beam(5)
+    m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | got: holds 'w3' | cause: model.word_to_idx
+    m.sample(x, forbid=[3.0]) | TypeError | thing: forbid | got: holds 3.0 | expected: ids
+    m.sample(x, max_length=0) | ValueError | thing: max_length | got: is 0
+    m.sample(x, 1.5) | ValueError | function: CaptioningRNN.sample | thing: max_length | got: is 1.5 | expected: whole number
+    m.sample(x, models.Beam(5)) | ValueError | thing: max_length | got: is Beam( | cause: give a policy as `policy`
+    m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | got: is 'beam' | expected: Beam(5)
     m.decode(x, models.Beam) | TypeError | function: CaptioningRNN.decode | expected: a Policy
-    m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | came: hold 1..12
-    m.step([-7], m.start(x[:1])) | ValueError | thing: words | came: hold -7..-7 | expected: 0..11
-    m.step(np.array([1.0]), m.start(x[:1])) | TypeError | thing: words | came: have dtype float64
-    m.step(np.array([1]), m.start(x)) | ValueError | thing: state | came: has 2 rows, but `words` has length 1
-    m.step([1, 1], make("rnn").start(x)) | ValueError | thing: state | came: has 1 arrays | expected: 2 | cause: another model
+    m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | got: hold 1..12
+    m.step([-7], m.start(x[:1])) | ValueError | thing: words | got: hold -7..-7 | expected: 0..11
+    m.step(np.array([1.0]), m.start(x[:1])) | TypeError | thing: words | got: have dtype float64
+    m.step(np.array([1]), m.start(x)) | ValueError | thing: state | got: has 2 rows, but `words` has length 1
+    m.step([1, 1], make("rnn").start(x)) | ValueError | thing: state | got: has 1 arrays | expected: 2 | cause: another model
     """
 )
 def test_bad_arguments_are_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -561,7 +561,7 @@ def test_features_that_are_not_finite_are_named_by_row_and_column(
         ValueError,
         function=f"CaptioningRNN.{way.partition('(')[0]}",
         thing=f"features of row 2 (of {N})",
-        came=f"hold {value} at column 3",
+        got=f"hold {value} at column 3",
         expected="finite float64",
     ):
         eval(f"m.{way}", {"m": make("lstm"), "x": features, "y": captions})
@@ -577,11 +577,11 @@ def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_ho
         with refuses(
             ValueError,
             thing=f"features of row 4 (of {N})",
-            came="hold nan at region 1, column 2",
+            got="hold nan at region 1, column 2",
         ):
             call(features, captions)
     features[4, 1, 2] = -1e300
-    with refuses(ValueError, came="hold -1e+300 at region 1, column 2", expected="finite float32"):
+    with refuses(ValueError, got="hold -1e+300 at region 1, column 2", expected="finite float32"):
         make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
 
 
@@ -590,7 +590,7 @@ def test_rows_of_a_table_are_looked_at_where_they_are_used(rng: np.random.Genera
     table = np.concatenate([features, np.full((1, D), np.inf)])
     model = make("lstm")
     assert np.isfinite(model.loss(FeatureRows(table, np.arange(N)), captions)[0])
-    with refuses(ValueError, thing="features of row 0", came="hold inf at column 0"):
+    with refuses(ValueError, thing="features of row 0", got="hold inf at column 0"):
         model.loss(FeatureRows(table, np.arange(N)[::-1] + 1), captions)
 
 
@@ -601,7 +601,7 @@ def test_sampling_looks_at_features_wherever_they_lie(lib: Any, rng: np.random.G
         ValueError,
         function="CaptioningRNN.sample",
         thing=f"features of row 5 (of {N})",
-        came="hold nan at column 0",
+        got="hold nan at column 0",
     ):
         make("lstm").sample(lib(features))
 
@@ -654,11 +654,11 @@ def test_what_numpy_cannot_read_is_a_type_error_that_says_how_to_give_it(
         with refuses(
             TypeError,
             thing=thing,
-            came="Tensor that NumPy cannot read",
+            got="Tensor that NumPy cannot read",
             cause=f"{thing}.detach().cpu().numpy()",
         ):
             make("lstm").loss(*given)
-    with refuses(TypeError, thing="features", came="are a"):
+    with refuses(TypeError, thing="features", got="are a"):
         make("lstm").sample(Tensor(features, refusal))
 
 
@@ -672,7 +672,7 @@ def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Gene
         with refuses(
             TypeError,
             thing="features",
-            came="are a torch.Tensor that NumPy cannot read",
+            got="are a torch.Tensor that NumPy cannot read",
             cause="detach",
         ):
             model.loss(bad, captions)

@@ -120,7 +120,7 @@ def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> Non
         TypeError,
         function="CaptioningRNN.from_config",
         thing="Constructed",
-        came="has an __init__ of its own",
+        got="has an __init__ of its own",
         expected="none",
         cause="construct Constructed",
     ):
@@ -148,11 +148,11 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
 
 @refusals(
     """
-    {name: x for name, x in values.items() if name != "Wh"} | ValueError | function: params | thing: Wh | came: missing or unknown | expected: W_proj, b_proj
-    {**values, "extra": 1} | ValueError | function: params | thing: extra | came: missing or unknown
-    {**values, "b": np.zeros(3)} | ValueError | function: params | thing: b | came: has shape (3,) | expected: (24,)
-    {**values, "b": np.ma.masked_all(24)} | ValueError | function: params | thing: b | came: is a masked array with 24 masked numbers | expected: none
-    list(values.values()) | TypeError | came: got a list | expected: a mapping
+    {name: x for name, x in values.items() if name != "Wh"} | ValueError | function: params | thing: Wh | got: missing or unknown | expected: W_proj, b_proj
+    {**values, "extra": 1} | ValueError | function: params | thing: extra | got: missing or unknown
+    {**values, "b": np.zeros(3)} | ValueError | function: params | thing: b | got: has shape (3,) | expected: (24,)
+    {**values, "b": np.ma.masked_all(24)} | ValueError | function: params | thing: b | got: is a masked array with 24 masked numbers | expected: none
+    list(values.values()) | TypeError | got: got a list | expected: a mapping
     """
 )
 def test_parameters_of_another_model_are_refused_and_change_nothing(refusal: Refusal) -> None:
@@ -293,5 +293,5 @@ def test_weights_by_a_function_give_the_bits_of_the_weights(workspace: Workspace
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
     for weights in (np.ones(shape), lambda: np.ones(shape)):
-        with refuses(ValueError, thing="weights", came="have shape", expected="(N,) = (10,)"):
+        with refuses(ValueError, thing="weights", got="have shape", expected="(N,) = (10,)"):
             make().loss(*batch(), weights=weights)

@@ -306,15 +306,15 @@ def of(**changed: Any) -> CaptioningRNN:
 
 @refusals(
     """
-    Ensemble([]) | ValueError | function: Ensemble | came: got no model
-    Ensemble([of(), Ensemble([of()])]) | TypeError | function: Ensemble | came: got a Ensemble | expected: CaptioningRNNs
-    Ensemble([of(), of(word_to_idx={**WORDS, "word3": 4, "word4": 3})]) | ValueError | function: Ensemble | thing: model 2 | came: has another vocabulary, of 10 words
-    Ensemble([of(), of(), of(input_dim=5)]) | ValueError | function: Ensemble | thing: model 3 | came: takes features of shape (5,) | expected: (4,)
-    Ensemble([of(), of(dtype=np.float64)]) | TypeError | function: Ensemble | thing: model 2 | came: computes in numpy and float64 | expected: numpy and float32
+    Ensemble([]) | ValueError | function: Ensemble | got: got no model
+    Ensemble([of(), Ensemble([of()])]) | TypeError | function: Ensemble | got: got a Ensemble | expected: CaptioningRNNs
+    Ensemble([of(), of(word_to_idx={**WORDS, "word3": 4, "word4": 3})]) | ValueError | function: Ensemble | thing: model 2 | got: has another vocabulary, of 10 words
+    Ensemble([of(), of(), of(input_dim=5)]) | ValueError | function: Ensemble | thing: model 3 | got: takes features of shape (5,) | expected: (4,)
+    Ensemble([of(), of(dtype=np.float64)]) | TypeError | function: Ensemble | thing: model 2 | got: computes in numpy and float64 | expected: numpy and float32
     pair.score(pictures(2), np.array([[START, V], [START, 3]])) | ValueError | function: Ensemble.score | thing: captions | cause: another vocabulary
-    pair.sample(pictures(2), 5, policy=Policy()) | ValueError | function: Ensemble.sample | thing: max_length or forbid | came: is given with a policy
-    pair.step([START], of().start(pictures(1))) | ValueError | function: Ensemble.step | thing: state | came: has 1 arrays | expected: 2
-    pair.sample(np.array([["a"] * 4])) | TypeError | function: Ensemble.sample | thing: features | came: have dtype
+    pair.sample(pictures(2), 5, policy=Policy()) | ValueError | function: Ensemble.sample | thing: max_length or forbid | got: is given with a policy
+    pair.step([START], of().start(pictures(1))) | ValueError | function: Ensemble.step | thing: state | got: has 1 arrays | expected: 2
+    pair.sample(np.array([["a"] * 4])) | TypeError | function: Ensemble.sample | thing: features | got: have dtype
     """
 )
 def test_what_does_not_fit_together_is_named(refusal: Refusal) -> None:

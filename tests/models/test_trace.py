@@ -194,7 +194,7 @@ def test_a_cell_that_names_nothing_is_traced_all_the_same(
 
 def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    with refuses(ValueError, function="CaptioningRNN.trace", thing="features", came="have shape"):
+    with refuses(ValueError, function="CaptioningRNN.trace", thing="features", got="have shape"):
         make("lstm").trace(features[:2], captions)
     with refuses(
         ValueError, function="CaptioningRNN.trace", thing="captions", cause="another vocabulary"

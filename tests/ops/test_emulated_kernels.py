@@ -127,12 +127,12 @@ GATHER = {  # arguments that no kernel takes, the error, the C parameter and wha
 def test_emulated_array_that_no_kernel_takes_is_named_with_its_parameter(
     wrong: str, device: Emulator
 ) -> None:
-    change, error, parameter, came = GATHER[wrong]
+    change, error, parameter, got = GATHER[wrong]
     with xpcap.use_backend("cupy"):
         table, rows = np.ones((4, 6), "f4"), np.array([2, 0], "i4")
         made = {"table": table, "rows": rows, "out": table[:2], "mask": table[:2] > 0}
         arguments = change({name: xpcap.asarray(x) for name, x in made.items()})
-        with refuses(error, function="gather_drop", thing=parameter, came=came):
+        with refuses(error, function="gather_drop", thing=parameter, got=got):
             DeviceOps().gather(**arguments, keep=0.5)
 
 
@@ -144,15 +144,15 @@ def test_emulated_array_of_another_device_is_named(
         there = xpcap.asarray(np.ones(6, "f4"))
     with xpcap.use_backend("cupy"):
         x = xpcap.asarray(np.ones((2, 6), "f4"))
-        with refuses(ValueError, function="add_rows", thing="b", came="lies on CUDA device 1"):
+        with refuses(ValueError, function="add_rows", thing="b", got="lies on CUDA device 1"):
             DeviceOps().add_rows(x, there)
 
 
 def test_emulated_number_that_c_cannot_hold_is_named(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         record, number = xpcap.asarray(np.ones((5, 2), "f4")), xpcap.asarray(np.ones((), "f4"))
-        for i, error, came in ((2**31, ValueError, f"is {2**31}"), (1.5, TypeError, "is 1.5")):
-            with refuses(error, function="record_step", thing="i", came=came):
+        for i, error, got in ((2**31, ValueError, f"is {2**31}"), (1.5, TypeError, "is 1.5")):
+            with refuses(error, function="record_step", thing="i", got=got):
                 DeviceOps().record_step(record, i, number, number)  # type: ignore[arg-type]
 
 
@@ -160,7 +160,7 @@ def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emu
     with xpcap.use_backend("cupy"):
         a, h = xpcap.asarray(np.ones((3, 4), "f4")), xpcap.asarray(np.ones((6, 8), "f4"))
         loop = CellBuffers(a, a, (h[:, ::2],), (h[:, ::2],), ())
-        with refuses(ValueError, function="rnn_cell", thing="r", came="has strides"):
+        with refuses(ValueError, function="rnn_cell", thing="r", got="has strides"):
             DeviceOps().cell_steps(CELLS["rnn"], loop)
 
 
@@ -297,7 +297,7 @@ def test_emulated_thread_on_another_device_is_told_so(
 
     with ThreadPoolExecutor(1) as other:
         with refuses(
-            ValueError, thing="arrays", came="lie on CUDA device 1,", cause="use_backend('cupy:1')"
+            ValueError, thing="arrays", got="lie on CUDA device 1,", cause="use_backend('cupy:1')"
         ):
             other.submit(update).result()
         assert (xpcap.to_numpy(w) == 1).all()

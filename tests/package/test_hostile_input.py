@@ -119,12 +119,12 @@ def test_a_list_leads_to_no_picture_outside_the_folder(tmp_path: Path) -> None:
         read = lambda lists=lists: import_captions(  # noqa: E731
             [(None, tmp_path / "token.txt")], lists=lists, min_count=1, pictures=folder
         )
-        refused(read, repr(name), came="would lie outside", cause="who wrote the list?")
+        refused(read, repr(name), got="would lie outside", cause="who wrote the list?")
     for name in ("a" * 5000, "\ud800.jpg", "none.jpg"):
         refused(
             lambda name=name: encode_folder(folder, [name], HistogramEncoder()),
             "1 of 1 pictures",
-            came=("have no file in", repr(name[:50])[:-1]),
+            got=("have no file in", repr(name[:50])[:-1]),
         )  # type: ignore[misc]
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_single_word_is_in_no_vocabulary(word: str) -> None:
         lambda: Vocabulary([*SPECIAL, "dog", word]),
         repr(word),
         function="Vocabulary",
-        came="white space",
+        got="white space",
     )
 
 

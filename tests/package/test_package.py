@@ -265,7 +265,7 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
 
 def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
     with refuses(
-        TypeError, function="save_state", thing="state", came=f"is a {type(tmp_path).__name__}"
+        TypeError, function="save_state", thing="state", got=f"is a {type(tmp_path).__name__}"
     ):
         save_state({}, tmp_path)  # type: ignore[arg-type]
 

@@ -39,17 +39,17 @@ def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) 
 
 @refusals(
     r"""
-    {"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"} | thing: '1.jpg' | came: may be 'a/1.jpg' or 'b/1.jpg' | expected: names that fit one picture
-    [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | came: has two captions of 'a/1.jpg' | expected: one
-    {"a/1.jpg": ["x"]} | thing: ['a/1.jpg'] | came: is a list | expected: text
-    [{"image": true, "caption": "x"}] | thing: [0].image | came: is True | expected: text or a whole number
-    [{"image": "x"}] | thing: [0].caption | came: is missing | expected: text
-    [{"caption": "x"}] | thing: [0] | came: has none of the keys image, image_id, file_name | expected: one
-    {"a/1.jpg": "a \ud83d"} | thing: ['a/1.jpg'] | came: half of a surrogate pair | expected: whole
-    [3] | thing: [0] | came: is 3 | expected: an object
-    3 | came: is 3 | expected: an object or a list
-    {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | came: has the key 'a/1.jpg' twice | expected: each key once
-    { | came: is not whole JSON
+    {"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"} | thing: '1.jpg' | got: may be 'a/1.jpg' or 'b/1.jpg' | expected: names that fit one picture
+    [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | got: has two captions of 'a/1.jpg' | expected: one
+    {"a/1.jpg": ["x"]} | thing: ['a/1.jpg'] | got: is a list | expected: text
+    [{"image": true, "caption": "x"}] | thing: [0].image | got: is True | expected: text or a whole number
+    [{"image": "x"}] | thing: [0].caption | got: is missing | expected: text
+    [{"caption": "x"}] | thing: [0] | got: has none of the keys image, image_id, file_name | expected: one
+    {"a/1.jpg": "a \ud83d"} | thing: ['a/1.jpg'] | got: half of a surrogate pair | expected: whole
+    [3] | thing: [0] | got: is 3 | expected: an object
+    3 | got: is 3 | expected: an object or a list
+    {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | got: has the key 'a/1.jpg' twice | expected: each key once
+    { | got: is not whole JSON
     """,
     error=DataError,
     function="read_captions_json",

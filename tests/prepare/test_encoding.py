@@ -155,10 +155,10 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
 
 @refusals(
     """
-    [7] | thing: the encoder odd | came: of shape (2, 1) | expected: (2, 2)
-    [1, 2, 3] | thing: the encoder odd | came: of shape (2, 3) | expected: (2, 2)
-    [1, 1e300] | thing: '000.bmp' | came: not finite
-    [1, float("nan")] | thing: '000.bmp' | came: not finite
+    [7] | thing: the encoder odd | got: of shape (2, 1) | expected: (2, 2)
+    [1, 2, 3] | thing: the encoder odd | got: of shape (2, 3) | expected: (2, 2)
+    [1, 1e300] | thing: '000.bmp' | got: not finite
+    [1, float("nan")] | thing: '000.bmp' | got: not finite
     """,
     error=DataError,
     function="encode_folder",
@@ -228,7 +228,7 @@ def test_a_cache_is_one_process_at_a_time_and_gone_if_it_stays_empty(
     folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    with open_cache(cache), refuses(DataError, thing="cache", came="is in use"):
+    with open_cache(cache), refuses(DataError, thing="cache", got="is in use"):
         encode_folder(folder, NAMES, Batchwise(), cache=cache)
     assert not cache.exists()
 
@@ -262,14 +262,14 @@ def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -
     mine = (tmp_path / "mine.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(mine[:40])
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    for name, came in (
+    for name, got in (
         ("letter", "is another file"),
         ("mine.npy", "is another file"),
         ("cut.npy", "is another file"),
         ("link", "is a link"),
         ("photos", "a folder"),
     ):
-        with refuses(DataError, came=came):
+        with refuses(DataError, got=got):
             encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / name)
     assert (tmp_path / "letter").read_text() == "dear"
     assert [(tmp_path / name).read_bytes() for name in ("mine.npy", "cut.npy")] == [mine, mine[:40]]
@@ -281,7 +281,7 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
 ) -> None:
     (folder / NAMES[3]).write_bytes(b"not a picture")
     (folder / NAMES[60]).write_bytes(b"")
-    with refuses(DataError, came="cannot be read as a picture"):
+    with refuses(DataError, got="cannot be read as a picture"):
         encode_folder(folder, NAMES, Batchwise())
     unreadable: dict[str, str] = {}
     features = encode_folder(
@@ -320,7 +320,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
             return super().encode(pictures)
 
     monkeypatch.setattr("xpcap.prepare.features.read_picture", read)
-    with refuses(DataError, came="cannot be read as a picture"):
+    with refuses(DataError, got="cannot be read as a picture"):
         encode_folder(folder, NAMES, encoder := Waiting())
     assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
 

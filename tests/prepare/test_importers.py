@@ -103,27 +103,27 @@ def rewrite(flickr: dict[str, Any], **arrays: Any) -> None:
 
 @refusals(
     r"""
-    token.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | came: lines of another form: 1 (line 2) | expected: as `strict` asks
-    token.write_text("\none.jpg#0\t...\n") | function: import_captions | came: captions without a word: 1 (one.jpg)
-    token.write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n") | function: import_captions | came: second lines of one NAME#K: 1 (line 2)
-    token.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | came: not UTF-8
-    token.write_text("\n") | function: read_captions | thing: token.txt | came: is empty
-    val.write_text("\n") | function: read_list | thing: val.txt | came: is empty | cause: at least one picture
-    train.write_text("one.jpg\none.jpg\n") | function: read_list | came: 'one.jpg' twice
-    val.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | came: is in split 'train' and in 'val'
-    val.write_text("four.jpg\n") | function: import_captions | came: 'val' that have no captions, or were skipped: 1 (four.jpg)
-    rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | came: captioned pictures without features: 2 (two.jpg, three.jpg)
-    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: features | came: have shape (3, 4)
-    rewrite(names=np.array(["one.jpg"] * 3)) | function: read_features | came: names a picture twice
-    rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | function: read_features | thing: 'two.jpg' | came: not finite
-    rewrite(features=np.zeros((3, 2), int)) | function: read_features | came: dtype int64 | expected: floats
-    rewrite(features=np.zeros((3, 0), "f4")) | function: read_features | came: (3, 0) | expected: D > 0
-    np.savez(npz, features=np.zeros((3, 4), "f4")) | function: read_npz | came: holds 'features' | expected: 'names', 'features'
-    rewrite(names=np.array([{}, {}, {}], object)) | function: read_npz | came: cannot be read as .npz
-    npz.write_bytes(npz.read_bytes()[:200]) | function: read_npz | came: cannot be read as .npz
-    npz.write_text("hello") | function: read_npz | came: cannot be read as .npz
-    np.save("x.npy", np.zeros(3)); npz.write_bytes(Path("x.npy").read_bytes()) | function: read_npz | came: is a single array
-    flickr.update(min_count=99) | function: assemble | thing: no word | came: occurs 99 times | cause: choose a smaller `min_count`
+    token.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | got: lines of another form: 1 (line 2) | expected: as `strict` asks
+    token.write_text("\none.jpg#0\t...\n") | function: import_captions | got: captions without a word: 1 (one.jpg)
+    token.write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n") | function: import_captions | got: second lines of one NAME#K: 1 (line 2)
+    token.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | got: not UTF-8
+    token.write_text("\n") | function: read_captions | thing: token.txt | got: is empty
+    val.write_text("\n") | function: read_list | thing: val.txt | got: is empty | cause: at least one picture
+    train.write_text("one.jpg\none.jpg\n") | function: read_list | got: 'one.jpg' twice
+    val.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | got: is in split 'train' and in 'val'
+    val.write_text("four.jpg\n") | function: import_captions | got: 'val' that have no captions, or were skipped: 1 (four.jpg)
+    rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | got: captioned pictures without features: 2 (two.jpg, three.jpg)
+    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: features | got: have shape (3, 4)
+    rewrite(names=np.array(["one.jpg"] * 3)) | function: read_features | got: names a picture twice
+    rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | function: read_features | thing: 'two.jpg' | got: not finite
+    rewrite(features=np.zeros((3, 2), int)) | function: read_features | got: dtype int64 | expected: floats
+    rewrite(features=np.zeros((3, 0), "f4")) | function: read_features | got: (3, 0) | expected: D > 0
+    np.savez(npz, features=np.zeros((3, 4), "f4")) | function: read_npz | got: holds 'features' | expected: 'names', 'features'
+    rewrite(names=np.array([{}, {}, {}], object)) | function: read_npz | got: cannot be read as .npz
+    npz.write_bytes(npz.read_bytes()[:200]) | function: read_npz | got: cannot be read as .npz
+    npz.write_text("hello") | function: read_npz | got: cannot be read as .npz
+    np.save("x.npy", np.zeros(3)); npz.write_bytes(Path("x.npy").read_bytes()) | function: read_npz | got: is a single array
+    flickr.update(min_count=99) | function: assemble | thing: no word | got: occurs 99 times | cause: choose a smaller `min_count`
     """,
     error=DataError,
 )
@@ -265,32 +265,32 @@ def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictur
     with refuses(
         DataError,
         thing="the encoder brightness",
-        came="makes a feature of '02.png' that differs by 2.0%",
+        got="makes a feature of '02.png' that differs by 2.0%",
         cause="another encoder",
     ):
         assemble(rows_of(others), pictures=tmp_path, **{**how, "features": others})
     wide = {name: [1.0, 2.0] for name in features}
-    with refuses(DataError, came="makes features of shape (1,)", expected="(2,)"):
+    with refuses(DataError, got="makes features of shape (1,)", expected="(2,)"):
         assemble(rows_of(wide), **{**how, "features": wide})
 
 
 @refusals(
     """
-    captions=[] | DataError | came: got no caption
-    captions=[CaptionRow("one.jpg", "a dog")] | DataError | thing: 'one.jpg' | came: has no split
-    captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | thing: 'three.jpg' | came: is in split 'val' and in 'test'
-    captions=[CaptionRow("one.jpg", None, "val")] | DataError | thing: 'one.jpg' | came: has no caption
-    captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | thing: 'one.jpg' | came: has a caption without a word
-    captions=SAID | TypeError | came: got a str among the captions | expected: rows, each CaptionRow
-    features={"one.jpg": [1.0]} | DataError | thing: split 'train': 1 of 2 pictures | came: have no features, 'two.jpg' among
-    features={**FEATURES, "two.jpg": [1.0]} | DataError | thing: the feature of 'two.jpg' | came: has shape (1,) | expected: (2,)
-    features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | came: has shape (1,) | expected: (2,)
+    captions=[] | DataError | got: got no caption
+    captions=[CaptionRow("one.jpg", "a dog")] | DataError | thing: 'one.jpg' | got: has no split
+    captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | thing: 'three.jpg' | got: is in split 'val' and in 'test'
+    captions=[CaptionRow("one.jpg", None, "val")] | DataError | thing: 'one.jpg' | got: has no caption
+    captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | thing: 'one.jpg' | got: has a caption without a word
+    captions=SAID | TypeError | got: got a str among the captions | expected: rows, each CaptionRow
+    features={"one.jpg": [1.0]} | DataError | thing: split 'train': 1 of 2 pictures | got: have no features, 'two.jpg' among
+    features={**FEATURES, "two.jpg": [1.0]} | DataError | thing: the feature of 'two.jpg' | got: has shape (1,) | expected: (2,)
+    features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | got: has shape (1,) | expected: (2,)
     features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | thing: the feature of 'one.jpg' | expected: numbers
-    features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | came: not finite
-    pictures="nowhere" | DataError | thing: nowhere | came: is no folder
-    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | came: would lie outside
-    min_count=9 | DataError | thing: no word | came: occurs 9 times
-    source={"encoder": "mine"} | OptionError | thing: record | came: holds 'encoder'
+    features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | got: not finite
+    pictures="nowhere" | DataError | thing: nowhere | got: is no folder
+    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | got: would lie outside
+    min_count=9 | DataError | thing: no word | got: occurs 9 times
+    source={"encoder": "mine"} | OptionError | thing: record | got: holds 'encoder'
     """
 )
 def test_parts_that_do_not_fit_are_named(refusal: Refusal) -> None:

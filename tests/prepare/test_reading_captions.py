@@ -194,11 +194,11 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
 
 @refusals(
     """
-    Columns(image="photo", caption="en") | DataError | came: columns 'Foto', 'en' | expected: one such as photo for pictures
+    Columns(image="photo", caption="en") | DataError | got: columns 'Foto', 'en' | expected: one such as photo for pictures
     {"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
     "no" | OptionError | thing: `columns` | expected: Columns(image=
-    Columns(image="Foto", caption=[]) | OptionError | thing: caption | came: is []
-    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption | came: is 7
+    Columns(image="Foto", caption=[]) | OptionError | thing: caption | got: is []
+    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption | got: is 7
     """
 )
 def test_columns_that_are_not_there_or_none_are_refused(refusal: Refusal) -> None:
@@ -266,7 +266,7 @@ def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> Non
     assert [len(part) for part in divide(three, 0, 0.1, 0.8, 0.1).values()] == [1, 1, 1]
     assert list(divide(said, 0, 0.5, 0, 0.5)) == ["train", "test"]
     expected = "at least one for each of train, val, test"
-    with refuses(DataError, came="2 pictures", expected=expected):
+    with refuses(DataError, got="2 pictures", expected=expected):
         divide({"a": ["a"], "b": ["b"]}, 0)
 
 
@@ -281,9 +281,9 @@ def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
 
 def test_files_with_and_without_splits_do_not_mix() -> None:
     plain, split = write("t.csv", table(SAID)), write("k.json", karpathy({"train": SAID}))
-    with refuses(DataError, thing="some of the files", came="have splits and some have none"):
+    with refuses(DataError, thing="some of the files", got="have splits and some have none"):
         read_captions([(None, plain), ("val", plain)])
-    with refuses(DataError, thing="k.json", came="says itself who is in which split (train)"):
+    with refuses(DataError, thing="k.json", got="says itself who is in which split (train)"):
         read_captions([("val", split)])
     command = "prepare --features features.npz --out o.h5".split()
     words = "splits train already", "no lists"
@@ -407,62 +407,62 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
 
 @refusals(
     r"""
-    "" | came: is empty
-    "\ufeff\r\n \n" | came: is empty
-    '""\n' | came: no form known here
-    "Dear all,\nhere are the captions" | came: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
-    "a.jpg;A dog\nb.jpg;A cat\n" | came: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
-    "Datei;Beschreibung\na.jpg;Ein Hund\n" | came: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
-    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | came: has the columns | cause: perhaps 'Datei' and 'Text 1', 'Text 2', once for each
-    "Datei;Text;Text\na.jpg;Hund;Katze\n" | came: 'Datei', 'Text', 'Text'
-    "image,caption,Image\na,b,c\n" | thing: heading 'image' | came: stands twice | expected: each once | cause: rename
-    "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | came: stands twice
-    "image\na.jpg\n" | came: no form known here, its first line is 'image'
-    "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | came: not UTF-8 | came: line 2; perhaps Windows-1252 | cause: as CSV UTF-8
-    "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | came: not UTF-8 | came: line 3
-    "image\tcaption\n".encode("utf-16") | came: it is UTF-16 | cause: save it as UTF-8
-    zipped("[Content_Types].xml", "xl/workbook.xml") | came: is an Excel workbook | cause: save the sheet as CSV UTF-8
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | came: is an old Excel workbook (.xls) | cause: as CSV UTF-8
-    zipped(mimetype=ODS) | came: is an OpenDocument spreadsheet | cause: save the sheet as CSV UTF-8
-    zipped("Index/Document.iwa") | came: is a document of Apple's Numbers | cause: save the sheet as CSV UTF-8
-    zipped("word/document.xml") | came: is a Word document | cause: copy its table
-    zipped("features.npy") | came: is an archive of NumPy arrays | cause: is the path right?
-    zipped("captions.csv") | came: is a zip archive | cause: unpack it first
-    b"\x1f\x8b\x08" + bytes(50) | came: is a gzip archive | cause: unpack it first
-    "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | came: is a PDF | expected: a text file of captions
-    "\n<!DOCTYPE html>\n<html>" | came: is an HTML page
-    b"\xff\xd8\xff\xe0" + bytes(100) | came: is a JPEG picture | cause: is the path right?
-    'image,caption\na.jpg,"A\nb.jpg,B\n' | came: unexpected end of data | cause: each quote that opens
-    'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | came: is not whole | cause: each quote that opens
-    "image,caption\na.jpg,\nb.jpg," + "x" * 200_000 | thing: line 3 | came: larger than field limit
-    "image," * 100_000 | came: no form known here
-    "image,caption\na.jpg\nb.jpg\n" | came: no caption that could be read | expected: some | cause: rows without 2 columns: 2 (line 2, line 3)
-    "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | came: 's20' | expected: at most 20
-    "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | came: '../x'
-    coco(SAID)[:-30] | came: not whole JSON | cause: cut short
-    coco(SAID) + coco(SAID) | came: not whole JSON
-    "[" * 100_000 | came: nested too deep
-    '{"images":' * 100_000 | came: nested too deep
-    "[" + "[]," * 9_000_000 | came: 18,000,001 values | cause: is it a file of captions
-    "[" + "9" * 5000 + "]" | came: not whole JSON
-    "[1, 2]" | thing: row 1 | came: is 1 | expected: an object
-    "[]" | came: no caption that could be read
-    "{}" | came: has the columns nothing
-    '{"type": "Map"}' | came: has the columns 'type' | expected: one such as image or image_name
-    '{\n"type": 1}' | came: has the columns 'type'
-    ONE + '{"image": "a"\n' | thing: line 2 | came: not whole JSON
-    ONE + "7\n" | thing: line 2 | came: is 7 | expected: an object
-    ONE + '{"image": 7.5}\n' | thing: line 2: image | came: is 7.5 | expected: text or a whole number
-    r'{"image": "\ud800", "caption": "b"}' | thing: line 1: image | came: half of a surrogate pair
-    '{"image": "a", "caption": [{"raw": 1}]}' | thing: line 1: caption[0] | came: is an object | expected: text
-    IMAGES + "}" | thing: annotations | came: is missing | expected: a list | cause: captions_*.json
-    IMAGES + ', "annotations": [{"image_id": 1, "bbox": []}]}' | thing: annotations[0].caption | came: is missing | expected: text | cause: instances_*.json
-    IMAGES.replace('"a"', "7") + "}" | thing: images[0].file_name | came: is 7
-    '{"images": {"a": 1}, "annotations": []}' | thing: images | came: is an object | expected: a list
-    IMAGES.replace("1", "[]") + "}" | thing: images[0].id | came: is a list | expected: a whole number or text
-    '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}' | thing: images[0].sentences[0].raw | came: is missing | expected: text
-    '{"images": [{"filename": 3, "sentences": []}]}' | thing: images[0].filename | came: is 3
-    '{"images": [{"filename": "a", "sentences": []}, 7]}' | thing: images[1] | came: is 7
+    "" | got: is empty
+    "\ufeff\r\n \n" | got: is empty
+    '""\n' | got: no form known here
+    "Dear all,\nhere are the captions" | got: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
+    "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
+    "Datei;Beschreibung\na.jpg;Ein Hund\n" | got: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
+    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: perhaps 'Datei' and 'Text 1', 'Text 2', once for each
+    "Datei;Text;Text\na.jpg;Hund;Katze\n" | got: 'Datei', 'Text', 'Text'
+    "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: stands twice | expected: each once | cause: rename
+    "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | got: stands twice
+    "image\na.jpg\n" | got: no form known here, its first line is 'image'
+    "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | got: not UTF-8 | got: line 2; perhaps Windows-1252 | cause: as CSV UTF-8
+    "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | got: not UTF-8 | got: line 3
+    "image\tcaption\n".encode("utf-16") | got: it is UTF-16 | cause: save it as UTF-8
+    zipped("[Content_Types].xml", "xl/workbook.xml") | got: is an Excel workbook | cause: save the sheet as CSV UTF-8
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | got: is an old Excel workbook (.xls) | cause: as CSV UTF-8
+    zipped(mimetype=ODS) | got: is an OpenDocument spreadsheet | cause: save the sheet as CSV UTF-8
+    zipped("Index/Document.iwa") | got: is a document of Apple's Numbers | cause: save the sheet as CSV UTF-8
+    zipped("word/document.xml") | got: is a Word document | cause: copy its table
+    zipped("features.npy") | got: is an archive of NumPy arrays | cause: is the path right?
+    zipped("captions.csv") | got: is a zip archive | cause: unpack it first
+    b"\x1f\x8b\x08" + bytes(50) | got: is a gzip archive | cause: unpack it first
+    "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | got: is a PDF | expected: a text file of captions
+    "\n<!DOCTYPE html>\n<html>" | got: is an HTML page
+    b"\xff\xd8\xff\xe0" + bytes(100) | got: is a JPEG picture | cause: is the path right?
+    'image,caption\na.jpg,"A\nb.jpg,B\n' | got: unexpected end of data | cause: each quote that opens
+    'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | got: is not whole | cause: each quote that opens
+    "image,caption\na.jpg,\nb.jpg," + "x" * 200_000 | thing: line 3 | got: larger than field limit
+    "image," * 100_000 | got: no form known here
+    "image,caption\na.jpg\nb.jpg\n" | got: no caption that could be read | expected: some | cause: rows without 2 columns: 2 (line 2, line 3)
+    "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | got: 's20' | expected: at most 20
+    "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | got: '../x'
+    coco(SAID)[:-30] | got: not whole JSON | cause: cut short
+    coco(SAID) + coco(SAID) | got: not whole JSON
+    "[" * 100_000 | got: nested too deep
+    '{"images":' * 100_000 | got: nested too deep
+    "[" + "[]," * 9_000_000 | got: 18,000,001 values | cause: is it a file of captions
+    "[" + "9" * 5000 + "]" | got: not whole JSON
+    "[1, 2]" | thing: row 1 | got: is 1 | expected: an object
+    "[]" | got: no caption that could be read
+    "{}" | got: has the columns nothing
+    '{"type": "Map"}' | got: has the columns 'type' | expected: one such as image or image_name
+    '{\n"type": 1}' | got: has the columns 'type'
+    ONE + '{"image": "a"\n' | thing: line 2 | got: not whole JSON
+    ONE + "7\n" | thing: line 2 | got: is 7 | expected: an object
+    ONE + '{"image": 7.5}\n' | thing: line 2: image | got: is 7.5 | expected: text or a whole number
+    r'{"image": "\ud800", "caption": "b"}' | thing: line 1: image | got: half of a surrogate pair
+    '{"image": "a", "caption": [{"raw": 1}]}' | thing: line 1: caption[0] | got: is an object | expected: text
+    IMAGES + "}" | thing: annotations | got: is missing | expected: a list | cause: captions_*.json
+    IMAGES + ', "annotations": [{"image_id": 1, "bbox": []}]}' | thing: annotations[0].caption | got: is missing | expected: text | cause: instances_*.json
+    IMAGES.replace('"a"', "7") + "}" | thing: images[0].file_name | got: is 7
+    '{"images": {"a": 1}, "annotations": []}' | thing: images | got: is an object | expected: a list
+    IMAGES.replace("1", "[]") + "}" | thing: images[0].id | got: is a list | expected: a whole number or text
+    '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}' | thing: images[0].sentences[0].raw | got: is missing | expected: text
+    '{"images": [{"filename": 3, "sentences": []}]}' | thing: images[0].filename | got: is 3
+    '{"images": [{"filename": "a", "sentences": []}, 7]}' | thing: images[1] | got: is 7
     """,
     error=DataError,
     function="read_captions",

@@ -342,11 +342,11 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
 
 @refusals(
     """
-    features, [1, 1, 0, 0], rewards | thing: photos | came: do not rise
-    features, [0, 0, 1], rewards | thing: photos | came: have shape (3,)
-    features, photos, [1.0, 2.0, np.nan, 0.0] | thing: rewards | came: hold nan
-    features[:0], photos, rewards | thing: features | came: have shape (0, 7)
-    features[:, :3], photos, rewards | thing: features | came: have shape (4, 3)
+    features, [1, 1, 0, 0], rewards | thing: photos | got: do not rise
+    features, [0, 0, 1], rewards | thing: photos | got: have shape (3,)
+    features, photos, [1.0, 2.0, np.nan, 0.0] | thing: rewards | got: hold nan
+    features[:0], photos, rewards | thing: features | got: have shape (0, 7)
+    features[:, :3], photos, rewards | thing: features | got: have shape (4, 3)
     """,
     error=ValueError,
     function="fit",
@@ -359,14 +359,14 @@ def test_a_fit_refuses_what_its_rows_cannot_be(refusal: Refusal) -> None:
 
 @refusals(
     """
-    neighbours=0 | came: is 0
-    width=2.5 | came: is 2.5
-    retrieved=-1 | came: is -1
-    bandwidth=0.0 | came: is 0.0
-    no_stutter="no" | came: is 'no'
-    weights={} | came: lack log_probability
-    weights={**PRIOR, "words": np.nan} | came: is nan
-    weights={**PRIOR, "word": 1.0} | came: hold word
+    neighbours=0 | got: is 0
+    width=2.5 | got: is 2.5
+    retrieved=-1 | got: is -1
+    bandwidth=0.0 | got: is 0.0
+    no_stutter="no" | got: is 'no'
+    weights={} | got: lack log_probability
+    weights={**PRIOR, "words": np.nan} | got: is nan
+    weights={**PRIOR, "word": 1.0} | got: hold word
     """,
     error=OptionError,
     function="Ranker",
@@ -401,7 +401,7 @@ def test_a_file_whose_captions_would_fill_the_memory_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_file, "MOST_IDS", 7 * 2 * PHOTOS - 1)
-    with refuses(DataError, came="has 80 captions of up to 5 words"):
+    with refuses(DataError, got="has 80 captions of up to 5 words"):
         read_ranker(file, VOCABULARY, D)
 
 
@@ -422,12 +422,12 @@ def test_a_photo_may_have_more_captions_than_16_bits_count(
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:
-    with refuses(DataError, thing="mean", came="has shape"):
+    with refuses(DataError, thing="mean", got="has shape"):
         read_ranker(file, VOCABULARY, D + 1)
-    with refuses(DataError, thing="predictor", came="has shape"):
+    with refuses(DataError, thing="predictor", got="has shape"):
         read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
     tensors, meta = read_tensors(file, "test")
     about = {KEY: json.dumps({"format": FORMAT, **meta})}
     file.write_bytes(save({**tensors, "predictor": np.zeros((), "f2")}, about))
-    with refuses(DataError, thing="predictor", came="has shape ()"):
+    with refuses(DataError, thing="predictor", got="has shape ()"):
         read_ranker(file, VOCABULARY, D, first_words=True)

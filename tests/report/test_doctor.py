@@ -454,7 +454,7 @@ def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
     assert examine_run(other, evaluation, run / "data.h5")[0].verdict == "unknown"
     few = replace(evaluation, captions=evaluation.captions[1:])
     with refuses(
-        ValueError, function="examine_run", came="is not of the 14 of val", expected="a caption for"
+        ValueError, function="examine_run", got="is not of the 14 of val", expected="a caption for"
     ):
         examine_run(opened, few)
 

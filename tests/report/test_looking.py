@@ -183,12 +183,12 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
 
 @refusals(
     """
-    grey, np.array([[0.5, -0.1], [0.3, 0.3]]) | ValueError | thing: weights | came: are [[ 0.5 -0.1]
-    grey, np.array([[np.nan, 1.0], [0.0, 0.0]]) | ValueError | thing: weights | came: are [[nan  1.]
-    grey, np.zeros((2, 2)) | ValueError | thing: weights | came: are [[0. 0.]
-    grey, np.array([0.5, 0.5]) | ValueError | thing: weights | came: are [0.5 0.5]
-    grey[0], np.array([[1.0]]) | ValueError | thing: picture | came: has shape (8, 3)
-    grey / 255, np.eye(2) | TypeError | thing: picture | came: float64
+    grey, np.array([[0.5, -0.1], [0.3, 0.3]]) | ValueError | thing: weights | got: are [[ 0.5 -0.1]
+    grey, np.array([[np.nan, 1.0], [0.0, 0.0]]) | ValueError | thing: weights | got: are [[nan  1.]
+    grey, np.zeros((2, 2)) | ValueError | thing: weights | got: are [[0. 0.]
+    grey, np.array([0.5, 0.5]) | ValueError | thing: weights | got: are [0.5 0.5]
+    grey[0], np.array([[1.0]]) | ValueError | thing: picture | got: has shape (8, 3)
+    grey / 255, np.eye(2) | TypeError | thing: picture | got: float64
     """,
     function="overlay",
 )
@@ -279,10 +279,10 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
 
 @refusals(
     """
-    softmax(2, 3, 3) | came: has weights of shape (2, 9)
-    np.full((3, 3, 3), 0.2) | came: do not add up to 1, or some are below 0
-    softmax(3, 3, 3) * np.nan | came: do not add up to 1, or some are below 0
-    -softmax(3, 3, 3) | came: do not add up to 1, or some are below 0
+    softmax(2, 3, 3) | got: has weights of shape (2, 9)
+    np.full((3, 3, 3), 0.2) | got: do not add up to 1, or some are below 0
+    softmax(3, 3, 3) * np.nan | got: do not add up to 1, or some are below 0
+    -softmax(3, 3, 3) | got: do not add up to 1, or some are below 0
     """,
     error=ValueError,
     function="write_page",

@@ -165,30 +165,30 @@ def closed_behind() -> Any:
 
 @refusals(
     r"""
-    b"\xff\xd8\xff\xe0 and no more" | DataError | thing: the picture | came: cannot be read as a picture
-    Image.open(io.BytesIO(png(photo(0))[:200])) | DataError | thing: the picture | came: cannot be read as a picture
+    b"\xff\xd8\xff\xe0 and no more" | DataError | thing: the picture | got: cannot be read as a picture
+    Image.open(io.BytesIO(png(photo(0))[:200])) | DataError | thing: the picture | got: cannot be read as a picture
     b"%PDF-1.7" | DataError | cause: it is a PDF
-    "none.png" | DataError | thing: none.png | came: does not exist
+    "none.png" | DataError | thing: none.png | got: does not exist
     photo(0)[..., 0] / 255 | TypeError | cause: (255 * picture).round()
     photo(0).astype("u2") * 257 | TypeError | cause: (picture // 257).astype('uint8')
     photo(0).astype(int) | TypeError | cause: are 0 to 255, give picture.astype('uint8')
     photo(0) > 127 | TypeError | cause: 255 * picture.astype('uint8')
-    np.ma.masked_less(photo(0), 9) | TypeError | came: is a masked array
+    np.ma.masked_less(photo(0), 9) | TypeError | got: is a masked array
     photo(0).transpose(2, 0, 1) | ValueError | cause: are its channels the first axis?
     photo(0)[None] | ValueError | cause: picture[0]
     photo(0)[..., :1] | ValueError | cause: picture[..., 0]
     photo(0)[5:5] | ValueError | expected: at least a pixel | cause: an empty crop?
     np.frombuffer(png(photo(0)), np.uint8) | ValueError | cause: picture.tobytes()
     None | TypeError | expected: a path, bytes
-    UPLOAD | TypeError | came: asynchronous | cause: picture.file
-    io.StringIO("text") | TypeError | came: is opened for text | cause: 'rb'
-    closed(io.BytesIO(png(photo(0)))) | DataError | came: is closed
-    closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | came: is closed
-    closed_behind() | DataError | came: is closed
+    UPLOAD | TypeError | got: asynchronous | cause: picture.file
+    io.StringIO("text") | TypeError | got: is opened for text | cause: 'rb'
+    closed(io.BytesIO(png(photo(0)))) | DataError | got: is closed
+    closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | got: is closed
+    closed_behind() | DataError | got: is closed
     "data:image/png;base64,iVBORw0KGgo=" | DataError | thing: data:image/png;base64 | cause: base64.b64decode(
-    "file:///a.png" | DataError | came: is a URL | cause: without file://
-    "s3://a/b.png" | DataError | came: is a URL | cause: download it
-    "iVBORw0KGgo" * 9000 | DataError | came: cannot be read: File name too long
+    "file:///a.png" | DataError | got: is a URL | cause: without file://
+    "s3://a/b.png" | DataError | got: is a URL | cause: download it
+    "iVBORw0KGgo" * 9000 | DataError | got: cannot be read: File name too long
     """
 )
 def test_a_bad_picture_is_an_error_that_says_why(
@@ -242,7 +242,7 @@ def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
 
     wanted = [*said([5, 6, 7])]
     assert [*said(count(5))] == wanted
-    for numbers, came in (
+    for numbers, got in (
         ([5, 6], "are fewer than the pictures"),
         (iter([5]), "are fewer than the pictures"),
         (range(5, 9), "are more than the pictures"),
@@ -250,22 +250,22 @@ def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
         ([5, 6, 0.5], "is 0.5"),
     ):
         taken: list[str] = []
-        with refuses(OptionError, function="captions", thing="`numbers`", came=came):
+        with refuses(OptionError, function="captions", thing="`numbers`", got=got):
             taken.extend(said(numbers))
         assert taken == wanted[: len(taken)]
 
 
 @pytest.mark.parametrize(
-    ("encoder", "came"),
+    ("encoder", "got"),
     [
         (SimpleNamespace(name="mine", shape=(2101,)), "makes features by the encoder 'mine' inste"),
         (SimpleNamespace(name="histogram", shape=(7,)), "makes features of size 7 instead of 2101"),
     ],
 )
 def test_a_captioner_takes_no_other_encoder_than_the_runs(
-    encoder: Any, came: str, captioner: PictureCaptioner
+    encoder: Any, got: str, captioner: PictureCaptioner
 ) -> None:
-    with refuses(DataError, function="PictureCaptioner", thing="the encoder", came=came):
+    with refuses(DataError, function="PictureCaptioner", thing="the encoder", got=got):
         PictureCaptioner(captioner.run, encoder)
     given = replace(captioner.run, inputs=replace(captioner.run.inputs, encoder=None))
     if encoder.name == "mine":
@@ -274,10 +274,10 @@ def test_a_captioner_takes_no_other_encoder_than_the_runs(
 
 @refusals(
     """
-    captioner.caption(content, attend="no") | thing: `attend` | came: is 'no'
-    captioner.caption(content, explain="no") | thing: `explain` | came: is 'no'
-    write_captions(captioner, [], txt="no") | function: write_captions | thing: `txt` | came: is 'no'
-    write_captions(captioner, [], describe="no") | function: write_captions | thing: `describe` | came: is 'no'
+    captioner.caption(content, attend="no") | thing: `attend` | got: is 'no'
+    captioner.caption(content, explain="no") | thing: `explain` | got: is 'no'
+    write_captions(captioner, [], txt="no") | function: write_captions | thing: `txt` | got: is 'no'
+    write_captions(captioner, [], describe="no") | function: write_captions | thing: `describe` | got: is 'no'
     write_captions(captioner, []) | function: write_captions | thing: nothing | expected: `csv`, `txt`
     open_captioner(captioner.run, backend="numpy") | thing: backend | expected: the run's path
     """,

@@ -42,7 +42,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path:
     with refuses(
         DataError,
         thing="cell",
-        came="is 'peephole'",
+        got="is 'peephole'",
         expected="lstm",
         cause="trained by a program that adds this cell to CELLS? Run that program",
     ):

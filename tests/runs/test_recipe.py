@@ -45,25 +45,25 @@ def test_each_option_is_one_of_the_command_line() -> None:
 
 @refusals(
     """
-    objective="rl" | came: 'rl' does not exist | expected: one of cross-entropy, self-critical
-    score_epochs=-1 | came: is -1 | expected: a whole number in 0..1000000
-    samples=1 | came: is 1 | expected: a whole number of at least 2
-    sharpen=0.0 | came: is 0.0 | expected: a positive number
-    seed=-1 | came: is -1 | expected: a whole number in 0..2**63-1
-    save_every=60 | came: is 60 | expected: seconds, as in 30s
-    lr=np.nan | came: is nan | expected: a positive number
-    lr_decay="lineal" | came: is 'lineal' | expected: a positive number, or 'linear'
-    hidden=-3 | came: is -3 | expected: a whole number in 1..1000000
-    epochs=True | came: is True | expected: a whole number in 0..1000000
-    epochs=10**7 | came: is 10000000 | expected: a whole number in 0..1000000
-    clip=-1 | came: is -1 | expected: a finite number of at least 0
-    cell="grru" | came: 'grru' does not exist | expected: one of rnn, lstm, gru
-    select="best" | came: 'best' does not exist | expected: one of loss, cider, last
-    inject="late" | came: 'late' does not exist | expected: one of init
-    feature_scaling="max" | came: 'max' does not exist | expected: one of standardize, none
-    neighbours="no" | came: is 'no' | expected: True or False
-    resume=1 | came: is 1 | expected: True or False
-    out=3 | came: is 3 | expected: a path
+    objective="rl" | got: 'rl' does not exist | expected: one of cross-entropy, self-critical
+    score_epochs=-1 | got: is -1 | expected: a whole number in 0..1000000
+    samples=1 | got: is 1 | expected: a whole number of at least 2
+    sharpen=0.0 | got: is 0.0 | expected: a positive number
+    seed=-1 | got: is -1 | expected: a whole number in 0..2**63-1
+    save_every=60 | got: is 60 | expected: seconds, as in 30s
+    lr=np.nan | got: is nan | expected: a positive number
+    lr_decay="lineal" | got: is 'lineal' | expected: a positive number, or 'linear'
+    hidden=-3 | got: is -3 | expected: a whole number in 1..1000000
+    epochs=True | got: is True | expected: a whole number in 0..1000000
+    epochs=10**7 | got: is 10000000 | expected: a whole number in 0..1000000
+    clip=-1 | got: is -1 | expected: a finite number of at least 0
+    cell="grru" | got: 'grru' does not exist | expected: one of rnn, lstm, gru
+    select="best" | got: 'best' does not exist | expected: one of loss, cider, last
+    inject="late" | got: 'late' does not exist | expected: one of init
+    feature_scaling="max" | got: 'max' does not exist | expected: one of standardize, none
+    neighbours="no" | got: is 'no' | expected: True or False
+    resume=1 | got: is 1 | expected: True or False
+    out=3 | got: is 3 | expected: a path
     """,
     error=OptionError,
     function="Recipe",
@@ -112,7 +112,7 @@ def test_where_and_how_often_a_run_is_saved_changes_nothing(
 
 
 def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with refuses(OptionError, thing="option", came="'drop_out' does not", cause="mean 'dropout'?"):
+    with refuses(OptionError, thing="option", got="'drop_out' does not", cause="mean 'dropout'?"):
         choose(None, {"drop_out": 0.1})
 
 
@@ -128,7 +128,7 @@ def test_an_option_that_no_stage_uses_is_refused(
     given: dict[str, Any], name: str, stage: str
 ) -> None:
     with refuses(
-        OptionError, thing=f"`{name}`", came="no stage of this training uses", expected=stage
+        OptionError, thing=f"`{name}`", got="no stage of this training uses", expected=stage
     ):
         choose("own.h5", given) if "data" not in given else choose(None, given)
     assert choose("own.h5", {"samples": 3, "score_epochs": 1}).samples == 3
@@ -164,7 +164,7 @@ def test_save_every_is_parsed(text: str, interval: SaveInterval) -> None:
 
 @pytest.mark.parametrize("text", ["0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"])
 def test_an_interval_is_seconds_or_steps(text: str) -> None:
-    with refuses(OptionError, came=f"is {text!r}", expected="seconds, as in 30s, or steps"):
+    with refuses(OptionError, got=f"is {text!r}", expected="seconds, as in 30s, or steps"):
         Recipe(save_every=text)
 
 
@@ -250,9 +250,9 @@ def test_options_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with refuses(OptionError, thing="`objective`", came="is self-critical without `start`"):
+    with refuses(OptionError, thing="`objective`", got="is self-critical without `start`"):
         train_run(Recipe(out="run", objective="self-critical", **PRESETS["generated"]))
-    with refuses(OptionError, thing="`score_epochs`", came="is given with self-critical"):
+    with refuses(OptionError, thing="`score_epochs`", got="is given with self-critical"):
         train_run(Recipe("own.h5", out="run", objective="self-critical", score_epochs=3))
     assert not list(tmp_path.iterdir())
     assert TrainOptions is Recipe

@@ -106,7 +106,7 @@ def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Pa
     penalised = RankedBeam(4, length_penalty=0)
     assert plain.decoder(penalised).title == "beam of 4, length penalty 0"
     assert ranked.decoder(RankedBeam(4)).title == "beam of 4, ranked by similar photos"
-    with refuses(OptionError, thing="`length_penalty`", came="is 0 of a RankedBeam"):
+    with refuses(OptionError, thing="`length_penalty`", got="is 0 of a RankedBeam"):
         ranked.decoder(penalised)
 
 

@@ -756,5 +756,5 @@ def test_killed_runs_go_on_to_the_same_bytes() -> None:
 
 
 def test_a_state_of_another_solver_is_refused(run: Path) -> None:
-    with refuses(DataError, came="has shape"):
+    with refuses(DataError, got="has shape"):
         load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))

@@ -127,12 +127,12 @@ def test_without_a_train_split_no_score_is_about_one() -> None:
 
 @refusals(
     """
-    evaluate_run(run, empty) | DataError | thing: split 'val' | came: has no caption
-    caption_run(run, empty) | DataError | thing: split 'val' | came: has no caption
-    evaluate_run(run, narrow) | DataError | thing: the data set | came: has features of size 9 instead of 2101
-    caption_run(run, count=-1) | OptionError | function: caption_run | thing: `count` | came: is -1
-    caption_run(run, count=2.5) | OptionError | function: caption_run | thing: `count` | came: is 2.5
-    caption_run(run, count=True) | OptionError | function: caption_run | thing: `count` | came: is True
+    evaluate_run(run, empty) | DataError | thing: split 'val' | got: has no caption
+    caption_run(run, empty) | DataError | thing: split 'val' | got: has no caption
+    evaluate_run(run, narrow) | DataError | thing: the data set | got: has features of size 9 instead of 2101
+    caption_run(run, count=-1) | OptionError | function: caption_run | thing: `count` | got: is -1
+    caption_run(run, count=2.5) | OptionError | function: caption_run | thing: `count` | got: is 2.5
+    caption_run(run, count=True) | OptionError | function: caption_run | thing: `count` | got: is True
     """
 )
 def test_data_that_do_not_fit_and_a_count_below_zero_are_refused(
@@ -151,9 +151,9 @@ def test_data_that_do_not_fit_and_a_count_below_zero_are_refused(
 
 @refusals(
     """
-    [VAL[0][1:], *VAL[1:]] | came: have other pictures or references, from 'val0' on in split 'val'
-    VAL[:2] | came: have 3 and 2 pictures in split 'val'
-    [*VAL, ["a cat"]] | came: have 3 and 4 pictures in split 'val'
+    [VAL[0][1:], *VAL[1:]] | got: have other pictures or references, from 'val0' on in split 'val'
+    VAL[:2] | got: have 3 and 2 pictures in split 'val'
+    [*VAL, ["a cat"]] | got: have 3 and 4 pictures in split 'val'
     """,
     error=DataError,
     function="compare",
@@ -246,9 +246,9 @@ def test_features_of_another_encoder_are_refused_though_their_size_fits(
 
     for encoder in (ours, None, ours.replace("there", "elsewhere/moved")):
         run.data(by(encoder))
-    with refuses(DataError, thing="the data set", came="has features by the encoder 'histogram'"):
+    with refuses(DataError, thing="the data set", got="has features by the encoder 'histogram'"):
         run.data(by("histogram"))
-    with refuses(DataError, came="has features by the encoder"):
+    with refuses(DataError, got="has features by the encoder"):
         run.data(by(ours.replace("=0001", "=0002").replace("=2", "=3")))
 
 
@@ -304,12 +304,12 @@ class Returns(Colours):
 
 @refusals(
     """
-    Colours | TypeError | came: got the class Colours | expected: objects such as Colours()
-    len | TypeError | came: got a builtin_function_or_method, which lacks name, title, protocol, score
-    METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | came: is taken
-    Returns(0.5) | TypeError | thing: `score` of 'names a colour' | came: returned a float | expected: a Scored
-    Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | came: returned 2 values | expected: one for each of 3 pictures
-    Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | came: is taken
+    Colours | TypeError | got: got the class Colours | expected: objects such as Colours()
+    len | TypeError | got: got a builtin_function_or_method, which lacks name, title, protocol, score
+    METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | got: is taken
+    Returns(0.5) | TypeError | thing: `score` of 'names a colour' | got: returned a float | expected: a Scored
+    Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | got: returned 2 values | expected: one for each of 3 pictures
+    Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | got: is taken
     """,
     function="metrics",
 )

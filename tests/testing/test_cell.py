@@ -191,9 +191,9 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
 def test_cell_that_breaks_a_claim_is_named_with_what_is_wrong(
     claim: contract.Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, thing, came = BROKEN[claim.__name__]
+    broken, thing, got = BROKEN[claim.__name__]
     monkeypatch.setitem(CELLS, "broken", broken)
-    with refuses(ContractError, function="check_cell", thing=thing, came=came):
+    with refuses(ContractError, function="check_cell", thing=thing, got=got):
         check_cell("broken", [claim])
     with pytest.raises(AssertionError):
         check_cell("broken")
@@ -207,14 +207,14 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
         return (h,)
 
     monkeypatch.setitem(CELLS, "broken", changed(advance=in_buffer))
-    with refuses(ContractError, thing="h of step 0", came="differs"):
+    with refuses(ContractError, thing="h of step 0", got="differs"):
         check_cell("broken", [contract.steps_compose])
-    for change, came in (
+    for change, got in (
         (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of a state"),
         (lambda found, *_: (*found[:2], {}), "returns no gradient"),
     ):
         monkeypatch.setitem(CELLS, "broken", changed(rows_backward=change))
-        with refuses(ContractError, thing="rows_backward", came=came):
+        with refuses(ContractError, thing="rows_backward", got=got):
             check_cell("broken", [contract.caches_apart])
 
 
@@ -228,5 +228,5 @@ def test_error_of_a_cell_goes_through_with_the_claim_and_the_captioner(
 
 
 def test_cell_that_does_not_exist_is_refused() -> None:
-    with refuses(OptionError, function="check_cell", thing="cell", came="'plane' does not exist"):
+    with refuses(OptionError, function="check_cell", thing="cell", got="'plane' does not exist"):
         check_cell("plane")

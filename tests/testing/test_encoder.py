@@ -151,7 +151,7 @@ BROKEN: dict[str, list[tuple[MeanColour, str, str]]] = {
 def test_encoder_that_breaks_a_claim_is_named_with_what_is_wrong(
     claim: contract.Claim, row: None
 ) -> None:
-    for encoder, thing, came in BROKEN[claim.__name__]:
+    for encoder, thing, got in BROKEN[claim.__name__]:
         things = (f"encoder {encoder.name!r}", thing)
-        with refuses(ContractError, function="check_encoder", thing=things, came=came):
+        with refuses(ContractError, function="check_encoder", thing=things, got=got):
             check_encoder(encoder, [claim])

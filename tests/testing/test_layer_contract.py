@@ -193,8 +193,8 @@ def test_every_claim_is_broken() -> None:
 
 @pytest.mark.parametrize("wrong", BROKEN)
 def test_layer_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> None:
-    claim, pair, thing, came = BROKEN[wrong]
-    with refuses(ContractError, function="check_layer", thing=thing, came=came):
+    claim, pair, thing, got = BROKEN[wrong]
+    with refuses(ContractError, function="check_layer", thing=thing, got=got):
         check_layer(*pair, SHAPES, contract=[claim])
     with pytest.raises(AssertionError):
         check_layer(*pair, SHAPES)
@@ -213,9 +213,9 @@ def test_error_of_a_layer_goes_through_with_the_claim_and_the_shapes() -> None:
 def test_layers_whose_shapes_or_upstream_gradients_are_unknown_are_refused() -> None:
     with refuses(OptionError, function="check_layer", thing="shapes", cause="forward is not"):
         check_layer(forward, backward)
-    with refuses(OptionError, thing="backward", came="(dy, cache)", expected="dout"):
+    with refuses(OptionError, thing="backward", got="(dy, cache)", expected="dout"):
         check_layer(forward, lambda dy, cache: None, SHAPES)
-    with refuses(OptionError, thing="size", came="'Q' does not exist"):
+    with refuses(OptionError, thing="size", got="'Q' does not exist"):
         check_layer(forward, backward, SHAPES, sizes={"Q": 3})
-    with refuses(OptionError, thing="backward", came="dC=None", expected="cache and some of dout"):
+    with refuses(OptionError, thing="backward", got="dC=None", expected="cache and some of dout"):
         check_layer(forward, lambda dout, cache, dC=None: None, SHAPES)

@@ -87,9 +87,9 @@ BROKEN = {
 
 @each_claim
 def test_metric_that_breaks_a_claim_is_named_with_what_is_wrong(claim: contract.Claim) -> None:
-    for broken, thing, came in BROKEN[claim.__name__]:
+    for broken, thing, got in BROKEN[claim.__name__]:
         things = ("metric 'own'", thing)
-        with refuses(ContractError, function="check_metric", thing=things, came=came):
+        with refuses(ContractError, function="check_metric", thing=things, got=got):
             check_metric(broken, [claim])
 
 

@@ -88,9 +88,9 @@ BROKEN: dict[str, tuple[type[Growing], str, str]] = {
 
 @each_claim
 def test_output_that_breaks_a_claim_is_named_with_what_is_wrong(claim: contract.Claim) -> None:
-    kind, thing, came = BROKEN[claim.__name__]
+    kind, thing, got = BROKEN[claim.__name__]
     things = ("output Broken", thing)
-    with refuses(ContractError, function="check_output", thing=things, came=came):
+    with refuses(ContractError, function="check_output", thing=things, got=got):
         check_output(kind, [claim])
     with pytest.raises(ContractError):
         check_output(kind)

@@ -229,8 +229,8 @@ def test_every_claim_is_broken() -> None:
 
 @pytest.mark.parametrize("wrong", BROKEN)
 def test_policy_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> None:
-    claim, policy, thing, came = BROKEN[wrong]
-    with refuses(ContractError, function="check_policy", thing=thing, came=came):
+    claim, policy, thing, got = BROKEN[wrong]
+    with refuses(ContractError, function="check_policy", thing=thing, got=got):
         check_policy(policy, [claim])
 
 

@@ -101,7 +101,7 @@ BROKEN: dict[str, list[tuple[contract.Reader, str, str]]] = {
 @each_claim
 def test_reader_that_breaks_a_claim_is_named_with_what_is_wrong(claim: contract.Claim) -> None:
     check_reader(own, LINES, [claim])
-    for reader, thing, came in BROKEN[claim.__name__]:
+    for reader, thing, got in BROKEN[claim.__name__]:
         things = ("reader", thing)
-        with refuses(ContractError, function="check_reader", thing=things, came=came):
+        with refuses(ContractError, function="check_reader", thing=things, got=got):
             check_reader(reader, LINES, [claim])

@@ -34,11 +34,11 @@ def test_devices_agree(rule: UpdateRule, lib: Any) -> None:
     params, optimizer = Trial(rule).optimized()
     with use_backend("numpy"):
         expected, there = Trial(rule).optimized()
-    for came, array in zip(
+    for got, array in zip(
         (params, *optimizer.state.values()), (expected, *there.state.values()), strict=True
     ):
-        assert isinstance(came.flat, lib.xp.ndarray)
-        np.testing.assert_allclose(to_numpy(came.flat), array.flat, rtol=1e-12)
+        assert isinstance(got.flat, lib.xp.ndarray)
+        np.testing.assert_allclose(to_numpy(got.flat), array.flat, rtol=1e-12)
 
 
 # ---- Rules that break the contract, each one claim at least
@@ -123,10 +123,10 @@ def test_every_claim_is_broken() -> None:
 
 @pytest.mark.parametrize("wrong", BROKEN)
 def test_rule_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> None:
-    claim, rule, thing, came = BROKEN[wrong]
+    claim, rule, thing, got = BROKEN[wrong]
     with (
         np.errstate(invalid="ignore"),
-        refuses(ContractError, function="check_update_rule", thing=thing, came=came),
+        refuses(ContractError, function="check_update_rule", thing=thing, got=got),
     ):
         check_update_rule(rule, [claim])
 
@@ -140,5 +140,5 @@ def test_state_that_is_rebound_is_an_error_with_the_claim_and_the_rule() -> None
 
 def test_rules_go_by_their_names() -> None:
     check_update_rule("sgd")
-    with refuses(OptionError, thing="update rule", came="'sdg'", cause="did you mean 'sgd'"):
+    with refuses(OptionError, thing="update rule", got="'sdg'", cause="did you mean 'sgd'"):
         check_update_rule("sdg")

@@ -134,7 +134,7 @@ def test_rewards_count_the_words_of_references_once(monkeypatch: pytest.MonkeyPa
 
 def test_rewards_refuse_a_picture_without_captions() -> None:
     captions = DATA.split("train").captions[:2, 1:]
-    with refuses(ValueError, thing="picture 20", came="has no caption in the train split"):
+    with refuses(ValueError, thing="picture 20", got="has no caption in the train split"):
         SelfCritical(DATA).rewards(captions, np.array([19, 20]))
 
 
@@ -213,7 +213,7 @@ def test_rewards_of_other_data_than_the_solvers_are_refused() -> None:
         DataError,
         function="SelfCritical",
         thing="the data",
-        came="has other train captions than the solver's",
+        got="has other train captions than the solver's",
         expected="the same",
     ):
         other = replace(split, image_idxs=split.image_idxs[::-1].copy())
@@ -278,7 +278,7 @@ def test_a_sample_alone_is_refused() -> None:
     with refuses(
         OptionError,
         thing="`samples`",
-        came="is 1",
+        got="is 1",
         expected="a whole number of at least 2",
         cause="a sample is",
     ):
@@ -603,11 +603,11 @@ class TestStages:
             {"epoch": 0},
         ):
             save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
-            with refuses(DataError, came="start is", expected="the figures of epoch 0"):
+            with refuses(DataError, got="start is", expected="the figures of epoch 0"):
                 load_state(tmp_path / "odd.safetensors", shapes)
         odd = {**state.start, "val_cider": "much"}
         save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
-        with refuses(DataError, thing="start['val_cider']", came="is 'much'"):
+        with refuses(DataError, thing="start['val_cider']", got="is 'much'"):
             load_state(tmp_path / "odd.safetensors", shapes)
 
     @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])

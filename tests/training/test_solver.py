@@ -243,11 +243,11 @@ def test_with_replacement_and_a_seed_a_training_goes_on_from_a_file(tmp_path: Pa
     assert len(whole.loss_history) == 12
     np.testing.assert_array_equal(resumed.model.params.flat, whole.model.params.flat)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
-    with refuses(DataError, came="replacement of the state: True, of this solver: False"):
+    with refuses(DataError, got="replacement of the state: True, of this solver: False"):
         make().restore(load_state(saved, resumed.model.params.shapes))
     odd = load_state(saved, resumed.model.params.shapes)._replace(position=5)
     save_state(tmp_path / "odd.safetensors", odd)
-    with refuses(DataError, came="position 5 in 200 captions by 48"):
+    with refuses(DataError, got="position 5 in 200 captions by 48"):
         load_state(tmp_path / "odd.safetensors", resumed.model.params.shapes)
 
 
@@ -339,7 +339,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     history, best = list(solver.history), solver.best_params["Wh"].copy()
     solver.model.params["Wx"][0, 0] = np.nan
     with refuses(
-        TrainingError, came="iteration 11 has loss nan and a gradient of norm nan; before it"
+        TrainingError, got="iteration 11 has loss nan and a gradient of norm nan; before it"
     ):
         solver.train()
     assert solver.history == history
@@ -356,7 +356,7 @@ def test_one_nan_in_a_gradient_is_named_alone(clip_norm: float | None) -> None:
         grads["Wh"][0, 0] = np.nan
         return loss, grads
 
-    with refuses(TrainingError, came="the gradients of Wh are not finite"):
+    with refuses(TrainingError, got="the gradients of Wh are not finite"):
         make(objective=objective, clip_norm=clip_norm).train()
 
 
@@ -365,7 +365,7 @@ def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
     features, captions = DATA.minibatch("train", np.arange(20))
     broken = features.copy()
     broken[2, 3] = np.nan
-    with refuses(ValueError, thing="features of row 2 (of 20)", came="hold nan at column 3"):
+    with refuses(ValueError, thing="features of row 2 (of 20)", got="hold nan at column 3"):
         solver.step(broken, captions)
     assert solver.step(features, captions) == untouched.step(features, captions)
     np.testing.assert_array_equal(solver.model.params.flat, untouched.model.params.flat)
@@ -380,7 +380,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
         )
     )
     before = solver.model.params.flat.copy()
-    with refuses(TrainingError, came="has loss nan"):
+    with refuses(TrainingError, got="has loss nan"):
         solver.step(*DATA.minibatch("train", np.arange(20)))
     np.testing.assert_array_equal(solver.model.params.flat, before)
     for config in solver.optim_configs.values():
@@ -394,10 +394,10 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     features[7, 5] = np.inf
     broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
     picture = f"1 pictures, '{val.images[7]}' among them"
-    with refuses(DataError, thing=("split 'val'", picture), came="features that are not finite"):
+    with refuses(DataError, thing=("split 'val'", picture), got="features that are not finite"):
         make(broken)
     with refuses(
-        ValueError, function="fit_scaling", thing="features of row 7 (of 12)", came="are not finite"
+        ValueError, function="fit_scaling", thing="features of row 7 (of 12)", got="are not finite"
     ):
         fit_scaling("standardize", features)
 
@@ -408,7 +408,7 @@ def test_features_that_a_solver_has_checked_are_not_checked_at_each_step() -> No
     train = replace(TRAIN, features=TRAIN.features.copy())
     solver = make(replace(DATA, splits={**DATA.splits, "train": train}))
     train.features[...] = np.nan
-    with refuses(TrainingError, came="has loss nan"):
+    with refuses(TrainingError, got="has loss nan"):
         solver.train_batch(np.arange(20))
 
 
@@ -445,7 +445,7 @@ def test_a_share_of_a_minibatch_of_ones_own_is_that_of_one_rank() -> None:
     ):
         np.testing.assert_allclose(sum(shares), expected, rtol=1e-5, atol=1e-6)
         assert all(share.any() for share in shares)
-    with refuses(ValueError, function="CaptioningSolver.step", thing="features", came="(9, "):
+    with refuses(ValueError, function="CaptioningSolver.step", thing="features", got="(9, "):
         make(group=groups[0]).step(features, captions[:8])
 
 
@@ -469,16 +469,16 @@ class Telling(CrossEntropy):
 
 @refusals(
     """
-    make(objective="self-critical") | TypeError | thing: objective | came: is 'self-critical' | expected: a function of (model, batch, workspace)
-    make(objective=lambda model, batch: None) | TypeError | came: called as objective(model, batch, workspace) | expected: too many positional
-    make(objective=Visiting([])) | ValueError | function: Visiting.epoch_indices | thing: the result | came: is empty
-    make(objective=Visiting([-1, 3])) | ValueError | function: Visiting.epoch_indices | thing: the result | came: holds -1..3
-    make(objective=Visiting(np.arange(200) < 3)) | TypeError | function: Visiting.epoch_indices | thing: the result | came: has dtype bool
-    make(objective=Visiting([0.0, 1.0])) | TypeError | function: Visiting.epoch_indices | thing: the result | came: has dtype float64
-    make(objective=Telling()).train() | OptionError | function: Telling.figures | thing: the figures | came: are missing
-    make(objective=Telling(train_kl=1.0, val_loss=2.0)).train() | OptionError | function: Telling.figures | thing: the figures | came: are named train_kl, val_loss
-    make(objective=Telling(train_kl=np.inf)).train() | OptionError | function: Telling.figures | thing: train_kl | came: is inf
-    make(objective=Telling(train_kl="low")).train() | OptionError | function: Telling.figures | thing: train_kl | came: is 'low'
+    make(objective="self-critical") | TypeError | thing: objective | got: is 'self-critical' | expected: a function of (model, batch, workspace)
+    make(objective=lambda model, batch: None) | TypeError | got: called as objective(model, batch, workspace) | expected: too many positional
+    make(objective=Visiting([])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: is empty
+    make(objective=Visiting([-1, 3])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: holds -1..3
+    make(objective=Visiting(np.arange(200) < 3)) | TypeError | function: Visiting.epoch_indices | thing: the result | got: has dtype bool
+    make(objective=Visiting([0.0, 1.0])) | TypeError | function: Visiting.epoch_indices | thing: the result | got: has dtype float64
+    make(objective=Telling()).train() | OptionError | function: Telling.figures | thing: the figures | got: are missing
+    make(objective=Telling(train_kl=1.0, val_loss=2.0)).train() | OptionError | function: Telling.figures | thing: the figures | got: are named train_kl, val_loss
+    make(objective=Telling(train_kl=np.inf)).train() | OptionError | function: Telling.figures | thing: train_kl | got: is inf
+    make(objective=Telling(train_kl="low")).train() | OptionError | function: Telling.figures | thing: train_kl | got: is 'low'
     """
 )
 def test_an_objective_that_cannot_be_one_is_refused(refusal: Refusal) -> None:
@@ -487,11 +487,11 @@ def test_an_objective_that_cannot_be_one_is_refused(refusal: Refusal) -> None:
 
 @refusals(
     """
-    loss | TypeError | came: returned a float32 | expected: the tuple (loss, grads)
-    (loss, dict(grads)) | TypeError | came: returned gradients as a dict | expected: a Parameters | cause: holding
-    (np.ones(3), grads) | ValueError | came: returned a loss of shape (3,)
-    (loss, type(grads)({"Wx": (2, 2)}, np.zeros(4))) | ValueError | came: returned a loss of shape () and gradients of Wx | expected: W_vocab
-    (loss, type(grads)(dict(reversed(grads.shapes.items())), grads.flat)) | ValueError | came: gradients of b_vocab, W_vocab | expected: in this order | cause: holding
+    loss | TypeError | got: returned a float32 | expected: the tuple (loss, grads)
+    (loss, dict(grads)) | TypeError | got: returned gradients as a dict | expected: a Parameters | cause: holding
+    (np.ones(3), grads) | ValueError | got: returned a loss of shape (3,)
+    (loss, type(grads)({"Wx": (2, 2)}, np.zeros(4))) | ValueError | got: returned a loss of shape () and gradients of Wx | expected: W_vocab
+    (loss, type(grads)(dict(reversed(grads.shapes.items())), grads.flat)) | ValueError | got: gradients of b_vocab, W_vocab | expected: in this order | cause: holding
     """,
     function="CaptioningSolver",
     thing="the objective",
@@ -508,20 +508,20 @@ def test_what_an_objective_returns_is_checked(refusal: Refusal) -> None:
 
 @refusals(
     """
-    restore({}) | TypeError | thing: state | came: is a dict | expected: a TrainingState
-    check_accuracy(X, y, num_samples=0) | ValueError | thing: num_samples | came: is 0
-    check_accuracy(X, y, num_samples=2.5) | ValueError | thing: num_samples | came: is 2.5
-    check_accuracy(X, y, batch_size=0) | ValueError | thing: batch_size | came: is 0
-    check_accuracy(X, y, batch_size=2.5) | ValueError | thing: batch_size | came: is 2.5
-    check_accuracy(X, y[:4]) | ValueError | thing: X | came: has 6 rows
-    check_accuracy(X[:4], y) | ValueError | thing: X | came: has 4 rows
-    train_batch(np.array([-1])) | ValueError | came: hold -1..-1
-    train_batch(np.array([True, False])) | TypeError | came: have dtype bool
+    restore({}) | TypeError | thing: state | got: is a dict | expected: a TrainingState
+    check_accuracy(X, y, num_samples=0) | ValueError | thing: num_samples | got: is 0
+    check_accuracy(X, y, num_samples=2.5) | ValueError | thing: num_samples | got: is 2.5
+    check_accuracy(X, y, batch_size=0) | ValueError | thing: batch_size | got: is 0
+    check_accuracy(X, y, batch_size=2.5) | ValueError | thing: batch_size | got: is 2.5
+    check_accuracy(X, y[:4]) | ValueError | thing: X | got: has 6 rows
+    check_accuracy(X[:4], y) | ValueError | thing: X | got: has 4 rows
+    train_batch(np.array([-1])) | ValueError | got: hold -1..-1
+    train_batch(np.array([True, False])) | TypeError | got: have dtype bool
     require_gain(0.1) | ValueError | thing: the start | cause: score_start
-    require_gain(np.nan) | OptionError | thing: share | came: is nan
-    require_gain(-0.1) | OptionError | thing: share | came: is -0.1
-    require_gain(1) | OptionError | thing: share | came: is 1
-    require_gain("0.5") | OptionError | thing: share | came: is '0.5'
+    require_gain(np.nan) | OptionError | thing: share | got: is nan
+    require_gain(-0.1) | OptionError | thing: share | got: is -0.1
+    require_gain(1) | OptionError | thing: share | got: is 1
+    require_gain("0.5") | OptionError | thing: share | got: is '0.5'
     """
 )
 def test_arguments_of_a_method_are_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -573,7 +573,7 @@ def test_model_and_data_must_mean_the_same_words() -> None:
     shifted = {
         word: (i + 1) % len(DATA.vocabulary) for word, i in DATA.vocabulary.word_to_idx.items()
     }
-    with refuses(ValueError, thing="the model", came="gives '<NULL>' the id 1 and the data 0"):
+    with refuses(ValueError, thing="the model", got="gives '<NULL>' the id 1 and the data 0"):
         CaptioningSolver(CaptioningRNN(shifted, DATA.feature_dim), DATA)
 
 
@@ -723,7 +723,7 @@ def test_a_model_whose_parameters_are_a_plain_dict_is_refused_with_what_is_wante
     with refuses(
         TypeError,
         thing="model.params",
-        came="is a dict",
+        got="is a dict",
         expected="Parameters, named views of one flat buffer",
         cause="xpcap.CaptioningRNN",
     ):
@@ -755,10 +755,10 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     solver, other = make(num_epochs=1), make(num_epochs=1, batch_size=20)
     solver.train()
     before, history = other.model.params.flat.copy(), list(other.history)
-    with refuses(DataError, came="batch_size of the state: 48, of this solver: 20"):
+    with refuses(DataError, got="batch_size of the state: 48, of this solver: 20"):
         other.restore(solver.state())
     right = make()
-    with refuses(ValueError, thing="Wh", came="missing or unknown"):
+    with refuses(ValueError, thing="Wh", got="missing or unknown"):
         right.restore(
             solver.state(),
             best_params={name: value for name, value in solver.best_params.items() if name != "Wh"},
@@ -770,17 +770,17 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
 
 @refusals(
     """
-    learning_rate = -1e-3 | came: is -0.001 | expected: a finite number of at least 0
-    learning_rate = float("nan") | came: is nan | expected: a finite number of at least 0
-    learning_rate = float("inf") | came: is inf | expected: a finite number of at least 0
-    learning_rate = "1e-3" | came: is '1e-3' | expected: a finite number of at least 0
-    learning_rate = None | came: is None | expected: a finite number of at least 0
-    num_epochs = 2.5 | came: is 2.5
-    print_every = 0 | came: is 0
-    clip_norm = -1.0 | came: is -1.0
-    patience = 0 | came: is 0
-    verbose = "no" | came: is 'no'
-    progress = "no" | came: is 'no'
+    learning_rate = -1e-3 | got: is -0.001 | expected: a finite number of at least 0
+    learning_rate = float("nan") | got: is nan | expected: a finite number of at least 0
+    learning_rate = float("inf") | got: is inf | expected: a finite number of at least 0
+    learning_rate = "1e-3" | got: is '1e-3' | expected: a finite number of at least 0
+    learning_rate = None | got: is None | expected: a finite number of at least 0
+    num_epochs = 2.5 | got: is 2.5
+    print_every = 0 | got: is 0
+    clip_norm = -1.0 | got: is -1.0
+    patience = 0 | got: is 0
+    verbose = "no" | got: is 'no'
+    progress = "no" | got: is 'no'
     """,
     error=OptionError,
     function="CaptioningSolver",
@@ -799,7 +799,7 @@ def test_what_a_solver_was_built_from_cannot_be_set(name: str) -> None:
         OptionError,
         function="CaptioningSolver",
         thing=f"`{name}`",
-        came="cannot be changed",
+        got="cannot be changed",
         cause="other.restore(solver.state())",
     ):
         setattr(solver, name, getattr(solver, name))
@@ -854,36 +854,36 @@ WITHOUT_VAL = replace(DATA, splits={"train": TRAIN})
 
 @refusals(
     """
-    make(update_rule="admm") | ValueError | thing: update rule | came: 'admm' | cause: did you mean 'adam'
-    make(optim_config={"lr": 1}) | ValueError | function: optim.adam | thing: config key | came: 'lr' | expected: learning_rate
-    make(num_epochs=0) | ValueError | thing: num_epochs | came: is 0 | expected: at least 1
-    make(batch_size=2.5) | ValueError | thing: batch_size | came: is 2.5 | expected: whole number
-    make(seed=-1) | ValueError | thing: seed | came: is -1 | expected: at least 0
-    make(lr_decay=float("nan")) | ValueError | thing: lr_decay | came: is nan | expected: positive | expected: linear
-    make(lr_decay="cosine") | ValueError | thing: lr_decay | came: is 'cosine' | expected: linear
-    make(select="ciderd") | ValueError | thing: select | came: 'ciderd' | cause: did you mean 'cider'
-    make(clip_norm="5") | ValueError | thing: clip_norm | came: is '5' | expected: positive
-    make(clip_norm=-1.0) | ValueError | thing: clip_norm | came: is -1.0 | expected: positive
-    make(verbose="no") | ValueError | thing: verbose | came: is 'no' | expected: True or False
-    make(progress="no") | ValueError | thing: progress | came: is 'no' | expected: True or False
-    make(replacement="no") | ValueError | thing: replacement | came: is 'no' | expected: True or False
-    make(graphs="no") | ValueError | thing: graphs | came: is 'no' | expected: True or False
-    make(WITHOUT_VAL, select="cider") | OptionError | function: CaptioningSolver | thing: `select` | came: is cider, but the data has no val split
-    make(WITHOUT_VAL, patience=2) | OptionError | function: CaptioningSolver | thing: `patience` | came: is 2, but the data has no val split
-    make(select="last", patience=2) | OptionError | thing: `patience` | came: is 2, but `select` is last
-    make(select="last").patience = 2 | OptionError | thing: `patience` | came: is 2, but `select` is last
-    make(replace(DATA, splits={"train": replace(TRAIN, image_idxs=TRAIN.image_idxs - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': image_idxs | came: hold -1..
-    make(replace(DATA, splits={"train": replace(TRAIN, captions=TRAIN.captions - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': captions | came: hold -1..
-    make(replacement=True, seed=None).state() | OptionError | thing: `replacement` | came: without `seed` | expected: a seed
-    make(replacement=True, seed=None).restore(make(replacement=True).state()) | OptionError | thing: `replacement` | came: without `seed`
+    make(update_rule="admm") | ValueError | thing: update rule | got: 'admm' | cause: did you mean 'adam'
+    make(optim_config={"lr": 1}) | ValueError | function: optim.adam | thing: config key | got: 'lr' | expected: learning_rate
+    make(num_epochs=0) | ValueError | thing: num_epochs | got: is 0 | expected: at least 1
+    make(batch_size=2.5) | ValueError | thing: batch_size | got: is 2.5 | expected: whole number
+    make(seed=-1) | ValueError | thing: seed | got: is -1 | expected: at least 0
+    make(lr_decay=float("nan")) | ValueError | thing: lr_decay | got: is nan | expected: positive | expected: linear
+    make(lr_decay="cosine") | ValueError | thing: lr_decay | got: is 'cosine' | expected: linear
+    make(select="ciderd") | ValueError | thing: select | got: 'ciderd' | cause: did you mean 'cider'
+    make(clip_norm="5") | ValueError | thing: clip_norm | got: is '5' | expected: positive
+    make(clip_norm=-1.0) | ValueError | thing: clip_norm | got: is -1.0 | expected: positive
+    make(verbose="no") | ValueError | thing: verbose | got: is 'no' | expected: True or False
+    make(progress="no") | ValueError | thing: progress | got: is 'no' | expected: True or False
+    make(replacement="no") | ValueError | thing: replacement | got: is 'no' | expected: True or False
+    make(graphs="no") | ValueError | thing: graphs | got: is 'no' | expected: True or False
+    make(WITHOUT_VAL, select="cider") | OptionError | function: CaptioningSolver | thing: `select` | got: is cider, but the data has no val split
+    make(WITHOUT_VAL, patience=2) | OptionError | function: CaptioningSolver | thing: `patience` | got: is 2, but the data has no val split
+    make(select="last", patience=2) | OptionError | thing: `patience` | got: is 2, but `select` is last
+    make(select="last").patience = 2 | OptionError | thing: `patience` | got: is 2, but `select` is last
+    make(replace(DATA, splits={"train": replace(TRAIN, image_idxs=TRAIN.image_idxs - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': image_idxs | got: hold -1..
+    make(replace(DATA, splits={"train": replace(TRAIN, captions=TRAIN.captions - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': captions | got: hold -1..
+    make(replacement=True, seed=None).state() | OptionError | thing: `replacement` | got: without `seed` | expected: a seed
+    make(replacement=True, seed=None).restore(make(replacement=True).state()) | OptionError | thing: `replacement` | got: without `seed`
     copy.copy(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
     copy.deepcopy(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
     import pickle; pickle.dumps(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
-    make("flickr8k.h5") | TypeError | thing: data | came: is a str | expected: CaptionData, or the dict that load_coco_data returns | cause: open_data opens a file
-    make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"] - 1}) | ValueError | function: from_coco | thing: image_idxs | came: hold -1
-    make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"][:3]}) | ValueError | function: from_coco | thing: image_idxs | came: have shape
-    make({**COURSE, "val_features": COURSE["val_features"][:, :5]}) | ValueError | function: from_coco | thing: features of the splits | came: have shapes [(2101,), (5,)]
-    make({key: COURSE[key] for key in COURSE if key != "train_features"}) | ValueError | thing: train_features | came: missing
+    make("flickr8k.h5") | TypeError | thing: data | got: is a str | expected: CaptionData, or the dict that load_coco_data returns | cause: open_data opens a file
+    make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"] - 1}) | ValueError | function: from_coco | thing: image_idxs | got: hold -1
+    make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"][:3]}) | ValueError | function: from_coco | thing: image_idxs | got: have shape
+    make({**COURSE, "val_features": COURSE["val_features"][:, :5]}) | ValueError | function: from_coco | thing: features of the splits | got: have shapes [(2101,), (5,)]
+    make({key: COURSE[key] for key in COURSE if key != "train_features"}) | ValueError | thing: train_features | got: missing
     """
 )
 def test_what_a_solver_cannot_do_is_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -898,7 +898,7 @@ def test_a_start_is_scored_before_the_first_step() -> None:
         ValueError,
         function="CaptioningSolver.score_start",
         thing="the solver",
-        came="at iteration 5",
+        got="at iteration 5",
     ):
         solver.score_start()
     assert solver.best_params is best

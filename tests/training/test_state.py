@@ -75,7 +75,7 @@ def test_a_state_of_parameters_in_another_order_is_refused() -> None:
     state = solver.state()
     params = Parameters.empty(dict(reversed(state.params.shapes.items())), np.float32, np)
     params.update(state.params)
-    with refuses(DataError, function="CaptioningSolver.restore", came="parameters of the state"):
+    with refuses(DataError, function="CaptioningSolver.restore", got="parameters of the state"):
         other.restore(state._replace(params=params))
 
 
@@ -88,7 +88,7 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("epochs", "options", "came"),
+    ("epochs", "options", "got"),
     [
         (1, {"select": "loss"}, "['val_cider'], of this solver: []"),
         (
@@ -100,7 +100,7 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
     ],
 )
 def test_a_state_of_other_figures_is_refused_before_training(
-    epochs: int, options: dict[str, Any], came: str
+    epochs: int, options: dict[str, Any], got: str
 ) -> None:
     """Records of both kinds could not be compared, nor be read from a file."""
     data = replace(DATA, splits={**DATA.splits, "val": DATA.split("train")})
@@ -108,8 +108,8 @@ def test_a_state_of_other_figures_is_refused_before_training(
     solver.score_start()
     if epochs:
         solver.train()
-    came = f"unmatched figures of the state: {came}"
-    with refuses(DataError, function="CaptioningSolver.restore", came=came, expected="the same"):
+    got = f"unmatched figures of the state: {got}"
+    with refuses(DataError, function="CaptioningSolver.restore", got=got, expected="the same"):
         make("adam", data, **{"select": "cider", **options}).restore(solver.state())
     make("adam", data, select="last").restore(solver.state())
 
@@ -129,7 +129,7 @@ def test_steps_outside_an_epoch_go_through_a_file(replacement: bool, tmp_path: P
     np.testing.assert_array_equal(resumed.model.params.flat, solver.model.params.flat)
     odd = solver.state()._replace(position=taken + 2)
     save_state(tmp_path / "state", odd)
-    with refuses(DataError, came=f"position {taken + 2}"):
+    with refuses(DataError, got=f"position {taken + 2}"):
         load_state(tmp_path / "state", solver.model.params.shapes)
 
 
@@ -142,7 +142,7 @@ def test_parameters_of_an_epoch_that_failed_are_not_the_best() -> None:
             return loss, grads
 
     solver = make("adam", objective=Failing())
-    with refuses(TrainingError, came="the gradients of Wh are not finite"):
+    with refuses(TrainingError, got="the gradients of Wh are not finite"):
         solver.train()
     assert solver.best_epoch == 1
     assert solver.iteration == solver.steps_per_epoch + 1
@@ -166,20 +166,20 @@ def test_a_spoilt_array_of_a_rule_is_refused_by_its_name(rule: UpdateRule, tmp_p
     save_state(tmp_path / "good", solver.state())
     good, meta = read_tensors(tmp_path / "good", "test")
     names = {f"{rule.name}.{key}.{name}": key for key in rule.state for name in ("Wx", "b")}
-    for name, (change, came) in itertools.product(
+    for name, (change, got) in itertools.product(
         sorted(names.keys() & good.keys()), SPOILT.values()
     ):
-        if came == "down to -" and names[name] not in rule.squares:
+        if got == "down to -" and names[name] not in rule.squares:
             continue
         tensors = {**good, name: change(good[name])}
         write_tensors(
             tmp_path / "bad", {key: x for key, x in tensors.items() if x is not None}, meta
         )
-        with refuses(DataError, function="load_state", came=came) as caught:
+        with refuses(DataError, function="load_state", got=got) as caught:
             load_state(tmp_path / "bad", shapes, rule=rule)
         assert name in str(caught.value)
     write_tensors(tmp_path / "bad", {**good, f"{rule.name}.u.Wx": good["Wx"]}, meta)
-    with refuses(DataError, came=f"holds {rule.name}.u.Wx"):
+    with refuses(DataError, got=f"holds {rule.name}.u.Wx"):
         load_state(tmp_path / "bad", shapes, rule=rule)
 
 
@@ -187,9 +187,9 @@ def test_a_state_of_a_rule_of_ones_own_wants_that_rule(tmp_path: Path) -> None:
     solver, other = make(ROW_ADAGRAD), make("adam")
     solver.train()
     save_state(tmp_path / "own", solver.state())
-    with refuses(DataError, thing="update rule", came="'row_adagrad'", expected="adam"):
+    with refuses(DataError, thing="update rule", got="'row_adagrad'", expected="adam"):
         load_state(tmp_path / "own", solver.model.params.shapes)
-    with refuses(DataError, came="update rule of the state: row_adagrad, of this solver: adam"):
+    with refuses(DataError, got="update rule of the state: row_adagrad, of this solver: adam"):
         other.restore(solver.state())
     assert set(solver.optim_configs["Wx"]) == {"learning_rate", "t", "row"}
     assert set(solver.optim_configs["b"]) == {"learning_rate", "t", "v"}

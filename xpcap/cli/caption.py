@@ -175,12 +175,12 @@ def _of_split(
 def _require_ranked(run: Run, policy: Policy) -> None:
     """Raise OptionError if the policy's captions are not ranked."""
     if run.ranker is None:
-        came = f"is given, but {run.path} has no index of training photos to rank captions by"
-        raise OptionError("caption", "`explain`", came, "a run trained with `neighbours`")
+        got = f"is given, but {run.path} has no index of training photos to rank captions by"
+        raise OptionError("caption", "`explain`", got, "a run trained with `neighbours`")
     if not isinstance(policy, RankedBeam):
-        came = f"is given with other decoding ({policy.title})"
+        got = f"is given with other decoding ({policy.title})"
         expected = "the default: only its captions are ranked"
-        raise OptionError("caption", "`explain`", came, expected)
+        raise OptionError("caption", "`explain`", got, expected)
 
 
 def _split_runs(
@@ -190,8 +190,8 @@ def _split_runs(
     more_runs = tuple(takewhile(_is_run, arguments))
     pictures = arguments[len(more_runs) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
-        came = "is a run folder and stands behind pictures"
-        raise OptionError("", late[0], came, "all runs before them")
+        got = "is a run folder and stands behind pictures"
+        raise OptionError("", late[0], got, "all runs before them")
     return more_runs, pictures
 
 

@@ -73,8 +73,8 @@ class Decoding:
         ranked = run.ranker is not None and not (greedy or sampling)
         for name in beam:
             if not (ranked and name == "n_best"):
-                came = "is given without `width`"
-                raise OptionError("decoding", f"`{name}`", came, "both: it is of a beam")
+                got = "is given without `width`"
+                raise OptionError("decoding", f"`{name}`", got, "both: it is of a beam")
         if ranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
@@ -88,12 +88,12 @@ class Decoding:
         is_word = word in words or word in SPECIAL
         tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
-            came = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
-            raise OptionError("decoding", "`forbid`", came, "one")
+            got = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
+            raise OptionError("decoding", "`forbid`", got, "one")
         if not set(tokens) & set(words):
-            came = f"has {word!r}, which no caption of {run.path} has"
+            got = f"has {word!r}, which no caption of {run.path} has"
             expected = f"one of its {len(words):,} words"
-            raise OptionError("decoding", "`forbid`", came, expected, nearest(word, words))
+            raise OptionError("decoding", "`forbid`", got, expected, nearest(word, words))
         return run.vocabulary.word_to_idx[tokens[0]]
 
 

@@ -85,8 +85,8 @@ def evaluate(
     scaling, as runs on the same data do.
     """
     if doctor and len(folders) > 1:
-        came = f"and {len(folders)} runs are given"
-        raise OptionError("", "`doctor`", came, "one run: it looks into a single model")
+        got = f"and {len(folders)} runs are given"
+        raise OptionError("", "`doctor`", got, "one run: it looks into a single model")
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
     group = begin()

@@ -185,9 +185,9 @@ def _use_own(wanted: str, device: int, rank: int) -> None:
     try:
         use_backend(f"{wanted}:{device}")
     except BackendError as error:
-        came = f"is number {device} on its machine and wants a GPU of its own: {error}"
+        got = f"is number {device} on its machine and wants a GPU of its own: {error}"
         cause = "start as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
-        raise BackendError("", f"rank {rank}", came, cause=cause) from error
+        raise BackendError("", f"rank {rank}", got, cause=cause) from error
 
 
 def wanted_backend(backend: str | None) -> str:

@@ -148,8 +148,8 @@ def verify(
         _print_rows(list(run_verify()), as_json)
         return
     if backend is not None and wanted_backend(backend) != "numpy":
-        came = f"`backend` {backend} with `{CLASS if against is None else ONE}`"
-        raise OptionError("verify", "", came, expected="numpy: a submission is NumPy code")
+        got = f"`backend` {backend} with `{CLASS if against is None else ONE}`"
+        raise OptionError("verify", "", got, expected="numpy: a submission is NumPy code")
     modules = tuple(dict.fromkeys(expect.split(","))) if expect is not None else HANDED_IN
     if whole_class is not None:
         if out is None:

@@ -117,8 +117,8 @@ def from_coco(
     """
     if not isinstance(data, Mapping):
         expected = "CaptionData, or the dict that load_coco_data returns"
-        came, cause = f"is a {type(data).__name__}", "open_data opens a file"
-        raise InvalidTypeError("from_coco", "data", came, expected, cause)
+        got, cause = f"is a {type(data).__name__}", "open_data opens a file"
+        raise InvalidTypeError("from_coco", "data", got, expected, cause)
     there = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
     wanted = ["idx_to_word", *(f"{name}_{thing}" for name in there for thing in ARRAYS)]
     if missing := [key for key in wanted if key not in data]:
@@ -157,9 +157,9 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:
-        came = f"has the splits {', '.join(data.splits) or 'none'}"
+        got = f"has the splits {', '.join(data.splits) or 'none'}"
         expected = "train or val: the course's dict has no other"
-        raise DataError("to_coco", "the data", came, expected)
+        raise DataError("to_coco", "the data", got, expected)
     found: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
@@ -173,11 +173,11 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
 def read_coco_folder(folder: Path) -> CaptionData:
     """CaptionData of a coco_captioning folder, checked; with 4096-d features if need be."""
     if not (folder / CAPTIONS).exists():
-        came, expected = (
+        got, expected = (
             f"is a folder without {CAPTIONS}",
             f"a dataset file from 'prepare', or {FOLDER}",
         )
-        raise DataError("open_data", folder, came, expected)
+        raise DataError("open_data", folder, got, expected)
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
     return from_coco(
         _load(folder, pca),
@@ -214,15 +214,15 @@ def _require_agreement(caller: str, data: Mapping[str, Any], names: Iterable[str
     for name in names:
         features = data[f"{name}_features"]
         if len(urls := data.get(f"{name}_urls", features)) != len(features):
-            came = f"{len(urls)} {name}_urls for {len(features)} feature rows"
-            raise DataError(caller, "", came, "one each", f"{name}2014_urls.txt cut short?")
+            got = f"{len(urls)} {name}_urls for {len(features)} feature rows"
+            raise DataError(caller, "", got, "one each", f"{name}2014_urls.txt cut short?")
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
     given = data.get("word_to_idx", ids)
     if odd := [word for word, i in given.items() if i != ids.get(word)]:
         word, other = odd[0], ids.get(odd[0])
         other_text = "lacks the word" if other is None else f"gives it {other}"
-        came = f"gives {word!r} the id {given[word]}, but idx_to_word {other_text}"
-        raise DataError(caller, "word_to_idx", came, "one id for each word", "of two vocabularies?")
+        got = f"gives {word!r} the id {given[word]}, but idx_to_word {other_text}"
+        raise DataError(caller, "word_to_idx", got, "one id for each word", "of two vocabularies?")
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
@@ -245,6 +245,6 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         cause = f"truncated download? ({error!r})"
         raise DataError("load_coco_data", path, "cannot be read", expected, cause) from error
     if missing := [name for name in names if name not in arrays]:
-        came = f"lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'}"
-        raise DataError("load_coco_data", path, came, expected)
+        got = f"lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'}"
+        raise DataError("load_coco_data", path, got, expected)
     return arrays

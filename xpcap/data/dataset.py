@@ -46,17 +46,17 @@ class Source:
         if self.generated is not None and self.seed is None:
             raise OptionError("Source", "seed", "is None", "that of the generated data")
         if not isinstance(self.record, Mapping):
-            came = f"is a {type(self.record).__name__}"
-            raise OptionError("Source", "record", came, "a mapping")
+            got = f"is a {type(self.record).__name__}"
+            raise OptionError("Source", "record", got, "a mapping")
         object.__setattr__(self, "record", dict(self.record))  # else a caller may change it
         try:
             json.dumps(self.record)
         except (TypeError, ValueError) as error:
-            came, expected = f"cannot be stored: {error}", "what JSON holds"
-            raise OptionError("Source", "record", came, expected) from error
+            got, expected = f"cannot be stored: {error}", "what JSON holds"
+            raise OptionError("Source", "record", got, expected) from error
         if twice := [name for name in kinds(self) if name in self.record]:
-            came, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
-            raise OptionError("Source", "record", came, expected)
+            got, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
+            raise OptionError("Source", "record", got, expected)
 
     @classmethod
     def from_json(cls, caller: str, stored: Mapping[str, Any]) -> "Source":
@@ -70,8 +70,8 @@ class Source:
             fields = {name: kind.check("Source", name, stored[name]) for name, kind in known}
             return cls(**fields, record=record)
         except OptionError as error:
-            thing, came = f"source: {error.thing}", error.came[:80]
-            raise DataError(caller, thing, came, error.expected, "altered?") from error
+            thing, got = f"source: {error.thing}", error.got[:80]
+            raise DataError(caller, thing, got, error.expected, "altered?") from error
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, keys in alphabetical order, without the fields that are None."""
@@ -144,8 +144,8 @@ class CaptionData:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
-            came, cause = f"is a {type(self.source).__name__}", "wrap facts as Source(record=...)"
-            raise InvalidTypeError("CaptionData", "source", came, "a Source", cause)
+            got, cause = f"is a {type(self.source).__name__}", "wrap facts as Source(record=...)"
+            raise InvalidTypeError("CaptionData", "source", got, "a Source", cause)
         self.splits = dict(self.splits)  # else a caller may change it
 
     def split(self, name: str) -> Split:
@@ -412,8 +412,8 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
             bad += (some.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
         thing = f"{len(bad)} pictures, {images[bad[0]][:100]!r} among them,"
-        came, cause = "have features that are not finite", "extract them again"
-        raise DataError(caller, thing, came, "float32 numbers", cause)
+        got, cause = "have features that are not finite", "extract them again"
+        raise DataError(caller, thing, got, "float32 numbers", cause)
 
 
 def may_name_a_split(name: str) -> bool:
@@ -461,8 +461,8 @@ def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool)
     n, m, rows = SPLIT.check_file(caller, arrays)["n"], len(split.images), len(split.features)
     if rows != split.views * m:
         each = "one row" if split.views == 1 else f"{split.views} views"
-        came, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
-        raise DataError(caller, "features", came, expected, "made for others?")
+        got, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
+        raise DataError(caller, "features", got, expected, "made for others?")
     check_range(caller, "image_idxs", split.image_idxs, m, error=DataError)
     check_range(caller, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:

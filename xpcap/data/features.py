@@ -66,9 +66,9 @@ class Stored:
                 if file.readinto(row.data) != size:
                     break
             if _state(self._path) != self._was:
-                came, expected = "was changed while it was read", "it to stay as it is"
+                got, expected = "was changed while it was read", "it to stay as it is"
                 cause = "run the command again"
-                raise DataError("read_features", self._path, came, expected, cause)
+                raise DataError("read_features", self._path, got, expected, cause)
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
 
@@ -137,10 +137,10 @@ class FeatureScaling(NamedTuple):
         """
         wanted, shapes = features.shape[-1:], [getattr(x, "shape", None) for x in self]
         if shapes not in ([wanted, wanted], [None, None]):
-            came = f"have shapes {' and '.join(map(str, shapes))}"
+            got = f"have shapes {' and '.join(map(str, shapes))}"
             cause = "fitted to other features?"
             expected = f"{wanted} both, or None"
-            raise InvalidValueError("FeatureScaling", "mean and scale", came, expected, cause)
+            raise InvalidValueError("FeatureScaling", "mean and scale", got, expected, cause)
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         for some, block in blocks(features, SCALED_AT_ONCE):
             x = scaled[some]
@@ -262,9 +262,9 @@ def fit_projection(
     if at_most:
         d = min(d, rank)
     if d > rank:
-        came = f"with features of {D:,} numbers vary in {rank:,} directions"
+        got = f"with features of {D:,} numbers vary in {rank:,} directions"
         expected, cause = f"at least {d:,}", "choose a smaller `pca`"
-        raise DataError("fit_projection", f"{len(features):,} pictures", came, expected, cause)
+        raise DataError("fit_projection", f"{len(features):,} pictures", got, expected, cause)
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
     variance = max(float(variances.sum()), np.finfo(np.float64).tiny)

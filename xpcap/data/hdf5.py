@@ -212,8 +212,8 @@ def read_dataset(path: str | Path) -> CaptionData:
         # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
         except Exception as error:
             expected, cause = "what 'prepare' writes", f"damaged? ({error!r})"
-            came = "is not a whole dataset file"
-            raise DataError("read_dataset", path, came, expected, cause) from error
+            got = "is not a whole dataset file"
+            raise DataError("read_dataset", path, got, expected, cause) from error
         if not all(isinstance(split.features, np.ndarray) for split in data.splits.values()):
             stack.pop_all()  # features stay on disk, in the open file
     return data
@@ -227,37 +227,37 @@ def _mostly_zero(features: RowSource) -> bool:
 def _check_names(data: CaptionData) -> None:
     """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
-        came = expected = ""
+        got = expected = ""
         if not may_name_a_split(name):
-            came, expected = "is no name", f"letters, digits and _, none of {', '.join(RESERVED)}"
+            got, expected = "is no name", f"letters, digits and _, none of {', '.join(RESERVED)}"
         elif not all(map(is_text, split.images)):
-            came, expected = "has a picture name that is no text", "names that UTF-8 can hold"
+            got, expected = "has a picture name that is no text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
-            came, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
+            got, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
         elif not all(map(has_word, data.texts(name))):
-            came, expected = "has a caption without a word", "words in each"
-        if came:
-            raise DataError("write_dataset", f"split {name!r}", came, expected)
+            got, expected = "has a caption without a word", "words in each"
+        if got:
+            raise DataError("write_dataset", f"split {name!r}", got, expected)
 
 
 def _read(path: Path, file: "h5py.File") -> CaptionData:
     if "xpcap" not in file.attrs:
         held = ", ".join(map(repr, file))[:200] or "nothing"
-        came = f"is HDF5 without xpcap's stamp (it holds {held})"
-        raise DataError("read_dataset", path, came, "a file from 'prepare'", "another program's?")
+        got = f"is HDF5 without xpcap's stamp (it holds {held})"
+        raise DataError("read_dataset", path, got, "a file from 'prepare'", "another program's?")
     thing, text = f"{path}: attribute 'xpcap'", str(file.attrs["xpcap"])
     about = parse_json("read_dataset", thing, text, "what 'prepare' writes")
     check_json("read_dataset", thing, about, {})
     check_format("read_dataset", thing, about.get("format"), FORMAT)
     check_json("read_dataset", thing, about, ABOUT)
     if about.get("tokeniser") != TOKENISER:
-        came = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
+        got = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
         cause = "made by another version of xpcap? Prepare it again"
-        raise DataError("read_dataset", path, came, repr(TOKENISER), cause)
+        raise DataError("read_dataset", path, got, repr(TOKENISER), cause)
     views = about.get("views") or {}
     if min(views.values(), default=1) < 1:
-        came = f"are {str(views)[:60]}"
-        raise DataError("read_dataset", f"{path}: views", came, "at least 1 a split", "damaged?")
+        got = f"are {str(views)[:60]}"
+        raise DataError("read_dataset", f"{path}: views", got, "at least 1 a split", "damaged?")
     groups = {name: file[name] for name in file if name not in RESERVED}
     in_memory = (
         sum(group["features"].nbytes for group in groups.values() if "features" in group)
@@ -299,9 +299,9 @@ def _read_texts(caller: str, held: Mapping[str, "h5py.Dataset"]) -> list[str]:
     TEXTS.check_file(caller, text, "damaged?")
     blob, offsets = text["text"], text["text_offsets"]
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
-        came = f"run from {offsets[0]} to {offsets[-1]}"
+        got = f"run from {offsets[0]} to {offsets[-1]}"
         expected = f"a rise from 0 to {len(blob)}, where text ends"
-        raise DataError(caller, "text_offsets", came, expected, "damaged?")
+        raise DataError(caller, "text_offsets", got, expected, "damaged?")
     cuts = itertools.pairwise(offsets.tolist())
     return [bytes(blob[start:end]).decode("utf-8") for start, end in cuts]
 

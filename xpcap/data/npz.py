@@ -46,19 +46,19 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
             with zipfile.ZipFile(file) as archive:
                 held = [name.removesuffix(".npy") for name in archive.namelist()]
                 if any(held.count(name) != 1 for name in names):
-                    came = f"holds {_listed(held) or 'nothing'}"
-                    raise DataError("read_npz", path, came, f"{_listed(names)}, each once")
+                    got = f"holds {_listed(held) or 'nothing'}"
+                    raise DataError("read_npz", path, got, f"{_listed(names)}, each once")
                 most = max(FREE, RATIO * size)
                 return [_array(path, archive, f"{name}.npy", most) for name in names]
         except DataError:
             raise
         # damaged archives raise errors of many types, from zipfile, zlib and NumPy
         except Exception as error:
-            came, cause = (
+            got, cause = (
                 "cannot be read as .npz",
                 f"truncated, or of another kind? ({error!r:.200})",
             )
-            raise DataError("read_npz", path, came, _listed(names), cause) from error
+            raise DataError("read_npz", path, got, _listed(names), cause) from error
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray | Stored:

@@ -107,21 +107,21 @@ class Vocabulary:
         self.idx_to_word = list(words)
         among = f"among {len(self.idx_to_word)} words"
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
-            thing, came = f"{odd[0]!r} {among}", f"is a {type(odd[0]).__name__}"
-            raise DataError("Vocabulary", thing, came, "text")
+            thing, got = f"{odd[0]!r} {among}", f"is a {type(odd[0]).__name__}"
+            raise DataError("Vocabulary", thing, got, "text")
         try:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
             thing = f"{error.object[error.start]!r} {among}"
             raise DataError("Vocabulary", thing, "is no character", "UTF-8 text") from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
-            thing, came = f"{malformed[0][:60]!r} {among}", "is empty or has white space in it"
-            raise DataError("Vocabulary", thing, came, "single words")
+            thing, got = f"{malformed[0][:60]!r} {among}", "is empty or has white space in it"
+            raise DataError("Vocabulary", thing, got, "single words")
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            came = f"{len(twice)} words occur twice, {twice[0][:60]!r} among them"
-            raise DataError("Vocabulary", "", came, "each once")
+            got = f"{len(twice)} words occur twice, {twice[0][:60]!r} among them"
+            raise DataError("Vocabulary", "", got, "each once")
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
             thing, expected = ", ".join(missing), f"all of {', '.join(SPECIAL)}"
             raise DataError("Vocabulary", thing, f"missing {among}", expected)
@@ -134,8 +134,8 @@ class Vocabulary:
         TypeError : one text, and no list of them. OptionError : a bad number.
         """
         if isinstance(texts, str):
-            came = f"is the text {texts[:40]!r}"
-            raise InvalidTypeError("Vocabulary.build", "texts", came, "a list of texts")
+            got = f"is the text {texts[:40]!r}"
+            raise InvalidTypeError("Vocabulary.build", "texts", got, "a list of texts")
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
@@ -167,8 +167,8 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
-            came = f"got {type(texts).__name__} and max_words {max_words}"
-            raise InvalidValueError("Vocabulary.encode", "", came, "a list of captions, at least 1")
+            got = f"got {type(texts).__name__} and max_words {max_words}"
+            raise InvalidValueError("Vocabulary.encode", "", got, "a list of captions, at least 1")
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
@@ -204,9 +204,9 @@ class Vocabulary:
         if self.end in ids:
             ids = ids[: ids.index(self.end)]
         if ids and not 0 <= min(ids) <= max(ids) < len(self):
-            came, expected = f"holds {min(ids)}..{max(ids)}", f"0..{len(self) - 1}"
+            got, expected = f"holds {min(ids)}..{max(ids)}", f"0..{len(self) - 1}"
             cause = "a caption of another vocabulary?"
-            raise InvalidValueError("Vocabulary.words", "the caption", came, expected, cause)
+            raise InvalidValueError("Vocabulary.words", "the caption", got, expected, cause)
         return [word for i in ids if (word := self.idx_to_word[i]) not in _SILENT]
 
 
@@ -238,8 +238,8 @@ def decode_captions(
     special = Flag().check("decode_captions", "`special`", special)
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
-        came = f"have shape {ids.shape} and dtype {ids.dtype}"
-        raise InvalidValueError("decode_captions", "captions", came, "integer ids (T,) or (N, T)")
+        got = f"have shape {ids.shape} and dtype {ids.dtype}"
+        raise InvalidValueError("decode_captions", "captions", got, "integer ids (T,) or (N, T)")
     decoded = [
         _decode(row, idx_to_word, () if special else (START, END))
         for row in np.atleast_2d(ids).tolist()
@@ -257,8 +257,8 @@ def _decode(
         except (IndexError, KeyError):
             word = None
         if word is None:
-            came, cause = f"has no word among {len(idx_to_word)}", "captions of another vocabulary?"
-            raise InvalidValueError("decode_captions", f"id {i}", came, cause=cause)
+            got, cause = f"has no word among {len(idx_to_word)}", "captions of another vocabulary?"
+            raise InvalidValueError("decode_captions", f"id {i}", got, cause=cause)
         if word != NULL and word not in silent:
             words.append(word)
         if word == END:

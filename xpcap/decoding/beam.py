@@ -81,8 +81,8 @@ class Beam(Policy):
         )
         captions.check("Beam", "`n_best`", self.n_best)
         if self.groups == 1 and self.diversity != Beam.diversity:
-            came, expected = "is given without `groups`", "2 groups or more, which it makes differ"
-            raise OptionError("Beam", "`diversity`", came, expected)
+            got, expected = "is given without `groups`", "2 groups or more, which it makes differ"
+            raise OptionError("Beam", "`diversity`", got, expected)
         if self.width % self.groups:
             expected = f"a divisor of `width`, {self.width}: groups are of equal width"
             raise OptionError("Beam", "`groups`", f"is {self.groups}", expected)

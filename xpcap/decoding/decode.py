@@ -94,9 +94,9 @@ def special_words(caller: str, ids: dict[str, int]) -> Special:
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
-        came = f"has no <START> with an id below {V}"
+        got = f"has no <START> with an id below {V}"
         expected = "one: sampling starts from it"
-        raise InvalidValueError(caller, f"the vocabulary of {V} words", came, expected)
+        raise InvalidValueError(caller, f"the vocabulary of {V} words", got, expected)
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
@@ -150,9 +150,9 @@ def decode(
     N, banned = len(features), policy.banned(caller, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
-        came = f"has shape {numbers.shape} and dtype {numbers.dtype}"
+        got = f"has shape {numbers.shape} and dtype {numbers.dtype}"
         expected = f"one for each picture, ({N},), whole and from 0"
-        raise InvalidValueError(caller, "numbers", came, expected)
+        raise InvalidValueError(caller, "numbers", got, expected)
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // MIN_HYPOTHESES_PER_CORE))
@@ -260,8 +260,8 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
     """
     caller, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
-        came = f"returned a {type(choice).__name__}"
-        raise InvalidTypeError(caller, "", came, "a Choice", "return Choice(words)")
+        got = f"returned a {type(choice).__name__}"
+        raise InvalidTypeError(caller, "", got, "a Choice", "return Choice(words)")
     words, parent_rows, _ = choice
     alike = parent_rows is None and is_device_array(words) and is_device_array(scores)
     if alike and words.dtype == np.int32 and words.shape == (n,):

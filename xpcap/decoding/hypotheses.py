@@ -10,10 +10,10 @@ from xpcap.errors import TrainingError
 def check_first(figures: np.ndarray) -> None:
     """Raise TrainingError unless figures (n,) of the first word, such as its scores, are finite."""
     if not np.isfinite(figures).all():
-        thing, came = "scores of the first word", "are not finite"
+        thing, got = "scores of the first word", "are not finite"
         cause = "is a parameter of the model NaN, infinite or too large? In training, try a lower"
         cause += " learning rate"
-        raise TrainingError("decode", thing, came, "finite numbers", cause)
+        raise TrainingError("decode", thing, got, "finite numbers", cause)
 
 
 class Hypotheses:

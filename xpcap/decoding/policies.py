@@ -47,8 +47,8 @@ class WordIds(OptionKind):
         ids: list[Any] = [*value] if isinstance(value, Iterable) else [value]
         for i in ids:
             if isinstance(i, bool | np.bool_) or np.ndim(i) or not hasattr(i, "__index__"):
-                came, cause = f"holds {i!r}", "model.word_to_idx has the id of each word"
-                raise InvalidTypeError(caller, name, came, self, cause)
+                got, cause = f"holds {i!r}", "model.word_to_idx has the id of each word"
+                raise InvalidTypeError(caller, name, got, self, cause)
         return tuple(sorted({operator.index(i) for i in ids}))
 
 
@@ -166,8 +166,8 @@ class Policy:
         length.check(caller, "`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            came = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
-            raise InvalidValueError(caller, "forbid", came, f"some, not all, of 0..{V - 1}")
+            got = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
+            raise InvalidValueError(caller, "forbid", got, f"some, not all, of 0..{V - 1}")
         allowed = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
@@ -175,9 +175,9 @@ class Policy:
         if (self.least_length or self.reads_words) and allowed < needed:
             limit = "no_stutter" if self.no_stutter else "least_length"
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
-            came = f"leaves {allowed} of {V} words besides END"
+            got = f"leaves {allowed} of {V} words besides END"
             expected = f"at least {needed} with `{limit}`: no word might be left"
-            raise OptionError(caller, "`forbid`", came, expected)
+            raise OptionError(caller, "`forbid`", got, expected)
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:

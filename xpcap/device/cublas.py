@@ -216,17 +216,17 @@ def _refused(x: Array, w: Array, out: Array) -> XpcapError:
     for name, array in (("out", out), ("x", x), ("w", w)):
         if not isinstance(array, sys.modules["cupy"].ndarray):
             kind = f"{type(array).__module__}.{type(array).__name__}"
-            refused, came = InvalidTypeError, f"is a {kind}"
+            refused, got = InvalidTypeError, f"is a {kind}"
         elif array.dtype.char not in GEMM or array.dtype != out.dtype:
-            refused, came = InvalidTypeError, f"has dtype {array.dtype}"
+            refused, got = InvalidTypeError, f"has dtype {array.dtype}"
         elif array.ndim != 2:
-            came = f"has shape {array.shape}"
+            got = f"has shape {array.shape}"
         elif not (array.flags.c_contiguous or (array is not out and _is_dense(array.flags))):
-            came = f"has strides {array.strides} for shape {array.shape}"
+            got = f"has strides {array.strides} for shape {array.shape}"
         else:
             continue
         expected = f"a matrix of {out.dtype} on the device, its rows without gaps"
-        return refused("cuBLAS", name, came, expected)
+        return refused("cuBLAS", name, got, expected)
     raise AssertionError("gemm takes all three")
 
 
@@ -251,8 +251,8 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
     """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
     _check(x, w, out)
     if not x.flags.c_contiguous:
-        came = f"has strides {x.strides} for shape {x.shape}"
-        raise InvalidValueError("cuBLAS", "x", came, expected="rows without gaps")
+        got = f"has strides {x.strides} for shape {x.shape}"
+        raise InvalidValueError("cuBLAS", "x", got, expected="rows without gaps")
     handle, real = _handle(out), out.dtype.char
     (k, m), (flag, leading), size, gemm = w.shape, layout(w), out.itemsize, handle.gemm[real]
     from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr

@@ -138,17 +138,17 @@ class Kernel:
             x: Any = args[k]
             name = self._parameters[k].name
             if not isinstance(x, self._array):
-                came = f"is a {type(x).__module__}.{type(x).__name__}"
+                got = f"is a {type(x).__module__}.{type(x).__name__}"
             elif x.dtype != dtype:
-                came = f"has dtype {x.dtype}"
+                got = f"has dtype {x.dtype}"
             elif not x.flags.c_contiguous:
-                refused, came = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
+                refused, got = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
             elif x.data.device_id != self._device:
-                refused, came = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
+                refused, got = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
             else:
                 continue
             expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
-            return refused(self.name, name, came, expected)
+            return refused(self.name, name, got, expected)
         raise AssertionError("every array fits")
 
     def _refused_number(self, args: Sequence[object]) -> XpcapError:

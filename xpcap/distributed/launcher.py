@@ -35,9 +35,9 @@ def init() -> Group:
     if size == 1:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
-        came = f"started {size} processes, and mpi4py is not installed"
+        got = f"started {size} processes, and mpi4py is not installed"
         expected = "it, to join them"
-        raise GroupError("init", "a launcher", came, expected, f"{install('mpi')} installs it")
+        raise GroupError("init", "a launcher", got, expected, f"{install('mpi')} installs it")
     from xpcap.distributed.mpi import world
 
     return world(size)

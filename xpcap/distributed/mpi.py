@@ -299,8 +299,8 @@ class MPIGroup(Group):
 
     def all_reduce(self, flat: Array) -> None:
         if not flat.flags.c_contiguous:
-            came, cause = "is not contiguous", "a copy of it would be summed, and dropped"
-            raise InvalidValueError("all_reduce", "the array", came, "one in C order", cause)
+            got, cause = "is not contiguous", "a copy of it would be summed, and dropped"
+            raise InvalidValueError("all_reduce", "the array", got, "one in C order", cause)
         if is_device_array(flat):
             self._device = self._device or device_sum(self, flat)
             self._device.all_reduce(flat)
@@ -383,9 +383,9 @@ def world(size: int) -> MPIGroup:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        came = f"cannot load an MPI library ({error})"
+        got = f"cannot load an MPI library ({error})"
         cause = f"{install('mpi')} installs one, with its mpiexec"
-        raise GroupError("init", "mpi4py", came, "one", cause) from error
+        raise GroupError("init", "mpi4py", got, "one", cause) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
             "init",

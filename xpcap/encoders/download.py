@@ -53,11 +53,11 @@ def download(url: str, timeout: float) -> bytes:
         raise
     except HTTPError as error:
         error.close()
-        came = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
-        came = came if error.url == _sent(url) else f"leads to {error.url}, which {came}"
+        got = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
+        got = got if error.url == _sent(url) else f"leads to {error.url}, which {got}"
         may_pass = error.code >= 500 or error.code in BUSY
         kind = NetworkError if may_pass else DataError
-        raise kind("read_url", url, came, expected="a picture") from error
+        raise kind("read_url", url, got, expected="a picture") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)  # of urllib's errors about others
         late = isinstance(reason, TimeoutError)

@@ -90,9 +90,9 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         inside = search_folder("find_pictures", path)
         remarks = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
-            came = "holds no picture, nor do folders in it"
+            got = "holds no picture, nor do folders in it"
             expected = f"files that end in {', '.join(SUFFIXES)}"
-            raise DataError("find_pictures", path, came, expected, "; ".join(remarks))
+            raise DataError("find_pictures", path, got, expected, "; ".join(remarks))
         for one in remarks:
             remark(one)
         found += inside.pictures

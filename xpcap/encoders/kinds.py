@@ -69,9 +69,9 @@ class Kind(NamedTuple):
         modules = {package: package.replace("-", "_") for package in self.packages}
         if missing := [one for one in modules if importlib.util.find_spec(modules[one]) is None]:
             them = "it" if len(missing) == 1 else "them"
-            came, expected = f"needs {' and '.join(missing)}", f"{them} to be installed"
+            got, expected = f"needs {' and '.join(missing)}", f"{them} to be installed"
             cause = f"{install(self.extra)} installs {them}"
-            raise DataError("find_encoder", f"encoder {encoder!r}", came, expected, cause)
+            raise DataError("find_encoder", f"encoder {encoder!r}", got, expected, cause)
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -85,8 +85,8 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
         if key not in known:
             raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
         if key in options:
-            came = f"gives {key} twice"
-            raise DataError("find_encoder", f"encoder {name!r}", came, expected="it once")
+            got = f"gives {key} twice"
+            raise DataError("find_encoder", f"encoder {name!r}", got, expected="it once")
         options[key] = value
     return rest, {key: options[key] for key in known if key in options}
 
@@ -111,15 +111,15 @@ def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
     """The first digits of a digest, for an encoder's name. DataError : not those `wanted`."""
     thing = f"encoder {encoder!r}"
     if wanted is not None and len(wanted) < LEAST_DIGITS:
-        came, expected = (
+        got, expected = (
             f"asks for the SHA-256 {wanted!r}",
             f"its first {LEAST_DIGITS} digits or more",
         )
-        raise DataError("find_encoder", thing, came, expected)
+        raise DataError("find_encoder", thing, got, expected)
     if wanted is not None and not digest.startswith(wanted):
-        came = f"has weights whose SHA-256 starts {digest[:DIGITS]}"
+        got = f"has weights whose SHA-256 starts {digest[:DIGITS]}"
         cause = "replaced since the features were made?"
-        raise DataError("find_encoder", thing, came, f"{wanted[:DIGITS]!r}", cause)
+        raise DataError("find_encoder", thing, got, f"{wanted[:DIGITS]!r}", cause)
     return digest[:DIGITS]
 
 

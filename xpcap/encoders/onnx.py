@@ -34,8 +34,8 @@ def open_session(caller: str, model: bytes) -> Any:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
-        came = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
-        raise DataError("find_encoder", caller, came, cause="damaged, or too new?") from error
+        got = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
+        raise DataError("find_encoder", caller, got, cause="damaged, or too new?") from error
 
 
 @dataclass(eq=False)
@@ -128,8 +128,8 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     channels_last, size = _size(path, session, given.get("size"))
     mean, std = (_numbers(path, key, given.get(key)) for key in ("mean", "std"))
     if not (255 * std).astype(np.float32).all():
-        came, expected = f"is {given['std']}", "numbers other than 0, also in float32"
-        raise DataError("find_encoder", f"{path}: std", came, expected)
+        got, expected = f"is {given['std']}", "numbers other than 0, also in float32"
+        raise DataError("find_encoder", f"{path}: std", got, expected)
     return OnnxEncoder(
         named(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
         session,
@@ -163,25 +163,25 @@ def _read(path: Path) -> bytes:
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
     """True if the input has its channels last, else False; and its height and width."""
     if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
-        came, expected = f"is {given!r}", f"pixels, 1 to {MOST_SIDE:,}"
-        raise DataError("find_encoder", f"{path}: size", came, expected)
+        got, expected = f"is {given!r}", f"pixels, 1 to {MOST_SIDE:,}"
+        raise DataError("find_encoder", f"{path}: size", got, expected)
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
     if not one_picture or 3 not in (shape[1], shape[3]):
-        came = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
+        got = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
         expected = "one float input (N, 3, height, width) or (N, height, width, 3)"
-        raise DataError("find_encoder", path, f"takes {came}", expected)
+        raise DataError("find_encoder", path, f"takes {got}", expected)
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
     height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
     if not height or not width:
-        came, expected = "takes pictures of any size", "one to scale them to"
+        got, expected = "takes pictures of any size", "one to scale them to"
         cause = "add :size=224, or what it was trained with"
-        raise DataError("find_encoder", path, came, expected, cause)
+        raise DataError("find_encoder", path, got, expected, cause)
     if given is not None and (height, width) != (int(given), int(given)):
-        came, expected = f"takes pictures of {height} x {width}", f"the size {given}"
-        raise DataError("find_encoder", path, came, f"{expected} that was asked for")
+        got, expected = f"takes pictures of {height} x {width}", f"the size {given}"
+        raise DataError("find_encoder", path, got, f"{expected} that was asked for")
     return channels_last, (height, width)
 
 
@@ -201,8 +201,8 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
         numbers = []
     limit = float(np.finfo(np.float32).max) / 255  # of what pictures are scaled by
     if len(numbers) not in (1, 3) or not all(abs(number) <= limit for number in numbers):
-        came, expected = f"is {text[:60]!r}", "one number, or three with commas between them"
-        raise DataError("find_encoder", f"{path}: {key}", came, expected)
+        got, expected = f"is {text[:60]!r}", "one number, or three with commas between them"
+        raise DataError("find_encoder", f"{path}: {key}", got, expected)
     return np.array(numbers)
 
 
@@ -214,9 +214,9 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
     shape, kind = outputs[name].shape, outputs[name].type
     is_pooled = len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
     if kind != "tensor(float)" or not (len(shape) == 4 if is_map else is_pooled):
-        came = f"gives {name} {kind} {shape}"
+        got = f"gives {name} {kind} {shape}"
         expected = "pooled features, float (N, D) or (N, D, 1, 1)"
         expected = "a map, float (N, D, height, width)" if is_map else expected
         cause = f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"
-        raise DataError("find_encoder", path, came, expected, cause)
+        raise DataError("find_encoder", path, got, expected, cause)
     return name

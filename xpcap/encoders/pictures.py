@@ -96,9 +96,9 @@ def read_picture(source: PictureSource) -> np.ndarray:
     elif hasattr(source, "read"):
         name = getattr(source, "name", None) or name  # a spooled upload has none
     elif not isinstance(source, Path | Image.Image):
-        came = f"is of type {type(source).__name__}"
+        got = f"is of type {type(source).__name__}"
         expected = "a path, bytes, a file opened for reading bytes, a Pillow image, or an array"
-        raise InvalidTypeError("read_picture", name, came, f"{expected} of uint8")
+        raise InvalidTypeError("read_picture", name, got, f"{expected} of uint8")
     Image.init()
     reads_heic()
     try:
@@ -132,9 +132,9 @@ def _require_bytes(name: object, file: Any) -> None:
     part, expected = file.read(0), "a file opened for reading bytes"
     if inspect.iscoroutine(part):
         part.close()
-        came, cause = "is an asynchronous file", "give the bytes, `await picture.read()`"
+        got, cause = "is an asynchronous file", "give the bytes, `await picture.read()`"
         cause += "; or `picture.file`, of FastAPI's UploadFile"
-        raise InvalidTypeError("read_picture", name, came, expected, cause)
+        raise InvalidTypeError("read_picture", name, got, expected, cause)
     if isinstance(part, str):
         raise InvalidTypeError(
             "read_picture", name, "is opened for text", expected, "open(path, 'rb') opens one"
@@ -143,8 +143,8 @@ def _require_bytes(name: object, file: Any) -> None:
 
 def _require_size(name: object, size: int) -> None:
     if size > MOST_BYTES:
-        came, expected = f"has {size:,} bytes", f"at most {MOST_BYTES >> 20} MB"
-        raise DataError("read_picture", name, came, expected, "is it a picture?")
+        got, expected = f"has {size:,} bytes", f"at most {MOST_BYTES >> 20} MB"
+        raise DataError("read_picture", name, got, expected, "is it a picture?")
 
 
 def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> None:
@@ -153,9 +153,9 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
 
     times = 2 if picture.format in DOUBLED else 1
     if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-        came = f"has {whole[0]} x {whole[1]} pixels"
-        came += f", which count double in {picture.format}" if times == 2 else ""
-        raise DataError("read_picture", name, came, f"at most {most:,}", "scale it down first")
+        got = f"has {whole[0]} x {whole[1]} pixels"
+        got += f", which count double in {picture.format}" if times == 2 else ""
+        raise DataError("read_picture", name, got, f"at most {most:,}", "scale it down first")
 
 
 # What makes levels of 0 to 255 of arrays of other kinds
@@ -181,18 +181,18 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
         case _:
             note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
     if isinstance(picture, np.ma.MaskedArray):
-        came, cause = (
+        got, cause = (
             "is a masked array",
             "masks are not supported: fill it first, as with picture.filled(255)",
         )
-        raise InvalidTypeError(caller, "picture", came, "an array without a mask", cause)
+        raise InvalidTypeError(caller, "picture", got, "an array without a mask", cause)
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
-        came = f"has dtype {picture.dtype}"
-        raise InvalidTypeError(caller, "picture", came, "uint8", LEVELS.get(picture.dtype.kind, ""))
+        got = f"has dtype {picture.dtype}"
+        raise InvalidTypeError(caller, "picture", got, "uint8", LEVELS.get(picture.dtype.kind, ""))
     spec(f"picture:{forms}=u1").check(caller, picture, note=note)
     if not picture.size:
-        came = f"has shape {picture.shape}"
-        raise InvalidValueError(caller, "picture", came, "at least a pixel", "an empty crop?")
+        got = f"has shape {picture.shape}"
+        raise InvalidValueError(caller, "picture", got, "at least a pixel", "an empty crop?")
 
 
 @functools.cache
@@ -225,8 +225,8 @@ def _why_not(
     from PIL import Image
 
     if isinstance(error, MemoryError):
-        came = "takes more memory to decode than is free"
-        return came, "a smaller picture", "scale it down first"
+        got = "takes more memory to decode than is free"
+        return got, "a smaller picture", "scale it down first"
     if isinstance(error, Image.DecompressionBombError):
         return "has too many pixels", "", f"scale it down first ({error})"
     if isinstance(error, ValueError) and "closed" in str(error):  # Python's and Pillow's word

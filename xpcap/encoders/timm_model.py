@@ -53,9 +53,9 @@ class TimmEncoder:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
         except Exception as error:  # of many types, from timm and its downloads
             reason = " ".join(str(error).split())[:200]
-            came = f"cannot make {model_name!r} with its weights: {reason}"
+            got = f"cannot make {model_name!r} with its weights: {reason}"
             cause = "is there a network, and such a tag?"
-            raise DataError("find_encoder", "timm", came, cause=cause) from error
+            raise DataError("find_encoder", "timm", got, cause=cause) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
         digest = require_digest(name, _digest(self._model), sha256)

@@ -70,9 +70,9 @@ def handout(
     blank = tuple(blank)
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
-            came = f"no function is called {pattern!r}"
+            got = f"no function is called {pattern!r}"
             expected = "a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'"
-            raise OptionError("handout", "", came, expected, nearest(pattern, known))
+            raise OptionError("handout", "", got, expected, nearest(pattern, known))
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
     written = {file: [name for name in of if name in chosen] for file, of in names.items()}
     texts = {file: with_blanks(source, chosen) for file, source in sources.items()}
@@ -81,8 +81,8 @@ def handout(
     for notebook in map(Path, notebooks):
         text = _without_answers(notebook, owned, _listed(to_write))
         if notebook.name in {*texts, "README.md"}:
-            came, expected = "has the name of another file of the handout", "another name"
-            raise OptionError("handout", notebook, came, expected)
+            got, expected = "has the name of another file of the handout", "another name"
+            raise OptionError("handout", notebook, got, expected)
         texts[notebook.name] = text
     texts["README.md"] = _readme(texts, to_write)
     folder = Path(folder)
@@ -191,9 +191,9 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
     takes += r"|\bfrom xpcap import [^\n]*\b(?:layers|models|optim)\b"
     for cell in cells:
         if cell["cell_type"] == "code" and (found := re.search(takes, cell["source"], re.M)):
-            came = f"has {' '.join(found[0].split())}, which would run the library's solution"
+            got = f"has {' '.join(found[0].split())}, which would run the library's solution"
             expected = f"imports of these names in a cell that is tagged {LIBRARY}"
-            raise DataError("handout", path, came, expected)
+            raise DataError("handout", path, got, expected)
     introduction = INTRODUCTION.format(title=title, files=files)
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": introduction},

@@ -28,9 +28,9 @@ def main(folder: Path) -> None:
     except EXPECTED as error:
         raise click.ClickException(escape_control(str(error))) from error
     except OSError as error:
-        came = f"{error.filename or folder}: {error.strerror or error}"
+        got = f"{error.filename or folder}: {error.strerror or error}"
         cause = "is the path right, and is there room and permission?"
-        message = sentence(came=came, expected="to write there", cause=cause)
+        message = sentence(got=got, expected="to write there", cause=cause)
         raise click.ClickException(escape_control(message)) from error
     counts = " and ".join(
         f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"

@@ -92,17 +92,17 @@ def export_onnx(
 def require_exportable(caller: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
     """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
     if not isinstance(run.model, CaptioningRNN):
-        came, cause = f"has {type(run.model).__name__} as its model", "average their steps' scores"
+        got, cause = f"has {type(run.model).__name__} as its model", "average their steps' scores"
         raise OptionError(
-            caller, run.name, came, "the model of one run", f"export each run, and {cause}"
+            caller, run.name, got, "the model of one run", f"export each run, and {cause}"
         )
     try:
         require_form(Captioner(run.model, run.preprocessing, weights))
     except TypeError as error:  # of the tensors that record the equations
-        thing, came = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
+        thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}"
         cause = "an equation of whole arrays, without loops over their numbers, has one"
-        raise OptionError(caller, thing, came, expected, cause) from error
+        raise OptionError(caller, thing, got, expected, cause) from error
     if importlib.util.find_spec("onnx") is None:
         cause = f"{install('export')} installs it"
         raise DataError(caller, "the package onnx", "is missing", "it to check the graphs", cause)
@@ -144,9 +144,9 @@ def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
     encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):
-        came = f"has the encoder {encoder.name!r}, which is no ONNX graph"
+        got = f"has the encoder {encoder.name!r}, which is no ONNX graph"
         cause = f"leave `with_encoder` out, and give {GREEDY} its features"
-        raise DataError("export_onnx", run.path, came, "efficientnet-lite2 or onnx:FILE", cause)
+        raise DataError("export_onnx", run.path, got, "efficientnet-lite2 or onnx:FILE", cause)
     return encoder
 
 

@@ -171,10 +171,10 @@ def export_web(
 def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     encoder = run.encoder("export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
-        came = f"has the encoder {encoder.name!r}, which runs in Python alone"
+        got = f"has the encoder {encoder.name!r}, which runs in Python alone"
         expected = "efficientnet-lite2, onnx:FILE or histogram"
         cause = "export the encoder as ONNX, and train on its features"
-        raise DataError("export_web", run.path, came, expected=expected, cause=cause)
+        raise DataError("export_web", run.path, got, expected=expected, cause=cause)
     return encoder
 
 
@@ -227,16 +227,16 @@ def _runtime(given: str | Path | None) -> dict[str, bytes]:
     try:
         files = _unpacked(path) if path.is_dir() else _untarred(path)
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
-        came = f"cannot be read as npm's package {RUNTIME}"
+        got = f"cannot be read as npm's package {RUNTIME}"
         reason = " ".join(str(error).split())[:200]
         expected = f"its .tgz, or the folder that it unpacks to: {reason}"
-        raise DataError("export_web", path, came, expected=expected, cause=how) from error
+        raise DataError("export_web", path, got, expected=expected, cause=how) from error
     for name, content in files.items():
         if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
-            thing, came = f"{name} of {path}", f"has SHA-256 {found}"
+            thing, got = f"{name} of {path}", f"has SHA-256 {found}"
             expected = f"{SHA256[name]}, that of {RUNTIME} {VERSION}"
             cause = f"another version, or damaged? {how}"
-            raise DataError("export_web", thing, came, expected=expected, cause=cause)
+            raise DataError("export_web", thing, got, expected=expected, cause=cause)
     return files
 
 

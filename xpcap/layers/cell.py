@@ -367,9 +367,9 @@ class Cell:
             self._check(function, name, x, total[: len(da)])
             total[: len(da)] = x
         if set(of_params) != set(grads):
-            came, wanted = (", ".join(names) or "nothing" for names in (of_params, grads))
+            got, wanted = (", ".join(names) or "nothing" for names in (of_params, grads))
             caller, cause = self._caller(function), "those of a, so of its bias, are the caller's"
-            raise InvalidValueError(caller, "grads", f"are those of {came}", f"of {wanted}", cause)
+            raise InvalidValueError(caller, "grads", f"are those of {got}", f"of {wanted}", cause)
         for name, total in grads.items():
             self._check(function, f"gradient of {name}", of_params[name], total)
             total[...] += of_params[name]
@@ -409,9 +409,9 @@ class Cell:
         """
         values = self.block_values(cache)
         if missing := [name for name in self.gates if name not in values]:
-            came = f"names {missing[0]!r}, which the cache of a step lacks"
+            got = f"names {missing[0]!r}, which the cache of a step lacks"
             expected = f"one of {', '.join(values) or 'no gates'}"
-            raise InvalidValueError(self._caller("gates"), "", came, expected)
+            raise InvalidValueError(self._caller("gates"), "", got, expected)
         return {f"gate {name}": Activation(values[name], 0.05, 0.95) for name in self.gates}
 
     # ---- Checks
@@ -451,10 +451,8 @@ class Cell:
             function, results, "the state after", "a dict for the gradient"
         )
         if not isinstance(cache, Mapping):
-            came = f"is {_described(cache)}"
-            raise InvalidTypeError(
-                self._caller(function), "cache", came, "a dict of arrays by name"
-            )
+            got = f"is {_described(cache)}"
+            raise InvalidTypeError(self._caller(function), "cache", got, "a dict of arrays by name")
         return self._unpacked(f"{function}, state", after, *self.states), cache
 
     def _unpacked(self, function: str, results: Any, *names: str) -> tuple[Any, ...]:
@@ -462,9 +460,9 @@ class Cell:
         if isinstance(results, tuple) and len(results) == len(names):
             return results
         expected = f"a tuple of {', '.join(names)}"
-        caller, came = self._caller(function), f"got {_described(results)}"
+        caller, got = self._caller(function), f"got {_described(results)}"
         cause = "a tuple of one has a comma, (h,)" if len(names) == 1 else ""
-        raise InvalidTypeError(caller, "", came, expected, cause)
+        raise InvalidTypeError(caller, "", got, expected, cause)
 
     def _check(self, function: str, name: str, x: Array, like: Array) -> None:
         """TypeError, ValueError : a result differs from `like` in library, dtype or shape."""

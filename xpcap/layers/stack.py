@@ -35,8 +35,8 @@ def stack(*cells: Cell) -> Cell:
     """
     for cell in cells:
         if not isinstance(cell, Cell):
-            came, cause = f"got a {type(cell).__name__}", 'give CELLS["lstm"], not its name'
-            raise InvalidTypeError("stack", "", came, "cells", cause)
+            got, cause = f"got a {type(cell).__name__}", 'give CELLS["lstm"], not its name'
+            raise InvalidTypeError("stack", "", got, "cells", cause)
     if len(cells) < 2:
         raise InvalidValueError(
             "stack", "", f"got {'one cell' if cells else 'no cell'}", "two or more"

@@ -198,18 +198,18 @@ class CiderD:
         require_words("CiderD.scores", "one of the captions", hypotheses)
         picture = np.arange(size) if pictures is None else np.asarray(pictures)
         if picture.shape != (n,):
-            came = f"got {n:,} captions of {picture.size:,} pictures"
-            raise InvalidValueError("CiderD.scores", "", came, "as many of one as of the other")
+            got = f"got {n:,} captions of {picture.size:,} pictures"
+            raise InvalidValueError("CiderD.scores", "", got, "as many of one as of the other")
         if n and picture.dtype.kind not in "iu":
-            came = f"has dtype {picture.dtype}"
-            raise InvalidTypeError("CiderD.scores", "`pictures`", came, "integers")
+            got = f"has dtype {picture.dtype}"
+            raise InvalidTypeError("CiderD.scores", "`pictures`", got, "integers")
         if n and not 0 <= picture.min() <= picture.max() < size:
-            came = f"holds {picture.min()}..{picture.max()}"
-            raise InvalidValueError("CiderD.scores", "`pictures`", came, f"0..{size - 1}")
+            got = f"holds {picture.min()}..{picture.max()}"
+            raise InvalidValueError("CiderD.scores", "`pictures`", got, f"0..{size - 1}")
         picture = picture.astype(np.int64, copy=False)  # NumPy takes an empty list for floats
         if weights is not None and weights.shape != self._lengths.shape:
-            came, expected = f"has shape {weights.shape}", "one for each reference"
-            raise InvalidValueError("CiderD.scores", "`weights`", came, expected)
+            got, expected = f"has shape {weights.shape}", "one for each reference"
+            raise InvalidValueError("CiderD.scores", "`weights`", got, expected)
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, n)
         index, written, reference = self._entries(np.unique(picture))

@@ -24,8 +24,8 @@ def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
     """Raise InvalidTypeError if a sentence is text, whose letters would be taken for words."""
     for words in sentences:
         if isinstance(words, str):
-            came, cause = f"is the text {words[:40]!r}", "text.split() makes one"
-            raise InvalidTypeError(caller, name, came, "a list of words", cause)
+            got, cause = f"is the text {words[:40]!r}", "text.split() makes one"
+            raise InvalidTypeError(caller, name, got, "a list of words", cause)
 
 
 def require_references(caller: str, references: Sequence[Words], caption: Words) -> None:
@@ -173,7 +173,7 @@ def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
     InvalidValueError : they are of different numbers of pictures.
     """
     if len(sizes := {len(one.parts): None for one in (*ours, *theirs)}) > 1:
-        came = f"are of {' and '.join(map(str, sizes))} pictures"
-        raise InvalidValueError("paired", "scores", came, "scores of the same pictures")
+        got = f"are of {' and '.join(map(str, sizes))} pictures"
+        raise InvalidValueError("paired", "scores", got, "scores of the same pictures")
     one, other = resample(ours), resample(theirs)
     return {name: interval(values - other[name]) for name, values in one.items() if name in other}

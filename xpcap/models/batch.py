@@ -51,10 +51,10 @@ class FeatureRows(NamedTuple):
             return to_device(caller, self.table, like, buffer, finite=True)
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
-            came = f"is a {type(self.table).__module__} array of {dtype}"
+            got = f"is a {type(self.table).__module__} array of {dtype}"
             expected = f"the model's library and {like.dtype}"
             cause = "was it made for another model?"
-            raise InvalidTypeError(caller, "the table of features", came, expected, cause)
+            raise InvalidTypeError(caller, "the table of features", got, expected, cause)
         Spec.of({"feature rows": (len(self.rows),)}, "i").check(caller, self.rows)
         check_range(caller, "feature rows", self.rows, len(self.table), "from another split?")
         if not is_device_array(self.table):
@@ -160,8 +160,8 @@ class Batch(NamedTuple):
         if not isinstance(features, FeatureRows):
             features = as_array(caller, "features", features)
         if np.shape(features)[:1] != (N,):
-            came = f"have shape {np.shape(features)}"
-            raise InvalidValueError(caller, "features", came, f"a row for each of {N} captions")
+            got = f"have shape {np.shape(features)}"
+            raise InvalidValueError(caller, "features", got, f"a row for each of {N} captions")
         return self._replace(features=_rows_of(features, shard), shard=shard)
 
     def checked(self, caller: str, config: ModelConfig) -> "Batch":
@@ -188,9 +188,9 @@ class Batch(NamedTuple):
             )
         shard = self.shard
         if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-            came = f"holds {np.min(shard)}..{np.max(shard)}"
+            got = f"holds {np.min(shard)}..{np.max(shard)}"
             expected = f"distinct numbers of {len(captions)} captions"
-            raise InvalidValueError(caller, "shard", came, expected)
+            raise InvalidValueError(caller, "shard", got, expected)
         check_range(caller, "captions", captions, config.vocabulary, "from another vocabulary?")
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
         total = TOTAL.check(caller, "total", self.total)
@@ -644,6 +644,6 @@ def check_finite(caller: str, features: Array, original: Array | None = None) ->
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
     thing = f"features of row {row} (of {len(values)})"
-    came = f"hold {value} at {position}"
+    got = f"hold {value} at {position}"
     expected = f"finite {values.dtype} numbers"
-    raise InvalidValueError(caller, thing, came, expected, "extract them again")
+    raise InvalidValueError(caller, thing, got, expected, "extract them again")

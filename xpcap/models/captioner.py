@@ -128,11 +128,11 @@ class Captioner(Decodable):
         n, like = spec("words:n=i").check(caller, words)["n"], self.like
         arrays = sum(network.config.state_arrays for network in self._networks)
         if len(state) != arrays:
-            came = f"has {len(state)} arrays"
-            raise InvalidValueError(caller, "state", came, arrays, "is it of another model?")
+            got = f"has {len(state)} arrays"
+            raise InvalidValueError(caller, "state", got, arrays, "is it of another model?")
         if len(state[0]) != n:
-            came = f"has {len(state[0])} rows, but `words` has length {n}"
-            raise InvalidValueError(caller, "state", came, "one for each word")
+            got = f"has {len(state[0])} rows, but `words` has length {n}"
+            raise InvalidValueError(caller, "state", got, "one for each word")
         V = self.config.vocabulary
         check_range(caller, "words", to_numpy(words), V, "from another vocabulary?")
         return self.advance(self.project(asarray(words, like=like)), state, allocator(like))
@@ -177,15 +177,15 @@ class Captioner(Decodable):
         caller = f"{self._name}.sample"
         forbid = [*forbid]
         if policy is not None and (max_length != Policy.max_length or forbid):
-            came = "is given with a policy"
+            got = "is given with a policy"
             expected = "the policy to have them"
-            raise InvalidValueError(caller, "max_length or forbid", came, expected)
+            raise InvalidValueError(caller, "max_length or forbid", got, expected)
         policy = self._greedy("sample", max_length, forbid) if policy is None else policy
         require_policy(caller, policy)
         if (policy.n_best or 1) > 1:
-            came, cause = f"has n_best {policy.n_best}", "call decode for several captions"
+            got, cause = f"has n_best {policy.n_best}", "call decode for several captions"
             expected = "n_best 1: sample returns one caption of each picture"
-            raise InvalidValueError(caller, "policy", came, expected, cause)
+            raise InvalidValueError(caller, "policy", got, expected, cause)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(

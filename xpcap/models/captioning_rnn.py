@@ -164,16 +164,16 @@ class CaptioningRNN(Captioner):
             A subclass has a constructor of its own, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
-            came = "has an __init__ of its own, which from_config does not call"
+            got = "has an __init__ of its own, which from_config does not call"
             cause = f"construct {cls.__name__} and assign model.params, or override from_config"
-            raise InvalidTypeError("CaptioningRNN.from_config", cls.__name__, came, "none", cause)
+            raise InvalidTypeError("CaptioningRNN.from_config", cls.__name__, got, "none", cause)
         model = cls.__new__(cls)
         _check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
-            came = f"has {len(word_to_idx)} words"
+            got = f"has {len(word_to_idx)} words"
             expected = f"{config.vocabulary} as in the config"
             cause = "is it from another run?"
-            raise InvalidValueError("CaptioningRNN", "word_to_idx", came, expected, cause)
+            raise InvalidValueError("CaptioningRNN", "word_to_idx", got, expected, cause)
         model._setup(config, word_to_idx, dtype)
         if params is None:
             model._draw_weights(seed)
@@ -271,9 +271,9 @@ class CaptioningRNN(Captioner):
     def _buffers(self, workspace: Workspace | None, batch: Batch) -> list[Buffer]:
         """Memory for the parts of a batch, one each; of a large enough one as many as there are."""
         if not isinstance(workspace, Workspace | None):
-            came = f"is a {type(workspace).__name__}"
+            got = f"is a {type(workspace).__name__}"
             expected = "an xpcap.memory.Workspace, or None"
-            raise InvalidTypeError("CaptioningRNN.loss", "workspace", came, expected)
+            raise InvalidTypeError("CaptioningRNN.loss", "workspace", got, expected)
         if workspace is None:
             return [allocator(self.like)]
         parts = workspace.parts[: max(1, batch.computed // MIN_CAPTIONS_PER_CORE)]
@@ -408,8 +408,8 @@ class CaptioningRNN(Captioner):
         """
         if not self.config.attends:
             thing = "`inject` of the model"
-            came = f"is {self.config.inject}"
-            raise InvalidValueError("CaptioningRNN.attention", thing, came, "one with attention")
+            got = f"is {self.config.inject}"
+            raise InvalidValueError("CaptioningRNN.attention", thing, got, "one with attention")
         part = self._part("attention", Batch(features, captions))
         attention = self._network().forward(part).image.attention
         assert attention is not None
@@ -520,15 +520,15 @@ def _check_words(word_to_idx: Mapping[str, int]) -> None:
     if odd := [
         (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
     ]:
-        came = f"gives {odd[0][0]!r} the id {odd[0][1]!r}"
+        got = f"gives {odd[0][0]!r} the id {odd[0][1]!r}"
         expected = "a whole number of at least 0"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", came, expected)
+        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, expected)
     if len(set(ids)) < len(ids):
-        came = f"gives {len(ids)} words only {len(set(ids))} ids"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", came, "one each")
+        got = f"gives {len(ids)} words only {len(set(ids))} ids"
+        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, "one each")
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        came = f"has {len(ids)} words but no <NULL> with an id below that"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", came, "one: it marks padding")
+        got = f"has {len(ids)} words but no <NULL> with an id below that"
+        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, "one: it marks padding")
 
 
 def _check_seed(seed: int) -> int:

@@ -68,22 +68,22 @@ class ModelConfig:
         check_fields(self)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
-            came = f"is {self.feature_shape}"
+            got = f"is {self.feature_shape}"
             expected = f"{wanted}, where inject is {self.inject!r}"
-            raise InvalidValueError("ModelConfig", "feature_shape", came, expected)
+            raise InvalidValueError("ModelConfig", "feature_shape", got, expected)
         self._check_cell()
 
     def _check_cell(self) -> None:
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
-            came = f"has a parameter {taken[0]!r}"
+            got = f"has a parameter {taken[0]!r}"
             expected = "another name: that one is the captioner's"
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, expected)
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
-            came = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
+            got = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
             expected = f"(W, G) and (G,) with W = {self.wordvec}"
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, expected)
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
 
     @property
     def recurrent(self) -> Cell:

@@ -105,10 +105,10 @@ def _check(models: Sequence[CaptioningRNN]) -> None:
                 cause="trained on other data?",
             )
         if model.config.feature_shape != first.config.feature_shape:
-            came = f"takes features of shape {model.config.feature_shape}"
+            got = f"takes features of shape {model.config.feature_shape}"
             expected = f"{first.config.feature_shape} as the first"
             cause = "made by another encoder?"
-            raise InvalidValueError("Ensemble", f"model {k}", came, expected, cause)
+            raise InvalidValueError("Ensemble", f"model {k}", got, expected, cause)
         if (theirs := _library_and_dtype(model)) != (wanted := _library_and_dtype(first)):
             expected = f"{wanted} as the first does"
             raise InvalidTypeError("Ensemble", f"model {k}", f"computes in {theirs}", expected)

@@ -74,9 +74,9 @@ class Parameters(MutableMapping[str, Array]):
     def _copy_in(self, name: str, to: Array, value: Array) -> None:
         value = as_array("params", name, value)
         if value.shape != to.shape:
-            came = f"has shape {value.shape}"
+            got = f"has shape {value.shape}"
             cause = "assignment copies into the flat buffer"
-            raise InvalidValueError("params", name, came, to.shape, cause)
+            raise InvalidValueError("params", name, got, to.shape, cause)
         to[...] = asarray(value, dtype=to.dtype, like=to)
 
     def __delitem__(self, name: str) -> None:
@@ -102,9 +102,9 @@ class Parameters(MutableMapping[str, Array]):
         values = {name: as_array("params", name, values[name]) for name in self}
         for name in self:
             if values[name].shape != self[name].shape:
-                came = f"has shape {values[name].shape}"
+                got = f"has shape {values[name].shape}"
                 cause = "are they from another model?"
-                raise InvalidValueError("params", name, came, self[name].shape, cause)
+                raise InvalidValueError("params", name, got, self[name].shape, cause)
         self.update(values)
 
     def holding(self, values: Mapping[str, Array]) -> "Parameters":

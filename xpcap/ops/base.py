@@ -521,8 +521,8 @@ class Ops:
             grads.da[rows] = da
             if direct is None and (dr is not da or dh is not None):
                 caller, expected = f"{type(cell).__name__}.gradient", "one array for both, and None"
-                came, cause = "differ, or h has more", "set scales_recurrence = True"
-                raise InvalidValueError(caller, "gradients of a and r", came, expected, cause)
+                got, cause = "differ, or h has more", "set scales_recurrence = True"
+                raise InvalidValueError(caller, "gradients of a and r", got, expected, cause)
             if direct is not None:
                 grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
             for x, value in zip(dcarried, carried, strict=True):

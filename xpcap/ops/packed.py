@@ -105,15 +105,15 @@ class PackedSequences(NamedTuple):
         """
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
-            came = f"are {list(self.batch_sizes)} with N = {self.N}"
+            got = f"are {list(self.batch_sizes)} with N = {self.N}"
             expected = f"N = {N} and non-increasing sizes that add up to {R}"
             cause = "are the sequences sorted by length?"
-            raise InvalidValueError(caller, "batch sizes", came, expected, cause)
+            raise InvalidValueError(caller, "batch sizes", got, expected, cause)
         lacks = self.previous is None or self.sequence is None
         if lacks and any(n != N for n in self.batch_sizes):
-            came = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
+            got = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
             cause = "make it by PackedSequences.of(sizes, N)"
-            raise InvalidValueError(caller, "batch sizes", came, f"{N} at each step", cause)
+            raise InvalidValueError(caller, "batch sizes", got, f"{N} at each step", cause)
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones

@@ -41,12 +41,12 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
         base = with_slashes(key).rsplit("/", 1)[-1]
         found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
-            came = f"may be {found[0][:60]!r} or {found[1][:60]!r}"
-            raise DataError(caller, f"{key[:60]!r}", came, "names that fit one picture")
+            got = f"may be {found[0][:60]!r} or {found[1][:60]!r}"
+            raise DataError(caller, f"{key[:60]!r}", got, "names that fit one picture")
         for name in found:
             if name in captions:
-                came = f"has two captions of {name[:100]!r}"
-                raise DataError(caller, "", came, "one of each picture")
+                got = f"has two captions of {name[:100]!r}"
+                raise DataError(caller, "", got, "one of each picture")
             captions[name] = caption
     return CaptionFile(captions, len(pairs) - len(captions))
 
@@ -63,8 +63,8 @@ def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
     for number, entry in enumerate(content):
         key = next((entry[name] for name in NAMES if entry.get(name) is not None), None)
         if key is None:
-            came = f"has none of the keys {', '.join(NAMES)}"
-            raise DataError(caller, f"[{number}]", came, "one, with the name of the picture")
+            got = f"has none of the keys {', '.join(NAMES)}"
+            raise DataError(caller, f"[{number}]", got, "one, with the name of the picture")
         pairs.append((str(key), entry["caption"]))
     return pairs
 

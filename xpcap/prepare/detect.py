@@ -55,8 +55,8 @@ def read_captions(
         rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]
         own = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and own:
-            came = f"says itself who is in which split ({', '.join(own)})"
-            raise DataError(caller, path, came, "no split before its name")
+            got = f"says itself who is in which split ({', '.join(own)})"
+            raise DataError(caller, path, got, "no split before its name")
         if not rows:
             cause = "; ".join(report.lines())
             raise DataError(caller, path, "has no caption that could be read", "some", cause)
@@ -64,8 +64,8 @@ def read_captions(
     if not joined:
         raise DataError(caller, "", "got no file", "at least one")
     if len({row.split is None for row in joined}) > 1:
-        came, cause = "have splits and some have none", "name the split of each file"
-        raise DataError(caller, "some of the files", came, "all or none of them", cause)
+        got, cause = "have splits and some have none", "name the split of each file"
+        raise DataError(caller, "some of the files", got, "all or none of them", cause)
     return grouped(joined)
 
 
@@ -78,7 +78,7 @@ def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
         return found.read(file)
     if error := unknown_columns(file):
         raise error
-    came = f"is of no form known here, its first line is {file.first_line[:100]!r}"
+    got = f"is of no form known here, its first line is {file.first_line[:100]!r}"
     known = ", ".join(form.name for form in FORMATS)
     cause = "the heading of a table, such as CSV, names a picture and a caption"
-    raise DataError(file.where, "", came, f"one of: {known}", cause)
+    raise DataError(file.where, "", got, f"one of: {known}", cause)

@@ -79,8 +79,8 @@ def read_features(path: str | Path) -> Table:
     # stop at the first double: a small archive may repeat one name millions of times
     for row, name in enumerate(_texts(caller, names)):
         if rows.setdefault(name, row) != row:
-            came = f"names a picture twice among {len(names):,}, {name[:100]!r}"
-            raise DataError(caller, "", came, expected="each once")
+            got = f"names a picture twice among {len(names):,}, {name[:100]!r}"
+            raise DataError(caller, "", got, expected="each once")
     check_finite(caller, features, list(rows))
     return Table(rows, features)
 
@@ -89,8 +89,8 @@ def _texts(caller: str, names: np.ndarray) -> Iterator[str]:
     if names.dtype.kind == "U":
         most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
         if most > sys.maxunicode:
-            came, expected = f"holds a character of number {most:,}", f"at most {sys.maxunicode:,}"
-            raise DataError(caller, "'names'", came, expected, cause="damaged?")
+            got, expected = f"holds a character of number {most:,}", f"at most {sys.maxunicode:,}"
+            raise DataError(caller, "'names'", got, expected, cause="damaged?")
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
@@ -205,8 +205,8 @@ def _encoded(
         return {}
     features, shape = np.asarray(encoder.encode(pictures)), (len(names), *encoder.shape)
     if features.shape != shape:
-        thing, came = f"the encoder {encoder.name}", f"makes features of shape {features.shape}"
-        raise DataError("encode_folder", thing, came, f"{shape}, as it says itself")
+        thing, got = f"the encoder {encoder.name}", f"makes features of shape {features.shape}"
+        raise DataError("encode_folder", thing, got, f"{shape}, as it says itself")
     check_finite("encode_folder", features, names)
     return dict(zip(names, features, strict=True))
 
@@ -316,8 +316,8 @@ def _make_room(file: BinaryIO, dtype: np.dtype, count: int) -> None:
         raise OSError(error.errno or 0, error.strerror, file.name) from error
 
 
-def _no_cache(path: str | Path, came: str, cause: str) -> DataError:
-    return DataError("encode_folder", path, came, "a cache of features, or no file", cause)
+def _no_cache(path: str | Path, got: str, cause: str) -> DataError:
+    return DataError("encode_folder", path, got, "a cache of features, or no file", cause)
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -362,5 +362,5 @@ def require_all(caller: str, pictures: Sequence[str], known: Container[str], thi
     """Raise DataError if `pictures` are not among the `known`, and so lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         lack = f"{len(missing)} of {len(pictures)} pictures"
-        came = f"have no {thing}, {missing[0][:100]!r} among them"
-        raise DataError(caller, lack, came, cause="do the files belong together?")
+        got = f"have no {thing}, {missing[0][:100]!r} among them"
+        raise DataError(caller, lack, got, cause="do the files belong together?")

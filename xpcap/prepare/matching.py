@@ -57,9 +57,9 @@ class PictureFolder:
         self.unnamed = [name for name in pictures if not is_text(name)]
         if self.unnamed and (encoding := sys.getfilesystemencoding()) != "utf-8":
             name = os.fsencode(self.unnamed[0]).decode("utf-8", "backslashreplace")
-            came = f"has a name that this locale's encoding, {encoding}, cannot hold"
+            got = f"has a name that this locale's encoding, {encoding}, cannot hold"
             cause = "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
-            raise DataError(caller, f"picture {name[:100]!a}", came, "UTF-8", cause)
+            raise DataError(caller, f"picture {name[:100]!a}", got, "UTF-8", cause)
         self.pictures = [name for name in pictures if is_text(name)]
 
     def leads_to(self, name: str) -> bool:
@@ -115,9 +115,9 @@ def match_names(
             normalised |= matched.keys()
         for name, called in matched.items():
             if (other := owner.setdefault(called, name)) != name:
-                came = f"both lead to {called[:100]!r}"
+                got = f"both lead to {called[:100]!r}"
                 expected = "a picture for each name"
-                raise DataError(caller, f"{other[:100]!r} and {name[:100]!r}", came, expected)
+                raise DataError(caller, f"{other[:100]!r} and {name[:100]!r}", got, expected)
         found |= matched
     base = "" if folder is None else folder.path.resolve().as_posix()
     return Matches(
@@ -144,9 +144,9 @@ def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
 def require_inside(caller: str, folder: Path, names: Iterable[str]) -> None:
     """Raise DataError if one of the names could lead out of the folder."""
     if astray := next((name for name in names if escapes(name)), None):
-        came = f"would lie outside {folder}"
+        got = f"would lie outside {folder}"
         expected = "the name of a file in it"
-        raise DataError(caller, f"picture {astray[:100]!r}", came, expected, "who wrote the list?")
+        raise DataError(caller, f"picture {astray[:100]!r}", got, expected, "who wrote the list?")
 
 
 def _highest(candidates: Sequence[str]) -> list[str]:

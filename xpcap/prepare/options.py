@@ -72,8 +72,8 @@ class Lists(OptionKind):
                 for split, file in value.items()
             }
             if len(lists) < len(value):
-                came, cause = f"names one split twice: {', '.join(value)}", "dev and val are one"
-                raise OptionError(caller, name, came, "each split once", cause)
+                got, cause = f"names one split twice: {', '.join(value)}", "dev and val are one"
+                raise OptionError(caller, name, got, "each split once", cause)
             return lists
         raise self.refusal(caller, name, value)
 

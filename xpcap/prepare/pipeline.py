@@ -147,9 +147,9 @@ def assemble(
 def _with_words(row: CaptionRow) -> CaptionRow:
     """A row with its words. DataError : it has no split or no word."""
     if not isinstance(row, CaptionRow):
-        came = f"got a {type(row).__name__} among the captions"
+        got = f"got a {type(row).__name__} among the captions"
         expected = "rows, each CaptionRow(picture, caption, split)"
-        raise InvalidTypeError("assemble", "", came, expected)
+        raise InvalidTypeError("assemble", "", got, expected)
     thing = repr(row.picture[:100])
     if not is_text(row.picture):
         expected, cause = "a name that UTF-8 can hold", "rename the file, or set PYTHONUTF8=1"
@@ -160,8 +160,8 @@ def _with_words(row: CaptionRow) -> CaptionRow:
     if row.caption is None:
         raise DataError("assemble", thing, "has no caption", expected="one or more")
     if not (words := tokenize(row.caption)):
-        came, expected = "has a caption without a word", "letters or digits in each"
-        raise DataError("assemble", thing, came, expected)
+        got, expected = "has a caption without a word", "letters or digits in each"
+        raise DataError("assemble", thing, got, expected)
     return row._replace(words=words)
 
 
@@ -286,9 +286,9 @@ def _assign_splits(
     lists, fractions = options.lists, options.fractions
     if None not in splits:
         if lists or fractions:
-            came = f"have the splits {', '.join(map(str, splits))} already"
+            got = f"have the splits {', '.join(map(str, splits))} already"
             expected = f"no {'lists' if lists else 'fractions'}"
-            raise DataError(WHERE, "the captions", came, expected)
+            raise DataError(WHERE, "the captions", got, expected)
         return rows, splits
     if lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
@@ -440,10 +440,10 @@ def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
     for row in rows:
         assert row.split is not None
         if (other := split_of.setdefault(row.picture, row.split)) != row.split:
-            came = f"is in split {other!r} and in {row.split!r}"
+            got = f"is in split {other!r} and in {row.split!r}"
             cause = "scores would not be of unseen pictures"
             expected = "each picture in one split"
-            raise DataError("assemble", repr(row.picture[:100]), came, expected, cause)
+            raise DataError("assemble", repr(row.picture[:100]), got, expected, cause)
         of_split = numbers.setdefault(row.split, {})
         of_split.setdefault(row.picture, len(of_split))
     return numbers
@@ -459,9 +459,9 @@ def _vocabulary(
         least = 1 if most or len(words) < TINY_CAPTIONS else 2 if len(words) < FEW_CAPTIONS else 5
     vocabulary = Vocabulary.build_from_words(words, least, most=most)
     if len(vocabulary) == len(SPECIAL):
-        came = f"occurs {least} times in the captions to learn from"
+        got = f"occurs {least} times in the captions to learn from"
         cause = "choose a smaller `min_count`"
-        raise DataError("assemble", "no word", came, "some that do", cause)
+        raise DataError("assemble", "no word", got, "some that do", cause)
     settings = {"min_count": least, "max_words": options.max_words}
     return vocabulary, settings if most is None else {**settings, "vocabulary_size": most}
 
@@ -478,10 +478,10 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     first, like = next(iter(rows.items()))
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
-            came = f"has shape {row.shape} and dtype {row.dtype}"
+            got = f"has shape {row.shape} and dtype {row.dtype}"
             like_that = f"as many as that of {first[:100]!r}, {like.shape}"
             expected = f"numbers (D,) or (P, D), {like_that}"
-            raise DataError("assemble", f"the feature of {picture[:100]!r}", came, expected)
+            raise DataError("assemble", f"the feature of {picture[:100]!r}", got, expected)
     stacked = np.stack([*rows.values()])
     check_finite("assemble", stacked, list(rows))
     return Table({name: number for number, name in enumerate(rows)}, stacked)
@@ -507,8 +507,8 @@ def _features(
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
             name = rows[caller.start + large[0]].partition("\0")[0]
             thing, cause = f"the feature of {name[:100]!r}", "keep float32"
-            came = "has a number above 65,504, which float16 cannot hold"
-            raise DataError("assemble", thing, came, cause=cause)
+            got = "has a number above 65,504, which float16 cannot hold"
+            raise DataError("assemble", thing, got, cause=cause)
     return table.pick(rows, lambda block: (project(block) if project else block).astype(np.float16))
 
 

@@ -142,8 +142,8 @@ def _records(
                 file.report.skip(f"rows without {count} columns", line)
     except csv.Error as error:
         cause = "each quote that opens a field must close it, one inside is written twice"
-        came = f"is not whole: {error}"
-        raise DataError(file.where, f"line {reader.line_num}", came, cause=cause) from error
+        got = f"is not whole: {error}"
+        raise DataError(file.where, f"line {reader.line_num}", got, cause=cause) from error
 
 
 def _reader(text: str, delimiter: str) -> "_csv.Reader":
@@ -175,9 +175,9 @@ def unknown_columns(file: CaptionText) -> DataError | None:
     if not max(2, len(headed)) < 2 * len({*headed}):  # prose
         return None
     if any(name.lower().endswith(SUFFIXES) for name in headed):
-        came = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
+        got = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
         cause = f"put image{delimiter}caption above it"
-        return DataError(file.where, "", came, "one that names the columns", cause)
+        return DataError(file.where, "", got, "one that names the columns", cause)
     likely = _likely(names, file.text[:HEADING], delimiter)
     return no_columns(file.where, names, file.columns, likely)
 
@@ -284,8 +284,8 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
     others = [k for k in range(len(names)) if k not in positions["caption"]]
     headings = Counter(_usual(names[k]) for k in others if names[k])
     if twice := [names[k] for k in others if headings[_usual(names[k])] > 1]:
-        thing, came = f"the heading {twice[0][:40]!r}", "stands twice"
-        raise DataError(file.where, thing, came, "each once", "rename one of the columns")
+        thing, got = f"the heading {twice[0][:40]!r}", "stands twice"
+        raise DataError(file.where, thing, got, "each once", "rename one of the columns")
     used = {k for group in positions.values() for k in group}
     unused = [names[k][:40] or f"number {k + 1}" for k in others if k not in used]
     if unused:

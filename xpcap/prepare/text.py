@@ -35,7 +35,7 @@ def read_whole(caller: str, path: str | Path) -> str:
         undecoded, content = error, bytes(error.object)
     except InvalidValueError as error:
         expected = f"{EXPECTED}, at most {MOST_TEXT >> 20} MB"
-        raise DataError(caller, path, error.came, expected, WRONG_PATH) from error
+        raise DataError(caller, path, error.got, expected, WRONG_PATH) from error
     if file_type := type_of_file(content):
         remedy = REMEDIES.get(file_type.family, WRONG_PATH)
         raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy) from undecoded
@@ -46,8 +46,8 @@ def read_whole(caller: str, path: str | Path) -> str:
             reason = "it is UTF-16"
         elif b"\0" not in content:
             reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
-        came = f"is not UTF-8 text ({reason})"
-        raise DataError(caller, path, came, cause=UTF8) from undecoded
+        got = f"is not UTF-8 text ({reason})"
+        raise DataError(caller, path, got, cause=UTF8) from undecoded
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -81,6 +81,6 @@ def read_list(path: str | Path) -> list[str]:
         cause = "a split needs at least one picture"
         raise DataError("read_list", path, "is empty", "one picture name a line", cause)
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        came = f"lists {twice[:100]!r} twice"
-        raise DataError("read_list", path, came, "each picture once")
+        got = f"lists {twice[:100]!r} twice"
+        raise DataError("read_list", path, got, "each picture once")
     return names

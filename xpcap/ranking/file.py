@@ -102,7 +102,7 @@ def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
             for name, weight in weights.items()
         }
     except OptionError as error:
-        raise DataError(FUNCTION, error.thing, error.came[:60], error.expected, CAUSE) from error
+        raise DataError(FUNCTION, error.thing, error.got[:60], error.expected, CAUSE) from error
     return settings
 
 

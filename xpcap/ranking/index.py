@@ -67,9 +67,9 @@ class PhotoIndex:
         before the names of its own photos, of which the split may have namesakes.
         """
         if data.vocabulary.idx_to_word[: len(self.vocabulary)] != self.vocabulary.idx_to_word:
-            came = "does not begin with the words of the index"
+            got = "does not begin with the words of the index"
             cause = "encode the data with index.vocabulary.union(data.vocabulary)"
-            raise DataError("PhotoIndex.extended", "the vocabulary", came, "those first", cause)
+            raise DataError("PhotoIndex.extended", "the vocabulary", got, "those first", cause)
         own, more = self.photos, _embedded(_photos(data, split), self.projection)
         width = max(of.captions.shape[1] for of in (own, more))
         captions = [

@@ -101,8 +101,8 @@ class Ranker:
         if self.weights.keys() != FEATURES.keys():
             lacking = [name for name in FEATURES if name not in self.weights]
             more = [name for name in self.weights if name not in FEATURES]
-            came = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(more)}"
-            raise OptionError("Ranker", "`weights`", came, f"one of each of {', '.join(FEATURES)}")
+            got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(more)}"
+            raise OptionError("Ranker", "`weights`", got, f"one of each of {', '.join(FEATURES)}")
         weights = {
             name: WEIGHT.check("Ranker", f"the weight of {name}", weight)
             for name, weight in self.weights.items()

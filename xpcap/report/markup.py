@@ -74,8 +74,8 @@ def embed(caller: str, name: str, picture: np.ndarray | Embedded, most: int = LO
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        came = f"has shape {picture.shape} and dtype {picture.dtype}"
-        raise InvalidValueError(caller, f"picture {name!r}", came, "uint8 (h, w, 3)")
+        got = f"has shape {picture.shape} and dtype {picture.dtype}"
+        raise InvalidValueError(caller, f"picture {name!r}", got, "uint8 (h, w, 3)")
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):

@@ -15,14 +15,14 @@ ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 def check_weights(caller: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
     """Raise ValueError unless attention is (T, P), a row for each word, with rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
-        came = f"has weights of shape {weights.shape}"
+        got = f"has weights of shape {weights.shape}"
         expected = f"(T, P) with T = {len(words)} words"
-        raise InvalidValueError(caller, f"picture {name!r}", came, expected)
+        raise InvalidValueError(caller, f"picture {name!r}", got, expected)
     fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
     if not fair.all():
         thing = f"picture {name!r}: weights of {words[int(fair.argmin())]!r}"
-        came = "do not add up to 1, or some are below 0"
-        raise InvalidValueError(caller, thing, came, cause="a softmax over the regions?")
+        got = "do not add up to 1, or some are below 0"
+        raise InvalidValueError(caller, thing, got, cause="a softmax over the regions?")
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:
@@ -43,10 +43,10 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     require_picture("overlay", picture)
     fair = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
     if not fair or not np.max(weights) > 0:
-        came = f"are {np.array2string(np.asarray(weights), threshold=9)}"
+        got = f"are {np.array2string(np.asarray(weights), threshold=9)}"
         expected = "an array (K, K) of finite numbers, none below 0 and not all 0"
         raise InvalidValueError(
-            "overlay", "weights", came, expected, "give the softmax over the regions"
+            "overlay", "weights", got, expected, "give the softmax over the regions"
         )
 
     height, width = picture.shape[:2]

@@ -192,8 +192,8 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
 def probability(caller: str, word: str, p: float) -> float:
     """A word's probability, cut to 0..1. ValueError, which `caller` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
-        came = f"has probability {p}"
-        raise InvalidValueError(caller, f"word {word!r}", came, "one from 0 to 1", "a logarithm?")
+        got = f"has probability {p}"
+        raise InvalidValueError(caller, f"word {word!r}", got, "one from 0 to 1", "a logarithm?")
     return min(max(float(p), 0.0), 1.0)
 
 

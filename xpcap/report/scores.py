@@ -258,9 +258,9 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             if ours.n != theirs.n
             else f"other pictures or references, from {odd[0][:100]!r} on"
         )
-        came = f"have {what} in split {ours.split!r}"
+        got = f"have {what} in split {ours.split!r}"
         cause = "if they were trained on different files, give one of them as `data`"
-        raise DataError("compare", "the two sides", came, "the same pictures and references", cause)
+        raise DataError("compare", "the two sides", got, "the same pictures and references", cause)
     one, other = ours.scores, theirs.scores
     differences = {name: value - other[name] for name, value in one.items() if name in other}
     return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))

@@ -74,16 +74,16 @@ class Config:
         if not file.is_file():
             if (folder / LOCK).is_file() or (folder / FIRST).is_dir():
                 raise nothing_yet(folder, CONFIG)
-            came = f"has no {CONFIG}" if folder.exists() else "does not exist"
-            raise DataError("open_run", folder, came, A_RUN)
+            got = f"has no {CONFIG}" if folder.exists() else "does not exist"
+            raise DataError("open_run", folder, got, A_RUN)
         stored = read_json("open_run", file, MOST_BYTES, A_RUN)
         check_json("open_run", file, stored, {})
         check_format("open_run", file, stored.get("format"), FORMAT)
         check_json("open_run", file, stored, {"source": {}})
         if isinstance(cell := stored.get("cell"), str) and cell not in CELLS:
-            came, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
+            got, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
             cause = "was it trained by a program that adds this cell to CELLS? Run that program"
-            raise DataError("open_run", f"{file}: cell", came, expected, cause)
+            raise DataError("open_run", f"{file}: cell", got, expected, cause)
         try:
             return cls(
                 recipe=Recipe.from_config(stored, folder),
@@ -95,7 +95,7 @@ class Config:
             )
         except (OptionError, InvalidValueError) as error:
             thing, expected = f"{file}: {error.thing.strip('`')}", error.expected
-            raise DataError("open_run", thing, error.came[:80], expected, "damaged?") from error
+            raise DataError("open_run", thing, error.got[:80], expected, "damaged?") from error
 
     def write(self, folder: Path) -> None:
         """Write config.json. OSError : it cannot be written."""

@@ -39,8 +39,8 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*policy.forbid}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
-        came = f"leaves none of {len(vocabulary)} words"
-        raise OptionError("caption", "`forbid`", came, "some to be left", "which are to be said?")
+        got = f"leaves none of {len(vocabulary)} words"
+        raise OptionError("caption", "`forbid`", got, "some to be left", "which are to be said?")
     most = min(policy.max_length, max_words)
     return replace(policy, max_length=most, forbid=tuple(sorted(never)))
 
@@ -79,8 +79,8 @@ class Decoder:
         if isinstance(policy, RankedBeam) and self.ranker is not None:
             self.title = f"{policy.search_title}, ranked by similar photos"
             if policy.length_penalty != RankedBeam.length_penalty:
-                came = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
-                raise OptionError("caption", "`length_penalty`", came, "the default, or a Beam")
+                got = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
+                raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
         if models > 1:
             both = "both stages" if len(runs) == 1 else f"{models} models"
             self.title += f", probabilities averaged over {both}"

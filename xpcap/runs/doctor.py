@@ -31,9 +31,9 @@ def examine_run(
     names = [images[i] for i in captioned(seen, split).tolist()]
     if [one.image for one in evaluation.captions] != names:
         thing = f"the evaluation, of {evaluation.n} pictures,"
-        came = f"is not of the {len(names)} of {split}"
+        got = f"is not of the {len(names)} of {split}"
         expected = "a caption for each"
-        raise InvalidValueError("examine_run", thing, came, expected, "was it on other data?")
+        raise InvalidValueError("examine_run", thing, got, expected, "was it on other data?")
     learnt: list[bytes] = []
     if "train" in seen.splits and run.config.data_stamp == seen.fingerprint:
         captions = seen.split("train").captions

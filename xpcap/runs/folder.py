@@ -216,8 +216,8 @@ def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> Non
             within = bool(((values >= low) & (values <= real.max)).all())
             fits = within and (values.shape, values.dtype) == (shape, np.float32)
         if not fits:
-            came = f"has a feature scaling whose {name} has shape {getattr(values, 'shape', None)}"
-            raise DataError("open_run", path, came, expected, "damaged?")
+            got = f"has a feature scaling whose {name} has shape {getattr(values, 'shape', None)}"
+            raise DataError("open_run", path, got, expected, "damaged?")
 
 
 def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
@@ -272,12 +272,12 @@ def save_state(
         `vocabulary` is no text; `scaling` has a mean or a scale alone.
     """
     if not isinstance(state, TrainingState):
-        came = f"is a {type(state).__name__}"
-        raise InvalidTypeError("save_state", "state", came, "what CaptioningSolver.state() returns")
+        got = f"is a {type(state).__name__}"
+        raise InvalidTypeError("save_state", "state", got, "what CaptioningSolver.state() returns")
     vocabulary = Text().check("save_state", "`vocabulary`", vocabulary)
     if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
-        came, expected = "has a mean or a scale alone", "both, or neither"
-        raise InvalidValueError("save_state", "scaling", came, expected)
+        got, expected = "has a mean or a scale alone", "both, or neither"
+        raise InvalidValueError("save_state", "scaling", got, expected)
     tensors, meta = to_tensors(state)
     tensors |= scaling_tensors(scaling or FeatureScaling())
     write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
@@ -315,8 +315,8 @@ def load_checkpoint(
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
-        came, cause = "has no digest of a vocabulary", f"is it a {BEST}, or from an older xpcap?"
-        raise DataError("load_state", path, came, "a training state", cause)
+        got, cause = "has no digest of a vocabulary", f"is it a {BEST}, or from an older xpcap?"
+        raise DataError("load_state", path, got, "a training state", cause)
     state = from_tensors(f"load_state: {path}", tensors, meta, shapes, rule)
     return Checkpoint(state, scaling, vocabulary)
 
@@ -389,16 +389,16 @@ def check_resumable(path: Path) -> None:
     if path.is_dir():
         left = [file.name for file in path.iterdir()]
     if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
-        came, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
-        raise DataError("train_run", path, came, "a run to continue, or a free place", cause)
+        got, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
+        raise DataError("train_run", path, got, "a run to continue, or a free place", cause)
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Lock other trainers out of a run folder meanwhile: DataError, OSError as of `files.lock`."""
-    came, cause = "is being trained by another process", "wait for it to end, or stop it first"
+    got, cause = "is being trained by another process", "wait for it to end, or stop it first"
     with (path / LOCK).open("a+b") as file:
-        files.lock(file, DataError("train_run", path, came, "none", cause))
+        files.lock(file, DataError("train_run", path, got, "none", cause))
         yield
 
 

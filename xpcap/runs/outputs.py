@@ -165,8 +165,8 @@ def caption_sources(
         sources = list({str(source): source for source in sources}.values())
     for sink in sinks:
         if sink.of_files and (urls := [source for source in sources if isinstance(source, str)]):
-            option, came = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
-            raise OptionError("caption", option, came, "pictures in files", "download it first")
+            option, got = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
+            raise OptionError("caption", option, got, "pictures in files", "download it first")
     numbers = begin_sinks(sinks, captioner.run, policy, list(map(str, sources)))
     yield from skipped
     wants = wanted(sinks)

@@ -114,10 +114,10 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
     """
     shown = [one for one in captions if one.picture is not None][:DRAWN]
     if not shown:
-        came = f"is at hand to be drawn in {path}"
+        got = f"is at hand to be drawn in {path}"
         expected = "the folder that the data set remembers"
         cause = "was it moved?"
-        raise DataError("caption", f"none of {len(captions)} pictures", came, expected, cause)
+        raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
     with new_path("caption", path, ".png") as part:
         draw_captions(part, shown)
     return len(shown)

@@ -175,9 +175,9 @@ class PictureCaptioner:
         if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
             one = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
         if one or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
-            came = f"is a {type(pictures).__name__}"
+            got = f"is a {type(pictures).__name__}"
             cause = "for one, captions([picture]) or caption(picture)"
-            raise InvalidTypeError("captions", "pictures", came, "several pictures", cause)
+            raise InvalidTypeError("captions", "pictures", got, "several pictures", cause)
         return self._captions(
             _numbered(pictures, numbers), self.run.decoder(policy, attend, explain), show
         )
@@ -255,8 +255,8 @@ def open_captioner(
     """
     if isinstance(run, Run):
         if backend is not None:
-            came = "is given with a run that is open, which has its backend"
-            raise OptionError("open_captioner", "`backend`", came, "the run's path")
+            got = "is given with a run that is open, which has its backend"
+            raise OptionError("open_captioner", "`backend`", got, "the run's path")
         return PictureCaptioner(run, run.encoder("open_captioner"))
     with contextlib.nullcontext() if backend is None else use_backend(backend):
         paths = [run] if isinstance(run, str | os.PathLike) else run
@@ -336,8 +336,8 @@ def encode_picture(
     picture = read_url(str(source)) if is_url(source) else read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
-        came = f"has a feature by the encoder {encoder.name} that is not finite"
-        raise DataError(caller, _name(source) or "the picture", came)
+        got = f"has a feature by the encoder {encoder.name} that is not finite"
+        raise DataError(caller, _name(source) or "the picture", got)
     return picture, feature
 
 

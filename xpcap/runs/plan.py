@@ -41,9 +41,9 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     stages = {recipe.objective, *([] if recipe.score_epochs == 0 else [SELF_CRITICAL])}
     for name in given:
         if OPTIONS[name].role in {*OBJECTIVES} - stages:
-            came = "is given, but no stage of this training uses it"
+            got = "is given, but no stage of this training uses it"
             expected = f"{OPTIONS[name].role} training"
-            raise OptionError("train_run", f"`{name}`", came, expected, "leave it out")
+            raise OptionError("train_run", f"`{name}`", got, expected, "leave it out")
     return replace(recipe, out=recipe.out or default_out(recipe))
 
 
@@ -52,8 +52,8 @@ def _run_to_resume(given: Mapping[str, Any]) -> Recipe | None:
     if not given.get("resume"):
         return None
     if given.get("out") is None:
-        came = "is given without `out`"
-        raise OptionError("train_run", "`resume`", came, "both: which run should continue?")
+        got = "is given without `out`"
+        raise OptionError("train_run", "`resume`", got, "both: which run should continue?")
     out = Path(given["out"])
     check_resumable(out)
     own, first = _run_at(out), _run_at(out / FIRST)
@@ -90,10 +90,10 @@ def _data_of(run: Recipe, folder: Path) -> Path:
 def _require_model(recipe: Recipe, run: Recipe, start: Path) -> None:
     """Raise OptionError if a recipe's model is not that of the run at `start`."""
     if names := different(recipe, run, (MODEL,)):
-        came = "given with `start`"
+        got = "given with `start`"
         expected = f"the model of {start}"
         cause = "leave out what differs, or train from the beginning"
-        raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
+        raise OptionError("train_run", _compared(names, recipe, run), got, expected, cause)
 
 
 def _require_start(recipe: Recipe) -> None:
@@ -102,9 +102,9 @@ def _require_start(recipe: Recipe) -> None:
     if recipe.objective != SELF_CRITICAL or begun:
         return
     if recipe.score_epochs:
-        came = "is given with self-critical training"
+        got = "is given with self-critical training"
         expected = "`epochs`: there is no second stage to come"
-        raise OptionError("train_run", "`score_epochs`", came, expected)
+        raise OptionError("train_run", "`score_epochs`", got, expected)
     if recipe.start is None:
         raise OptionError(
             "train_run",
@@ -207,10 +207,10 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
         ]
     for stage in stages:
         if stage.config is not None and stage.config.data_stamp != data.fingerprint:
-            came = f"is not the data that {stage.folder} began with"
+            got = f"is not the data that {stage.folder} began with"
             expected = "the same, unchanged"
             cause = "give its path as `data`, or begin another run"
-            raise DataError("train_run", path or stage.folder / DATA, came, expected, cause)
+            raise DataError("train_run", path or stage.folder / DATA, got, expected, cause)
     return Plan(stages, data)
 
 
@@ -245,10 +245,10 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
     if other_fall or options.epochs < run.epochs:
         names.append("epochs")
     if names:
-        came = "given with `resume`"
+        got = "given with `resume`"
         expected = f"the options of {run.out}"
         cause = "leave them out, or begin another run with another `out`"
-        raise OptionError("train_run", _compared(names, options, run), came, expected, cause)
+        raise OptionError("train_run", _compared(names, options, run), got, expected, cause)
 
 
 def _whole(path: str | Path | None) -> Path | None:

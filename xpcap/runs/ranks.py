@@ -55,17 +55,17 @@ def check_ranks(out: Path, plan: Plan) -> None:
 def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
     iteration = "checkpoint's iteration"
     if not theirs["run folder"] or theirs[iteration] != first[iteration]:
-        came = f"does not see {out} as rank 0 does"
+        got = f"does not see {out} as rank 0 does"
         cause = "is `out` on a disk that its machine shares?"
-        raise DataError("train_run", f"rank {rank}", came, "one folder for all ranks", cause)
+        raise DataError("train_run", f"rank {rank}", got, "one folder for all ranks", cause)
     for thing, value in theirs.items():
         other = first[thing]
         if value != other:
             if isinstance(value, dict):
                 name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
                 thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
-            came = f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}"
-            raise GroupError("train_run", f"rank {rank}", came, "the same on every rank")
+            got = f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}"
+            raise GroupError("train_run", f"rank {rank}", got, "the same on every rank")
 
 
 def _iteration(folder: Path) -> object:

@@ -211,9 +211,9 @@ class Run(Generic[Model_co]):
             data = open_data(caller)
             if given is None and self.config.data_stamp not in ("", data.fingerprint):
                 thing = f"{caller}, the data of {self.path},"
-                came = "has changed since training"
+                got = "has changed since training"
                 cause = "give it as `data` to use it anyway"
-                raise DataError("Run.data", thing, came, "it unchanged", cause)
+                raise DataError("Run.data", thing, got, "it unchanged", cause)
         inputs = Inputs.of(data)
         if None in (inputs.encoder, self.inputs.encoder):
             # features that were given may be the encoder's all the same
@@ -228,10 +228,10 @@ class Run(Generic[Model_co]):
     def _own_data(self) -> Path:
         path = self.config.data
         if not path.exists():
-            came = "is gone"
+            got = "is gone"
             expected = "the file it was trained on"
             cause = "if it was moved, give its new path as `data`"
-            raise DataError("Run.data", f"{path}, the data of {self.path},", came, expected, cause)
+            raise DataError("Run.data", f"{path}, the data of {self.path},", got, expected, cause)
         return path
 
     def decoder(
@@ -331,13 +331,13 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
     vocabulary = read_vocabulary(path)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
-        came = f"is not the vocabulary that {BEST} was trained with"
-        raise DataError("open_run", path / VOCAB, came, cause="changed, or from another run?")
+        got = f"is not the vocabulary that {BEST} was trained with"
+        raise DataError("open_run", path / VOCAB, got, cause="changed, or from another run?")
     shape = config.model
     if shape.vocabulary != len(vocabulary):
-        came = f"has vocabulary {shape.vocabulary}"
+        got = f"has vocabulary {shape.vocabulary}"
         expected = f"the {len(vocabulary)} words of {VOCAB}"
-        raise DataError("open_run", path / CONFIG, came, expected, "damaged?")
+        raise DataError("open_run", path / CONFIG, got, expected, "damaged?")
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())

@@ -222,9 +222,9 @@ class RunWriter:
         path = self.out / BEST
         tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
-            came = f"is of epoch {str(meta.get('epoch'))[:20]}"
+            got = f"is of epoch {str(meta.get('epoch'))[:20]}"
             expected = f"epoch {best['epoch']}, the best of {LAST}"
-            raise DataError("train_run", path, came, expected, "from another run?")
+            raise DataError("train_run", path, got, expected, "from another run?")
         check_parameters(path, tensors, state.params.shapes)
         return tensors
 

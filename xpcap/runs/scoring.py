@@ -54,9 +54,9 @@ def score_captions(
     names = [chosen.images[i] for i in captioned(data, split).tolist()]
     if missing := [name for name in names if name not in captions]:
         thing = f"{len(missing):,} of the {len(names):,} pictures of split {split!r}"
-        came = f"have no caption, {missing[0][:100]!r} among them"
+        got = f"have no caption, {missing[0][:100]!r} among them"
         cause = "are the captions of another split?"
-        raise DataError("score_captions", thing, came, "one of each", cause)
+        raise DataError("score_captions", thing, got, "one of each", cause)
     cut = str.split if chosen.text is None else tokenize
     scored = [
         PictureCaption(name, captions[name], [], references, words=cut(captions[name]))
@@ -150,9 +150,9 @@ def _row(metric: object) -> Metric:
     if lacking or isinstance(metric, type):
         kind = metric if isinstance(metric, type) else type(metric)
         what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
-        came = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
+        got = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
         expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
-        raise InvalidTypeError("metrics", "", came, expected)
+        raise InvalidTypeError("metrics", "", got, expected)
     names = [one.name for one in fields(Metric) if hasattr(metric, one.name)]
     return Metric(**{"plain": "", **{name: getattr(metric, name) for name in names}})
 
@@ -192,11 +192,11 @@ def _scored(
     scored: object = metric.score(references, hypotheses)
     name, n = f"`score` of {metric.title!r}", len(hypotheses)
     if not isinstance(scored, Scored):
-        came, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
-        raise InvalidTypeError("metrics", name, came, "a Scored", cause)
+        got, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
+        raise InvalidTypeError("metrics", name, got, "a Scored", cause)
     if len(scored.pictures) not in (0, n):
-        came = f"returned {len(scored.pictures)} values"
-        raise InvalidValueError("metrics", name, came, f"one for each of {n} pictures, or none")
+        got = f"returned {len(scored.pictures)} values"
+        raise InvalidValueError("metrics", name, got, f"one for each of {n} pictures, or none")
     corpus = {
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()

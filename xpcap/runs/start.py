@@ -35,8 +35,8 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     run = open_run(start)
     recorded = stage.config and stage.config.start_digest
     if recorded is not None and recorded != best_digest(start):
-        came = "has changed since the run that starts from it began"
-        raise DataError("train_run", start / BEST, came, cause="begin another run")
+        got = "has changed since the run that starts from it began"
+        raise DataError("train_run", start / BEST, got, cause="begin another run")
     inputs = Inputs.of(data)
     if data.fingerprint == run.config.data_stamp:
         inputs = replace(inputs, encoder=run.inputs.encoder)

@@ -302,8 +302,8 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
     path = stage.folder / LAST
     checkpoint = load_checkpoint(path, model.params.shapes)
     if checkpoint.vocabulary != digest(data.vocabulary):
-        came = "was trained with another vocabulary than that of its data"
-        raise DataError("train_run", path, came, "the same", "from another run?")
+        got = "was trained with another vocabulary than that of its data"
+        raise DataError("train_run", path, got, "the same", "from another run?")
     check_scaling(path, checkpoint.scaling, stage.options.feature_scaling, data.feature_shape[-1])
     return checkpoint
 

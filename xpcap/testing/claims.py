@@ -31,9 +31,9 @@ def check(caller: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]
             raise
 
 
-def fail(thing: object, came: object, expected: object) -> NoReturn:
+def fail(thing: object, got: object, expected: object) -> NoReturn:
     """Raise the error of a claim that does not hold; `check` adds function and trial."""
-    raise ContractError("", thing, came, expected)
+    raise ContractError("", thing, got, expected)
 
 
 def check_close(

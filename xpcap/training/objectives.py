@@ -91,9 +91,9 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
     try:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
-        came = "is called as objective(model, batch, workspace)"
+        got = "is called as objective(model, batch, workspace)"
         expected = f"one that takes these ({error})"
-        raise InvalidTypeError("CaptioningSolver", "objective", came, expected) from error
+        raise InvalidTypeError("CaptioningSolver", "objective", got, expected) from error
     objective = Objective()
     objective.loss = given  # type: ignore[method-assign, assignment]
     return objective
@@ -108,14 +108,14 @@ def loss_and_gradients(
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        came = f"returned a {type(returned).__name__}"
-        raise InvalidTypeError("CaptioningSolver", "the objective", came, "the tuple (loss, grads)")
+        got = f"returned a {type(returned).__name__}"
+        raise InvalidTypeError("CaptioningSolver", "the objective", got, "the tuple (loss, grads)")
     loss, grads = returned
     if not isinstance(grads, Parameters):
-        came = f"returned gradients as a {type(grads).__name__}"
+        got = f"returned gradients as a {type(grads).__name__}"
         expected = "a Parameters, as model.loss returns"
         cause = "model.params.holding(grads) makes one of a dict"
-        raise InvalidTypeError("CaptioningSolver", "the objective", came, expected, cause)
+        raise InvalidTypeError("CaptioningSolver", "the objective", got, expected, cause)
     if grads.layout != params.layout or np.shape(loss) != ():
         raise InvalidValueError(
             "CaptioningSolver",
@@ -137,9 +137,9 @@ def figures_of(objective: Objective, mean_loss: float) -> dict[str, float]:
     """
     figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
     if not figures or RESERVED & figures.keys():
-        came = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
+        got = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
         expected = f"at least one, under a name other than {', '.join(sorted(RESERVED))}"
-        raise OptionError(function, "the figures", came, expected)
+        raise OptionError(function, "the figures", got, expected)
     return {str(name): Real().check(function, str(name), x) for name, x in figures.items()}
 
 
@@ -193,9 +193,9 @@ class SelfCritical(Objective):
             np.array_equal(ours.captions, theirs.captions)
             and np.array_equal(ours.image_idxs, theirs.image_idxs)
         ):
-            came = "has other train captions than the solver's"
+            got = "has other train captions than the solver's"
             cause = "give SelfCritical and CaptioningSolver one CaptionData"
-            raise DataError("SelfCritical", "the data", came, "the same", cause)
+            raise DataError("SelfCritical", "the data", got, "the same", cause)
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
     def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
@@ -210,9 +210,9 @@ class SelfCritical(Objective):
         On a device the rewards are computed during the forward pass of the samples.
         """
         if batch.pictures is None or batch.step is None:
-            came = "names no pictures or no step"
+            got = "names no pictures or no step"
             expected = "both, as `CaptioningSolver.train` gives them"
-            raise InvalidValueError("SelfCritical", "the batch", came, expected)
+            raise InvalidValueError("SelfCritical", "the batch", got, expected)
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
@@ -262,9 +262,9 @@ class SelfCritical(Objective):
         ValueError : a picture has no caption in the train split
         """
         if lacks := np.setdiff1d(pictures, self._pictures).tolist():
-            came = "has no caption in the train split"
+            got = "has no caption in the train split"
             expected = "pictures that captions refer to"
-            raise InvalidValueError("SelfCritical.rewards", f"picture {lacks[0]}", came, expected)
+            raise InvalidValueError("SelfCritical.rewards", f"picture {lacks[0]}", got, expected)
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)

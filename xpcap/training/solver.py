@@ -339,8 +339,8 @@ class CaptioningSolver:
             A step is done already.
         """
         if self.iteration:
-            came, expected = f"is at iteration {self.iteration}", "0: score it before training"
-            raise InvalidValueError("CaptioningSolver.score_start", "the solver", came, expected)
+            got, expected = f"is at iteration {self.iteration}", "0: score it before training"
+            raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
@@ -366,9 +366,9 @@ class CaptioningSolver:
         where = "CaptioningSolver.require_gain"
         share = Real(0, below=1).check(where, "share", share)
         if self.start is None or "val_loss" not in self.start:
-            came, expected = "has no validation loss", "one to compare epochs with"
+            got, expected = "has no validation loss", "one to compare epochs with"
             cause = "call score_start first, with a val split"
-            raise InvalidValueError(where, "the start", came, expected, cause)
+            raise InvalidValueError(where, "the start", got, expected, cause)
         loss = self._evaluate.validation(self.model, between=lambda: None).loss
         self.start[LIMIT] = (1 - share) * loss
 
@@ -755,9 +755,9 @@ class CaptioningSolver:
             `state` is no TrainingState.
         """
         if not isinstance(state, TrainingState):
-            came = f"is a {type(state).__name__}"
+            got = f"is a {type(state).__name__}"
             expected = "a TrainingState, as CaptioningSolver.state() or load_state returns"
-            raise InvalidTypeError("CaptioningSolver.restore", "state", came, expected)
+            raise InvalidTypeError("CaptioningSolver.restore", "state", got, expected)
         params = self.model.params
         self._require_stream("restore")
         figures = {*COUNTED, *self._evaluate.names}
@@ -824,22 +824,22 @@ def _check_model(model: Any, vocabulary: Vocabulary) -> None:
     for word, i in getattr(model, "word_to_idx", {}).items():
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
-            came = f"gives {word!r} the id {i} and the data {j}"
+            got = f"gives {word!r} the id {i} and the data {j}"
             cause = "was the model made for other data?"
-            raise DataError("CaptioningSolver", "the model", came, "one id", cause)
+            raise DataError("CaptioningSolver", "the model", got, "one id", cause)
 
 
 def _check_choice(select: str, patience: int | None, data: CaptionData) -> None:
     """Raise OptionError if the best epoch, or the last, cannot be told by scores."""
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
-        came, expected = "is cider, but the data has no val split", "last, or data with one"
-        raise OptionError("CaptioningSolver", "`select`", came, expected)
+        got, expected = "is cider, but the data has no val split", "last, or data with one"
+        raise OptionError("CaptioningSolver", "`select`", got, expected)
     if patience is not None and (lacks_val or select == "last"):
         why = "but the data has no val split" if lacks_val else "but `select` is last"
         cause = "without scores to compare, training never stops early"
-        came = f"is {patience}, {why}"
-        raise OptionError("CaptioningSolver", "`patience`", came, "None", cause)
+        got = f"is {patience}, {why}"
+        raise OptionError("CaptioningSolver", "`patience`", got, "None", cause)
 
 
 def _check_group(group: Group, seed: int | None, batch_size: int) -> None:
@@ -853,9 +853,9 @@ def _check_group(group: Group, seed: int | None, batch_size: int) -> None:
             " stream",
         )
     if batch_size < group.size:
-        came, expected = f"is {batch_size} for {group.size} ranks", "at least a caption for each"
+        got, expected = f"is {batch_size} for {group.size} ranks", "at least a caption for each"
         cause = "raise it, or start fewer"
-        raise OptionError("CaptioningSolver", "`batch_size`", came, expected, cause)
+        raise OptionError("CaptioningSolver", "`batch_size`", got, expected, cause)
 
 
 def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
@@ -863,8 +863,8 @@ def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
     where, count = f"{type(objective).__name__}.epoch_indices", len(data.split("train").captions)
     captions = as_numbers(where, "the result", objective.epoch_indices(data), count)
     if captions.ndim != 1 or not len(captions):
-        came = f"has shape {captions.shape}" if captions.size else "is empty"
-        raise InvalidValueError(where, "the result", came, "numbers of train captions (n,)")
+        got = f"has shape {captions.shape}" if captions.size else "is empty"
+        raise InvalidValueError(where, "the result", got, "numbers of train captions (n,)")
     return captions
 
 
@@ -889,6 +889,6 @@ def _check_same(group: Group, params: Parameters, epoch: int) -> None:
     digests = group.gather(hashlib.sha256(content).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         thing = f"after epoch {epoch} rank {odd[0]}"
-        came = "has other parameters than rank 0"
+        got = "has other parameters than rank 0"
         cause = "was the model changed on one of them, or is its memory or network faulty?"
-        raise TrainingError("CaptioningSolver", thing, came, "the same bits on every rank", cause)
+        raise TrainingError("CaptioningSolver", thing, got, "the same bits on every rank", cause)

@@ -144,9 +144,9 @@ class TrainingState(NamedTuple):
         the name of another tensor of a state's file.
         """
         if clashes := [name for name in TENSORS if name in params]:
-            came, expected = "has the name of a tensor of the state", "another: a file holds both"
+            got, expected = "has the name of a tensor of the state", "another: a file holds both"
             thing = f"parameter {clashes[0]!r}"
-            raise OptionError("CaptioningSolver.state", thing, came, expected)
+            raise OptionError("CaptioningSolver.state", thing, got, expected)
 
         def on_host(arrays: Parameters) -> Parameters:
             return Parameters(arrays.shapes, np.array(to_numpy(arrays.flat)))
@@ -238,9 +238,9 @@ class TrainingState(NamedTuple):
             )
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
-                came = f"{thing} of the state: {theirs}, of this solver: {ours}"
+                got = f"{thing} of the state: {theirs}, of this solver: {ours}"
                 cause = "of another training?"
-                raise DataError("CaptioningSolver.restore", "", came, "the same", cause)
+                raise DataError("CaptioningSolver.restore", "", got, "the same", cause)
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
         """Write the state to the parts of a solver. Raise DataError if hyperparameters are bad."""
@@ -387,8 +387,8 @@ def _option_errors_as_data_errors(where: str) -> Iterator[None]:
     try:
         yield
     except OptionError as error:
-        came, cause = _short(error.came, str), error.cause or "damaged?"
-        raise DataError(where, error.thing, came, error.expected, cause) from error
+        got, cause = _short(error.got, str), error.cause or "damaged?"
+        raise DataError(where, error.thing, got, error.expected, cause) from error
 
 
 def _gathered(
@@ -412,8 +412,8 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
         generator.bit_generator.state = state
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
         thing = "the state of a random generator"
-        came = f"is {_short(state)}"
-        raise DataError(where, thing, came, "NumPy's of PCG64", f"damaged? ({error!r})") from error
+        got = f"is {_short(state)}"
+        raise DataError(where, thing, got, "NumPy's of PCG64", f"damaged? ({error!r})") from error
     return dict(generator.bit_generator.state)
 
 

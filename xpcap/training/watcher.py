@@ -65,6 +65,6 @@ def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watche
     """The watchers given to a function. Raise InvalidTypeError unless they are a list of them."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
     if listed is None or not all(isinstance(watcher, Watcher) for watcher in listed):
-        came, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
-        raise InvalidTypeError(function, "`watchers`", came, expected)
+        got, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
+        raise InvalidTypeError(function, "`watchers`", got, expected)
     return listed

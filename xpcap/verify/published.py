@@ -53,8 +53,8 @@ def mixed_error(x: Array, y: Array) -> float:
     """
     a, b = to_numpy(x).astype(np.float64), np.asarray(to_numpy(y))
     if a.shape != b.shape:
-        came = f"got shapes {a.shape} and {b.shape}"
-        raise InvalidValueError("mixed_error", "", came, expected="equal shapes")
+        got = f"got shapes {a.shape} and {b.shape}"
+        raise InvalidValueError("mixed_error", "", got, expected="equal shapes")
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
 

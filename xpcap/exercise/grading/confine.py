@@ -236,8 +236,8 @@ def confinement(
             why = f" ({'; '.join(reasons)})" if reasons and name == "none" else ""
             return replace(found, says=found.says + why, python=_python())
     thing = "`require_confinement`" if rung is None else "rung"
-    came = "cannot be met" if rung is None else f"{rung!r} is not to be had"
-    raise OptionError("confinement", thing, came, cause="; ".join([*reasons, REMEDY]))
+    got = "cannot be met" if rung is None else f"{rung!r} is not to be had"
+    raise OptionError("confinement", thing, got, cause="; ".join([*reasons, REMEDY]))
 
 
 @functools.cache

@@ -65,8 +65,8 @@ def read(path: str | Path) -> HandedIn:
     """
     path = find(path)
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        came = "is an archive, which is not unpacked"
-        raise DataError("grade", path, came, expected="a file or a folder")
+        got = "is an archive, which is not unpacked"
+        raise DataError("grade", path, got, expected="a file or a folder")
     if not path.is_file() and not path.is_dir():
         raise DataError("grade", path, "is a pipe or a device", expected="a file or a folder")
     unread: list[str] = []
@@ -117,15 +117,15 @@ def find(path: str | Path) -> Path:
     if all(map(str.isidentifier, parts)):
         inner = os.path.join(*parts)  # noqa: PTH118 - a name to add to
         places += [Path(one, inner + end) for one in (".", *sys.path) for end in ("", ".py")]
-    came = "does not exist"
+    got = "does not exist"
     for place in places:
         try:
             if place.exists():
                 return place
         except OSError as error:
-            came = f"cannot be read: {error.strerror}"
+            got = f"cannot be read: {error.strerror}"
     expected = "a file, a folder, or the name of a module that Python can find"
-    raise DataError("grade", path, came, expected=expected)
+    raise DataError("grade", path, got, expected=expected)
 
 
 def dotted(file: str) -> str:
@@ -156,12 +156,12 @@ def _contents(
             unread.append(f"{one.name} cannot be read: {error.strerror}")
             continue
         if len(content) > MOST_FILE:
-            came = f"has more than {MOST_FILE:,} bytes"
-            raise DataError("grade", one, came, expected="a file of Python")
+            got = f"has more than {MOST_FILE:,} bytes"
+            raise DataError("grade", one, got, expected="a file of Python")
         found[PurePosixPath(one.relative_to(root).as_posix())] = content
         if len(found) > MOST_FILES or sum(map(len, found.values())) > MOST_IN_ALL:
-            came = f"has more than {MOST_FILES} Python files, or {MOST_IN_ALL:,} bytes of them"
-            raise DataError("grade", path, came, cause="is it the right folder?")
+            got = f"has more than {MOST_FILES} Python files, or {MOST_IN_ALL:,} bytes of them"
+            raise DataError("grade", path, got, cause="is it the right folder?")
     return found
 
 
@@ -236,8 +236,8 @@ def _walk(
     """The files of a folder and its links, in order, but for those in folders of some names."""
     for folder, folders, files in os.walk(root, onerror=on_error):
         if len(Path(folder).relative_to(root).parts) > MAX_DEPTH:
-            came = f"has folders more than {MAX_DEPTH} deep in each other"
-            raise DataError("grade", root, came, cause="is it the right folder?")
+            got = f"has folders more than {MAX_DEPTH} deep in each other"
+            raise DataError("grade", root, got, cause="is it the right folder?")
         folders[:] = sorted(one for one in folders if not re.fullmatch(skipped, one))
         # no link where it cannot be known
         links = [one for one in folders if os.path.islink(f"{folder}/{one}")]  # noqa: PTH114

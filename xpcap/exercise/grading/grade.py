@@ -131,8 +131,8 @@ class Grading:
         self._chosen = {row.name for row in rows if _matches(row.name, patterns)}
         if not self._chosen:
             thing = f"none of {', '.join(row.name for row in rows)}"
-            came = f"is named {' or '.join(patterns)}"
-            raise OptionError("grade", thing, came, "patterns of these")
+            got = f"is named {' or '.join(patterns)}"
+            raise OptionError("grade", thing, got, "patterns of these")
         # What a chosen function builds on is graded too: what is wrong may follow from it
         below = {name for chosen in self._chosen for name in table.builds_on(chosen)}
         self._rows = [row for row in rows if row.name in self._chosen | below]

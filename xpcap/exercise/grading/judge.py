@@ -256,9 +256,9 @@ def _malformed(
         return Result(name, False, "", "wrong results", advice)
     for output in (key[4:] for key in right.arrays if key.startswith("out.")):
         if (value := seen.arrays.get(f"out.{output}")) is None:
-            came = note.types.get(output, "nothing")
+            got = note.types.get(output, "nothing")
             shape = right.arrays[f"out.{output}"].shape
-            advice = f"{name} returns {came} as {output}, not an array of shape {shape}."
+            advice = f"{name} returns {got} as {output}, not an array of shape {shape}."
             return Result(name, False, output, "wrong results", advice)
         wanted = right.arrays[f"out.{output}"]
         if output == "loss_history" and value.shape != wanted.shape:
@@ -293,8 +293,8 @@ def _of_captioner(row: table.Function, seen: Observation, right: Observation) ->
         if wanted is not None and not np.array_equal(
             () if shape is None else shape.ravel(), wanted
         ):
-            came = "is missing" if shape is None else f"has shape {tuple(shape.tolist())}"
-            advice = f"The parameter {key} {came}; CaptioningRNN makes it {tuple(wanted.tolist())}."
+            got = "is missing" if shape is None else f"has shape {tuple(shape.tolist())}"
+            advice = f"The parameter {key} {got}; CaptioningRNN makes it {tuple(wanted.tolist())}."
             return Result(name, False, key, "wrong shape", advice)
     note, loss = seen.note("out"), seen.arrays.get("out.loss")
     if note.number is not None:

@@ -73,8 +73,8 @@ class Record:
         elif array.dtype.kind not in NUMBERS:
             self.notes.setdefault(stage, {}).setdefault("types", {})[name] = type(value).__name__
         elif array.nbytes > MOST_BYTES:
-            came = f"an array of shape {array.shape}"
-            self.notes.setdefault(stage, {}).setdefault("types", {})[name] = came
+            got = f"an array of shape {array.shape}"
+            self.notes.setdefault(stage, {}).setdefault("types", {})[name] = got
         else:
             self.arrays[f"{stage}.{name}"] = np.array(array)
 

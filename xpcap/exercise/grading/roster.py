@@ -178,8 +178,8 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError("verify", file, f"cannot be read: {error}") from error
     for name, value in settings.items():
         if name not in begun or value not in (None, begun[name]):
-            came = f"is of a grading with `{name}` {begun.get(name)}, not {value}"
-            raise DataError("verify", file, came, expected="the same options, or a new folder")
+            got = f"is of a grading with `{name}` {begun.get(name)}, not {value}"
+            raise DataError("verify", file, got, expected="the same options, or a new folder")
     return {name: begun[name] for name in settings}
 
 
@@ -220,8 +220,8 @@ def students(folder: Path) -> list[tuple[str, list[Path]]]:
             key = key if key not in found else (entry.name, "")
         found.setdefault(key, []).append(entry)
     if not found:
-        came = "has no entries" if folder.is_dir() else "is no folder"
-        raise DataError("verify", folder, came, expected="a folder with an entry a student")
+        got = "has no entries" if folder.is_dir() else "is no folder"
+        raise DataError("verify", folder, got, expected="a folder with an entry a student")
     times = Counter(name for name, _ in found)
     return [
         (f"{name} {number}" if times[name] > 1 and number else name, paths)
@@ -322,8 +322,8 @@ def _own(paths: Sequence[Path], file: Path, options: Mapping[str, Any]) -> Gradi
         except DataError as error:
             return refused(options["expect"], error)
         except OSError as error:
-            came = f"cannot be read: {error.strerror or error}"
-            return refused(options["expect"], DataError("grade", paths[0], came))
+            got = f"cannot be read: {error.strerror or error}"
+            return refused(options["expect"], DataError("grade", paths[0], got))
     begun = grading.report()
     if file.exists() and (before := read_json(file, begun)) is not None:
         return before

@@ -534,45 +534,45 @@ def kind_of_term(text: str, otherwise: str) -> str:
 
 def wrong_shape(
     name: str,
-    came: Sequence[int],
+    got: Sequence[int],
     right: Sequence[int],
     others: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[str, str]:
     """Kind and advice for a result of another shape; `others` are the shapes of all results."""
-    came, right = tuple(came), tuple(right)
-    advice = f"{name} has shape {came}, not {right}"
-    squeezed = tuple(size for size in came if size != 1)
+    got, right = tuple(got), tuple(right)
+    advice = f"{name} has shape {got}, not {right}"
+    squeezed = tuple(size for size in got if size != 1)
     alike = [
         other
         for other, shape in (others or {}).items()
-        if tuple(shape) == came and len(came) == len(right)
+        if tuple(shape) == got and len(got) == len(right)
     ]
     cases = [
-        (came == right[::-1], "transposed", "it is the transpose"),
-        (sorted(came) == sorted(right), "transposed", "its axes are in another order"),
+        (got == right[::-1], "transposed", "it is the transpose"),
+        (sorted(got) == sorted(right), "transposed", "its axes are in another order"),
         (
-            len(came) > len(right) and squeezed == tuple(size for size in right if size != 1),
+            len(got) > len(right) and squeezed == tuple(size for size in right if size != 1),
             "axis of one",
             "sum without keepdims, or drop the axis of one",
         ),
         (
-            len(came) > len(right) and came[len(came) - len(right) :] == right,
+            len(got) > len(right) and got[len(got) - len(right) :] == right,
             "sum over the batch missing",
             "add up over all samples",
         ),
         (
-            len(came) == len(right) > 1 and came[1:] == right[1:] and name in ("dW", "dW_embed"),
+            len(got) == len(right) > 1 and got[1:] == right[1:] and name in ("dW", "dW_embed"),
             "table too small",
             "it needs a row for each word of the table, also for those that the batch lacks",
         ),
-        (not came, "summed too far", "it is one number, a sum over all axes"),
+        (not got, "summed too far", "it is one number, a sum over all axes"),
         (
-            len(came) < len(right) and np.prod(came, dtype=int) == np.prod(right, dtype=int),
+            len(got) < len(right) and np.prod(got, dtype=int) == np.prod(right, dtype=int),
             "not reshaped back",
             "give it the shape of what went in",
         ),
         (
-            len(came) < len(right) and set(came) <= set(right),
+            len(got) < len(right) and set(got) <= set(right),
             "summed too far",
             "an axis is gone, by a sum or by an index",
         ),
