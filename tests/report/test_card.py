@@ -126,32 +126,40 @@ def test_a_card_has_the_equations_of_its_cell(
     assert "\n    ".join((*lines, "logits = h W_vocab + b_vocab")) in card
 
 
-def test_the_equations_of_a_grus_card_give_its_states(
-    scored: tuple[Run, Scores, CaptionData],
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_equations_of_a_card_give_the_states_of_its_cell(
+    cell: str, scored: tuple[Run, Scores, CaptionData]
 ) -> None:
-    """One step, computed from the lines that the card shows."""
+    """A second step, whose state before is not zero, computed from the lines that the card shows."""
     run, _, data = scored
-    config = replace(run.model.config, cell="gru", inject="init")
+    config = replace(run.model.config, cell=cell, inject="init")
     model = CaptioningRNN.from_config(config, run.model.word_to_idx, dtype=np.float64, seed=0)
+    draws = np.random.default_rng(0).standard_normal(model.params.flat.shape)
+    model.params.flat = draws / 2  # vectors begin at zero
     write_run_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
-    assert "\n# `run`\n\nAn image captioner: a GRU of 16 units" in card
+    title = f"{'an' if cell in ('rnn', 'lstm') else 'a'} {cell.upper()}"
+    assert f"\n# `run`\n\nAn image captioner: {title} of 16 units" in card
     ids = np.array([[data.vocabulary.start, 5, data.vocabulary.end]])
-    traced = model.trace(np.ones((1, *config.feature_shape)), ids)
-    x, H = model.params["W_embed"][ids[0, :1]], config.hidden
+    traced, H = model.trace(np.ones((1, *config.feature_shape)), ids), config.hidden
+
+    def sigmoid(a: np.ndarray) -> Any:
+        gates = np.split(1 / (1 + np.exp(-a)), a.shape[1] // H, axis=1)
+        return gates if len(gates) > 1 else gates[0]
+
     names: dict[str, Any] = {
-        **{name: model.params[name] for name in ("Wx", "Wh", "b")},
-        "h": traced.states["h"][0, :1],
-        "x": x,
-        "H": H,
-        "tanh": np.tanh,
-        "sigmoid": lambda a: np.split(1 / (1 + np.exp(-a)), 2, axis=1),
+        **model.params,
+        **{name: state[0, 1:2] for name, state in traced.states.items()},
+        **{"x": model.params["W_embed"][ids[0, 1:2]], "H": H},
+        **{"tanh": np.tanh, "sigmoid": sigmoid},
     }
-    for line in re.findall(r"^    ((?:a|r, z|h) = .*)$", section(card, "Tensors"), re.MULTILINE):
-        for statement in line.split(" (N, 3H)")[0].split(";"):
-            code_of = re.sub(r"\b(x|h) W", r"\1 @ W", statement).replace("2H", "2 * H").strip()
-            exec(code_of, names)
-    np.testing.assert_allclose(names["h"], traced.states["h"][0, 1:2], rtol=1e-12)
+    shown = section(card, "Tensors").partition(" h = h0")[2].partition("logits = ")[0]
+    for line in shown.splitlines()[1:]:
+        for statement in line.split(" (N, ")[0].split(";"):
+            product = re.sub(r"\b(x|h) W", r"\1 @ W", statement)
+            exec(re.sub(r"\b(\d)H", r"\1 * H", product).strip(), names)
+    for name, state in traced.states.items():
+        np.testing.assert_allclose(names[name], state[0, 2:3], rtol=1e-12, err_msg=name)
 
 
 def test_a_card_names_the_run_that_training_started_from(

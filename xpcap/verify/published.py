@@ -243,6 +243,9 @@ def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
         settings = {"dropout": check["dropout"], "seed": cases["seed"], "inject": inject}
         input_dim = size if len(size) > 1 else D
         model = captioner(words, input_dim, W, H, cell, np.float64, **settings if ours else {})
+        for x in model.params.values():
+            if x.ndim == 1:  # vectors begin at zero, where a cell's products with them vanish
+                x += asarray(np.random.default_rng(len(x)).standard_normal(x.shape) / 2, like=x)
         _, grads = model.loss(features, captions, **options)
         loss = _loss_of(model, features, captions, **options)
         errors = directional_errors(loss, model.params, grads, rng, h=check["step"])
