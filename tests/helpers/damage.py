@@ -38,6 +38,7 @@ from xpcap.data import (
 )
 from xpcap.encoders import read_picture
 from xpcap.errors import EXPECTED
+from xpcap.layers import CELLS
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
 from xpcap.runs import open_run, train_run
@@ -451,7 +452,7 @@ RUN: list[tuple[Any, ...]] = [
     (CONFIG, member(hidden=10**6), "has shape", "", "another run"),
     (CONFIG, member(hidden=True), "is True", "", "", "config.json: hidden"),
     (CONFIG, member(hidden="many"), "is 'many'", "", "", "config.json: hidden"),
-    (CONFIG, member(cell="qrnn"), "'qrnn'", "rnn, lstm, gru", "", "config.json: cell"),
+    (CONFIG, member(cell="qrnn"), "'qrnn'", ", ".join(CELLS), "", "config.json: cell"),
     (CONFIG, member(cell=["lstm"]), "['lstm']", "", "", "config.json: cell"),
     (CONFIG, member(dropout=1), "is 1", "", "", "config.json: dropout"),
     (CONFIG, member(dropout=None), "is None", "", "", "config.json: dropout"),

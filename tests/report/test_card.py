@@ -24,6 +24,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.report.card import METRIC_IDS, code
 from xpcap.runs import Run, Scores, evaluate_run, open_run
 from xpcap.runs.card import write_run_card
+from xpcap.runs.folder import cell_title
 
 HOSTILE = (
     '</code> ` ``` [x](javascript:x) | <img src=x onerror=x> \n---\nlicense: "mit"\n# \u202e \x1b'
@@ -138,8 +139,7 @@ def test_the_equations_of_a_card_give_the_states_of_its_cell(
     model.params.flat = draws / 2  # vectors begin at zero
     write_run_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
-    title = f"{'an' if cell in ('rnn', 'lstm') else 'a'} {cell.upper()}"
-    assert f"\n# `run`\n\nAn image captioner: {title} of 16 units" in card
+    assert f"\n# `run`\n\nAn image captioner: {cell_title(cell)} of 16 units" in card
     ids = np.array([[data.vocabulary.start, 5, data.vocabulary.end]])
     traced, H = model.trace(np.ones((1, *config.feature_shape)), ids), config.hidden
 

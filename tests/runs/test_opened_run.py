@@ -37,12 +37,12 @@ def test_a_config_is_written_as_it_was_read(tmp_path: Path) -> None:
 
 
 def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path: Path) -> None:
-    config = {**json.loads((KEPT / CONFIG).read_text()), "cell": "peephole"}
+    config = {**json.loads((KEPT / CONFIG).read_text()), "cell": "nobodys"}
     (tmp_path / CONFIG).write_text(json.dumps(config))
     with refuses(
         DataError,
         thing="cell",
-        got="is 'peephole'",
+        got="is 'nobodys'",
         expected="lstm",
         cause="trained by a program that adds this cell to CELLS? Run that program",
     ):

@@ -57,7 +57,7 @@ def test_each_option_is_one_of_the_command_line() -> None:
     epochs=True | got: is True | expected: a whole number in 0..1000000
     epochs=10**7 | got: is 10000000 | expected: a whole number in 0..1000000
     clip=-1 | got: is -1 | expected: a finite number of at least 0
-    cell="grru" | got: 'grru' does not exist | expected: one of rnn, lstm, gru
+    cell="grru" | got: 'grru' does not exist | expected: one of rnn, lstm
     select="best" | got: 'best' does not exist | expected: one of loss, cider, last
     inject="late" | got: 'late' does not exist | expected: one of init
     feature_scaling="max" | got: 'max' does not exist | expected: one of standardize, none

@@ -119,11 +119,12 @@ def keep_last(found: Any, *_: Any) -> Any:
 
 
 class Flipped(MinimalGated):
-    """A minimal gated unit with a sign wrong in its gradient."""
+    """A minimal gated unit with a sign wrong in the gradient of its forget gate."""
 
     def step_backward(self, dafter: Any, cache: Any, params: Any) -> Any:
         da, dstate, grads = super().step_backward(dafter, cache, params)
-        return da, dstate, grads | {"Wf": -grads["Wf"]}
+        da = np.concatenate((-da[:, : len(params["Wf"])], da[:, len(params["Wf"]) :]), axis=1)
+        return da, dstate, grads
 
 
 def write(found: Any, a: Any, *_: Any) -> Any:
@@ -140,9 +141,14 @@ def add_up(found: Any, dh: Any, cache: Any, buffer: Any = None, *_: Any) -> Any:
 
 
 BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
-    "gradient": (
+    "step_gradient": (
         Flipped(),
-        ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of Wf"),
+        ("cell 'broken' with inject 'init' and dropout 0.0", "the step's gradient of block f"),
+        "differs from finite differences",
+    ),
+    "gradient": (
+        changed(rows_backward=lambda found, *_: (-found[0], *found[1:])),
+        ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of"),
         "differs from finite differences",
     ),
     "dtype_kept": (

@@ -74,7 +74,7 @@ class Cell:
     meanings : dict of str to tuple of str
         Of blocks and states by name: a title, and what it is, for the page of ``look``.
     memory_gate : tuple of str or None
-        A gate that alone multiplies a state on its way to the next step, and that state, by name.
+        A gate that multiplies a state on its way to the next step, and that state, by name.
         None: there is no such gate.
     kernel : str
         Name of the CUDA kernel of a step, which a Pointwise may have. Empty: CuPy computes the steps

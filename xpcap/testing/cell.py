@@ -182,6 +182,32 @@ Claim = Callable[[Trial], None]
 # ---- The claims
 
 
+def step_gradient(trial: Trial) -> None:
+    """The gradient of one step is that of finite differences.
+
+    Of each block of the pre-activation, array of the state and parameter, by itself: a loop would
+    mix them.
+    """
+    loop = trial.loop()
+    cell, a, state, params = loop.cell, loop.a[: len(STEPS)], loop.state0, loop.params
+    after, cache = cell.step_forward(a, state, params)
+    draw = np.random.default_rng(7).standard_normal
+    dafter = tuple(asarray(draw(x.shape), like=a) for x in after)
+    da, dstate, param_grads = cell.step_backward(dafter, cache, params)
+
+    def named(x: Array, states: State) -> dict[str, Array]:
+        blocks = zip(cell.blocks, cell.split(x), strict=True) if cell.blocks else ()
+        by_name = {f"block {name}": block for name, block in blocks} or {"a": x}
+        return by_name | {f"{name} before": y for name, y in zip(cell.states, states, strict=True)}
+
+    def loss() -> Array:
+        found, _ = cell.step_forward(a, state, params)
+        return sum((x * dx).sum() for x, dx in zip(found, dafter, strict=True))
+
+    arrays = named(a, state) | {name: params[name] for name in cell.recurrent_names()}
+    check_slopes("the step's", loss, arrays, named(da, dstate) | dict(param_grads))
+
+
 def gradient(trial: Trial) -> None:
     """Gradients are those of finite differences.
 
@@ -335,6 +361,7 @@ def watched(trial: Trial) -> None:
 
 
 CELL: tuple[Claim, ...] = (
+    step_gradient,
     gradient,
     dtype_kept,
     inputs_unchanged,
