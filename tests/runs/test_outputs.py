@@ -361,7 +361,7 @@ def test_a_file_that_another_command_wrote_meanwhile_stays(
 def test_a_place_that_will_not_do_is_refused_before_any_work(
     flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xpcap.cli.caption.open_runs", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr("xpcap.cli.caption.open_run", lambda *args: pytest.fail("work was done"))
     Path(FILES[flag]).write_text("theirs")
     for place, words in {
         FILES[flag]: "exists, and is not overwritten",
