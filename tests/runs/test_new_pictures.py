@@ -304,8 +304,8 @@ def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(
 def test_copies_and_pickles_caption_alike_in_this_process_and_a_new_one(
     run: Path, ranked: Path
 ) -> None:
-    for paths in (ranked, [run, run]):
-        captioner = open_captioner(paths)
+    for path in (ranked, run):
+        captioner = open_captioner(path)
         wanted = captioner.caption(photo(2))
         assert copy.deepcopy(captioner).caption(photo(2)) == wanted
         again = pickle.loads(pickle.dumps(captioner))

@@ -55,7 +55,7 @@ class Value(click.ParamType):
 
 
 def _second_run(path: Path) -> OptionError:
-    cause = "'evaluate RUN --against RUN' compares two; in Python, Ensemble averages their models"
+    cause = "'evaluate RUN --against RUN' compares two; in Python, xpcap.models.Ensemble averages models"
     return OptionError("", path, "is given as a second run", "one run", cause)
 
 
