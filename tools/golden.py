@@ -367,9 +367,7 @@ def use(chain: Chain) -> None:
         chain.answer(f"evaluate {name}", "evaluate", "runs/attention", *options)
         chain.answer(f"caption {name}", "caption", "runs/lstm", "pictures", *options)
     chain.answer("evaluate rnn", "evaluate", "runs/rnn", "--beam", "2")
-    chain.answer(
-        "evaluate ensemble", "evaluate", "runs/lstm", "runs/lstm", "--split", "test", "--beam", "2"
-    )
+    chain.answer("evaluate test", "evaluate", "runs/lstm", "--split", "test", "--beam", "2")
     chain.answer("evaluate against", "evaluate", "runs/stages", "--against", "runs/rnn", "--doctor")
     page = ("--html", "page.html", "--png", "sheet.png", "-n", "6")
     chain.answer("caption split", "caption", "runs/attention", *page)
@@ -389,8 +387,6 @@ def use(chain: Chain) -> None:
     chain.answer("caption explained", "caption", "runs/lstm", "pictures", "--explain")
     chain.answer("caption no ranking", "caption", "runs/no ranking", "pictures")
     chain.answer("caption attention", "caption", "runs/attention", "pictures", "--greedy")
-    both = ("runs/lstm", "runs/no ranking")
-    chain.answer("caption ensemble", "caption", *both, "pictures/00.png", "--beam", "3")
     chain.call("look", "runs/attention", "pictures/00.png", "--out", "look.html")
     chain.keep("look.html")
     pictures = sorted(path.name for path in (chain.folder / "pictures").iterdir())

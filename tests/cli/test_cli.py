@@ -389,6 +389,22 @@ def test_misuse_exits_2_with_the_near_name(row: str) -> None:
     failing(line.split(), *words, status=2)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "caption RUN RUN",
+        "caption RUN a.png RUN",
+        "evaluate RUN RUN --beam 5",
+        "export RUN RUN --onnx out",
+        "look RUN RUN a.png",
+    ],
+)
+def test_a_second_run_is_answered_with_what_speaks_of_two(line: str, run: Path) -> None:
+    """Not captioned as a folder of pictures, such as that of its curves."""
+    words = f"{run} is given as a second run, expected one run", "--against RUN", "Ensemble"
+    failing([part.replace("RUN", str(run)) for part in line.split()], *words, status=2)
+
+
 ABSENT = """
 train nothing.h5 | nothing.h5 does not exist | prepare
 train --out RUN | exists | never overwritten

@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from xpcap.encoders import find_encoder
 from xpcap.errors import OptionError
 from xpcap.layers import CELLS
 from xpcap.memory import allocator
-from xpcap.models import CaptioningRNN, Ensemble, Policy
+from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT
 from xpcap.onnx_graph import Graph
 from xpcap.runs import Run, open_run
@@ -54,7 +53,7 @@ def make_run(
     raw: tuple[int, ...] = (20,),
     seed: int = 3,
     **source: str,
-) -> Run[CaptioningRNN]:
+) -> Run:
     """A run with random weights, a PCA and a scaling, on raw features of a shape."""
     rng = np.random.default_rng(seed)
     vocabulary, d = Vocabulary(WORDS), raw[-1] - 2
@@ -77,12 +76,12 @@ def raw_features(run: Run, n: int = N) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((n, *run.raw_shape)).astype(np.float32)
 
 
-def greedy(run: Run[CaptioningRNN], features: np.ndarray) -> np.ndarray:
+def greedy(run: Run, features: np.ndarray) -> np.ndarray:
     """Captions (n, MOST) of raw features."""
     return decoded(run, features).captions[:, 0]
 
 
-def decoded(run: Run[CaptioningRNN], features: np.ndarray) -> Decoded:
+def decoded(run: Run, features: np.ndarray) -> Decoded:
     policy = limited(Policy(max_length=MOST), run.vocabulary, MOST)
     return run.model.decode(run.preprocessing(features), policy)
 
@@ -99,7 +98,7 @@ def padded(captions: np.ndarray) -> np.ndarray:
     return np.pad(captions, ((0, 0), (0, MOST - captions.shape[1])))
 
 
-def scores_along(folder: Path, run: Run[CaptioningRNN], features: np.ndarray) -> Any:
+def scores_along(folder: Path, run: Run, features: np.ndarray) -> Any:
     """Scores (T, n, V) of the files, and of the run, along the run's own captions."""
     start, step = opened(folder / "start.onnx"), opened(folder / "step.onnx")
     names = [value.name for value in start.get_outputs()]
@@ -429,13 +428,6 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
     monkeypatch.setitem(CELLS, "odd", Odd(eval(f"lambda a: {refusal.statement}")))
     with refuses(refusal.error, function=export.__name__, **refusal.fields):
         export(make_run("odd"), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_ensemble_is_refused_by_name(tmp_path: Path) -> None:
-    several: Any = replace(make_run(), model=Ensemble([make_run().model]))
-    with refuses(OptionError, got="has Ensemble as its model", expected="the model of one run"):
-        export_onnx(several, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

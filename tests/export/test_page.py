@@ -221,7 +221,7 @@ def test_what_the_page_runs_reaches_no_other_server(
         assert other.asked == []
 
 
-def random_run(tmp_path: Path) -> Run[CaptioningRNN]:
+def random_run(tmp_path: Path) -> Run:
     """A run with random weights that attends to a grid over a drawing."""
     rng = np.random.default_rng(3)
     vocabulary = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(30))])

@@ -221,6 +221,15 @@ def test_score_is_that_of_the_mean_of_probabilities(
     assert correct > 0
 
 
+def test_ensemble_looks_where_its_models_do_on_average() -> None:
+    kinds = ("attentive lstm", "attentive rnn")
+    models, features = make(*kinds), seen(kinds, 20)
+    each = [model.attention(features, given()) for model in models]
+    assert np.abs(each[0] - each[1]).max() > 1e-4
+    found = Ensemble(models).attention(features, given())
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5)
+
+
 def test_word_that_all_models_find_next_to_impossible_keeps_its_logarithm() -> None:
     """In float32 its probability is 0, but where all other words are forbidden it has to be
     said.

@@ -20,10 +20,8 @@ from refusals import Refusal, refusals
 from test_report import SAID, browser, decode, photo, scene  # noqa: F401 - a fixture
 
 from xpcap import open_run, runs
-from xpcap.data import open_data
 from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
-from xpcap.models import Ensemble, Policy
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
 
@@ -55,22 +53,21 @@ def overlays(page: str) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, a data set of grids of them, two runs that attend and one that does not."""
+    """Pictures, a data set of grids of them, a run that attends and one that does not."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         photos(30)
         good(*PREPARE, "--grid", 3, "--out", "grid.h5")
         good(*PREPARE, "--out", "whole.h5")
-        for seed in (0, 1):
-            good("train", "grid.h5", "--out", f"run{seed}", "--seed", seed, *SETTINGS)
+        good("train", "grid.h5", "--out", "attends", *SETTINGS)
         good("train", "whole.h5", "--out", "plain", *SETTINGS[2:], "--no-neighbours")
     return folder
 
 
 def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(made: Path) -> None:
-    run, data = open_run(made / "run0"), open_run(made / "run0").data()
-    page = (made / "run0" / "index.html").read_text()
+    run, data = open_run(made / "attends"), open_run(made / "attends").data()
+    page = (made / "attends" / "index.html").read_text()
     _, *galleries = page.split('<section id="gallery-')
     cards = re.findall(r"<article>(.*?)</article>", "".join(galleries), re.DOTALL)
     assert len(cards) == 3
@@ -91,9 +88,9 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
     pictures = [made / "photos" / f"{number}.png" for number in range(3)]
     for policy in ([], ["--beam", 3]):
         page = tmp_path / f"{len(policy)}.html"
-        result = good("caption", made / "run0", *pictures, *policy, "--html", page, "--json")
+        result = good("caption", made / "attends", *pictures, *policy, "--html", page, "--json")
         told = json.loads(result.stdout)
-        run, shown = open_run(made / "run0"), iter(overlays(page.read_text()))
+        run, shown = open_run(made / "attends"), iter(overlays(page.read_text()))
         for one, picture in zip(told, pictures, strict=True):
             words, weights = one["caption"].split(), np.array(one["attention"])
             assert (len(words), weights.size) == (len(weights), 9 * len(words))
@@ -111,7 +108,7 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
                     <= 1
                 )
         assert next(shown, None) is None
-    assert "attention" not in answer("evaluate", made / "run0")
+    assert "attention" not in answer("evaluate", made / "attends")
 
 
 def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:
@@ -124,22 +121,10 @@ def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -
     assert decode((tmp_path / "p.png").read_bytes()).shape[1] == 330
 
 
-def test_an_ensemble_looks_where_its_members_do_on_average(made: Path) -> None:
-    run = runs.open_runs([made / "run0", made / "run1"])
-    assert isinstance(run.model, Ensemble)
-    for one in runs.caption_run(run, count=3, policy=Policy(least_length=2), attend=True):
-        data, words = open_data(made / "grid.h5"), one.caption.split()
-        features = run.data().features("val", np.array([data.split("val").images.index(one.image)]))
-        ids = run.vocabulary.encode_words([words], len(words))
-        each = [model.attention(features, ids)[0, : len(words)] for model in run.model.models]
-        assert np.abs(each[0] - each[1]).max() > 1e-4
-        np.testing.assert_allclose(one.attention, np.mean(each, axis=0), rtol=1e-5)
-
-
 def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
     made: Path, tmp_path: Path
 ) -> None:
-    run = open_run(made / "run0")
+    run = open_run(made / "attends")
     captions = runs.caption_run(run, count=1, attend=True)
     assert len(captions[0].attention[0]) == 9
     eight = [[1.0] + 7 * [0.0]] * len(captions[0].probabilities)

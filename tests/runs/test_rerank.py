@@ -67,11 +67,11 @@ def fast_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS["score"], "lr", RATE)
 
 
-def captions(run: Run[Any], policy: Policy | None = None, **more: Any) -> list[str]:
+def captions(run: Run, policy: Policy | None = None, **more: Any) -> list[str]:
     return [one.caption for one in caption_run(run, count=20, policy=policy, **more)]
 
 
-def features_of(run: Run[Any]) -> np.ndarray:
+def features_of(run: Run) -> np.ndarray:
     return run.data().features("val", np.arange(20))
 
 
@@ -199,13 +199,13 @@ def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
     """Fits find this CIDEr-D of photos that take no part."""
     fit = rerank._fit  # private: which of two stages is better cannot be planted in photos
 
-    def fitted(run: Run[Any], *args: Any) -> Any:
+    def fitted(run: Run, *args: Any) -> Any:
         return fit(run, *args)._replace(held_out=both if run.first_stage_models else alone)
 
     patch.setattr(rerank, "_fit", fitted)
 
 
-def fitted_anew(made: Path, folder: Path) -> Run[Any]:
+def fitted_anew(made: Path, folder: Path) -> Run:
     """A copy of the run of two stages, fitted; its second stage has improved the first."""
     shutil.copytree(made / "staged" / "run", folder)
     for name in (RANKING, FIRST_STAGE_FILE):

@@ -1,7 +1,6 @@
 """`caption`: captions of picture files and URLs, or of pictures of a split."""
 
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from xpcap.runs import (
     PictureCaption,
     RankedBeam,
     Run,
-    is_run,
     open_captioner,
-    open_runs,
+    open_run,
     picture_finder,
 )
 from xpcap.runs.captions import caption_chosen, captioned
@@ -51,7 +49,6 @@ EXAMPLES = examples(
     "caption runs/flickr8k photos --csv captions.csv --html page.html",
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k --split val -n 3 --explain",
-    "caption runs/flickr8k runs/another drawing.png",
 )
 OPTIONS = """
 --split NAME: Without pictures: the split to take them from.
@@ -79,9 +76,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
-@click.argument(
-    "pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=PictureOrUrl()
-)
+@click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER|URL]...", type=PictureOrUrl())
 @listed_options(OPTIONS, SETTINGS)
 @output_options
 @decoding_options(n_best=True)
@@ -99,15 +94,11 @@ def caption(
     backend: str | None,
     **outputs: Any,
 ) -> None:
-    """Caption pictures with a run, or with several as one.
+    """Caption pictures with a run.
 
     PICTURES are files, folders (searched recursively) and http or https URLs. Without any, pictures
     of a split are captioned and shown with a reference. RUN must know its encoder: its pictures
     were generated, or encoded by 'prepare --pictures', or --encoder was named beside --features.
-
-    Several run folders, given before the pictures, caption together: each word is chosen by the
-    mean of the models' probabilities. They must have the same vocabulary and feature scaling, as
-    runs on the same data do.
 
     Pictures that cannot be read or downloaded are named on standard error and skipped. The exit
     status is 1 if none could be read. A URL may have 20 seconds and 20 MB.
@@ -121,7 +112,6 @@ def caption(
     similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
     --temperature, --top-k and --top-p sample words.
     """
-    more_runs, pictures = _split_runs(pictures)
     if pictures:
         _refuse_both(ctx)
     sinks = [
@@ -138,7 +128,7 @@ def caption(
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     choose_backend(backend)
-    opened = open_runs([run, *more_runs])
+    opened = open_run(run)
     policy = decoding.policy(opened, SHOWN if "n_best" in wanted(sinks) else 1)
     if explain:
         _require_ranked(opened, policy)
@@ -181,22 +171,6 @@ def _require_ranked(run: Run, policy: Policy) -> None:
         got = f"is given with other decoding ({policy.title})"
         expected = "the default: only its captions are ranked"
         raise OptionError("caption", "`explain`", got, expected)
-
-
-def _split_runs(
-    arguments: tuple[str | Path, ...],
-) -> tuple[tuple[str | Path, ...], tuple[str | Path, ...]]:
-    """Run folders, and the pictures that follow them."""
-    more_runs = tuple(takewhile(_is_run, arguments))
-    pictures = arguments[len(more_runs) :]
-    if late := [picture for picture in pictures if _is_run(picture)]:
-        got = "is a run folder and stands behind pictures"
-        raise OptionError("", late[0], got, "all runs before them")
-    return more_runs, pictures
-
-
-def _is_run(argument: str | Path) -> bool:
-    return isinstance(argument, Path) and is_run(argument)  # a URL is text
 
 
 def _refuse_both(ctx: click.Context) -> None:

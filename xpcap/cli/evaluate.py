@@ -11,7 +11,6 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
 from xpcap.cli.shared import (
-    PATH,
     backend_option,
     begin,
     choose_backend,
@@ -21,12 +20,12 @@ from xpcap.cli.shared import (
     json_option,
     listed_options,
     print_scores,
+    run_argument,
     table,
 )
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
-from xpcap.errors import OptionError
 from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
 from xpcap.report.doctor import BAD, CHECK, OK, UNKNOWN
@@ -38,7 +37,6 @@ from xpcap.runs import (
     evaluate_run,
     examine_run,
     open_run,
-    open_runs,
 )
 from xpcap.work import work
 
@@ -48,7 +46,6 @@ EXAMPLES = examples(
     "evaluate runs/flickr8k --data other.h5 --split test --json",
     "evaluate runs/flickr8k --against runs/other --csv scores.csv",
     "evaluate runs/flickr8k --doctor",
-    "evaluate runs/flickr8k runs/another --beam 5",
 )
 OPTIONS = """
 --data FILE: Another dataset file, encoded with the run's vocabulary. Default: the run's own data.
@@ -60,14 +57,14 @@ OPTIONS = """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("folders", nargs=-1, required=True, metavar="RUN [RUN]...", type=PATH)
+@run_argument
 @listed_options(OPTIONS, {"--split": {"default": "val"}})
 @csv_option
 @decoding_options(n_best=False)
 @backend_option
 @json_option
 def evaluate(
-    folders: tuple[Path, ...],
+    run: Path,
     data: Path | None,
     split: str,
     against: Path | None,
@@ -77,21 +74,16 @@ def evaluate(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Score a run, or several as one.
+    """Score a run.
 
     Captions every picture of a split as 'caption' does, scores the captions against all references,
-    and computes the perplexity of the references. Several runs are one captioner, which chooses
-    each word by the mean of their probabilities; they must have the same vocabulary and feature
-    scaling, as runs on the same data do.
+    and computes the perplexity of the references.
     """
-    if doctor and len(folders) > 1:
-        got = f"and {len(folders)} runs are given"
-        raise OptionError("", "`doctor`", got, "one run: it looks into a single model")
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
     group = begin()
     choose_backend(backend)
-    opened = open_runs(folders)
+    opened = open_run(run)
     seen = opened.data(data)
 
     def scores_of(run: Run, data: CaptionData | Path | None) -> Scores:
@@ -113,7 +105,7 @@ def evaluate(
     else:
         print_scores(evaluation)
         if comparison:
-            click.echo(f"\nA: {escape_control(' + '.join(map(str, folders)))}")
+            click.echo(f"\nA: {escape_control(str(run))}")
             click.echo(f"B: {escape_control(str(against))}")
             heads = ("", "A", "B", "A - B", "95 % interval")
             click.echo(table([heads, *comparison.rows()]))

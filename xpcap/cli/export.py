@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, Value, begin, examples, listed_options, note, table
+from xpcap.cli.shared import (
+    PATH,
+    Value,
+    begin,
+    examples,
+    listed_options,
+    note,
+    run_argument,
+    table,
+)
 from xpcap.errors import OptionError
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
@@ -28,7 +37,7 @@ OPTIONS = f"""
         f"export runs/flickr8k --web page --runtime onnxruntime-web-{RUNTIME_VERSION}.tgz",
     )
 )
-@click.argument("run", type=PATH)
+@run_argument
 @listed_options(
     OPTIONS,
     {"--weights": {"type": Value(Names(WEIGHTS)), "metavar": None}, "--runtime": {"type": PATH}},

@@ -24,7 +24,7 @@ from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
 from xpcap.progress import say
 from xpcap.report import columns, escape_control
 from xpcap.report.scores import Row
-from xpcap.runs import Scores
+from xpcap.runs import Scores, is_run
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
@@ -54,14 +54,36 @@ class Value(click.ParamType):
             raise click.UsageError(str(error), ctx) from error
 
 
+def _second_run(path: Path) -> OptionError:
+    cause = "'evaluate RUN --against RUN' compares two; in Python, xpcap.models.Ensemble averages models"
+    return OptionError("", path, "is given as a second run", "one run", cause)
+
+
+def _one_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...]) -> Path:
+    if len(runs) > 1:
+        raise _second_run(runs[1])
+    return runs[0]
+
+
+def run_argument(command: Function) -> Function:
+    """Add RUN to a command without further arguments; a second one is told what to do."""
+    how: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
+    return click.argument("run", metavar="RUN", type=PATH, **how)(command)
+
+
 class PictureOrUrl(click.Path):
-    """A URL, as text, or a path, which need not be readable."""
+    """A URL, as text, or a path, which need not be readable and is no run folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if scheme_of(value) else super().convert(value, param, ctx)
+        if scheme_of(value):
+            return value
+        path: Any = super().convert(value, param, ctx)
+        if is_run(path):
+            raise _second_run(path)
+        return path
 
 
 def in_flags(text: str, flags: Mapping[str, str]) -> str:

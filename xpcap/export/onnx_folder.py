@@ -22,7 +22,6 @@ from xpcap.export.onnx_graphs import (
 )
 from xpcap.export.tensor import FUNCTIONS
 from xpcap.files import atomic, new_folder, require_new_file
-from xpcap.models import CaptioningRNN
 from xpcap.onnx_graph import IR_VERSION, Graph
 from xpcap.options import Flag
 from xpcap.runs import Run
@@ -39,7 +38,7 @@ class Exported(NamedTuple):
 
 
 def export_onnx(
-    run: Run[CaptioningRNN],
+    run: Run,
     folder: str | Path,
     *,
     weights: str = "float32",
@@ -62,7 +61,7 @@ def export_onnx(
     ------
     DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
         is no ONNX graph; float16 cannot hold a weight.
-    OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form.
+    OptionError : no such `weights`; or the model's cell has no ONNX form.
     """
     folder = Path(folder)
     with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
@@ -89,13 +88,8 @@ def export_onnx(
     return Exported([folder / name for name in files], opset_of(network))
 
 
-def require_exportable(caller: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
+def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> None:
     """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
-    if not isinstance(run.model, CaptioningRNN):
-        got, cause = f"has {type(run.model).__name__} as its model", "average their steps' scores"
-        raise OptionError(
-            caller, run.name, got, "the model of one run", f"export each run, and {cause}"
-        )
     try:
         require_form(Captioner(run.model, run.preprocessing, weights))
     except TypeError as error:  # of the tensors that record the equations
@@ -111,7 +105,7 @@ def require_exportable(caller: str, run: Run[CaptioningRNN], folder: Path, weigh
     require_new_file(caller, folder)
 
 
-def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str]:
+def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
     """Text by name, as ONNX has it: what a caption needs besides the graphs, and their origin."""
     config, vocabulary = run.model.config, run.vocabulary
     special = {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")}
@@ -140,7 +134,7 @@ def _without_folder(encoder: str) -> str:
     return named(f"onnx:{Path(file.removeprefix('onnx:')).name}", **options)
 
 
-def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
+def _network_of(run: Run) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
     encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):

@@ -23,7 +23,7 @@ from xpcap.export.onnx_folder import Exported, checked_model, require_exportable
 from xpcap.export.onnx_graphs import Captioner, start_graph, step_graph
 from xpcap.export.tensor import graph_output
 from xpcap.metrics.cider import Hashes
-from xpcap.models import Beam, CaptioningRNN
+from xpcap.models import Beam
 from xpcap.onnx_graph import Graph
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import arrays_of
@@ -47,7 +47,7 @@ PACKED = ".bin"  # behind names of files as of `pack`: some servers refuse suffi
 
 
 def export_web(
-    run: Run[CaptioningRNN],
+    run: Run,
     folder: str | Path,
     *,
     runtime: str | Path | None = None,
@@ -168,7 +168,7 @@ def export_web(
     return Exported([folder / name for name in files], opset_of(network))
 
 
-def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
+def _encoder_of(run: Run) -> Encoder:
     encoder = run.encoder("export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
         got = f"has the encoder {encoder.name!r}, which runs in Python alone"
@@ -178,7 +178,7 @@ def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     return encoder
 
 
-def _policy(run: Run[CaptioningRNN]) -> Beam:
+def _policy(run: Run) -> Beam:
     """The beam that makes captions, within the limits of the run."""
     policy = run.decoder(None if run.ranker else Beam(WIDTH, n_best=WIDTH)).policy
     assert isinstance(policy, Beam)

@@ -32,7 +32,6 @@ from xpcap.runs.recipe import TrainOptions as TrainOptions
 from xpcap.runs.run import Run as Run
 from xpcap.runs.run import default_policy as default_policy
 from xpcap.runs.run import open_run as open_run
-from xpcap.runs.run import open_runs as open_runs
 from xpcap.runs.saver import Stopped as Stopped
 from xpcap.runs.scoring import evaluate_run as evaluate_run
 from xpcap.runs.scoring import score_captions as score_captions

@@ -1,4 +1,4 @@
-"""Captions of a data set's pictures by a run, or by several as one.
+"""Captions of a data set's pictures by a run.
 
 Of new pictures, as in ``caption RUN photos``: pictures.py.
 """
@@ -14,7 +14,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError
-from xpcap.models import Captioner, Policy
+from xpcap.models import Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
@@ -27,7 +27,7 @@ AT_ONCE = 500  # pictures, captioned together
 
 
 def caption_run(
-    run: Run[Captioner],
+    run: Run,
     data: CaptionData | str | Path | None = None,
     split: str = "val",
     *,

@@ -59,7 +59,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: Captioner,
+        model: CaptioningRNN,
         first_stages: Sequence[CaptioningRNN],
         vocabulary: Vocabulary,
         ranker: Ranker | None,
@@ -71,19 +71,17 @@ class Decoder:
         self._model = model
         self._attend = Flag().check("caption", "`attend`", attend)
         self._explain = Flag().check("caption", "`explain`", explain)
-        runs = model.models if isinstance(model, Ensemble) else [model]
         if not isinstance(policy, RankedBeam):
             first_stages, self.ranker = (), None
-        self._chooser = Ensemble([*runs, *first_stages]) if first_stages else model
-        self.title, models = policy.title, len(runs) + len(first_stages)
+        self._chooser: Captioner = Ensemble([model, *first_stages]) if first_stages else model
+        self.title = policy.title
         if isinstance(policy, RankedBeam) and self.ranker is not None:
             self.title = f"{policy.search_title}, ranked by similar photos"
             if policy.length_penalty != RankedBeam.length_penalty:
                 got = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
                 raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
-        if models > 1:
-            both = "both stages" if len(runs) == 1 else f"{models} models"
-            self.title += f", probabilities averaged over {both}"
+        if first_stages:
+            self.title += ", probabilities averaged over both stages"
 
     def __call__(
         self, names: Sequence[str], features: np.ndarray, numbers: np.ndarray | None = None

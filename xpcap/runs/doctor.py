@@ -7,7 +7,6 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import InvalidValueError
-from xpcap.models import CaptioningRNN
 from xpcap.report.doctor import Case, Diagnosis, diagnose
 from xpcap.report.scores import Scores
 from xpcap.runs.captions import captioned
@@ -17,7 +16,7 @@ MOST_LEARNT = 1000  # training captions, at most, that are looked at
 
 
 def examine_run(
-    run: Run[CaptioningRNN], evaluation: Scores, data: CaptionData | str | Path | None = None
+    run: Run, evaluation: Scores, data: CaptionData | str | Path | None = None
 ) -> list[Diagnosis]:
     """Measure the usual causes of bad captions in a run: a Diagnosis a symptom.
 

@@ -12,9 +12,7 @@ from xpcap.runs.run import Run
 from xpcap.work import remark
 
 
-def look_inside(
-    run: Run[CaptioningRNN], picture: str | Path, *, caption: str | None = None
-) -> Inside:
+def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) -> Inside:
     """Trace a picture's caption in a run's model, and in the model before its training.
 
     A remark names words that the run does not know.

@@ -18,7 +18,7 @@ from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
 from xpcap.files import atomic, new_path, require_new_file, write_text
 from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
-from xpcap.models import Captioner, Policy
+from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
@@ -71,7 +71,7 @@ class Sink:
         if self.suffix:
             require_new_file("caption", self.path, self.suffix)
 
-    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Prepare for pictures of these names.
 
         captioner : `Run.signature` of the run, if a file that grows is among the sinks
@@ -131,7 +131,7 @@ def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
 
 
 def begin_sinks(
-    sinks: Sequence[Sink], run: Run[Captioner], policy: Policy | None, names: Sequence[str]
+    sinks: Sequence[Sink], run: Run, policy: Policy | None, names: Sequence[str]
 ) -> list[int]:
     """Begin each sink, and choose the pictures for all: those that some file that grows lacks."""
     files = [sink for sink in sinks if isinstance(sink, Growing)]
@@ -261,7 +261,7 @@ class Growing(Sink):
         """The picture and captioner of a row. Errors, of another row, as of GrowingFile's `parse`."""
         raise NotImplementedError
 
-    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Open the file, which no other process may write to meanwhile.
 
         DataError : it is another file, of another captioner, or in use.
@@ -337,7 +337,7 @@ class CsvTable(Growing):
             return Row(cells[0], cells[-1])
         return None if cells[-1] else Row(cells[0])  # what failed then is tried again
 
-    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         super().begin(run, captioner, names)
         if self._older:
             remark(
@@ -362,7 +362,7 @@ class Failures(Sink):
         super().__init__()
         self._files, self._list = files, SkippedList("caption", files[0].path, name="picture")
 
-    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         self._names = set(names)
         self._list.begin()
         for name in [*self._list.reasons]:  # a process was killed between caption and list

@@ -26,13 +26,13 @@ from xpcap.encoders import (
     scheme_of,
 )
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
-from xpcap.models import Captioner, Policy
+from xpcap.models import Policy
 from xpcap.options import SEED
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.folder import BEST
-from xpcap.runs.run import Inputs, Run, open_runs
+from xpcap.runs.run import Inputs, Run, open_run
 from xpcap.threads import Lock, blas
 from xpcap.work import work
 
@@ -66,7 +66,7 @@ class PictureCaptioner:
     Parameters
     ----------
     run : Run
-        Of `open_run` or `open_runs`.
+        Of `open_run`.
     encoder : Encoder
         Of the run's features.
 
@@ -76,7 +76,7 @@ class PictureCaptioner:
         The encoder is another than the run's.
     """
 
-    run: Run[Captioner]
+    run: Run
     encoder: Encoder
     # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
     # between which it would change hands: two threads that decode are slower than one
@@ -94,10 +94,9 @@ class PictureCaptioner:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        paths = [path.absolute() for path in self.run.paths]
-        files = [one for path in paths for one in (path, path / BEST) if one.exists()]
-        changed = tuple(file.stat().st_mtime_ns for file in files)
-        return _reopened, (backend_of(self.run.model.like), changed, *paths)
+        path = self.run.path.absolute()
+        changed = tuple(file.stat().st_mtime_ns for file in (path, path / BEST) if file.exists())
+        return _reopened, (backend_of(self.run.model.like), changed, path)
 
     def caption(
         self,
@@ -227,16 +226,14 @@ class PictureCaptioner:
 
 
 def open_captioner(
-    run: Run[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    backend: str | None = None,
+    run: Run | str | os.PathLike[str], *, backend: str | None = None
 ) -> PictureCaptioner:
-    """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
+    """Open a run folder with its encoder, to caption pictures in a program.
 
     Parameters
     ----------
-    run : str, Path or Run, or sequence of str or Path
-        A run folder, several, or a run that is open.
+    run : str, Path or Run
+        A run folder, or a run that is open.
     backend : str or None
         Where captions are decoded, in any thread, as of `use_backend`: "numpy", "cupy", "cupy:1".
         None: the backend in force.
@@ -259,19 +256,18 @@ def open_captioner(
             raise OptionError("open_captioner", "`backend`", got, "the run's path")
         return PictureCaptioner(run, run.encoder("open_captioner"))
     with contextlib.nullcontext() if backend is None else use_backend(backend):
-        paths = [run] if isinstance(run, str | os.PathLike) else run
-        opened = open_runs([Path(path) for path in paths])
+        opened = open_run(Path(run))
     return PictureCaptioner(opened, opened.encoder("open_captioner"))
 
 
 @functools.lru_cache(maxsize=1)  # pools of processes send a captioner with every few pictures
-def _reopened(backend: str, changed: tuple[int, ...], *paths: Path) -> PictureCaptioner:
-    """The captioner of a copy or pickle; `changed`, when its folders did last, is of the key."""
-    return open_captioner(paths, backend=backend)
+def _reopened(backend: str, changed: tuple[int, ...], path: Path) -> PictureCaptioner:
+    """The captioner of a copy or pickle; `changed`, when its folder did last, is of the key."""
+    return open_captioner(path, backend=backend)
 
 
 def caption_files(
-    run: Run[Captioner],
+    run: Run,
     paths: str | Path | Iterable[str | Path],
     *,
     progress: bool | None = None,
@@ -358,9 +354,7 @@ def _numbered(
         raise OptionError("captions", "`numbers`", "are more than the pictures", expected)
 
 
-def with_picture(
-    run: Run[Captioner], caption: PictureCaption, picture: np.ndarray | None
-) -> PictureCaption:
+def with_picture(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> PictureCaption:
     """A caption with its picture, if that is at hand, and the area that its attention covers."""
     if picture is None:
         return caption

@@ -46,7 +46,7 @@ MOST = 1000  # val photos that weights are fitted to
 AT_ONCE = 250  # photos, in the fit
 
 
-def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
+def fit_ranking(run: Run, data: CaptionData) -> None:
     """Index the training photos of a run, fit its ranking to the val split, and write both.
 
     Both stages of a run make candidates if that gives better captions of photos that took no part
@@ -80,7 +80,7 @@ def drop_ranking(folder: Path) -> None:
     current().group.barrier()  # the ranking is gone
 
 
-def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]:
+def _fitted(run: Run, data: CaptionData) -> tuple[Ranker, Record]:
     """The ranker of a run, and what its file says of the fit."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
@@ -102,7 +102,7 @@ def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]
     return replace(ranker, weights=weights), meta
 
 
-def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
+def _new_ranker(run: Run, data: CaptionData) -> Ranker:
     """The ranker of a run's training photos, with the prior weights."""
     D, prior = run.model.config.feature_shape[-1], PRIOR
     inherited = find_file(run.path, START_RANKING)
@@ -130,7 +130,7 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     )
 
 
-def _first_stage_models(run: Run[CaptioningRNN]) -> tuple[CaptioningRNN, ...]:
+def _first_stage_models(run: Run) -> tuple[CaptioningRNN, ...]:
     """The first stage of a run, in float16, or what a warm start has brought; none: there is none.
 
     It is written to the run's folder.

@@ -1,7 +1,4 @@
-"""A run: a captioner with the best parameters of its training, opened from its folder.
-
-Several runs, opened together, are one, whose model is their ensemble.
-"""
+"""A run: a captioner with the best parameters of its training, opened from its folder."""
 
 import hashlib
 import json
@@ -9,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +17,8 @@ from xpcap.data.features import FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder
 from xpcap.encoders.kinds import same_encoder
-from xpcap.errors import DataError, InvalidValueError
-from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy, build_model
+from xpcap.errors import DataError
+from xpcap.models import CaptioningRNN, Policy, build_model
 from xpcap.options import described
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
@@ -48,7 +45,6 @@ from xpcap.training.state import Record, best_of
 from xpcap.work import remark
 
 DIGITS = 12  # of a digest that tells captioners apart
-Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,63 +101,27 @@ def _alike(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Run(Generic[Model_co]):
-    """An opened run folder: the model with its best parameters, and their context.
-
-    Of several opened as one, all but the model and `first_stage_models` is of the first.
-    """
+class Run:
+    """An opened run folder: the model with its best parameters, and their context."""
 
     path: Path
     config: Config
     vocabulary: Vocabulary
     inputs: Inputs
-    model: Model_co
+    model: CaptioningRNN
     meta: Record  # of the epoch that the parameters are from
-    others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
     ranker: Ranker | None = None  # None: captions are not ranked
     ranking: Record = field(default_factory=dict)  # what the ranker's file says of its fit
     first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
 
     def __repr__(self) -> str:
-        return f"Run({', '.join(repr(str(path)) for path in self.paths)})"
-
-    @classmethod
-    def open(cls, *paths: str | Path) -> "Run[Captioner]":
-        """Open a run folder, or several as one run, whose model is an Ensemble.
-
-        DataError : as in `open_run`; or the runs differ in vocabulary, `max_words`, or the features
-            that they read. ValueError : no path.
-        """
-        if not paths:
-            raise InvalidValueError("open_runs", "", "got no run folder", expected="at least one")
-        first, *others = runs = [open_run(path) for path in paths]
-        for other in others:
-            if what := first.misfit(other):
-                expected = f"the same as {first.path}, to caption together"
-                cause = "were they trained on the same data?"
-                raise DataError("open_runs", other.path, what, expected, cause)
-        if not others:
-            return first
-        run: Run[Captioner] = first
-        return replace(
-            run,
-            model=Ensemble([run.model for run in runs]),
-            others=tuple(run.path for run in others),
-            first_stage_models=tuple(one for run in runs for one in run.first_stage_models),
-        )
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The folders of all runs."""
-        return self.path, *self.others
+        return f"Run({str(self.path)!r})"
 
     @property
     def name(self) -> str:
-        """The names of the folders; of a first stage with that of its run."""
-        whole = (path.resolve() for path in self.paths)
-        return " + ".join(
-            f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole
-        )
+        """The name of the folder; of a first stage with that of its run."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name
 
     @property
     def source(self) -> Source:
@@ -187,17 +147,6 @@ class Run(Generic[Model_co]):
     def raw_shape(self) -> tuple[int, ...]:
         """Shape of a feature as the encoder computes it."""
         return self.inputs.raw_shape
-
-    def misfit(self, other: "Run[Captioner]") -> str:
-        """Why another run cannot caption together with this one; empty: it can."""
-        ours, theirs = (run.config.max_words for run in (self, other))
-        if digest(self.vocabulary) != digest(other.vocabulary):
-            words = f"{len(other.vocabulary):,} words instead of {len(self.vocabulary):,}"
-            return f"has another vocabulary, of {words}"
-        if ours != theirs:
-            return f"says at most {theirs} words instead of {ours}"
-        different = self.inputs.misfit(other.inputs)
-        return different and f"reads {different}"
 
     def data(self, given: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling, and its projection if it has none.
@@ -260,9 +209,8 @@ class Run(Generic[Model_co]):
     @cached_property
     def digest(self) -> str:
         """The first digits of the SHA-256 of all parameters, and of the ranker's weights."""
-        models = self.model.models if isinstance(self.model, Ensemble) else [self.model]
         content = hashlib.sha256()
-        for model in (*models, *self.first_stage_models):
+        for model in (self.model, *self.first_stage_models):
             for name, array in model.params.items():
                 content.update(name.encode() + to_numpy(array).tobytes())
         if self.ranker is not None:
@@ -307,7 +255,7 @@ class Run(Generic[Model_co]):
         return encoder
 
 
-def open_run(path: str | Path) -> Run[CaptioningRNN]:
+def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
@@ -358,12 +306,7 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
     return replace(run, ranker=ranker, ranking=about, first_stage_models=first)
 
 
-def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
-    """Open run folders as one run: see `Run.open`."""
-    return Run.open(*paths)
-
-
-def default_policy(run: Run[Captioner], **limits: Any) -> Policy:
+def default_policy(run: Run, **limits: Any) -> Policy:
     """The policy of a run's captions where none is given; `limits` are fields of Policy."""
     if run.ranker is None:
         return Policy(**limits)

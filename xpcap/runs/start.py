@@ -25,7 +25,7 @@ from xpcap.training.objectives import SELF_CRITICAL
 LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
 
 
-def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
+def open_base(stage: Stage, data: CaptionData) -> Run:
     """Open the run that a stage starts from.
 
     DataError : it is no run, or has changed since the stage began; or the data's features or words
@@ -72,9 +72,7 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     return data
 
 
-def first_parameters(
-    base: Run[CaptioningRNN], model: ModelConfig, of: CaptioningRNN | None = None
-) -> Parameters:
+def first_parameters(base: Run, model: ModelConfig, of: CaptioningRNN | None = None) -> Parameters:
     """The run's parameters, or those of its first-stage model `of`, for perhaps more words."""
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
@@ -82,7 +80,7 @@ def first_parameters(
     return add_words((of or base.model).params, model.shapes(), known)
 
 
-def write_inherited(folder: Path, base: Run[CaptioningRNN], model: ModelConfig) -> None:
+def write_inherited(folder: Path, base: Run, model: ModelConfig) -> None:
     """Write the ranking of the run that a warm start begins from, to be extended at its end."""
     if base.ranker is None:
         return
