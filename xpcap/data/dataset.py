@@ -14,7 +14,6 @@ from xpcap.data.features import (
     Projection,
     RowSource,
     blocks,
-    pick,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
@@ -382,25 +381,6 @@ class CaptionData:
             for name, split in self.splits.items()
         }
         return replace(self, vocabulary=vocabulary, splits=splits)
-
-    def projected(self, projection: Projection) -> "CaptionData":
-        """The data with projected features.
-
-        Parameters
-        ----------
-        projection : Projection
-            For features that no projection has been applied to.
-
-        Returns
-        -------
-        data : CaptionData
-        """
-        splits = {}
-        for name, split in self.splits.items():
-            rows = np.arange(len(split.features))
-            features = pick(split.features, rows, projection.__call__)
-            splits[name] = replace(split, features=features)
-        return replace(self, splits=splits, projection=projection)
 
 
 def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> None:

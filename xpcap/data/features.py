@@ -88,12 +88,6 @@ class LazyRows:
         return rows if self._then is None else self._then(rows)
 
 
-def pick(rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> RowSource:
-    """`LazyRows`, or an array if `rows` is one."""
-    picked = LazyRows(rows, numbers, then)
-    return materialise(picked) if isinstance(rows, np.ndarray) else picked
-
-
 def blocks(rows: RowSource, numbers: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """All rows, a block at a time: (slice, rows). Equal shapes and dtypes have equal blocks.
 
