@@ -138,7 +138,7 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
 def test_whole_features_start_from_no_run_that_projects_them(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
-    """Nor does a run go on that one had started so."""
+    """As those of earlier checkouts do; nor does a run go on that one had started so."""
     with pytest.MonkeyPatch.context() as patch:
         stop_after(3, patch)
         assert call("train", own, "--from", run, *FEW, "--out", tmp_path / "begun").exit_code == 143

@@ -122,7 +122,8 @@ class CaptionData:
     fingerprint : str
         Digest of the contents, if the data was read from a file, which stores it as "stamp".
     projection : Projection or None
-        The PCA that the features have been through since an encoder computed them.
+        The PCA that the features have been through since an encoder computed them, in `prepare` of
+        an earlier checkout.
 
     Raises
     ------

@@ -54,7 +54,7 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     Captions are encoded by the run's words and, behind them, the data's others.
 
     base : the run; None: the stage goes on from a checkpoint, and its own folder has the words
-    DataError : the run projects features, and the data's are whole.
+    DataError : the run projects features, as those of earlier checkouts, and the data's are whole.
     """
     vocabulary, config = data.vocabulary, stage.config
     if base is not None:
