@@ -240,10 +240,9 @@ def prepare(chain: Chain) -> None:
     listed = ("--split", "train=train.txt", "--split", "val=val.txt")
     kinds = {
         "plain": (*table, *every),
-        "pca": (*table, *every, "--pca", "24"),
         "float16": (*table, "--float16", "--min-count", "3"),
-        "mirror": (*table, "--mirror", "--pca", "30", "--vocabulary", "14"),
-        "grid": (*table, *every, "--grid", "2", "--pca", "20"),
+        "mirror": (*table, "--mirror", "--vocabulary", "14"),
+        "grid": (*table, *every, "--grid", "2"),
         "coco": (
             "coco.json",
             *table[1:],
@@ -275,7 +274,7 @@ RUNS = {
     ),
     "lstm": REGULARISED,
     "attention": ("grid.h5", "--dropout", "0.2", "--lr-decay", "0.8", *ATTENTION),
-    "stages": ("pca.h5", "--score-epochs", "2", "--samples", "3", "--clip", "0.5", "--seed", "5"),
+    "stages": ("plain.h5", "--score-epochs", "2", "--samples", "3", "--clip", "0.5", "--seed", "5"),
     "float16": (
         "float16.h5",
         "--patience",

@@ -66,9 +66,7 @@ def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "options", [[], ["--float16"], ["--pca", "3"], ["--pca", "3", "--float16"]], ids=" ".join
-)
+@pytest.mark.parametrize("options", [[], ["--float16"]], ids=" ".join)
 def test_a_data_set_has_the_same_bytes_made_from_disk_or_from_memory(
     options: list[str],
     tmp_path: Path,

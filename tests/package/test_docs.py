@@ -428,7 +428,9 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_pages_that_code_and_messages_name_exist() -> None:
     files = [path for part in ("xpcap", "benchmarks") for path in (ROOT / part).rglob("*.py")]
     named = {
-        page for path in files for page in re.findall(r"docs/[\w/-]+\.\w+", path.read_text("utf-8"))
+        page
+        for path in files
+        for page in re.findall(r"docs/[\w/.-]+\.\w+", path.read_text("utf-8"))
     }
     assert len(named) > 5
     assert [page for page in sorted(named) if not (ROOT / page).exists()] == []

@@ -315,8 +315,6 @@ def test_rows_may_come_in_any_order() -> None:
 # what follows the command, if it can say so; keywords; the option that is refused; words of the error
 # fmt: off
 BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
-    ("--pca 0", {"pca": 0}, "pca", "is 0"),
-    ("--pca 9", {"pca": 9}, "pca", "is 9, expected at most the 1 of a feature"),
     ("--max-words 0", {"max_words": 0}, "max_words", "is 0"),
     ("--max-words 1001", {"max_words": 1001}, "max_words", "1..1000"),
     ("--min-count -1", {"min_count": -1}, "min_count", "is -1"),

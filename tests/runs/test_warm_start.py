@@ -13,17 +13,18 @@ from stopping import stop_after
 pytest.importorskip("PIL")
 pytest.importorskip("jinja2")
 
-from commands import SMALL, call, failing, few, good
+from commands import call, failing, few, good
 
 from xpcap import CaptionData, open_data, open_run, to_numpy
-from xpcap.data.features import fit_projection
+from xpcap.data.features import Projection
 from xpcap.data.hdf5 import write_dataset
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.runs import choose, load_state, train, train_run
-from xpcap.runs.folder import save_parameters
+from xpcap.runs.config import Config
+from xpcap.runs.folder import save_parameters, write_projection
 from xpcap.runs.recipe import PRESETS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
@@ -45,6 +46,12 @@ def of_other_words(path: Path, **changes: Any) -> Path:
     own = CaptionData(vocabulary, splits, source=data.source)
     write_dataset(path, replace(own, **changes))
     return path
+
+
+def as_it_was(data: CaptionData) -> Projection:
+    """A PCA that changes nothing."""
+    D = data.feature_dim
+    return Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32))
 
 
 @pytest.fixture
@@ -128,25 +135,20 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
     assert "asterisk" in words[0]
 
 
-@pytest.mark.slow
-def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Path) -> None:
-    raw = few(0)
-    projection, _ = fit_projection(raw.split("train").features, 20)
-    write_dataset(tmp_path / "base.h5", raw.projected(projection))
-    base = tmp_path / "projected"
-    good("train", tmp_path / "base.h5", *SMALL, "--out", base)
-    own = of_other_words(tmp_path / "own.h5")
-    options = [own, "--from", base, *FEW, "--out", tmp_path / "on"]
+def test_whole_features_start_from_no_run_that_projects_them(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    """As those of earlier checkouts do; nor does a run go on that one had started so."""
     with pytest.MonkeyPatch.context() as patch:
         stop_after(3, patch)
-        assert call("train", *options).exit_code == 143
-    shutil.move(base, tmp_path / "moved")
-    good("train", "--out", tmp_path / "on", "--resume")
-    after = open_run(tmp_path / "on")
-    assert after.projection is not None
-    assert all(map(np.array_equal, projection, after.projection))
-    assert after.model.config.feature_shape == (20,)
-    good("evaluate", tmp_path / "on")
+        assert call("train", own, "--from", run, *FEW, "--out", tmp_path / "begun").exit_code == 143
+    for folder in (run, tmp_path / "begun"):
+        config = Config.read(folder)
+        replace(config, projected_from=config.model.feature_shape[-1]).write(folder)
+        write_projection(folder, as_it_was(open_data(own)))
+    words = "the data has whole features, expected those of the PCA that --from was trained with"
+    failing(["train", own, "--from", run, *FEW, "--out", tmp_path / "on"], words)
+    failing(["train", "--out", tmp_path / "begun", "--resume"], words)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Pa
             {"source": few(5).source.__class__()},
             "the data has features by an unknown encoder instead of the encoder 'histogram'",
         ),
-        ({"projected": True}, "the data has features after another PCA"),
+        ({"projection": as_it_was(few(5))}, "the data has features after another PCA"),
         ({"narrow": True}, "the data has features of size 2000 instead of 2101"),
     ],
 )
@@ -169,8 +171,6 @@ def test_data_made_otherwise_is_refused(
     changes: dict[str, Any], words: str, run: Path, tmp_path: Path
 ) -> None:
     data = open_data(of_other_words(tmp_path / "fits.h5"))
-    if changes.pop("projected", None):
-        data = data.projected(fit_projection(data.split("train").features, 20)[0])
     if changes.pop("narrow", None):
         narrow = {n: replace(s, features=s.features[:][:, :2000]) for n, s in data.splits.items()}
         data = replace(data, splits=narrow)

@@ -135,11 +135,6 @@ def _describe(
     if report.omissions:
         click.echo(f"{skipped} has all that was skipped, with the reasons")
     click.echo(describe_data(out, data))
-    if pca := data.source.record.get("pca"):
-        click.echo(
-            f"PCA: {pca['from']:,} numbers of a feature to {pca['to']:,}, which keep"
-            f" {pca['variance']:.1%} of the variance"
-        )
     for name, split in data.splits.items():
         if split.views > 1:
             click.echo(f"{escape_control(name)}: each picture also as its mirror image")

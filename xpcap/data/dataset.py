@@ -14,7 +14,6 @@ from xpcap.data.features import (
     Projection,
     RowSource,
     blocks,
-    pick,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
@@ -123,7 +122,8 @@ class CaptionData:
     fingerprint : str
         Digest of the contents, if the data was read from a file, which stores it as "stamp".
     projection : Projection or None
-        The PCA that the features have been through since an encoder computed them.
+        The PCA that the features have been through since an encoder computed them, in `prepare` of
+        an earlier checkout.
 
     Raises
     ------
@@ -382,25 +382,6 @@ class CaptionData:
             for name, split in self.splits.items()
         }
         return replace(self, vocabulary=vocabulary, splits=splits)
-
-    def projected(self, projection: Projection) -> "CaptionData":
-        """The data with projected features.
-
-        Parameters
-        ----------
-        projection : Projection
-            For features that no projection has been applied to.
-
-        Returns
-        -------
-        data : CaptionData
-        """
-        splits = {}
-        for name, split in self.splits.items():
-            rows = np.arange(len(split.features))
-            features = pick(split.features, rows, projection.__call__)
-            splits[name] = replace(split, features=features)
-        return replace(self, splits=splits, projection=projection)
 
 
 def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Features of many pictures, a row each: lazy rows, their scaling, and their PCA projection.
 
-A run stores the scaling and the projection that it was trained with, and applies them to all that
-it captions.
+A run stores the scaling that it was trained with, and applies it to all that it captions; one whose
+data an earlier checkout prepared with PCA has a projection too. The index of photos has its own.
 """
 
 import math
@@ -86,12 +86,6 @@ class LazyRows:
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
         rows: np.ndarray = self._rows[self._numbers[which]]
         return rows if self._then is None else self._then(rows)
-
-
-def pick(rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> RowSource:
-    """`LazyRows`, or an array if `rows` is one."""
-    picked = LazyRows(rows, numbers, then)
-    return materialise(picked) if isinstance(rows, np.ndarray) else picked
 
 
 def blocks(rows: RowSource, numbers: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
@@ -230,27 +224,22 @@ class Preprocessing(NamedTuple):
         return self.scaling(features if self.projection is None else self.projection(features[:]))
 
 
-def fit_projection(
-    features: RowSource, d: int, *, at_most: bool = False
-) -> tuple[Projection, float]:
-    """Fit a projection onto the `d` directions in which features vary most; with its share of that.
+def fit_projection(features: RowSource, d: int) -> Projection:
+    """Fit a projection onto the `d` directions in which features vary most, or all if fewer.
 
-    features : (m, D) or (m, P, D); read twice, a block at a time
-    at_most : take fewer directions, perhaps none, where the features do not vary in so many
-    DataError : the features do not vary in so many directions.
+    features : (m, D); read twice, a block at a time
 
     Eigenvectors of the covariance matrix in float64, with the sign that makes the largest entry
     positive.
     """
-    D = features.shape[-1]
-    count = int(np.prod(features.shape[:-1]))
+    m, D = features.shape
     total = np.zeros(D)
     for _, block in blocks(features):
-        total += block.reshape(-1, D).sum(axis=0, dtype=np.float64)
-    mean = total / count
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = total / m
     covariance = np.zeros((D, D))
     for _, block in blocks(features):
-        centred = block.reshape(-1, D) - mean  # float64
+        centred = block - mean  # float64
 
         def add(columns: slice, centred: np.ndarray = centred) -> None:
             covariance[:, columns] += centred.T @ centred[:, columns]
@@ -259,14 +248,7 @@ def fit_projection(
     with blas().on_one_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))
-    if at_most:
-        d = min(d, rank)
-    if d > rank:
-        got = f"with features of {D:,} numbers vary in {rank:,} directions"
-        expected, cause = f"at least {d:,}", "choose a smaller `pca`"
-        raise DataError("fit_projection", f"{len(features):,} pictures", got, expected, cause)
+    d = min(d, rank)
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
-    variance = max(float(variances.sum()), np.finfo(np.float64).tiny)
-    share = float(variances[: -d - 1 : -1].sum()) / variance
-    return Projection(mean.astype(np.float32), np.ascontiguousarray(components, np.float32)), share
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(components, np.float32))

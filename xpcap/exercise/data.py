@@ -73,7 +73,7 @@ def _write(part: Path, folder: Path, data: CaptionData) -> None:
     words = data.vocabulary
     vocabulary = {"idx_to_word": words.idx_to_word, "word_to_idx": words.word_to_idx}
     (part / VOCABULARY).write_text(json.dumps(vocabulary), encoding="utf-8")
-    projection, _ = fit_projection(data.split("train").features, REDUCED, at_most=True)
+    projection = fit_projection(data.split("train").features, REDUCED)
     with h5py.File(part / CAPTIONS, "w") as file:
         for name, split in data.splits.items():
             pictures = f"{name}2014"

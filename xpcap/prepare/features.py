@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from xpcap.data.dataset import check_finite
-from xpcap.data.features import IN_MEMORY, Function, RowSource, Stored, pick
+from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, Stored, materialise
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
@@ -55,7 +55,9 @@ class Table(Mapping[str, np.ndarray]):
 
     def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
         """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
-        return pick(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
+        numbers = np.array([self.numbers[name] for name in names], np.int64)
+        picked = LazyRows(self.rows, numbers, then)
+        return materialise(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
 def read_features(path: str | Path) -> Table:

@@ -126,8 +126,6 @@ class AssembleOptions:
         COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
     max_words: int = option(
         Whole(1, 1000), 20, "Longer captions are cut in training, not in scoring.")
-    pca: int | None = option(
-        COUNT, None, "Project features onto N principal components, fitted on the train split.")
     float16: bool = option(Flag(), False, "Store features in half the bytes.")
     # fmt: on
 
@@ -158,19 +156,12 @@ class AssembleOptions:
     def load_encoder(self) -> Encoder:
         """The encoder of the pictures, or the one that made the features.
 
-        DataError : there is no such encoder. OptionError : its features are smaller than `pca`.
+        DataError : there is no such encoder.
         """
         encoder = self.encoder or self.default_encoder
         if isinstance(encoder, str):
-            encoder = find_encoder(named(encoder, grid=self.grid))
-        self.check_pca(encoder.shape[-1])
+            return find_encoder(named(encoder, grid=self.grid))
         return encoder
-
-    def check_pca(self, D: int) -> None:
-        """Raise OptionError if features have fewer numbers than `pca`."""
-        if self.pca is not None and self.pca > D:
-            expected = f"at most the {D:,} of a feature"
-            raise OptionError(self.function, "`pca`", f"is {self.pca:,}", expected)
 
 
 @documented

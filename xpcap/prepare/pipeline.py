@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_spaced
-from xpcap.data.features import Function, Projection, RowSource, blocks, fit_projection
+from xpcap.data.features import RowSource, blocks
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
@@ -80,7 +80,6 @@ def import_captions(
         if chosen.features_file is not None:
             features = read_features(chosen.features_file)
             record["features"] = Path(chosen.features_file).name
-            chosen.check_pca(features.rows.shape[-1])
 
         names = list(dict.fromkeys(row.split for row in rows))  # of splits; [None] without
         rows = _clean(rows, report)
@@ -358,13 +357,6 @@ def _assemble(
     table = _table(numbers, features)
     if declared and encoder is not None:
         settings[CHECKED] = _check_encoder(encoder, table, numbers, options.pictures)
-    projection = None
-    if options.pca is not None:
-        options.check_pca(table.rows.shape[-1])
-        names = numbers.get("train") or [name for of_split in numbers.values() for name in of_split]
-        projection, share = fit_projection(table.pick([*names], _as_float(table)), options.pca)
-        of = len(projection.mean)
-        settings["pca"] = {"from": of, "to": options.pca, "variance": round(share, 4)}
     if options.mirror and "train" in numbers:
         settings["mirror"] = True
 
@@ -378,7 +370,7 @@ def _assemble(
         splits[split] = Split(
             captions=vocabulary.encode_words([row.words for row in own], options.max_words),
             image_idxs=np.array([of_split[row.picture] for row in own], np.int32),
-            features=_features(table, [*images, *mirrors], projection, options.float16),
+            features=_features(table, [*images, *mirrors], options.float16),
             images=images,
             text=[row.caption or "" for row in own],
             views=views,
@@ -388,7 +380,7 @@ def _assemble(
         pictures=None if options.pictures is None else str(Path(options.pictures).resolve()),
         record={**record, **settings},
     )
-    return CaptionData(vocabulary, splits, source=source, projection=projection)
+    return CaptionData(vocabulary, splits, source=source)
 
 
 def _check_encoder(
@@ -487,19 +479,12 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     return Table({name: number for number, name in enumerate(rows)}, stacked)
 
 
-def _as_float(table: Table) -> Function | None:
-    """The cast to float32 of numbers that are neither float16 nor float32; else None."""
+def _features(table: Table, rows: Sequence[str], float16: bool) -> RowSource:
+    """Features (m, *shape) of the rows, as float16 or float32."""
     if table.rows.dtype in (np.float16, np.float32):
-        return None
-    return lambda rows: rows.astype(np.float32)
-
-
-def _features(
-    table: Table, rows: Sequence[str], projection: Projection | None, float16: bool
-) -> RowSource:
-    """Features (m, *shape) of the rows, projected, as float16 or float32."""
-    project = None if projection is None else projection.__call__
-    features = table.pick(rows, project or _as_float(table))
+        features = table.pick(rows)
+    else:
+        features = table.pick(rows, lambda block: block.astype(np.float32))
     if not float16 or features.dtype == np.float16:
         return features
     for caller, block in blocks(features):
@@ -509,7 +494,7 @@ def _features(
             thing, cause = f"the feature of {name[:100]!r}", "keep float32"
             got = "has a number above 65,504, which float16 cannot hold"
             raise DataError("assemble", thing, got, cause=cause)
-    return table.pick(rows, lambda block: (project(block) if project else block).astype(np.float16))
+    return table.pick(rows, lambda block: block.astype(np.float16))
 
 
 def _count(rows: Sequence[CaptionRow], data: CaptionData) -> dict[str, Mapping[str, float]]:

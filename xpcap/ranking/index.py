@@ -57,7 +57,7 @@ class PhotoIndex:
     def of(cls, data: CaptionData, split: str = "train") -> Self:
         """The index of a split whose features `data` preprocesses."""
         photos = _photos(data, split)
-        projection, _ = fit_projection(photos.features, SIZE, at_most=True)
+        projection = fit_projection(photos.features, SIZE)
         return cls._build(data.vocabulary, projection, _embedded(photos, projection))
 
     def extended(self, data: CaptionData, origin: str, split: str = "train") -> Self:

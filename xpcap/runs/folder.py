@@ -26,7 +26,7 @@ from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
-PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
+PROJECTION = "projection.safetensors"  # where an earlier checkout prepared the data with PCA
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
 FIRST_STAGE_FILE = (
     "first-stage.safetensors"  # where the first of two stages takes part in that; float16

@@ -14,7 +14,6 @@ from xpcap.runs.folder import (
     VOCAB,
     best_digest,
     digest,
-    read_projection,
     read_vocabulary,
     write_first_stage,
 )
@@ -42,7 +41,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run:
         inputs = replace(inputs, encoder=run.inputs.encoder)
     if different := run.inputs.misfit(inputs):
         expected = f"those that {start} was trained on, or its encoder's"
-        cause = "prepare it with that encoder, without another PCA"
+        cause = "prepare it with that encoder"
         if inputs.encoder is None:
             cause = "if it made them, name it when you prepare the data (encoder beside features)"
         raise DataError("train_run", "the data", f"has {different}", expected, cause)
@@ -52,21 +51,20 @@ def open_base(stage: Stage, data: CaptionData) -> Run:
 def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     """The data as a stage trains on it that starts, or once started, from a run.
 
-    Captions are encoded by the run's words and, behind them, the data's others; features go through
-    the run's projection.
+    Captions are encoded by the run's words and, behind them, the data's others.
 
-    base : the run; None: the stage goes on from a checkpoint, and its own folder has both
+    base : the run; None: the stage goes on from a checkpoint, and its own folder has the words
+    DataError : the run projects features, as those of earlier checkouts, and the data's are whole.
     """
-    vocabulary, projection = data.vocabulary, None
+    vocabulary, config = data.vocabulary, stage.config
     if base is not None:
-        vocabulary, projection = base.vocabulary, base.projection
+        vocabulary, config = base.vocabulary, base.config
     elif (stage.folder / VOCAB).exists():
         vocabulary = read_vocabulary(stage.folder)
-        if data.projection is None and stage.config is not None:
-            d = stage.config.model.feature_shape[-1]
-            projection = read_projection(stage.folder, stage.config.projected_from, d)
-    if projection is not None and data.projection is None:
-        data = data.projected(projection)
+    if config is not None and config.projected_from is not None and data.projection is None:
+        got, expected = "has whole features", "those of the PCA that `start` was trained with"
+        cause = "train a run without one to start from (docs/howto/from-an-earlier-0.1.md)"
+        raise DataError("train_run", "the data", got, expected, cause)
     if digest(vocabulary) != digest(data.vocabulary):
         data = data.with_vocabulary(vocabulary.union(data.vocabulary))
     return data
