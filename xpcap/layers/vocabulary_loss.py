@@ -1,7 +1,6 @@
 """Vocabulary layer and softmax loss in one, by blocks of rows, so that few scores exist at once."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays
@@ -13,14 +12,6 @@ from xpcap.spec import check_range
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
 MIN_ROWS = 256  # rows in a block: each adds to all of dw
-
-
-class VocabularyGrads(NamedTuple):
-    """Gradients of sum(scale * nll) of vocabulary_loss."""
-
-    h: Array  # (L, H)
-    w: Array  # (H, V)
-    b: Array  # (V,)
 
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
@@ -38,8 +29,8 @@ def vocabulary_loss(
     terms: LossTerms,
     buffer: Buffer | None = None,
     out: tuple[Array, Array] | None = None,
-) -> tuple[Array, VocabularyGrads]:
-    """Cross entropy of target words given hidden states, and its gradients.
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """Cross entropy of target words given hidden states, and gradients of h, w and b.
 
     affine_forward, the softmax loss of h @ w + b and affine_backward in one. Targets are words in
     0..V-1. `terms` are the terms of the loss, such as smoothing, and the weight `scale` of each
@@ -71,4 +62,4 @@ def vocabulary_loss(
         else:
             ops.matmul_add(states.T, dscores, dw, buffer)
             ops.add_rows(db, ops.column_sum(dscores, out=buffer("db_block", b.shape)))
-    return nll, VocabularyGrads(dh, dw, db)
+    return nll, (dh, dw, db)
