@@ -161,6 +161,7 @@ def backward(change: Any) -> None:
     forward(lambda after, cache: (after * 2, cache)) | TypeError | got: got a tuple of 2 | expected: a tuple of h
     forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
     forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
+    forward(lambda after, cache: ((np.hstack(after * 2),), cache)) | ValueError | thing: state h | got: has shape (3, 6)
     forward(lambda after, cache: ((after[0][0],), cache)) | ValueError | thing: state h | got: has shape (3,)
     forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
     forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
@@ -168,7 +169,7 @@ def backward(change: Any) -> None:
     """,
 )
 def test_what_a_step_returns_wrongly_is_named(refusal: Refusal) -> None:
-    refusal.check({"forward": forward})
+    refusal.check({"forward": forward, "np": np})
 
 
 @refusals(
