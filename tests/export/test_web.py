@@ -332,7 +332,7 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
                 return decode(model, features, policy, True)
 
         one: Any = Decoding()
-        decoder = Decoder(one, (), vocabulary, None, beam)
+        decoder = Decoder(one, vocabulary, None, beam)
         (wanted,) = decoder.candidates(np.zeros((1, 1), np.float32))
         assert [tuple(one["words"]) for one in candidates] == [one.words for one in wanted]
         totals = [one["log_probability"] for one in candidates]

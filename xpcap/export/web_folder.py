@@ -77,7 +77,7 @@ def export_web(
     encoder = _encoder_of(run)
     engine = _runtime(runtime)
     ranker = run.ranker
-    models = [run.model, *(run.first_stage_models if ranker else ())]
+    models = [run.model]
     graphs: dict[str, bytes] = {}
     network = None
     about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
