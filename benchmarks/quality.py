@@ -31,12 +31,12 @@ BEFORE = {
     "--epochs": 12,
     "--score-epochs": 0,
 }
+FIRST_STAGE = "first stage"
 RECIPES: dict[str, dict[str, Any]] = {
     "init": BEFORE,
     "every step": {**BEFORE, "--inject": "every-step"},
     "default": {},
-    "first stage": {},  # of the default
-    "both stages": {},  # of the default, as one captioner
+    FIRST_STAGE: {},  # of the default
     # the default but for one thing
     "not sharpened": {"--sharpen": 1},
     "no smoothing": {"--smoothing": 0},
@@ -45,7 +45,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 ON_GRIDS = ("attention", "longer attention")  # so only where they are asked for
 SCORES = ("val_perplexity", "val_cider")
-OF_DEFAULT = ("first stage", "both stages")
 DECODING: dict[str, list[str]] = {
     "ranked": [],
     "greedy": ["--greedy"],
@@ -57,13 +56,7 @@ DECODING: dict[str, list[str]] = {
 
 def place_of(folder: Path, recipe: str, seed: int) -> Path:
     """The folder in which a recipe is trained with a seed."""
-    return folder / f"{('default' if recipe in OF_DEFAULT else recipe).replace(' ', '-')}-{seed}"
-
-
-def captioners(out: Path, recipe: str) -> list[Path]:
-    """The run folders that caption as one, of a recipe that was trained in `out`."""
-    first = out / FIRST
-    return {"first stage": [first], "both stages": [out, first]}.get(recipe, [out])
+    return folder / f"{('default' if recipe == FIRST_STAGE else recipe).replace(' ', '-')}-{seed}"
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
@@ -75,9 +68,10 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
             [*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options],
             check=True,
         )
+    run = out / FIRST if recipe == FIRST_STAGE else out
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
-        if name == "ranked" and recipe in OF_DEFAULT:
+        if name == "ranked" and recipe == FIRST_STAGE:
             continue  # the index of training photos belongs to the run as a whole
         kept = (
             folder
@@ -85,14 +79,14 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
         )
         if not kept.exists():
             done = subprocess.run(
-                [*COMMAND, "evaluate", *captioners(out, recipe), "--json", *options],
+                [*COMMAND, "evaluate", run, "--json", *options],
                 check=True,
                 capture_output=True,
                 text=True,
             )
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
-    stages = [out / FIRST] if recipe == "first stage" else [out / FIRST, out]
+    stages = [run] if recipe == FIRST_STAGE else [out / FIRST, out]
     files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
     times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return scores | {

@@ -23,14 +23,13 @@ import pytest
 
 from xpcap import files
 from xpcap.models import ModelConfig
-from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, LAST, RANKING, load_state
+from xpcap.runs.folder import BEST, FIRST, LAST, RANKING, load_state
 from xpcap.runs.run import open_run
 
 OPTIONS = "--hidden 8 --wordvec 4 --epochs 2 --save-every 6 --dropout 0.2".split()
 OPTIONS += "--inject init --lr-decay 0.5".split()  # so that more epochs can follow
 STAGED = [*OPTIONS, *"--score-epochs 1 --samples 2".split()]
-RANKED = [*STAGED, "--neighbours"]  # it takes many times as long, for two files more
-RANKING_FILES = {RANKING, FIRST_STAGE_FILE}
+RANKED = [*STAGED, "--neighbours"]  # it takes many times as long, for one file more
 STEPS = {
     "create": errno.ENOSPC,
     "write": errno.ENOSPC,
@@ -125,7 +124,7 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 def points(folder: Path, options: list[str]) -> tuple[list[Fault], dict[str, bytes]]:
     """Every step of every write of one training, and the files that it leaves.
 
-    Of RANKED only the steps of RANKING_FILES.
+    Of RANKED only the steps of RANKING.
     """
     with failing_at(None) as done:
         commands.good("train", "--out", folder / "whole" / "run", *options)
@@ -138,7 +137,7 @@ def points(folder: Path, options: list[str]) -> tuple[list[Fault], dict[str, byt
             for named in (("create", "write") if step == "create" else (step,))
         ]
     if options == RANKED:
-        found = [fault for fault in found if fault.name in RANKING_FILES]
+        found = [fault for fault in found if fault.name == RANKING]
     return found, kill.files(folder / "whole" / "run")
 
 

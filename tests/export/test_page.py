@@ -342,7 +342,7 @@ def test_a_folder_that_is_not_whole_is_told(
         (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.bin did not arrive whole"),
         (lambda: step.write_bytes(contents[0][:-9] + bytes(9)), "damaged, or of another export"),
         (step.unlink, "step.onnx.bin is missing (404)"),
-        (lambda: manifest.write_text(json.dumps({**contents[1], "format": 2})), "has the format 2"),
+        (lambda: manifest.write_text(json.dumps({**contents[1], "format": 1})), "has the format 1"),
         (lambda: manifest.write_text("{"), "captioner.json did not arrive whole"),
         (manifest.unlink, "captioner.json is missing"),
     ):

@@ -332,7 +332,7 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
                 return decode(model, features, policy, True)
 
         one: Any = Decoding()
-        decoder = Decoder(one, (), vocabulary, None, beam)
+        decoder = Decoder(one, vocabulary, None, beam)
         (wanted,) = decoder.candidates(np.zeros((1, 1), np.float32))
         assert [tuple(one["words"]) for one in candidates] == [one.words for one in wanted]
         totals = [one["log_probability"] for one in candidates]
@@ -460,7 +460,7 @@ def test_a_file_that_did_not_arrive_whole_is_named(
         for (const bytes of given.files) {
           out.push(await tell(unpack(given.about, Uint8Array.from(bytes))));
         }
-        out.push(await tell(openEngine({ format: 2 })));
+        out.push(await tell(openEngine({ format: 1 })));
         console.log(JSON.stringify(out));""",
         {"about": about, "files": [list(one) for one in files]},
     )
@@ -468,4 +468,4 @@ def test_a_file_that_did_not_arrive_whole_is_named(
     assert found[1].startswith("weights/step.onnx.bin did not arrive whole: ")
     assert found[2].startswith("weights/step.onnx.bin is damaged")
     assert found[3].startswith("weights/step.onnx.bin did not arrive whole: 0 of")
-    assert "format 2, and this page reads 1" in found[4]
+    assert "format 1, and this page reads 2" in found[4]

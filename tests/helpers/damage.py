@@ -42,7 +42,7 @@ from xpcap.layers import CELLS
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
 from xpcap.runs import open_run, train_run
-from xpcap.runs.folder import RANKING, write_first_stage
+from xpcap.runs.folder import RANKING
 from xpcap.runs.rerank import fit_ranking
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
@@ -90,13 +90,11 @@ def _run_files() -> dict[str, bytes]:
         folder = Path(shutil.copytree(KEPT / "run", Path(base, "run")))
         member(data=str(KEPT / "data.h5"))(folder / CONFIG)
         fit_ranking(open_run(folder), open_data(KEPT / "data.h5"))
-        write_first_stage(folder, open_run(folder).model.params)
-        tensors(lambda x, m: m.update(both=True))(folder / RANKING)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def write_run(folder: Path) -> None:
-    """A run of 22 of 24 epochs, with a PCA, and with a ranking that two stages take part in."""
+    """A run of 22 of 24 epochs, with a PCA, and with a ranking."""
     for name, content in _run_files().items():
         (folder / name).write_bytes(content)
 
@@ -435,7 +433,7 @@ COURSES: list[tuple[Any, ...]] = [
 ]  # fmt: skip
 
 CONFIG, VOCAB, BEST, LAST = "config.json", "vocab.json", "best.safetensors", "last.safetensors"
-PCA, FIRST = "projection.safetensors", "first-stage.safetensors"
+PCA = "projection.safetensors"
 MEAN, SCALE = "feature_scaling__mean", "feature_scaling__scale"
 WRAPS = np.array([2**63] * 2 + [0] * 26, "u8")
 HEADER = (2**40).to_bytes(8, "little") + b"{}" * 50
@@ -489,11 +487,6 @@ RUN: list[tuple[Any, ...]] = [
     (PCA, gone, "is missing", "", "", PCA),
     (PCA, other(mean=np.zeros(9, "f4")), "has shape (9,)", "(209,)", "", f"{PCA}: mean"),
     (PCA, each(lambda x: x + np.float32(np.inf)), "", "finite", "", PCA),
-    (FIRST, gone, "is missing", "", "", FIRST),
-    (FIRST, raw(lambda b: b[:-8]), "cannot be read", "", "", FIRST),
-    (FIRST, each(lambda x: x.astype("f4")), "dtype float32", "float16", "", FIRST),
-    (FIRST, each(lambda x: x[:-1]), "has shape", "", "", FIRST),
-    (FIRST, each(lambda x: x + np.float16(np.inf)), "holds inf at", "", "", FIRST),
     (RANKING, raw(lambda b: b[:-8]), "cannot be read", "", "", RANKING),
     (RANKING, tensors(lambda x, m: x.pop("words")), "lacks words"),
     (RANKING, other(mean=np.zeros(5, "f4")), "has shape (5,)", "", "", "mean"),

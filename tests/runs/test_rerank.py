@@ -29,7 +29,7 @@ from xpcap.errors import OptionError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
-from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING
+from xpcap.runs.folder import BEST, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
 from xpcap.runs.rerank import fit_ranking
 from xpcap.runs.run import Run
@@ -79,7 +79,7 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     ranked, greedy = made / "ranked" / "run", made / "greedy" / "run"
     for name in (BEST, "last.safetensors", "history.jsonl"):
         assert (ranked / name).read_bytes() == (greedy / name).read_bytes()
-    assert not {*kill.files(greedy)} & {RANKING, FIRST_STAGE_FILE}
+    assert RANKING not in kill.files(greedy)
     run, plain = open_run(ranked), open_run(greedy)
     words = run.vocabulary.idx_to_word
     rankings = run.decoder(RankedBeam(10, no_stutter=True)).rank(features_of(run))
@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
     out = Path(shutil.copytree(made / name, tmp_path / name)) / "run"
     given = {"out": out, "data": made / "data.h5", "neighbours": False, "resume": True}
     assert train_run(choose(None, given)).run.ranker is None
-    assert not {*kill.files(out)} & {RANKING, FIRST_STAGE_FILE}
+    assert RANKING not in kill.files(out)
     assert train_run(choose(None, {**given, "neighbours": True})).run.ranker is not None
 
 
@@ -130,8 +130,7 @@ def test_a_run_without_ranking_gets_one_when_it_is_resumed_with_neighbours(
 ) -> None:
     whole = made / name / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    for file in (RANKING, FIRST_STAGE_FILE):
-        (folder / file).unlink(missing_ok=True)
+    (folder / RANKING).unlink()
     config = json.loads((folder / "config.json").read_text())
     assert config["neighbours"] is True
     (folder / "config.json").write_text(json.dumps({**config, "neighbours": False}))
@@ -195,94 +194,38 @@ def test_threads_of_blas_change_no_bit_of_a_ranking(made: Path, tmp_path: Path) 
 # Two stages
 
 
-def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
-    """Fits find this CIDEr-D of photos that take no part."""
-    fit = rerank._fit  # private: which of two stages is better cannot be planted in photos
-
-    def fitted(run: Run, *args: Any) -> Any:
-        return fit(run, *args)._replace(held_out=both if run.first_stage_models else alone)
-
-    patch.setattr(rerank, "_fit", fitted)
-
-
-def fitted_anew(made: Path, folder: Path) -> Run:
-    """A copy of the run of two stages, fitted; its second stage has improved the first."""
-    shutil.copytree(made / "staged" / "run", folder)
-    for name in (RANKING, FIRST_STAGE_FILE):
-        (folder / name).unlink(missing_ok=True)
-    assert open_run(folder).meta["epoch"] > 0
-    fit_ranking(open_run(folder), open_run(folder).data())
-    return open_run(folder)
+def test_candidates_of_a_run_of_two_stages_are_of_its_one_model(made: Path) -> None:
+    run = open_run(made / "staged" / "run")
+    assert run.meta["epoch"] > 0  # the second stage has improved the first
+    (ranking,) = run.decoder().rank(features_of(run)[:1])
+    own = [one.candidate for one in ranking.candidates if one.candidate.photo < 0]
+    whole = [one for one in own if len(one.words) < run.config.max_words]  # the others lack END
+    assert whole
+    for candidate in whole:
+        encoded = np.array([[run.vocabulary.start, *candidate.words, run.vocabulary.end]], np.int32)
+        log_p = run.model.word_log_probabilities(features_of(run)[:1], encoded).sum()
+        np.testing.assert_allclose(candidate.log_probability, log_p, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def helped(made: Path) -> Path:
-    """The run of two stages, whose first makes candidates. Change copies only."""
-    with pytest.MonkeyPatch.context() as patch:
-        held_out(0.0, 1.0, patch)
-        return fitted_anew(made, made / "helped" / "run").path
-
-
-@pytest.mark.parametrize(("alone", "both"), [(50.0, 50.0), (50.0, 50.1)])
-def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
-    alone: float, both: float, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out(alone, both, monkeypatch)
-    run = fitted_anew(made, tmp_path / "run")
-    assert run.ranking["fit"]["held_out"] == max(alone, both)
-    assert (run.path / FIRST_STAGE_FILE).exists() == bool(run.first_stage_models) == (both > alone)
-    models = [run.model]
-    if both > alone:
-        tensors, _ = read_tensors(run.path / FIRST_STAGE_FILE, "test")
-        first = open_run(run.path / FIRST).model
-        assert {str(x.dtype) for x in tensors.values()} == {"float16"}
-        for name, x in first.params.items():
-            np.testing.assert_array_equal(tensors[name], x.astype(np.float16))
-            np.testing.assert_array_equal(
-                run.first_stage_models[0].params[name], x.astype(np.float16).astype(np.float32)
-            )
-        models.append(first)
-    (one,) = run.decoder().rank(features_of(run)[:1])
-    own = next(one.candidate for one in one.candidates if one.candidate.photo < 0)
-    encoded = np.array([[run.vocabulary.start, *own.words, run.vocabulary.end]], np.int32)
-    each = [model.word_log_probabilities(features_of(run)[:1], encoded) for model in models]
-    mean = np.log(np.mean(np.exp(each), axis=0)).sum()
-    np.testing.assert_allclose(own.log_probability, mean, rtol=2e-3)
-
-
-@pytest.mark.parametrize("killed", ["before the ranking is written", "after"])
 def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_not_been(
-    killed: str, made: Path, helped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path
 ) -> None:
-    """The ranking before needs the first stage, and that after does not."""
-    folder = Path(shutil.copytree(helped, tmp_path / "run"))
+    whole = made / "staged" / "run"
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
     tensors, meta = read_tensors(folder / RANKING, "test")
     write_tensors(folder / RANKING, tensors, {**meta, "best": "that of fewer epochs"})
     before = (folder / RANKING).read_bytes()
-    held_out(50.0, 50.0, monkeypatch)
 
     def kill_fit(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    unlink = Path.unlink
-
-    def kill_at_first_stage(path: Path, missing_ok: bool = False) -> None:
-        if path.name == FIRST_STAGE_FILE:
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
     with pytest.MonkeyPatch.context() as patch:
-        if killed == "after":
-            patch.setattr(Path, "unlink", kill_at_first_stage)
-        else:
-            patch.setattr(rerank, "write_ranker", kill_fit)
+        patch.setattr(rerank, "write_ranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
             fit_ranking(open_run(folder), open_run(folder).data())
-    assert ((folder / RANKING).read_bytes() == before) == (killed != "after")
+    assert (folder / RANKING).read_bytes() == before
     assert captions(open_run(folder))
     good("train", "--out", folder, "--resume")
-    whole = fitted_anew(made, tmp_path / "whole").path
-    assert {FIRST_STAGE_FILE, RANKING} & {*kill.files(folder)} == {RANKING}
     assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
 
 
@@ -290,10 +233,9 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
 
 
 def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_began_from(
-    helped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path
 ) -> None:
-    held_out(0.0, 1.0, monkeypatch)
-    base = open_run(shutil.copytree(helped, tmp_path / "base"))
+    base = open_run(shutil.copytree(made / "staged" / "run", tmp_path / "base"))
     own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
     given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
     run, _ = train_run(choose(own, given))
@@ -311,7 +253,6 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
         for name, index in (("both", run.ranker.index), ("base", before))
     }
     assert texts["both"] == texts["base"]
-    assert run.first_stage_models
     said = captions(run)
     shutil.rmtree(base.path)
     assert captions(open_run(tmp_path / "on")) == said

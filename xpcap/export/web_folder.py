@@ -19,7 +19,14 @@ from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.encoders.pictures import LONGEST, MOST_BYTES
 from xpcap.errors import DataError
 from xpcap.export.onnx_encoder import add_encoder, load_encoder, opset_of
-from xpcap.export.onnx_folder import Exported, checked_model, require_exportable, write_folder
+from xpcap.export.onnx_folder import (
+    START,
+    STEP,
+    Exported,
+    checked_model,
+    require_exportable,
+    write_folder,
+)
 from xpcap.export.onnx_graphs import Captioner, start_graph, step_graph
 from xpcap.export.tensor import graph_output
 from xpcap.metrics.cider import Hashes
@@ -31,7 +38,7 @@ from xpcap.report.markup import render
 from xpcap.runs import Run
 from xpcap.shapes.scenes import COLOURS
 
-FORMAT = 1  # of the manifest, which captioner.js reads
+FORMAT = 2  # of the manifest, which captioner.js reads
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
 SHA256 = {  # of its files that a page needs, to that of the version
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -77,7 +84,6 @@ def export_web(
     encoder = _encoder_of(run)
     engine = _runtime(runtime)
     ranker = run.ranker
-    models = [run.model, *(run.first_stage_models if ranker else ())]
     graphs: dict[str, bytes] = {}
     network = None
     about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
@@ -90,22 +96,10 @@ def export_web(
         about = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
         about["grid"] = encoder.grid
-    named = []
-    for k, model in enumerate(models):
-        captioner = Captioner(model, run.preprocessing, weights)
-        index = ranker.index.projection if ranker and k == 0 else None
-        start, step = start_graph(captioner, index), step_graph(captioner)
-        number = k or ""
-        for name, graph in ((f"start{number}.onnx", start), (f"step{number}.onnx", step)):
-            graphs[name] = checked_model(graph, {"graph": name})
-        named.append(
-            {
-                "start": f"start{number}.onnx",
-                "step": f"step{number}.onnx",
-                "state": captioner.state,
-                "constants": captioner.constants,
-            }
-        )
+    captioner = Captioner(run.model, run.preprocessing, weights)
+    start = start_graph(captioner, ranker.index.projection if ranker else None)
+    for name, graph in ((START, start), (STEP, step_graph(captioner))):
+        graphs[name] = checked_model(graph, {"graph": name})
     if ranker:
         graphs["ranking.safetensors"] = _ranking(ranker)
     files: dict[str, bytes] = {}
@@ -136,7 +130,7 @@ def export_web(
         "unspaced": [i for i, word in enumerate(words) if gaps([word, word])[0] == ""],
         "special": {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")},
         "encoder": about,
-        "models": named,
+        "model": {"state": captioner.state, "constants": captioner.constants},
         "attends": run.model.config.attends,
         "policy": {
             name: getattr(policy, name)

@@ -10,7 +10,6 @@ from xpcap.runs.folder import (
     BEST,
     CONFIG,
     FIRST,
-    FIRST_STAGE_FILE,
     HISTORY,
     LAST,
     PROJECTION,
@@ -29,7 +28,6 @@ FILES = {
     PROJECTION: "the PCA that features go through; needed with the parameters",
     RANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
-    FIRST_STAGE_FILE: "the first stage, for candidates; needed with the ranking",
     HISTORY: "one line an epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
     EXAMPLES: "the pictures above",

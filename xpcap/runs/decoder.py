@@ -1,4 +1,4 @@
-"""A run's decoder: from features to captions, by its policy, models and ranker."""
+"""A run's decoder: from features to captions, by its policy, model and ranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from xpcap.backend import asarray
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.decoding.policies import require_policy
 from xpcap.errors import OptionError
-from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
+from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.options import Flag
 from xpcap.ranking import Candidate, Ranker, Ranking
@@ -49,7 +49,6 @@ class Decoder:
     """Makes captions of a run from features; see `Run.decoder`. `title` is the decoding in words.
 
     model : of the run
-    first_stages : models that make candidates for the ranker with it
     vocabulary : of the run
     ranker : puts a RankedBeam's captions in order; None: none does
     policy : within the limits of the run
@@ -60,7 +59,6 @@ class Decoder:
     def __init__(
         self,
         model: CaptioningRNN,
-        first_stages: Sequence[CaptioningRNN],
         vocabulary: Vocabulary,
         ranker: Ranker | None,
         policy: Policy,
@@ -71,17 +69,14 @@ class Decoder:
         self._model = model
         self._attend = Flag().check("caption", "`attend`", attend)
         self._explain = Flag().check("caption", "`explain`", explain)
-        if not isinstance(policy, RankedBeam):
-            first_stages, self.ranker = (), None
-        self._chooser: Captioner = Ensemble([model, *first_stages]) if first_stages else model
         self.title = policy.title
-        if isinstance(policy, RankedBeam) and self.ranker is not None:
+        if not isinstance(policy, RankedBeam):
+            self.ranker = None
+        elif self.ranker is not None:
             self.title = f"{policy.search_title}, ranked by similar photos"
             if policy.length_penalty != RankedBeam.length_penalty:
                 got = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
                 raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
-        if first_stages:
-            self.title += ", probabilities averaged over both stages"
 
     def __call__(
         self, names: Sequence[str], features: np.ndarray, numbers: np.ndarray | None = None
@@ -116,7 +111,7 @@ class Decoder:
     def _decoded(self, features: np.ndarray, numbers: np.ndarray | None) -> list[PictureCaption]:
         """Captions by the model, without names."""
         numbers = np.arange(len(features)) if numbers is None else numbers
-        decoded = self._chooser.decode(features, self.policy, numbers=numbers)
+        decoded = self._model.decode(features, self.policy, numbers=numbers)
         captions = []
         for ids, probabilities, totals in zip(*decoded, strict=True):
             words = self.vocabulary.words(ids[0])
@@ -136,7 +131,7 @@ class Decoder:
         """Captions by the ranker, without names; a photo without candidates has an empty one."""
         rankings = self.rank(features)
         encoded = _encoded(self.vocabulary, [one.best for one in rankings])
-        probabilities = np.exp(self._chooser.word_log_probabilities(features, encoded))
+        probabilities = np.exp(self._model.word_log_probabilities(features, encoded))
         captions = []
         for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
             words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
@@ -170,7 +165,7 @@ class Decoder:
         """All captions of the beam, of each of N photos, and some of its neighbours, if given."""
         assert isinstance(self.policy, Beam)
         policy = replace(self.policy, n_best=self.policy.width)
-        decoded = self._chooser.decode(features, policy)
+        decoded = self._model.decode(features, policy)
         ends = {self.vocabulary.end, self.vocabulary.null}
         candidates: list[list[Candidate]] = []
         for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
@@ -189,14 +184,14 @@ class Decoder:
         self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]
     ) -> np.ndarray:
         """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
-        like = self._chooser.like
+        like = self._model.like
         table = asarray(features.astype(like.dtype, copy=False), like=like)
         totals = [np.zeros(0)]
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
             some = slice(start, start + CAPTIONS_AT_ONCE)
             rows = FeatureRows(table, np.array(numbers[some], np.int64))
             encoded = _encoded(self.vocabulary, captions[some])
-            words = self._chooser.word_log_probabilities(rows, encoded)
+            words = self._model.word_log_probabilities(rows, encoded)
             totals.append(words.sum(axis=1, dtype=np.float64))
         return np.concatenate(totals)
 

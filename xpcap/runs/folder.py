@@ -17,7 +17,6 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.json_text import check_json, read_json
-from xpcap.models import CaptioningRNN, build_model
 from xpcap.optim import UpdateRule
 from xpcap.options import Text
 from xpcap.safetensors_file import read_tensors, write_tensors
@@ -28,9 +27,6 @@ CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "t
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where an earlier checkout prepared the data with PCA
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
-FIRST_STAGE_FILE = (
-    "first-stage.safetensors"  # where the first of two stages takes part in that; float16
-)
 START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
@@ -38,27 +34,6 @@ LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
 MOST_WORDS = 16 * 2**20  # bytes
-
-
-def write_first_stage(path: Path, params: Mapping[str, Array]) -> None:
-    """Write parameters as float16. OSError : the file cannot be written."""
-    tensors = {name: to_numpy(x).astype(np.float16) for name, x in params.items()}
-    write_tensors(path / FIRST_STAGE_FILE, tensors, {})
-
-
-def read_first_stage(path: Path, model: CaptioningRNN, vocabulary: Vocabulary) -> CaptioningRNN:
-    """A model like that of the run with the parameters of `write_first_stage`.
-
-    DataError : they are missing, damaged, or of another model.
-    """
-    file = path / FIRST_STAGE_FILE
-    if not file.is_file():
-        expected = "the first stage, which makes candidates for the run's captions"
-        raise DataError("open_run", file, "is missing", expected, "copy the run folder whole")
-    tensors, _ = read_tensors(file, "open_run")
-    check_parameters(file, tensors, model.params.shapes, "f2!")
-    whole = {name: x.astype(np.float32) for name, x in tensors.items()}
-    return build_model(model.config, vocabulary.word_to_idx, params=whole)
 
 
 def opened_folder(path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,26 +12,14 @@ from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.models import CaptioningRNN
 from xpcap.progress import bar
 from xpcap.ranking import Candidate, PhotoIndex, Ranker, fit
 from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.decoder import WIDTH
-from xpcap.runs.folder import (
-    BEST,
-    FIRST,
-    FIRST_STAGE_FILE,
-    RANKING,
-    START_RANKING,
-    best_digest,
-    digest,
-    find_file,
-    read_first_stage,
-    write_first_stage,
-)
+from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest, find_file
 from xpcap.runs.recipe import is_tiny
-from xpcap.runs.run import Run, open_run
+from xpcap.runs.run import Run, fitted_for_two
 from xpcap.training.state import Record
 from xpcap.work import current
 
@@ -49,22 +38,18 @@ AT_ONCE = 250  # photos, in the fit
 def fit_ranking(run: Run, data: CaptionData) -> None:
     """Index the training photos of a run, fit its ranking to the val split, and write both.
 
-    Both stages of a run make candidates if that gives better captions of photos that took no part
-    in the fit. After a warm start the index also has the photos of the run that it began from,
-    whose weights are the prior. Without a val split, and if no epoch was better than that run,
-    weights are the prior. A ranking of these parameters stays as it is. The ranks in the work in
-    hand share the candidates; rank 0 fits and writes.
+    After a warm start the index also has the photos of the run that it began from, whose weights
+    are the prior. Without a val split, and if no epoch was better than that run, weights are the
+    prior. A ranking of these parameters stays as it is, unless an earlier xpcap fitted it for two
+    models. The ranks in the work in hand share the candidates; rank 0 fits and writes.
 
     data : of the run's training, as of `Run.data`
     """
-    folder, group, meta = run.path, current().group, run.ranking
-    if meta.get("best") != best_digest(folder):
+    folder, group = run.path, current().group
+    if run.ranking.get("best") != best_digest(folder) or fitted_for_two(run.ranking):
         ranker, meta = _fitted(run, data)
         if group.rank == 0:
             write_ranker(folder / RANKING, ranker, meta)
-    # Only now, as the ranking before may need it; a fit that was killed is repeated to here
-    if group.rank == 0 and meta.get("both") is not True:
-        (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
     group.barrier()  # the ranking is written
 
 
@@ -74,9 +59,7 @@ def drop_ranking(folder: Path) -> None:
     What a warm start has inherited stays, for a ranking to come.
     """
     if current().group.rank == 0:
-        (folder / RANKING).unlink(missing_ok=True)  # first, as it may need the other file
-        if find_file(folder, START_RANKING) is None:
-            (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
+        (folder / RANKING).unlink(missing_ok=True)
     current().group.barrier()  # the ranking is gone
 
 
@@ -84,22 +67,12 @@ def _fitted(run: Run, data: CaptionData) -> tuple[Ranker, Record]:
     """The ranker of a run, and what its file says of the fit."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
-    ranker = _new_ranker(run, data)
-    both = replace(run, ranker=ranker, first_stage_models=_first_stage_models(run))
-    alone = replace(both, first_stage_models=())
-    chosen, fitted = alone, None
-    if run.meta.get("epoch") == 0 and (run.path / START_RANKING).is_file():
-        chosen = both  # the run that it began from
-    elif "val" in data.splits:
-        fitted = _fit(alone, data)
-        if both.first_stage_models:
-            of_both = _fit(both, data)
-            if of_both.held_out > fitted.held_out:
-                chosen, fitted = both, of_both
-    scores = {} if fitted is None else fitted._asdict()
+    ranker, scores = _new_ranker(run, data), dict[str, Any]()
+    is_start = run.meta.get("epoch") == 0 and (run.path / START_RANKING).is_file()
+    if "val" in data.splits and not is_start:
+        scores = _fit(replace(run, ranker=ranker), data)._asdict()
     weights = scores.pop("weights", ranker.weights)
-    meta = {"best": best_digest(run.path), "both": bool(chosen.first_stage_models), "fit": scores}
-    return replace(ranker, weights=weights), meta
+    return replace(ranker, weights=weights), {"best": best_digest(run.path), "fit": scores}
 
 
 def _new_ranker(run: Run, data: CaptionData) -> Ranker:
@@ -128,21 +101,6 @@ def _new_ranker(run: Run, data: CaptionData) -> Ranker:
         retrieved=RETRIEVED if few else 0,
         no_stutter=no_stutter,
     )
-
-
-def _first_stage_models(run: Run) -> tuple[CaptioningRNN, ...]:
-    """The first stage of a run, in float16, or what a warm start has brought; none: there is none.
-
-    It is written to the run's folder.
-    """
-    first, group = run.path / FIRST, current().group
-    if (first / BEST).is_file() and run.meta.get("epoch"):
-        if group.rank == 0:
-            write_first_stage(run.path, open_run(first).model.params)
-        group.barrier()  # the first stage is written
-    elif not (run.path / FIRST_STAGE_FILE).is_file():
-        return ()
-    return (read_first_stage(run.path, run.model, run.vocabulary),)
 
 
 def _fit(run: Run, data: CaptionData) -> Fitted:

@@ -36,7 +36,6 @@ from xpcap.runs.folder import (
     digest,
     load_parameters,
     opened_folder,
-    read_first_stage,
     read_history,
     read_projection,
     read_vocabulary,
@@ -112,7 +111,6 @@ class Run:
     meta: Record  # of the epoch that the parameters are from
     ranker: Ranker | None = None  # None: captions are not ranked
     ranking: Record = field(default_factory=dict)  # what the ranker's file says of its fit
-    first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -196,23 +194,14 @@ class Run:
         """
         policy = default_policy(self) if policy is None else policy
         within = limited(policy, self.vocabulary, self.config.max_words)
-        return Decoder(
-            self.model,
-            self.first_stage_models,
-            self.vocabulary,
-            self.ranker,
-            within,
-            attend,
-            explain,
-        )
+        return Decoder(self.model, self.vocabulary, self.ranker, within, attend, explain)
 
     @cached_property
     def digest(self) -> str:
         """The first digits of the SHA-256 of all parameters, and of the ranker's weights."""
         content = hashlib.sha256()
-        for model in (self.model, *self.first_stage_models):
-            for name, array in model.params.items():
-                content.update(name.encode() + to_numpy(array).tobytes())
+        for name, array in self.model.params.items():
+            content.update(name.encode() + to_numpy(array).tobytes())
         if self.ranker is not None:
             settings = [getattr(self.ranker, name) for name in ("weights", *SETTINGS)]
             content.update(json.dumps(settings, sort_keys=True).encode())
@@ -259,7 +248,8 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a remark says so.
+    opened, with its best so far, and a remark says so. Another says that weights of the ranking
+    were fitted for more than this model, by an earlier xpcap.
 
     Parameters
     ----------
@@ -302,8 +292,18 @@ def open_run(path: str | Path) -> Run:
     if not file.is_file():
         return run
     ranker, about = read_ranker(file, vocabulary, d)
-    first = (read_first_stage(path, model, vocabulary),) if about.get("both") is True else ()
-    return replace(run, ranker=ranker, ranking=about, first_stage_models=first)
+    if fitted_for_two(about):
+        remark(
+            f"{asked} has a ranking that an earlier xpcap fitted for two models: captions are those"
+            " of its best one, ranked by the same weights; `train DATA --out"
+            f" {asked} --resume` makes the ranking anew (docs/howto/from-an-earlier-0.1.md)"
+        )
+    return replace(run, ranker=ranker, ranking=about)
+
+
+def fitted_for_two(ranking: Record) -> bool:
+    """True if a ranking's file says that an earlier xpcap fitted it for both stages of a run."""
+    return ranking.get("both") is True
 
 
 def default_policy(run: Run, **limits: Any) -> Policy:

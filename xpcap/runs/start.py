@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError
-from xpcap.models import CaptioningRNN, ModelConfig, Parameters
+from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.ranking.file import write_ranker
 from xpcap.runs.folder import (
@@ -15,7 +15,6 @@ from xpcap.runs.folder import (
     best_digest,
     digest,
     read_vocabulary,
-    write_first_stage,
 )
 from xpcap.runs.plan import Stage
 from xpcap.runs.run import Inputs, Run, open_run
@@ -70,21 +69,18 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     return data
 
 
-def first_parameters(base: Run, model: ModelConfig, of: CaptioningRNN | None = None) -> Parameters:
-    """The run's parameters, or those of its first-stage model `of`, for perhaps more words."""
+def first_parameters(base: Run, model: ModelConfig) -> Parameters:
+    """The run's parameters, for perhaps more words."""
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
     known = [i for i in range(len(vocabulary)) if i not in silent]
-    return add_words((of or base.model).params, model.shapes(), known)
+    return add_words(base.model.params, model.shapes(), known)
 
 
-def write_inherited(folder: Path, base: Run, model: ModelConfig) -> None:
+def write_inherited(folder: Path, base: Run) -> None:
     """Write the ranking of the run that a warm start begins from, to be extended at its end."""
-    if base.ranker is None:
-        return
-    write_ranker(folder / START_RANKING, base.ranker, {})
-    for first_stage in base.first_stage_models:
-        write_first_stage(folder, first_parameters(base, model, first_stage))
+    if base.ranker is not None:
+        write_ranker(folder / START_RANKING, base.ranker, {})
 
 
 def inverse_temperature(base: Run) -> float:

@@ -223,7 +223,7 @@ def _train(
     if group.rank == 0:
         write_start(stage, data, model.config)
         if warm is not None:
-            write_inherited(folder, warm, model.config)
+            write_inherited(folder, warm)
     if checkpoint is None:
         writer.begin(solver)
     else:

@@ -16,19 +16,6 @@ export function normalise(scores, V) {
   return scores;
 }
 
-// log of the mean of probabilities, from arrays of their logarithms.
-export function logMean(arrays) {
-  if (arrays.length === 1) return arrays[0];
-  const share = Math.log(arrays.length);
-  return arrays[0].map((first, i) => {
-    let most = first;
-    for (const array of arrays) if (array[i] > most) most = array[i];
-    let sum = 0;
-    for (const array of arrays) sum += Math.exp(array[i] - most);
-    return most + Math.log(sum) - share;
-  });
-}
-
 // Candidates of one picture, the best score first.
 //
 // next(words, parents): the log-probabilities (n * V) of the word after `words` (n), of hypotheses

@@ -1,10 +1,10 @@
-// A run's encoder, models and ranking, opened once, to caption pictures. Runs in a worker.
+// A run's encoder, model and ranking, opened once, to caption pictures. Runs in a worker.
 
-import { normalise, logMean, search } from "./decode.js";
+import { normalise, search } from "./decode.js";
 import { encode } from "./histogram.js";
 import { Ranker, readTensors, repeats } from "./ranking.js";
 
-const FORMAT = 1; // of captioner.json
+const FORMAT = 2; // of captioner.json
 const AGAIN = "Load the page again; if that does not help, copy the folder again, whole.";
 
 // Open the engine that a manifest describes.
@@ -97,26 +97,25 @@ class Engine {
   // before() is awaited before each word: what it throws ends the search.
   async caption(picture, before = () => {}) {
     const { features, area } = await this.encode(picture);
-    const models = [];
-    for (const model of this.manifest.models) models.push(await this.start(model, features));
+    const beginning = await this.start(features);
     const { policy, special } = this.manifest;
-    const candidates = await search(this.stepper(models, before), this.V, special, policy);
+    const candidates = await search(this.stepper(beginning, before), this.V, special, policy);
     let ranked = candidates;
     if (this.ranker) {
-      const likelihood = (captions) => this.logLikelihoods(models, captions, before);
+      const likelihood = (captions) => this.logLikelihoods(beginning, captions, before);
       const allowed = (words) => words.length < policy.max_length &&
         !words.some((word) => policy.forbid.includes(word)) &&
         !(policy.no_stutter && repeats(words));
       ranked = await this.ranker.rank(
-        models[0].projected,
-        models[0].norm,
+        beginning.projected,
+        beginning.norm,
         candidates,
         likelihood,
         allowed,
       );
     }
     const best = ranked.slice(0, this.manifest.best);
-    const attention = this.manifest.attends ? await this.attention(models[0], best) : [];
+    const attention = this.manifest.attends ? await this.attention(beginning, best) : [];
     const captions = best.map((one, i) => ({ ...this.text(one), attention: attention[i] ?? null }));
     return { captions, area };
   }
@@ -135,30 +134,30 @@ class Engine {
     return { features, area: { top: 0, left: 0, bottom: 1, right: 1 } };
   }
 
-  // A model's arrays before the first word, of one hypothesis: the state, and what never changes.
-  async start(model, features) {
-    const out = await this.sessions[model.start].run({ features });
+  // The model's arrays before the first word, of one hypothesis: the state, and what never changes.
+  async start(features) {
+    const out = await this.sessions["start.onnx"].run({ features });
     const pick = (names) => Object.fromEntries(names.map((name) => [name, out[name]]));
+    const { state, constants } = this.manifest.model;
     return {
-      session: this.sessions[model.step],
-      state: pick(model.state),
-      constants: pick(model.constants),
+      state: pick(state),
+      constants: pick(constants),
       projected: out.projected?.data,
       norm: out.norm?.data[0],
     };
   }
 
-  // One step of a model: hypotheses that continue `parents` of `state` read `words`.
-  async step(model, state, words, parents) {
+  // One step of the model: hypotheses that continue `parents` of `state` read `words`.
+  async step(constants, state, words, parents) {
     const ids = BigInt64Array.from(words, BigInt);
     const feeds = { words: new this.ort.Tensor("int64", ids, [words.length]) };
     for (const [name, tensor] of Object.entries(state)) {
       feeds[name] = this.rows(tensor, parents ?? words.map(() => 0));
     }
-    for (const [name, tensor] of Object.entries(model.constants)) {
+    for (const [name, tensor] of Object.entries(constants)) {
       feeds[name] = this.rows(tensor, words.map(() => 0));
     }
-    const out = await model.session.run(feeds);
+    const out = await this.sessions["step.onnx"].run(feeds);
     const next = Object.keys(state).map((name) => [name, out[`next_${name}`]]);
     return {
       logs: normalise(out.scores.data, this.V),
@@ -175,17 +174,13 @@ class Engine {
     return new this.ort.Tensor("float32", out, [which.length, ...dims.slice(1)]);
   }
 
-  // The function `next` of `search`: all models read the chosen words, and their mean counts.
-  stepper(models, before) {
-    let states = models.map(({ state }) => state);
+  // The function `next` of `search`: the model reads the chosen words.
+  stepper({ state, constants }, before) {
     return async (words, parents) => {
       await before();
-      const steps = [];
-      for (let k = 0; k < models.length; k++) {
-        steps.push(await this.step(models[k], states[k], words, parents));
-      }
-      states = steps.map(({ state }) => state);
-      return logMean(steps.map(({ logs }) => logs));
+      const step = await this.step(constants, state, words, parents);
+      state = step.state;
+      return step.logs;
     };
   }
 
@@ -201,22 +196,21 @@ class Engine {
   }
 
   // Log-probabilities of the words of captions, END included.
-  async logLikelihoods(models, captions, before) {
+  async logLikelihoods(beginning, captions, before) {
     const found = captions.map(() => []);
-    await this.along(this.stepper(models, before), captions, (t, row, logs) => {
+    await this.along(this.stepper(beginning, before), captions, (t, row, logs) => {
       const word = captions[row][t] ?? this.manifest.special.end;
       found[row].push(logs[row * this.V + word]);
     });
     return found;
   }
 
-  // Weights of the regions as a model chooses each word of captions.
-  async attention(model, candidates) {
+  // Weights of the regions as the model chooses each word of captions.
+  async attention({ state, constants }, candidates) {
     const captions = candidates.map(({ words }) => words);
     const weights = captions.map(() => []);
-    let { state } = model;
     const next = async (words, parents) => {
-      const step = await this.step(model, state, words, parents);
+      const step = await this.step(constants, state, words, parents);
       state = step.state;
       return step.attention;
     };
