@@ -5,7 +5,7 @@ a call's arguments any number of further ones. Layout and comments do not matter
 if there is one, is what is replaced, else the whole match; in the replacement, `$name` is the code
 that the hole matched.
 
-    in_python(text, "lstm_rows_forward", "lstm_gates($here, ...)", "$here.copy()")
+    in_python(text, "lstm_forward", "lstm_gates($here, ...)", "$here.copy()")
 """
 
 import ast

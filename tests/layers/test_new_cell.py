@@ -218,6 +218,12 @@ def test_parameters_that_do_not_fit_in_are_refused(refusal: Refusal) -> None:
     refusal.check({"shapes": MinimalGated().shapes, "model": model}, "model({})")
 
 
+def test_a_class_among_the_cells_is_refused() -> None:
+    CELLS["plain"] = MinimalGated  # type: ignore[assignment]
+    with refuses(ValueError, thing="cell 'plain'", cause='CELLS["plain"] = MinimalGated()'):
+        CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "plain")
+
+
 def test_a_gradient_that_the_fast_form_would_not_use_is_refused() -> None:
     class Unscaled(type(CELLS["gru"])):  # type: ignore[misc]
         scales_recurrence = False

@@ -166,13 +166,13 @@ def _refuse_captions(data: Path | None) -> None:
     file_type = type_of_file(head)
     if not head or (file_type.family != "spreadsheet" if file_type else b"\0" in head):
         return
-    found, table = "text, such as a table of captions", data
+    content, table = "text, such as a table of captions", data
     if file_type:
-        found, table = f"{file_type.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
+        content, table = f"{file_type.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the"
+        f"train: {escape_control(str(data))} is {content}, expected a dataset file; make one of the"
         f" captions and the folder of pictures, here called photos:\n  {prepare}\n"
         f"  {command_line('train', out)}"
     )

@@ -359,20 +359,20 @@ class Cell:
         """Write a step's gradients to da (n, G) and the first n rows of dstate; add them to grads."""
         function, names = "step_backward", [f"gradient of state {name}" for name in self.states]
         results = self.step_backward(dafter, cache, params)
-        found, before, of_params = self._unpacked(function, results, "da", "dstate", "grads")
-        self._check(function, "da", found, da)
-        da[...] = found
-        before = self._unpacked(f"{function}, dstate", before, *names)
-        for name, total, x in zip(names, dstate, before, strict=True):
+        step_da, dbefore, step_grads = self._unpacked(function, results, "da", "dstate", "grads")
+        self._check(function, "da", step_da, da)
+        da[...] = step_da
+        dbefore = self._unpacked(f"{function}, dstate", dbefore, *names)
+        for name, total, x in zip(names, dstate, dbefore, strict=True):
             self._check(function, name, x, total[: len(da)])
             total[: len(da)] = x
-        if set(of_params) != set(grads):
-            got, wanted = (", ".join(names) or "nothing" for names in (of_params, grads))
+        if set(step_grads) != set(grads):
+            got, wanted = (", ".join(names) or "nothing" for names in (step_grads, grads))
             caller, cause = self._caller(function), "those of a, so of its bias, are the caller's"
             raise InvalidValueError(caller, "grads", f"are those of {got}", f"of {wanted}", cause)
         for name, total in grads.items():
-            self._check(function, f"gradient of {name}", of_params[name], total)
-            total[...] += of_params[name]
+            self._check(function, f"gradient of {name}", step_grads[name], total)
+            total[...] += step_grads[name]
 
     def block_values(self, cache: Any) -> dict[str, Array]:
         """Blocks after their nonlinearity.

@@ -56,18 +56,22 @@ class _Stack(Cell):
         self.inputs = f"{weight}1", f"{bias}1"
 
     def shapes(self, W: int, H: int) -> Shapes:
-        own = {k: cell.shapes(W if k == 1 else H, H) for k, cell in self._cells.items()}
-        return {f"{name}{k}": shape for k, shapes in own.items() for name, shape in shapes.items()}
+        layer_shapes = {k: cell.shapes(W if k == 1 else H, H) for k, cell in self._cells.items()}
+        return {
+            f"{name}{k}": shape
+            for k, shapes in layer_shapes.items()
+            for name, shape in shapes.items()
+        }
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
         after: State = ()
         caches = {}
         for k, cell in self._cells.items():
-            own, below = self._own(params, k), after[0] if after else None
+            layer_params, below = self._of_layer(params, k), after[0] if after else None
             if below is not None:
-                weight, bias = (own[name] for name in cell.inputs)
+                weight, bias = (layer_params[name] for name in cell.inputs)
                 a = below @ weight + bias
-            states, cache = cell.step_forward(a, self._state(state, k), own)
+            states, cache = cell.step_forward(a, self._state(state, k), layer_params)
             after, caches[str(k)] = states + after, (cache, below)
         return after, caches
 
@@ -78,14 +82,16 @@ class _Stack(Cell):
         grads: dict[str, Array] = {}
         dbelow: Any = 0
         for k, cell in reversed(self._cells.items()):
-            (layer_cache, below), own = cache[str(k)], self._own(params, k)
+            (layer_cache, below), layer_params = cache[str(k)], self._of_layer(params, k)
             dh, *others = self._state(dafter, k)
-            da, dbefore, found = cell.step_backward((dh + dbelow, *others), layer_cache, own)
-            layer_grads, dstate = dict(found), dstate + dbefore
+            da, dbefore, step_grads = cell.step_backward(
+                (dh + dbelow, *others), layer_cache, layer_params
+            )
+            layer_grads, dstate = dict(step_grads), dstate + dbefore
             if below is not None:
                 weight, bias = cell.inputs
                 layer_grads |= {weight: below.T @ da, bias: da.sum(axis=0)}
-                dbelow = da @ own[weight].T
+                dbelow = da @ layer_params[weight].T
             grads |= {f"{name}{k}": grad for name, grad in layer_grads.items()}
         return da, dstate, grads
 
@@ -99,10 +105,10 @@ class _Stack(Cell):
     ) -> State:
         after: State = ()
         for k, cell in self._cells.items():
-            scope, own = buffer.scope(str(k)), self._own(params, k)
-            a = self._inputs(k, after[0], own, scope) if after else a
+            scope, layer_params = buffer.scope(str(k)), self._of_layer(params, k)
+            a = self._inputs(k, after[0], layer_params, scope) if after else a
             term = extra_term if k == 1 else None
-            after = cell.advance(a, self._state(state, k), own, scope, term) + after
+            after = cell.advance(a, self._state(state, k), layer_params, scope, term) + after
         return after
 
     def rows_forward(
@@ -118,14 +124,14 @@ class _Stack(Cell):
         h: Array | None = None
         caches: list[Any] = []
         for k, cell in self._cells.items():
-            scope, own = buffer.scope(str(k)), self._own(params, k)
-            a = a if h is None else self._inputs(k, h, own, scope)
+            scope, layer_params = buffer.scope(str(k)), self._of_layer(params, k)
+            a = a if h is None else self._inputs(k, h, layer_params, scope)
             h0, *others = self._state(state0, k)
             if h0 is None:
                 h0 = get_array_module(a).zeros_like(state0[0])
             below, term = h, extra_term if k == 1 else None
-            h, cache = cell.rows_forward(a, (h0, *others), own, rows, scope, term)
-            caches.append((cache, below, own))
+            h, cache = cell.rows_forward(a, (h0, *others), layer_params, rows, scope, term)
+            caches.append((cache, below, layer_params))
         return h, caches
 
     def rows_backward(
@@ -138,21 +144,24 @@ class _Stack(Cell):
         ops, buffer = get_ops(dh), buffer or allocator(dh)
         if grads is None:
             params = {
-                f"{name}{k}": x for k, (*_, own) in enumerate(caches, 1) for name, x in own.items()
+                f"{name}{k}": x
+                for k, (*_, layer_params) in enumerate(caches, 1)
+                for name, x in layer_params.items()
             }
             grads = {
                 name: buffer(f"d{name}", params[name].shape) for name in self.recurrent_names()
             }
         dstate0: State = ()
         for k, cell in reversed(self._cells.items()):
-            (cache, below, params), own = caches[k - 1], self._own(grads, k)
-            scope, recurrent = buffer.scope(str(k)), {x: own[x] for x in cell.recurrent_names()}
+            (cache, below, params), layer_grads = caches[k - 1], self._of_layer(grads, k)
+            scope = buffer.scope(str(k))
+            recurrent = {name: layer_grads[name] for name in cell.recurrent_names()}
             da, dstate, _ = cell.rows_backward(dh, cache, scope, recurrent)
             dstate0 += dstate
             if below is not None:
                 weight, bias = cell.inputs
-                ops.matmul(below.T, da, out=own[weight])
-                ops.column_sum(da, out=own[bias])
+                ops.matmul(below.T, da, out=layer_grads[weight])
+                ops.column_sum(da, out=layer_grads[bias])
                 dh = ops.matmul(da, params[weight].T, out=scope("dh_below", below.shape))
         return da, dstate0, grads
 
@@ -171,7 +180,7 @@ class _Stack(Cell):
             for name, x in function(cache).items()
         }
 
-    def _own(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:
+    def _of_layer(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:
         """The parameters of layer k, or gradients of them, under its own names."""
         names = self._cells[k].shapes(1, 1)
         return {name: params[f"{name}{k}"] for name in names if f"{name}{k}" in params}
@@ -181,7 +190,7 @@ class _Stack(Cell):
         above = sum(len(cell.states) for number, cell in self._cells.items() if number > k)
         return state[above : above + len(self._cells[k].states)]
 
-    def _inputs(self, k: int, h: Array, own: Params, buffer: Buffer) -> Array:
+    def _inputs(self, k: int, h: Array, layer_params: Params, buffer: Buffer) -> Array:
         """Pre-activations (n, G) of layer k from the states below it."""
-        (weight, bias), ops = (own[name] for name in self._cells[k].inputs), get_ops(h)
+        (weight, bias), ops = (layer_params[name] for name in self._cells[k].inputs), get_ops(h)
         return ops.add_rows(ops.matmul(h, weight, buffer("inputs", (len(h), len(bias)))), bias)

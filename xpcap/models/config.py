@@ -74,6 +74,10 @@ class ModelConfig:
         self._check_cell()
 
     def _check_cell(self) -> None:
+        if not isinstance(self.recurrent, Cell):
+            got, expected = f"is {self.recurrent!r:.80}", "an instance of a subclass of Cell"
+            cause = f'CELLS["{self.cell}"] = {getattr(self.recurrent, "__name__", "MyCell")}()?'
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected, cause)
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
             got = f"has a parameter {taken[0]!r}"

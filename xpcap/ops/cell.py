@@ -46,7 +46,7 @@ class CellGradients(NamedTuple):
 
 
 class PointwiseSteps(Protocol):
-    """What operations ask of a cell with one product a step, a `Pointwise` of layers/recurrent.py."""
+    """The part of a `Pointwise`, a cell with one product a step, that operations call."""
 
     @property
     def kernel(self) -> str: ...

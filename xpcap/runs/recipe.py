@@ -187,9 +187,9 @@ class Recipe:
     @property
     def save_interval(self) -> SaveInterval:
         """`save_every`, parsed."""
-        found = _parse_save_interval(self.save_every)
-        assert found is not None  # as its kind has checked
-        return found
+        interval = _parse_save_interval(self.save_every)
+        assert interval is not None  # as its kind has checked
+        return interval
 
     def suited_to(self, captions: int) -> "Recipe":
         """The recipe, with options left open chosen for a train split.

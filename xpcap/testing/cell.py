@@ -201,8 +201,8 @@ def step_gradient(trial: Trial) -> None:
         return by_name | {f"{name} before": y for name, y in zip(cell.states, states, strict=True)}
 
     def loss() -> Array:
-        found, _ = cell.step_forward(a, state, params)
-        return sum((x * dx).sum() for x, dx in zip(found, dafter, strict=True))
+        moved, _ = cell.step_forward(a, state, params)
+        return sum((x * dx).sum() for x, dx in zip(moved, dafter, strict=True))
 
     arrays = named(a, state) | {name: params[name] for name in cell.recurrent_names()}
     check_slopes("the step's", loss, arrays, named(da, dstate) | dict(param_grads))
