@@ -369,6 +369,39 @@ def test_a_process_forked_while_a_thread_captions_captions_too(ranked: Path) -> 
     program(FORKED, ranked, flags=("-W", "ignore"), OPENBLAS_NUM_THREADS="2")
 
 
+FORKED_WHILE_IMPORTING = """
+import os, signal, sys, threading
+import numpy as np
+from xpcap.encoders import read_picture
+
+assert "PIL" not in sys.modules
+importing, forking = threading.Event(), threading.Event()
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "PIL.Image" and not importing.is_set():
+            importing.set()
+            forking.wait()
+
+sys.meta_path.insert(0, Finder())
+os.register_at_fork(before=forking.set)  # called before those that were registered earlier
+picture = np.zeros((4, 4, 3), np.uint8)
+threading.Thread(target=read_picture, args=[picture]).start()
+importing.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that hangs
+    os._exit(int(read_picture(picture).any()))
+exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+def test_a_process_forked_while_a_thread_imports_pillow_reads_pictures_too() -> None:
+    """The lock on a module that a thread imports stays locked in the child."""
+    program(FORKED_WHILE_IMPORTING, flags=("-W", "ignore"))
+
+
 def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:
     data = captioner.run.data()
     (one,) = captioner.captions([photo(0)], policy=Beam(5, n_best=5), show=True, explain=True)

@@ -21,6 +21,7 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapEr
 from xpcap.files import size_of
 from xpcap.signatures import AVIF, HEIC, PAGE, type_of_file
 from xpcap.spec import spec
+from xpcap.threads import before_forks
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -79,6 +80,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
     ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, a
         file that is asynchronous or opened for text, or a source of another kind.
     """
+    _load_modules()
     from PIL import Image
 
     if isinstance(source, np.ndarray):
@@ -99,8 +101,6 @@ def read_picture(source: PictureSource) -> np.ndarray:
         got = f"is of type {type(source).__name__}"
         expected = "a path, bytes, a file opened for reading bytes, a Pillow image, or an array"
         raise InvalidTypeError("read_picture", name, got, f"{expected} of uint8")
-    Image.init()
-    reads_heic()
     try:
         if isinstance(source, Path):
             _require_size(name, size_of("read_picture", source, "a picture file"))
@@ -193,6 +193,20 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
     if not picture.size:
         got = f"has shape {picture.shape}"
         raise InvalidValueError(caller, "picture", got, "at least a pixel", "an empty crop?")
+
+
+@functools.cache
+def _load_modules() -> None:
+    """Import what reads a picture: Pillow, its formats, and masked arrays, which NumPy imports late.
+
+    A process that is forked while another thread imports would wait for that import for ever.
+    """
+    with before_forks():
+        import numpy.ma  # noqa: F401
+        from PIL import ExifTags, Image, ImageOps  # noqa: F401
+
+        Image.init()
+        reads_heic()
 
 
 @functools.cache
