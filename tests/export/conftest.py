@@ -10,7 +10,7 @@ from browser import NAMES, Browser, find_browser
 from web_pages import tar
 
 from xpcap.export import export_web, web_folder
-from xpcap.export.web_folder import HAVE, TARBALL
+from xpcap.export.web_folder import RUNTIME_PATHS, TARBALL
 from xpcap.runs import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,12 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="package")
 def real_runtime() -> Path:
     """npm's package, in the checkout or where XPCAP_RUNTIME says."""
-    places = [os.environ.get("XPCAP_RUNTIME") or ROOT / TARBALL, *(ROOT / one for one in HAVE)]
-    found = next((Path(one) for one in places if Path(one).exists()), None)
-    if found is None:
+    named = os.environ.get("XPCAP_RUNTIME") or ROOT / TARBALL
+    paths = map(Path, (named, *(ROOT / path for path in RUNTIME_PATHS)))
+    runtime = next((path for path in paths if path.exists()), None)
+    if runtime is None:
         pytest.skip(f"no {TARBALL} in the checkout, and XPCAP_RUNTIME names none")
-    return found
+    return runtime
 
 
 @pytest.fixture(scope="package")

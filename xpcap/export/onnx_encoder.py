@@ -50,7 +50,8 @@ def opset_of(model: Any) -> int:
     """The version of ONNX's own operators in a ModelProto; None: that of graphs without another."""
     versions = () if model is None else model.opset_import
     return max(
-        (one.version for one in versions if is_own(one)), default=OPSET if model is None else 1
+        (opset.version for opset in versions if is_own(opset)),
+        default=OPSET if model is None else 1,
     )
 
 
@@ -72,7 +73,9 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
 
     network = model.graph
     (source,) = [
-        one for one in network.input if one.name not in {each.name for each in network.initializer}
+        value
+        for value in network.input
+        if value.name not in {tensor.name for tensor in network.initializer}
     ]
     batch = source.type.tensor_type.shape.dim[0].dim_value or "N"  # a network may take one picture
     pixels = graph_input(graph, "pixels", np.uint8, (batch, "height", "width", 3))
@@ -87,11 +90,12 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
         graph.part.operators.append(
             Operator(node.op_type, [*_reads(node)], node.output, content=content)
         )
-    for one in network.initializer:
-        if weights == "float32" or one.data_type != TensorProto.FLOAT or len(one.dims) < 2:
-            graph.weights[one.name] = one.SerializeToString(True)
+    for tensor in network.initializer:
+        is_matrix = tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
+        if weights == "float32" or not is_matrix:
+            graph.weights[tensor.name] = tensor.SerializeToString(True)
         else:
-            graph.constant(numpy_helper.to_array(one), one.name, half=True)
+            graph.constant(numpy_helper.to_array(tensor), tensor.name, half=True)
     output, N, last = PREFIX + encoder.output, pixels.shape[0], encoder.channels_last
     graph.scope = "features/"
     if encoder.grid is None:
@@ -110,8 +114,8 @@ def _reads(node: Any) -> set[str]:
     """Names that an operator reads, the graphs inside it included."""
     inner = [
         graph
-        for one in node.attribute
-        for graph in (*one.graphs, *([one.g] if one.HasField("g") else []))
+        for attribute in node.attribute
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
     ]
     return {*node.input, *(name for graph in inner for each in graph.node for name in _reads(each))}
 

@@ -94,7 +94,9 @@ def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> Non
         require_form(Captioner(run.model, run.preprocessing, weights))
     except TypeError as error:  # of the tensors that record the equations
         thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
-        expected = f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}"
+        expected = (
+            f"arithmetic and {', '.join(sorted(function.__name__ for function in FUNCTIONS))}"
+        )
         cause = "an equation of whole arrays, without loops over their numbers, has one"
         raise OptionError(caller, thing, got, expected, cause) from error
     if importlib.util.find_spec("onnx") is None:
@@ -152,7 +154,7 @@ def checked_model(graph: Graph, metadata: dict[str, str], encoder: Any = None) -
     if encoder is not None:
         others.ir_version = max(IR_VERSION, encoder.ir_version)
         others.functions.extend(encoder.functions)
-        others.opset_import.extend(one for one in encoder.opset_import if not is_own(one))
+        others.opset_import.extend(opset for opset in encoder.opset_import if not is_own(opset))
     content = graph.to_bytes(metadata, opset_of(encoder))
     content += others.SerializeToString(deterministic=True)  # one message has the fields of both
     onnx.checker.check_model(content, full_check=True)

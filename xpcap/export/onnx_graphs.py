@@ -176,9 +176,9 @@ def step_graph(captioner: Captioner, batch: int = BATCH) -> Graph:
 
 def require_form(captioner: Captioner) -> None:
     """Raise TypeError if the cell's step cannot be recorded, or only for one number of captions."""
-    one, other = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
-    sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (one, other))
-    if one.part.operators != other.part.operators or next(sizes) != next(sizes):
+    small, large = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
+    sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (small, large))
+    if small.part.operators != large.part.operators or next(sizes) != next(sizes):
         raise UnsupportedError("the number of rows as a number")
 
 

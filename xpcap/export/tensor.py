@@ -93,28 +93,29 @@ class Tensor(NDArrayOperatorsMixin):
         if isinstance(key, Tensor | np.ndarray) and key.dtype.kind in "iu":
             return _taken(self, key)
         key = key if isinstance(key, tuple) else (key,)
-        if not all(one is None or isinstance(one, int | slice | type(Ellipsis)) for one in key):
+        if not all(item is None or isinstance(item, int | slice | type(Ellipsis)) for item in key):
             raise UnsupportedError("an index that is neither a number nor a slice")
         if Ellipsis in key:
-            at, named = key.index(Ellipsis), sum(one is not None for one in key) - 1
+            at, named = key.index(Ellipsis), sum(item is not None for item in key) - 1
             key = (*key[:at], *[slice(None)] * (self.ndim - named), *key[at + 1 :])
         cuts = []
-        for axis, one in enumerate(one for one in key if one is not None):
-            cut, n = slice(one, one + 1 or None) if isinstance(one, int) else one, self.shape[axis]
+        for axis, item in enumerate(item for item in key if item is not None):
+            n = self.shape[axis]
+            cut = slice(item, item + 1 or None) if isinstance(item, int) else item
             start, stop, step = cut.indices(n)
             if step < 1:
                 raise UnsupportedError("a slice that runs backwards")
             if (start, stop, step) != (0, n, 1):
                 cuts.append((start, LAST if stop == n else stop, axis, step))
-        whole = all(isinstance(one, slice) for one in key)
-        if whole and not cuts:
+        keeps_axes = all(isinstance(part, slice) for part in key)
+        if keeps_axes and not cuts:
             return self
 
         def part(x: Tensor, like: np.ndarray) -> Tensor:
             if cuts:
                 ends = (np.array(end, np.int64) for end in zip(*cuts, strict=True))
                 x = x.record("Slice", x, *ends, like=like)
-            return x if whole else _reshaped(x, like)
+            return x if keeps_axes else _reshaped(x, like)
 
         return View(self, self.like[key], part, writable=not cuts)
 
@@ -232,21 +233,21 @@ def _fused(quotient: Tensor) -> Tensor:
     producers = {} if graph.part.name == "pattern" else _producers(graph)
     for kind, function in FUSED.items() if producers else ():
         example = graph_input(Graph("pattern"), "x", np.float32, ("N", 2))
-        root, found = function(example).name, dict[str, str]()
-        if _fits(root, _producers(example.graph), quotient.name, producers, found):
-            return Tensor(graph, graph.node(kind, found["x"]), quotient.like)
+        root, names = function(example).name, dict[str, str]()
+        if _fits(root, _producers(example.graph), quotient.name, producers, names):
+            return Tensor(graph, graph.node(kind, names["x"]), quotient.like)
     return quotient
 
 
 def _fits(
-    part: str, pattern: Producers, name: str, producers: Producers, found: dict[str, str]
+    part: str, pattern: Producers, name: str, producers: Producers, names: dict[str, str]
 ) -> bool:
-    """True if a value is computed as a part of a pattern is, from one x, which goes to `found`."""
+    """True if a value is computed as a part of a pattern is, from one x, which goes to `names`."""
     if part not in pattern:  # x, or a constant
-        return found.setdefault(part, name if part == "x" else part) == name
-    (one, parts), (other, names) = pattern[part], producers.get(name, ("", ()))
-    pairs = zip(parts, names, strict=False)
-    return one == other and all(_fits(p, pattern, n, producers, found) for p, n in pairs)
+        return names.setdefault(part, name if part == "x" else part) == name
+    (expected, parts), (operator, inputs) = pattern[part], producers.get(name, ("", ()))
+    pairs = zip(parts, inputs, strict=False)
+    return expected == operator and all(_fits(p, pattern, n, producers, names) for p, n in pairs)
 
 
 def _producers(graph: Graph) -> Producers:
@@ -263,8 +264,8 @@ def _reshaped(x: Tensor, like: np.ndarray) -> Tensor:
 UFUNCS: dict[np.ufunc, str] = {
     getattr(np, name): kind or name.title()
     for name, _, kind in (
-        one.partition(":")
-        for one in "add subtract:Sub multiply:Mul divide:Div matmul:MatMul power:Pow negative:Neg"
+        pair.partition(":")
+        for pair in "add subtract:Sub multiply:Mul divide:Div matmul:MatMul power:Pow negative:Neg"
         " absolute:Abs sign exp log sqrt tanh sin cos floor ceil rint:Round maximum:Max minimum:Min"
         " greater less equal greater_equal:GreaterOrEqual less_equal:LessOrEqual logical_and:And"
         " logical_or:Or logical_not:Not bitwise_and:And bitwise_or:Or invert:Not".split()
@@ -282,15 +283,16 @@ def _reduced(kind: str, function: Any) -> Callable[..., Tensor]:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Tensor:
-    one = next(one for one in (condition, x, y) if isinstance(one, Tensor))
+    first = next(x for x in (condition, x, y) if isinstance(x, Tensor))
     like = np.where(*map(_like, (condition, x, y)))
-    return one.record("Where", condition, *(_as(one, like.dtype) for one in (x, y)), like=like)
+    branches = (_as(branch, like.dtype) for branch in (x, y))
+    return first.record("Where", condition, *branches, like=like)
 
 
 def _concatenated(arrays: Sequence[Any], axis: int = 0) -> Tensor:
-    one = next(one for one in arrays if isinstance(one, Tensor))
+    first = next(x for x in arrays if isinstance(x, Tensor))
     like = np.concatenate([*map(_like, arrays)], axis=axis)
-    return one.record("Concat", *(_as(one, like.dtype) for one in arrays), like=like, axis=axis)
+    return first.record("Concat", *(_as(x, like.dtype) for x in arrays), like=like, axis=axis)
 
 
 def _zeros(x: Tensor, dtype: DTypeLike | None = None) -> Tensor:

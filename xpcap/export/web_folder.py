@@ -38,7 +38,7 @@ from xpcap.report.markup import render
 from xpcap.runs import Run
 from xpcap.shapes.scenes import COLOURS
 
-FORMAT = 2  # of the manifest, which captioner.js reads
+FORMAT = 3  # of the manifest, which captioner.js reads
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
 SHA256 = {  # of its files that a page needs, to that of the version
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -47,8 +47,8 @@ SHA256 = {  # of its files that a page needs, to that of the version
     ),
 }
 TARBALL = f"{RUNTIME}-{VERSION}.tgz"
-HAVE = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
-MOST_RUNTIME = 64 << 20  # bytes of a file of the runtime
+RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
+MAX_RUNTIME_BYTES = 64 << 20  # bytes of a file of the runtime
 WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
 PACKED = ".bin"  # behind names of files as of `pack`: some servers refuse suffixes without a type
 
@@ -86,16 +86,16 @@ def export_web(
     ranker = run.ranker
     graphs: dict[str, bytes] = {}
     network = None
-    about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
+    encoder_settings: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
     if isinstance(encoder, OnnxEncoder):
         network = load_encoder(encoder)
         graph = Graph("encoder")
         features = add_encoder(graph, encoder, network, weights)
         graph_output(graph, "features", features)
         graphs["encoder.onnx"] = checked_model(graph, {"graph": "encoder"}, network)
-        about = {"kind": "network", "grid": encoder.grid}
+        encoder_settings = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
-        about["grid"] = encoder.grid
+        encoder_settings["grid"] = encoder.grid
     captioner = Captioner(run.model, run.preprocessing, weights)
     start = start_graph(captioner, ranker.index.projection if ranker else None)
     for name, graph in ((START, start), (STEP, step_graph(captioner))):
@@ -105,9 +105,9 @@ def export_web(
     files: dict[str, bytes] = {}
     listed: dict[str, Any] = {}
     program = {"ort.wasm": engine["ort-wasm-simd-threaded.wasm"]}
-    for place, itemsize, contents in (("weights", 2, graphs), ("runtime", 1, program)):
+    for subfolder, itemsize, contents in (("weights", 2, graphs), ("runtime", 1, program)):
         for name, content in contents.items():
-            path = f"{place}/{name}{PACKED}"
+            path = f"{subfolder}/{name}{PACKED}"
             files[path] = stored = pack(content, itemsize)
             listed[name] = {
                 "path": path,
@@ -129,7 +129,7 @@ def export_web(
         "vocabulary": words,
         "unspaced": [i for i, word in enumerate(words) if gaps([word, word])[0] == ""],
         "special": {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")},
-        "encoder": about,
+        "encoder": encoder_settings,
         "model": {"state": captioner.state, "constants": captioner.constants},
         "attends": run.model.config.attends,
         "policy": {
@@ -157,7 +157,9 @@ def export_web(
     files["runtime/ort.js"] = engine["ort.wasm.bundle.min.mjs"]  # nginx has no type for .mjs
     source = resources.files("xpcap.export") / "web"
     files["runtime/LICENSE.txt"] = (source / "runtime-licence.txt").read_bytes()
-    files |= {one.name: one.read_bytes() for one in source.iterdir() if one.name.endswith(".js")}
+    files |= {
+        file.name: file.read_bytes() for file in source.iterdir() if file.name.endswith(".js")
+    }
     write_folder("export_web", folder, files)
     return Exported([folder / name for name in files], opset_of(network))
 
@@ -186,8 +188,8 @@ def _settings(ranker: Ranker | None) -> dict[str, Any] | None:
         "weights": dict(ranker.weights),
         "photos": len(ranker.index),
         "neighbours": ranker.neighbours,
-        "fall": ranker.bandwidth,
-        "borrowed": ranker.retrieved,
+        "bandwidth": ranker.bandwidth,
+        "retrieved": ranker.retrieved,
     }
 
 
@@ -210,10 +212,10 @@ def _ranking(ranker: Ranker) -> bytes:
 def _runtime(given: str | Path | None) -> dict[str, bytes]:
     """The runtime's files by name, each checked by its digest."""
     how = f"`npm pack {RUNTIME}@{VERSION}` downloads {TARBALL}"
-    path = next((Path(one) for one in HAVE if Path(one).exists()), None)
+    path = next((Path(known) for known in RUNTIME_PATHS if Path(known).exists()), None)
     path = path if given is None else Path(given)
     if path is None or not path.exists():
-        place = " or ".join(HAVE) + " in this folder" if path is None else str(path)
+        place = " or ".join(RUNTIME_PATHS) + " in this folder" if path is None else str(path)
         cause = f"{how}, and `runtime` names it elsewhere"
         raise DataError(
             "export_web", f"{RUNTIME} {VERSION}", "is missing", expected=place, cause=cause
@@ -226,8 +228,8 @@ def _runtime(given: str | Path | None) -> dict[str, bytes]:
         expected = f"its .tgz, or the folder that it unpacks to: {reason}"
         raise DataError("export_web", path, got, expected=expected, cause=how) from error
     for name, content in files.items():
-        if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
-            thing, got = f"{name} of {path}", f"has SHA-256 {found}"
+        if (digest := hashlib.sha256(content).hexdigest()) != SHA256[name]:
+            thing, got = f"{name} of {path}", f"has SHA-256 {digest}"
             expected = f"{SHA256[name]}, that of {RUNTIME} {VERSION}"
             cause = f"another version, or damaged? {how}"
             raise DataError("export_web", thing, got, expected=expected, cause=cause)
@@ -248,7 +250,7 @@ def _untarred(path: Path) -> dict[str, bytes]:
             if member is None:
                 raise KeyError(f"{name} is no file")
             with member:
-                files[name] = member.read(MOST_RUNTIME)
+                files[name] = member.read(MAX_RUNTIME_BYTES)
     return files
 
 

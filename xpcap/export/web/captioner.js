@@ -16,7 +16,7 @@ export async function openCaptioner({ onBytes = () => {} } = {}) {
   const { ask, stop } = startWorker((bytes) => onBytes((received += bytes), all));
   try {
     const manifest = await fetchManifest();
-    all = Object.values(manifest.files).reduce((sum, one) => sum + one.stored, 0);
+    all = Object.values(manifest.files).reduce((sum, file) => sum + file.stored, 0);
     onBytes(0, all);
     await ask({ kind: "open", manifest });
     return new Captioner(manifest, ask, stop);

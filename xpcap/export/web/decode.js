@@ -1,16 +1,16 @@
 // Beam search for one picture, as xpcap's Beam: the likeliest beginnings of a caption go on.
 
-const LONGEST_STUTTER = 3; // words
+const MAX_REPEATED = 3; // words
 
 // log(softmax(row)) of rows of V scores, in place.
 export function normalise(scores, V) {
   for (let start = 0; start < scores.length; start += V) {
     const row = scores.subarray(start, start + V);
-    let most = -Infinity;
-    for (let i = 0; i < V; i++) if (row[i] > most) most = row[i];
+    let max = -Infinity;
+    for (let i = 0; i < V; i++) if (row[i] > max) max = row[i];
     let sum = 0;
-    for (let i = 0; i < V; i++) sum += Math.exp(row[i] - most);
-    const shift = most + Math.log(sum);
+    for (let i = 0; i < V; i++) sum += Math.exp(row[i] - max);
+    const shift = max + Math.log(sum);
     for (let i = 0; i < V; i++) row[i] -= shift;
   }
   return scores;
@@ -25,13 +25,13 @@ export function normalise(scores, V) {
 export async function search(next, V, special, policy) {
   const slots = Array.from({ length: policy.width }, () => newHypothesis());
   let alive = [newHypothesis()]; // before the first word there is one
-  let places = slots.map((_, k) => k); // the slots that the step fills
+  let open = slots.map((_, k) => k); // numbers of the slots that the step fills
   let parents = null;
   for (let t = 0; t < policy.max_length; t++) {
     const words = alive.map(({ ids }) => (t ? ids[t - 1] : special.start));
     const logs = await next(words, parents);
-    const found = choose(logs, V, alive, policy, places.length);
-    const continued = found.map(({ parent, word, total }) => {
+    const choices = choose(logs, V, alive, policy, open.length);
+    const continued = choices.map(({ parent, word, total }) => {
       const { ids, probabilities } = alive[parent];
       const exists = total > -Infinity;
       const chosen = exists ? word : special.null;
@@ -44,10 +44,10 @@ export async function search(next, V, special, policy) {
         parent,
       };
     });
-    continued.forEach((one, k) => (slots[places[k]] = one));
-    places = places.filter((slot) => !slots[slot].ended);
-    if (places.every((slot) => slots[slot].total === -Infinity)) break; // no word was left
-    alive = places.map((slot) => slots[slot]);
+    continued.forEach((hypothesis, k) => (slots[open[k]] = hypothesis));
+    open = open.filter((slot) => !slots[slot].ended);
+    if (open.every((slot) => slots[slot].total === -Infinity)) break; // no word was left
+    alive = open.map((slot) => slots[slot]);
     parents = alive.map(({ parent }) => parent);
   }
   return candidatesOf(slots, special, policy);
@@ -69,31 +69,31 @@ function choose(logs, V, alive, policy, count) {
     }
   });
   while (entries.length < count) entries.push({ parent: 0, word: 0, total: -Infinity });
-  return entries.sort((one, other) => order(other.total, one.total)).slice(0, count);
+  return entries.sort((a, b) => order(b.total, a.total)).slice(0, count);
 }
 
 // Negative if x is below y, as `sort` wants it; -Infinity equals itself.
 export const order = (x, y) => (x === y ? 0 : x - y);
 
-// Places of the k largest numbers, falling; of equals the first.
+// Indices of the k largest numbers, falling; of equals the first.
 function largest(row, k) {
-  const places = [];
+  const indices = [];
   for (let i = 0; i < row.length; i++) {
     const x = row[i];
-    if (places.length === k && !(x > row[places[k - 1]])) continue;
-    let at = places.length;
-    while (at && x > row[places[at - 1]]) at--;
-    places.splice(at, 0, i);
-    if (places.length > k) places.pop();
+    if (indices.length === k && !(x > row[indices[k - 1]])) continue;
+    let at = indices.length;
+    while (at && x > row[indices[at - 1]]) at--;
+    indices.splice(at, 0, i);
+    if (indices.length > k) indices.pop();
   }
-  return places;
+  return indices;
 }
 
 // Words that would make the last one to three words stand twice in a row.
 function stuttering(ids) {
   const words = [];
   const t = ids.length;
-  for (let n = 1; n <= LONGEST_STUTTER; n++) {
+  for (let n = 1; n <= MAX_REPEATED; n++) {
     if (t < 2 * n - 1) break;
     const [before, last] = [ids.slice(t - 2 * n + 1, t - n), ids.slice(t - n + 1)];
     if (before.every((id, i) => id === last[i])) words.push(ids[t - n]);
@@ -106,16 +106,16 @@ const score = ({ ids, total }, power) => total / Math.max(ids.length, 1) ** powe
 function candidatesOf(slots, special, policy) {
   const ranked = slots
     .filter(({ total }) => total > -Infinity)
-    .sort((one, other) => {
+    .sort((a, b) => {
       const power = policy.length_penalty;
-      return order(score(other, power), score(one, power));
+      return order(score(b, power), score(a, power));
     });
   const candidates = new Map();
   for (const { ids, probabilities, total } of ranked) {
     const words = ids.filter((id) => id !== special.end && id !== special.null);
-    const one = { words, probabilities: probabilities.slice(0, words.length), photo: -1 };
+    const candidate = { words, probabilities: probabilities.slice(0, words.length), photo: -1 };
     const key = words.join(" ");
-    candidates.set(key, { ...(candidates.get(key) ?? one), log_probability: total });
+    candidates.set(key, { ...(candidates.get(key) ?? candidate), log_probability: total });
   }
   return [...candidates.values()];
 }

@@ -4,7 +4,7 @@ import { normalise, search } from "./decode.js";
 import { encode } from "./histogram.js";
 import { Ranker, readTensors, repeats } from "./ranking.js";
 
-const FORMAT = 2; // of captioner.json
+const FORMAT = 3; // of captioner.json
 const AGAIN = "Load the page again; if that does not help, copy the folder again, whole.";
 
 // Open the engine that a manifest describes.
@@ -19,7 +19,7 @@ export async function openEngine(manifest, ort, onBytes) {
   }
   const names = Object.keys(manifest.files);
   const contents = await Promise.all(
-    Object.values(manifest.files).map(async (one) => unpack(one, await fetchFile(one, onBytes))),
+    Object.values(manifest.files).map(async (file) => unpack(file, await fetchFile(file, onBytes))),
   );
   const files = Object.fromEntries(names.map((name, i) => [name, contents[i]]));
   ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
@@ -67,8 +67,8 @@ export async function unpack({ path, planes, bytes, stored, sha256 }, packed) {
   if (globalThis.crypto?.subtle) {
     // not on http pages of other machines
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", packed));
-    const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (found !== sha256) throw new Error(`${path} is damaged, or of another export. ${AGAIN}`);
+    const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (hex !== sha256) throw new Error(`${path} is damaged, or of another export. ${AGAIN}`);
   }
   let split;
   try {
@@ -116,7 +116,9 @@ class Engine {
     }
     const best = ranked.slice(0, this.manifest.best);
     const attention = this.manifest.attends ? await this.attention(beginning, best) : [];
-    const captions = best.map((one, i) => ({ ...this.text(one), attention: attention[i] ?? null }));
+    const captions = best.map((candidate, i) => {
+      return { ...this.text(candidate), attention: attention[i] ?? null };
+    });
     return { captions, area };
   }
 
@@ -166,12 +168,12 @@ class Engine {
     };
   }
 
-  // Rows of a tensor (n, ...).
-  rows({ data, dims }, which) {
+  // Rows of a tensor (n, ...), by number.
+  rows({ data, dims }, numbers) {
     const size = data.length / dims[0];
-    const out = new Float32Array(which.length * size);
-    which.forEach((row, i) => out.set(data.subarray(row * size, (row + 1) * size), i * size));
-    return new this.ort.Tensor("float32", out, [which.length, ...dims.slice(1)]);
+    const out = new Float32Array(numbers.length * size);
+    numbers.forEach((row, i) => out.set(data.subarray(row * size, (row + 1) * size), i * size));
+    return new this.ort.Tensor("float32", out, [numbers.length, ...dims.slice(1)]);
   }
 
   // The function `next` of `search`: the model reads the chosen words.
@@ -187,8 +189,8 @@ class Engine {
   // Steps along given captions, all at once: visit(t, row, step) at the word t of each.
   async along(next, captions, visit) {
     const { special } = this.manifest;
-    const most = Math.max(...captions.map((words) => words.length));
-    for (let t = 0; t <= most; t++) {
+    const longest = Math.max(...captions.map((words) => words.length));
+    for (let t = 0; t <= longest; t++) {
       const words = captions.map((ids) => (t ? ids[t - 1] ?? special.end : special.start));
       const step = await next(words, t ? captions.map((_, row) => row) : null);
       captions.forEach((ids, row) => t <= ids.length && visit(t, row, step));
@@ -197,12 +199,12 @@ class Engine {
 
   // Log-probabilities of the words of captions, END included.
   async logLikelihoods(beginning, captions, before) {
-    const found = captions.map(() => []);
+    const logLikelihoods = captions.map(() => []);
     await this.along(this.stepper(beginning, before), captions, (t, row, logs) => {
       const word = captions[row][t] ?? this.manifest.special.end;
-      found[row].push(logs[row * this.V + word]);
+      logLikelihoods[row].push(logs[row * this.V + word]);
     });
-    return found;
+    return logLikelihoods;
   }
 
   // Weights of the regions as the model chooses each word of captions.

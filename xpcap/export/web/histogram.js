@@ -13,7 +13,7 @@ const BLUR = 0.5; // in cells
 const BITS = 6; // of a colour channel
 const PAPER = 40; // levels
 const FAINT = Math.fround(0.05);
-const FEW = 20;
+const EDGES_ADDED = 20;
 
 // The feature, and the area that its grid lies over, in shares of the picture's sides.
 export function encode(picture, side, grid) {
@@ -21,12 +21,12 @@ export function encode(picture, side, grid) {
   const box = drawn(sheet, borderColour(sheet));
   const area = areaOf(picture, side, box);
   const { shares, whole, edges, turns } = measure(sheet, box);
-  const ofCells = shares.map((share, cell) => layersOf(share, edges[cell], turns[cell]));
+  const cellLayers = shares.map((share, cell) => layersOf(share, edges[cell], turns[cell]));
   if (grid !== null) {
-    const rows = ofCells.map((layers) => joined(layers));
+    const rows = cellLayers.map((layers) => joined(layers));
     return { features: joined(pooled(rows, grid)), area };
   }
-  const layers = [0, 1, 2].map((k) => joined(ofCells.map((layer) => layer[k])));
+  const layers = [0, 1, 2].map((k) => joined(cellLayers.map((layer) => layer[k])));
   const all = [...layersOf(whole, total(edges), total(turns)), ...layers, position(box, sheet)];
   return { features: joined(all), area };
 }
@@ -34,8 +34,8 @@ export function encode(picture, side, grid) {
 // Shares of pixels, and edges and turns as shares of the strength of each colour's edges.
 function layersOf(share, edges, turns) {
   const strength = Array.from({ length: COLOURS }, (_, colour) => {
-    const own = edges.subarray(colour * DIRECTIONS, (colour + 1) * DIRECTIONS);
-    return own.reduce((sum, edge) => sum + edge, 0) + FEW;
+    const directions = edges.subarray(colour * DIRECTIONS, (colour + 1) * DIRECTIONS);
+    return directions.reduce((sum, edge) => sum + edge, 0) + EDGES_ADDED;
   });
   return [
     share,
@@ -67,11 +67,11 @@ function pooled(rows, grid) {
   const regions = [];
   for (const [top, bottom] of bounds) {
     for (const [left, right] of bounds) {
-      const own = rows.filter((_, cell) => {
+      const covered = rows.filter((_, cell) => {
         const [row, column] = [Math.floor(cell / 3), cell % 3];
         return row >= top && row < bottom && column >= left && column < right;
       });
-      regions.push(total(own).map((x) => x / own.length));
+      regions.push(total(covered).map((x) => x / covered.length));
     }
   }
   return regions;

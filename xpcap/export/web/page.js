@@ -27,11 +27,11 @@ async function open() {
 }
 
 function showProgress(received, all) {
-  const [done, whole] = [received, all].map((x) => (x / 1e6).toFixed(0));
+  const [loaded, total] = [received, all].map((x) => (x / 1e6).toFixed(0));
   find("progress").hidden = false;
   find("progress").max = all;
   find("progress").value = received;
-  say(received < all ? `Loading: ${done} of ${whole} MB` : "Starting.");
+  say(received < all ? `Loading: ${loaded} of ${total} MB` : "Starting.");
 }
 
 const say = (text) => (find("status").textContent = text);
@@ -107,7 +107,7 @@ function showCaptions({ captions, area }, milliseconds) {
   const [first] = captions;
   const text = first ? first.text : "(nothing)";
   press(null);
-  const [best, ...rest] = captions.map((one, i) => itemOf(one, area, i));
+  const [best, ...rest] = captions.map((caption, i) => itemOf(caption, area, i));
   const others = fold("Other captions", make("ol", "captions", ...rest), unfolds);
   others.ontoggle = () => (unfolds = others.open);
   find("captions").replaceChildren(best, make("li", "", others));
@@ -179,7 +179,7 @@ function press(word) {
 // One tab stop for the words of a line: arrow keys, Home and End go along it, and Escape leaves.
 function rove(line, name) {
   const words = [...line.querySelectorAll("button")];
-  const stopAt = (word) => words.forEach((one) => (one.tabIndex = one === word ? 0 : -1));
+  const stopAt = (word) => words.forEach((button) => (button.tabIndex = button === word ? 0 : -1));
   stopAt(words[0]);
   line.setAttribute("role", "toolbar");
   line.setAttribute("aria-label", name);
@@ -216,9 +216,9 @@ function veil(weights, { top, left, bottom, right }) {
   const regions = Math.round(Math.sqrt(weights.length));
   const small = document.createElement("canvas");
   small.width = small.height = regions;
-  const most = Math.max(...weights);
+  const max = Math.max(...weights);
   const pixels = new ImageData(regions, regions);
-  weights.forEach((weight, i) => (pixels.data[4 * i + 3] = Math.round(255 * (1 - weight / most))));
+  weights.forEach((weight, i) => (pixels.data[4 * i + 3] = Math.round(255 * (1 - weight / max))));
   small.getContext("2d").putImageData(pixels, 0, 0);
   const canvas = find("veil");
   const scale = 512 / Math.max(shown.width, shown.height);

@@ -2,15 +2,15 @@
 
 import { order } from "./decode.js";
 
-const SAME = 0.999; // cosine from which on two photos count as one and the same
+const SAME_PHOTO = 0.999; // cosine from which on two photos count as one and the same
 const NEGLIGIBLE = 1e-6;
-const LENDERS = 10; // nearest photos whose captions may become candidates
-const SMALLEST = 1e-6;
+const RETRIEVED_FROM = 10; // nearest photos whose captions may become candidates
+const MIN_SHARE = 1e-6;
 const RARE = Math.fround(1e-3);
 const ORDERS = 4; // n-grams of 1 to 4 words
 const SIGMA = 6;
 const FACTOR = 0x9e3779b97f4a7c15n;
-const MOST_REPEATED = 3; // words
+const MAX_REPEATED = 3; // words
 
 export class Ranker {
   // tensors: of ranking.safetensors, by name. settings: of the manifest.
@@ -42,51 +42,52 @@ export class Ranker {
   async rank(projected, norm, made, logLikelihood, allowed) {
     const direction = unit(projected);
     const near = this.nearest(direction, norm === undefined ? 1 : length(projected) / norm);
-    const candidates = [...made, ...(await this.lent(near, made, logLikelihood, allowed))];
+    const candidates = [...made, ...(await this.retrieve(near, made, logLikelihood, allowed))];
     const consensus = this.consensus(near, candidates);
-    const scored = candidates.map((one, i) => {
+    const scored = candidates.map((candidate, i) => {
+      const { words, photo } = candidate;
       const features = {
-        log_probability: one.log_probability / (one.words.length + 1),
+        log_probability: candidate.log_probability / (words.length + 1),
         consensus: consensus[i],
-        words: this.lift(direction, one.words),
-        length: one.words.length,
-        unseen: this.unseen(one.words),
-        repeats: Number(repeats(one.words)),
-        borrowed: Number(one.photo >= 0),
+        words: this.lift(direction, words),
+        length: words.length,
+        unseen: this.unseen(words),
+        repeats: Number(repeats(words)),
+        borrowed: Number(photo >= 0),
       };
       const parts = Object.entries(features).map(([name, x]) => this.weights[name] * x);
-      return { ...one, score: parts.reduce((sum, part) => sum + part, 0) };
+      return { ...candidate, score: parts.reduce((sum, part) => sum + part, 0) };
     });
-    return scored.sort((one, other) => order(other.score, one.score));
+    return scored.sort((a, b) => order(b.score, a.score));
   }
 
   // The photos nearest to a direction, with their cosines, the nearest first. share: of the norm of a
   // feature that the projection keeps, times which a cosine is that of features.
   nearest(direction, share) {
     const d = direction.length;
-    const found = [];
+    const similar = [];
     for (let photo = 0; photo < this.photos; photo++) {
       let cosine = 0;
       const start = photo * d;
       for (let i = 0; i < d; i++) cosine += direction[i] * this.directions[start + i];
       cosine = Math.fround(cosine);
-      if (cosine > 0 && cosine * share < SAME) found.push({ photo, cosine });
+      if (cosine > 0 && cosine * share < SAME_PHOTO) similar.push({ photo, cosine });
     }
-    found.sort((one, other) => other.cosine - one.cosine);
-    const nearest = found.slice(0, this.neighbours);
+    similar.sort((a, b) => b.cosine - a.cosine);
+    const nearest = similar.slice(0, this.neighbours);
     const weights = nearest.map(({ cosine }) => {
-      return Math.exp((cosine - nearest[0].cosine) / this.fall);
+      return Math.exp((cosine - nearest[0].cosine) / this.bandwidth);
     });
-    const total = Math.max(weights.reduce((sum, weight) => sum + weight, 0), SMALLEST);
-    return nearest.map((one, i) => ({ ...one, weight: weights[i] / total }));
+    const total = Math.max(weights.reduce((sum, weight) => sum + weight, 0), MIN_SHARE);
+    return nearest.map((neighbour, i) => ({ ...neighbour, weight: weights[i] / total }));
   }
 
   // Captions of neighbours that become candidates, those of the most consensus.
-  async lent(near, made, logLikelihood, allowed) {
-    if (!this.borrowed) return [];
+  async retrieve(near, made, logLikelihood, allowed) {
+    if (!this.retrieved) return [];
     const known = new Set(made.map(({ words }) => words.join(" ")));
     const offered = [];
-    for (const { photo } of near.slice(0, LENDERS)) {
+    for (const { photo } of near.slice(0, RETRIEVED_FROM)) {
       for (const words of this.captions(photo)) {
         const key = words.join(" ");
         if (!words.length || words.includes(this.unk) || known.has(key)) continue;
@@ -95,13 +96,13 @@ export class Ranker {
       }
     }
     const consensus = this.consensus(near, offered);
-    const places = offered.map((_, i) => i);
-    places.sort((i, j) => order(consensus[j], consensus[i]));
-    const chosen = places.slice(0, this.borrowed).map((i) => offered[i]);
+    const byConsensus = offered.map((_, i) => i);
+    byConsensus.sort((i, j) => order(consensus[j], consensus[i]));
+    const chosen = byConsensus.slice(0, this.retrieved).map((i) => offered[i]);
     if (!chosen.length) return [];
     const logs = await logLikelihood(chosen.map(({ words }) => words));
-    return chosen.map((one, i) => ({
-      ...one,
+    return chosen.map((candidate, i) => ({
+      ...candidate,
       probabilities: logs[i].slice(0, -1).map(Math.exp),
       log_probability: logs[i].reduce((sum, log) => sum + log, 0),
     }));
@@ -118,15 +119,17 @@ export class Ranker {
       }));
     });
     return candidates.map(({ words, photo }) => {
-      const own = this.vector(words);
-      const mean = (some) => {
-        return some.reduce((sum, one) => sum + one.weight * similarity(own, one.vector), 0);
+      const vector = this.vector(words);
+      const mean = (captions) => {
+        return captions.reduce((sum, caption) => {
+          return sum + caption.weight * similarity(vector, caption.vector);
+        }, 0);
       };
       if (photo < 0) return mean(references);
       // a caption is not compared with those of its own photo
-      const share = near.find((one) => one.photo === photo)?.weight ?? 0;
-      const others = references.filter((one) => one.photo !== photo);
-      return mean(others) / Math.max(1 - share, SMALLEST);
+      const share = near.find((neighbour) => neighbour.photo === photo)?.weight ?? 0;
+      const others = references.filter((reference) => reference.photo !== photo);
+      return mean(others) / Math.max(1 - share, MIN_SHARE);
     });
   }
 
@@ -188,22 +191,22 @@ export class Ranker {
 
 const join = (number, other) => BigInt.asUintN(64, number + other * FACTOR);
 
-// CIDEr-D of one sentence against another.
-function similarity(one, other) {
+// CIDEr-D of one sentence against another, both as vectors.
+function similarity(sentence, reference) {
   let sum = 0;
-  for (const [gram, { value, order: n }] of one.grams) {
-    const theirs = other.grams.get(gram)?.value;
+  for (const [gram, { value, order: n }] of sentence.grams) {
+    const theirs = reference.grams.get(gram)?.value;
     if (theirs !== undefined) {
-      sum += (Math.min(value, theirs) * theirs) / (one.norms[n] * other.norms[n]);
+      sum += (Math.min(value, theirs) * theirs) / (sentence.norms[n] * reference.norms[n]);
     }
   }
-  const gap = one.length - other.length;
+  const gap = sentence.length - reference.length;
   return (10 / ORDERS) * sum * Math.exp(-(gap ** 2) / (2 * SIGMA ** 2));
 }
 
 // True if one to three words stand twice in a row.
 export function repeats(words) {
-  for (let n = 1; n <= MOST_REPEATED; n++) {
+  for (let n = 1; n <= MAX_REPEATED; n++) {
     for (let i = 0; i + 2 * n <= words.length; i++) {
       if (words.slice(i, i + n).every((word, k) => word === words[i + n + k])) return true;
     }
@@ -256,8 +259,8 @@ export function readTensors(bytes) {
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + size)));
   const tensors = {};
   for (const [name, { dtype, shape, data_offsets: [start, end] }] of Object.entries(header)) {
-    const own = bytes.slice(8 + size + start, 8 + size + end); // aligned
-    tensors[name] = { shape, data: new ARRAYS[dtype](own.buffer) };
+    const content = bytes.slice(8 + size + start, 8 + size + end); // aligned
+    tensors[name] = { shape, data: new ARRAYS[dtype](content.buffer) };
   }
   return tensors;
 }
@@ -270,5 +273,5 @@ export function halves(bits) {
     table[i] = exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction;
     table[i | (1 << 15)] = -table[i];
   }
-  return Float32Array.from(bits, (one) => table[one]);
+  return Float32Array.from(bits, (pattern) => table[pattern]);
 }
