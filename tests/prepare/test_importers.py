@@ -12,7 +12,7 @@ from commands import failing
 from refusals import Refusal, refusals, refuses
 
 from xpcap.data import CaptionData, Source, decode_captions, open_data, write_dataset
-from xpcap.encoders import ENCODERS, Kind
+from xpcap.encoders import ENCODERS, EncoderSpec
 from xpcap.errors import DataError, OptionError
 from xpcap.prepare import CaptionRow, assemble, import_captions
 
@@ -356,7 +356,9 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("xpcap.prepare.features.read_picture", lambda path: pytest.fail(str(path)))
-    monkeypatch.setitem(ENCODERS, "mine", Kind("mine", lambda name, **options: Brightness(), ""))
+    monkeypatch.setitem(
+        ENCODERS, "mine", EncoderSpec("mine", lambda name, **options: Brightness(), "")
+    )
     monkeypatch.chdir(tmp_path)
     Path("c.csv").write_text("image,caption\na.png,a dog\n")
     Path("a.png").write_bytes(b"")

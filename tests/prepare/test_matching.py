@@ -37,7 +37,7 @@ def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_
     matches = look_up(tmp_path, [name], file, "other.jpg")
     moved = [name] if "/" in name else []
     assert matches == Matches({name: file}, moved, [name], {})
-    assert match_names("test", [name], {file, "other.jpg"}).found == {
+    assert match_names("test", [name], {file, "other.jpg"}).matches == {
         name: file
     }  # among names of features too
 
@@ -59,7 +59,7 @@ def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(
     names: list[str], files: list[str], found: dict[str, str], tmp_path: Path
 ) -> None:
     matches = look_up(tmp_path, names, *files)
-    assert matches.found == found
+    assert matches.matches == found
     assert set(matches.suggestions) == set(names) - set(found)
 
 
@@ -82,7 +82,7 @@ def test_nearly_the_name_of_a_picture_is_suggested(name: str, file: str, tmp_pat
     matches = look_up(
         tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"])
     )
-    assert (matches.found, list(matches.suggestions)) == ({}, [name])
+    assert (matches.matches, list(matches.suggestions)) == ({}, [name])
     assert matches.suggestions[name].startswith(file)
 
 
@@ -118,7 +118,7 @@ def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_al
         "1/2/d.jpg",
         "3/4/d.jpg",
     )
-    assert look_up(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], *files).found == {
+    assert look_up(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], *files).matches == {
         "a.jpg": "1/a.jpg",
         "b.jpg": "x/y/z/b.jpg",
     }
@@ -140,4 +140,4 @@ def test_a_picture_in_another_folder_than_its_name_says_is_taken_and_told(
     name: str, file: str, moved: bool, tmp_path: Path
 ) -> None:
     matches = look_up(tmp_path / "photos", [name], file)
-    assert (matches.found, matches.moved) == ({name: file}, [name] * moved)
+    assert (matches.matches, matches.moved) == ({name: file}, [name] * moved)

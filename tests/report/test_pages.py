@@ -40,7 +40,7 @@ from xpcap.runs import (  # noqa: E402
     picture_finder,
     train_run,
 )
-from xpcap.shapes import KIND, generate, write_pictures  # noqa: E402
+from xpcap.shapes import GENERATOR, generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -300,7 +300,7 @@ def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Path, tmp_pat
     np.testing.assert_array_equal(find(name), read_picture(elsewhere / "val00001.png"))
     for outside in ("../elsewhere/val00001.png", str(elsewhere / "val00001.png"), "link/../x.png"):
         assert find(outside) is None
-    drawn = picture_finder(open_run(made / "run"), Source(generated=KIND, seed=0))
+    drawn = picture_finder(open_run(made / "run"), Source(generated=GENERATOR, seed=0))
     assert drawn("val00001.png") is not None
     assert drawn("another run: val00001.png") is None  # not the picture of its namesake
 

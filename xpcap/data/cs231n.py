@@ -160,14 +160,14 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
         got = f"has the splits {', '.join(data.splits) or 'none'}"
         expected = "train or val: the course's dict has no other"
         raise DataError("to_coco", "the data", got, expected)
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
-        found[f"{name}_captions"], found[f"{name}_image_idxs"] = split.captions, split.image_idxs
-        found[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
-        found[f"{name}_urls"] = np.array(split.images, dtype=str)
+        arrays[f"{name}_captions"], arrays[f"{name}_image_idxs"] = split.captions, split.image_idxs
+        arrays[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
+        arrays[f"{name}_urls"] = np.array(split.images, dtype=str)
     words = data.vocabulary
-    return {**found, "idx_to_word": [*words.idx_to_word], "word_to_idx": {**words.word_to_idx}}
+    return {**arrays, "idx_to_word": [*words.idx_to_word], "word_to_idx": {**words.word_to_idx}}
 
 
 def read_coco_folder(folder: Path) -> CaptionData:

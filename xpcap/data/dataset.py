@@ -331,14 +331,16 @@ class CaptionData:
             In rising order of the picture's number.
         """
         words = self.words(name) if words is None else words
-        return self._by_picture(name, [[word for word in one if word != UNK] for one in words])
+        return self._by_picture(
+            name, [[word for word in caption if word != UNK] for caption in words]
+        )
 
     def _by_picture(self, name: str, captions: Sequence[T]) -> dict[int, list[T]]:
         """Captions of a split by the number of their picture, which rises."""
-        found: dict[int, list[T]] = {}
+        by_picture: dict[int, list[T]] = {}
         for picture, caption in zip(self.split(name).image_idxs.tolist(), captions, strict=True):
-            found.setdefault(picture, []).append(caption)
-        return dict(sorted(found.items()))
+            by_picture.setdefault(picture, []).append(caption)
+        return dict(sorted(by_picture.items()))
 
     def encoded_with(
         self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None
@@ -388,9 +390,9 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
     """Raise DataError, naming the first picture whose features are not finite in float32."""
     bad: list[int] = []
     with np.errstate(over="ignore"):
-        for some, block in blocks(features):
+        for rows, block in blocks(features):
             finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1)
-            bad += (some.start + np.flatnonzero(~finite.all(axis=1))).tolist()
+            bad += (rows.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
         thing = f"{len(bad)} pictures, {images[bad[0]][:100]!r} among them,"
         got, cause = "have features that are not finite", "extract them again"

@@ -113,8 +113,9 @@ def _state(path: Path) -> tuple[int, ...]:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
-KINDS = ("standardize", "none")
-FITTED_AT_ONCE, MOST_FITTED = 3 << 22, 4096  # numbers of a block, rows: the sum's bits depend on it
+SCALINGS = ("standardize", "none")
+# Numbers and rows of a block, at most: the sum's bits depend on it
+FITTED_AT_ONCE, MAX_ROWS_FITTED = 3 << 22, 4096
 SCALED_AT_ONCE = 1 << 17  # numbers: they stay in cache
 
 
@@ -136,8 +137,8 @@ class FeatureScaling(NamedTuple):
             expected = f"{wanted} both, or None"
             raise InvalidValueError("FeatureScaling", "mean and scale", got, expected, cause)
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
-        for some, block in blocks(features, SCALED_AT_ONCE):
-            x = scaled[some]
+        for rows, block in blocks(features, SCALED_AT_ONCE):
+            x = scaled[rows]
             x[...] = block
             if self.mean is not None and self.scale is not None:
                 x -= self.mean
@@ -167,9 +168,9 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     ValueError
         A feature is not finite, or there is none.
     """
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         name = kind if isinstance(kind, str) else type(kind).__name__
-        raise unknown("fit_scaling", "feature scaling", name, KINDS)
+        raise unknown("fit_scaling", "feature scaling", name, SCALINGS)
     if kind == "none":
         return FeatureScaling()
     features = features if hasattr(features, "shape") else np.asarray(features)
@@ -178,11 +179,11 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         cause = "an empty train split?"
         raise InvalidValueError("fit_scaling", "features", "have no row", "at least one", cause)
     D, count = shape[-1], m * math.prod(shape[:-1])
-    numbers = min(FITTED_AT_ONCE, MOST_FITTED * math.prod(shape))
+    numbers = min(FITTED_AT_ONCE, MAX_ROWS_FITTED * math.prod(shape))
     total, squares = np.zeros(D), np.zeros(D)
-    for some, block in blocks(features, numbers):
+    for rows, block in blocks(features, numbers):
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
-            thing = f"features of row {some.start + int(finite.argmin())} (of {m})"
+            thing = f"features of row {rows.start + int(finite.argmin())} (of {m})"
             cause = "extract them again"
             raise InvalidValueError("fit_scaling", thing, "are not finite", "numbers", cause)
         total += block.reshape(-1, D).astype(np.float64).sum(axis=0)

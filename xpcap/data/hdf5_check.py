@@ -14,7 +14,7 @@ import sys
 import h5py
 
 ATTRIBUTE = "xpcap"
-KINDS = "iufSO"  # of NumPy; what else HDF5 knows may hide texts that share what is stored
+DTYPE_KINDS = "iufSO"  # of NumPy; what else HDF5 knows may hide texts that share what is stored
 RATIO = 200  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
 SPARE = 2**18  # bytes beyond that: fill values, and small things that compress well
 AT_ONCE = 8 * 2**20  # bytes
@@ -54,7 +54,7 @@ def check(path: str, most: int | None) -> None:
         plan = data.id.get_create_plist()
         if data.is_virtual or plan.get_external_count():
             raise InvalidFileError(f"has a data set {name[:60]!r} that is stored in another file")
-        if data.dtype.kind not in KINDS:
+        if data.dtype.kind not in DTYPE_KINDS:
             raise InvalidFileError(
                 f"has a data set {name[:60]!r} of unusual type, expected numbers or text"
             )

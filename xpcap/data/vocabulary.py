@@ -59,8 +59,10 @@ def gaps(words: Sequence[str]) -> list[str]:
     """
     unspaced = [not word.isascii() and _regex(_LETTER).match(word) is not None for word in words]
     return [
-        "" if both == (True, True) and not _regex(_ATTACHED).match(one + other, len(one)) else " "
-        for both, (one, other) in zip(
+        ""
+        if both == (True, True) and not _regex(_ATTACHED).match(word + following, len(word))
+        else " "
+        for both, (word, following) in zip(
             itertools.pairwise(unspaced), itertools.pairwise(words), strict=True
         )
     ] + [""] * bool(words)
@@ -182,8 +184,8 @@ class Vocabulary:
 
     def is_word(self, ids: np.ndarray) -> np.ndarray:
         """True where an id is a word's: of all but ``<NULL>``, ``<START>`` and ``<END>``."""
-        found: np.ndarray = (ids != self.null) & (ids != self.start) & (ids != self.end)
-        return found
+        is_word: np.ndarray = (ids != self.null) & (ids != self.start) & (ids != self.end)
+        return is_word
 
     def words_of(self, captions: np.ndarray) -> Iterator[list[str]]:
         """The words of each caption of ids (n, T), with ``<UNK>`` for lost ones.

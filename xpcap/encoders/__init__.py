@@ -6,7 +6,7 @@ from xpcap.encoders.efficientnet import EFFICIENTNET
 from xpcap.encoders.finding import find_pictures
 from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
 from xpcap.encoders.histogram import HISTOGRAM, HistogramEncoder
-from xpcap.encoders.kinds import Encoder, Kind, split_options
+from xpcap.encoders.kinds import Encoder, EncoderSpec, split_options
 from xpcap.encoders.onnx import ONNX
 from xpcap.encoders.pictures import PictureSource, is_url, read_picture, scheme_of
 from xpcap.encoders.timm_model import TIMM, TimmEncoder
@@ -20,8 +20,8 @@ __all__ = [
     "PHOTOGRAPHS",
     "Area",
     "Encoder",
+    "EncoderSpec",
     "HistogramEncoder",
-    "Kind",
     "PictureSource",
     "TimmEncoder",
     "find_encoder",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.encoders.kinds import Kind, named
+from xpcap.encoders.kinds import EncoderSpec, named
 from xpcap.encoders.onnx import OnnxEncoder, open_session
 from xpcap.encoders.torch_weights import read_torch
 from xpcap.onnx_graph import Graph, Size
@@ -46,7 +46,7 @@ def _efficientnet_lite2(name: str, *, grid: int | None) -> OnnxEncoder:
     )
 
 
-EFFICIENTNET = Kind(
+EFFICIENTNET = EncoderSpec(
     "efficientnet-lite2",
     _efficientnet_lite2,
     licence=f"Apache 2.0, as the package {PACKAGE} states",

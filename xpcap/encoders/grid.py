@@ -44,13 +44,13 @@ def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
     return float(start), float(start + slope * n)
 
 
-MOST = 64  # regions along a side
+MAX_REGIONS = 64  # regions along a side
 
 
 def grid_of(name: str, text: str | None) -> int | None:
     """K of the option ``grid=K`` in an encoder's name; None without. DataError : a wrong K."""
-    if text is not None and not (text.isdecimal() and 1 <= int(text) <= MOST):
-        wanted = f"regions along a side, 1 to {MOST}"
+    if text is not None and not (text.isdecimal() and 1 <= int(text) <= MAX_REGIONS):
+        wanted = f"regions along a side, 1 to {MAX_REGIONS}"
         raise DataError("find_encoder", f"encoder {name!r}", f"has grid={text}", expected=wanted)
     return None if text is None else int(text)
 

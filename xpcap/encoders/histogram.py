@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from xpcap.encoders.grid import Area, pool, require_regions
-from xpcap.encoders.kinds import Kind, named
+from xpcap.encoders.kinds import EncoderSpec, named
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
 from xpcap.threads import in_turn
 
@@ -24,7 +24,7 @@ BLUR = 0.5  # width of the fade between cells, in cells
 BITS = 6  # of a colour channel that are used
 PAPER = 40  # most levels of a channel by which paper differs from the colour of the border
 FAINT = 0.05  # edges below this are noise
-FEW = 20.0  # added to edge strength when shares are taken: fewer edges give smaller shares
+EDGES_ADDED = 20.0  # added to edge strength when shares are taken: fewer edges give smaller shares
 OF_CELL = COLOURS * (1 + DIRECTIONS + TURNS)
 ALL = (1 + CELLS) * OF_CELL + CELLS + 2
 Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
@@ -89,7 +89,7 @@ def drawn_area(picture: np.ndarray) -> Area:
     return Area(top, left, bottom, right)
 
 
-HISTOGRAM = Kind(
+HISTOGRAM = EncoderSpec(
     "histogram",
     lambda name, **options: HistogramEncoder(**options),
     licence="none needed, it has no weights",
@@ -151,7 +151,7 @@ def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     layers = []
     of_whole = edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)
     for shares, e, t in ((whole, *of_whole), (area, edges, turns)):
-        strength = e.sum(axis=-1, keepdims=True) + FEW
+        strength = e.sum(axis=-1, keepdims=True) + EDGES_ADDED
         # each edge is in four windows
         layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]
     return layers, _position(box, codes.shape)
@@ -167,8 +167,8 @@ def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
     box = []
     for axis, pixels in ((1, len(picture)), (0, len(picture[0]))):
         at = np.flatnonzero(drawn.any(axis=axis))
-        found = (max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, pixels)) if len(at) else (0, pixels)
-        box.append(found)
+        span = (max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, pixels)) if len(at) else (0, pixels)
+        box.append(span)
     return box[0], box[1]
 
 

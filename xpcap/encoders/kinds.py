@@ -15,7 +15,7 @@ from xpcap.threads import Lock
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
-LEAST_DIGITS = 4  # of one that is asked for
+MIN_DIGITS = 4  # of one that is asked for
 # ONNX Runtime and timm's Hub client read theirs once, when they are imported
 TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _environment = Lock()
@@ -42,8 +42,8 @@ def _whole_picture(name: str, picture: np.ndarray) -> Area | None:
     return WHOLE_PICTURE
 
 
-class Kind(NamedTuple):
-    """A kind of encoder, as its file states it: all that the package knows of it.
+class EncoderSpec(NamedTuple):
+    """The description of an encoder in its file: all that the package knows before it is built.
 
     name : of the encoder; or of one of many, as ``timm:MODEL``
     build : makes the encoder of a name without options, and of these by keyword; the grid is a
@@ -67,7 +67,9 @@ class Kind(NamedTuple):
     def require_packages(self, encoder: str) -> None:
         """Raise DataError, with the command that installs it, if a package is missing."""
         modules = {package: package.replace("-", "_") for package in self.packages}
-        if missing := [one for one in modules if importlib.util.find_spec(modules[one]) is None]:
+        if missing := [
+            package for package in modules if not importlib.util.find_spec(modules[package])
+        ]:
             them = "it" if len(missing) == 1 else "them"
             got, expected = f"needs {' and '.join(missing)}", f"{them} to be installed"
             cause = f"{install(self.extra)} installs {them}"
@@ -110,10 +112,10 @@ def same_encoder(a: str | None, b: str | None) -> bool:
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
     """The first digits of a digest, for an encoder's name. DataError : not those `wanted`."""
     thing = f"encoder {encoder!r}"
-    if wanted is not None and len(wanted) < LEAST_DIGITS:
+    if wanted is not None and len(wanted) < MIN_DIGITS:
         got, expected = (
             f"asks for the SHA-256 {wanted!r}",
-            f"its first {LEAST_DIGITS} digits or more",
+            f"its first {MIN_DIGITS} digits or more",
         )
         raise DataError("find_encoder", thing, got, expected)
     if wanted is not None and not digest.startswith(wanted):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.grid import pool, require_regions
-from xpcap.encoders.kinds import Kind, named, require_digest, telemetry_off
+from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.files import size_of
@@ -99,8 +99,8 @@ class OnnxEncoder:
         return out
 
 
-MOST_BYTES = (1 << 31) - 1  # what ONNX holds in one file
-MOST_SIDE = 4096
+MAX_BYTES = (1 << 31) - 1  # what ONNX holds in one file
+MAX_SIDE = 4096
 
 
 def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
@@ -143,7 +143,7 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     )
 
 
-ONNX = Kind(
+ONNX = EncoderSpec(
     "onnx:FILE",
     _onnx_file,
     licence="not stated; it is a file of your own",
@@ -154,22 +154,22 @@ ONNX = Kind(
 
 
 def _read(path: Path) -> bytes:
-    wanted = f"an ONNX file of at most {MOST_BYTES:,} bytes"
-    if (size := size_of("find_encoder", path, wanted)) > MOST_BYTES:
+    wanted = f"an ONNX file of at most {MAX_BYTES:,} bytes"
+    if (size := size_of("find_encoder", path, wanted)) > MAX_BYTES:
         raise DataError("find_encoder", path, f"has {size:,} bytes", wanted)
     return path.read_bytes()
 
 
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
     """True if the input has its channels last, else False; and its height and width."""
-    if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
-        got, expected = f"is {given!r}", f"pixels, 1 to {MOST_SIDE:,}"
+    if given is not None and not (given.isdecimal() and 0 < int(given) <= MAX_SIDE):
+        got, expected = f"is {given!r}", f"pixels, 1 to {MAX_SIDE:,}"
         raise DataError("find_encoder", f"{path}: size", got, expected)
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
     if not one_picture or 3 not in (shape[1], shape[3]):
-        got = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
+        got = ", ".join(f"{x.name} {x.type} {x.shape}" for x in inputs)[:300]
         expected = "one float input (N, 3, height, width) or (N, height, width, 3)"
         raise DataError("find_encoder", path, f"takes {got}", expected)
     channels_last = shape[1] != 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.encoders.grid import Area, pool, require_regions, traced_area
-from xpcap.encoders.kinds import Kind, named, require_digest, split_options, telemetry_off
+from xpcap.encoders.kinds import EncoderSpec, named, require_digest, split_options, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.threads import Lock, before_forks
@@ -136,7 +136,7 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
     )
 
 
-TIMM = Kind(
+TIMM = EncoderSpec(
     "timm:MODEL",
     TimmEncoder,
     licence="not stated here; timm's page of the model has it",

@@ -85,4 +85,4 @@ def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> fl
 
     TypeError : a caption is text, not a list of words.
     """
-    return course_bleu([[one] for one in references], hypotheses).corpus["unigram_bleu"]
+    return course_bleu([[reference] for reference in references], hypotheses).corpus["unigram_bleu"]

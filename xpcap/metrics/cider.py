@@ -87,10 +87,10 @@ def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> I
     """Count the references of `AT_ONCE` pictures at a time; of no pictures once."""
     rest, size = iter(references), AT_ONCE
     while size == AT_ONCE:
-        some = list(itertools.islice(rest, AT_ONCE))
-        sentences = [caption for captions in some for caption in captions]
+        chunk = list(itertools.islice(rest, AT_ONCE))
+        sentences = [caption for captions in chunk for caption in captions]
         require_words("CiderD", "a caption of the references", sentences)
-        each, size = np.array([*map(len, some)], np.int64), len(some)
+        each, size = np.array([*map(len, chunk)], np.int64), len(chunk)
         yield Counted(count_grams(sentences, hashes), each, _lengths(sentences))
 
 
@@ -115,12 +115,12 @@ class DocumentFrequencies:
     @classmethod
     def of_counts(cls, parts: Iterable[Counted]) -> Self:
         """Frequencies of all these pictures."""
-        found, pictures = [], 0
+        shared_grams, pictures = [], 0
         for part in parts:
             _, once = np.unique(join(part.counts.gram, part.picture), return_index=True)
-            found.append(np.unique(part.counts.gram[once], return_counts=True))
+            shared_grams.append(np.unique(part.counts.gram[once], return_counts=True))
             pictures += len(part.each)
-        all_grams, all_times = map(np.concatenate, zip(*found, strict=True))
+        all_grams, all_times = map(np.concatenate, zip(*shared_grams, strict=True))
         grams, index = np.unique(all_grams, return_inverse=True)
         times = np.bincount(index, all_times, len(grams)).astype(np.uint32)
         return cls(grams[times > 1], times[times > 1], pictures)
@@ -216,10 +216,10 @@ class CiderD:
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(index, keys, side) for side in ("left", "right"))
         # A match: an n-gram of a caption and a reference of its picture with it; p of them
-        own = np.repeat(np.arange(len(keys)), end - first)  # (p,) of the caption's entries
-        other = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)
-        caption, reference, order = counts.sentence[own], reference[other], counts.order[own]
-        ours, theirs = values[own], written[other]
+        entry = np.repeat(np.arange(len(keys)), end - first)  # (p,) of the caption's entries
+        match = np.arange(len(entry)) - np.repeat(np.cumsum(end - first) - end, end - first)
+        caption, reference, order = counts.sentence[entry], reference[match], counts.order[entry]
+        ours, theirs = values[entry], written[match]
         cosines = np.minimum(ours, theirs) * theirs  # their summands
         cosines /= norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]

@@ -142,17 +142,17 @@ def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
     """
     if not sums or not len(sums[0].parts):
         return {}
-    parts = np.hstack([one.parts for one in sums])  # (n, k)
+    parts = np.hstack([metric_sums.parts for metric_sums in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
     with blas().lock():
         totals = np.stack(
             [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
         )
-    ends = np.cumsum([one.parts.shape[1] for one in sums])[:-1]
+    ends = np.cumsum([metric_sums.parts.shape[1] for metric_sums in sums])[:-1]
     return {
         name: values
-        for one, total in zip(sums, np.split(totals, ends, axis=1), strict=True)
-        for name, values in one.values(total).items()
+        for metric_sums, total in zip(sums, np.split(totals, ends, axis=1), strict=True)
+        for name, values in metric_sums.values(total).items()
     }
 
 
@@ -172,8 +172,12 @@ def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
 
     InvalidValueError : they are of different numbers of pictures.
     """
-    if len(sizes := {len(one.parts): None for one in (*ours, *theirs)}) > 1:
+    if len(sizes := {len(metric_sums.parts): None for metric_sums in (*ours, *theirs)}) > 1:
         got = f"are of {' and '.join(map(str, sizes))} pictures"
         raise InvalidValueError("paired", "scores", got, "scores of the same pictures")
-    one, other = resample(ours), resample(theirs)
-    return {name: interval(values - other[name]) for name, values in one.items() if name in other}
+    our_values, their_values = resample(ours), resample(theirs)
+    return {
+        name: interval(values - their_values[name])
+        for name, values in our_values.items()
+        if name in their_values
+    }

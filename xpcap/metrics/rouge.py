@@ -21,7 +21,7 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if precision else 0.0
 
 
-def common_words(one: Words, other: Words) -> int:
+def common_words(words: Words, other: Words) -> int:
     """Length of the longest common subsequence of two sentences.
 
     Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the row grows from
@@ -29,10 +29,10 @@ def common_words(one: Words, other: Words) -> int:
     table.
     """
     positions: dict[str, int] = {}  # word to a bit for each position
-    for i, word in enumerate(one):
+    for i, word in enumerate(words):
         positions[word] = positions.get(word, 0) | 1 << i
-    row = every = (1 << len(one)) - 1
+    row = every = (1 << len(words)) - 1
     for word in other:
         match = row & positions.get(word, 0)
         row = (row + match | row - match) & every
-    return len(one) - row.bit_count()
+    return len(words) - row.bit_count()

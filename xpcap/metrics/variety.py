@@ -18,8 +18,8 @@ def repeated(words: Words) -> str:
     """
     for n in range(1, LONGEST_STUTTER + 1):
         for i in range(len(words) - 2 * n + 1):
-            one, next_one = words[i : i + n], words[i + n : i + 2 * n]
-            if one == next_one and UNKNOWN not in one:
+            first, second = words[i : i + n], words[i + n : i + 2 * n]
+            if first == second and UNKNOWN not in first:
                 return " ".join(words[i : i + 2 * n])
     return ""
 
@@ -77,6 +77,6 @@ def novel(
 
 def unseen_bigrams(known: Set[Bigram], _: References, hypotheses: Sequence[Words]) -> Scored:
     """``unseen_bigrams``: the share of bigrams that are not `known`, of all and of each caption."""
-    found = [[pair not in known for pair in bigrams(words)] for words in hypotheses]
-    shares = [sum(unseen) / len(unseen) for unseen in found]
-    return averaged("unseen_bigrams", shares, weights=[len(unseen) for unseen in found])
+    unseen_pairs = [[pair not in known for pair in bigrams(words)] for words in hypotheses]
+    shares = [sum(unseen) / len(unseen) for unseen in unseen_pairs]
+    return averaged("unseen_bigrams", shares, weights=[len(unseen) for unseen in unseen_pairs])

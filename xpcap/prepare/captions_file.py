@@ -39,11 +39,11 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     captions: dict[str, str] = {}
     for key, caption in pairs:
         base = with_slashes(key).rsplit("/", 1)[-1]
-        found = [key] if key in exact else loose.get(key) or loose.get(base, [])
-        if len(found) > 1:
-            got = f"may be {found[0][:60]!r} or {found[1][:60]!r}"
+        names = [key] if key in exact else loose.get(key) or loose.get(base, [])
+        if len(names) > 1:
+            got = f"may be {names[0][:60]!r} or {names[1][:60]!r}"
             raise DataError(caller, f"{key[:60]!r}", got, "names that fit one picture")
-        for name in found:
+        for name in names:
             if name in captions:
                 got = f"has two captions of {name[:100]!r}"
                 raise DataError(caller, "", got, "one of each picture")

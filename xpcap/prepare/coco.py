@@ -35,8 +35,10 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
             names[image["id"]] = name
             captions[name] = []
     for number, annotation in enumerate(file.json["annotations"], start=1):
-        image_id, own = annotation["image_id"], annotation.get("id")
-        if own is not None and file.repeats("annotations with the id of another", str(own), own):
+        image_id, number = annotation["image_id"], annotation.get("id")
+        if number is not None and file.repeats(
+            "annotations with the id of another", str(number), number
+        ):
             continue
         if image_id not in names:
             file.report.skip("captions of no image", f"image_id {image_id}")
@@ -67,7 +69,7 @@ def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
         if file.repeats(NAMESAKES, name):
             continue
         split, source = image.get("split") or missing, f"{file.where}, image {number}"
-        for text in [one["raw"] for one in image["sentences"]] or [None]:
+        for text in [sentence["raw"] for sentence in image["sentences"]] or [None]:
             yield CaptionRow(name, text, split, source)
 
 

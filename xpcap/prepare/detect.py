@@ -53,9 +53,9 @@ def read_captions(
         written = dict.fromkeys(row.picture for row in rows if "\\" in row.picture)
         report.note(r"names written with \ are read with /", [*written])
         rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]
-        own = dict.fromkeys(row.split for row in rows if row.split)
-        if split is not None and own:
-            got = f"says itself who is in which split ({', '.join(own)})"
+        row_splits = dict.fromkeys(row.split for row in rows if row.split)
+        if split is not None and row_splits:
+            got = f"says itself who is in which split ({', '.join(row_splits)})"
             raise DataError(caller, path, got, "no split before its name")
         if not rows:
             cause = "; ".join(report.lines())
@@ -73,9 +73,9 @@ def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
     """The rows of a file by the first format that fits, which the report names."""
     if not file.first_line:
         raise DataError(file.where, "", "is empty", "captions")
-    if found := next((form for form in FORMATS if form.fits(file)), None):
-        file.report.forms.append(found.name)
-        return found.read(file)
+    if known_form := next((form for form in FORMATS if form.fits(file)), None):
+        file.report.forms.append(known_form.name)
+        return known_form.read(file)
     if error := unknown_columns(file):
         raise error
     got = f"is of no form known here, its first line is {file.first_line[:100]!r}"

@@ -20,9 +20,9 @@ from xpcap.errors import DataError
 from xpcap.files import is_text
 from xpcap.prepare.text import with_slashes
 
-LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
-MOST_UNMATCHED = 10  # unmatched names that are compared for typos
-MOST_COMPARED = 10_000  # names that each of them is compared with
+MIN_RATIO = 0.85  # of letters in common of two names that differ by a typo
+MAX_UNMATCHED = 10  # unmatched names that are compared for typos
+MAX_COMPARED = 10_000  # names that each of them is compared with
 _SUFFIX = re.compile(r"(?<=.)\.[a-z]\w{1,4}$")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _NO_DIGITS = re.compile(r"\D+")
@@ -31,9 +31,9 @@ _NO_DIGITS = re.compile(r"\D+")
 class Matches(NamedTuple):
     """Names in captions and the names that match them in a folder, or among features."""
 
-    found: dict[str, str]  # name to its match
-    moved: list[str]  # names in `found` whose match is not in the folder that they name
-    normalised: list[str]  # names in `found` that differ in capitals or Unicode form
+    matches: dict[str, str]  # name to its match
+    moved: list[str]  # names in `matches` whose match is not in the folder that they name
+    normalised: list[str]  # names in `matches` that differ in capitals or Unicode form
     suggestions: dict[str, str]  # unmatched names to suggestions
 
 
@@ -87,11 +87,11 @@ def match_names(
     if isinstance(known, PictureFolder):
         folder, there = known, [*likely, *known.others]
         require_inside(caller, known.path, map(with_slashes, names))
-    found: dict[str, str] = {}
+    matches: dict[str, str] = {}
     owner: dict[str, str] = {}
     normalised: set[str] = set()
     for key in (str, _path, _last, _spelling, lambda name: _last(_spelling(name))):
-        if not (left := [name for name in names if name not in found]):
+        if not (left := [name for name in names if name not in matches]):
             break
         index = defaultdict(list)
         for called in there:
@@ -118,13 +118,13 @@ def match_names(
                 got = f"both lead to {called[:100]!r}"
                 expected = "a picture for each name"
                 raise DataError(caller, f"{other[:100]!r} and {name[:100]!r}", got, expected)
-        found |= matched
+        matches |= matched
     base = "" if folder is None else folder.path.resolve().as_posix()
     return Matches(
-        {name: found[name] for name in names if name in found},
-        [name for name in names if name in found and _is_moved(name, f"{base}/{found[name]}")],
+        {name: matches[name] for name in names if name in matches},
+        [name for name in names if name in matches and _is_moved(name, f"{base}/{matches[name]}")],
         [name for name in names if name in normalised],
-        _suggest([name for name in names if name not in found], likely),
+        _suggest([name for name in names if name not in matches], likely),
     )
 
 
@@ -172,11 +172,11 @@ def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]
     for name in unmatched:
         if (core := _core(name)) and core in cores:
             suggestions[name] = " or ".join(cores[core][:2])
-    for name in [name for name in unmatched if name not in suggestions][:MOST_UNMATCHED]:
+    for name in [name for name in unmatched if name not in suggestions][:MAX_UNMATCHED]:
         core = _core(name)
-        others = numbers.get(_NO_DIGITS.sub("", core), [])[:MOST_COMPARED]
+        others = numbers.get(_NO_DIGITS.sub("", core), [])[:MAX_COMPARED]
         alike = [other for other in others if abs(len(other) - len(core)) <= 2]
-        if close := difflib.get_close_matches(core, alike, n=1, cutoff=LEAST_RATIO):
+        if close := difflib.get_close_matches(core, alike, n=1, cutoff=MIN_RATIO):
             suggestions[name] = cores[close[0]][0]
     return suggestions
 

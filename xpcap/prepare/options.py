@@ -12,7 +12,7 @@ import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
-from xpcap.encoders.grid import MOST as MOST_REGIONS
+from xpcap.encoders.grid import MAX_REGIONS
 from xpcap.encoders.kinds import named
 from xpcap.errors import OptionError, install
 from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields, documented, option
@@ -59,7 +59,7 @@ class Lists(OptionKind):
         return "NAME=LIST with a fresh name of letters, as in train=trainImages.txt"
 
     def parse(self, text: Any) -> Any:
-        pairs = [one.partition("=")[::2] for one in text]
+        pairs = [pair.partition("=")[::2] for pair in text]
         return dict(pairs) if len(dict(pairs)) == len(pairs) else text
 
     def check(self, caller: str, name: str, value: object) -> Any:
@@ -85,7 +85,7 @@ class EncoderKind(OptionKind):
         return "an encoder, or the name of one"
 
     def check(self, caller: str, name: str, value: object) -> Any:
-        if isinstance(value, str) or all(hasattr(value, one) for one in ("name", "encode")):
+        if isinstance(value, str) or all(hasattr(value, name) for name in ("name", "encode")):
             return value
         raise self.refusal(caller, name, value)
 
@@ -114,7 +114,7 @@ class AssembleOptions:
         " histogram (for drawings; always installed), onnx:FILE, timm:MODEL. With `features_file`: the"
         " one that made them, so that new pictures can be captioned.")
     grid: int | None = option(
-        Whole(1, MOST_REGIONS), None, "Features of K x K regions of each picture instead of one"
+        Whole(1, MAX_REGIONS), None, "Features of K x K regions of each picture instead of one"
         " vector, for attention.")
     mirror: bool | None = option(
         Flag(), None, "Also encode mirror images of the train split, which training uses half of"
@@ -202,5 +202,5 @@ class PrepareOptions(AssembleOptions):
             raise _both(self.function, "lists", "fractions")
 
 
-def _both(caller: str, one: str, other: str, expected: str = "one of them") -> OptionError:
-    return OptionError(caller, f"`{one}` and `{other}`", "are both given", expected)
+def _both(caller: str, option: str, other: str, expected: str = "one of them") -> OptionError:
+    return OptionError(caller, f"`{option}` and `{other}`", "are both given", expected)

@@ -195,33 +195,34 @@ def _match(
     files = None if folder is None else PictureFolder(WHERE, folder)
     in_folder = None if files is None else match_names(WHERE, names, files)
     in_features = None if features is None else match_names(WHERE, names, features)
-    there = in_features or in_folder
-    assert there is not None
+    required = in_features or in_folder
+    assert required is not None
     lack = "captioned pictures without features"
     if in_features is None:
         lack = f"captioned pictures that are not in {folder}"
-    if names and not there.found:
+    if names and not required.matches:
         known = [*features] if features is not None else files.pictures if files else []
-        raise _no_match(names, known, there.suggestions, files if features is None else None)
-    matches = [one for one in (in_folder, in_features) if one is not None]
+        raise _no_match(names, known, required.suggestions, files if features is None else None)
+    searched = [where for where in (in_folder, in_features) if where is not None]
     for kind, field in LOOSE.items():
-        loose = {name: one.found[name] for one in matches for name in getattr(one, field)}
+        loose = {name: where.matches[name] for where in searched for name in getattr(where, field)}
         report.note(kind, [f"{name} is {called}" for name, called in loose.items()])
     for name in names:
-        if name not in there.found:
-            near = there.suggestions.get(name)
+        if name not in required.matches:
+            near = required.suggestions.get(name)
             report.skip(lack, name, remark=f"did you mean {near}?" if near else "")
-    paths = {} if in_folder is None else in_folder.found
+    paths = {} if in_folder is None else in_folder.matches
     if files is not None:
         _note_rest(files, set(paths.values()), report)
-        if faceless := sum(name not in paths for name in there.found):
+        if without_file := sum(name not in paths for name in required.matches):
             kind = f"pictures with features and without a file in {folder}"
-            report.notes.append(f"{kind}: {faceless:,}")
-    rows = [row for row in rows if row.picture in there.found]
+            report.notes.append(f"{kind}: {without_file:,}")
+    rows = [row for row in rows if row.picture in required.matches]
     _note_twice(rows, report)
     if features is not None:
         numbers = {
-            paths.get(name, name): features.numbers[called] for name, called in there.found.items()
+            paths.get(name, name): features.numbers[called]
+            for name, called in required.matches.items()
         }
         features = Table(numbers, features.rows)
     return rows, paths, features
@@ -362,17 +363,17 @@ def _assemble(
 
     splits = {}
     for split, of_split in numbers.items():
-        own = [row for row in rows if row.split == split]
+        split_rows = [row for row in rows if row.split == split]
         images = [*of_split]
         views = 2 if options.mirror and split == "train" else 1
         mirrors = [mirror_of(name) for name in images] if views == 2 else []
         require_all(f"assemble: split {split!r}", mirrors, table, "mirror image")
         splits[split] = Split(
-            captions=vocabulary.encode_words([row.words for row in own], options.max_words),
-            image_idxs=np.array([of_split[row.picture] for row in own], np.int32),
+            captions=vocabulary.encode_words([row.words for row in split_rows], options.max_words),
+            image_idxs=np.array([of_split[row.picture] for row in split_rows], np.int32),
             features=_features(table, [*images, *mirrors], options.float16),
             images=images,
-            text=[row.caption or "" for row in own],
+            text=[row.caption or "" for row in split_rows],
             views=views,
         )
     source = Source(

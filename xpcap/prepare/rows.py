@@ -178,8 +178,8 @@ class CaptionText:
     @functools.cached_property
     def first_line(self) -> str:
         """The beginning of the first line that is not blank."""
-        found = re.search(r"\S.{,9999}", self.text)
-        return found[0].rstrip() if found else ""
+        line = re.search(r"\S.{,9999}", self.text)
+        return line[0].rstrip() if line else ""
 
     @functools.cached_property
     def json(self) -> Any:

@@ -19,7 +19,7 @@ SYNONYMS = {
     "testing": "test",
     "restval": "train",
 }
-MOST_SPLITS = 20
+MAX_SPLITS = 20
 
 
 def our_name(split: str) -> str:
@@ -50,8 +50,8 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         if word == "restval":
             restval.add(row.picture)
         split = our_name(word)
-        if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
-            expected = f"a name such as train, val or test, and at most {MOST_SPLITS} of them"
+        if split not in known and (not may_name_a_split(split) or len(known) == MAX_SPLITS):
+            expected = f"a name such as train, val or test, and at most {MAX_SPLITS} of them"
             raise DataError(row.source, "split", f"{(row.split or '')[:60]!r}", expected)
         known.add(split)
         yield row._replace(split=split)

@@ -9,8 +9,8 @@ from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import read_text
 from xpcap.signatures import ENDS, type_of_file
 
-MOST_TEXT = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
-MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
+MAX_TEXT_BYTES = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
+MAX_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
 EXPECTED = "a text file of captions or picture names"
 UTF8 = "save it as UTF-8, which a spreadsheet offers as CSV UTF-8"
 WRONG_PATH = "is the path right?"
@@ -29,12 +29,12 @@ def read_whole(caller: str, path: str | Path) -> str:
     """
     undecoded = None
     try:
-        text = read_text(Path(path), MOST_TEXT)
+        text = read_text(Path(path), MAX_TEXT_BYTES)
         content = text[:ENDS].encode()  # some kinds are text, such as HTML
     except UnicodeDecodeError as error:
         undecoded, content = error, bytes(error.object)
     except InvalidValueError as error:
-        expected = f"{EXPECTED}, at most {MOST_TEXT >> 20} MB"
+        expected = f"{EXPECTED}, at most {MAX_TEXT_BYTES >> 20} MB"
         raise DataError(caller, path, error.got, expected, WRONG_PATH) from error
     if file_type := type_of_file(content):
         remedy = REMEDIES.get(file_type.family, WRONG_PATH)
@@ -53,8 +53,8 @@ def read_whole(caller: str, path: str | Path) -> str:
 
 def parse_json(caller: str, text: str) -> Any:
     """The value of a JSON text. DataError : it is none, or larger than captions would be."""
-    if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:  # would fill the memory
-        expected, cause = f"at most {MOST_VALUES:,}", "is it a file of captions?"
+    if (count := sum(text.count(sign) for sign in "[{,")) > MAX_VALUES:  # would fill the memory
+        expected, cause = f"at most {MAX_VALUES:,}", "is it a file of captions?"
         raise DataError(caller, "", f"holds {count:,} values", expected, cause)
     return json_text.parse_json(caller, "", text)
 

@@ -242,7 +242,7 @@ def _chart(
     drawn = []
     for line in lines:
         at = [f"{x.place(step):g} {y.place(value):g}" for step, value in line.points]
-        dots = "".join(f"M{one}h.01" for one in at) if len(at) <= DOTTED else ""
+        dots = "".join(f"M{point}h.01" for point in at) if len(at) <= DOTTED else ""
         drawn.append((line.name, line.style, f"M{'L'.join(at)}", dots))
     ringed = ring and (x.place(ring[0]), y.place(ring[1]), ring[2])
     across, upward = x.ticks(ACROSS, whole=True), y.ticks(UPWARD, whole=log, log=log)

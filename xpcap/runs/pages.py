@@ -21,7 +21,7 @@ from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.pictures import with_picture
 from xpcap.runs.run import Run, default_policy, provenance_text
-from xpcap.shapes import KIND, picture_of
+from xpcap.shapes import GENERATOR, picture_of
 from xpcap.training.state import Record
 
 PAGE = "index.html"
@@ -138,7 +138,7 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
         except (OSError, ValueError):  # a name that no file can have
             there = False
         try:
-            if source.generated == KIND and source.seed is not None and not there:
+            if source.generated == GENERATOR and source.seed is not None and not there:
                 return picture_of(name, source.seed)
             return read_picture(folder / name) if there else None
         except DataError:  # unreadable, or of another data set, as in an inherited index

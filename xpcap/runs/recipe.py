@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from xpcap.data.features import KINDS as SCALINGS
+from xpcap.data.features import SCALINGS
 from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (

@@ -43,7 +43,7 @@ from xpcap.runs.folder import (
 from xpcap.runs.pages import write_progress_page
 from xpcap.runs.plan import Stage
 from xpcap.runs.recipe import SaveInterval
-from xpcap.shapes import KIND, write_pictures
+from xpcap.shapes import GENERATOR, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
@@ -242,7 +242,7 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
         write_projection(out, data.projection)
     if recipe.data is None and not (out / DATA).exists():
         write_fingerprinted(out / DATA, data)
-    drawn_here = recipe.data is None and data.source.generated == KIND
+    drawn_here = recipe.data is None and data.source.generated == GENERATOR
     if drawn_here and not (out / PICTURES).exists():
         write_pictures(out / PICTURES, data, "val")
 

@@ -140,7 +140,9 @@ def named(words: Sequence[str]) -> set[tuple[str, str]]:
     """The (colour, shape) pairs that a caption names."""
     singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
     pairs = itertools.pairwise(words)
-    return {(one, singular[two]) for one, two in pairs if one in COLOURS and two in singular}
+    return {
+        (colour, singular[noun]) for colour, noun in pairs if colour in COLOURS and noun in singular
+    }
 
 
 def _odds(texts: Sequence[str]) -> dict[str, float]:

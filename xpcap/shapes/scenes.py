@@ -22,7 +22,7 @@ COLOURS = {
     "pink": (245, 130, 190),
     "black": (25, 25, 28),
 }
-KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+COLOURED_SHAPES = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 POSITIONS = (
     "top left",
     "top",
@@ -88,14 +88,14 @@ class Scene(NamedTuple):
     line: float = 0.0  # width of the dark line around each thing, in pixels
 
 
-def apart(one: tuple[str, str], other: tuple[str, str]) -> bool:
+def apart(kind: tuple[str, str], other: tuple[str, str]) -> bool:
     """True if two kinds, each (colour, shape), never meet in a training picture.
 
     The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things
     of a group's first kind.
     """
-    return _dealt(one) // GROUP == _dealt(other) // GROUP and (
-        one != other or _dealt(one) % GROUP == 0
+    return _dealt(kind) // GROUP == _dealt(other) // GROUP and (
+        kind != other or _dealt(kind) % GROUP == 0
     )
 
 
@@ -109,8 +109,8 @@ def away(kind: tuple[str, str], position: str) -> bool:
 
 def _dealt(kind: tuple[str, str]) -> int:
     """Rank of a kind in a fixed shuffle: triangular numbers modulo 32 are a permutation."""
-    number = KINDS.index(kind)
-    return 7 * number * (number + 1) // 2 % len(KINDS)
+    number = COLOURED_SHAPES.index(kind)
+    return 7 * number * (number + 1) // 2 % len(COLOURED_SHAPES)
 
 
 def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
@@ -120,7 +120,7 @@ def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
     """
     if len(kinds) == 1:
         return "val" if away(kinds[0], arrangement) else "train"
-    held = [apart(one, other) for one, other in itertools.combinations(kinds, 2)]
+    held = [apart(kind, other) for kind, other in itertools.combinations(kinds, 2)]
     return "val" if all(held) else None if any(held) else "train"
 
 
@@ -166,7 +166,7 @@ def _choose(
     """Draw kinds for a scene of the split; in a share of ALIKE, two are equal."""
     alike = count > 1 and rng.random() < ALIKE
     while True:
-        kinds = [KINDS[i] for i in rng.integers(len(KINDS), size=count - alike)]
+        kinds = [COLOURED_SHAPES[i] for i in rng.integers(len(COLOURED_SHAPES), size=count - alike)]
         if len(set(kinds)) < len(kinds):
             continue
         if alike:
@@ -216,8 +216,8 @@ def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
         (across, {"beside": "row"}),
         (down, {"above": "column", "above left": "falling", "above right": "rising"}),
     ):
-        found = {_relation(centres[i], centres[j]) for i, j in itertools.pairwise(order)}
-        if len(found) == 1 and (relation := found.pop()) in lines:
+        relations = {_relation(centres[i], centres[j]) for i, j in itertools.pairwise(order)}
+        if len(relations) == 1 and (relation := relations.pop()) in lines:
             return relation if len(order) == 2 else lines[relation], order
     gaps = {}
     for axis, order, way, weight in ((1, down, "above", 1.0), (0, across, "left of", SIDEWAYS)):

@@ -6,7 +6,7 @@ from xpcap.shapes.grammar import named
 
 # `generated` of a data set's source. "pictures" had rows, columns and pyramids alone: its captions
 # are scored alike, but its pictures cannot be drawn again
-KIND, FORMER = "pictures-2", "pictures"
+GENERATOR, FORMER_GENERATOR = "pictures-2", "pictures"
 
 
 # Any reference names all that is there, so the first stands for the scene
@@ -22,7 +22,7 @@ NAMED = per_picture(
 
 def is_generated(source: Source) -> bool:
     """True if the pictures of a data set were generated, by this version or a former one."""
-    return source.generated in (KIND, FORMER)
+    return source.generated in (GENERATOR, FORMER_GENERATOR)
 
 
 def metrics_of(data: CaptionData) -> tuple[Metric, ...]:
