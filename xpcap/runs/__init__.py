@@ -4,7 +4,6 @@ plan.py plans a training and saver.py writes it down; a run is opened by run.py,
 decoder.py. config.py and folder.py have the format of the folder.
 """
 
-from xpcap.report.doctor import Diagnosis as Diagnosis
 from xpcap.report.look import Inside as Inside
 from xpcap.report.records import PictureCaption as PictureCaption
 from xpcap.report.records import Skipped as Skipped
@@ -14,6 +13,7 @@ from xpcap.report.scores import compare as compare
 from xpcap.runs.captions import caption_run as caption_run
 from xpcap.runs.decoder import Decoder as Decoder
 from xpcap.runs.decoder import RankedBeam as RankedBeam
+from xpcap.runs.doctor import Diagnosis as Diagnosis
 from xpcap.runs.doctor import examine_run as examine_run
 from xpcap.runs.folder import is_run as is_run
 from xpcap.runs.folder import load_state as load_state
