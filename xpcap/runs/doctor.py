@@ -29,7 +29,7 @@ from xpcap.runs.captions import captioned
 from xpcap.runs.run import Run, provenance
 from xpcap.training.evaluate import teacher_forced
 
-MOST_LEARNT = 1000  # training captions, at most, that are looked at
+MAX_TRAINING_CAPTIONS = 1000  # that are compared
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small values are bad
 
@@ -45,7 +45,7 @@ class Case:
     @property
     def captions(self) -> list[Words]:
         """The run's captions as words."""
-        return [one.words for one in self.scores.captions]
+        return [caption.words for caption in self.scores.captions]
 
     @cached_property
     def references(self) -> list[list[str]]:
@@ -58,46 +58,49 @@ class Case:
         return self.data.encoded_with(self.run.vocabulary, self.scores.split, self.references)
 
     @cached_property
-    def learnt(self) -> list[bytes]:
+    def training_captions(self) -> list[bytes]:
         """A sample of the captions that the run learnt from; empty: they are not in this data."""
         if "train" not in self.data.splits or self.run.config.data_stamp != self.data.fingerprint:
             return []
         captions = self.data.split("train").captions
-        chosen = evenly_spaced(len(captions), MOST_LEARNT).tolist()
-        return [np.asarray(captions[i]).tobytes() for i in chosen]
+        numbers = evenly_spaced(len(captions), MAX_TRAINING_CAPTIONS).tolist()
+        return [np.asarray(captions[i]).tobytes() for i in numbers]
 
     @cached_property
-    def alike(self) -> float:
+    def mode_share(self) -> float:
         """Share of the most frequent of the training captions at hand."""
-        return max(Counter(self.learnt).values(), default=0) / max(len(self.learnt), 1)
+        counts = Counter(self.training_captions)
+        return max(counts.values(), default=0) / max(counts.total(), 1)
 
     @cached_property
-    def lacking(self) -> Counter[str]:
+    def missing_words(self) -> Counter[str]:
         """Words of the references that the vocabulary lacks."""
-        known = set(self.run.vocabulary.idx_to_word) - {UNK}
-        return Counter(word for words in self.references for word in words if word not in known)
+        vocabulary = set(self.run.vocabulary.idx_to_word) - {UNK}
+        return Counter(
+            word for words in self.references for word in words if word not in vocabulary
+        )
 
     @property
-    def share_lacking(self) -> float:
-        return self.lacking.total() / max(sum(map(len, self.references)), 1)
+    def missing_share(self) -> float:
+        return self.missing_words.total() / max(sum(map(len, self.references)), 1)
 
     @property
-    def more_words(self) -> str:
+    def vocabulary_advice(self) -> str:
         """The options that enlarge the vocabulary, with their present values."""
-        prepared = self.run.source.record
-        fewest, most = prepared.get("min_count"), prepared.get("vocabulary_size")
-        if most is not None:
-            return f"a larger `vocabulary_size` than {most}"
-        if fewest is not None:
-            return f"a lower `min_count` than {fewest}"
+        record = self.run.source.record
+        min_count, size = record.get("min_count"), record.get("vocabulary_size")
+        if size is not None:
+            return f"a larger `vocabulary_size` than {size}"
+        if min_count is not None:
+            return f"a lower `min_count` than {min_count}"
         return "a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
         """A score of the captions, and of human captions. UnmeasurableError : there is none."""
         if name not in self.scores.human_scores:
             reason = self.scores.unscored.get(name)  # too few captions
-            none = "This data has no train split to compare captions with."
-            raise UnmeasurableError(f"There are {reason}." if reason else none)
+            no_split = "This data has no train split to compare captions with."
+            raise UnmeasurableError(f"There are {reason}." if reason else no_split)
         return self.scores.scores[name], self.scores.human_scores[name]
 
 
@@ -149,17 +152,17 @@ class Symptom:
         value, verdict, (check, bad) = None, UNKNOWN, self.limits
         try:
             value, meaning, advice, human, limits = self.measure(case)
-        except UnmeasurableError as why:
-            text = str(why)
+        except UnmeasurableError as error:
+            text = str(error)
         else:
             check, bad = (limit + human for limit in limits or self.limits)
             sign = 1 if bad > check else -1
             verdict = (OK, CHECK, BAD)[sum(sign * value > sign * limit for limit in (check, bad))]
             text = meaning if verdict == OK else f"{meaning} {advice}"
-        number = "{:.1%}" if self.share else "{:.2f}"
-        limit = f"at {'most' if bad > check else 'least'} {number.format(check)}"
-        shown = "" if value is None else number.format(value)
-        row = (verdict, self.name, shown, limit, self.title)
+        form = "{:.1%}" if self.share else "{:.2f}"
+        limit_text = f"at {'most' if bad > check else 'least'} {form.format(check)}"
+        value_text = "" if value is None else form.format(value)
+        row = (verdict, self.name, value_text, limit_text, self.title)
         return Diagnosis(self.name, self.title, value, check, verdict, text, row)
 
 
@@ -188,16 +191,16 @@ def examine_run(
     DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         evaluation is not of these pictures.
     """
-    seen, split = run.data(data), evaluation.split
-    images = seen.split(split).images
-    names = [images[i] for i in captioned(seen, split).tolist()]
-    if [one.image for one in evaluation.captions] != names:
+    dataset, split = run.data(data), evaluation.split
+    images = dataset.split(split).images
+    names = [images[i] for i in captioned(dataset, split).tolist()]
+    if [caption.image for caption in evaluation.captions] != names:
         thing = f"the evaluation, of {evaluation.n} pictures,"
         got = f"is not of the {len(names)} of {split}"
         expected = "a caption for each"
         raise InvalidValueError("examine_run", thing, got, expected, "was it on other data?")
-    case = Case(run, evaluation, seen)
-    return [one.diagnose(case) for one in SYMPTOMS]
+    case = Case(run, evaluation, dataset)
+    return [row.diagnose(case) for row in SYMPTOMS]
 
 
 # Symptoms in captions
@@ -205,18 +208,20 @@ def examine_run(
 
 # Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
 # each is a large share. A feature cannot help where the symptom is worth a check.
-MOSTLY_ALIKE = 0.5
+MAX_MODE_SHARE = 0.5
 
 
 @symptom(
-    "training captions that are one and the same, among at most 1,000", check=MOSTLY_ALIKE, bad=0.9
+    "training captions that are one and the same, among at most 1,000",
+    check=MAX_MODE_SHARE,
+    bad=0.9,
 )
 def alike(case: Case) -> Finding:
-    if not case.learnt:
+    if not case.training_captions:
         raise UnmeasurableError("The captions that the run learnt from are not in this data.")
     return Finding(
-        case.alike,
-        f"The most frequent training caption is {case.alike:.1%} of those looked at.",
+        case.mode_share,
+        f"The most frequent training caption is {case.mode_share:.1%} of those looked at.",
         "All or most training captions are the same, and the model learns to repeat it for every"
         " picture. Train on captions that describe each picture.",
     )
@@ -229,23 +234,24 @@ def alike(case: Case) -> Finding:
 )
 def features(case: Case) -> Finding:
     split = case.scores.split
-    of = case.encoded.split(split)
-    pictures = np.unique(of.image_idxs)
+    split_data = case.encoded.split(split)
+    pictures = np.unique(split_data.image_idxs)
     if len(pictures) < 2:
         raise UnmeasurableError(
             "One picture cannot be exchanged for another: score a split with more pictures."
         )
     order = np.random.default_rng([0, 0]).permutation(pictures)
-    others = np.zeros(len(of.features), of.image_idxs.dtype)
+    others = np.zeros(len(split_data.features), split_data.image_idxs.dtype)
     others[order] = np.roll(order, 1)  # no picture keeps its own
-    mixed = replace(case.encoded, splits={split: replace(of, image_idxs=others[of.image_idxs])})
-    chosen = evenly_spaced(len(of.captions), 1000)  # the ratio is then good to a few per cent
-    own, wrong = (
-        teacher_forced(case.run.model, data, split, captions=chosen)
+    mixed_data = replace(split_data, image_idxs=others[split_data.image_idxs])
+    mixed = replace(case.encoded, splits={split: mixed_data})
+    captions = evenly_spaced(len(split_data.captions), 1000)  # ratio good to a few per cent
+    right, wrong = (
+        teacher_forced(case.run.model, data, split, captions=captions)
         for data in (case.encoded, mixed)
     )
-    ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
-    same = (
+    ratio = math.exp(min((wrong.loss - right.loss) * right.n / max(right.tokens, 1), 700.0))
+    same_captions = (
         "The captions hardly depend on the picture, as the training captions are the same: see"
         " above."
     )
@@ -258,7 +264,7 @@ def features(case: Case) -> Finding:
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
-        same if case.alike > MOSTLY_ALIKE else mixed_up,
+        same_captions if case.mode_share > MAX_MODE_SHARE else mixed_up,
     )
 
 
@@ -268,10 +274,10 @@ def features(case: Case) -> Finding:
 def variety(case: Case) -> Finding:
     share, human = case.score("distinct")
     counts = Counter(map(detokenize, case.captions))
-    ((most, times),) = counts.most_common(1)
+    ((mode, times),) = counts.most_common(1)
     return Finding(
         share / human,
-        f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {most!r}, is"
+        f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {mode!r}, is"
         f" said {times:,} times.",
         "The model has collapsed to what fits most pictures. See what is said of the training"
         " captions and of the features; if they are fine, train for more epochs, or with a lower"
@@ -284,11 +290,11 @@ def variety(case: Case) -> Finding:
 @symptom("captions with one to three words twice in a row", check=0.05, bad=0.20)
 def repeats(case: Case) -> Finding:
     share, human = case.score("repeats")
-    twice = Counter(found for words in case.captions if (found := repeated(words)))
+    repetitions = Counter(text for text in map(repeated, case.captions) if text)
     return Finding(
         share,
-        f"{twice.total():,} of {len(case.captions):,} captions repeat one to three words at"
-        f" once{_often(twice, 1, '{!r}')}; {human:.1%} of people's do.",
+        f"{repetitions.total():,} of {len(case.captions):,} captions repeat one to three words at"
+        f" once{_often(repetitions, 1, '{!r}')}; {human:.1%} of people's do.",
         "The model does not know how to continue: it has seen too few captions, or too many <UNK>"
         " in them. See the check of unknown words; train on more captions. `no_repeat_trigram`"
         " hides some of it.",
@@ -319,11 +325,11 @@ def unseen_bigrams(case: Case) -> Finding:
 def bad_endings(case: Case) -> Finding:
     share, human = case.score("bad_endings")
     bad = case.scores.per_picture["bad_endings"]
-    last = Counter(words[-1] for words, ends in zip(case.captions, bad, strict=True) if ends)
+    endings = Counter(words[-1] for words, ends in zip(case.captions, bad, strict=True) if ends)
     return Finding(
         share,
-        f"{last.total():,} of {len(case.captions):,} captions end in a word that hardly ever ends a"
-        f" training caption{_often(last, 3, '{!r} ({:,})')}; of people's {human:.1%}.",
+        f"{endings.total():,} of {len(case.captions):,} captions end in a word that hardly ever ends a"
+        f" training caption{_often(endings, 3, '{!r} ({:,})')}; of people's {human:.1%}.",
         "They break off: search with a beam; see whether captions stop at the length limit; else"
         " train for more epochs, or on more captions.",
         human,
@@ -334,9 +340,9 @@ def bad_endings(case: Case) -> Finding:
 # accident of a few odd pictures.
 @symptom("captions that ran to the length limit without an end", check=0.05, bad=0.25)
 def ending(case: Case) -> Finding:
-    most = case.run.config.max_words
+    max_words = case.run.config.max_words
     share, human = (
-        sum(len(words) >= most for words in texts) / max(len(texts), 1)
+        sum(len(words) >= max_words for words in texts) / max(len(texts), 1)
         for texts in (case.captions, case.references)
     )
     short_limit = (
@@ -348,7 +354,7 @@ def ending(case: Case) -> Finding:
     )
     return Finding(
         share,
-        f"{share:.1%} of the captions stop at {most} words because they must.",
+        f"{share:.1%} of the captions stop at {max_words} words because they must.",
         short_limit if human > share / 2 else no_end,
     )
 
@@ -357,10 +363,10 @@ def ending(case: Case) -> Finding:
 # precision falls as fast.
 @symptom("words in a caption, over those in a reference", check=0.8, bad=0.6, share=False)
 def length(case: Case) -> Finding:
-    ours, _ = case.score("length")
-    theirs = sum(map(len, case.references)) / max(len(case.references), 1)
-    ratio = ours / max(theirs, 1e-9)
-    meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
+    mean, _ = case.score("length")
+    human = sum(map(len, case.references)) / max(len(case.references), 1)
+    ratio = mean / max(human, 1e-9)
+    meaning = f"A caption has {mean:.1f} words on average, a reference {human:.1f}."
     shorter = (
         "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
         " if you use a beam; else train for more epochs."
@@ -389,9 +395,9 @@ def unknown(case: Case) -> Finding:
     return Finding(
         share,
         f"If it could, the model would say <UNK> for {share:.1%} of its words; of the references'"
-        f" words {case.share_lacking:.1%} are <UNK> to it.",
+        f" words {case.missing_share:.1%} are <UNK> to it.",
         "It learnt from captions with too many rare words: prepare the data with"
-        f" {case.more_words}, or with more captions.",
+        f" {case.vocabulary_advice}, or with more captions.",
     )
 
 
@@ -400,18 +406,18 @@ def unknown(case: Case) -> Finding:
 @symptom("words of the references that the vocabulary lacks", check=0.05, bad=0.15)
 def vocabulary(case: Case) -> Finding:
     return Finding(
-        case.share_lacking,
-        f"The vocabulary lacks {case.share_lacking:.1%} of the references'"
-        f" words{_often(case.lacking, 5, '{} ({:,})')}.",
+        case.missing_share,
+        f"The vocabulary lacks {case.missing_share:.1%} of the references'"
+        f" words{_often(case.missing_words, 5, '{} ({:,})')}.",
         "No caption can name what has no word: train on captions about the same things, prepared"
-        f" with {case.more_words}.",
+        f" with {case.vocabulary_advice}.",
     )
 
 
 def _often(counts: Counter[str], n: int, form: str) -> str:
     """The n most frequent, as the end of a clause; `form` of each and its count."""
-    named = ", ".join(form.format(*pair) for pair in counts.most_common(n))
-    return f", most often {named}" if named else ""
+    pairs = ", ".join(form.format(*pair) for pair in counts.most_common(n))
+    return f", most often {pairs}" if pairs else ""
 
 
 # Symptoms in the model
@@ -437,16 +443,18 @@ def overfitting(case: Case) -> Finding:
         return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
     losses = "train_loss", "val_loss"
-    records = [one for one in history if all(is_positive(one.get(key)) for key in losses)]
+    records = [row for row in history if all(is_positive(row.get(key)) for key in losses)]
     if len(records) < 2:
         raise UnmeasurableError(
             "history.jsonl has fewer than two epochs with a validation loss: nothing to compare."
         )
     best, last = min(records, key=lambda record: record["val_loss"]), records[-1]
-    first, then = ((record["train_loss"], record["val_loss"]) for record in (best, last))
+    (best_train, best_val), (last_train, last_val) = (
+        (record["train_loss"], record["val_loss"]) for record in (best, last)
+    )
     course = (
-        f"from {first[1]:.1f} after epoch {best['epoch']} to {then[1]:.1f} after epoch"
-        f" {last['epoch']}, training loss from {first[0]:.1f} to {then[0]:.1f}"
+        f"from {best_val:.1f} after epoch {best['epoch']} to {last_val:.1f} after epoch"
+        f" {last['epoch']}, training loss from {best_train:.1f} to {last_train:.1f}"
     )
     by_heart = (
         f"The later epochs overfit the training captions; the run keeps epoch {epoch}. More"
@@ -454,11 +462,11 @@ def overfitting(case: Case) -> Finding:
     )
     diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
     return Finding(
-        then[1] / first[1] - 1,
+        last_val / best_val - 1,
         f"Validation loss went {course}."
         if last is not best
         else f"Validation loss was lowest in the last epoch, {last['epoch']}.",
-        by_heart if then[0] <= first[0] else diverging,
+        by_heart if last_train <= best_train else diverging,
         limits=(0.10, 0.25) if "val_cider" in last else None,
     )
 
@@ -470,19 +478,19 @@ def overfitting(case: Case) -> Finding:
 def gates(case: Case) -> Finding:
     split = case.scores.split
     rows = evenly_spaced(len(case.encoded.split(split).captions), 256)  # millions of activations
-    found = case.run.model.activations(*case.encoded.minibatch(split, rows))
-    if not found:
+    activations = case.run.model.activations(*case.encoded.minibatch(split, rows))
+    if not activations:
         raise UnmeasurableError("The cell does not say where its gates are.")
     shares = {
         name: float(to_numpy(((values < low) | (values > high)).mean()))
-        for name, (values, low, high) in found.items()
+        for name, (values, low, high) in activations.items()
     }
     share = sum(shares.values()) / len(shares)
-    each = ", ".join(f"{name} {part:.1%}" for name, part in shares.items())
+    parts = ", ".join(f"{name} {part:.1%}" for name, part in shares.items())
     return Finding(
         share,
         f"{share:.1%} of the cell's activations are so near an end of their range that hardly any"
-        f" gradient passes ({each}).",
+        f" gradient passes ({parts}).",
         "Such a cell has stopped learning. Train with a lower `lr` and a lower `clip`, and with"
         " `feature_scaling` standardize if features are large.",
     )
