@@ -10,7 +10,7 @@ from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_b
 from xpcap.files import first_free, new_path, require_new_file
 from xpcap.report import escape_control
 
-MOST_STEM = 80  # characters of a picture's name in that of its page
+MAX_STEM = 80  # characters of a picture's name in that of its page
 
 
 @click.command(
@@ -43,7 +43,7 @@ def look(
     The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
     model.trace(features, captions) returns the same arrays.
     """
-    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MOST_STEM] or "picture"
+    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MAX_STEM] or "picture"
     path = out or first_free(Path(), f"look-{stem}", ".html")
     require_new_file("look", path, ".html")  # before any work is done
     begin()

@@ -22,8 +22,8 @@ from xpcap.work import remark
 # Colours of values from the lowest to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
 SIGNED = ((128, 48, 0), (232, 150, 80), (255, 255, 255), (122, 171, 221), (16, 56, 118))
-WIDE, TALL = 20, 256  # pixels of a step; least pixels of all units
-LIKELIEST = 5  # words shown of a step
+STEP_WIDTH, MIN_HEIGHT = 20, 256  # pixels of a step, and of all units
+TOP_WORDS = 5  # shown of a step
 
 
 class Inside(NamedTuple):
@@ -68,11 +68,11 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     DataError : the picture cannot be read, or the run's features come from no encoder of this
         package. OptionError : a caption without words, or longer than the run's.
     """
-    vocabulary, most, words = run.vocabulary, run.config.max_words, list[str]()
+    vocabulary, max_words, words = run.vocabulary, run.config.max_words, list[str]()
     if caption is not None:
         words = tokenize(caption)
-        if not 1 <= len(words) <= most:
-            expected = f"1 to {most}, the most that {run.path} was trained on"
+        if not 1 <= len(words) <= max_words:
+            expected = f"1 to {max_words}, the most that {run.path} was trained on"
             raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
             remark(
@@ -84,8 +84,8 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     pixels, feature = encode_picture("look_inside", source, encoder)
     features = run.preprocessing(feature[None])
     if caption is None:
-        (one,) = run.decoder()([str(picture)], features)
-        words = list(one.words)
+        (decoded,) = run.decoder()([str(picture)], features)
+        words = list(decoded.words)
     ids = vocabulary.encode_words([words], max(1, len(words)))[:, : len(words) + 2]
     model, seed = run.model, run.config.recipe.seed
     untrained = CaptioningRNN.from_config(
@@ -144,8 +144,8 @@ def look_page(inside: Inside) -> bytes:
         keeping=int((gated.values[1:].prod(axis=0) > 0.5).sum()) if gated else 0,
         saturation=_saturation(trace),
         gradients=gradient_chart(shares, "; ".join(map(_course, shares, shares.values()))),
-        back=_some(len(shares["this run"])),
-        curves=[(name, of_model, _factor(of_model)) for name, of_model in shares.items()],
+        back=_rows(len(shares["this run"])),
+        curves=[(name, sizes, _factor(sizes)) for name, sizes in shares.items()],
         facts=inside.facts,
         percent=percent,
         ramps={"shares": _css(SHARES), "signed": _css(SIGNED)},
@@ -167,9 +167,9 @@ def _steps(inside: Inside) -> list[dict[str, object]]:
     ):
         order = np.argsort(-log_p, kind="stable").tolist()
         p = np.minimum(np.exp(log_p.astype(np.float64)), 1)
-        shown, rank = order[:LIKELIEST], order.index(target)
-        rows = [(names[i], p[i], i == target, "") for i in shown]
-        if target not in shown:
+        top, rank = order[:TOP_WORDS], order.index(target)
+        rows = [(names[i], p[i], i == target, "") for i in top]
+        if target not in top:
             rows.append((names[target], p[target], True, f", number {rank + 1:,}"))
         steps.append({"read": names[read], "next": names[target], "p": p[target], "rows": rows})
     return steps
@@ -184,40 +184,40 @@ def _gated(inside: Inside) -> GatedState | None:
     if cell.memory_gate is None or cell.memory_gate[0] not in inside.trace.gates:
         return None
     gate, state = cell.memory_gate
-    title = {name: meaning[0].lower() for name, meaning in cell.meanings.items()}
-    return GatedState(title.get(gate, gate), title.get(state, state), inside.trace.gates[gate][0])
+    titles = {name: meaning[0].lower() for name, meaning in cell.meanings.items()}
+    return GatedState(titles.get(gate, gate), titles.get(state, state), inside.trace.gates[gate][0])
 
 
 def _heatmaps(inside: Inside, gated: GatedState | None) -> list[dict[str, object]]:
     """Each gate, and each state after the steps, the output last; units by what they keep."""
     trace, meanings = inside.trace, inside.run.model.config.recurrent.meanings
-    read = [inside.run.vocabulary.idx_to_word[i] for i in inside.ids]
+    words = [inside.run.vocabulary.idx_to_word[i] for i in inside.ids]
     states = [(name, state[0, 1:]) for name, state in trace.states.items()]
-    by = states[0][1] if gated is None else gated.values
-    order = np.argsort(-by.mean(axis=0), kind="stable")
+    kept = states[0][1] if gated is None else gated.values
+    order = np.argsort(-kept.mean(axis=0), kind="stable")
     gates = [(name, gate[0]) for name, gate in trace.gates.items()]
     return [
-        _heatmap(name, *meanings.get(name, ("", "")), values[:, order], read)
+        _heatmap(name, *meanings.get(name, ("", "")), values[:, order], words)
         for name, values in (*gates, *reversed(states))
     ]
 
 
 def _heatmap(
-    name: str, title: str, about: str, values: np.ndarray, read: Sequence[str]
+    name: str, title: str, about: str, values: np.ndarray, words: Sequence[str]
 ) -> dict[str, object]:
     low, high = _range(values)
     ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
     if np.abs(values).max() > high:
         ends = [f"≤ {ends[0]}", f"≥ {ends[1]}"]
     means = values.mean(axis=1)
-    places = {"lowest": int(means.argmin()), "highest": int(means.argmax())}
-    least, most = (f"{word} {means[t]:.2f} at {read[t]}" for word, t in places.items())
+    extremes = {"lowest": int(means.argmin()), "highest": int(means.argmax())}
+    lowest, highest = (f"{label} {means[t]:.2f} at {words[t]}" for label, t in extremes.items())
     return {
         "name": name,
         "title": title,
         "about": about,
         "uri": _draw(values, low, high),
-        "alt": f"{name} of each unit at each word; its mean over units is {least}, {most}",
+        "alt": f"{name} of each unit at each word; its mean over units is {lowest}, {highest}",
         "ends": ends,
         "signed": low < 0,
     }
@@ -225,10 +225,10 @@ def _heatmap(
 
 def _range(values: np.ndarray) -> tuple[float, float]:
     """The values of the first and the last colour; a few units may lie beyond them."""
-    least, most = float(values.min()), float(values.max())
-    if least >= 0 and most <= 1:
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest >= 0 and highest <= 1:
         return 0.0, 1.0
-    if max(-least, most) <= 1:
+    if max(-lowest, highest) <= 1:
         return -1.0, 1.0
     end = float(f"{np.percentile(np.abs(values), 99):.1g}") or 1.0
     return -end, end
@@ -247,7 +247,7 @@ def _draw(values: np.ndarray, low: float, high: float) -> str:
     palette = [np.interp(at, np.arange(len(ramp)), channel) for channel in ramp.T]
     shares = (np.clip(values, low, high) - low) / (high - low)
     levels = np.round(255 * shares).astype(np.uint8).T  # (H, T)
-    levels = levels.repeat(-(-TALL // len(levels)), axis=0).repeat(WIDE, axis=1)
+    levels = levels.repeat(-(-MIN_HEIGHT // len(levels)), axis=0).repeat(STEP_WIDTH, axis=1)
     image = Image.fromarray(levels)
     image.putpalette(np.stack(palette, axis=1).round().astype(np.uint8).tobytes())
     return image_uri("png", image, optimize=True)
@@ -289,7 +289,7 @@ def _factor(shares: Sequence[float]) -> float | None:
     return float((shares[-1] / shares[1]) ** (1 / (len(shares) - 2)))
 
 
-def _some(length: int) -> list[int]:
+def _rows(length: int) -> list[int]:
     """The steps back that a table shows: 1, 5, 10, ... and the last."""
     last = length - 1
     return [k for k in (1, 5, 10, 20, 50) if k < last] + [last]
