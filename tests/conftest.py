@@ -14,6 +14,7 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
+from browser import NAMES, Browser, find_browser
 from emulated import device  # noqa: F401 - a fixture
 from libraries import BLAS, CUPY, Lib
 from new_cells import NEW_CELLS
@@ -53,6 +54,15 @@ def lib(request: pytest.FixtureRequest) -> Any:
         request.getfixturevalue("device")
     with xpcap.use_backend("cupy" if request.param in ("emulated", "cupy") else "numpy"):
         yield Lib(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_browser()
+    if os.name != "posix" or program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed: no browser to look at the page with")
+    with Browser(program, tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
 THREADS = max((library.num_threads for library in BLAS.lib_controllers), default=1)

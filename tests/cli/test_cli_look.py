@@ -19,8 +19,7 @@ pytest.importorskip("PIL.Image")
 from xpcap import CaptioningRNN, open_run, runs
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.models import Trace
-from xpcap.report import write_look_page
-from xpcap.report.look import gradient_sizes, percent
+from xpcap.runs.look import gradient_sizes, percent
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 SCALED = "--feature-scaling", "standardize"
@@ -145,7 +144,7 @@ def test_a_cell_of_ones_own_has_a_page(cell: str, run: Path, picture: Path) -> N
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
     opened = replace(opened, model=model)
     found = runs.look_inside(opened, picture, caption="a red circle")
-    write_look_page("own.html", found)
+    runs.write_look_page("own.html", found)
     page = Path("own.html").read_text()
     assert "Units are sorted by their mean state over the caption" in page
     assert re.findall(r"<i>(\w+)</i></h3>", page) == [

@@ -1,4 +1,4 @@
-"""Captioned pictures and scores for a page, and a page read back."""
+"""Captioned pictures, scores and nasty text for a page, and a page read back."""
 
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -10,6 +10,21 @@ import numpy as np
 from xpcap.metrics import Metric, Scored
 from xpcap.report import Gallery, PictureCaption, Ranked, write_page
 from xpcap.report.scores import Result, Scores
+
+NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
+
+
+def photo(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
+    """Something with the detail of a photograph."""
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    return np.clip(
+        np.asarray(coarse, np.float64) + rng.normal(0, 12, (height, width, 3)), 0, 255
+    ).astype(np.uint8)
 
 
 def card(

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import answer, good
-from pages import card, write_cards
+from pages import card, photo, write_cards
 from photos import PREPARE, photos
 from refusals import Refusal, refusals
-from test_report import SAID, browser, decode, photo, scene  # noqa: F401 - a fixture
+from test_report import SAID, decode, scene
 
 from xpcap import open_run, runs
 from xpcap.encoders import Area, TimmEncoder, grid_area
@@ -297,9 +297,7 @@ def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_brightens_the_place_that_weighed_most(
-    browser: Any,  # noqa: F811 - the fixture
-    dark: bool,
-    tmp_path: Path,
+    browser: Any, dark: bool, tmp_path: Path
 ) -> None:
     weights = np.eye(16)[[9]].tolist()  # row 2, column 1 of 4 x 4
     grey = np.full((200, 300, 3), 180, np.uint8)

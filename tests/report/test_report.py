@@ -6,14 +6,13 @@ import base64
 import io
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import NAMES, Browser, find_browser
-from pages import Page, below, card, scores, write_cards
+from browser import Browser
+from pages import NASTY, Page, below, card, photo, scores, write_cards
 from programs import program
 from refusals import Refusal, refusals
 
@@ -24,7 +23,6 @@ from xpcap.report.curves import BOTTOM, TOP, gradient_chart, training_charts
 from xpcap.report.explanation import PARTS, CandidateCaption, Explanation, Neighbour
 from xpcap.shapes.scenes import make_scene, paint
 
-NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
 HISTORY = [
     {
         "epoch": e,
@@ -43,19 +41,6 @@ WITHOUT_VAL = [
 ]
 LOOKED = np.full((3, 25), 0.04).tolist()  # where a model looked for three words
 SAID = [("a", 0.97), ("red", 0.5), ("circle", 0.03)]
-
-
-def photo(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
-    """Something with the detail of a photograph."""
-    from PIL import Image
-
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
-    return np.clip(
-        np.asarray(coarse, np.float64) + rng.normal(0, 12, (height, width, 3)), 0, 255
-    ).astype(np.uint8)
 
 
 def scene(i: int = 0) -> np.ndarray:
@@ -477,15 +462,6 @@ def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
 def test_a_name_that_is_no_text_does_not_stop_the_page(tmp_path: Path) -> None:
     page = write_cards(tmp_path / "p.html", card(os.fsdecode(b"caf\xe9.png"), None, SAID))
     assert r"caf\udce9.png" in page.text
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_browser()
-    if os.name != "posix" or program is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed: no browser to look at the page with")
-    with Browser(program, tmp_path_factory.mktemp("browser")) as opened:
-        yield opened
 
 
 @pytest.mark.slow

@@ -28,7 +28,6 @@ from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
 from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
-from xpcap.report.doctor import BAD, CHECK, OK, UNKNOWN
 from xpcap.runs import (
     Diagnosis,
     Run,
@@ -38,6 +37,7 @@ from xpcap.runs import (
     examine_run,
     open_run,
 )
+from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
 from xpcap.work import work
 
 EXAMPLES = examples(

@@ -8,9 +8,9 @@ import click
 from xpcap import runs
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
 from xpcap.files import first_free, new_path, require_new_file
-from xpcap.report import escape_control, write_look_page
+from xpcap.report import escape_control
 
-MOST_STEM = 80  # characters of a picture's name in that of its page
+MAX_STEM = 80  # characters of a picture's name in that of its page
 
 
 @click.command(
@@ -43,7 +43,7 @@ def look(
     The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
     model.trace(features, captions) returns the same arrays.
     """
-    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MOST_STEM] or "picture"
+    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MAX_STEM] or "picture"
     path = out or first_free(Path(), f"look-{stem}", ".html")
     require_new_file("look", path, ".html")  # before any work is done
     begin()
@@ -51,5 +51,5 @@ def look(
     opened = runs.open_run(run)
     inside = runs.look_inside(opened, picture, caption=caption)
     with new_path("look", path, ".html") as part:
-        write_look_page(part, inside)
+        runs.write_look_page(part, inside)
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

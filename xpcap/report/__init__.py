@@ -2,7 +2,6 @@
 
 from xpcap.report.captions import draw_captions
 from xpcap.report.curves import draw_loss
-from xpcap.report.look import Inside, write_look_page
 from xpcap.report.overlay import overlay
 from xpcap.report.page import Gallery, write_page
 from xpcap.report.records import PictureCaption, Ranked, Skipped
@@ -10,7 +9,6 @@ from xpcap.report.text import columns, escape_control, signed
 
 __all__ = [
     "Gallery",
-    "Inside",
     "PictureCaption",
     "Ranked",
     "Skipped",
@@ -20,6 +18,5 @@ __all__ = [
     "escape_control",
     "overlay",
     "signed",
-    "write_look_page",
     "write_page",
 ]

@@ -4,8 +4,6 @@ plan.py plans a training and saver.py writes it down; a run is opened by run.py,
 decoder.py. config.py and folder.py have the format of the folder.
 """
 
-from xpcap.report.doctor import Diagnosis as Diagnosis
-from xpcap.report.look import Inside as Inside
 from xpcap.report.records import PictureCaption as PictureCaption
 from xpcap.report.records import Skipped as Skipped
 from xpcap.report.scores import Comparison as Comparison
@@ -14,11 +12,14 @@ from xpcap.report.scores import compare as compare
 from xpcap.runs.captions import caption_run as caption_run
 from xpcap.runs.decoder import Decoder as Decoder
 from xpcap.runs.decoder import RankedBeam as RankedBeam
+from xpcap.runs.doctor import Diagnosis as Diagnosis
 from xpcap.runs.doctor import examine_run as examine_run
 from xpcap.runs.folder import is_run as is_run
 from xpcap.runs.folder import load_state as load_state
 from xpcap.runs.folder import save_state as save_state
+from xpcap.runs.look import Inside as Inside
 from xpcap.runs.look import look_inside as look_inside
+from xpcap.runs.look import write_look_page as write_look_page
 from xpcap.runs.outputs import write_captions as write_captions
 from xpcap.runs.pages import picture_finder as picture_finder
 from xpcap.runs.pages import write_caption_page as write_caption_page

@@ -6,17 +6,18 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from browser import Browser
-from pages import Page
-from test_report import NASTY, browser, photo  # noqa: F401 - a fixture
+from pages import NASTY, Page, photo
+from runs import config_of
 
+from xpcap import CaptioningRNN
 from xpcap.data import Vocabulary
-from xpcap.models import ModelConfig, Saturation, Trace
-from xpcap.report import Inside, write_look_page
+from xpcap.models import Saturation, Trace
+from xpcap.runs import Inside, Run, write_look_page
+from xpcap.runs.run import Inputs
 
 RNG = np.random.default_rng(0)
 LONG = ["pneumono" * 9, *(f"word{k}" for k in range(18))]
@@ -39,18 +40,15 @@ def trace(factor: float) -> Trace:
     return Trace({"h": STATE[None]}, {"f": GATE[None]}, log_p, {NASTY: shares}, {"h": norms[None]})
 
 
-def write(path: Path, **change: Any) -> Path:
-    """A page with everything in it, of the longest captions."""
-    config = ModelConfig(len(VOCABULARY), (9,), 8, H, cell="lstm")
-    picture, facts = (NASTY, photo(0)), [(NASTY, NASTY)]
-    inside = Inside(NASTY, *picture, IDS, True, VOCABULARY, config, trace(0.9), trace(0.5), facts)
-    write_look_page(path, inside._replace(**change))
-    return path
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("look") / "look.html")
+    """A page with everything in it, of the longest captions."""
+    model = CaptioningRNN(VOCABULARY.word_to_idx, 9, 8, H, cell_type="lstm", seed=0)
+    folder = Path(NASTY.replace("/", ""))  # which no name of a folder has
+    run = Run(folder, config_of(model, T), VOCABULARY, Inputs(None, (9,)), model, {})
+    path = tmp_path_factory.mktemp("look") / "look.html"
+    write_look_page(path, Inside(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5)))
+    return path
 
 
 def test_text_is_escaped_and_nothing_is_fetched_or_run(page: Path) -> None:
@@ -104,9 +102,7 @@ def test_the_captions_own_word_is_framed_even_below_the_likeliest(page: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_it_on_a_phone_without_scrolling_sideways(
-    browser: Browser,  # noqa: F811
-    page: Path,
-    dark: bool,
+    browser: Browser, page: Path, dark: bool
 ) -> None:
     for width in (320, 360, 1200):
         browser.show(page, width, dark)

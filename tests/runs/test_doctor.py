@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,21 @@ import numpy as np
 import pytest
 from commands import answer, good
 from refusals import refuses
+from runs import config_of
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_run, use_backend
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
+from xpcap.data.dataset import Source
 from xpcap.layers import CELLS
 from xpcap.layers.lstm import LSTMCell
 from xpcap.models.config import INJECT, OWN
-from xpcap.report import doctor
-from xpcap.report.doctor import Case, Diagnosis, Finding, Symptom, diagnose
-from xpcap.runs import evaluate_run, examine_run, score_captions
+from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
+from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
+from xpcap.runs.folder import HISTORY, read_history, write_lines
+from xpcap.runs.run import Inputs
+from xpcap.training.state import Record
 
 COLOURS, THINGS, PLACES = (
     "red blue green black white".split(),
@@ -86,19 +91,24 @@ def grids() -> CaptionData:
     return replace(DATA, splits=splits)
 
 
-def case_of(
-    model: CaptioningRNN, data: CaptionData, said: Sequence[str] | None = None, **fields: Any
-) -> Case:
+FOLDERS = tempfile.TemporaryDirectory()  # of runs that tests share
+
+
+def with_history(run: Run, history: Sequence[Record], epoch: int) -> Run:
+    """The run with another history, and with the parameters of an epoch of that."""
+    folder = Path(tempfile.mkdtemp(dir=FOLDERS.name))
+    write_lines(folder / HISTORY, list(history))
+    return replace(run, path=folder, meta={"epoch": epoch})
+
+
+def case_of(run: Run, data: CaptionData, said: Sequence[str] | None = None) -> Case:
     """A case of the val split, with captions that were said, by default by the model."""
-    val, words, vocabulary = data.splits["val"], data.words("val"), data.vocabulary
+    val = data.splits["val"]
     if said is None:
-        ids = model.sample(data.features("val", np.arange(60)), 12, forbid=(0, 1, 3))
-        said = [" ".join(vocabulary.words(one)) for one in ids]
+        ids = run.model.sample(data.features("val", np.arange(60)), 12, forbid=(0, 1, 3))
+        said = [" ".join(data.vocabulary.words(row)) for row in ids]
     scores = score_captions(data, "val", dict(zip(val.images, said, strict=False)))
-    learnt = [row.tobytes() for row in data.splits["train"].captions]
-    encoded = data.encoded_with(vocabulary, "val", words)
-    case = Case(model, vocabulary, 12, {}, scores, encoded, words, learnt, [], 1)
-    return replace(case, **fields)
+    return Case(run, scores, data)
 
 
 def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) -> Case:
@@ -117,7 +127,8 @@ def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) 
     )
     solver.train()
     captioner.params = solver.best_params
-    return case_of(captioner, data, history=solver.history, epoch=solver.best_epoch)
+    run = Run(Path(), config_of(captioner, 12), data.vocabulary, Inputs.of(data), captioner, {})
+    return case_of(with_history(run, solver.history, solver.best_epoch), data)
 
 
 @functools.cache
@@ -126,22 +137,18 @@ def healthy(cell: str = "lstm", inject: str = "init") -> Case:
 
 
 def judged(case: Case) -> dict[str, Diagnosis]:
-    return {one.name: one for one in diagnose(case)}
+    return {row.name: row.diagnose(case) for row in doctor.SYMPTOMS}
 
 
-def said(captions: Sequence[str], data: CaptionData = DATA, **fields: Any) -> dict[str, Diagnosis]:
+def said(captions: Sequence[str], data: CaptionData = DATA) -> dict[str, Diagnosis]:
     """The diagnoses of captions that a healthy model did not say."""
-    return judged(case_of(healthy().model, data, captions, **fields))
+    return judged(case_of(healthy().run, data, captions))
 
 
 def spoiled(case: Case, spoil: Callable[[dict[str, np.ndarray]], None]) -> Case:
-    model = copy.deepcopy(case.model)
+    model = copy.deepcopy(case.run.model)
     spoil(model.params)
-    return replace(case_of(model, data_of(case)), history=case.history, epoch=case.epoch)
-
-
-def data_of(case: Case) -> CaptionData:
-    return grids() if case.model.config.attends else DATA
+    return case_of(replace(case.run, model=model), case.data)
 
 
 CASES = {
@@ -235,13 +242,18 @@ def test_captions_are_as_various_as_peoples_are() -> None:
 
 
 def test_a_limit_below_the_references_length_is_blamed_on_the_limit() -> None:
-    found = said(["a red dog"] * 60, max_words=3)["ending"]
+    run = healthy().run
+    short = replace(run, config=replace(run.config, max_words=3))
+    found = judged(case_of(short, DATA, ["a red dog"] * 60))["ending"]
     assert found.verdict == "bad"
     assert "`max_words`" in found.text
 
 
 def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> None:
-    found = judged(replace(spoiled(healthy(), blind), learnt=[b"a nice photo"] * 3))
+    train = DATA.splits["train"]
+    same = replace(train, captions=np.repeat(train.captions[:1], len(train.captions), axis=0))
+    data = replace(DATA, splits={**DATA.splits, "train": same})
+    found = judged(replace(spoiled(healthy(), blind), data=data))
     assert (found["alike"].verdict, found["alike"].value) == ("bad", 1)
     assert "All or most training captions are the same" in found["alike"].text
     assert found["features"].verdict == "bad"
@@ -261,7 +273,9 @@ def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_
     prepared: dict[str, int], advice: str
 ) -> None:
     data = make_data(most_words=8)
-    found = judged(replace(_of_few_words(), prepared=prepared))
+    case = _of_few_words()
+    config = replace(case.run.config, source=Source(record=prepared))
+    found = judged(replace(case, run=replace(case.run, config=config)))
     words = [word for words in data.words("val") for word in words]
     lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
     assert found["vocabulary"].value == pytest.approx(len(lacking) / len(words))
@@ -274,7 +288,9 @@ def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_
 
 
 def test_a_word_that_is_lost_is_none_that_the_vocabulary_has() -> None:
-    found = judged(replace(healthy(), references=[["a", "<UNK>"]] * 120))["vocabulary"]
+    captions = DATA.vocabulary.encode_words([["a", "<UNK>"]] * 120, 12)
+    lost = changed(DATA, captions=captions, text=None)
+    found = judged(replace(healthy(), data=lost))["vocabulary"]
     assert found.value == 0.5
     assert "most often <UNK> (120)" in found.text
 
@@ -308,7 +324,7 @@ def test_a_model_that_is_blind_says_one_thing_of_all_pictures(kind: tuple[str, s
 def test_pictures_whose_features_are_mixed_up_are_noticed() -> None:
     """The model is good, but in this data set each caption is of another picture."""
     mixed = changed(DATA, features=DATA.splits["val"].features[::-1])
-    found = judged(case_of(healthy().model, mixed))
+    found = judged(case_of(healthy().run, mixed))
     assert found["features"].verdict == "bad"
     assert found["variety"].verdict == "ok"
 
@@ -342,7 +358,8 @@ HISTORIES: list[tuple[list[dict[str, float]], str, float | None, str]] = [
 def test_a_rising_loss_is_judged_by_what_chose_the_epoch(
     history: list[dict[str, float]], verdict: str, value: float | None, text: str
 ) -> None:
-    found = judged(replace(healthy(), history=history))["overfitting"]
+    run = with_history(healthy().run, history, epoch=6)
+    found = judged(replace(healthy(), run=run))["overfitting"]
     assert (found.verdict, found.value) == (verdict, value and pytest.approx(value))
     assert text in found.text
 
@@ -350,7 +367,7 @@ def test_a_rising_loss_is_judged_by_what_chose_the_epoch(
 def test_a_model_that_memorises_a_few_captions_has_overfitted() -> None:
     case = trained(make_data(train=12), epochs=60, lr=0.02)
     found = judged(case)["overfitting"]
-    losses = [record["val_loss"] for record in case.history]
+    losses = [record["val_loss"] for record in read_history(case.run.path)]
     assert (found.verdict, found.value) == ("bad", pytest.approx(losses[-1] / min(losses) - 1))
     assert f"the run keeps epoch {losses.index(min(losses)) + 1}" in found.text
 
@@ -371,7 +388,7 @@ def test_a_learning_rate_that_is_far_too_high_saturates_the_cell() -> None:
 
 def test_activations_are_the_gates_of_the_steps_taken() -> None:
     """Of a caption of two words and END, three rows; the first from h0 and <START>."""
-    model = healthy().model
+    model = healthy().run.model
     val, p = DATA.splits["val"], model.params
     caption = DATA.vocabulary.encode(["red dog"], 5)
     found = model.activations(val.features[:1], caption)
@@ -406,15 +423,14 @@ def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> 
     one = replace(val, captions=val.captions[:2], image_idxs=val.image_idxs[:2], text=HUMAN[:1] * 2)
     data = CaptionData(DATA.vocabulary, {"val": one})
     scores = score_captions(data, "val", {"val0": "a red dog"})
-    words = data.words("val")
-    found = judged(replace(healthy(), scores=scores, data=data, references=words, learnt=[]))
+    found = judged(replace(healthy(), scores=scores, data=data))
     unknown = ["alike", "features", "unseen_bigrams", "bad_endings", "gates"]
     assert [name for name, one in found.items() if one.verdict == "unknown"] == unknown
     assert "no train split" in found["unseen_bigrams"].text
     assert "no train split" in found["bad_endings"].text
     assert found["features"].to_json()["value"] is None
     few = replace(scores, unscored={"bad_endings": "too few train captions to tell"})
-    found = judged(replace(healthy(), scores=few, data=data, references=words))
+    found = judged(replace(healthy(), scores=few, data=data))
     assert found["bad_endings"].text == "There are too few train captions to tell."
 
 
@@ -478,10 +494,10 @@ def test_the_page_about_better_captions_explains_each_symptom() -> None:
 def test_a_device_finds_what_the_host_finds(kind: tuple[str, str], device: Any) -> None:
     host = healthy(*kind)
     with use_backend("cupy"):
-        params = {name: np.array(value) for name, value in host.model.params.items()}
-        config, words = host.model.config, host.model.word_to_idx
+        params = {name: np.array(value) for name, value in host.run.model.params.items()}
+        config, words = host.run.model.config, host.run.model.word_to_idx
         model = CaptioningRNN.from_config(config, words, params=params)
-        found = judged(case_of(model, data_of(host), history=host.history, epoch=host.epoch))
+        found = judged(case_of(replace(host.run, model=model), host.data))
     for name, one in judged(host).items():
         assert found[name].value == pytest.approx(one.value, abs=2e-3), name
         assert found[name].verdict == "ok"
