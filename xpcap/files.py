@@ -81,6 +81,28 @@ def new_path(
 
 
 @contextlib.contextmanager
+def new_file(
+    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+) -> Iterator[BinaryIO]:
+    """A new file, open for writing bytes, which becomes `path` as in `new_path`."""
+    with new_path(caller, path, suffix, error) as part, _create(part) as file:
+        yield file
+        _flush(file)
+
+
+def write_new(
+    caller: str,
+    path: str | Path,
+    content: bytes | str,
+    suffix: str = "",
+    error: type[XpcapError] = DataError,
+) -> None:
+    """Write a new file whole, or not at all, as in `new_path`. Text is written in UTF-8."""
+    with new_file(caller, path, suffix, error) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
 def new_folder(
     caller: str, path: str | Path, error: type[XpcapError] = DataError
 ) -> Iterator[Path]:

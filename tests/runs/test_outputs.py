@@ -281,12 +281,13 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
     """Each finds what the other has just written: its own caption, or another text."""
     meanwhile = iter(["mine\n"])
 
-    def write_text(part: Path, text: str) -> None:
-        files.write_text(part, text)
-        stem = part.name[1:].removesuffix("".join(part.suffixes[-2:]))
-        part.with_name(stem).write_text(next(meanwhile, text))
+    place = files._place
 
-    monkeypatch.setattr(outputs, "write_text", write_text)
+    def place_second(part: Path, path: Path) -> None:
+        path.write_text(next(meanwhile, part.read_text()))
+        place(part, path)
+
+    monkeypatch.setattr(files, "_place", place_second)
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
     assert result.stderr.count("has another text, which was left") == 1

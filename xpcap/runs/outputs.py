@@ -16,7 +16,7 @@ import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, new_path, require_new_file, write_text
+from xpcap.files import atomic, require_new_file, write_new
 from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
 from xpcap.models import Policy
 from xpcap.options import Flag
@@ -414,8 +414,7 @@ class TextFiles(Sink):
         text = "".join(f"{line}\n" for line in self.texts(caption))
         self._all += 1
         try:
-            with new_path("caption", path) as part:
-                write_text(part, text)
+            write_new("caption", path, text)
         except DataError:
             if not os.path.lexists(path):
                 raise  # else it was there, or another command has written it meanwhile
