@@ -11,7 +11,6 @@ from xpcap.report.records import Skipped as Skipped
 from xpcap.report.scores import Comparison as Comparison
 from xpcap.report.scores import Scores as Scores
 from xpcap.report.scores import compare as compare
-from xpcap.runs.captions import caption_run as caption_run
 from xpcap.runs.decoder import Decoder as Decoder
 from xpcap.runs.decoder import RankedBeam as RankedBeam
 from xpcap.runs.doctor import examine_run as examine_run
@@ -25,6 +24,7 @@ from xpcap.runs.pages import write_caption_page as write_caption_page
 from xpcap.runs.pages import write_caption_png as write_caption_png
 from xpcap.runs.pictures import PictureCaptioner as PictureCaptioner
 from xpcap.runs.pictures import caption_files as caption_files
+from xpcap.runs.pictures import caption_run as caption_run
 from xpcap.runs.pictures import open_captioner as open_captioner
 from xpcap.runs.plan import choose as choose
 from xpcap.runs.recipe import Recipe as Recipe
