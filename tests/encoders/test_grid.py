@@ -19,7 +19,7 @@ from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder, read_pic
 from xpcap.encoders.grid import pool
 from xpcap.errors import DataError
 from xpcap.onnx_graph import Graph
-from xpcap.runs.pictures import caption_chosen
+from xpcap.runs.captions import caption_chosen
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -11,8 +11,8 @@ from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.report import PictureCaption
 from xpcap.runs import Run
-from xpcap.runs import pictures as of_split
-from xpcap.runs.pictures import caption_chosen
+from xpcap.runs import captions as of_split
+from xpcap.runs.captions import caption_chosen
 from xpcap.runs.run import Inputs
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)

@@ -30,6 +30,7 @@ from xpcap.runs import (
     open_run,
     picture_finder,
 )
+from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.outputs import (
     SINKS,
     Sink,
@@ -40,7 +41,6 @@ from xpcap.runs.outputs import (
     with_failures,
 )
 from xpcap.runs.pages import with_pictures
-from xpcap.runs.pictures import caption_chosen, captioned
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",

@@ -9,7 +9,7 @@ from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import InvalidValueError
 from xpcap.report.doctor import Case, Diagnosis, diagnose
 from xpcap.report.scores import Scores
-from xpcap.runs.pictures import captioned
+from xpcap.runs.captions import captioned
 from xpcap.runs.run import Run, provenance
 
 MOST_LEARNT = 1000  # training captions, at most, that are looked at

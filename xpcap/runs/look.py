@@ -7,7 +7,7 @@ from xpcap.encoders import scheme_of
 from xpcap.errors import OptionError
 from xpcap.models import CaptioningRNN
 from xpcap.report.look import Inside
-from xpcap.runs.pictures import encode_picture
+from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
 from xpcap.work import remark
 

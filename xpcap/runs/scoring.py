@@ -23,7 +23,7 @@ from xpcap.metrics import (
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores
-from xpcap.runs.pictures import caption_chosen, captioned
+from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.run import Run
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
