@@ -26,7 +26,7 @@ from urllib.request import (
 from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError
 
-MOST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 PIECE = 1 << 16  # bytes read between two looks at the clock, at most
 BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
 
@@ -58,30 +58,32 @@ def download(url: str, timeout: float) -> bytes:
     except HTTPError as error:
         error.close()
         got = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
-        got = got if error.url == _sent(url) else f"leads to {error.url}, which {got}"
+        got = got if error.url == _ascii_url(url) else f"leads to {error.url}, which {got}"
         may_pass = error.code >= 500 or error.code in BUSY
         kind = NetworkError if may_pass else DataError
         raise kind("read_url", url, got, expected="a picture") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)  # of urllib's errors about others
-        late = isinstance(reason, TimeoutError)
-        said = f"timed out after {timeout:g} seconds" if late else " ".join(str(reason).split())
+        if isinstance(reason, TimeoutError):
+            reason = f"timed out after {timeout:g} seconds"
+        got = f"cannot be read: {' '.join(str(reason).split())}"
         kind = DataError if isinstance(error, ValueError | InvalidURL) else NetworkError
-        raise kind("read_url", url, f"cannot be read: {said}", expected="a picture") from error
+        raise kind("read_url", url, got, expected="a picture") from error
     finally:
         web.shut_down()
 
 
 def _content(url: str, web: "_Web", timeout: float) -> bytes:
     end = time.monotonic() + timeout  # the socket's own limit begins anew with each byte
-    request = Request(_sent(url), headers={"User-Agent": "xpcap"})  # noqa: S310 - of http or https
+    headers = {"User-Agent": "xpcap"}
+    request = Request(_ascii_url(url), headers=headers)  # noqa: S310 - of http or https
     content = bytearray()
     with build_opener(web, _Redirects).open(request, timeout=timeout) as answer:
         length = answer.length  # None: not announced. Python 3.11.7 does not count down in read1
         while len(content) != length and (piece := answer.read1(PIECE)):
             content += piece
-            if len(content) > MOST_BYTES:
-                got = f"has more than {MOST_BYTES:,} bytes"
+            if len(content) > MAX_BYTES:
+                got = f"has more than {MAX_BYTES:,} bytes"
                 raise DataError("read_url", url, got, expected="a picture")
             if time.monotonic() > end:
                 raise TimeoutError
@@ -90,7 +92,7 @@ def _content(url: str, web: "_Web", timeout: float) -> bytes:
     return bytes(content)
 
 
-def _sent(url: str) -> str:
+def _ascii_url(url: str) -> str:
     """A URL in ASCII, of one as people paste it. DataError : it is neither http nor https."""
     parts = urlsplit(url)
     if not is_url(url) or not parts.hostname or parts.port == 0:

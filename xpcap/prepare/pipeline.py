@@ -214,9 +214,9 @@ def _match(
     paths = {} if in_folder is None else in_folder.found
     if files is not None:
         _note_rest(files, set(paths.values()), report)
-        if faceless := sum(name not in paths for name in there.found):
+        if without_file := sum(name not in paths for name in there.found):
             kind = f"pictures with features and without a file in {folder}"
-            report.notes.append(f"{kind}: {faceless:,}")
+            report.notes.append(f"{kind}: {without_file:,}")
     rows = [row for row in rows if row.picture in there.found]
     _note_twice(rows, report)
     if features is not None:

@@ -90,10 +90,10 @@ class PictureCaptioner:
     def __post_init__(self) -> None:
         inputs, name = self.run.inputs, self.encoder.name
         # features that were given to the run may be of any encoder
-        theirs = Inputs(inputs.encoder and name, self.encoder.shape)
-        if different := inputs.misfit(theirs):
+        encoded = Inputs(inputs.encoder and name, self.encoder.shape)
+        if misfit := inputs.misfit(encoded):
             thing, expected = f"the encoder {name}", f"the features of {self.run.path}"
-            raise DataError("PictureCaptioner", thing, f"makes {different}", expected)
+            raise DataError("PictureCaptioner", thing, f"makes {misfit}", expected)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
@@ -133,8 +133,8 @@ class PictureCaptioner:
         """
         decoder = self.run.decoder(policy, attend, explain)
         _, feature = encode_picture("caption", picture, self.encoder)
-        (one,) = self._decode([Encoded(0, _name(picture), feature, None)], decoder)
-        return one
+        (caption,) = self._decode([Encoded(0, _name(picture), feature, None)], decoder)
+        return caption
 
     def captions(
         self,
@@ -175,10 +175,10 @@ class PictureCaptioner:
         ValueError
             `numbers` are not as many as the pictures, or one is below 0.
         """
-        one = isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike)
+        is_single = isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike)
         if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
-            one = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
-        if one or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
+            is_single = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
+        if is_single or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
             got = f"is a {type(pictures).__name__}"
             cause = "for one, captions([picture]) or caption(picture)"
             raise InvalidTypeError("captions", "pictures", got, "several pictures", cause)
@@ -189,20 +189,20 @@ class PictureCaptioner:
     def _captions(
         self, numbered: Iterator[tuple[PictureSource, int]], decoder: Decoder, show: bool
     ) -> Iterator[PictureCaption | Skipped]:
-        waiting: list[Encoded | Skipped] = []
-        encoded = 0  # of those
-        ended: Exception | None = None
-        while ended is None:
+        batch: list[Encoded | Skipped] = []
+        encoded = 0  # of the batch
+        end: Exception | None = None
+        while end is None:
             try:
-                waiting.append(self._encoded(*next(numbered), show))
-                encoded += isinstance(waiting[-1], Encoded)
+                batch.append(self._encoded(*next(numbered), show))
+                encoded += isinstance(batch[-1], Encoded)
             except Exception as error:  # StopIteration, or one that comes after what is finished
-                ended = error
-            if ended is not None or not encoded or BATCH in (encoded, len(waiting) - encoded):
-                yield from self._decode(waiting, decoder)
-                waiting, encoded = [], 0
-        if not isinstance(ended, StopIteration):
-            raise ended
+                end = error
+            if end is not None or not encoded or BATCH in (encoded, len(batch) - encoded):
+                yield from self._decode(batch, decoder)
+                batch, encoded = [], 0
+        if not isinstance(end, StopIteration):
+            raise end
 
     def _encoded(self, source: PictureSource, number: int, show: bool) -> Encoded | Skipped:
         name = _name(source)
@@ -213,21 +213,21 @@ class PictureCaptioner:
         shown = shrunk(picture) if show and is_url(name) else picture
         return Encoded(number, name, feature, shown if show else None)
 
-    def _decode(self, waiting: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
+    def _decode(self, batch: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
-        encoded = [one for one in waiting if isinstance(one, Encoded)]
-        found: Iterator[PictureCaption] = iter(())
+        encoded = [picture for picture in batch if isinstance(picture, Encoded)]
+        captions: Iterator[PictureCaption] = iter(())
         if encoded:
             numbers, names, rows, _ = zip(*encoded, strict=True)
             # in this order, so that none waits for the other
             with blas().lock(), self._decoding, computing_on(self.run.model.like):
                 features = self.run.preprocessing(np.stack(rows))
-                found = iter(decoder(names, features, np.array(numbers)))
-        for one in waiting:
-            if isinstance(one, Encoded):
-                yield with_picture(self.run, next(found), one.picture)
+                captions = iter(decoder(names, features, np.array(numbers)))
+        for picture in batch:
+            if isinstance(picture, Encoded):
+                yield with_picture(self.run, next(captions), picture.picture)
             else:
-                yield one
+                yield picture
 
 
 def open_captioner(
@@ -317,13 +317,13 @@ def caption_files(
     with work(progress=progress):
         pictures, skipped = find_sources(paths)
         shown = bar(pictures, "captioning pictures", lines=True)
-        for one in captioner.captions(
+        for result in captioner.captions(
             shown, policy=policy, attend=attend, explain=explain, show=show
         ):
-            if isinstance(one, Skipped):
-                skipped.append(one)
+            if isinstance(result, Skipped):
+                skipped.append(result)
             else:
-                captions.append(one)
+                captions.append(result)
     return captions, skipped
 
 
@@ -349,13 +349,13 @@ def _numbered(
     if numbers is None:
         yield from zip(pictures, count(), strict=False)
         return
-    expected, left = "as many as there are pictures", iter(numbers)
+    expected, remaining = "as many as there are pictures", iter(numbers)
     for picture in pictures:
-        number = next(left, None)
+        number = next(remaining, None)
         if number is None:
             raise OptionError("captions", "`numbers`", "are fewer than the pictures", expected)
         yield picture, SEED.check("captions", "`numbers`", number)
-    if isinstance(numbers, Sized) and next(left, None) is not None:
+    if isinstance(numbers, Sized) and next(remaining, None) is not None:
         raise OptionError("captions", "`numbers`", "are more than the pictures", expected)
 
 
@@ -427,11 +427,11 @@ def caption_run(
         below 0
     """
     count = Whole(0).check("caption_run", "`count`", count)
-    seen = run.data(data)
-    pictures = captioned(seen, split)
+    dataset = run.data(data)
+    pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     with work(group=SINGLE):
-        return caption_chosen(run.decoder(policy, attend, explain), seen, split, chosen)
+        return caption_chosen(run.decoder(policy, attend, explain), dataset, split, chosen)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -457,26 +457,27 @@ def caption_chosen(
         names = [images[i] for i in numbers.tolist()]
         captions += decoder(names, data.features(split, numbers), numbers)
     references = data.references(split)
-    everything = zip(pictures.tolist(), _gather(group, captions), strict=True)
-    return [caption._replace(references=references[i]) for i, caption in everything]
+    numbered = zip(pictures.tolist(), _gather(group, captions), strict=True)
+    return [caption._replace(references=references[i]) for i, caption in numbered]
 
 
 def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
     """The captions of all ranks, which come as JSON."""
     if group.size == 1:
         return captions
-    everything = [PictureCaption(*one) for one in chain.from_iterable(group.gather(captions))]
+    gathered = [PictureCaption(*fields) for fields in chain.from_iterable(group.gather(captions))]
     return [
-        one._replace(
-            n_best=[Ranked(*best) for best in one.n_best],
-            explanation=one.explanation and _explanation(*one.explanation),
+        caption._replace(
+            n_best=[Ranked(*best) for best in caption.n_best],
+            explanation=caption.explanation and _explanation(*caption.explanation),
         )
-        for one in everything
+        for caption in gathered
     ]
 
 
 def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explanation:
     """An explanation that was JSON."""
     return Explanation(
-        [Neighbour(*one) for one in neighbours], [CandidateCaption(*one) for one in candidates]
+        [Neighbour(*fields) for fields in neighbours],
+        [CandidateCaption(*fields) for fields in candidates],
     )

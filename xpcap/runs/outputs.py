@@ -120,8 +120,8 @@ def deliver(
                 continue
             captions += 1
             for sink in sinks:
-                less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
-                sink.add(result._replace(**less))
+                unwanted = {name: x for name, x in OPTIONAL.items() if name not in sink.wants}
+                sink.add(result._replace(**unwanted))
     return captions, skipped
 
 
@@ -448,8 +448,8 @@ class Descriptions(Sink):
 
     def add(self, caption: PictureCaption) -> None:
         self._all += 1
-        if why := describe_picture(Path(caption.image), caption.caption):
-            remark(f"left {caption.image}: {why}")
+        if reason := describe_picture(Path(caption.image), caption.caption):
+            remark(f"left {caption.image}: {reason}")
         else:
             self._written += 1
 
@@ -534,8 +534,8 @@ def describe_picture(path: Path, caption: str) -> str:
                     return ""
                 image.modify_xmp({DESCRIPTION: {DEFAULT: caption}})
                 # other fields, in another character set, could no longer be read
-                may = not iptc or iptc.items() >= CHARACTERS.items()
-                if may and image.get_mime_type() in ("image/jpeg", "image/tiff"):
+                readable = not iptc or iptc.items() >= CHARACTERS.items()
+                if readable and image.get_mime_type() in ("image/jpeg", "image/tiff"):
                     image.modify_iptc({**CHARACTERS, IPTC: caption})
                 described = image.get_bytes()
     except RuntimeError:  # all that it raises
