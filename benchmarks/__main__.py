@@ -12,7 +12,7 @@ from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError
-from xpcap.files import new_path, require_new_file
+from xpcap.files import require_new_file, write_new
 from xpcap.options import Names
 
 EXAMPLES = """\b
@@ -127,8 +127,7 @@ def main(
     )
     _print(found, as_json)
     if plot is not None:
-        with new_path("bench", plot) as part:
-            results.draw_scaling(part, found)
+        write_new("bench", plot, results.draw_scaling(found))
         click.echo(f"wrote {plot}", err=as_json)
 
 

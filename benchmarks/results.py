@@ -4,7 +4,6 @@ import io
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from benchmarks.work import (
 )
 from xpcap.device import cublas
 from xpcap.errors import BackendError, OptionError, install, unknown
-from xpcap.files import atomic
 from xpcap.progress import bar
 from xpcap.report.curves import LIGHT
 
@@ -419,15 +417,11 @@ FLOOR = {"color": LIGHT.ink, "linestyle": (0, (4, 3)), "linewidth": 1.0}
 SIZES = {"N": "N, captions in a batch", "V": "V, words in the vocabulary"}
 
 
-def draw_scaling(path: Path, results: Sequence[Result]) -> None:
-    """Write a PNG: milliseconds per step against each size of work.scaling, logarithmic axes.
+def draw_scaling(results: Sequence[Result]) -> bytes:
+    """A PNG of milliseconds per step against each size of work.scaling, logarithmic axes.
 
     A dashed line shows how long the needed arithmetic would take at the speed of a large matrix
     product, the median over the results.
-
-    Raises
-    ------
-    OSError : the file cannot be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -458,8 +452,7 @@ def draw_scaling(path: Path, results: Sequence[Result]) -> None:
     )
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
-    with atomic(path) as file:
-        file.write(png.getvalue())
+    return png.getvalue()
 
 
 def _floor(results: Sequence[Result]) -> Line:

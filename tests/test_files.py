@@ -19,6 +19,7 @@ from xpcap.files import (
     new_path,
     read_text,
     remove_parts,
+    write_new,
     write_text,
 )
 
@@ -92,6 +93,23 @@ def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is
             make(early, "early")
     assert (path / "text" if folder else path).read_text() == "early"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["é\n", b"\x89PNG\n"])
+def test_a_new_file_is_written_and_flushed_once_and_replaces_nothing(
+    content: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, flush = Mock(wraps=files._create), Mock(wraps=files._flush)
+    monkeypatch.setattr(files, "_create", create)
+    monkeypatch.setattr(files, "_flush", flush)
+    write_new("score", tmp_path / "new", content)
+    assert (create.call_count, flush.call_count) == (1, 1)
+    with refuses(DataError, function="score", got="is not overwritten"):
+        write_new("score", tmp_path / "new", "other")
+    assert (tmp_path / "new").read_bytes() == (
+        content if isinstance(content, bytes) else content.encode()
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
 
 
 def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path) -> None:

@@ -64,20 +64,42 @@ def new_path(
         yield part
         try:
             _place(part, path)
-        except FileExistsError as found:
-            raise _exists(error, caller, path) from found
+        except FileExistsError as exists:
+            raise _exists(error, caller, path) from exists
         _flush_folder(path.parent)
-    except OSError as failed:
-        at = Path(failed.filename or part)
-        if not at.is_relative_to(part):
+    except OSError as failure:
+        file = Path(failure.filename or part)
+        if not file.is_relative_to(part):
             raise  # of another file, which the block read
-        named = str(path / at.relative_to(part))
-        raise OSError(failed.errno or 0, failed.strerror or str(failed), named) from failed
+        name = str(path / file.relative_to(part))
+        raise OSError(failure.errno or 0, failure.strerror or str(failure), name) from failure
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(
+    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+) -> Iterator[BinaryIO]:
+    """A new file, open for writing bytes, which becomes `path` as in `new_path`."""
+    with new_path(caller, path, suffix, error) as part, _create(part) as file:
+        yield file
+        _flush(file)
+
+
+def write_new(
+    caller: str,
+    path: str | Path,
+    content: bytes | str,
+    suffix: str = "",
+    error: type[XpcapError] = DataError,
+) -> None:
+    """Write a new file whole, or not at all, as in `new_path`. Text is written in UTF-8."""
+    with new_file(caller, path, suffix, error) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
@@ -108,8 +130,8 @@ def lock(file: BinaryIO, held: XpcapError | None) -> None:
                 raise held from error
             time.sleep(WAIT)
         except OSError as error:
-            why = f"no file locks there ({error}); choose a local disk"
-            raise OSError(error.errno or 0, why, str(file.name)) from error
+            reason = f"no file locks there ({error}); choose a local disk"
+            raise OSError(error.errno or 0, reason, str(file.name)) from error
 
 
 def _lock(file: BinaryIO) -> None:
@@ -148,28 +170,28 @@ def remove_parts(folder: Path) -> None:
                 path.unlink()
 
 
-def read_text(path: Path, most: int) -> str:
-    """The text of a UTF-8 file of at most `most` bytes.
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a UTF-8 file of at most `max_bytes` bytes.
 
     ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it
         cannot be opened.
     """
     # NONBLOCK: a pipe may have no writer; BINARY: Windows would change line ends
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    about = os.fstat(handle)
-    wrong = ""
-    if not stat.S_ISREG(about.st_mode):
-        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe or a device"
-        wrong = f"is {kind}"
-    if wrong or about.st_size > most:
+    status = os.fstat(handle)
+    got = ""
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        got = f"is {kind}"
+    if got or status.st_size > max_bytes:
         os.close(handle)
-        got = wrong or f"has {about.st_size:,} bytes"
-        raise InvalidValueError("read_text", path, got, f"a file of at most {most:,} bytes")
+        got = got or f"has {status.st_size:,} bytes"
+        raise InvalidValueError("read_text", path, got, f"a file of at most {max_bytes:,} bytes")
     with os.fdopen(handle, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        got = f"has more than {most:,} bytes"
-        raise InvalidValueError("read_text", path, got, expected=f"at most {most:,}")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        got = f"has more than {max_bytes:,} bytes"
+        raise InvalidValueError("read_text", path, got, expected=f"at most {max_bytes:,}")
     return content.decode("utf-8")
 
 
@@ -179,24 +201,24 @@ def size_of(caller: str, path: Path, expected: str) -> int:
     DataError : missing, or a folder, pipe or device.
     """
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         got = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
         got = "does not exist" if isinstance(error, FileNotFoundError) else got
         raise DataError(caller, path, got, expected, "is the path right?") from error
-    if not stat.S_ISREG(about.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         got = "is a folder, pipe or device"
         raise DataError(caller, path, got, expected, "is the path right?")
-    return about.st_size
+    return status.st_size
 
 
-def text_of(caller: str, path: Path, most: int, expected: str) -> str:
+def text_of(caller: str, path: Path, max_bytes: int, expected: str) -> str:
     """As `read_text`, with errors for whoever gave the path; `expected` is for messages.
 
     DataError : it is missing, too large, not UTF-8, or a pipe or device.
     """
     try:
-        return read_text(path, most)
+        return read_text(path, max_bytes)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(caller, path, "is missing", expected) from error
     except InvalidValueError as error:
@@ -205,13 +227,13 @@ def text_of(caller: str, path: Path, most: int, expected: str) -> str:
         raise DataError(caller, path, f"is no text: {error}", expected, "damaged?") from error
 
 
-def check_format(caller: str, path: object, found: object, known: int) -> None:
+def check_format(caller: str, path: object, version: object, known: int) -> None:
     """Raise DataError if a file has another format version than `known`."""
-    got = f"has format {found!r:.60}"
-    if type(found) is int and found > known:
+    got = f"has format {version!r:.60}"
+    if type(version) is int and version > known:
         cause = "it was made by a newer xpcap: upgrade this one"
         raise DataError(caller, path, got, known, cause)
-    if type(found) is not int or found != known:
+    if type(version) is not int or version != known:
         raise DataError(caller, path, got, known, "damaged, or another program's?")
 
 

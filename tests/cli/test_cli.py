@@ -20,7 +20,7 @@ from commands import SMALL, answer, call, failing, good
 from programs import program
 from refusals import refuses
 
-from xpcap import CaptioningRNN, CaptioningSolver, generate, open_run, runs
+from xpcap import CaptioningRNN, CaptioningSolver, files, generate, open_run, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
@@ -29,7 +29,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import Scores, saver
+from xpcap.runs import saver
 from xpcap.runs.folder import FIRST, PROJECTION, RANKING, START_RANKING
 
 ROOT = Path(__file__).parents[2]
@@ -102,10 +102,10 @@ def test_evaluate_prints_one_json_object(run: Path) -> None:
 def test_scores_are_printed_before_a_table_that_cannot_be_written(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Scores, path: Path) -> None:
+    def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(Scores, "write_csv", full)
+    monkeypatch.setattr(files, "_create", full)
     for how, word in (([], "BLEU-1..4"), (["--json"], '"bleu"')):
         result = call("evaluate", run, "--csv", "s.csv", *how)
         assert result.exit_code == 1

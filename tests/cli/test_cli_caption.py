@@ -24,7 +24,7 @@ from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
-from xpcap.runs import outputs, pages, pictures  # noqa: E402
+from xpcap.runs import captions, outputs, pages  # noqa: E402
 from xpcap.shapes import metrics_of  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
@@ -116,7 +116,7 @@ def test_batches_do_not_change_captions_or_their_order(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = answer("caption", run, photos)
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 2)
     cut = answer("caption", run, photos)
     assert [(one["image"], one["caption"]) for one in cut] == [
         (one["image"], one["caption"]) for one in whole
@@ -338,7 +338,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(
     def interrupt(*args: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
-    for place, name in ((pictures, "read_picture"), (outputs, "write_caption_page")):
+    for place, name in ((captions, "read_picture"), (outputs, "write_caption_page")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, interrupt)
             result = call("caption", run, photos, "--html", "p.html")
@@ -363,9 +363,9 @@ def test_a_signal_ends_caption_as_ctrl_c_does(
             os.kill(os.getpid(), signum)
         return read_picture(source)
 
-    monkeypatch.setattr(pictures, "BATCH", 1)
+    monkeypatch.setattr(captions, "BATCH", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "read_picture", interrupted)
+        patch.setattr(captions, "read_picture", interrupted)
         result = call("caption", run, photos, "--csv", "t.csv")
         assert result.exit_code == 128 + signum
         assert result.output.endswith(
@@ -449,14 +449,14 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError("read_url", url, "gives HTTP Error 404: Not Found")
         return read_picture(photos / url.rpartition("/")[2])
 
-    monkeypatch.setattr(pictures, "read_url", read)
+    monkeypatch.setattr(captions, "read_url", read)
     return asked
 
 
 def test_files_folders_and_urls_are_captioned_in_the_order_given(
     run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 2)
     one, two, dead = (
         "https://a.example/val00003.png",
         "HTTP://a.example//val00001.png",

@@ -137,7 +137,7 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(download, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 100_000)
     error = refused(server + refusal.statement, capsys, **refusal.fields)
     assert type(error) is refusal.error
 
@@ -207,7 +207,7 @@ def test_whatever_takes_too_long_is_given_up_and_leaves_no_thread(
     path: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wait for a byte is short, so that a limit for each would never end."""
-    monkeypatch.setattr(download, "MOST_BYTES", 10**9)
+    monkeypatch.setattr(download, "MAX_BYTES", 10**9)
     before, answered = set(threading.enumerate()), threading.Event()
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

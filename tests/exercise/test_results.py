@@ -20,12 +20,12 @@ from xpcap.exercise.grading.results import (
     lines,
     read_json,
     refused,
+    report_page,
     summary,
+    to_gradescope,
     to_json,
     write_class,
-    write_gradescope,
     write_json,
-    write_report,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -86,11 +86,8 @@ def test_json_has_the_fields_of_a_result_and_only_finite_numbers(tmp_path: Path)
     assert (step["most"], step["points"], len(step["results"])) == (8, 0, 2)
 
 
-def test_gradescope_gets_points_for_what_passes_and_advice_for_what_does_not(
-    tmp_path: Path,
-) -> None:
-    write_gradescope(tmp_path / "results.json", REPORT)
-    found = json.loads((tmp_path / "results.json").read_text())
+def test_gradescope_gets_points_for_what_passes_and_advice_for_what_does_not() -> None:
+    found = json.loads(to_gradescope(REPORT))
     assert set(found) == {"score", "output", "output_format", "tests"}
     tests = {test.pop("name"): test for test in found["tests"]}
     for test in tests.values():
@@ -114,34 +111,29 @@ def test_gradescope_gets_points_for_what_passes_and_advice_for_what_does_not(
     ]
 
 
-def test_functions_without_points_are_tests_where_there_are_no_others(tmp_path: Path) -> None:
+def test_functions_without_points_are_tests_where_there_are_no_others() -> None:
     report = Report(RESULTS[:2], (), (), "confined by bubblewrap")
-    write_gradescope(tmp_path / "results.json", report)
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads(to_gradescope(report))
     assert [test["name"] for test in found["tests"]] == ["sigmoid", "affine_forward"]
     assert found["output"] == "1 of 2 functions pass, 0 of 100 points."
 
 
-def test_what_cannot_be_graded_is_a_report_of_zero_with_the_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_graded_is_a_report_of_zero_with_the_reason() -> None:
     error = DataError(
         "grade", "ada", "defines nothing of the course", "functions", "it holds a.zip"
     )
     report = refused(("rnn_layers", "optim"), error)
-    write_gradescope(tmp_path / "results.json", report)
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads(to_gradescope(report))
     assert found["score"] == sum(test["score"] for test in found["tests"]) == 0
     assert round(sum(test["max_score"] for test in found["tests"]), 9) == 100
     assert "defines nothing of the course, expected functions; it holds a.zip" in found["output"]
-    write_report(tmp_path / "page.html", "ada", report)
-    page = (tmp_path / "page.html").read_text()
+    page = report_page("ada", report).decode()
     assert "it holds a.zip" in page
     assert page.count("rnn_layers.py is missing") == page.count("optim.py is missing") == 1
 
 
-def test_the_page_has_every_function_and_escapes_what_a_submission_says(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    write_report(page, "<b>work.py", REPORT)
-    text = page.read_text(encoding="utf-8")
+def test_the_page_has_every_function_and_escapes_what_a_submission_says() -> None:
+    text = report_page("<b>work.py", REPORT).decode()
     for name in (*table.points(table.HANDED_IN), "sigmoid", "affine_forward", "rnn.py"):
         assert re.search(rf">\s*{re.escape(name)}\s*<", text), name
     assert "Fix <code>dx</code>. Derivation, line F2:</p>" in text
@@ -163,8 +155,7 @@ def test_what_is_pending_is_no_mistake_on_the_page_and_is_read_back_when_it_is_c
     waits = [Result("lstm_forward", False, "", PENDING, "It waits for another pass.")]
     for results, is_complete in ((waits, False), (RESULTS, True)):
         begun = replace(REPORT, results=results, content="00ff")
-        write_report(tmp_path / "page.html", "ada", begun)
-        page = (tmp_path / "page.html").read_text()
+        page = report_page("ada", begun).decode()
         assert (page.count("It waits for another pass.") == 1) is not is_complete
         assert ("To fix" in page) is is_complete
         write_json(tmp_path / "ada.json", "ada", begun)

@@ -36,7 +36,7 @@ from xpcap.cli import main
 from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
-from xpcap.runs import pictures, train
+from xpcap.runs import captions, train
 from xpcap.shapes import generate, picture_of
 from xpcap.testing import check_cell
 
@@ -277,7 +277,7 @@ def test_commands_in_the_docs_run_in_their_order(
     )
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(
-        pictures, "read_url", lambda url: read_picture(url.rpartition("/")[2])
+        captions, "read_url", lambda url: read_picture(url.rpartition("/")[2])
     )  # the file of that name
     put_files_that_the_docs_speak_of()
     runtime = Path(os.environ.get("XPCAP_RUNTIME", ROOT / RUNTIME))

@@ -23,16 +23,16 @@ from xpcap.report.records import Ranked
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
+    captions,
     default_policy,
     outputs,
-    pictures,
 )
 from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
 from xpcap.testing.output import NAMES, FixedCaptioner
 
 Image = pytest.importorskip("PIL.Image")
 
-ENCODE = pictures.encode_picture
+ENCODE = captions.encode_picture
 ANY: Any = None  # a run that nobody asks
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -72,7 +72,7 @@ def interrupt_at(patch: pytest.MonkeyPatch, count: int) -> list[Any]:
         encoded.append(source)
         return ENCODE(where, source, encoder)
 
-    patch.setattr(pictures, "encode_picture", read)
+    patch.setattr(captions, "encode_picture", read)
     return encoded
 
 
@@ -114,7 +114,7 @@ def test_an_interrupted_file_is_continued_to_the_bytes_of_one_that_was_not(
 ) -> None:
     part, whole = (Path(f"{name}{kind.suffix}") for name in ("part", "whole"))
     good("caption", run, photos, kind.flag, whole)
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 2)
     encoded = interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, kind.flag, part)
     assert result.exit_code == 130
@@ -281,12 +281,13 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
     """Each finds what the other has just written: its own caption, or another text."""
     meanwhile = iter(["mine\n"])
 
-    def write_text(part: Path, text: str) -> None:
-        files.write_text(part, text)
-        stem = part.name[1:].removesuffix("".join(part.suffixes[-2:]))
-        part.with_name(stem).write_text(next(meanwhile, text))
+    place = files._place
 
-    monkeypatch.setattr(outputs, "write_text", write_text)
+    def place_second(part: Path, path: Path) -> None:
+        path.write_text(next(meanwhile, part.read_text()))
+        place(part, path)
+
+    monkeypatch.setattr(files, "_place", place_second)
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
     assert result.stderr.count("has another text, which was left") == 1
@@ -319,14 +320,14 @@ def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Pa
 def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 2)
     interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, *EVERY)
     assert (result.exit_code, result.stdout) == (130, "")
     assert "all.csv has 4 of 12 pictures; the same command adds the others" in result.stderr
-    captions = {row[0]: row[1] for row in rows("all.csv")[1:] if row[1]}
+    table = {row[0]: row[1] for row in rows("all.csv")[1:] if row[1]}
     assert {str(path.with_suffix(".png")): path.read_text() for path in photos.rglob("*.txt")} == {
-        name: f"{caption}\n" for name, caption in captions.items()
+        name: f"{caption}\n" for name, caption in table.items()
     }
     assert not any(Path(FILES[flag]).exists() for flag in NEW)
     interrupt_at(monkeypatch, 99)
@@ -334,7 +335,7 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     assert "all.csv has 4 of 12 pictures already; all outputs get the other 8" in again.stderr
     page = Path("all.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == 6
-    assert not any(name in page for name in captions)
+    assert not any(name in page for name in table)
     nothing = good("caption", run, photos, "--csv", "all.csv", "--html", "q.html")
     assert "q.html was not written: there is no new picture\n" in nothing.stdout
 
@@ -343,13 +344,13 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
 def test_a_file_that_another_command_wrote_meanwhile_stays(
     flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = pictures.encode_picture
+    encode = captions.encode_picture
 
     def other(*args: Any) -> Any:
         Path(FILES[flag]).write_text("theirs")
         return encode(*args)
 
-    monkeypatch.setattr(pictures, "encode_picture", other)
+    monkeypatch.setattr(captions, "encode_picture", other)
     name = FILES[flag]
     failing(["caption", run, photos, flag, name], f"{name} exists, and is not", left=(name,))
     assert Path(name).read_text() == "theirs"
@@ -394,7 +395,7 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
             raise NetworkError("read_url", url, "cannot be read: timed out after 20 seconds")
         return read_picture(photos / "val00001.png")
 
-    monkeypatch.setattr(pictures, "read_url", read)
+    monkeypatch.setattr(captions, "read_url", read)
     slow, gone = "http://a.example/slow.png", "http://a.example/gone.png"
     broken = photos / "broken.jpg"
     command = ("caption", run, slow, gone, photos / "val00000.png", broken, "--csv", "c.csv")
@@ -416,7 +417,7 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
     ]
     good("caption", run, photos / "2023", "--csv", "c.csv")
     assert [row[0] for row in rows("c.skipped.csv")[1:]] == [gone, "photos/2023/empty.jpg"]
-    monkeypatch.setattr(pictures, "read_url", lambda url: read_picture(photos / "val00001.png"))
+    monkeypatch.setattr(captions, "read_url", lambda url: read_picture(photos / "val00001.png"))
     (photos / "2023" / "empty.jpg").unlink()
     shutil.copy(photos / "val00002.png", photos / "2023" / "empty.jpg")
     last = good("caption", run, gone, photos / "2023", "--csv", "c.csv")

@@ -220,7 +220,7 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     options = [own, "--from", run, *FEW, "--epochs", 4, "--lr", 0.05]
     good("train", *options, "--out", tmp_path / "better")
     assert open_run(tmp_path / "better").meta["epoch"] > 0
-    monkeypatch.setattr(train, "LEAST_GAIN", 0.9)
+    monkeypatch.setattr(train, "MIN_GAIN", 0.9)
     output = good("train", *options, "--out", tmp_path / "kept").output
     assert f"Captions are those of {run}, which training started from: none of 4 epochs" in output
     kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params

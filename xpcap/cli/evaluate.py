@@ -26,7 +26,7 @@ from xpcap.cli.shared import (
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
-from xpcap.files import new_path, require_new_file
+from xpcap.files import require_new_file, write_new
 from xpcap.report import escape_control
 from xpcap.runs import (
     Diagnosis,
@@ -112,8 +112,7 @@ def evaluate(
         if diagnoses is not None:
             _print_diagnoses(diagnoses)
     if csv is not None:
-        with new_path("evaluate", csv) as part:
-            evaluation.write_csv(part)
+        write_new("evaluate", csv, evaluation.to_csv())
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:

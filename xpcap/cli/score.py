@@ -7,7 +7,7 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
-from xpcap.files import new_path, require_new_file
+from xpcap.files import require_new_file, write_new
 from xpcap.prepare.captions_file import read_captions_json
 from xpcap.runs import score_captions
 
@@ -36,8 +36,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     found = read_captions_json(captions, opened.split(split).images)
     scores = score_captions(opened, split, found.captions)
     if csv is not None:
-        with new_path("score", csv) as part:
-            scores.write_csv(part)
+        write_new("score", csv, scores.to_csv())
     if found.others:
         click.echo(
             f"score: {found.others:,} captions are of no picture of split {split!r}, and are"

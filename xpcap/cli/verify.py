@@ -35,7 +35,7 @@ from xpcap.exercise.grading.roster import (
     read_roster,
 )
 from xpcap.exercise.table import HANDED_IN
-from xpcap.files import new_path, require_new_file
+from xpcap.files import require_new_file, write_new
 from xpcap.options import Whole
 from xpcap.report import escape_control
 from xpcap.verify import Row
@@ -167,16 +167,14 @@ def verify(
         report = grade(against, expect=None if alone else modules, only=only, **limits)
     except DataError as error:
         if gradescope is not None:
-            with new_path("verify", gradescope) as part:
-                results.write_gradescope(part, results.refused(modules, error))
+            refused = results.refused(modules, error)
+            write_new("verify", gradescope, results.to_gradescope(refused))
         raise
     _print_report(report, bool(only), as_json)
     if gradescope is not None:
-        with new_path("verify", gradescope) as part:
-            results.write_gradescope(part, report)
+        write_new("verify", gradescope, results.to_gradescope(report))
     if html is not None:
-        with new_path("verify", html) as part:
-            results.write_report(part, Path(against).name, report)
+        write_new("verify", html, results.report_page(Path(against).name, report))
     for file in filter(None, (gradescope, html)):
         click.echo(f"wrote {file}", err=as_json)
     if not all(one.passed for one in (report.results if only else report.marks)):

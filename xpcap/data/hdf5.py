@@ -23,7 +23,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, check_format, is_text, new_path, require_new_file, size_of
+from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
 from xpcap.json_text import check_json, parse_json
 from xpcap.spec import spec
 
@@ -164,11 +164,7 @@ def _write(path: Path, data: CaptionData) -> None:
     about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
     # itself it is a crash
-    with (
-        new_path("write_dataset", path) as part,
-        atomic(part) as stream,
-        h5py.File(stream, "w") as file,
-    ):
+    with new_file("write_dataset", path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
         if data.projection is not None:

@@ -3,11 +3,13 @@
 It loads ssl and http.client, so the first URL imports it.
 """
 
+import contextlib
 import threading
 import time
 from concurrent.futures import Future
-from http.client import HTTPException, HTTPResponse, IncompleteRead, InvalidURL
+from http.client import HTTPConnection, HTTPException, IncompleteRead, InvalidURL
 from pathlib import Path
+from socket import SHUT_RDWR
 from string import punctuation
 from typing import Any
 from urllib.error import HTTPError
@@ -24,7 +26,8 @@ from urllib.request import (
 from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError
 
-MOST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
+PIECE = 1 << 16  # bytes read between two looks at the clock, at most
 BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
 
 
@@ -38,10 +41,11 @@ def local_path(text: str) -> Path | None:
 def download(url: str, timeout: float) -> bytes:
     """The content of a URL, for `read_url`, whose name and errors it has."""
     body: Future[bytes] = Future()
+    web = _Web()
 
     def work() -> None:
         try:
-            body.set_result(_content(url, timeout))
+            body.set_result(_content(url, web, timeout))
         except Exception as error:
             body.set_exception(error)
 
@@ -54,32 +58,41 @@ def download(url: str, timeout: float) -> bytes:
     except HTTPError as error:
         error.close()
         got = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
-        got = got if error.url == _sent(url) else f"leads to {error.url}, which {got}"
+        got = got if error.url == _ascii_url(url) else f"leads to {error.url}, which {got}"
         may_pass = error.code >= 500 or error.code in BUSY
         kind = NetworkError if may_pass else DataError
         raise kind("read_url", url, got, expected="a picture") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)  # of urllib's errors about others
-        late = isinstance(reason, TimeoutError)
-        said = f"timed out after {timeout:g} seconds" if late else " ".join(str(reason).split())
+        if isinstance(reason, TimeoutError):
+            reason = f"timed out after {timeout:g} seconds"
+        got = f"cannot be read: {' '.join(str(reason).split())}"
         kind = DataError if isinstance(error, ValueError | InvalidURL) else NetworkError
-        raise kind("read_url", url, f"cannot be read: {said}", expected="a picture") from error
+        raise kind("read_url", url, got, expected="a picture") from error
+    finally:
+        web.shut_down()
 
 
-def _content(url: str, timeout: float) -> bytes:
-    request = Request(_sent(url), headers={"User-Agent": "xpcap"})  # noqa: S310 - of http or https
-    with build_opener(_Web, _Redirects).open(request, timeout=timeout) as answer:
-        content: bytes = answer.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise DataError(
-                "read_url", url, f"has more than {MOST_BYTES:,} bytes", expected="a picture"
-            )
-        if answer.length:  # of what was announced, and did not come
-            raise IncompleteRead(content, answer.length)
-        return content
+def _content(url: str, web: "_Web", timeout: float) -> bytes:
+    end = time.monotonic() + timeout  # the socket's own limit begins anew with each byte
+    headers = {"User-Agent": "xpcap"}
+    request = Request(_ascii_url(url), headers=headers)  # noqa: S310 - of http or https
+    content = bytearray()
+    with build_opener(web, _Redirects).open(request, timeout=timeout) as answer:
+        length = answer.length  # None: not announced. Python 3.11.7 does not count down in read1
+        while len(content) != length and (piece := answer.read1(PIECE)):
+            content += piece
+            if len(content) > MAX_BYTES:
+                got = f"has more than {MAX_BYTES:,} bytes"
+                raise DataError("read_url", url, got, expected="a picture")
+            if time.monotonic() > end:
+                raise TimeoutError
+    if length is not None and len(content) < length:
+        raise IncompleteRead(bytes(content), length - len(content))
+    return bytes(content)
 
 
-def _sent(url: str) -> str:
+def _ascii_url(url: str) -> str:
     """A URL in ASCII, of one as people paste it. DataError : it is neither http nor https."""
     parts = urlsplit(url)
     if not is_url(url) or not parts.hostname or parts.port == 0:
@@ -99,27 +112,23 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Answer(HTTPResponse):
-    """An answer that ends in time: the limit of its socket begins anew with each byte."""
-
-    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        raw, end = self.fp.raw, time.monotonic() + sock.gettimeout()
-        read = raw.readinto
-
-        def readinto(buffer: Any) -> int | None:
-            if time.monotonic() > end:
-                raise TimeoutError
-            return read(buffer)
-
-        raw.readinto = readinto  # type: ignore[method-assign]
-
-
 class _Web(HTTPHandler, HTTPSHandler):
+    """Opens connections, and shuts down those whose answer has not begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: list[HTTPConnection] = []
+
     def do_open(self, http_class: Any, req: Request, **options: Any) -> Any:
-        def connection(*args: Any, **kwargs: Any) -> Any:
-            made = http_class(*args, **kwargs)
-            made.response_class = _Answer
-            return made
+        def connection(*args: Any, **kwargs: Any) -> HTTPConnection:
+            self._connections.append(http_class(*args, **kwargs))
+            return self._connections[-1]
 
         return super().do_open(connection, req, **options)
+
+    def shut_down(self) -> None:
+        """End the wait for headers in another thread, which may trickle for ever."""
+        for connection in self._connections:
+            if sock := connection.sock:  # None before it is open, and once an answer has it
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    sock.shutdown(SHUT_RDWR)

@@ -35,14 +35,14 @@ def search_folder(caller: str, folder: Path) -> Found:
     """
     found = Found([], [], {})
     searched: set[tuple[int, int]] = set()
-    left = [folder]
-    while left:
-        current = left.pop()
+    stack = [folder]
+    while stack:
+        current = stack.pop()
         try:
-            about = current.stat()
-            if (about.st_dev, about.st_ino) in searched:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in searched:
                 continue
-            searched.add((about.st_dev, about.st_ino))
+            searched.add((status.st_dev, status.st_ino))
             with os.scandir(current) as entries:
                 inside = sorted(
                     (entry.name, _is_folder(entry))
@@ -54,7 +54,7 @@ def search_folder(caller: str, folder: Path) -> Found:
                 raise _unreadable(caller, folder, error) from error
             found.unreadable[current] = error.strerror or str(error)
             continue
-        left += [current / name for name, is_folder in reversed(inside) if is_folder]
+        stack += [current / name for name, is_folder in reversed(inside) if is_folder]
         files = [current / name for name, is_folder in inside if not is_folder]
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
         no_others = {*pictures, *(picture.with_suffix(".txt") for picture in pictures)}
@@ -77,7 +77,7 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 
     DataError : a folder without a picture, or one that cannot be read.
     """
-    found: list[Path] = []
+    pictures: list[Path] = []
     listed = [paths] if isinstance(paths, str | Path) else paths
     for path in map(Path, listed):
         try:
@@ -85,7 +85,7 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         except OSError as error:
             raise _unreadable("find_pictures", path, error) from error
         if not is_folder:
-            found.append(path)
+            pictures.append(path)
             continue
         inside = search_folder("find_pictures", path)
         remarks = describe_rest(path, inside.others, inside.unreadable)
@@ -93,10 +93,10 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
             got = "holds no picture, nor do folders in it"
             expected = f"files that end in {', '.join(SUFFIXES)}"
             raise DataError("find_pictures", path, got, expected, "; ".join(remarks))
-        for one in remarks:
-            remark(one)
-        found += inside.pictures
-    return found
+        for text in remarks:
+            remark(text)
+        pictures += inside.pictures
+    return pictures
 
 
 def describe_rest(

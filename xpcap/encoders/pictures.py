@@ -30,9 +30,9 @@ PictureSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
 )
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "PPM")
-MOST_BYTES = 256 << 20  # of a file; some formats are read whole
+MAX_BYTES = 256 << 20  # of a file; some formats are read whole
 # bytes, as many as a segment of a JPEG holds; Pillow may copy longer EXIF thousands of times
-MOST_EXIF = 1 << 16
+MAX_EXIF = 1 << 16
 HEAD = 4096  # bytes that show the kind of a file which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
@@ -51,10 +51,10 @@ _OF_URLS = {  # what to do with one of a scheme
 
 def scheme_of(text: object) -> str:
     """The scheme of a URL, as text: ``https``, ``file``, ``data``; empty for anything else."""
-    found = isinstance(text, str) and re.match(
+    scheme = isinstance(text, str) and re.match(
         r"data(?=:[\w/+.=;-]*,)|[a-z][a-z0-9+.-]+(?=://)", text, re.I
     )
-    return found[0].lower() if found else ""
+    return scheme[0].lower() if scheme else ""
 
 
 def is_url(text: object) -> bool:
@@ -114,11 +114,11 @@ def read_picture(source: PictureSource) -> np.ndarray:
                 _require_bytes(name, source)
             known = [kind for kind in FORMATS if kind in Image.OPEN]
             with Image.open(source, formats=known) as picture:
-                width, height = whole = picture.size
+                width, height = full_size = picture.size
                 # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
-                _require_area(name, picture, whole)
+                _require_area(name, picture, full_size)
                 return _upright_rgb(picture)
     except XpcapError:
         raise
@@ -142,20 +142,20 @@ def _require_bytes(name: object, file: Any) -> None:
 
 
 def _require_size(name: object, size: int) -> None:
-    if size > MOST_BYTES:
-        got, expected = f"has {size:,} bytes", f"at most {MOST_BYTES >> 20} MB"
+    if size > MAX_BYTES:
+        got, expected = f"has {size:,} bytes", f"at most {MAX_BYTES >> 20} MB"
         raise DataError("read_picture", name, got, expected, "is it a picture?")
 
 
-def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> None:
-    """Raise DataError if there are too many pixels to decode, perhaps of a part of the `whole`."""
+def _require_area(name: object, picture: "Picture", full_size: tuple[int, int]) -> None:
+    """Raise DataError if there are too many pixels to decode, perhaps at part of `full_size`."""
     from PIL import Image
 
     times = 2 if picture.format in DOUBLED else 1
-    if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-        got = f"has {whole[0]} x {whole[1]} pixels"
+    if times * math.prod(picture.size) > (max_pixels := Image.MAX_IMAGE_PIXELS or math.inf):
+        got = f"has {full_size[0]} x {full_size[1]} pixels"
         got += f", which count double in {picture.format}" if times == 2 else ""
-        raise DataError("read_picture", name, got, f"at most {most:,}", "scale it down first")
+        raise DataError("read_picture", name, got, f"at most {max_pixels:,}", "scale it down first")
 
 
 # What makes levels of 0 to 255 of arrays of other kinds
@@ -338,21 +338,21 @@ def _orientation(picture: "Picture") -> int:
 
     # pillow-heif has None for a picture without EXIF
     exif, in_hex = (picture.info.get(key) or "" for key in ("exif", "Raw profile type exif"))
-    if len(exif) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
+    if len(exif) > MAX_EXIF or len(in_hex) > 2 * MAX_EXIF:
         return 1
     try:
-        found = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF raises errors of many types; the picture itself has been read
         return 1
-    return next((turn for turn in range(2, 9) if turn == found), 1)
+    return next((turn for turn in range(2, 9) if turn == orientation), 1)
 
 
 def _white_level(picture: "Picture") -> float:
     """White of a finer grey: 65535 of 16 bits; else the least of 1, 255, 65535 above all pixels."""
     if picture.mode.startswith("I;16"):
         return 65535.0
-    most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
-    return next((white for white in (1.0, 255.0, 65535.0) if most <= white), most)
+    highest = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
+    return next((white for white in (1.0, 255.0, 65535.0) if highest <= white), highest)
 
 
 def _grey_as_rgb(strip: "Picture", white: float) -> "Picture":

@@ -20,7 +20,7 @@ import click
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
 from xpcap.exercise.grading.confine import PACKAGES
-from xpcap.files import new_path, read_text, require_new_file, write_text
+from xpcap.files import read_text, require_new_file, write_new
 
 TO_WRITE = tuple(
     dict.fromkeys(one.method for one in table.functions(table.HANDED_IN) if one.points)
@@ -91,8 +91,7 @@ def handout(
     for file in texts:
         require_new_file("handout", folder / file, error=OptionError)
     for file, text in texts.items():
-        with new_path("handout", folder / file, error=OptionError) as part:
-            write_text(part, text)
+        write_new("handout", folder / file, text, error=OptionError)
     return {folder / file: written.get(file, []) for file in texts}
 
 

@@ -16,7 +16,7 @@ from xpcap.data.vocabulary import gaps
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.encoders.histogram import SIDE
 from xpcap.encoders.onnx import OnnxEncoder
-from xpcap.encoders.pictures import LONGEST, MOST_BYTES
+from xpcap.encoders.pictures import LONGEST, MAX_BYTES
 from xpcap.errors import DataError
 from xpcap.export.onnx_encoder import add_encoder, load_encoder, opset_of
 from xpcap.export.onnx_folder import (
@@ -140,7 +140,7 @@ def export_web(
         "ranking": _settings(ranker),
         "pictures": {
             "most_pixels": Image.MAX_IMAGE_PIXELS or 1 << 53,
-            "most_bytes": MOST_BYTES,
+            "most_bytes": MAX_BYTES,
             "longest": LONGEST,
         },
     }

@@ -172,18 +172,19 @@ class Scores:
             content |= {name: scores.get(name) for name in ("unigram_bleu", *FORCED, "named")}
         return content
 
-    def write_csv(self, path: str | Path) -> None:
-        """Write a table with one row a picture: ``image``, ``caption``, and each score per picture.
-
-        OSError : it cannot be written.
-        """
+    def to_csv(self) -> str:
+        """A table with one row a picture: ``image``, ``caption``, and each score per picture."""
         scores = self.per_picture
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(["image", "caption", *scores])
         for caption, *values in zip(self.captions, *scores.values(), strict=True):
             rows.writerow([caption.image, caption.caption, *values])
-        write_text(Path(path), table.getvalue())
+        return table.getvalue()
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write `to_csv` to a file, whole or not at all. OSError : it cannot be written."""
+        write_text(Path(path), self.to_csv())
 
 
 def figure(value: float, sign: str = "") -> str:

@@ -9,7 +9,10 @@ from xpcap.report.records import Skipped as Skipped
 from xpcap.report.scores import Comparison as Comparison
 from xpcap.report.scores import Scores as Scores
 from xpcap.report.scores import compare as compare
+from xpcap.runs.captions import PictureCaptioner as PictureCaptioner
+from xpcap.runs.captions import caption_files as caption_files
 from xpcap.runs.captions import caption_run as caption_run
+from xpcap.runs.captions import open_captioner as open_captioner
 from xpcap.runs.decoder import Decoder as Decoder
 from xpcap.runs.decoder import RankedBeam as RankedBeam
 from xpcap.runs.doctor import Diagnosis as Diagnosis
@@ -24,9 +27,6 @@ from xpcap.runs.outputs import write_captions as write_captions
 from xpcap.runs.pages import picture_finder as picture_finder
 from xpcap.runs.pages import write_caption_page as write_caption_page
 from xpcap.runs.pages import write_caption_png as write_caption_png
-from xpcap.runs.pictures import PictureCaptioner as PictureCaptioner
-from xpcap.runs.pictures import caption_files as caption_files
-from xpcap.runs.pictures import open_captioner as open_captioner
 from xpcap.runs.plan import choose as choose
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions

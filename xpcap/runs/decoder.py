@@ -41,8 +41,8 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
         got = f"leaves none of {len(vocabulary)} words"
         raise OptionError("caption", "`forbid`", got, "some to be left", "which are to be said?")
-    most = min(policy.max_length, max_words)
-    return replace(policy, max_length=most, forbid=tuple(sorted(never)))
+    max_length = min(policy.max_length, max_words)
+    return replace(policy, max_length=max_length, forbid=tuple(sorted(never)))
 
 
 class Decoder:
@@ -87,13 +87,16 @@ class Decoder:
         seed a policy that samples; None: 0, 1, ...
         """
         if self.ranker is not None:
-            found = self._ranked(self.ranker, features)
+            captions = self._ranked(self.ranker, features)
         else:
-            found = self._decoded(features, numbers)
+            captions = self._decoded(features, numbers)
         if self._attend:
-            maps = self.attention(features, [one.words for one in found])
-            found = [one._replace(attention=of) for one, of in zip(found, maps, strict=True)]
-        return [one._replace(image=name) for name, one in zip(names, found, strict=True)]
+            maps = self.attention(features, [caption.words for caption in captions])
+            captions = [
+                caption._replace(attention=weights)
+                for caption, weights in zip(captions, maps, strict=True)
+            ]
+        return [caption._replace(image=name) for name, caption in zip(names, captions, strict=True)]
 
     def attention(
         self, features: np.ndarray, captions: Sequence[Sequence[str]]
@@ -106,7 +109,7 @@ class Decoder:
             return [None] * len(captions)
         encoded = self.vocabulary.encode_words(captions, max(1, *map(len, captions)))
         weights = self._model.attention(features, encoded)
-        return [of[: len(words)].tolist() for of, words in zip(weights, captions, strict=True)]
+        return [w[: len(words)].tolist() for w, words in zip(weights, captions, strict=True)]
 
     def _decoded(self, features: np.ndarray, numbers: np.ndarray | None) -> list[PictureCaption]:
         """Captions by the model, without names."""
@@ -117,8 +120,8 @@ class Decoder:
             words = self.vocabulary.words(ids[0])
             best = zip(ids, totals.tolist(), strict=True) if self.policy.n_best else ()
             n_best = [
-                Ranked(detokenize(self.vocabulary.words(one)), total)
-                for one, total in best
+                Ranked(detokenize(self.vocabulary.words(caption)), total)
+                for caption, total in best
                 if total > -np.inf
             ]
             likely = [float(p) for p in probabilities[0][: len(words)]]
@@ -130,14 +133,14 @@ class Decoder:
     def _ranked(self, ranker: Ranker, features: np.ndarray) -> list[PictureCaption]:
         """Captions by the ranker, without names; a photo without candidates has an empty one."""
         rankings = self.rank(features)
-        encoded = _encoded(self.vocabulary, [one.best for one in rankings])
+        encoded = _encoded(self.vocabulary, [ranking.best for ranking in rankings])
         probabilities = np.exp(self._model.word_log_probabilities(features, encoded))
         captions = []
         for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
             words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
             n_best = [
-                Ranked(_text(self.vocabulary, one.candidate.words), one.candidate.log_probability)
-                for one in ranking.candidates[: self.policy.n_best]
+                Ranked(_text(self.vocabulary, candidate.words), candidate.log_probability)
+                for candidate, *_ in ranking.candidates[: self.policy.n_best]
             ]
             captions.append(
                 PictureCaption(
@@ -169,12 +172,12 @@ class Decoder:
         ends = {self.vocabulary.end, self.vocabulary.null}
         candidates: list[list[Candidate]] = []
         for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
-            found = {
+            by_words = {
                 tuple(i for i in ids if i not in ends): total
                 for ids, total in zip(captions.tolist(), totals.tolist(), strict=True)
                 if total > -np.inf
             }
-            candidates.append([Candidate(words, total) for words, total in found.items()])
+            candidates.append([Candidate(words, total) for words, total in by_words.items()])
         if self.ranker is None or near is None:
             return candidates
         likelihood = partial(self._log_likelihoods, features)
@@ -188,9 +191,9 @@ class Decoder:
         table = asarray(features.astype(like.dtype, copy=False), like=like)
         totals = [np.zeros(0)]
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-            some = slice(start, start + CAPTIONS_AT_ONCE)
-            rows = FeatureRows(table, np.array(numbers[some], np.int64))
-            encoded = _encoded(self.vocabulary, captions[some])
+            part = slice(start, start + CAPTIONS_AT_ONCE)
+            rows = FeatureRows(table, np.array(numbers[part], np.int64))
+            encoded = _encoded(self.vocabulary, captions[part])
             words = self._model.word_log_probabilities(rows, encoded)
             totals.append(words.sum(axis=1, dtype=np.float64))
         return np.concatenate(totals)
@@ -214,13 +217,13 @@ def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
     ]
     candidates = [
         CandidateCaption(
-            _text(vocabulary, one.candidate.words),
-            one.candidate.log_probability / (len(one.candidate.words) + 1),
-            one.score,
-            one.parts,
-            index.photos.images[one.candidate.photo] if one.candidate.photo >= 0 else "",
+            _text(vocabulary, candidate.words),
+            candidate.log_probability / (len(candidate.words) + 1),
+            score,
+            parts,
+            index.photos.images[candidate.photo] if candidate.photo >= 0 else "",
         )
-        for one in ranking.candidates
+        for candidate, score, parts in ranking.candidates
     ]
     return Explanation(neighbours, candidates)
 

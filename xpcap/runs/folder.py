@@ -33,7 +33,7 @@ FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a 
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
-MOST_WORDS = 16 * 2**20  # bytes
+MAX_BYTES = 16 * 2**20  # of a file of text
 
 
 def opened_folder(path: str | Path) -> Path:
@@ -64,7 +64,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
-    words = read_json("open_run", path / VOCAB, MOST_WORDS, A_RUN)
+    words = read_json("open_run", path / VOCAB, MAX_BYTES, A_RUN)
     check_json("open_run", path / VOCAB, words, [str])
     return Vocabulary(words)
 
@@ -98,7 +98,7 @@ def read_history(path: Path) -> list[Record]:
 def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
-        records = [json.loads(line) for line in read_text(file, MOST_WORDS).splitlines()]
+        records = [json.loads(line) for line in read_text(file, MAX_BYTES).splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
     return [
@@ -360,10 +360,10 @@ def check_resumable(path: Path) -> None:
     """
     if (path / CONFIG).is_file():
         return
-    left = ["a file"] if path.exists() or path.is_symlink() else []
+    names = ["a file"] if path.exists() or path.is_symlink() else []
     if path.is_dir():
-        left = [file.name for file in path.iterdir()]
-    if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
+        names = [file.name for file in path.iterdir()]
+    if strange := [name for name in names if name not in (LOCK, FIRST) and not name.endswith(PART)]:
         got, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
         raise DataError("train_run", path, got, "a run to continue, or a free place", cause)
 

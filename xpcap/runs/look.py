@@ -15,7 +15,7 @@ from xpcap.models import CaptioningRNN, Trace
 from xpcap.report.curves import gradient_chart
 from xpcap.report.markup import embed, image_uri, render
 from xpcap.report.text import NOTHING
-from xpcap.runs.pictures import encode_picture
+from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
 from xpcap.work import remark
 

@@ -16,15 +16,15 @@ import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, new_path, require_new_file, write_text
+from xpcap.files import atomic, require_new_file, write_new
 from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
 from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
 from xpcap.report.records import PictureCaption, Skipped
+from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
-from xpcap.runs.pictures import PictureCaptioner, find_sources
 from xpcap.runs.run import Run
 from xpcap.threads import Lock
 from xpcap.work import remark
@@ -120,8 +120,8 @@ def deliver(
                 continue
             captions += 1
             for sink in sinks:
-                less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
-                sink.add(result._replace(**less))
+                unwanted = {name: x for name, x in OPTIONAL.items() if name not in sink.wants}
+                sink.add(result._replace(**unwanted))
     return captions, skipped
 
 
@@ -414,8 +414,7 @@ class TextFiles(Sink):
         text = "".join(f"{line}\n" for line in self.texts(caption))
         self._all += 1
         try:
-            with new_path("caption", path) as part:
-                write_text(part, text)
+            write_new("caption", path, text)
         except DataError:
             if not os.path.lexists(path):
                 raise  # else it was there, or another command has written it meanwhile
@@ -449,8 +448,8 @@ class Descriptions(Sink):
 
     def add(self, caption: PictureCaption) -> None:
         self._all += 1
-        if why := describe_picture(Path(caption.image), caption.caption):
-            remark(f"left {caption.image}: {why}")
+        if reason := describe_picture(Path(caption.image), caption.caption):
+            remark(f"left {caption.image}: {reason}")
         else:
             self._written += 1
 
@@ -535,8 +534,8 @@ def describe_picture(path: Path, caption: str) -> str:
                     return ""
                 image.modify_xmp({DESCRIPTION: {DEFAULT: caption}})
                 # other fields, in another character set, could no longer be read
-                may = not iptc or iptc.items() >= CHARACTERS.items()
-                if may and image.get_mime_type() in ("image/jpeg", "image/tiff"):
+                readable = not iptc or iptc.items() >= CHARACTERS.items()
+                if readable and image.get_mime_type() in ("image/jpeg", "image/tiff"):
                     image.modify_iptc({**CHARACTERS, IPTC: caption})
                 described = image.get_bytes()
     except RuntimeError:  # all that it raises

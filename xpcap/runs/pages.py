@@ -17,9 +17,8 @@ from xpcap.report import Gallery, draw_captions, write_page
 from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Scores
-from xpcap.runs.captions import caption_chosen, captioned
+from xpcap.runs.captions import caption_chosen, captioned, with_picture
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
-from xpcap.runs.pictures import with_picture
 from xpcap.runs.run import Run, default_policy, provenance_text
 from xpcap.shapes import GENERATOR, picture_of
 from xpcap.training.state import Record

@@ -200,8 +200,8 @@ class RunWriter:
         DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         best = best_of(state.records)
-        in_file = self._read_best(best, state) if best and not state.is_best else None
-        solver.restore(state, best_params=in_file)
+        best_params = self._read_best(best, state) if best and not state.is_best else None
+        solver.restore(state, best_params=best_params)
         solver.times = read_times(self.out, state.epoch)
         self.saved, self._records = state.iteration, state.records
         if self._writes and state.order is None and state.history:

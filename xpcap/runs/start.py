@@ -20,7 +20,7 @@ from xpcap.runs.plan import Stage
 from xpcap.runs.run import Inputs, Run, open_run
 from xpcap.training.objectives import SELF_CRITICAL
 
-LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
+MIN_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
 
 
 def open_base(stage: Stage, data: CaptionData) -> Run:
@@ -38,12 +38,12 @@ def open_base(stage: Stage, data: CaptionData) -> Run:
     inputs = Inputs.of(data)
     if data.fingerprint == run.config.data_stamp:
         inputs = replace(inputs, encoder=run.inputs.encoder)
-    if different := run.inputs.misfit(inputs):
+    if misfit := run.inputs.misfit(inputs):
         expected = f"those that {start} was trained on, or its encoder's"
         cause = "prepare it with that encoder"
         if inputs.encoder is None:
             cause = "if it made them, name it when you prepare the data (encoder beside features)"
-        raise DataError("train_run", "the data", f"has {different}", expected, cause)
+        raise DataError("train_run", "the data", f"has {misfit}", expected, cause)
     return run
 
 
@@ -86,5 +86,5 @@ def write_inherited(folder: Path, base: Run) -> None:
 def inverse_temperature(base: Run) -> float:
     """Factor that self-critical training began with on the logits of a run's parameters."""
     recipe = base.config.recipe
-    own = recipe.objective == SELF_CRITICAL and base.meta.get("epoch") != 0
-    return recipe.sharpen if own else 1.0
+    is_base_sharpened = recipe.objective == SELF_CRITICAL and base.meta.get("epoch") != 0
+    return recipe.sharpen if is_base_sharpened else 1.0

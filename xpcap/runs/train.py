@@ -27,7 +27,7 @@ from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
 from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (
-    LEAST_GAIN,
+    MIN_GAIN,
     data_from,
     first_parameters,
     inverse_temperature,
@@ -219,7 +219,7 @@ def _train(
         elif warm is not None:
             scale_logits(model.params, 1 / inverse_temperature(warm))
             if solver.start is not None:
-                solver.require_gain(LEAST_GAIN)
+                solver.require_gain(MIN_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
         if warm is not None:

@@ -22,7 +22,7 @@ from xpcap.exercise.grading.report import (
     Result,
     zero_report,
 )
-from xpcap.files import atomic, read_text, write_text
+from xpcap.files import read_text, write_text
 from xpcap.report import escape_control
 from xpcap.report.markup import render
 
@@ -125,8 +125,8 @@ def read_json(path: Path, begun: Report) -> Report | None:
 # Gradescope
 
 
-def write_gradescope(path: Path, report: Report) -> None:
-    """Write a report in the format that Gradescope reads. OSError : it cannot be written.
+def to_gradescope(report: Report) -> str:
+    """A report as the JSON that Gradescope reads.
 
     Functions without points are no tests; what is wrong with them stands above.
 
@@ -153,17 +153,17 @@ def write_gradescope(path: Path, report: Report) -> None:
         for mark in tests
     ]
     text = {"output": "\n".join(filter(None, output)), "output_format": "text"}
-    write_text(path, json.dumps({"score": report.score, **text, "tests": rows}, indent=1))
+    return json.dumps({"score": report.score, **text, "tests": rows}, indent=1)
 
 
 # The page
 
 
-def write_report(path: Path, title: str, report: Report) -> None:
-    """Write a page for the student: what is to be mended, with its advice, then what is right.
+def report_page(title: str, report: Report) -> bytes:
+    """A page for the student: what is to be mended, with its advice, then what is right.
 
     It is one file without script. All text is escaped and cut, since a submission's own words are
-    in it. OSError : the page cannot be written.
+    in it.
     """
     marks = [
         {
@@ -174,7 +174,7 @@ def write_report(path: Path, title: str, report: Report) -> None:
         }
         for mark in report.marks
     ]
-    page = render(
+    return render(
         "grading.html",
         title=f"Grading of {title}",
         unheld=unheld(report),
@@ -182,8 +182,6 @@ def write_report(path: Path, title: str, report: Report) -> None:
         about=about(report),
         marks=marks,
     )
-    with atomic(path) as file:
-        file.write(page)
 
 
 def _found(result: Result) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from xpcap.exercise.grading.report import Report, zero_report
 from xpcap.exercise.grading.results import (
     read_json,
     refused,
+    report_page,
     write_class,
     write_json,
-    write_report,
 )
-from xpcap.files import read_text, require_new_file, write_text
+from xpcap.files import atomic, read_text, require_new_file, write_text
 
 TABLE, BEGUN = "class.csv", "class.json"
 # Canvas: all students' files in one folder; Moodle: a folder for each, or the same
@@ -113,7 +113,8 @@ def grade_class(
             found = zero_report(expect, reason, "fault of the grader")
             failure = "".join(traceback.format_exception(error))
         report = found if isinstance(found, Report) else found.report()
-        write_report(Path(f"{files[number]}.html"), present[number], report)
+        with atomic(Path(f"{files[number]}.html")) as page:
+            page.write(report_page(present[number], report))
         write_json(Path(f"{files[number]}.json"), present[number], report)
         if isinstance(found, Grading) and report.pending:
             waiting[number] = found

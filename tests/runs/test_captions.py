@@ -31,7 +31,7 @@ from xpcap.runs import (
     PictureCaptioner,
     Skipped,
     caption_run,
-    pictures,
+    captions,
     write_captions,
 )
 from xpcap.shapes import picture_of
@@ -105,7 +105,7 @@ def test_eight_threads_get_the_bits_of_one(captioner: PictureCaptioner) -> None:
 def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
     captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "BATCH", 3)
+    monkeypatch.setattr(captions, "BATCH", 3)
     read: list[int] = []
     bad = {1: b"", 2: b"<html>not found</html>", 8: png(photo(8))[:200]}
 
@@ -130,7 +130,7 @@ def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
 def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
     captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "BATCH", 3)
+    monkeypatch.setattr(captions, "BATCH", 3)
     read: list[int] = []
 
     def sources() -> Iterator[bytes]:
