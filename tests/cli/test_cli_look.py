@@ -144,7 +144,7 @@ def test_a_cell_of_ones_own_has_a_page(cell: str, run: Path, picture: Path) -> N
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
     opened = replace(opened, model=model)
     found = runs.look_inside(opened, picture, caption="a red circle")
-    runs.write_look_page("own.html", found)
+    Path("own.html").write_bytes(runs.look_page(found))
     page = Path("own.html").read_text()
     assert "Units are sorted by their mean state over the caption" in page
     assert re.findall(r"<i>(\w+)</i></h3>", page) == [

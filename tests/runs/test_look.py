@@ -16,7 +16,7 @@ from runs import config_of
 from xpcap import CaptioningRNN
 from xpcap.data import Vocabulary
 from xpcap.models import Saturation, Trace
-from xpcap.runs import Inside, Run, write_look_page
+from xpcap.runs import Inside, Run, look_page
 from xpcap.runs.run import Inputs
 
 RNG = np.random.default_rng(0)
@@ -47,7 +47,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(NASTY.replace("/", ""))  # which no name of a folder has
     run = Run(folder, config_of(model, T), VOCABULARY, Inputs(None, (9,)), model, {})
     path = tmp_path_factory.mktemp("look") / "look.html"
-    write_look_page(path, Inside(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5)))
+    inside = Inside(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5))
+    path.write_bytes(look_page(inside))
     return path
 
 

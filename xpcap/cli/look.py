@@ -7,7 +7,7 @@ import click
 
 from xpcap import runs
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
-from xpcap.files import first_free, new_path, require_new_file
+from xpcap.files import first_free, require_new_file, write_new
 from xpcap.report import escape_control
 
 MAX_STEM = 80  # characters of a picture's name in that of its page
@@ -50,6 +50,5 @@ def look(
     choose_backend(backend)
     opened = runs.open_run(run)
     inside = runs.look_inside(opened, picture, caption=caption)
-    with new_path("look", path, ".html") as part:
-        runs.write_look_page(part, inside)
+    write_new("look", path, runs.look_page(inside), ".html")
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

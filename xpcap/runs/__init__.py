@@ -22,7 +22,7 @@ from xpcap.runs.folder import load_state as load_state
 from xpcap.runs.folder import save_state as save_state
 from xpcap.runs.look import Inside as Inside
 from xpcap.runs.look import look_inside as look_inside
-from xpcap.runs.look import write_look_page as write_look_page
+from xpcap.runs.look import look_page as look_page
 from xpcap.runs.outputs import write_captions as write_captions
 from xpcap.runs.pages import picture_finder as picture_finder
 from xpcap.runs.pages import write_caption_page as write_caption_page

@@ -10,7 +10,6 @@ from xpcap.data import tokenize
 from xpcap.data.vocabulary import detokenize
 from xpcap.encoders import scheme_of
 from xpcap.errors import OptionError
-from xpcap.files import atomic
 from xpcap.models import CaptioningRNN, Trace
 from xpcap.report.curves import gradient_chart
 from xpcap.report.markup import embed, image_uri, render
@@ -102,13 +101,6 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     )
 
 
-def write_look_page(path: str | Path, inside: Inside) -> None:
-    """Write the page of `look_page`. ValueError : as there. OSError : it cannot be written."""
-    page = look_page(inside)
-    with atomic(Path(path)) as file:
-        file.write(page)
-
-
 class GatedState(NamedTuple):
     """A state that a gate hands on to the next step, multiplied by it alone; names as in texts."""
 
@@ -136,7 +128,7 @@ def look_page(inside: Inside) -> bytes:
         summary=f"“{caption}”: {'a given' if inside.given else 'the'} caption of {inside.name}, word by"
         f" word in the {H} units of this {cell}.",
         name=inside.name,
-        image=embed("write_look_page", inside.name, inside.picture),
+        image=embed("look_page", inside.name, inside.picture),
         steps=_steps(inside),
         heatmaps=_heatmaps(inside, gated),
         units=H,
