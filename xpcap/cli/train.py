@@ -25,6 +25,7 @@ from xpcap.cli.shared import (
     field_options,
     print_scores,
 )
+from xpcap.data.few import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.options import Names, Option
@@ -32,7 +33,7 @@ from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import Recipe, Stopped, choose, train_run
 from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, read_vocabulary
-from xpcap.runs.recipe import FEW, OPTIONS, PRESETS, are_few, is_tiny
+from xpcap.runs.recipe import OPTIONS, PRESETS
 from xpcap.runs.run import provenance_text
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, type_of_file
@@ -56,7 +57,7 @@ def default_text(name: str, told: Option) -> str:
         return ""
     few, generated = (PRESETS[preset].get(name, many) for preset in ("few", "generated"))
     texts = [_text(many)]
-    texts += [f"fewer than {FEW:,} captions: {_text(few)}"] if few != many else []
+    texts += [f"fewer than {FEW_CAPTIONS}: {_text(few)}"] if few != many else []
     texts += [f"generated pictures: {_text(generated)}"] if generated != many else []
     return "; ".join(texts)
 
@@ -234,7 +235,7 @@ class Progress(Watcher):
                     f"from {self._options.start}: {known:,} words known, {words - known:,} new"
                     + (start and f"; before the first step {start}")
                 )
-            elif self._given.data is not None and are_few(len(train.captions)):
+            elif self._given.data is not None and len(train.captions) < FEW_CAPTIONS.number:
                 self._print_small(len(train.captions))
         # Steps and time after the first step, which includes allocation and compilation
         self._first: tuple[int, float] | None = None
@@ -251,7 +252,7 @@ class Progress(Watcher):
             f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
             f" {second}"
         )
-        if is_tiny(captions):
+        if captions < TINY_CAPTIONS.number:
             line += (
                 "; too few to train on alone: each caption will be copied from the most similar"
                 " training photo"

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xpcap.data.features import KINDS as SCALINGS
+from xpcap.data.few import FEW_CAPTIONS
 from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (
@@ -31,7 +32,6 @@ from xpcap.options import (
     kinds,
     option,
 )
-from xpcap.prepare.options import TINY_CAPTIONS
 from xpcap.runs.folder import DATA
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR
@@ -51,7 +51,6 @@ OF_PARAMETERS = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in
 LAST_ROWS = ("smoothing", "samples", "sharpen", "select", "patience", "seed")  # of the model card
 
 MOST = 10**6  # of any size or count: a larger one is a mistake
-FEW = 1000  # training captions; fewer are few
 LEAST_STEPS = {"few": 1700, "many": 1200}
 LEAST_EPOCHS = 8
 MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
@@ -208,7 +207,7 @@ class Recipe:
         -------
         suited : Recipe
         """
-        number = "few" if are_few(captions) else "many"
+        number = "few" if captions < FEW_CAPTIONS.number else "many"
         suited = filled(self, PRESETS[number])
         each = math.ceil(captions / (suited.batch_size or 1))
         epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
@@ -291,16 +290,6 @@ def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
         for name, told in OPTIONS.items()
         if told.role in roles and getattr(one, name) != getattr(other, name)
     ]
-
-
-def are_few(captions: int) -> bool:
-    """True if a train split of so many captions wants the options of few."""
-    return captions < FEW
-
-
-def is_tiny(captions: int) -> bool:
-    """True if so few captions teach no captioner that is better than the neighbours' captions."""
-    return captions < TINY_CAPTIONS
 
 
 def table(recipes: Sequence[Recipe]) -> list[list[str]]:
