@@ -31,7 +31,7 @@ from xpcap.device.cublas import reduced_precision
 from xpcap.options import Names, Option
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import Recipe, Stopped, choose, train_run
+from xpcap.runs import Recipe, Stopped, complete, train_run
 from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, read_vocabulary
 from xpcap.runs.recipe import OPTIONS, PRESETS
 from xpcap.runs.run import provenance_text
@@ -107,21 +107,22 @@ def train(
     choose_backend(backend)
     if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
-    chosen = choose(data, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = complete(data, given)
 
-    given = ["--backend", backend] if backend else []
-    given += ["--graphs", graphs] if graphs != "off" else []
-    again = command_line("train", "--out", str(chosen.out), "--resume", *given)
+    device = ["--backend", backend] if backend else []
+    device += ["--graphs", graphs] if graphs != "off" else []
+    again = command_line("train", "--out", str(recipe.out), "--resume", *device)
 
     def print_how_to_continue(why: str) -> None:
         click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
     try:
         run, evaluation = train_run(
-            chosen, watchers=[Progress(chosen, verbose)], graphs=graphs == "auto"
+            recipe, watchers=[Progress(recipe, verbose)], graphs=graphs == "auto"
         )
     except BrokenPipeError as closed:
-        if group.rank == 0 and find_file(str(chosen.out), LAST):
+        if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
                 print_how_to_continue(
@@ -129,11 +130,11 @@ def train(
                 )
         raise closed
     except OSError as error:
-        if find_file(str(chosen.out), LAST):
+        if find_file(str(recipe.out), LAST):
             error.add_note(f"what was trained is saved; continue with: {again}")
         raise
     except KeyboardInterrupt as stopped:
-        if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
+        if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
             raise
         if group.rank == 0:
             print_how_to_continue(str(stopped) or "interrupted")
@@ -149,7 +150,7 @@ def train(
         printed.close()
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
-    if chosen.data is None:
+    if recipe.data is None:
         page = command_line("export", str(run.path), "--web", "page")
         what = "for a page that captions drawings in the browser"
         click.echo(f"{what} (docs/howto/web-page.md):\n  {page}")

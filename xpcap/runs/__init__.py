@@ -26,7 +26,7 @@ from xpcap.runs.pages import write_caption_png as write_caption_png
 from xpcap.runs.pictures import PictureCaptioner as PictureCaptioner
 from xpcap.runs.pictures import caption_files as caption_files
 from xpcap.runs.pictures import open_captioner as open_captioner
-from xpcap.runs.plan import choose as choose
+from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions
 from xpcap.runs.run import Run as Run

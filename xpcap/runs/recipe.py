@@ -7,9 +7,8 @@ of the docs come from here.
 
 import math
 import re
-from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -190,28 +189,38 @@ class Recipe:
         assert interval is not None  # as its kind has checked
         return interval
 
-    def suited_to(self, captions: int) -> "Recipe":
-        """The recipe, with options left open chosen for a train split.
-
-        Few captions are learnt in small batches, without smoothing and without training on the
-        score, which would learn them by heart, and the last epoch counts, since their val split is
-        too small to tell. There are 8 epochs of cross entropy, or as many as make 1,700 steps of
-        few captions, 1,200 of many, at most 300.
+    @classmethod
+    def of(cls, *sources: Mapping[str, Any]) -> "Recipe":
+        """The recipe of sources of options: each is that of the first source that has it.
 
         Parameters
         ----------
-        captions : int
-            Captions of the train split.
+        sources : mapping of str
+            Options by name, such as those given, a preset, and those of a run. Those that no source
+            has are the defaults.
 
         Returns
         -------
-        suited : Recipe
+        recipe : Recipe
+
+        Raises
+        ------
+        OptionError
+            A value is not of its option's kind.
         """
-        number = "few" if captions < FEW_CAPTIONS.number else "many"
-        suited = filled(self, PRESETS[number])
-        each = math.ceil(captions / (suited.batch_size or 1))
-        epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
-        return filled(suited, {"epochs": epochs})
+        options: dict[str, Any] = {}
+        for source in reversed(sources):
+            options |= source
+        return cls(**options)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The options, less those left open: None, and 0 epochs."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and (value or name != "epochs")
+        }
 
     def to_config(self) -> dict[str, Any]:
         """The options as a run's config stores them.
@@ -264,23 +273,22 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
         for preset in ("generated", "few", "many", "score", "warm")
     }
 )
-LEFT_OPEN = ("epochs", *PRESETS["many"])
 TrainOptions = Recipe  # the former name
 
 
-def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = None) -> Recipe:
-    """The options given, then those of presets, then those of a run, then defaults."""
-    return replace(base or Recipe(), **ChainMap({**given}, *(PRESETS[name] for name in presets)))
+def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
+    """The preset of few or of many captions, and epochs.
 
+    These are 8 passes of cross entropy, or as many as make 1,700 steps of few captions, 1,200 of
+    many, at most 300.
 
-def filled(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe, with the options that it leaves open as in `values`."""
-    left = {
-        name: value
-        for name, value in values.items()
-        if getattr(recipe, name) is None or (name == "epochs" and not recipe.epochs)
-    }
-    return replace(recipe, **left)
+    captions : of the train split
+    batch_size : None: the preset's
+    """
+    size = "few" if captions < FEW_CAPTIONS.number else "many"
+    steps = math.ceil(captions / (batch_size or PRESETS[size]["batch_size"]))  # of an epoch
+    epochs = min(max(math.ceil(LEAST_STEPS[size] / steps), LEAST_EPOCHS), MOST_EPOCHS)
+    return {**PRESETS[size], "epochs": epochs}
 
 
 def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from xpcap.report.scores import Scores
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import LAST, Checkpoint, check_scaling, digest, load_checkpoint, reserved
 from xpcap.runs.pages import whole_history, write_run_page
-from xpcap.runs.plan import Stage, default_out, resolve
+from xpcap.runs.plan import Stage, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import drop_ranking, fit_ranking
@@ -130,7 +130,7 @@ def train_run(
 
         with reserve(out, options.resume):
             group.barrier()  # the folder is reserved
-            plan = resolve(replace(options, out=out), open_path)
+            plan = plan_training(replace(options, out=out), open_path)
             check_ranks(out, plan)
             for stage in plan.stages:
                 for watcher in told:
@@ -252,7 +252,7 @@ class _WarmUp(Watcher):
 
 def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:
     """The objective, and its batch size: in captions, or in pictures to sample captions of."""
-    assert options.batch_size is not None  # as `resolve` completes options
+    assert options.batch_size is not None  # as `plan_training` settles it
     if options.objective == CROSS_ENTROPY:
         return CrossEntropy(options.smoothing or 0.0), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
