@@ -398,7 +398,7 @@ def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: 
 def test_a_file_whose_captions_would_fill_the_memory_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_file, "MOST_IDS", 7 * 2 * PHOTOS - 1)
+    monkeypatch.setattr(of_file, "MAX_IDS", 7 * 2 * PHOTOS - 1)
     with refuses(DataError, got="has 80 captions of up to 5 words"):
         read_ranker(file, VOCABULARY, D)
 

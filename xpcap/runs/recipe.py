@@ -46,13 +46,13 @@ AFTER = "after"  # what follows it
 UNSTORED = "unstored"  # without effect on the result, and not in the config
 
 FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # when training goes on
-OF_PARAMETERS = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
+CARD_ROLES = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
 LAST_ROWS = ("smoothing", "samples", "sharpen", "select", "patience", "seed")  # of the model card
 
-MOST = 10**6  # of any size or count: a larger one is a mistake
-LEAST_STEPS = {"few": 1700, "many": 1200}
-LEAST_EPOCHS = 8
-MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
+MAX_COUNT = 10**6  # of any size or count: a larger one is a mistake
+MIN_STEPS = {"few": 1700, "many": 1200}
+MIN_EPOCHS = 8
+MAX_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
 
 
 class SaveInterval(NamedTuple):
@@ -83,8 +83,8 @@ def _parse_save_interval(text: object) -> SaveInterval | None:
     return SaveInterval(seconds=float(match[1])) if match[1] else SaveInterval(steps=int(match[2]))
 
 
-OF_MODEL, OF_LOSS, OF_SOLVER = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
-SIZE, COUNT = Whole(1, MOST), Whole(0, MOST)
+MODEL_KINDS, LOSS_KINDS, SOLVER_KINDS = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
+SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 
 
 @documented
@@ -128,7 +128,7 @@ class Recipe:
     sharpen: float = option(
         Real(above=0), 1.5, "Factor on the logits when self-critical training begins; above 1"
         " favours likely words.", role=SELF_CRITICAL)
-    cell: str = option(OF_MODEL["cell"], "lstm", "Recurrent cell.", role=MODEL)
+    cell: str = option(MODEL_KINDS["cell"], "lstm", "Recurrent cell.", role=MODEL)
     hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
     wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
     epochs: int = option(
@@ -147,19 +147,19 @@ class Recipe:
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
         " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
     select: str | None = option(
-        OF_SOLVER["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
+        SOLVER_KINDS["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
         " val captions, or the last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
         Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING)
     dropout: float = option(
-        OF_MODEL["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
+        MODEL_KINDS["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
         role=TRAINING, generated=0.0, warm=0.4)
     smoothing: float | None = option(
-        OF_LOSS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
+        LOSS_KINDS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        OF_MODEL["inject"], "every-step", "Use of the image: as initial state, also as a term of"
+        MODEL_KINDS["inject"], "every-step", "Use of the image: as initial state, also as a term of"
         " every step, or by attention over a grid.", role=MODEL)
     feature_scaling: str = option(
         Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
@@ -287,7 +287,7 @@ def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
     """
     size = "few" if captions < FEW_CAPTIONS.number else "many"
     steps = math.ceil(captions / (batch_size or PRESETS[size]["batch_size"]))  # of an epoch
-    epochs = min(max(math.ceil(LEAST_STEPS[size] / steps), LEAST_EPOCHS), MOST_EPOCHS)
+    epochs = min(max(math.ceil(MIN_STEPS[size] / steps), MIN_EPOCHS), MAX_EPOCHS)
     return {**PRESETS[size], "epochs": epochs}
 
 
@@ -305,7 +305,7 @@ def table(recipes: Sequence[Recipe]) -> list[list[str]]:
 
     A dash stands where the objective has no use for the option.
     """
-    names = [name for name, told in OPTIONS.items() if told.role in OF_PARAMETERS]
+    names = [name for name, told in OPTIONS.items() if told.role in CARD_ROLES]
     names.sort(key=lambda name: LAST_ROWS.index(name) + 1 if name in LAST_ROWS else 0)
     return [[name, *(_value(recipe, name) for recipe in recipes)] for name in names]
 

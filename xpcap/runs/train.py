@@ -139,17 +139,17 @@ def train_run(
                 with reserve(stage.folder, True) if first else contextlib.nullcontext():
                     records = _train(stage, plan.data, told, on_epoch, graphs)
                     group.barrier()  # all is written
-                    ranks = stage.options.neighbours and stage is plan.stages[-1]
-                    trained = _finish(stage.folder, records, plan.data, ranks)
+                    rerank = stage.options.neighbours and stage is plan.stages[-1]
+                    trained = _finish(stage.folder, records, plan.data, rerank)
             return trained
 
 
-def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool) -> Trained:
-    """Rank captions if `ranks`, score them, and draw what people read of a stage that is trained."""
-    if not ranks:
+def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool) -> Trained:
+    """Rerank captions if `rerank`, score them, and draw what people read of a stage that is trained."""
+    if not rerank:
         drop_ranking(folder)
     run, evaluation = open_run(folder), None
-    if ranks:
+    if rerank:
         fit_ranking(run, run.data(data))
         run = open_run(folder)
     if "val_loss" in records[-1]:
