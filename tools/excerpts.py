@@ -1,6 +1,6 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
 with signature and docstring, ```python FILE fences, and the tables of device mutants, of a
-command's options, of scores and of cells. `make excerpts` runs this.
+command's options, of scores, of cells and of what is few. `make excerpts` runs this.
 """
 
 import ast
@@ -18,6 +18,7 @@ from patterns import function_named
 
 from xpcap.cli import main
 from xpcap.cli.decoding import NAMES as DECODING
+from xpcap.data import few
 from xpcap.layers import CELLS
 from xpcap.metrics import ALIASES, METRICS, of_train
 from xpcap.runs.recipe import OPTIONS, STAGES
@@ -31,6 +32,7 @@ ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 COMMAND = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 SCORES = re.compile(r"^(<!-- scores -->\n)(?:\|.*\n)+", re.MULTILINE)
 CELL_TABLE = re.compile(r"^(<!-- cells -->\n)(?:\|.*\n)+", re.MULTILINE)
+FEW = re.compile(r"^(<!-- few -->\n)(?:\|.*\n)+", re.MULTILINE)
 STARTED = re.compile(r"^\| option \| self-critical \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
@@ -113,6 +115,7 @@ def filled(page: str) -> str:
     page = STARTED.sub(lambda _: presets(), page)
     page = SCORES.sub(lambda match: match[1] + scores(), page)
     page = CELL_TABLE.sub(lambda match: match[1] + cells(), page)
+    page = FEW.sub(lambda match: match[1] + few_table(), page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
 
 
@@ -173,6 +176,13 @@ def cells() -> str:
         letters = (", ".join(x) or "none" for x in (cell.blocks, cell.gates, cell.states))
         texts = (f"`{name}`", *letters, ", ".join(shapes), cell.kernel and f"`{cell.kernel}`")
         rows.append(f"| {' | '.join(text or 'none' for text in texts)} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def few_table() -> str:
+    """The table of what is few."""
+    rows = ["| fewer than | what is done | why |", "|---|---|---|"]
+    rows += [f"| {row} | {row.change} | {row.reason} |" for row in few.TABLE]
     return "".join(f"{row}\n" for row in rows)
 
 

@@ -19,6 +19,7 @@ import pytest
 from commands import SMALL, answer, call, failing, good
 from programs import program
 from refusals import refuses
+from trainings import completed_for
 
 from xpcap import CaptioningRNN, CaptioningSolver, files, generate, open_run, runs
 from xpcap.cli import main
@@ -608,7 +609,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
     progress = Progress(
         runs.TrainOptions(data="own.h5", out="run"), verbose=False, clock=lambda: next(seconds)
     )
-    progress.stage(runs.TrainOptions(data="own.h5", out="run").suited_to(5000))
+    progress.stage(completed_for(5000, data="own.h5", out="run"))
     data = generate(0, train=6, val=2)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
 

@@ -9,8 +9,17 @@ import numpy as np
 from xpcap.data import CaptionData, Vocabulary, write_dataset
 from xpcap.data.dataset import Split
 from xpcap.options import Flag, Names, OptionKind, Real, Whole
-from xpcap.runs import train_run
-from xpcap.runs.recipe import AFTER, LENGTH, MODEL, OPTIONS, SOURCE, TRAINING, UNSTORED, Recipe
+from xpcap.runs import Recipe, train_run
+from xpcap.runs.recipe import (
+    AFTER,
+    LENGTH,
+    MODEL,
+    OPTIONS,
+    SOURCE,
+    TRAINING,
+    UNSTORED,
+    preset_for,
+)
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 D = 10
@@ -81,9 +90,15 @@ VARIED = [
 ]
 
 
+def completed_for(captions: int, **given: Any) -> Recipe:
+    """The recipe of given options for a train split of so many captions."""
+    recipe = Recipe(**given)
+    return Recipe.of(recipe.settled, preset_for(captions, recipe.batch_size))
+
+
 def small() -> dict[str, Any]:
     """Options of a training of two stages, ranked, that takes a quarter of a second."""
-    recipe = Recipe(**SMALL).suited_to(captions=48)
+    recipe = completed_for(captions=48, **SMALL)
     return {name: getattr(recipe, name) for name in VARIED}
 
 

@@ -326,16 +326,14 @@ def test_weights_follow_what_is_rewarded_and_stay_put_where_nothing_is() -> None
     found = a_fit(lambda features: 100 * features[:, length])
     assert found.weights["length"] > 1
     assert found.cider > found.likeliest + 5
-    assert found.held_out > found.likeliest + 5
     same = a_fit(lambda features: np.ones(len(features)))
     prior = [PRIOR[name] for name in FEATURES]
     np.testing.assert_allclose([*same.weights.values()], prior, atol=1e-6)
 
 
 def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
-    """Rewards without any reason: the photos of the fit flatter it, by little."""
+    """Rewards without any reason leave the weights near the prior."""
     found = a_fit(lambda features: np.random.default_rng(1).uniform(0, 1, len(features)), 60)
-    assert abs(found.held_out - 0.5) < 0.1
     near = [abs(found.weights[name] - PRIOR[name]) / 10 for name in FEATURES]
     assert max(near) < 1
 
@@ -400,7 +398,7 @@ def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: 
 def test_a_file_whose_captions_would_fill_the_memory_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_file, "MOST_IDS", 7 * 2 * PHOTOS - 1)
+    monkeypatch.setattr(of_file, "MAX_IDS", 7 * 2 * PHOTOS - 1)
     with refuses(DataError, got="has 80 captions of up to 5 words"):
         read_ranker(file, VOCABULARY, D)
 

@@ -13,13 +13,13 @@ import pytest
 from commands import use_plain_curves
 from refusals import Refusal, refusals, refuses
 from safetensors.numpy import load_file
-from trainings import VARIED, data_set, small, varied
+from trainings import VARIED, completed_for, data_set, small, varied
 
 from xpcap.cli import main
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
-from xpcap.runs import Recipe, TrainOptions, choose, train_run
+from xpcap.runs import Recipe, TrainOptions, complete, train_run
 from xpcap.runs.folder import CONFIG, DATA
 from xpcap.runs.plan import default_out
 from xpcap.runs.recipe import OPTIONS, PRESETS, SaveInterval, table
@@ -70,7 +70,7 @@ def test_each_option_is_one_of_the_command_line() -> None:
 )
 def test_value_that_makes_no_sense_is_refused_where_it_is_given(refusal: Refusal) -> None:
     name = refusal.statement.partition("=")[0]
-    for call in ("Recipe({})", 'choose("own.h5", dict({}))'):
+    for call in ("Recipe({})", 'complete("own.h5", dict({}))'):
         refusal.check(globals(), call, thing=name)
 
 
@@ -113,7 +113,7 @@ def test_where_and_how_often_a_run_is_saved_changes_nothing(
 
 def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
     with refuses(OptionError, thing="option", got="'drop_out' does not", cause="mean 'dropout'?"):
-        choose(None, {"drop_out": 0.1})
+        complete(None, {"drop_out": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_an_option_that_no_stage_uses_is_refused(
     with refuses(
         OptionError, thing=f"`{name}`", got="no stage of this training uses", expected=stage
     ):
-        choose("own.h5", given) if "data" not in given else choose(None, given)
-    assert choose("own.h5", {"samples": 3, "score_epochs": 1}).samples == 3
+        complete("own.h5", given) if "data" not in given else complete(None, given)
+    assert complete("own.h5", {"samples": 3, "score_epochs": 1}).samples == 3
 
 
 def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
@@ -183,37 +183,34 @@ def test_an_interval_is_seconds_or_steps(text: str) -> None:
 def test_options_left_open_suit_the_captions(
     captions: int, batch_size: int, smoothing: float, score_epochs: int, epochs: int
 ) -> None:
-    suited = Recipe().suited_to(captions)
-    found = suited.batch_size, suited.smoothing, suited.score_epochs, suited.epochs
-    assert found == (batch_size, smoothing, score_epochs, epochs)
+    recipe = completed_for(captions)
+    options = recipe.batch_size, recipe.smoothing, recipe.score_epochs, recipe.epochs
+    assert options == (batch_size, smoothing, score_epochs, epochs)
 
 
 def test_options_that_are_given_win_over_those_that_suit() -> None:
     given = {"batch_size": 50, "smoothing": 0.3, "score_epochs": 2, "epochs": 7, "lr": 0.5}
     given["select"] = "loss"
-    options = Recipe(**given)
-    assert [options.suited_to(n) for n in (100, 10_000)] == [options, options]
-    none = {"smoothing": 0.0, "score_epochs": 0}
-    large = Recipe(**none).suited_to(10_000)
+    recipe = Recipe(**given)
+    assert [completed_for(n, **given) for n in (100, 10_000)] == [recipe, recipe]
+    large = completed_for(10_000, smoothing=0.0, score_epochs=0)
     assert (large.batch_size, large.smoothing, large.score_epochs) == (64, 0.0, 0)
-    few, many = (Recipe(batch_size=50).suited_to(n).epochs for n in (500, 5000))
+    few, many = (completed_for(n, batch_size=50).epochs for n in (500, 5000))
     assert (few, many) == (170, 12)
 
 
-def suited(**given: Any) -> Recipe:
-    return Recipe(**given).suited_to(300)
-
-
 def test_config_is_read_back_as_the_recipe(tmp_path: Path) -> None:
-    recipe = suited(data="own.h5", out=tmp_path, start=tmp_path / "cross-entropy", seed=7)
+    recipe = completed_for(
+        300, data="own.h5", out=tmp_path, start=tmp_path / "cross-entropy", seed=7
+    )
     config = recipe.to_config()
     assert (config["data"], config["start"]) == (str(Path("own.h5").resolve()), "cross-entropy")
     assert not {"out", "resume", "save_every"} & config.keys()
     read = Recipe.from_config(json.loads(json.dumps(config)), tmp_path)
     assert read == replace(recipe, data=Path("own.h5").resolve())
-    generated = suited(out=tmp_path).to_config()
+    generated = completed_for(300, out=tmp_path).to_config()
     assert (generated["data"], generated["start"]) == (DATA, "")
-    assert Recipe.from_config(generated, tmp_path) == suited(out=tmp_path)
+    assert Recipe.from_config(generated, tmp_path) == completed_for(300, out=tmp_path)
 
 
 def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
@@ -221,13 +218,13 @@ def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
 ) -> None:
     new = OPTIONS["clip"]._replace(presets={"before": 3.0})
     monkeypatch.setattr("xpcap.runs.recipe.OPTIONS", {**OPTIONS, "clip": new})
-    config = Recipe().suited_to(10).to_config()
+    config = completed_for(10).to_config()
     del config["clip"]
     assert Recipe.from_config(config, tmp_path).clip == 3.0
 
 
 def test_table_has_a_dash_where_the_objective_has_no_use_for_an_option() -> None:
-    first, second = suited(), suited(start="run", objective="self-critical")
+    first, second = completed_for(300), completed_for(300, start="run", objective="self-critical")
     rows = {name: values for name, *values in table([first, second])}
     assert rows["smoothing"] == ["0.0", "–"]
     assert rows["samples"] == ["–", "5"]
@@ -288,6 +285,6 @@ def test_options_that_the_data_has_no_use_for_are_remarked_on(
     write_dataset(tmp_path / "data.h5", data)
     given = {"hidden": 3, "wordvec": 3, "epochs": 2, "neighbours": False, **options}
     with work(heard=heard.append):
-        train_run(choose(tmp_path / "data.h5", {**given, "out": tmp_path / "run"}))
+        train_run(complete(tmp_path / "data.h5", {**given, "out": tmp_path / "run"}))
     assert heard == remarks
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2

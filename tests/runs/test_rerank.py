@@ -27,7 +27,7 @@ from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
-from xpcap.runs import TrainOptions, caption_run, choose, evaluate_run, rerank, train_run
+from xpcap.runs import TrainOptions, caption_run, complete, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
 from xpcap.runs.folder import BEST, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
@@ -96,9 +96,9 @@ def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
 ) -> None:
     out = Path(shutil.copytree(made / name, tmp_path / name)) / "run"
     given = {"out": out, "data": made / "data.h5", "neighbours": False, "resume": True}
-    assert train_run(choose(None, given)).run.ranker is None
+    assert train_run(complete(None, given)).run.ranker is None
     assert RANKING not in kill.files(out)
-    assert train_run(choose(None, {**given, "neighbours": True})).run.ranker is not None
+    assert train_run(complete(None, {**given, "neighbours": True})).run.ranker is not None
 
 
 def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     base = open_run(shutil.copytree(made / "staged" / "run", tmp_path / "base"))
     own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
     given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
-    run, _ = train_run(choose(own, given))
+    run, _ = train_run(complete(own, given))
     assert run.ranker is not None
     assert base.ranker is not None
     of_base, of_own = (

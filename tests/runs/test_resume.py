@@ -33,7 +33,7 @@ from commands import SIZES, SMALL, call, failing, good
 from ranks import together
 from runs import Runs
 from safetensors.numpy import load_file
-from trainings import TRAININGS, Training
+from trainings import TRAININGS, Training, data_set
 
 from xpcap import CaptioningSolver, Watcher, open_run, runs
 from xpcap.errors import DataError, OptionError, TrainingError
@@ -158,7 +158,7 @@ def test_two_ranks_train_what_one_process_trains(
 ) -> None:
     """The latest parameters, to a hundredth of a step: sums are rounded in another order."""
     path, training, _ = whole(name)
-    recipe = runs.choose(training.data, {**training.options, "out": tmp_path / "run"})
+    recipe = runs.complete(training.data, {**training.options, "out": tmp_path / "run"})
     first, second = together(2, lambda group: runs.train_run(recipe, group=group).run)
     np.testing.assert_array_equal(first.model.params.flat, second.model.params.flat)
     shapes = first.model.params.shapes
@@ -378,7 +378,7 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
 
 def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path / "on", "start": run, "epochs": 1, "lr_decay": 0.5}
-    recipe = runs.choose(None, options)
+    recipe = runs.complete(None, options)
     runs.train_run(recipe)
     more = replace(recipe, epochs=2, resume=True)
     assert runs.train_run(replace(more, start=None)).run.config.recipe.start == run
@@ -386,7 +386,24 @@ def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path
     with refuses(OptionError, thing=f"`start` {other} (the run has {run})"):
         runs.train_run(replace(more, start=other))
     with refuses(OptionError, thing=f"`start` {other} (the run has none)"):
-        runs.train_run(runs.choose(None, {"out": run, "start": other, "resume": True}))
+        runs.train_run(runs.complete(None, {"out": run, "start": other, "resume": True}))
+
+
+@pytest.mark.parametrize("score_epochs", [0, 1])
+def test_a_run_goes_on_with_its_own_data_where_none_is_named(
+    score_epochs: int, tmp_path: Path
+) -> None:
+    """Of two stages the second begins with the data of the first."""
+    data, out = data_set(tmp_path / "data.h5", train=24, val=8), tmp_path / "run"
+    options = {"hidden": 3, "wordvec": 3, "epochs": 1, "score_epochs": score_epochs}
+    runs.train_run(runs.Recipe(data, out=out, **options))
+    if score_epochs:
+        for file in out.iterdir():
+            if file.is_file():
+                file.unlink()
+    resumed = runs.train_run(runs.Recipe(out=out, resume=True, **options)).run
+    assert resumed.config.recipe.data == data
+    assert not [*out.rglob("data.h5")]
 
 
 def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import choose, load_state, train, train_run
+from xpcap.runs import complete, load_state, train, train_run
 from xpcap.runs.config import Config
 from xpcap.runs.folder import save_parameters, write_projection
 from xpcap.runs.recipe import PRESETS
@@ -190,20 +190,20 @@ def test_a_run_that_is_gone_before_the_first_checkpoint_is_named(
 
 
 def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) -> None:
-    chosen = choose(own, {"start": run, "dropout": 0.1})
+    chosen = complete(own, {"start": run, "dropout": 0.1})
     expected: dict[str, Any] = {**PRESETS["warm"], "dropout": 0.1, "hidden": 16}
     assert {name: getattr(chosen, name) for name in expected} == expected
-    again = choose(run / "data.h5", {"start": run})
+    again = complete(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
-    assert choose(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
+    assert complete(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
     with refuses(OptionError, thing="`smoothing`", expected="cross-entropy training"):
-        choose(None, {"start": run, "objective": "self-critical", "smoothing": 0.3})
+        complete(None, {"start": run, "objective": "self-critical", "smoothing": 0.3})
 
 
 def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
     run: Path, tmp_path: Path
 ) -> None:
-    recipe = replace(choose(None, {"start": run, "epochs": 1}), data=None, out=tmp_path / "on")
+    recipe = replace(complete(None, {"start": run, "epochs": 1}), data=None, out=tmp_path / "on")
     with refuses(
         OptionError, thing="`cell` gru (the run has lstm)", cause="leave out what differs"
     ):

@@ -25,6 +25,7 @@ from stopping import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
 from xpcap.data import Split, Vocabulary, write_dataset
+from xpcap.data.few import FEW_CAPTIONS
 from xpcap.data.vocabulary import END
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError
@@ -650,8 +651,8 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
 ) -> None:
     """Of 300 captions, in steps of 16; resumed by a version that would choose otherwise."""
     write_dataset(tmp_path / "data.h5", commands.few(0))
-    monkeypatch.setattr(of_options, "LEAST_EPOCHS", 2)
-    monkeypatch.setattr(of_options, "LEAST_STEPS", {"few": 38, "many": 1})
+    monkeypatch.setattr(of_options, "MIN_EPOCHS", 2)
+    monkeypatch.setattr(of_options, "MIN_STEPS", {"few": 38, "many": 1})
     data, out = tmp_path / "data.h5", tmp_path / "run"
     sizes = ("--hidden", 16, "--wordvec", 8)
     with pytest.MonkeyPatch.context() as patch:
@@ -661,8 +662,8 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     assert "epochs 2  score_epochs 0  batch_size 16" in stopped.output
     expected = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "epochs": 2}
     assert expected.items() <= json.loads((out / "config.json").read_text()).items()
-    monkeypatch.setattr(of_options, "FEW", 0)
-    monkeypatch.setattr(of_options, "LEAST_EPOCHS", 5)
+    monkeypatch.setattr(of_options, "FEW_CAPTIONS", FEW_CAPTIONS._replace(number=0))
+    monkeypatch.setattr(of_options, "MIN_EPOCHS", 5)
     good("train", data, "--out", out, "--resume")
     config = open_run(out).config.to_json()
     assert expected.items() <= config.items()

@@ -9,6 +9,7 @@ import click
 from xpcap.cli.shared import PATH, begin, describe_data, examples, field_options
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
+from xpcap.data.few import FEW_PICTURES
 from xpcap.errors import OptionError
 from xpcap.files import require_new_file
 from xpcap.growing import SkippedList
@@ -25,7 +26,6 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-ENOUGH = 250  # training pictures without a remark: see docs/tutorials/your-photos.md
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 COLUMNS = described(Columns)  # their flags end in -column: in Python they are fields of `columns`
 
@@ -103,11 +103,11 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
 
 def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
     """Print remarks on too few training pictures, and on too many unknown words."""
-    if (number := len(data.splits["train"].images)) < ENOUGH:
-        much = "far too few" if number < ENOUGH / 5 else "few"
+    if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
+        much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
             f"note: {number:,} pictures to learn from are {much}: captions begin to fit at about"
-            f" {ENOUGH} with five captions each; train --from another run gives a head start"
+            f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
             " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:

@@ -25,14 +25,15 @@ from xpcap.cli.shared import (
     field_options,
     print_scores,
 )
+from xpcap.data.few import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.options import Names, Option
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import Recipe, Stopped, choose, train_run
+from xpcap.runs import Recipe, Stopped, complete, train_run
 from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, read_vocabulary
-from xpcap.runs.recipe import FEW, OPTIONS, PRESETS, are_few, is_tiny
+from xpcap.runs.recipe import OPTIONS, PRESETS
 from xpcap.runs.run import provenance_text
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, type_of_file
@@ -56,7 +57,7 @@ def default_text(name: str, told: Option) -> str:
         return ""
     few, generated = (PRESETS[preset].get(name, many) for preset in ("few", "generated"))
     texts = [_text(many)]
-    texts += [f"fewer than {FEW:,} captions: {_text(few)}"] if few != many else []
+    texts += [f"fewer than {FEW_CAPTIONS}: {_text(few)}"] if few != many else []
     texts += [f"generated pictures: {_text(generated)}"] if generated != many else []
     return "; ".join(texts)
 
@@ -106,21 +107,22 @@ def train(
     choose_backend(backend)
     if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
-    chosen = choose(data, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = complete(data, given)
 
-    given = ["--backend", backend] if backend else []
-    given += ["--graphs", graphs] if graphs != "off" else []
-    again = command_line("train", "--out", str(chosen.out), "--resume", *given)
+    device = ["--backend", backend] if backend else []
+    device += ["--graphs", graphs] if graphs != "off" else []
+    again = command_line("train", "--out", str(recipe.out), "--resume", *device)
 
     def print_how_to_continue(why: str) -> None:
         click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
     try:
         run, evaluation = train_run(
-            chosen, watchers=[Progress(chosen, verbose)], graphs=graphs == "auto"
+            recipe, watchers=[Progress(recipe, verbose)], graphs=graphs == "auto"
         )
     except BrokenPipeError as closed:
-        if group.rank == 0 and find_file(str(chosen.out), LAST):
+        if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
                 print_how_to_continue(
@@ -128,11 +130,11 @@ def train(
                 )
         raise closed
     except OSError as error:
-        if find_file(str(chosen.out), LAST):
+        if find_file(str(recipe.out), LAST):
             error.add_note(f"what was trained is saved; continue with: {again}")
         raise
     except KeyboardInterrupt as stopped:
-        if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
+        if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
             raise
         if group.rank == 0:
             print_how_to_continue(str(stopped) or "interrupted")
@@ -148,7 +150,7 @@ def train(
         printed.close()
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
-    if chosen.data is None:
+    if recipe.data is None:
         page = command_line("export", str(run.path), "--web", "page")
         what = "for a page that captions drawings in the browser"
         click.echo(f"{what} (docs/howto/web-page.md):\n  {page}")
@@ -234,7 +236,7 @@ class Progress(Watcher):
                     f"from {self._options.start}: {known:,} words known, {words - known:,} new"
                     + (start and f"; before the first step {start}")
                 )
-            elif self._given.data is not None and are_few(len(train.captions)):
+            elif self._given.data is not None and len(train.captions) < FEW_CAPTIONS.number:
                 self._print_small(len(train.captions))
         # Steps and time after the first step, which includes allocation and compilation
         self._first: tuple[int, float] | None = None
@@ -251,7 +253,7 @@ class Progress(Watcher):
             f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
             f" {second}"
         )
-        if is_tiny(captions):
+        if captions < TINY_CAPTIONS.number:
             line += (
                 "; too few to train on alone: each caption will be copied from the most similar"
                 " training photo"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
+from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.grid import MAX_REGIONS
 from xpcap.encoders.kinds import named
@@ -19,8 +20,6 @@ from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields,
 from xpcap.prepare.rows import Columns
 from xpcap.prepare.splits import SPLITS, our_name
 
-FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
-TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
 COUNT = Whole(1, 10**6)
 
 
@@ -121,7 +120,7 @@ class AssembleOptions:
         " the time. Default: yes, except for histogram.")
     min_count: int | None = option(
         COUNT, None, "Rarer words of the train split become <UNK>. Default: 5; fewer than"
-        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1.")
+        f" {SPARSE_CAPTIONS}: 2, than {TINY_CAPTIONS.number}: 1.")
     vocabulary_size: int | None = option(
         COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
     max_words: int = option(

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_spaced
 from xpcap.data.features import RowSource, blocks
+from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
@@ -25,7 +26,7 @@ from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
-from xpcap.prepare.options import FEW_CAPTIONS, TINY_CAPTIONS, AssembleOptions, PrepareOptions
+from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import by_fractions, by_lists
 from xpcap.work import work
@@ -449,7 +450,8 @@ def _vocabulary(
     words = [row.words for row in rows if row.split == "train"] or [row.words for row in rows]
     most, least = options.vocabulary_size, options.min_count
     if least is None:
-        least = 1 if most or len(words) < TINY_CAPTIONS else 2 if len(words) < FEW_CAPTIONS else 5
+        keeps_all = most or len(words) < TINY_CAPTIONS.number
+        least = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
     vocabulary = Vocabulary.build_from_words(words, least, most=most)
     if len(vocabulary) == len(SPECIAL):
         got = f"occurs {least} times in the captions to learn from"

@@ -19,7 +19,7 @@ from xpcap.spec import check_range, spec
 
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
 FUNCTION, CAUSE = "open_run", "damaged, or from another run?"
-MOST_IDS = 1 << 28  # of captions as long as the longest; they take 1 GiB
+MAX_IDS = 1 << 28  # of captions as long as the longest; they take 1 GiB
 ARRAYS = spec(
     "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u lengths:n=u"
     " words:w=u ends:e=u grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
@@ -125,7 +125,7 @@ def _photos(
             raise _damaged(caller, f"{name} that do not add up to {total:,} {of}")
     if not (m and counts.all()):
         raise _damaged(caller, "photos without captions", "some of each")
-    if n * (longest + 2) > MOST_IDS:
+    if n * (longest + 2) > MAX_IDS:
         raise _damaged(caller, f"{n:,} captions of up to {longest:,} words", "shorter ones")
     for name, ids in (("words", words), ("ends", ends)):
         check_range(caller, name, ids, V, CAUSE, DataError)

@@ -24,7 +24,6 @@ PRIOR = {
 }
 STRENGTH = 3.0  # of the prior, in CIDEr-D times photos, for a feature's standard deviation
 STEPS, RATE = 300, 0.1
-FOLDS = 5
 
 
 class Fitted(NamedTuple):
@@ -33,7 +32,6 @@ class Fitted(NamedTuple):
     weights: dict[str, float]
     likeliest: float  # where the model's likeliest candidate a word is chosen instead
     cider: float  # of the photos of the fit
-    held_out: float  # of photos that took no part in the fit, by cross-validation
 
 
 def fit(
@@ -64,21 +62,14 @@ def fit(
     near = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
-    distinct, number = np.unique(photos, return_inverse=True)
-    held_out = np.zeros(len(distinct))
+    _, number = np.unique(photos, return_inverse=True)
     with blas().on_one_thread():  # so that the bits do not depend on the cores
         weights = _ascend(features, number, rewards, near)
-        for k in range(min(FOLDS, len(distinct))):
-            others = number % FOLDS != k
-            if others.any():
-                own = _ascend(features[others], number[others], rewards[others], near)
-                held_out[k::FOLDS] = _chosen(features @ own, number, rewards)[k::FOLDS]
         fitted = _chosen(features @ weights, number, rewards)
     return Fitted(
         dict(zip(FEATURES, weights.tolist(), strict=True)),
         float(_chosen(likelihood, number, rewards).mean()),
         float(fitted.mean()),
-        float(held_out.mean()),
     )
 
 

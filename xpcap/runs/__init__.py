@@ -27,7 +27,7 @@ from xpcap.runs.outputs import write_captions as write_captions
 from xpcap.runs.pages import picture_finder as picture_finder
 from xpcap.runs.pages import write_caption_page as write_caption_page
 from xpcap.runs.pages import write_caption_png as write_caption_png
-from xpcap.runs.plan import choose as choose
+from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions
 from xpcap.runs.run import Run as Run

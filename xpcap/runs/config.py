@@ -19,10 +19,10 @@ from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
-from xpcap.runs.recipe import MOST, Recipe
+from xpcap.runs.recipe import MAX_COUNT, Recipe
 
 FORMAT = 1
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,14 @@ class Config:
     recipe: Recipe
     model: ModelConfig
     source: Source  # of the data
-    max_words: int = option(Whole(1, MOST))
+    max_words: int = option(Whole(1, MAX_COUNT))
     tokeniser: str = option(Names([TOKENISER]))
     data_stamp: str = option(Text())
     python: str = option(Text())
     numpy: str = option(Text())
     backend: str = option(Text())
     start_digest: str | None = option(Text(), None)  # of the parameters of the run `start`
-    projected_from: int | None = option(Whole(1, MOST), None)  # numbers that the PCA takes
+    projected_from: int | None = option(Whole(1, MAX_COUNT), None)  # numbers that the PCA takes
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -76,7 +76,7 @@ class Config:
                 raise nothing_yet(folder, CONFIG)
             got = f"has no {CONFIG}" if folder.exists() else "does not exist"
             raise DataError("open_run", folder, got, A_RUN)
-        stored = read_json("open_run", file, MOST_BYTES, A_RUN)
+        stored = read_json("open_run", file, MAX_BYTES, A_RUN)
         check_json("open_run", file, stored, {})
         check_format("open_run", file, stored.get("format"), FORMAT)
         check_json("open_run", file, stored, {"source": {}})

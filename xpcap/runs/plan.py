@@ -10,17 +10,18 @@ from xpcap.errors import DataError, OptionError, unknown
 from xpcap.files import first_free
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, FIRST, LAST, check_resumable, opened_folder
-from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different, filled
+from xpcap.runs.recipe import FIXED, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
 
 # Completing the options that a user gives
 
 
-def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
-    """Complete the given options by those of a run, or by the defaults.
+def complete(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
+    """The recipe of the options that are given, and of others: a run's, a preset's, or defaults.
 
-    The run is the one at `out` with `resume`, or the one at `start`.
+    The run is the one at `out` with `resume`, or the one at `start`. What stays open, such as the
+    batch size, depends on the data: see `plan_training`.
 
     OptionError : an option is unknown, or not of its kind; `resume` without `out`, self-critical
         training without `start`, options that contradict the model of `start`, or one that no
@@ -30,13 +31,14 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     for name in given:
         if name not in OPTIONS:
             raise unknown("train_run", "option", name, OPTIONS)
-    completed(given)  # a bad value is refused before a run is opened
-    if begun := _run_to_resume(given):
-        recipe = completed(given, base=begun)
+    Recipe.of(given)  # a bad value is refused before a run is opened
+    if begun := _options_to_resume(given):
+        sources = [begun]
     elif given.get("start") is not None:
-        recipe = _from_start(given)
+        sources = _sources_at_start(given)
     else:
-        recipe = completed(given, *([] if given.get("data") else ["generated"]))
+        sources = [] if given.get("data") else [PRESETS["generated"]]
+    recipe = Recipe.of(given, *sources)
     _require_start(recipe)
     stages = {recipe.objective, *([] if recipe.score_epochs == 0 else [SELF_CRITICAL])}
     for name in given:
@@ -47,39 +49,38 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     return replace(recipe, out=recipe.out or default_out(recipe))
 
 
-def _run_to_resume(given: Mapping[str, Any]) -> Recipe | None:
-    """The recipe of the run to resume; of two stages the first's. None: no run has begun."""
+def _options_to_resume(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the run to resume; of two stages the first's. Empty: no run has begun."""
     if not given.get("resume"):
-        return None
+        return {}
     if given.get("out") is None:
         got = "is given without `out`"
         raise OptionError("train_run", "`resume`", got, "both: which run should continue?")
     out = Path(given["out"])
     check_resumable(out)
-    own, first = _run_at(out), _run_at(out / FIRST)
-    if begun := first or own:
-        return replace(begun.options, neighbours=(own or begun).options.neighbours)
-    return None
+    last, first = _run_at(out), _run_at(out / FIRST)
+    if begun := first or last:
+        return {**vars(begun.options), "neighbours": (last or begun).options.neighbours}
+    return {}
 
 
-def _from_start(given: Mapping[str, Any]) -> Recipe:
-    """The recipe of training that starts from a run: its model and data, then what suits.
+def _sources_at_start(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The preset of a training that starts from a run, if there is one, and the run's options.
 
     OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
     start = opened_folder(given["start"])
     run = Config.read(start).recipe
-    own = _data_of(run, start)
-    _require_model(completed(given, base=run), run, start)
-    base = replace(
-        run, out=None, data=own, seed=Recipe.seed, objective=CROSS_ENTROPY, score_epochs=0
-    )
+    run_data = _data_of(run, start)
+    _require_model(Recipe.of(given, vars(run)), run, start)
+    options = {**vars(run), "out": None, "data": run_data, "seed": Recipe.seed}
+    options |= {"objective": CROSS_ENTROPY, "score_epochs": 0}
     data = given.get("data")
     if given.get("objective") == SELF_CRITICAL:
-        return completed(given, "score", base=base)
-    if data and Path(data).resolve() != own.resolve():
-        return completed(given, "warm", base=base)
-    return completed(given, base=base)
+        return [PRESETS["score"], options]
+    if data and Path(data).resolve() != run_data.resolve():
+        return [PRESETS["warm"], options]
+    return [options]
 
 
 def _data_of(run: Recipe, folder: Path) -> Path:
@@ -149,8 +150,10 @@ class Plan(NamedTuple):
     data: CaptionData
 
 
-def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) -> Plan:
+def plan_training(options: Recipe, open_path: Callable[[Path | None], CaptionData]) -> Plan:
     """Plan a training at `options.out`, from the options and the run that is there.
+
+    What the options leave open is the run's, or else suits the number of captions.
 
     open_path : opens the data set at a path; None: generates one
     DataError : the data cannot be opened, or is not the run's. OptionError : options contradict the
@@ -161,7 +164,7 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
     first = _run_at(out / FIRST) or begun
     if first:
         run = replace(first.options, out=out)
-        options = filled(options, {name: getattr(run, name) for name in ("start", *LEFT_OPEN)})
+        options = Recipe.of(options.settled, vars(run))
         check_agreement(options, run)
     elif options.start is not None:
         start = opened_folder(options.start)
@@ -173,7 +176,8 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
     generated = (file for file in (out / DATA, out / FIRST / DATA) if file.exists())
     path = options.data or (begun and begun.options.data) or next(generated, None)
     data = open_path(Path(path) if path else None)
-    options = options.suited_to(len(data.split("train").captions))
+    captions = len(data.split("train").captions)
+    options = Recipe.of(options.settled, preset_for(captions, options.batch_size))
 
     if (
         options.objective == SELF_CRITICAL
@@ -203,7 +207,7 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
         }
         stages = [
             Stage(replace(options, out=folder), first and first.config),
-            Stage(completed(second, "score", base=options), None),
+            Stage(Recipe.of(second, PRESETS["score"], vars(options)), None),
         ]
     for stage in stages:
         if stage.config is not None and stage.config.data_stamp != data.fingerprint:

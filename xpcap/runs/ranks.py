@@ -20,7 +20,7 @@ from xpcap.safetensors_file import read_tensors
 from xpcap.work import current
 
 # Our variables in which ranks may differ: a backend's name is compared without its device
-OWN = (VARIABLE, "XPCAP_BACKEND")
+RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND")
 
 
 def check_ranks(out: Path, plan: Plan) -> None:
@@ -32,7 +32,11 @@ def check_ranks(out: Path, plan: Plan) -> None:
     group = current().group
     if group.size == 1:
         return
-    names = [name for name in sorted(os.environ) if name.startswith("XPCAP_") and name not in OWN]
+    names = [
+        name
+        for name in sorted(os.environ)
+        if name.startswith("XPCAP_") and name not in RANK_VARIABLES
+    ]
     ours: dict[str, object] = {
         "xpcap": sys.modules["xpcap"].__version__,
         "Python": platform.python_version(),

@@ -7,14 +7,14 @@ of the docs come from here.
 
 import math
 import re
-from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xpcap.data.features import SCALINGS
+from xpcap.data.few import FEW_CAPTIONS
 from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (
@@ -31,7 +31,6 @@ from xpcap.options import (
     kinds,
     option,
 )
-from xpcap.prepare.options import TINY_CAPTIONS
 from xpcap.runs.folder import DATA
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR
@@ -47,14 +46,13 @@ AFTER = "after"  # what follows it
 UNSTORED = "unstored"  # without effect on the result, and not in the config
 
 FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # when training goes on
-OF_PARAMETERS = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
+CARD_ROLES = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
 LAST_ROWS = ("smoothing", "samples", "sharpen", "select", "patience", "seed")  # of the model card
 
-MOST = 10**6  # of any size or count: a larger one is a mistake
-FEW = 1000  # training captions; fewer are few
-LEAST_STEPS = {"few": 1700, "many": 1200}
-LEAST_EPOCHS = 8
-MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
+MAX_COUNT = 10**6  # of any size or count: a larger one is a mistake
+MIN_STEPS = {"few": 1700, "many": 1200}
+MIN_EPOCHS = 8
+MAX_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
 
 
 class SaveInterval(NamedTuple):
@@ -85,8 +83,8 @@ def _parse_save_interval(text: object) -> SaveInterval | None:
     return SaveInterval(seconds=float(match[1])) if match[1] else SaveInterval(steps=int(match[2]))
 
 
-OF_MODEL, OF_LOSS, OF_SOLVER = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
-SIZE, COUNT = Whole(1, MOST), Whole(0, MOST)
+MODEL_KINDS, LOSS_KINDS, SOLVER_KINDS = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
+SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 
 
 @documented
@@ -130,7 +128,7 @@ class Recipe:
     sharpen: float = option(
         Real(above=0), 1.5, "Factor on the logits when self-critical training begins; above 1"
         " favours likely words.", role=SELF_CRITICAL)
-    cell: str = option(OF_MODEL["cell"], "lstm", "Recurrent cell.", role=MODEL)
+    cell: str = option(MODEL_KINDS["cell"], "lstm", "Recurrent cell.", role=MODEL)
     hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
     wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
     epochs: int = option(
@@ -149,19 +147,19 @@ class Recipe:
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
         " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
     select: str | None = option(
-        OF_SOLVER["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
+        SOLVER_KINDS["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
         " val captions, or the last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
         Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING)
     dropout: float = option(
-        OF_MODEL["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
+        MODEL_KINDS["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
         role=TRAINING, generated=0.0, warm=0.4)
     smoothing: float | None = option(
-        OF_LOSS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
+        LOSS_KINDS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        OF_MODEL["inject"], "every-step", "Use of the image: as initial state, also as a term of"
+        MODEL_KINDS["inject"], "every-step", "Use of the image: as initial state, also as a term of"
         " every step, or by attention over a grid.", role=MODEL)
     feature_scaling: str = option(
         Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
@@ -191,28 +189,38 @@ class Recipe:
         assert interval is not None  # as its kind has checked
         return interval
 
-    def suited_to(self, captions: int) -> "Recipe":
-        """The recipe, with options left open chosen for a train split.
-
-        Few captions are learnt in small batches, without smoothing and without training on the
-        score, which would learn them by heart, and the last epoch counts, since their val split is
-        too small to tell. There are 8 epochs of cross entropy, or as many as make 1,700 steps of
-        few captions, 1,200 of many, at most 300.
+    @classmethod
+    def of(cls, *sources: Mapping[str, Any]) -> "Recipe":
+        """The recipe of sources of options: each is that of the first source that has it.
 
         Parameters
         ----------
-        captions : int
-            Captions of the train split.
+        sources : mapping of str
+            Options by name, such as those given, a preset, and those of a run. Those that no source
+            has are the defaults.
 
         Returns
         -------
-        suited : Recipe
+        recipe : Recipe
+
+        Raises
+        ------
+        OptionError
+            A value is not of its option's kind.
         """
-        number = "few" if are_few(captions) else "many"
-        suited = filled(self, PRESETS[number])
-        each = math.ceil(captions / (suited.batch_size or 1))
-        epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
-        return filled(suited, {"epochs": epochs})
+        options: dict[str, Any] = {}
+        for source in reversed(sources):
+            options |= source
+        return cls(**options)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The options, less those left open: None, and 0 epochs."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and (value or name != "epochs")
+        }
 
     def to_config(self) -> dict[str, Any]:
         """The options as a run's config stores them.
@@ -265,23 +273,22 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
         for preset in ("generated", "few", "many", "score", "warm")
     }
 )
-LEFT_OPEN = ("epochs", *PRESETS["many"])
 TrainOptions = Recipe  # the former name
 
 
-def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = None) -> Recipe:
-    """The options given, then those of presets, then those of a run, then defaults."""
-    return replace(base or Recipe(), **ChainMap({**given}, *(PRESETS[name] for name in presets)))
+def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
+    """The preset of few or of many captions, and epochs.
 
+    These are 8 passes of cross entropy, or as many as make 1,700 steps of few captions, 1,200 of
+    many, at most 300.
 
-def filled(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe, with the options that it leaves open as in `values`."""
-    left = {
-        name: value
-        for name, value in values.items()
-        if getattr(recipe, name) is None or (name == "epochs" and not recipe.epochs)
-    }
-    return replace(recipe, **left)
+    captions : of the train split
+    batch_size : None: the preset's
+    """
+    size = "few" if captions < FEW_CAPTIONS.number else "many"
+    steps = math.ceil(captions / (batch_size or PRESETS[size]["batch_size"]))  # of an epoch
+    epochs = min(max(math.ceil(MIN_STEPS[size] / steps), MIN_EPOCHS), MAX_EPOCHS)
+    return {**PRESETS[size], "epochs": epochs}
 
 
 def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
@@ -293,22 +300,12 @@ def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
     ]
 
 
-def are_few(captions: int) -> bool:
-    """True if a train split of so many captions wants the options of few."""
-    return captions < FEW
-
-
-def is_tiny(captions: int) -> bool:
-    """True if so few captions teach no captioner that is better than the neighbours' captions."""
-    return captions < TINY_CAPTIONS
-
-
 def table(recipes: Sequence[Recipe]) -> list[list[str]]:
     """Rows of the options that decide the parameters: name, and value of each stage's recipe.
 
     A dash stands where the objective has no use for the option.
     """
-    names = [name for name, told in OPTIONS.items() if told.role in OF_PARAMETERS]
+    names = [name for name, told in OPTIONS.items() if told.role in CARD_ROLES]
     names.sort(key=lambda name: LAST_ROWS.index(name) + 1 if name in LAST_ROWS else 0)
     return [[name, *(_value(recipe, name) for recipe in recipes)] for name in names]
 

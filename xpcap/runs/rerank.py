@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
+from xpcap.data.few import FEW_PHOTOS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
@@ -18,20 +19,17 @@ from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.decoder import WIDTH
 from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest, find_file
-from xpcap.runs.recipe import is_tiny
 from xpcap.runs.run import Run, fitted_for_two
 from xpcap.training.state import Record
 from xpcap.work import current
 
 NEIGHBOURS = 30  # photos: further ones weigh little
-# of few photos the nearest are further away, and more of them count
 BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2
 RETRIEVED = 8  # captions of neighbours among the candidates of a photo
-LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
-MOST_REPEATED = 0.01  # share of training captions with words twice in a row, from which on they may
-LEAST_WORDS = 20  # of a vocabulary: else the next word might be the last one left
-FEW = 2000  # training photos, below which neighbours' captions are candidates
-MOST = 1000  # val photos that weights are fitted to
+MAX_PART = 1000.0  # of a score: beyond what all other features together can be
+MAX_REPEATED = 0.01  # share of training captions with words twice in a row, from which on they may
+MIN_WORDS = 20  # of a vocabulary: else the next word might be the last one left
+MAX_FITTED = 1000  # val photos that weights are fitted to
 AT_ONCE = 250  # photos, in the fit
 
 
@@ -85,13 +83,11 @@ def _new_ranker(run: Run, data: CaptionData) -> Ranker:
         index, prior = start.index.extended(data, origin), dict(start.weights)
     else:
         index = PhotoIndex.of(data)
-    few = len(index) < FEW
-    if is_tiny(len(data.split("train").captions)) and not inherited:
-        prior = {**prior, "borrowed": LARGEST_PART}  # a caption of people, before all of the model
+    few = len(index) < FEW_PHOTOS.number
+    if len(data.split("train").captions) < TINY_CAPTIONS.number and not inherited:
+        prior = {**prior, "borrowed": MAX_PART}  # a caption of people, before all of the model
     repeating = np.mean([bool(repeated(words)) for words in data.words("train")])
-    no_stutter = (
-        bool(repeating < MOST_REPEATED) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
-    )
+    no_stutter = bool(repeating < MAX_REPEATED) and len(run.vocabulary) > len(SPECIAL) + MIN_WORDS
     return Ranker(
         index,
         prior,
@@ -106,7 +102,7 @@ def _new_ranker(run: Run, data: CaptionData) -> Ranker:
 def _fit(run: Run, data: CaptionData) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
-    pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
+    pictures = np.array(list(references))[evenly_spaced(len(references), MAX_FITTED)]
     decoder, ranker, group = run.decoder(), run.ranker, current().group
     assert ranker is not None
     shard = pictures[group.shard(len(pictures))]

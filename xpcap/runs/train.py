@@ -19,7 +19,7 @@ from xpcap.report.scores import Scores
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import LAST, Checkpoint, check_scaling, digest, load_checkpoint, reserved
 from xpcap.runs.pages import whole_history, write_run_page
-from xpcap.runs.plan import Stage, default_out, resolve
+from xpcap.runs.plan import Stage, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import drop_ranking, fit_ranking
@@ -130,7 +130,7 @@ def train_run(
 
         with reserve(out, options.resume):
             group.barrier()  # the folder is reserved
-            plan = resolve(replace(options, out=out), open_path)
+            plan = plan_training(replace(options, out=out), open_path)
             check_ranks(out, plan)
             for stage in plan.stages:
                 for watcher in told:
@@ -139,17 +139,17 @@ def train_run(
                 with reserve(stage.folder, True) if first else contextlib.nullcontext():
                     records = _train(stage, plan.data, told, on_epoch, graphs)
                     group.barrier()  # all is written
-                    ranks = stage.options.neighbours and stage is plan.stages[-1]
-                    trained = _finish(stage.folder, records, plan.data, ranks)
+                    rerank = stage.options.neighbours and stage is plan.stages[-1]
+                    trained = _finish(stage.folder, records, plan.data, rerank)
             return trained
 
 
-def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool) -> Trained:
-    """Rank captions if `ranks`, score them, and draw what people read of a stage that is trained."""
-    if not ranks:
+def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool) -> Trained:
+    """Rerank captions if `rerank`, score them, and draw what people read of a stage that is trained."""
+    if not rerank:
         drop_ranking(folder)
     run, evaluation = open_run(folder), None
-    if ranks:
+    if rerank:
         fit_ranking(run, run.data(data))
         run = open_run(folder)
     if "val_loss" in records[-1]:
@@ -252,7 +252,7 @@ class _WarmUp(Watcher):
 
 def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:
     """The objective, and its batch size: in captions, or in pictures to sample captions of."""
-    assert options.batch_size is not None  # as `resolve` completes options
+    assert options.batch_size is not None  # as `plan_training` settles it
     if options.objective == CROSS_ENTROPY:
         return CrossEntropy(options.smoothing or 0.0), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
