@@ -12,15 +12,16 @@ from xpcap.cli.printing import Json, Printed, SkipsTold
 from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
+    Value,
     backend_option,
     begin,
     choose_backend,
     examples,
-    listed_options,
 )
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import DataError, OptionError
 from xpcap.models import Policy
+from xpcap.options import Whole
 from xpcap.report import escape_control
 from xpcap.runs import (
     PictureCaption,
@@ -50,17 +51,7 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k --split val -n 3 --explain",
 )
-OPTIONS = """
---split NAME: Without pictures: the split to take them from.
--n N: Number of pictures, spread evenly over the split.
---data FILE: Another dataset file to take them from. Default: the run's own data.
---explain: Also print why each ranked caption was chosen: similar training photos, candidates and
-    the parts of their scores.
-"""
-SETTINGS: dict[str, dict[str, Any]] = {
-    "--split": {"default": "val"},
-    "-n": {"names": ["count"], "default": 10},
-}
+COUNT = Whole(1)
 SHOWN = 5  # captions of a beam in JSON and on a page
 OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
@@ -77,7 +68,36 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
 @click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER|URL]...", type=PictureOrUrl())
-@listed_options(OPTIONS, SETTINGS)
+@click.option(
+    "--split",
+    metavar="NAME",
+    default="val",
+    show_default=True,
+    help="Without pictures: the split to take them from.",
+)
+@click.option(
+    "-n",
+    "count",
+    metavar="N",
+    type=Value(COUNT),
+    default=10,
+    show_default=True,
+    help=f"Number of pictures, spread evenly over the split.  [{COUNT}]",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=PATH,
+    help="Another dataset file to take them from. Default: the run's own data.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help=(
+        "Also print why each ranked caption was chosen: similar training photos, candidates and the"
+        " parts of their scores."
+    ),
+)
 @output_options
 @decoding_options(n_best=True)
 @backend_option

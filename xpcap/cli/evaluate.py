@@ -11,6 +11,7 @@ from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
 from xpcap.cli.shared import (
+    PATH,
     backend_option,
     begin,
     choose_backend,
@@ -18,7 +19,6 @@ from xpcap.cli.shared import (
     echo_wrapped,
     examples,
     json_option,
-    listed_options,
     print_scores,
     run_argument,
     table,
@@ -47,18 +47,33 @@ EXAMPLES = examples(
     "evaluate runs/flickr8k --against runs/other --csv scores.csv",
     "evaluate runs/flickr8k --doctor",
 )
-OPTIONS = """
---data FILE: Another dataset file, encoded with the run's vocabulary. Default: the run's own data.
---split NAME: The split to score.
---against FOLDER: Another run folder: also score its captions of the same pictures, and print a 95 %
-    interval of each difference.
---doctor: Also look for common causes of bad captions, and print advice.
-"""
 
 
 @click.command(epilog=EXAMPLES)
 @run_argument
-@listed_options(OPTIONS, {"--split": {"default": "val"}})
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=PATH,
+    help="Another dataset file, encoded with the run's vocabulary. Default: the run's own data.",
+)
+@click.option(
+    "--split", metavar="NAME", default="val", show_default=True, help="The split to score."
+)
+@click.option(
+    "--against",
+    metavar="FOLDER",
+    type=PATH,
+    help=(
+        "Another run folder: also score its captions of the same pictures, and print a 95 % interval"
+        " of each difference."
+    ),
+)
+@click.option(
+    "--doctor",
+    is_flag=True,
+    help="Also look for common causes of bad captions, and print advice.",
+)
 @csv_option
 @decoding_options(n_best=False)
 @backend_option

@@ -9,7 +9,6 @@ from xpcap.cli.shared import (
     Value,
     begin,
     examples,
-    listed_options,
     note,
     run_argument,
     table,
@@ -18,16 +17,6 @@ from xpcap.errors import OptionError
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs import open_run
-
-OPTIONS = f"""
---onnx FOLDER: The folder to write ONNX files to; it must not exist.
---web FOLDER: The folder to write a web page to; it must not exist.
---weights TYPE: Type of the stored matrices. Default: float32, of a page float16.
---with-encoder: Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX
-    graph.
---runtime PATH: npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder.
-    Default: the one here, where npm leaves it.
-"""
 
 
 @click.command(
@@ -38,9 +27,37 @@ OPTIONS = f"""
     )
 )
 @run_argument
-@listed_options(
-    OPTIONS,
-    {"--weights": {"type": Value(Names(WEIGHTS)), "metavar": None}, "--runtime": {"type": PATH}},
+@click.option(
+    "--onnx",
+    metavar="FOLDER",
+    type=PATH,
+    help="The folder to write ONNX files to; it must not exist.",
+)
+@click.option(
+    "--web",
+    metavar="FOLDER",
+    type=PATH,
+    help="The folder to write a web page to; it must not exist.",
+)
+@click.option(
+    "--weights",
+    type=Value(Names(WEIGHTS)),
+    help="Type of the stored matrices. Default: float32, of a page float16.",
+)
+@click.option(
+    "--with-encoder",
+    is_flag=True,
+    help=(
+        "Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX graph."
+    ),
+)
+@click.option(
+    "--runtime",
+    type=PATH,
+    help=(
+        f"npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder. Default:"
+        " the one here, where npm leaves it."
+    ),
 )
 def export(
     run: Path,

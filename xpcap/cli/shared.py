@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
@@ -134,32 +133,6 @@ def _numbers(kind: object) -> str:
     """The numbers that a type takes, in words; an empty string: it takes others, too."""
     of = kind.kind if isinstance(kind, Value) else None
     return str(of) if isinstance(of, Whole | Real) else ""
-
-
-# Kinds of values by the word that stands for them; another word is text, and none makes a flag
-METAVARS = {"FILE": PATH, "FOLDER": PATH, "N": Value(Whole(1)), "X": Value(Real(above=0))}
-
-
-def listed_options(
-    rows: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-) -> Callable[[Function], Function]:
-    """Add a list of options to a command: ``--flag METAVAR: help`` each, a further line indented.
-
-    settings : further arguments of click.option, by flag; `names` of the parameter
-    """
-
-    def add(command: Function) -> Function:
-        for row in reversed(re.split(r"\n(?=-)", rows.strip())):
-            head, _, text = " ".join(row.split()).partition(": ")
-            flag, _, metavar = head.partition(" ")
-            # is_flag False would have click take "-1" after the option for another option
-            how: dict[str, Any] = {"type": METAVARS.get(metavar), "is_flag": not metavar or None}
-            how |= {"metavar": metavar or None, "show_default": True, **settings.get(flag, {})}
-            text += f"  [{kind}]" if (kind := _numbers(how["type"])) else ""
-            command = click.option(flag, *how.pop("names", ()), help=text, **how)(command)
-        return command
-
-    return add
 
 
 def examples(*lines: str) -> str:

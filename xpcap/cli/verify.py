@@ -10,12 +10,12 @@ import click
 from click.core import ParameterSource
 
 from xpcap.cli.shared import (
+    PATH,
     Value,
     backend_option,
     choose_backend,
     examples,
     json_option,
-    listed_options,
     note,
     table,
     wanted_backend,
@@ -36,7 +36,7 @@ from xpcap.exercise.grading.roster import (
 )
 from xpcap.exercise.table import HANDED_IN
 from xpcap.files import new_path, require_new_file
-from xpcap.options import Whole
+from xpcap.options import Real, Whole
 from xpcap.report import escape_control
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
@@ -51,37 +51,7 @@ EXAMPLES = examples(
 )
 ONE, CLASS = "against", "whole_class"
 OWNERS = {"Of --against": {ONE}, "Of --class": {CLASS}, "Of a grading": {ONE, CLASS}}
-# Option, metavar: help, which begins with what the option belongs to
-OPTIONS = f"""
---against PATH: Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as
-    cs231n, or a dotted module name.
---class FOLDER: Grade each entry of a folder, a student's folder or file, also as Canvas and Moodle
-    name them.
---out FOLDER: Of --class: a new folder, for NAME.html and NAME.json of each student, class.json with
-    the seed, and class.csv of all, which is written last; or the folder of a grading that was
-    interrupted.
---roster FILE: Of --class: names, one a line, or CSV with a column student, name or full name. Who
-    handed in nothing gets zero.
---jobs N: Of --class: students that are judged at a time; the code of two never runs at the same
-    time. Default: the number of cores.
---expect LIST: Of a grading: modules that the 100 points are of; a missing one earns none. Of
-    {", ".join(KNOWN)}. Default: {",".join(HANDED_IN)}; of a file alone, those that it defines.
---only PATTERN: Of --against: grade only functions that match, such as 'lstm_*'. Repeatable.
---gradescope FILE: Of --against: also write points as Gradescope's results.json, a new file.
---html FILE: Of --against: also write a page for the student, a new file.
---seed N: Of a grading: inputs are drawn from it and from all files that were handed in. Default:
-    drawn, and written down: of a class in class.json.
---seconds X: Of a grading: time limit of the checks of a function.
---memory X: Of a grading: memory limit in GB (Linux).
---require-confinement: Of a grading: refuse where the system cannot confine the code.
-"""
-SETTINGS: dict[str, dict[str, Any]] = {
-    "--class": {"names": [CLASS]},
-    "--only": {"multiple": True},
-    "--seed": {"type": Value(Whole(0))},
-    "--seconds": {"default": 10.0},
-    "--memory": {"default": 2.0},
-}
+COUNT, SEED, POSITIVE = Whole(1), Whole(0), Real(above=0)
 EXCLUDING = (
     (ONE, CLASS, "one of the two"),
     ("as_json", CLASS, "`out`, which gets JSON of each student"),
@@ -108,7 +78,109 @@ def _check(ctx: click.Context) -> None:
 
 
 @click.command(epilog=EXAMPLES)
-@listed_options(OPTIONS, SETTINGS)
+@click.option(
+    "--against",
+    metavar="PATH",
+    help=(
+        "Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as cs231n, or"
+        " a dotted module name."
+    ),
+)
+@click.option(
+    "--class",
+    "whole_class",
+    metavar="FOLDER",
+    type=PATH,
+    help=(
+        "Grade each entry of a folder, a student's folder or file, also as Canvas and Moodle name"
+        " them."
+    ),
+)
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=PATH,
+    help=(
+        "Of --class: a new folder, for NAME.html and NAME.json of each student, class.json with the"
+        " seed, and class.csv of all, which is written last; or the folder of a grading that was"
+        " interrupted."
+    ),
+)
+@click.option(
+    "--roster",
+    metavar="FILE",
+    type=PATH,
+    help=(
+        "Of --class: names, one a line, or CSV with a column student, name or full name. Who handed"
+        " in nothing gets zero."
+    ),
+)
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=Value(COUNT),
+    help=(
+        "Of --class: students that are judged at a time; the code of two never runs at the same"
+        f" time. Default: the number of cores.  [{COUNT}]"
+    ),
+)
+@click.option(
+    "--expect",
+    metavar="LIST",
+    help=(
+        "Of a grading: modules that the 100 points are of; a missing one earns none. Of"
+        f" {', '.join(KNOWN)}. Default: {','.join(HANDED_IN)}; of a file alone, those that it"
+        " defines."
+    ),
+)
+@click.option(
+    "--only",
+    metavar="PATTERN",
+    multiple=True,
+    help=("Of --against: grade only functions that match, such as 'lstm_*'. Repeatable."),
+)
+@click.option(
+    "--gradescope",
+    metavar="FILE",
+    type=PATH,
+    help="Of --against: also write points as Gradescope's results.json, a new file.",
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=PATH,
+    help="Of --against: also write a page for the student, a new file.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=Value(SEED),
+    help=(
+        "Of a grading: inputs are drawn from it and from all files that were handed in. Default:"
+        f" drawn, and written down: of a class in class.json.  [{SEED}]"
+    ),
+)
+@click.option(
+    "--seconds",
+    metavar="X",
+    type=Value(POSITIVE),
+    default=10.0,
+    show_default=True,
+    help=f"Of a grading: time limit of the checks of a function.  [{POSITIVE}]",
+)
+@click.option(
+    "--memory",
+    metavar="X",
+    type=Value(POSITIVE),
+    default=2.0,
+    show_default=True,
+    help=f"Of a grading: memory limit in GB (Linux).  [{POSITIVE}]",
+)
+@click.option(
+    "--require-confinement",
+    is_flag=True,
+    help="Of a grading: refuse where the system cannot confine the code.",
+)
 @backend_option
 @json_option
 @click.pass_context
