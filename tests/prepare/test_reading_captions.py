@@ -811,7 +811,6 @@ def test_features_too_large_for_float16_are_refused() -> None:
     [
         ("", "Missing argument 'CAPTIONS...'"),
         ("c --grid 2", "--features and --grid are both given"),
-        ("c --min-count 2 --vocabulary 2", "--min-count and --vocabulary"),
     ],
 )
 def test_misuse_of_prepare_exits_2(arguments: str, words: str) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.printing import Json, Printed, SkipsTold
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
@@ -54,7 +54,6 @@ EXAMPLES = examples(
 COUNT = Whole(1)
 SHOWN = 5  # captions of a beam in JSON and on a page
 OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
-OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,9 +100,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 @output_options
 @decoding_options(n_best=True)
 @backend_option
-@click.pass_context
 def caption(
-    ctx: click.Context,
     run: Path,
     pictures: tuple[str | Path, ...],
     split: str,
@@ -132,17 +129,13 @@ def caption(
     similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
     --temperature, --top-k and --top-p sample words.
     """
-    if pictures:
-        _refuse_both(ctx)
+    check_rules()
     sinks = [
         kind(value if kind.suffix else None, best=decoding.n_best or 1, explain=explain)
         for kind in OUTPUTS
         if (value := outputs[kind.flag.strip("-")])
     ]
     sinks = with_failures(sinks)
-    for sink in sinks:
-        if sink.of_files and not pictures:
-            raise OptionError("", sink.flag, "is given without pictures", "files or folders")
     as_json = any(isinstance(sink, Json) for sink in sinks)
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
@@ -191,15 +184,3 @@ def _require_ranked(run: Run, policy: Policy) -> None:
         got = f"is given with other decoding ({policy.title})"
         expected = "the default: only its captions are ranked"
         raise OptionError("caption", "`explain`", got, expected)
-
-
-def _refuse_both(ctx: click.Context) -> None:
-    given = [
-        param.opts[-1]
-        for param in ctx.command.params
-        if param.name in OF_A_SPLIT
-        and ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
-    ]
-    if given:
-        both = f"pictures and {', '.join(given)}"
-        raise OptionError("", both, "are given", "one or the other")

@@ -53,7 +53,7 @@ class Decoding:
 
         Without an option that chooses one, it is the run's default.
 
-        OptionError : options clash or are out of range, or a banned word is none of the run's.
+        OptionError : an option is out of range, or a banned word is none of the run's.
         """
         limits = self._given(OF_ALL)
         limits |= {
@@ -62,19 +62,11 @@ class Decoding:
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
         greedy = bool(self.given.get("greedy"))
-        if greedy and (others := [*beam, *sampling]):
-            both = f"`greedy` and `{others[0]}`"
-            raise OptionError("decoding", both, "are given", "one or the other")
         if "width" in beam:
-            for name in sampling:
-                expected = "one or the other: a beam draws nothing"
-                raise OptionError("decoding", f"`width` and `{name}`", "are given", expected)
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
         ranked = run.ranker is not None and not (greedy or sampling)
-        for name in beam:
-            if not (ranked and name == "n_best"):
-                got = "is given without `width`"
-                raise OptionError("decoding", f"`{name}`", got, "both: it is of a beam")
+        if "n_best" in beam and not ranked:
+            raise OptionError("decoding", "`n_best`", "requires `width`")
         if ranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)

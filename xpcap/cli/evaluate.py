@@ -10,6 +10,7 @@ import click
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     backend_option,
@@ -94,6 +95,7 @@ def evaluate(
     Captions every picture of a split as 'caption' does, scores the captions against all references,
     and computes the perplexity of the references.
     """
+    check_rules()
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
     group = begin()

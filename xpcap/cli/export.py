@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     Value,
@@ -13,7 +14,6 @@ from xpcap.cli.shared import (
     run_argument,
     table,
 )
-from xpcap.errors import OptionError
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs import open_run
@@ -79,13 +79,7 @@ def export(
     computes with onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION'
     downloads it.
     """
-    if (onnx is None) == (web is None):
-        raise OptionError("export: give one of `onnx` and `web`, with a folder to write")
-    if web is not None and with_encoder:
-        cause = "a page always has the encoder"
-        raise OptionError("export", "`with_encoder`", "goes with `onnx`", cause=cause)
-    if onnx is not None and runtime is not None:
-        raise OptionError("export", "`runtime`", "goes with `web`", cause="ONNX files need none")
+    check_rules()
     begin()
     opened = open_run(run)
     if web is not None:

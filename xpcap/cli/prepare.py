@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import PATH, begin, describe_data, examples, field_options
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
-from xpcap.errors import OptionError
 from xpcap.files import require_new_file
 from xpcap.growing import SkippedList
 from xpcap.options import Option, described
@@ -74,8 +74,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     can be captioned by a run that knows its encoder: pictures were encoded here, or --encoder names
     the one of --features, which 16 of the --pictures then check.
     """
-    if given["min_count"] and given["vocabulary_size"]:
-        raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")
+    check_rules()
     columns = Columns(**{name: given.pop(name) for name in COLUMNS})
     options = {name: value for name, value in given.items() if value is not None}
     require_new_file("prepare", out)

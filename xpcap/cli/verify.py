@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     Value,
@@ -49,32 +49,11 @@ EXAMPLES = examples(
     "verify --against submission --gradescope results.json",
     "verify --class submissions --out reports",
 )
-ONE, CLASS = "against", "whole_class"
-OWNERS = {"Of --against": {ONE}, "Of --class": {CLASS}, "Of a grading": {ONE, CLASS}}
 COUNT, SEED, POSITIVE = Whole(1), Whole(0), Real(above=0)
-EXCLUDING = (
-    (ONE, CLASS, "one of the two"),
-    ("as_json", CLASS, "`out`, which gets JSON of each student"),
-    ("only", "gradescope", "points of all functions"),
-)
 INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
 MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
-
-
-def _check(ctx: click.Context) -> None:
-    """Raise OptionError for an option that needs another, or contradicts one."""
-    is_default = ParameterSource.DEFAULT
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is not is_default}
-    for param in ctx.command.params:
-        owners = OWNERS.get(str(getattr(param, "help", "")).partition(":")[0], given)
-        if param.name in given and not owners & given:
-            of = " or ".join(f"`{owner}`" for owner in sorted(owners))
-            raise OptionError("verify", f"`{param.name}`", f"without {of}, which it belongs to")
-    for one, other, expected in EXCLUDING:
-        if {one, other} <= given:
-            raise OptionError("verify", f"`{one}`", f"with `{other}`", expected=expected)
 
 
 @click.command(epilog=EXAMPLES)
@@ -183,9 +162,7 @@ def _check(ctx: click.Context) -> None:
 )
 @backend_option
 @json_option
-@click.pass_context
 def verify(
-    ctx: click.Context,
     against: str | None,
     whole_class: Path | None,
     out: Path | None,
@@ -214,18 +191,17 @@ def verify(
     pending in them and completed then. After an interruption the same command goes on. The exit
     status is 1 if the grader itself failed for a student.
     """
-    _check(ctx)
+    check_rules()
     if against is None and whole_class is None:
         choose_backend(backend)
         _print_rows(list(run_verify()), as_json)
         return
     if backend is not None and wanted_backend(backend) != "numpy":
-        got = f"`backend` {backend} with `{CLASS if against is None else ONE}`"
+        got = f"`backend` {backend} with `{'against' if whole_class is None else 'whole_class'}`"
         raise OptionError("verify", "", got, expected="numpy: a submission is NumPy code")
     modules = tuple(dict.fromkeys(expect.split(","))) if expect is not None else HANDED_IN
     if whole_class is not None:
-        if out is None:
-            raise OptionError("verify", f"`{CLASS}`", "without `out`", expected="a new folder")
+        assert out is not None
         _grade_class(whole_class, out, roster, expect=modules, jobs=jobs, **limits)
         return
     assert against is not None
