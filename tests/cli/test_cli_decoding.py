@@ -127,5 +127,4 @@ def test_options_that_make_no_sense_are_refused_in_terms_of_options(
 def test_banning_every_word_is_refused(run: Path) -> None:
     words = [word for word in open_run(run).vocabulary.idx_to_word if not word.startswith("<")]
     banned = [part for word in words for part in ("--ban", word)]
-    left = f"--ban leaves none of {len(words) + 4} words, expected some to be left"
-    failing(["caption", run, *banned], left, status=2)
+    failing(["caption", run, *banned], "--ban bans every word; leave at least one", status=2)

@@ -283,7 +283,7 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
     plain, split = write("t.csv", table(SAID)), write("k.json", karpathy({"train": SAID}))
     with refuses(DataError, thing="some of the files", got="have splits and some have none"):
         read_captions([(None, plain), ("val", plain)])
-    with refuses(DataError, thing="k.json", got="says itself who is in which split (train)"):
+    with refuses(DataError, thing="k.json", got="already defines splits (train)"):
         read_captions([("val", split)])
     command = "prepare --features features.npz --out o.h5".split()
     words = "splits train already", "no lists"
