@@ -43,6 +43,7 @@ class Decoding:
     """
 
     given: Mapping[str, Any]
+    command: str  # for messages
 
     @property
     def n_best(self) -> int | None:
@@ -66,7 +67,7 @@ class Decoding:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
         ranked = run.ranker is not None and not (greedy or sampling)
         if "n_best" in beam and not ranked:
-            raise OptionError("decoding", "`n_best`", "requires `width`")
+            raise OptionError(self.command, "`n_best`", "requires `width`")
         if ranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
@@ -81,11 +82,11 @@ class Decoding:
         tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
             got = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
-            raise OptionError("decoding", "`forbid`", got, "one")
+            raise OptionError(self.command, "`forbid`", got, "one")
         if not set(tokens) & set(words):
             got = f"has {word!r}, which no caption of {run.path} has"
             expected = f"one of its {len(words):,} words"
-            raise OptionError("decoding", "`forbid`", got, expected, nearest(word, words))
+            raise OptionError(self.command, "`forbid`", got, expected, nearest(word, words))
         return run.vocabulary.word_to_idx[tokens[0]]
 
 
@@ -104,7 +105,8 @@ def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
         def call(*args: Any, **params: Any) -> None:
             given = {name: params.pop(name, None) for name in NAMES}
             given = {name: value for name, value in given.items() if value is not None}
-            command(*args, decoding=Decoding(given), **params)
+            name = str(click.get_current_context().command.name)
+            command(*args, decoding=Decoding(given, name), **params)
 
         shown: Function = click.option(
             "--ban",

@@ -146,18 +146,18 @@ class Run:
         """Shape of a feature as the encoder computes it."""
         return self.inputs.raw_shape
 
-    def data(self, given: CaptionData | str | Path | None = None) -> CaptionData:
+    def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling, and its projection if it has none.
 
-        given : an open data set, or the path of one. None: the one that the run was trained on
+        data : an open data set, or the path of one. None: the one that the run was trained on
         DataError : it is missing, does not fit the run, or is the run's own and has changed since
         """
-        caller, data = "the data set", given
+        name, is_own = "the data set", data is None
         if not isinstance(data, CaptionData):
-            caller = str(self._own_data() if data is None else data)
-            data = open_data(caller)
-            if given is None and self.config.data_stamp not in ("", data.fingerprint):
-                thing = f"{caller}, the data of {self.path},"
+            name = str(self._own_data() if data is None else data)
+            data = open_data(name)
+            if is_own and self.config.data_stamp not in ("", data.fingerprint):
+                thing = f"{name}, the data of {self.path},"
                 got = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, got, "it unchanged", cause)
@@ -168,7 +168,7 @@ class Run:
         if different := self.inputs.misfit(inputs):
             expected = f"those that {self.path} was trained on, or the encoder's"
             cause = "made by another encoder, or prepared with another PCA?"
-            raise DataError("Run.data", caller, f"has {different}", expected, cause)
+            raise DataError("Run.data", name, f"has {different}", expected, cause)
         scaling = self.preprocessing if data.projection is None else self.scaling
         return replace(data, scaling=scaling)
 
