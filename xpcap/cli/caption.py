@@ -58,9 +58,9 @@ OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option of each output."""
-    for kind in reversed(OUTPUTS):
-        how: dict[str, Any] = {"type": PATH} if kind.suffix else {"is_flag": True}
-        command = click.option(kind.flag, help=kind.help, **how)(command)
+    for output in reversed(OUTPUTS):
+        settings: dict[str, Any] = {"type": PATH} if output.suffix else {"is_flag": True}
+        command = click.option(output.flag, help=output.help, **settings)(command)
     return command
 
 
@@ -131,9 +131,9 @@ def caption(
     """
     check_rules()
     sinks = [
-        kind(value if kind.suffix else None, best=decoding.n_best or 1, explain=explain)
-        for kind in OUTPUTS
-        if (value := outputs[kind.flag.strip("-")])
+        output(value if output.suffix else None, best=decoding.n_best or 1, explain=explain)
+        for output in OUTPUTS
+        if (value := outputs[output.flag.strip("-")])
     ]
     sinks = with_failures(sinks)
     as_json = any(isinstance(sink, Json) for sink in sinks)
@@ -141,38 +141,42 @@ def caption(
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     choose_backend(backend)
-    opened = open_run(run)
-    policy = decoding.policy(opened, SHOWN if "n_best" in wanted(sinks) else 1)
+    opened_run = open_run(run)
+    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(sinks) else 1)
     if explain:
-        _require_ranked(opened, policy)
+        _require_ranked(opened_run, policy)
     if pictures:
-        results = caption_sources(open_captioner(opened), pictures, sinks, policy)
+        results = caption_sources(open_captioner(opened_run), pictures, sinks, policy)
     else:
-        results = _of_split(opened, data, split, count, sinks, policy)
+        results = _of_split(opened_run, data, split, count, sinks, policy)
     captions, skipped = deliver(results, [SkipsTold(), *sinks])
     for sink in sinks:
         if line := sink.close():
             click.echo(escape_control(line), err=as_json)
     if skipped and not captions and not any(sink.had for sink in sinks):
-        none = f"none of {len(skipped)} could be read"
+        got = f"none of {len(skipped)} could be read"
         cause = "the reasons are listed above"
-        raise DataError("caption", "", none, "at least one picture", cause)
+        raise DataError("caption", "", got, "at least one picture", cause)
 
 
 def _of_split(
     run: Run, data: Path | None, split: str, count: int, sinks: list[Sink], policy: Policy
 ) -> Iterator[PictureCaption]:
     """Begin the sinks and caption pictures of a split, but for those that are done."""
-    seen, wants = run.data(data), wanted(sinks)
-    pictures = captioned(seen, split)
+    dataset, wanted_fields = run.data(data), wanted(sinks)
+    pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
-    images = seen.split(split).images
+    images = dataset.split(split).images
     names = [images[number] for number in chosen.tolist()]
     numbers = begin_sinks(sinks, run, policy, names)
-    decoder = run.decoder(policy, "attention" in wants, "explanation" in wants)
-    found = caption_chosen(decoder, seen, split, chosen[numbers])
-    show = "picture" in wants
-    yield from with_pictures(run, found, picture_finder(run, seen.source)) if show else found
+    decoder = run.decoder(policy, "attention" in wanted_fields, "explanation" in wanted_fields)
+    captions = caption_chosen(decoder, dataset, split, chosen[numbers])
+    with_picture = "picture" in wanted_fields
+    yield from (
+        with_pictures(run, captions, picture_finder(run, dataset.source))
+        if with_picture
+        else captions
+    )
 
 
 def _require_ranked(run: Run, policy: Policy) -> None:

@@ -17,7 +17,7 @@ from xpcap.runs import Run, default_policy
 
 OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
 OF_BEAMS, OF_SAMPLING = (
-    {name: told for name, told in described(policy).items() if name not in described(Policy)}
+    {name: option for name, option in described(policy).items() if name not in described(Policy)}
     for policy in (Beam, Sampling)
 )
 OPTIONS = {**OF_BEAMS, **OF_SAMPLING, **OF_ALL}
@@ -65,10 +65,10 @@ class Decoding:
         greedy = bool(self.given.get("greedy"))
         if "width" in beam:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
-        ranked = run.ranker is not None and not (greedy or sampling)
-        if "n_best" in beam and not ranked:
+        is_ranked = run.ranker is not None and not (greedy or sampling)
+        if "n_best" in beam and not is_ranked:
             raise OptionError(self.command, "`n_best`", "requires `width`")
-        if ranked:
+        if is_ranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
 
@@ -76,7 +76,7 @@ class Decoding:
         return {name: self.given[name] for name in names if name in self.given}
 
     def _id(self, run: Run, word: str) -> int:
-        words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
+        words = [entry for entry in run.vocabulary.idx_to_word if entry not in SPECIAL]
         # A run may know Hund as hund
         is_word = word in words or word in SPECIAL
         tokens = [word] if is_word else tokenize(word)
@@ -90,15 +90,15 @@ class Decoding:
         return run.vocabulary.word_to_idx[tokens[0]]
 
 
-def default_text(name: str, told: Option) -> str:
+def default_text(name: str, option: Option) -> str:
     """The default of an option for its help."""
-    none = told.default is None or told.default is False
-    return DEFAULTS.get(name, "" if none else str(told.default))
+    is_unset = option.default is None or option.default is False
+    return DEFAULTS.get(name, "" if is_unset else str(option.default))
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
     """Add the options to a command, as one `decoding`; --n-best only if `n_best`."""
-    told = {name: one for name, one in OPTIONS.items() if n_best or name != "n_best"}
+    options = {name: option for name, option in OPTIONS.items() if n_best or name != "n_best"}
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
@@ -108,15 +108,15 @@ def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
             name = str(click.get_current_context().command.name)
             command(*args, decoding=Decoding(given, name), **params)
 
-        shown: Function = click.option(
+        decorated: Function = click.option(
             "--ban",
             "forbid",
             metavar="WORD",
             multiple=True,
             help="Never generate this word. Repeatable.",
         )(call)
-        shown = field_options(told, default_text, **FLAGS)(shown)
+        decorated = field_options(options, default_text, **FLAGS)(decorated)
         greedy = "Choose the likeliest word at each step."
-        return click.option("--greedy", is_flag=True, help=greedy)(shown)
+        return click.option("--greedy", is_flag=True, help=greedy)(decorated)
 
     return add

@@ -81,17 +81,17 @@ def export(
     """
     check_rules()
     begin()
-    opened = open_run(run)
+    opened_run = open_run(run)
     if web is not None:
         weights = weights or "float16"
-        exported = export_web(opened, web, runtime=runtime, weights=weights)
+        exported = export_web(opened_run, web, runtime=runtime, weights=weights)
     else:
         assert onnx is not None
         weights = weights or "float32"
-        exported = export_onnx(opened, onnx, weights=weights, with_encoder=with_encoder)
-        if opened.ranker is not None:
+        exported = export_onnx(opened_run, onnx, weights=weights, with_encoder=with_encoder)
+        if opened_run.ranker is not None:
             note(
-                f"{opened.name} ranks the captions of a beam; the export is its model alone, and"
+                f"{opened_run.name} ranks the captions of a beam; the export is its model alone, and"
                 " decodes greedily"
             )
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]

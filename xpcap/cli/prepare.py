@@ -42,9 +42,9 @@ def named_files(
     return files
 
 
-def default_text(name: str, told: Option) -> str:
+def default_text(name: str, option: Option) -> str:
     """The default of an option, for its help, unless that says it itself."""
-    default = PrepareOptions.default_encoder if name == "encoder" else told.default
+    default = PrepareOptions.default_encoder if name == "encoder" else option.default
     return "" if default is None or default is False else str(default)
 
 

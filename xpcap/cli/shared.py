@@ -66,8 +66,8 @@ def _one_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...])
 
 def run_argument(command: Function) -> Function:
     """Add RUN to a command without further arguments; a second one is told what to do."""
-    how: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
-    return click.argument("run", metavar="RUN", type=PATH, **how)(command)
+    settings: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
+    return click.argument("run", metavar="RUN", type=PATH, **settings)(command)
 
 
 class PictureOrUrl(click.Path):
@@ -95,30 +95,34 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def field_options(
-    told: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
+    options: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
 ) -> Callable[[Function], Function]:
     """Add options of dataclasses, by field, to a command; one that is not given is None.
 
     default_text : the default of a field for the help; an empty string: it tells none
     flags : for some fields, their flags; without dashes the field is an argument of the command
     """
-    flags = {**{name: f"--{name.replace('_', '-')}" for name in told}, **flags}
+    flags = {**{name: f"--{name.replace('_', '-')}" for name in options}, **flags}
 
     def add(command: Function) -> Function:
-        for name, one in reversed([*told.items()]):
-            flag, default = flags[name], default_text(name, one)
+        for name, option in reversed([*options.items()]):
+            flag, default = flags[name], default_text(name, option)
             # shells complete a path
-            kind = PATH if isinstance(one.kind, Location) else Value(one.kind)
-            about = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
-            text = in_flags(one.help, flags) + (f"  [{about}]" if about else "")
-            how: dict[str, Any] = {"type": kind}
-            if isinstance(one.kind, Flag):
-                how = {"is_flag": True}
-                flag += f"/--no-{flag.removeprefix('--')}" if one.default is not False else ""
-            if one.kind.repeated:
-                how = {"multiple": True, "metavar": one.kind.metavar, "callback": _joined(kind)}
+            kind = PATH if isinstance(option.kind, Location) else Value(option.kind)
+            notes = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
+            text = in_flags(option.help, flags) + (f"  [{notes}]" if notes else "")
+            settings: dict[str, Any] = {"type": kind}
+            if isinstance(option.kind, Flag):
+                settings = {"is_flag": True}
+                flag += f"/--no-{flag.removeprefix('--')}" if option.default is not False else ""
+            if option.kind.repeated:
+                settings = {
+                    "multiple": True,
+                    "metavar": option.kind.metavar,
+                    "callback": _joined(kind),
+                }
             if flag.startswith("-"):
-                command = click.option(flag, name, default=None, help=text, **how)(command)
+                command = click.option(flag, name, default=None, help=text, **settings)(command)
         return command
 
     return add
@@ -131,8 +135,8 @@ def _joined(kind: click.ParamType) -> Callable[..., Any]:
 
 def _numbers(kind: object) -> str:
     """The numbers that a type takes, in words; an empty string: it takes others, too."""
-    of = kind.kind if isinstance(kind, Value) else None
-    return str(of) if isinstance(of, Whole | Real) else ""
+    option_kind = kind.kind if isinstance(kind, Value) else None
+    return str(option_kind) if isinstance(option_kind, Whole | Real) else ""
 
 
 def examples(*lines: str) -> str:
@@ -167,9 +171,9 @@ def choose_backend(backend: str | None) -> None:
     named.
     """
     group = current().group
-    wanted = wanted_backend(backend)
-    if group.size > 1 and wanted in ("cupy", "auto"):
-        _use_own(wanted, group.local_rank, group.rank)
+    spec = wanted_backend(backend)
+    if group.size > 1 and spec in ("cupy", "auto"):
+        _use_own(spec, group.local_rank, group.rank)
     elif backend is None:
         get_backend()
     else:
@@ -221,8 +225,8 @@ def begin(heard: Callable[[str], object] = note) -> Group:
     `heard` is called with each remark on rank 0.
     """
     group = init() if click.get_current_context().command.name in SHARED else SINGLE
-    here = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
-    return click.get_current_context().with_resource(here)
+    current_work = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
+    return click.get_current_context().with_resource(current_work)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -265,8 +269,8 @@ def _lines(row: Row) -> list[tuple[str, ...]]:
 def echo_wrapped(text: str, indent: int = 2) -> None:
     """Print a text in lines that fit the terminal, the second and later ones indented."""
     width = min(WIDTH, shutil.get_terminal_size().columns)
-    further = " " * (indent if 3 * indent < width else 2)
-    click.echo(textwrap.fill(text, width, subsequent_indent=further, break_on_hyphens=False))
+    indentation = " " * (indent if 3 * indent < width else 2)
+    click.echo(textwrap.fill(text, width, subsequent_indent=indentation, break_on_hyphens=False))
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

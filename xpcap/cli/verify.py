@@ -209,10 +209,10 @@ def verify(
         if file is not None:
             require_new_file("verify", file, suffix)
     # a student at home grades what is there; of a submission the rest is missing
-    alone = find(against).is_file() and expect is None and gradescope is None
+    is_alone = find(against).is_file() and expect is None and gradescope is None
     fill_page_cache()
     try:
-        report = grade(against, expect=None if alone else modules, only=only, **limits)
+        report = grade(against, expect=None if is_alone else modules, only=only, **limits)
     except DataError as error:
         if gradescope is not None:
             with new_path("verify", gradescope) as part:
@@ -227,67 +227,67 @@ def verify(
             results.write_report(part, Path(against).name, report)
     for file in filter(None, (gradescope, html)):
         click.echo(f"wrote {file}", err=as_json)
-    if not all(one.passed for one in (report.results if only else report.marks)):
+    if not all(result.passed for result in (report.results if only else report.marks)):
         sys.exit(1)
 
 
 def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -> None:
     names = read_roster(roster) if roster is not None else []
-    firsts: list[str] = []  # lines of the reports, on what nothing held
+    notices: list[str] = []  # lines of the reports, on what nothing held
 
     def show(graded: Graded) -> None:
-        firsts.append(results.unheld(graded.report))
-        if firsts[-1] and not any(firsts[:-1]):
-            click.echo(firsts[-1])
+        notices.append(results.unheld(graded.report))
+        if notices[-1] and not any(notices[:-1]):
+            click.echo(notices[-1])
         click.echo(f"{escape_control(graded.student)}: {results.summary(graded.report)}")
         for line in graded.failure.splitlines():
             click.echo(escape_control(line), err=True)
 
     try:
-        done = grade_class(folder, out, names=names, on_graded=show, **options)
+        students = grade_class(folder, out, names=names, on_graded=show, **options)
     except (KeyboardInterrupt, OSError) as stop:
         if out.exists():
-            students = f"{len(firsts)} {'student' if len(firsts) == 1 else 'students'}"
-            stop.add_note(f"{out} holds complete reports of {students}; the same command goes on")
+            count_text = f"{len(notices)} {'student' if len(notices) == 1 else 'students'}"
+            stop.add_note(f"{out} holds complete reports of {count_text}; the same command goes on")
         raise
-    if names and (others := not_on(names, [one.student for one in done])):
-        note(f"not on the roster: {', '.join(others)}")
-    click.echo(f"wrote {out / TABLE}: {len(done)} students; the seed is in {out / BEGUN}")
-    if failed := [one.student for one in done if one.failure]:
+    if names and (unlisted := not_on(names, [graded.student for graded in students])):
+        note(f"not on the roster: {', '.join(unlisted)}")
+    click.echo(f"wrote {out / TABLE}: {len(students)} students; the seed is in {out / BEGUN}")
+    if failed := [graded.student for graded in students if graded.failure]:
         note(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
         sys.exit(1)
 
 
 def _print_report(report: Report, only: bool, as_json: bool) -> None:
-    about = (results.unheld(report), *results.about(report), f"inputs of --seed {report.seed}")
+    notes = (results.unheld(report), *results.about(report), f"inputs of --seed {report.seed}")
     if as_json:
-        for line in filter(None, about):
+        for line in filter(None, notes):
             click.echo(line, err=True)
         click.echo(json.dumps(results.to_json(report.results)))
         return
-    for line in filter(None, about):
+    for line in filter(None, notes):
         click.echo(line)
     click.echo(COLUMNS.format("function", "pass", "where", "kind"))
-    before = ""
+    previous = ""
     for result in report.results:
         name, passed = result.function, "yes" if result.passed else "NO"
-        _print_result(("", "") if name == before else (name, passed), result)
-        before = name
+        _print_result(("", "") if name == previous else (name, passed), result)
+        previous = name
     click.echo(results.summary(report, only))
 
 
-def _print_result(first: tuple[str, str], result: Result) -> None:
+def _print_result(cells: tuple[str, str], result: Result) -> None:
     """Print a row of the table of a grading, and below it what to do."""
     where = escape_control(result.where)
     line = results.LINE.fullmatch(where)
     cell = f"line {line[1]}" if line else escape_control(where, MOST_WHERE)
-    click.echo(COLUMNS.format(*first, cell, escape_control(result.kind)).rstrip())
-    whole = line[2] if line else where if cell != where else ""
-    for code, text in [(False, whole)] * bool(whole) + results.blocks(result.advice):
-        for piece in text.split("\n"):
-            piece = escape_control(piece, results.MOST_TEXT)
-            filled = piece if code else textwrap.fill(piece, WIDTH - len(INDENT))
-            click.echo(textwrap.indent(filled, INDENT))
+    click.echo(COLUMNS.format(*cells, cell, escape_control(result.kind)).rstrip())
+    remainder = line[2] if line else where if cell != where else ""
+    for is_code, text in [(False, remainder)] * bool(remainder) + results.blocks(result.advice):
+        for paragraph in text.split("\n"):
+            paragraph = escape_control(paragraph, results.MOST_TEXT)
+            wrapped = paragraph if is_code else textwrap.fill(paragraph, WIDTH - len(INDENT))
+            click.echo(textwrap.indent(wrapped, INDENT))
 
 
 def _print_rows(rows: list[Row], as_json: bool) -> None:
