@@ -215,17 +215,17 @@ def csv_option(command: Function) -> Function:
 
 
 def note(sentence: str) -> None:
-    """Print a remark of the library on standard error, so that output for programs stays pure."""
+    """Print a notice of the library on standard error, so that output for programs stays pure."""
     say(f"note: {escape_control(sentence)}", err=True)
 
 
-def begin(heard: Callable[[str], object] = note) -> Group:
-    """Begin the work of this command, to its end: with bars, remarks, and the ranks of `SHARED`.
+def begin(on_notice: Callable[[str], object] = note) -> Group:
+    """Begin the work of this command, to its end: with bars, notices, and the ranks of `SHARED`.
 
-    `heard` is called with each remark on rank 0.
+    `on_notice` is called with each notice on rank 0.
     """
     group = init() if click.get_current_context().command.name in SHARED else SINGLE
-    current_work = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
+    current_work = work(group=group, progress=True, on_notice=on_notice if group.rank == 0 else str)
     return click.get_current_context().with_resource(current_work)
 
 

@@ -102,7 +102,7 @@ def train(
     continues it after any interruption; options that you leave out are the run's.
     """
     _refuse_captions(data)
-    group = begin(heard=say)
+    group = begin(on_notice=say)
     choose_backend(backend)
     if get_backend() != "numpy" and (settings := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(settings)} is set")

@@ -41,7 +41,7 @@ from xpcap.runs.folder import (
     read_vocabulary,
 )
 from xpcap.training.state import Record, best_of
-from xpcap.work import remark
+from xpcap.work import notice
 
 DIGITS = 12  # of a digest that tells captioners apart
 
@@ -248,7 +248,7 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a remark says so. Another says that weights of the ranking
+    opened, with its best so far, and a notice says so. Another says that weights of the ranking
     were fitted for more than this model, by an earlier xpcap.
 
     Parameters
@@ -282,7 +282,7 @@ def open_run(path: str | Path) -> Run:
     projection = read_projection(path, config.projected_from, d)
     inputs = Inputs(config.source.encoder, shape.feature_shape, projection, scaling)
     if path != asked:
-        remark(
+        notice(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
             f" epoch {meta.get('epoch')} of {config.recipe.epochs}"
         )
@@ -293,7 +293,7 @@ def open_run(path: str | Path) -> Run:
         return run
     ranker, about = read_ranker(file, vocabulary, d)
     if fitted_for_two(about):
-        remark(
+        notice(
             f"{asked} has a ranking that an earlier xpcap fitted for two models: captions are those"
             " of its best one, ranked by the same weights; `train DATA --out"
             f" {asked} --resume` makes the ranking anew (docs/howto/from-an-earlier-0.1.md)"
