@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from xpcap.cli.shared import begin
 from xpcap.distributed import SINGLE, Group
 from xpcap.progress import WORTH_A_LINE, bar
-from xpcap.work import Work, current, remark, work
+from xpcap.work import Work, current, notice, work
 
 PACKAGE = Path(__file__).parents[1] / "xpcap"
 ENCODING = f"encoding: 0 of {WORTH_A_LINE}\n"
@@ -31,9 +31,9 @@ def test_what_a_work_leaves_open_stays_as_it_was_around(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     group, heard = Group(), []
-    with work(group=group, progress=True, heard=heard.append), work():
+    with work(group=group, progress=True, on_notice=heard.append), work():
         assert current().group is group
-        remark("a folder has other files")
+        notice("a folder has other files")
         show_bar()
     assert heard == ["a folder has other files"]
     assert capsys.readouterr().err == ENCODING
@@ -49,7 +49,7 @@ def test_only_the_first_rank_shows_bars(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_remark_that_nobody_hears_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    remark("100 % of the words are known")
+    notice("100 % of the words are known")
     assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
         ("xpcap", "WARNING", "100 % of the words are known")
     ]
@@ -61,9 +61,9 @@ def test_threads_keep_their_remarks_and_bars_apart(
     both, heard = threading.Barrier(3), {"a": [], "b": []}
 
     def works(name: str) -> None:
-        with work(heard=heard[name].append, progress=name == "a"):
+        with work(on_notice=heard[name].append, progress=name == "a"):
             both.wait()  # all are at work
-            remark(name)
+            notice(name)
             show_bar()
             both.wait()
 
@@ -71,7 +71,7 @@ def test_threads_keep_their_remarks_and_bars_apart(
     for thread in threads:
         thread.start()
     both.wait()
-    remark("nobody's")
+    notice("nobody's")
     show_bar()
     both.wait()
     for thread in threads:
@@ -86,7 +86,7 @@ def test_a_command_leaves_its_work_when_it_ends(fails: bool) -> None:
     @click.command()
     def command() -> None:
         begin()
-        remark("of the command")
+        notice("of the command")
         if fails:
             raise click.ClickException("on purpose")
 

@@ -96,7 +96,7 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Parameters
     ----------
-    spec : str
+    backend : str
         ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number), ``"auto"`` or ``"auto:1"`` (that
         device if usable, else numpy; prints its choice to standard error).
 
@@ -114,9 +114,9 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
     first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, backend: str) -> None:
         self._before = _active
-        self.name = _resolve(spec)
+        self.name = _resolve(backend)
         self._device = _activate(self.name)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The work in hand: the ranks that share it, whether it shows bars, and who hears its remarks."""
+"""The work in hand: the ranks that share it, whether it shows bars, and who hears its notices."""
 
 import contextlib
 import logging
@@ -17,14 +17,14 @@ class Work:
     """What a command, or a function with these parameters, says once for all that it calls."""
 
     group: Group = SINGLE
-    heard: Callable[[str], object] = LOG.warning
+    on_notice: Callable[[str], object] = LOG.warning
 
 
 _CURRENT = ContextVar("work", default=Work())  # noqa: B039 - frozen
 
 
 def current() -> Work:
-    """The work in hand. In a new thread it is one process, without bars, with remarks logged."""
+    """The work in hand. In a new thread it is one process, without bars, with notices logged."""
     return _CURRENT.get()
 
 
@@ -33,7 +33,7 @@ def work(
     *,
     group: Group | None = None,
     progress: bool | None = None,
-    heard: Callable[[str], object] | None = None,
+    on_notice: Callable[[str], object] | None = None,
 ) -> Iterator[Group]:
     """The work within; what is None stays as it is around it.
 
@@ -42,10 +42,10 @@ def work(
 
     group : the ranks that share the work
     progress : rank 0 shows bars on a terminal
-    heard : called with each remark of this thread, in place of the logger "xpcap"
+    on_notice : called with each notice of this thread, in place of the logger "xpcap"
     """
     before = current()
-    now = replace(before, group=group or before.group, heard=heard or before.heard)
+    now = replace(before, group=group or before.group, on_notice=on_notice or before.on_notice)
     token = _CURRENT.set(now)
     try:
         with bars(progress if now.group.rank == 0 else False):
@@ -54,6 +54,6 @@ def work(
         _CURRENT.reset(token)
 
 
-def remark(sentence: str) -> None:
+def notice(sentence: str) -> None:
     """Tell whoever does the work something that is no error: to its command, else to the log."""
-    current().heard(sentence)
+    current().on_notice(sentence)

@@ -319,19 +319,6 @@ def test_a_png_takes_no_more_pictures_than_can_be_drawn(
         assert drawn.width == 2 * 330
 
 
-@pytest.mark.parametrize(
-    "option", [["--split", "val"], ["-n", "10"], ["--data", "x.h5"]], ids=lambda option: option[0]
-)
-def test_pictures_beside_what_chooses_among_a_split_are_misuse(
-    option: list[str], run: Path, photos: Path
-) -> None:
-    failing(
-        ["caption", run, photos, *option],
-        f"pictures and {option[0]} are given, expected one or the other",
-        status=2,
-    )
-
-
 def test_an_interrupt_ends_without_a_traceback_or_a_page(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,14 +219,7 @@ def test_a_class_is_graded_with_its_roster_and_the_graders_own_failures_are_told
 
 
 REFUSED = """
-2 | --only adam | --only without --against
-2 | --seconds 3 | --seconds without --against or --class
-2 | --against . --out o | --out without --class
-2 | --class . --out o --html p.html | --html without --against
-2 | --class . | --class without --out
-2 | --class . --against . | --against with --class
-2 | --class . --out o --json | --json with --class
-2 | --against . --only adam --gradescope r.json | --only with --grade
+2 | --class . --out o --json | --json excludes --class; --out gets JSON of each student
 2 | --against . --backend cupy | --backend cupy with --against
 2 | --against . --seconds 0 | --seconds
 2 | --against . --seed -1 | --seed is -1

@@ -508,7 +508,7 @@ def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files
     shutil.move(tmp_path / "2024", tmp_path / "outside" / "2024")
     (tmp_path / "2024").symlink_to("outside/2024")  # searched under the name that comes first
     remarks: list[str] = []
-    with work(heard=remarks.append):
+    with work(on_notice=remarks.append):
         assert find_pictures([tmp_path]) == [
             tmp_path / name
             for name in ("b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif")

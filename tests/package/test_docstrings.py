@@ -1,9 +1,12 @@
 """Public docstrings name every parameter with its type, in the form that the site is built from."""
 
+import ast
 import inspect
+import keyword
 import pydoc
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -88,3 +91,25 @@ def test_what_people_import_is_among_the_public_names() -> None:
         "xpcap.runs.train.train_run",
         "xpcap.testing.cell.check_cell",
     } <= set(public())
+
+
+def test_what_errors_put_in_backquotes_can_be_typed() -> None:
+    names, quoted = set(keyword.kwlist), set()
+    for path in Path(xpcap.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+                names |= {node.name, *(field.id for field in fields if isinstance(field, ast.Name))}
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            if not node.name.startswith("_") or node.name == "__init__":
+                arguments = (*node.args.args, *node.args.kwonlyargs)
+                names |= {node.name, *(argument.arg for argument in arguments)}
+            inside = [*ast.walk(node)]
+            if any(isinstance(statement, ast.Raise) for statement in inside):
+                docstring = ast.get_docstring(node, clean=False)
+                texts = {item.value for item in inside if isinstance(item, ast.Constant)}
+                for text in texts - {docstring}:
+                    quoted |= {*re.findall(r"(?<!\S)`(\w+)`", str(text))}
+    assert len(quoted) > 50
+    assert quoted - names == set()

@@ -171,7 +171,7 @@ def test_two_trainings_in_two_threads_keep_their_remarks_apart(
         heard: list[str] = []
         sizes = {"hidden": 8, "wordvec": 4, "epochs": 1, "score_epochs": 0, "batch_size": 50}
         options = TrainOptions(out=tmp_path / name, neighbours=False, **sizes)
-        with work(heard=heard.append):
+        with work(on_notice=heard.append):
             train_run(options, watchers=[Together()])
         return heard
 

@@ -473,7 +473,7 @@ def test_pages_keep_what_they_embed_and_a_png_no_more_than_it_draws(
 
 def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> None:
     for args, words in (
-        (("--txt",), "--txt is given without pictures"),
+        (("--txt",), "--txt requires pictures"),
         (("https://example.org/a.png", "--txt", "--csv", "a.csv"), "--txt is given with the URL"),
     ):
         result = call("caption", run, *args)

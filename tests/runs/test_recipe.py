@@ -284,7 +284,7 @@ def test_options_that_the_data_has_no_use_for_are_remarked_on(
     data = replace(split, splits=dict.fromkeys(splits, split.split("train")))
     write_dataset(tmp_path / "data.h5", data)
     given = {"hidden": 3, "wordvec": 3, "epochs": 2, "neighbours": False, **options}
-    with work(heard=heard.append):
+    with work(on_notice=heard.append):
         train_run(complete(tmp_path / "data.h5", {**given, "out": tmp_path / "run"}))
     assert heard == remarks
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2

@@ -5,22 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.printing import Json, Printed, SkipsTold
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
+    Value,
     backend_option,
     begin,
     choose_backend,
     examples,
-    listed_options,
 )
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import DataError, OptionError
 from xpcap.models import Policy
+from xpcap.options import Whole
 from xpcap.report import escape_control
 from xpcap.runs import (
     PictureCaption,
@@ -50,40 +51,56 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k --split val -n 3 --explain",
 )
-OPTIONS = """
---split NAME: Without pictures: the split to take them from.
--n N: Number of pictures, spread evenly over the split.
---data FILE: Another dataset file to take them from. Default: the run's own data.
---explain: Also print why each ranked caption was chosen: similar training photos, candidates and
-    the parts of their scores.
-"""
-SETTINGS: dict[str, dict[str, Any]] = {
-    "--split": {"default": "val"},
-    "-n": {"names": ["count"], "default": 10},
-}
+COUNT = Whole(1)
 SHOWN = 5  # captions of a beam in JSON and on a page
 OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
-OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option of each output."""
-    for kind in reversed(OUTPUTS):
-        how: dict[str, Any] = {"type": PATH} if kind.suffix else {"is_flag": True}
-        command = click.option(kind.flag, help=kind.help, **how)(command)
+    for output in reversed(OUTPUTS):
+        settings: dict[str, Any] = {"type": PATH} if output.suffix else {"is_flag": True}
+        command = click.option(output.flag, help=output.help, **settings)(command)
     return command
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", type=PATH)
 @click.argument("pictures", nargs=-1, metavar="[PICTURE|FOLDER|URL]...", type=PictureOrUrl())
-@listed_options(OPTIONS, SETTINGS)
+@click.option(
+    "--split",
+    metavar="NAME",
+    default="val",
+    show_default=True,
+    help="Without pictures: the split to take them from.",
+)
+@click.option(
+    "-n",
+    "count",
+    metavar="N",
+    type=Value(COUNT),
+    default=10,
+    show_default=True,
+    help=f"Number of pictures, spread evenly over the split.  [{COUNT}]",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=PATH,
+    help="Another dataset file to take them from. Default: the run's own data.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help=(
+        "Also print why each ranked caption was chosen: similar training photos, candidates and the"
+        " parts of their scores."
+    ),
+)
 @output_options
 @decoding_options(n_best=True)
 @backend_option
-@click.pass_context
 def caption(
-    ctx: click.Context,
     run: Path,
     pictures: tuple[str | Path, ...],
     split: str,
@@ -112,54 +129,54 @@ def caption(
     similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
     --temperature, --top-k and --top-p sample words.
     """
-    if pictures:
-        _refuse_both(ctx)
+    check_rules()
     sinks = [
-        kind(value if kind.suffix else None, best=decoding.n_best or 1, explain=explain)
-        for kind in OUTPUTS
-        if (value := outputs[kind.flag.strip("-")])
+        output(value if output.suffix else None, best=decoding.n_best or 1, explain=explain)
+        for output in OUTPUTS
+        if (value := outputs[output.flag.strip("-")])
     ]
     sinks = with_failures(sinks)
-    for sink in sinks:
-        if sink.of_files and not pictures:
-            raise OptionError("", sink.flag, "is given without pictures", "files or folders")
     as_json = any(isinstance(sink, Json) for sink in sinks)
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     choose_backend(backend)
-    opened = open_run(run)
-    policy = decoding.policy(opened, SHOWN if "n_best" in wanted(sinks) else 1)
+    opened_run = open_run(run)
+    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(sinks) else 1)
     if explain:
-        _require_ranked(opened, policy)
+        _require_ranked(opened_run, policy)
     if pictures:
-        results = caption_sources(open_captioner(opened), pictures, sinks, policy)
+        results = caption_sources(open_captioner(opened_run), pictures, sinks, policy)
     else:
-        results = _of_split(opened, data, split, count, sinks, policy)
+        results = _of_split(opened_run, data, split, count, sinks, policy)
     captions, skipped = deliver(results, [SkipsTold(), *sinks])
     for sink in sinks:
         if line := sink.close():
             click.echo(escape_control(line), err=as_json)
     if skipped and not captions and not any(sink.had for sink in sinks):
-        none = f"none of {len(skipped)} could be read"
+        got = f"none of {len(skipped)} could be read"
         cause = "the reasons are listed above"
-        raise DataError("caption", "", none, "at least one picture", cause)
+        raise DataError("caption", "", got, "at least one picture", cause)
 
 
 def _of_split(
     run: Run, data: Path | None, split: str, count: int, sinks: list[Sink], policy: Policy
 ) -> Iterator[PictureCaption]:
     """Begin the sinks and caption pictures of a split, but for those that are done."""
-    seen, wants = run.data(data), wanted(sinks)
-    pictures = captioned(seen, split)
+    dataset, wanted_fields = run.data(data), wanted(sinks)
+    pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
-    images = seen.split(split).images
+    images = dataset.split(split).images
     names = [images[number] for number in chosen.tolist()]
     numbers = begin_sinks(sinks, run, policy, names)
-    decoder = run.decoder(policy, "attention" in wants, "explanation" in wants)
-    found = caption_chosen(decoder, seen, split, chosen[numbers])
-    show = "picture" in wants
-    yield from with_pictures(run, found, picture_finder(run, seen.source)) if show else found
+    decoder = run.decoder(policy, "attention" in wanted_fields, "explanation" in wanted_fields)
+    captions = caption_chosen(decoder, dataset, split, chosen[numbers])
+    with_picture = "picture" in wanted_fields
+    yield from (
+        with_pictures(run, captions, picture_finder(run, dataset.source))
+        if with_picture
+        else captions
+    )
 
 
 def _require_ranked(run: Run, policy: Policy) -> None:
@@ -171,15 +188,3 @@ def _require_ranked(run: Run, policy: Policy) -> None:
         got = f"is given with other decoding ({policy.title})"
         expected = "the default: only its captions are ranked"
         raise OptionError("caption", "`explain`", got, expected)
-
-
-def _refuse_both(ctx: click.Context) -> None:
-    given = [
-        param.opts[-1]
-        for param in ctx.command.params
-        if param.name in OF_A_SPLIT
-        and ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
-    ]
-    if given:
-        both = f"pictures and {', '.join(given)}"
-        raise OptionError("", both, "are given", "one or the other")

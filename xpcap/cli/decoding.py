@@ -17,7 +17,7 @@ from xpcap.runs import Run, default_policy
 
 OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
 OF_BEAMS, OF_SAMPLING = (
-    {name: told for name, told in described(policy).items() if name not in described(Policy)}
+    {name: option for name, option in described(policy).items() if name not in described(Policy)}
     for policy in (Beam, Sampling)
 )
 OPTIONS = {**OF_BEAMS, **OF_SAMPLING, **OF_ALL}
@@ -43,6 +43,7 @@ class Decoding:
     """
 
     given: Mapping[str, Any]
+    command: str  # for messages
 
     @property
     def n_best(self) -> int | None:
@@ -53,7 +54,7 @@ class Decoding:
 
         Without an option that chooses one, it is the run's default.
 
-        OptionError : options clash or are out of range, or a banned word is none of the run's.
+        OptionError : an option is out of range, or a banned word is none of the run's.
         """
         limits = self._given(OF_ALL)
         limits |= {
@@ -62,20 +63,12 @@ class Decoding:
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
         greedy = bool(self.given.get("greedy"))
-        if greedy and (others := [*beam, *sampling]):
-            both = f"`greedy` and `{others[0]}`"
-            raise OptionError("decoding", both, "are given", "one or the other")
         if "width" in beam:
-            for name in sampling:
-                expected = "one or the other: a beam draws nothing"
-                raise OptionError("decoding", f"`width` and `{name}`", "are given", expected)
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
-        ranked = run.ranker is not None and not (greedy or sampling)
-        for name in beam:
-            if not (ranked and name == "n_best"):
-                got = "is given without `width`"
-                raise OptionError("decoding", f"`{name}`", got, "both: it is of a beam")
-        if ranked:
+        is_ranked = run.ranker is not None and not (greedy or sampling)
+        if "n_best" in beam and not is_ranked:
+            raise OptionError(self.command, "`n_best`", "requires `width`")
+        if is_ranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
 
@@ -83,46 +76,47 @@ class Decoding:
         return {name: self.given[name] for name in names if name in self.given}
 
     def _id(self, run: Run, word: str) -> int:
-        words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
+        words = [entry for entry in run.vocabulary.idx_to_word if entry not in SPECIAL]
         # A run may know Hund as hund
         is_word = word in words or word in SPECIAL
         tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
             got = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
-            raise OptionError("decoding", "`forbid`", got, "one")
+            raise OptionError(self.command, "`forbid`", got, "one")
         if not set(tokens) & set(words):
             got = f"has {word!r}, which no caption of {run.path} has"
             expected = f"one of its {len(words):,} words"
-            raise OptionError("decoding", "`forbid`", got, expected, nearest(word, words))
+            raise OptionError(self.command, "`forbid`", got, expected, nearest(word, words))
         return run.vocabulary.word_to_idx[tokens[0]]
 
 
-def default_text(name: str, told: Option) -> str:
+def default_text(name: str, option: Option) -> str:
     """The default of an option for its help."""
-    none = told.default is None or told.default is False
-    return DEFAULTS.get(name, "" if none else str(told.default))
+    is_unset = option.default is None or option.default is False
+    return DEFAULTS.get(name, "" if is_unset else str(option.default))
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
     """Add the options to a command, as one `decoding`; --n-best only if `n_best`."""
-    told = {name: one for name, one in OPTIONS.items() if n_best or name != "n_best"}
+    options = {name: option for name, option in OPTIONS.items() if n_best or name != "n_best"}
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
         def call(*args: Any, **params: Any) -> None:
             given = {name: params.pop(name, None) for name in NAMES}
             given = {name: value for name, value in given.items() if value is not None}
-            command(*args, decoding=Decoding(given), **params)
+            name = str(click.get_current_context().command.name)
+            command(*args, decoding=Decoding(given, name), **params)
 
-        shown: Function = click.option(
+        decorated: Function = click.option(
             "--ban",
             "forbid",
             metavar="WORD",
             multiple=True,
             help="Never generate this word. Repeatable.",
         )(call)
-        shown = field_options(told, default_text, **FLAGS)(shown)
+        decorated = field_options(options, default_text, **FLAGS)(decorated)
         greedy = "Choose the likeliest word at each step."
-        return click.option("--greedy", is_flag=True, help=greedy)(shown)
+        return click.option("--greedy", is_flag=True, help=greedy)(decorated)
 
     return add

@@ -10,7 +10,9 @@ import click
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
+    PATH,
     backend_option,
     begin,
     choose_backend,
@@ -18,7 +20,6 @@ from xpcap.cli.shared import (
     echo_wrapped,
     examples,
     json_option,
-    listed_options,
     print_scores,
     run_argument,
     table,
@@ -47,18 +48,33 @@ EXAMPLES = examples(
     "evaluate runs/flickr8k --against runs/other --csv scores.csv",
     "evaluate runs/flickr8k --doctor",
 )
-OPTIONS = """
---data FILE: Another dataset file, encoded with the run's vocabulary. Default: the run's own data.
---split NAME: The split to score.
---against FOLDER: Another run folder: also score its captions of the same pictures, and print a 95 %
-    interval of each difference.
---doctor: Also look for common causes of bad captions, and print advice.
-"""
 
 
 @click.command(epilog=EXAMPLES)
 @run_argument
-@listed_options(OPTIONS, {"--split": {"default": "val"}})
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=PATH,
+    help="Another dataset file, encoded with the run's vocabulary. Default: the run's own data.",
+)
+@click.option(
+    "--split", metavar="NAME", default="val", show_default=True, help="The split to score."
+)
+@click.option(
+    "--against",
+    metavar="FOLDER",
+    type=PATH,
+    help=(
+        "Another run folder: also score its captions of the same pictures, and print a 95 % interval"
+        " of each difference."
+    ),
+)
+@click.option(
+    "--doctor",
+    is_flag=True,
+    help="Also look for common causes of bad captions, and print advice.",
+)
 @csv_option
 @decoding_options(n_best=False)
 @backend_option
@@ -79,28 +95,29 @@ def evaluate(
     Captions every picture of a split as 'caption' does, scores the captions against all references,
     and computes the perplexity of the references.
     """
+    check_rules()
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
     group = begin()
     choose_backend(backend)
-    opened = open_run(run)
-    seen = opened.data(data)
+    opened_run = open_run(run)
+    dataset = opened_run.data(data)
 
     def scores_of(run: Run, data: CaptionData | Path | None) -> Scores:
         return evaluate_run(run, data, split, policy=decoding.policy(run))
 
-    evaluation = scores_of(opened, seen)
+    evaluation = scores_of(opened_run, dataset)
     comparison = compare(evaluation, scores_of(open_run(against), data)) if against else None
     if group.rank:
         raise RankDone
     with work(group=SINGLE):
-        diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
+        diagnoses = _diagnoses(opened_run, evaluation, dataset) if doctor else None
     if as_json:
         content = evaluation.to_json()
         if comparison:
             content["against"] = {"run": str(against), **comparison.to_json()}
         if diagnoses is not None:
-            content["doctor"] = [one.to_json() for one in diagnoses]
+            content["doctor"] = [diagnosis.to_json() for diagnosis in diagnoses]
         click.echo(json.dumps(content))
     else:
         print_scores(evaluation)
@@ -118,18 +135,18 @@ def evaluate(
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:
     """The diagnoses in terms of the options of `prepare`, of `train` and of this command."""
     params = [*prepare.params, *train.params, *click.get_current_context().command.params]
-    found = examine_run(run, evaluation, data)
-    return [one._replace(text=in_options(one.text, params)) for one in found]
+    diagnoses = examine_run(run, evaluation, data)
+    return [diagnosis._replace(text=in_options(diagnosis.text, params)) for diagnosis in diagnoses]
 
 
 def _print_diagnoses(diagnoses: Sequence[Diagnosis]) -> None:
     """Print a row for each diagnosis, then those that are not ok at length."""
-    counts = Counter(one.verdict for one in diagnoses)
+    counts = Counter(diagnosis.verdict for diagnosis in diagnoses)
     order = (BAD, CHECK, UNKNOWN, OK)
-    found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
-    click.echo(f"\ndoctor: {found}")
-    click.echo(table([one.row for one in diagnoses]))
-    for one in diagnoses:
-        if one.verdict != OK:
+    totals = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
+    click.echo(f"\ndoctor: {totals}")
+    click.echo(table([diagnosis.row for diagnosis in diagnoses]))
+    for diagnosis in diagnoses:
+        if diagnosis.verdict != OK:
             click.echo()
-            echo_wrapped(f"{one.name}, {one.verdict}: {escape_control(one.text)}")
+            echo_wrapped(f"{diagnosis.name}, {diagnosis.verdict}: {escape_control(diagnosis.text)}")

@@ -4,30 +4,19 @@ from pathlib import Path
 
 import click
 
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
     Value,
     begin,
     examples,
-    listed_options,
     note,
     run_argument,
     table,
 )
-from xpcap.errors import OptionError
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs import open_run
-
-OPTIONS = f"""
---onnx FOLDER: The folder to write ONNX files to; it must not exist.
---web FOLDER: The folder to write a web page to; it must not exist.
---weights TYPE: Type of the stored matrices. Default: float32, of a page float16.
---with-encoder: Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX
-    graph.
---runtime PATH: npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder.
-    Default: the one here, where npm leaves it.
-"""
 
 
 @click.command(
@@ -38,9 +27,37 @@ OPTIONS = f"""
     )
 )
 @run_argument
-@listed_options(
-    OPTIONS,
-    {"--weights": {"type": Value(Names(WEIGHTS)), "metavar": None}, "--runtime": {"type": PATH}},
+@click.option(
+    "--onnx",
+    metavar="FOLDER",
+    type=PATH,
+    help="The folder to write ONNX files to; it must not exist.",
+)
+@click.option(
+    "--web",
+    metavar="FOLDER",
+    type=PATH,
+    help="The folder to write a web page to; it must not exist.",
+)
+@click.option(
+    "--weights",
+    type=Value(Names(WEIGHTS)),
+    help="Type of the stored matrices. Default: float32, of a page float16.",
+)
+@click.option(
+    "--with-encoder",
+    is_flag=True,
+    help=(
+        "Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX graph."
+    ),
+)
+@click.option(
+    "--runtime",
+    type=PATH,
+    help=(
+        f"npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder. Default:"
+        " the one here, where npm leaves it."
+    ),
 )
 def export(
     run: Path,
@@ -62,25 +79,19 @@ def export(
     computes with onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION'
     downloads it.
     """
-    if (onnx is None) == (web is None):
-        raise OptionError("export: give one of `onnx` and `web`, with a folder to write")
-    if web is not None and with_encoder:
-        cause = "a page always has the encoder"
-        raise OptionError("export", "`with_encoder`", "goes with `onnx`", cause=cause)
-    if onnx is not None and runtime is not None:
-        raise OptionError("export", "`runtime`", "goes with `web`", cause="ONNX files need none")
+    check_rules()
     begin()
-    opened = open_run(run)
+    opened_run = open_run(run)
     if web is not None:
         weights = weights or "float16"
-        exported = export_web(opened, web, runtime=runtime, weights=weights)
+        exported = export_web(opened_run, web, runtime=runtime, weights=weights)
     else:
         assert onnx is not None
         weights = weights or "float32"
-        exported = export_onnx(opened, onnx, weights=weights, with_encoder=with_encoder)
-        if opened.ranker is not None:
+        exported = export_onnx(opened_run, onnx, weights=weights, with_encoder=with_encoder)
+        if opened_run.ranker is not None:
             note(
-                f"{opened.name} ranks the captions of a beam; the export is its model alone, and"
+                f"{opened_run.name} ranks the captions of a beam; the export is its model alone, and"
                 " decodes greedily"
             )
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]

@@ -52,15 +52,17 @@ def signals_as_interrupts() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Terminated(signum)
 
-    default = []
+    default_signals = []
     if threading.current_thread() is threading.main_thread():  # of others, none can handle them
-        default = [one for one in STOP_SIGNALS if signal.getsignal(one) is signal.SIG_DFL]
-    for signum in default:
+        default_signals = [
+            signum for signum in STOP_SIGNALS if signal.getsignal(signum) is signal.SIG_DFL
+        ]
+    for signum in default_signals:
         signal.signal(signum, interrupt)
     try:
         yield
     finally:
-        for signum in default:
+        for signum in default_signals:
             signal.signal(signum, signal.SIG_DFL)
 
 
@@ -70,14 +72,14 @@ def open_missing_streams() -> None:
     Their descriptors come first. A file of ours that got one would receive all that C libraries
     print.
     """
-    for number, (name, mode) in enumerate(STREAMS.items()):
+    for descriptor, (name, mode) in enumerate(STREAMS.items()):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so the same
-            os.set_inheritable(number, True)
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so the same
+            os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
-            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
 
 
@@ -110,9 +112,9 @@ class Commands(click.Group):
         ):
             try:
                 return super().main(*args, **options)
-            except SystemExit as left:
-                if left.code not in (0, None, *STOPPED):
-                    abort(left.code if isinstance(left.code, int) else 1)
+            except SystemExit as exit_request:
+                if exit_request.code not in (0, None, *STOPPED):
+                    abort(exit_request.code if isinstance(exit_request.code, int) else 1)
                 raise
             except Exception:
                 sys.excepthook(*sys.exc_info())
@@ -179,12 +181,12 @@ def _of_files(error: OSError) -> str:
     return escape_control(f"{file}: {reason}, {advice}" if file else f"{reason}, {advice}")
 
 
-def _state(error: BaseException, go_on: str = "") -> str:
+def _state(error: BaseException, remedy: str = "") -> str:
     """State of the disk after a command was stopped, and how to go on: notes of its exception.
 
-    go_on : ends the text where there are none
+    remedy : ends the text where there are none
     """
-    return "; ".join(getattr(error, "__notes__", [f"no file was left half-written{go_on}"]))
+    return "; ".join(getattr(error, "__notes__", [f"no file was left half-written{remedy}"]))
 
 
 def shown(error: Exception, params: list[click.Parameter]) -> str:
@@ -203,8 +205,10 @@ def leave_closed_pipe() -> None:
 def in_options(message: str, params: list[click.Parameter]) -> str:
     """A message of the library, its parameters in backquotes replaced by the command's options."""
     flags = {
-        str(one.name): one.human_readable_name if isinstance(one, click.Argument) else one.opts[-1]
-        for one in params
+        str(param.name): param.human_readable_name
+        if isinstance(param, click.Argument)
+        else param.opts[-1]
+        for param in params
     }
     return in_flags(message, flags)
 

@@ -43,57 +43,61 @@ def info(file: Path | None, as_json: bool) -> None:
 
 def _print_machine(as_json: bool) -> None:
     group = begin()
-    about = {
+    versions = {
         "xpcap": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
     }
     status, ranks = backend_status(), _ranks(group)
-    slow = DeviceOps.without_kernels()
-    slow += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.kernel]
+    without_kernels = DeviceOps.without_kernels()
+    without_kernels += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.kernel]
     if group.rank:
         raise RankDone
     if as_json:
-        backends = {name: state._asdict() for name, state in status.items()}
-        click.echo(json.dumps({**about, **ranks, "backends": backends, "without_kernels": slow}))
+        backends = {name: backend._asdict() for name, backend in status.items()}
+        click.echo(
+            json.dumps(
+                {**versions, **ranks, "backends": backends, "without_kernels": without_kernels}
+            )
+        )
         return
-    python, system, number = (about[key] for key in ("python", "platform", "cores"))
-    click.echo(f"xpcap {__version__}, Python {python}, {system}, {number} cores")
+    python, system, n_cores = (versions[key] for key in ("python", "platform", "cores"))
+    click.echo(f"xpcap {__version__}, Python {python}, {system}, {n_cores} cores")
     rows = [("backend", "version", "", "devices, or why not")]
-    for state in status.values():
-        usable = "usable" if state.usable else "not usable"
-        devices = ", ".join(state.devices) if state.usable else state.why
-        rows.append((state.name, state.version or "-", usable, devices))
+    for backend in status.values():
+        usability = "usable" if backend.usable else "not usable"
+        devices = ", ".join(backend.devices) if backend.usable else backend.why
+        rows.append((backend.name, backend.version or "-", usability, devices))
     click.echo(table(rows))
     if cuda := status["cupy"].cuda:
         click.echo(f"{named()} for {cuda}")
-    if slow and status["cupy"].usable:
-        click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(slow)}")
+    if without_kernels and status["cupy"].usable:
+        click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(without_kernels)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(
             f"{ranks['ranks']} ranks on {machines}, {ranks['threads']} BLAS threads each here;"
             f" {ranks['mpi']}"
         )
-        if sums := ranks["gpu_sums"]:
-            lacks = f"; pip install {nccl_package(import_cupy())} installs NCCL"
-            more = "" if sums == NCCL.name else lacks
-            click.echo(f"ranks with a GPU each add up gradients by {sums}{more}")
+        if library := ranks["gpu_sums"]:
+            install = f"; pip install {nccl_package(import_cupy())} installs NCCL"
+            advice = "" if library == NCCL.name else install
+            click.echo(f"ranks with a GPU each add up gradients by {library}{advice}")
 
 
 def _ranks(group: Group) -> dict[str, Any]:
     """The number of ranks and their libraries; empty for one process."""
     if not isinstance(group, MPIGroup):
         return {}
-    usable = backend_status()["cupy"].usable
-    sums = (NCCL.name if import_nccl() else Staged.name) if usable else None
+    has_gpu = backend_status()["cupy"].usable
+    library = (NCCL.name if import_nccl() else Staged.name) if has_gpu else None
     return {
         "ranks": group.size,
         "machines": len(set(group.hosts)),
         "threads": cores(),
         "mpi": group.library,
-        "gpu_sums": sums,
+        "gpu_sums": library,
     }
 
 
@@ -116,7 +120,7 @@ def _print_data(file: Path, as_json: bool) -> None:
     if not as_json:
         click.echo(describe_data(file, data))
         return
-    about = {
+    content = {
         "vocabulary": len(data.vocabulary),
         "feature_dim": data.feature_dim,
         "feature_shape": list(data.feature_shape),
@@ -127,4 +131,4 @@ def _print_data(file: Path, as_json: bool) -> None:
         name: {"pictures": len(split.images), "captions": len(split.captions)}
         for name, split in data.splits.items()
     }
-    click.echo(json.dumps({**about, "splits": splits}))
+    click.echo(json.dumps({**content, "splits": splits}))

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import PATH, begin, describe_data, examples, field_options
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.few import FEW_PICTURES
-from xpcap.errors import OptionError
 from xpcap.files import require_new_file
 from xpcap.growing import SkippedList
 from xpcap.options import Option, described
@@ -42,9 +42,9 @@ def named_files(
     return files
 
 
-def default_text(name: str, told: Option) -> str:
+def default_text(name: str, option: Option) -> str:
     """The default of an option, for its help, unless that says it itself."""
-    default = PrepareOptions.default_encoder if name == "encoder" else told.default
+    default = PrepareOptions.default_encoder if name == "encoder" else option.default
     return "" if default is None or default is False else str(default)
 
 
@@ -74,8 +74,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     can be captioned by a run that knows its encoder: pictures were encoded here, or --encoder names
     the one of --features, which 16 of the --pictures then check.
     """
-    if given["min_count"] and given["vocabulary_size"]:
-        raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")
+    check_rules()
     columns = Columns(**{name: given.pop(name) for name in COLUMNS})
     options = {name: value for name, value in given.items() if value is not None}
     require_new_file("prepare", out)

@@ -64,22 +64,22 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         lines += ["", "  most similar training photos, by similarity (at most 1)"]
         similar = [
             (
-                f"{one.similarity:5.2f}",
-                escape_control(one.image),
-                escape_control(sample_caption(one)),
+                f"{item.similarity:5.2f}",
+                escape_control(item.image),
+                escape_control(sample_caption(item)),
             )
-            for one in explanation.neighbours[:SHOWN]
+            for item in explanation.neighbours[:SHOWN]
         ]
         lines.append(indent(table(similar), "  "))
     if compared := compare_candidates(explanation, SHOWN):
         lines += ["", "  candidates: the score and its parts, less those of the likeliest"]
         heads = ["score", *(PARTS[name][0] for name in compared[0].parts)]
-        numbers = [[signed(x) for x in (one.score, *one.parts.values())] for one in compared]
+        numbers = [[signed(x) for x in (item.score, *item.parts.values())] for item in compared]
         widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
         texts = [
-            escape_control(one.candidate.caption or NOTHING)
-            + (f"  ({escape_control(one.note)})" if one.note else "")
-            for one in compared
+            escape_control(item.candidate.caption or NOTHING)
+            + (f"  ({escape_control(item.note)})" if item.note else "")
+            for item in compared
         ]
         rows = [
             [*(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), text]
@@ -105,20 +105,20 @@ class Json(Sink):
 def json_object(caption: PictureCaption) -> dict[str, object]:
     """A caption as `Json` prints it."""
     names = ("image", "caption", "probabilities", "references")
-    one: dict[str, object] = {name: getattr(caption, name) for name in names}
+    content: dict[str, object] = {name: getattr(caption, name) for name in names}
     if caption.words != caption.caption.split():
-        one["words"] = caption.words
+        content["words"] = caption.words
     if caption.n_best:
-        one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
+        content["n_best"] = [ranked._asdict() for ranked in caption.n_best]
     if caption.attention is not None:
-        one["attention"] = [
+        content["attention"] = [
             [round(weight, DIGITS) for weight in weights] for weights in caption.attention
         ]
     if caption.explanation is not None:
         neighbours, candidates = caption.explanation
-        one["explanation"] = {
+        content["explanation"] = {
             "decision": decision(caption.explanation),
             "neighbours": [neighbour._asdict() for neighbour in neighbours],
             "candidates": [candidate._asdict() for candidate in candidates],
         }
-    return one
+    return content

@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
@@ -67,8 +66,8 @@ def _one_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...])
 
 def run_argument(command: Function) -> Function:
     """Add RUN to a command without further arguments; a second one is told what to do."""
-    how: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
-    return click.argument("run", metavar="RUN", type=PATH, **how)(command)
+    settings: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
+    return click.argument("run", metavar="RUN", type=PATH, **settings)(command)
 
 
 class PictureOrUrl(click.Path):
@@ -96,30 +95,34 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def field_options(
-    told: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
+    options: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
 ) -> Callable[[Function], Function]:
     """Add options of dataclasses, by field, to a command; one that is not given is None.
 
     default_text : the default of a field for the help; an empty string: it tells none
     flags : for some fields, their flags; without dashes the field is an argument of the command
     """
-    flags = {**{name: f"--{name.replace('_', '-')}" for name in told}, **flags}
+    flags = {**{name: f"--{name.replace('_', '-')}" for name in options}, **flags}
 
     def add(command: Function) -> Function:
-        for name, one in reversed([*told.items()]):
-            flag, default = flags[name], default_text(name, one)
+        for name, option in reversed([*options.items()]):
+            flag, default = flags[name], default_text(name, option)
             # shells complete a path
-            kind = PATH if isinstance(one.kind, Location) else Value(one.kind)
-            about = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
-            text = in_flags(one.help, flags) + (f"  [{about}]" if about else "")
-            how: dict[str, Any] = {"type": kind}
-            if isinstance(one.kind, Flag):
-                how = {"is_flag": True}
-                flag += f"/--no-{flag.removeprefix('--')}" if one.default is not False else ""
-            if one.kind.repeated:
-                how = {"multiple": True, "metavar": one.kind.metavar, "callback": _joined(kind)}
+            kind = PATH if isinstance(option.kind, Location) else Value(option.kind)
+            notes = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
+            text = in_flags(option.help, flags) + (f"  [{notes}]" if notes else "")
+            settings: dict[str, Any] = {"type": kind}
+            if isinstance(option.kind, Flag):
+                settings = {"is_flag": True}
+                flag += f"/--no-{flag.removeprefix('--')}" if option.default is not False else ""
+            if option.kind.repeated:
+                settings = {
+                    "multiple": True,
+                    "metavar": option.kind.metavar,
+                    "callback": _joined(kind),
+                }
             if flag.startswith("-"):
-                command = click.option(flag, name, default=None, help=text, **how)(command)
+                command = click.option(flag, name, default=None, help=text, **settings)(command)
         return command
 
     return add
@@ -132,34 +135,8 @@ def _joined(kind: click.ParamType) -> Callable[..., Any]:
 
 def _numbers(kind: object) -> str:
     """The numbers that a type takes, in words; an empty string: it takes others, too."""
-    of = kind.kind if isinstance(kind, Value) else None
-    return str(of) if isinstance(of, Whole | Real) else ""
-
-
-# Kinds of values by the word that stands for them; another word is text, and none makes a flag
-METAVARS = {"FILE": PATH, "FOLDER": PATH, "N": Value(Whole(1)), "X": Value(Real(above=0))}
-
-
-def listed_options(
-    rows: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-) -> Callable[[Function], Function]:
-    """Add a list of options to a command: ``--flag METAVAR: help`` each, a further line indented.
-
-    settings : further arguments of click.option, by flag; `names` of the parameter
-    """
-
-    def add(command: Function) -> Function:
-        for row in reversed(re.split(r"\n(?=-)", rows.strip())):
-            head, _, text = " ".join(row.split()).partition(": ")
-            flag, _, metavar = head.partition(" ")
-            # is_flag False would have click take "-1" after the option for another option
-            how: dict[str, Any] = {"type": METAVARS.get(metavar), "is_flag": not metavar or None}
-            how |= {"metavar": metavar or None, "show_default": True, **settings.get(flag, {})}
-            text += f"  [{kind}]" if (kind := _numbers(how["type"])) else ""
-            command = click.option(flag, *how.pop("names", ()), help=text, **how)(command)
-        return command
-
-    return add
+    option_kind = kind.kind if isinstance(kind, Value) else None
+    return str(option_kind) if isinstance(option_kind, Whole | Real) else ""
 
 
 def examples(*lines: str) -> str:
@@ -194,9 +171,9 @@ def choose_backend(backend: str | None) -> None:
     named.
     """
     group = current().group
-    wanted = wanted_backend(backend)
-    if group.size > 1 and wanted in ("cupy", "auto"):
-        _use_own(wanted, group.local_rank, group.rank)
+    spec = wanted_backend(backend)
+    if group.size > 1 and spec in ("cupy", "auto"):
+        _use_own(spec, group.local_rank, group.rank)
     elif backend is None:
         get_backend()
     else:
@@ -238,18 +215,18 @@ def csv_option(command: Function) -> Function:
 
 
 def note(sentence: str) -> None:
-    """Print a remark of the library on standard error, so that output for programs stays pure."""
+    """Print a notice of the library on standard error, so that output for programs stays pure."""
     say(f"note: {escape_control(sentence)}", err=True)
 
 
-def begin(heard: Callable[[str], object] = note) -> Group:
-    """Begin the work of this command, to its end: with bars, remarks, and the ranks of `SHARED`.
+def begin(on_notice: Callable[[str], object] = note) -> Group:
+    """Begin the work of this command, to its end: with bars, notices, and the ranks of `SHARED`.
 
-    `heard` is called with each remark on rank 0.
+    `on_notice` is called with each notice on rank 0.
     """
     group = init() if click.get_current_context().command.name in SHARED else SINGLE
-    here = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
-    return click.get_current_context().with_resource(here)
+    current_work = work(group=group, progress=True, on_notice=on_notice if group.rank == 0 else str)
+    return click.get_current_context().with_resource(current_work)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -292,8 +269,8 @@ def _lines(row: Row) -> list[tuple[str, ...]]:
 def echo_wrapped(text: str, indent: int = 2) -> None:
     """Print a text in lines that fit the terminal, the second and later ones indented."""
     width = min(WIDTH, shutil.get_terminal_size().columns)
-    further = " " * (indent if 3 * indent < width else 2)
-    click.echo(textwrap.fill(text, width, subsequent_indent=further, break_on_hyphens=False))
+    indentation = " " * (indent if 3 * indent < width else 2)
+    click.echo(textwrap.fill(text, width, subsequent_indent=indentation, break_on_hyphens=False))
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

@@ -50,9 +50,9 @@ EXAMPLES = examples(
 )
 
 
-def default_text(name: str, told: Option) -> str:
+def default_text(name: str, option: Option) -> str:
     """The default of an option, and those of presets that differ, for its help."""
-    many = PRESETS["many"].get(name, told.default)
+    many = PRESETS["many"].get(name, option.default)
     if many is None or name == "resume":
         return ""
     few, generated = (PRESETS[preset].get(name, many) for preset in ("few", "generated"))
@@ -103,19 +103,19 @@ def train(
     continues it after any interruption; options that you leave out are the run's.
     """
     _refuse_captions(data)
-    group = begin(heard=say)
+    group = begin(on_notice=say)
     choose_backend(backend)
-    if get_backend() != "numpy" and (found := reduced_precision()):
-        say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
+    if get_backend() != "numpy" and (settings := reduced_precision()):
+        say(f"products on the GPU are not in plain float32, as {', '.join(settings)} is set")
     given = {name: value for name, value in options.items() if value is not None}
     recipe = complete(data, given)
 
-    device = ["--backend", backend] if backend else []
-    device += ["--graphs", graphs] if graphs != "off" else []
-    again = command_line("train", "--out", str(recipe.out), "--resume", *device)
+    words = ["--backend", backend] if backend else []
+    words += ["--graphs", graphs] if graphs != "off" else []
+    resume_command = command_line("train", "--out", str(recipe.out), "--resume", *words)
 
     def print_how_to_continue(why: str) -> None:
-        click.echo(f"train: {why}; continue with\n  {again}", err=True)
+        click.echo(f"train: {why}; continue with\n  {resume_command}", err=True)
 
     try:
         run, evaluation = train_run(
@@ -131,7 +131,7 @@ def train(
         raise closed
     except OSError as error:
         if find_file(str(recipe.out), LAST):
-            error.add_note(f"what was trained is saved; continue with: {again}")
+            error.add_note(f"what was trained is saved; continue with: {resume_command}")
         raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
@@ -145,15 +145,15 @@ def train(
     if evaluation is not None:
         click.echo()
         printed = Printed()
-        for one in evaluation.spread():
-            printed.add(one)
+        for caption in evaluation.spread():
+            printed.add(caption)
         printed.close()
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
     if recipe.data is None:
-        page = command_line("export", str(run.path), "--web", "page")
-        what = "for a page that captions drawings in the browser"
-        click.echo(f"{what} (docs/howto/web-page.md):\n  {page}")
+        export_command = command_line("export", str(run.path), "--web", "page")
+        purpose = "for a page that captions drawings in the browser"
+        click.echo(f"{purpose} (docs/howto/web-page.md):\n  {export_command}")
 
 
 def _refuse_captions(data: Path | None) -> None:
@@ -231,9 +231,9 @@ class Progress(Watcher):
             )
             if self._options.start is not None and not solver.iteration:
                 folder = opened_folder(self._options.start)
-                known = len(read_vocabulary(folder)) - len(SPECIAL)
+                n_known = len(read_vocabulary(folder)) - len(SPECIAL)
                 say(
-                    f"from {self._options.start}: {known:,} words known, {words - known:,} new"
+                    f"from {self._options.start}: {n_known:,} words known, {words - n_known:,} new"
                     + (start and f"; before the first step {start}")
                 )
             elif self._given.data is not None and len(train.captions) < FEW_CAPTIONS.number:
@@ -246,12 +246,14 @@ class Progress(Watcher):
     def _print_small(self, captions: int) -> None:
         """Print that there are few captions, and what follows from that."""
         options = self._options
-        second = "no training on the score"
+        score_training = "no training on the score"
         if options.score_epochs:
-            second = f"then {counted(options.score_epochs, 'epoch')} of training on the score"
+            score_training = (
+                f"then {counted(options.score_epochs, 'epoch')} of training on the score"
+            )
         line = (
             f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
-            f" {second}"
+            f" {score_training}"
         )
         if captions < TINY_CAPTIONS.number:
             line += (
@@ -271,19 +273,19 @@ class Progress(Watcher):
     def _print_estimate(self, solver: CaptioningSolver) -> None:
         """Print the number of steps, and the time left, extrapolated from the steps done."""
         self._due = False
-        since = self._first if self._first and self._last[0] > self._first[0] else self._begun
-        done = self._last[0] - since[0]
-        left = solver.num_epochs * solver.steps_per_epoch - self._last[0]
+        origin = self._first if self._first and self._last[0] > self._first[0] else self._begun
+        steps_done = self._last[0] - origin[0]
+        steps_left = solver.num_epochs * solver.steps_per_epoch - self._last[0]
         line = f"{counted(solver.num_epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
-        if left > 0:
-            seconds = left * (self._last[1] - since[1]) / done
+        if steps_left > 0:
+            seconds = steps_left * (self._last[1] - origin[1]) / steps_done
             line += (
-                f", about {duration(seconds)} as the first {counted(done, 'step')} went, plus the"
+                f", about {duration(seconds)} as the first {counted(steps_done, 'step')} went, plus the"
                 " scores after each epoch"
             )
-        more = self._options.score_epochs
-        if not self._second and self._options.objective == CROSS_ENTROPY and more:
-            line += f"; then a second stage of {counted(more, 'epoch')}"
+        score_epochs = self._options.score_epochs
+        if not self._second and self._options.objective == CROSS_ENTROPY and score_epochs:
+            line += f"; then a second stage of {counted(score_epochs, 'epoch')}"
         say(line)
 
     def epoch(self, solver: CaptioningSolver) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.work import remark
+from xpcap.work import notice
 
 SUFFIXES = tuple(
     ".jpg .jpeg .jfif .png .gif .webp .avif .bmp .tif .tiff .ppm .pgm .heic .heif".split()
 )
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")  # of cameras
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
-LISTED = 6  # suffixes in a remark
+LISTED = 6  # suffixes in a notice
 
 
 class Found(NamedTuple):
@@ -94,7 +94,7 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
             expected = f"files that end in {', '.join(SUFFIXES)}"
             raise DataError("find_pictures", path, got, expected, "; ".join(remarks))
         for text in remarks:
-            remark(text)
+            notice(text)
         pictures += inside.pictures
     return pictures
 

@@ -191,7 +191,7 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
             "find_encoder",
             path,
             "does not say how its input is scaled",
-            expected="`mean` and `std` in its metadata or behind its name",
+            expected="'mean' and 'std' in its metadata or behind its name",
             cause="most models trained on ImageNet want"
             " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225",
         )

@@ -55,7 +55,7 @@ def read_captions(
         rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and row_splits:
-            got = f"says itself who is in which split ({', '.join(row_splits)})"
+            got = f"already defines splits ({', '.join(row_splits)})"
             raise DataError(caller, path, got, "no split before its name")
         if not rows:
             cause = "; ".join(report.lines())

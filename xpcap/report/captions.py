@@ -13,7 +13,7 @@ from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.records import PictureCaption
 from xpcap.report.text import NOTHING, escape_control, pieces
-from xpcap.work import remark
+from xpcap.work import notice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
 
     Captions without a picture are left out. The text may be untrusted: control and bidi characters
     are escaped, and long text is cut. Characters that Matplotlib's own font lacks are drawn with
-    other fonts of the machine; a remark says if none has them.
+    other fonts of the machine; a notice says if none has them.
 
     ValueError : no picture. OSError : the file cannot be written.
     """
@@ -52,9 +52,9 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
     families, lacking = find_fonts(text for both in texts for text in both)
     if lacking:
-        remark(f"draw_captions: {explain_lacking(lacking)}")
+        notice(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
-        # Such a glyph is drawn as a box, and the remark above has named it
+        # Such a glyph is drawn as a box, and the notice above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
         lines = [(wrap(caption, large), wrap(reference, small)) for caption, reference in texts]

@@ -39,8 +39,7 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*policy.forbid}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
-        got = f"leaves none of {len(vocabulary)} words"
-        raise OptionError("caption", "`forbid`", got, "some to be left", "which are to be said?")
+        raise OptionError("caption", "`forbid`", "bans every word", cause="leave at least one")
     max_length = min(policy.max_length, max_words)
     return replace(policy, max_length=max_length, forbid=tuple(sorted(never)))
 

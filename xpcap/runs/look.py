@@ -16,7 +16,7 @@ from xpcap.report.markup import embed, image_uri, render
 from xpcap.report.text import NOTHING
 from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
-from xpcap.work import remark
+from xpcap.work import notice
 
 # Colours of values from the lowest to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
@@ -60,7 +60,7 @@ class Inside(NamedTuple):
 def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) -> Inside:
     """Trace a picture's caption in a run's model, and in the model before its training.
 
-    A remark names words that the run does not know.
+    A notice names words that the run does not know.
 
     picture : path, or URL as text
     caption : the words to trace; None: those of the run's default decoding
@@ -74,7 +74,7 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
             expected = f"1 to {max_words}, the most that {run.path} was trained on"
             raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
-            remark(
+            notice(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )

@@ -27,7 +27,7 @@ from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
 from xpcap.runs.run import Run
 from xpcap.threads import Lock
-from xpcap.work import remark
+from xpcap.work import notice
 
 DESCRIPTION, IPTC = "Xmp.dc.description", "Iptc.Application2.Caption"
 CHARACTERS = {"Iptc.Envelope.CharacterSet": "\x1b%G"}  # UTF-8
@@ -146,7 +146,7 @@ def begin_sinks(
             lacks = len(names) - file.had
             goes = "adding" if alone or lacks < len(chosen) else "all outputs get"
             more = f"; {goes} the other {lacks:,}" if lacks else ""
-            remark(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
+            notice(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
     return chosen
 
 
@@ -340,7 +340,7 @@ class CsvTable(Growing):
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         super().begin(run, captioner, names)
         if self._older:
-            remark(
+            notice(
                 f"{self.path} is a table of an older xpcap: it keeps its columns, which do not name"
                 " the captioner; pictures with an error are tried again"
             )
@@ -421,7 +421,7 @@ class TextFiles(Sink):
         if _has_text(path, text):
             self._written += 1
         else:
-            remark(f"left {path}: has another text, which was left")
+            notice(f"left {path}: has another text, which was left")
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
@@ -449,7 +449,7 @@ class Descriptions(Sink):
     def add(self, caption: PictureCaption) -> None:
         self._all += 1
         if reason := describe_picture(Path(caption.image), caption.caption):
-            remark(f"left {caption.image}: {reason}")
+            notice(f"left {caption.image}: {reason}")
         else:
             self._written += 1
 

@@ -41,7 +41,7 @@ from xpcap.runs.folder import (
     read_vocabulary,
 )
 from xpcap.training.state import Record, best_of
-from xpcap.work import remark
+from xpcap.work import notice
 
 DIGITS = 12  # of a digest that tells captioners apart
 
@@ -146,18 +146,18 @@ class Run:
         """Shape of a feature as the encoder computes it."""
         return self.inputs.raw_shape
 
-    def data(self, given: CaptionData | str | Path | None = None) -> CaptionData:
+    def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling, and its projection if it has none.
 
-        given : an open data set, or the path of one. None: the one that the run was trained on
+        data : an open data set, or the path of one. None: the one that the run was trained on
         DataError : it is missing, does not fit the run, or is the run's own and has changed since
         """
-        caller, data = "the data set", given
+        name, is_own = "the data set", data is None
         if not isinstance(data, CaptionData):
-            caller = str(self._own_data() if data is None else data)
-            data = open_data(caller)
-            if given is None and self.config.data_stamp not in ("", data.fingerprint):
-                thing = f"{caller}, the data of {self.path},"
+            name = str(self._own_data() if data is None else data)
+            data = open_data(name)
+            if is_own and self.config.data_stamp not in ("", data.fingerprint):
+                thing = f"{name}, the data of {self.path},"
                 got = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, got, "it unchanged", cause)
@@ -168,7 +168,7 @@ class Run:
         if different := self.inputs.misfit(inputs):
             expected = f"those that {self.path} was trained on, or the encoder's"
             cause = "made by another encoder, or prepared with another PCA?"
-            raise DataError("Run.data", caller, f"has {different}", expected, cause)
+            raise DataError("Run.data", name, f"has {different}", expected, cause)
         scaling = self.preprocessing if data.projection is None else self.scaling
         return replace(data, scaling=scaling)
 
@@ -248,7 +248,7 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a remark says so. Another says that weights of the ranking
+    opened, with its best so far, and a notice says so. Another says that weights of the ranking
     were fitted for more than this model, by an earlier xpcap.
 
     Parameters
@@ -282,7 +282,7 @@ def open_run(path: str | Path) -> Run:
     projection = read_projection(path, config.projected_from, d)
     inputs = Inputs(config.source.encoder, shape.feature_shape, projection, scaling)
     if path != asked:
-        remark(
+        notice(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
             f" epoch {meta.get('epoch')} of {config.recipe.epochs}"
         )
@@ -293,7 +293,7 @@ def open_run(path: str | Path) -> Run:
         return run
     ranker, about = read_ranker(file, vocabulary, d)
     if fitted_for_two(about):
-        remark(
+        notice(
             f"{asked} has a ranking that an earlier xpcap fitted for two models: captions are those"
             " of its best one, ranked by the same weights; `train DATA --out"
             f" {asked} --resume` makes the ranking anew (docs/howto/from-an-earlier-0.1.md)"

@@ -47,7 +47,7 @@ from xpcap.shapes import GENERATOR, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
-from xpcap.work import current, remark
+from xpcap.work import current, notice
 
 PAGE_SECONDS = 60  # between two pages of a run in training
 # Windows has no SIGHUP, which a terminal sends that is closed
@@ -178,7 +178,7 @@ class RunWriter:
     def update_page(self, now: bool = False) -> None:
         """Write the page if it lacks an epoch and a minute is over, or `now` is set.
 
-        One that cannot be written costs nothing that is trained: it is a remark, and no error.
+        One that cannot be written costs nothing that is trained: it is a notice, and no error.
         """
         if not self._writes or len(self._records) <= self._shown or not (now or self._pace.due):
             return
@@ -188,7 +188,7 @@ class RunWriter:
             self._shown = len(self._records)
         except OSError as error:
             if not self._page_failed:
-                remark(
+                notice(
                     f"train_run: {error.filename} could not be written: {error.strerror}; nothing"
                     " that was trained is lost"
                 )

@@ -46,7 +46,7 @@ from xpcap.training.objectives import (
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
 from xpcap.training.watcher import Watcher, checked_watchers
-from xpcap.work import current, remark, work
+from xpcap.work import current, notice, work
 
 
 class Trained(NamedTuple):
@@ -264,11 +264,11 @@ def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
     select, patience = options.select or "cider", options.patience or None
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
-        remark("train_run: the data has no val split to score: the last epoch is kept")
+        notice("train_run: the data has no val split to score: the last epoch is kept")
         select = "loss"  # whose records are those of the last without a val split
     if patience is not None and (lacks_val or select == "last"):
         why = "the data has no val split" if lacks_val else "the last epoch is kept"
-        remark(f"train_run: patience {patience} ends nothing, as {why}")
+        notice(f"train_run: patience {patience} ends nothing, as {why}")
         patience = None
     return select, patience
 
@@ -312,7 +312,7 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path) -> None:
     before = (solver.times[-1] if solver.times else {}).get("ranks", 1)
     now = solver.group.size
     if solver.times and before != now:
-        remark(
+        notice(
             f"train_run: {out} was trained by {before} process(es) and continues with {now}: same"
             " batches, same dropout; sums are rounded differently"
         )

@@ -227,7 +227,7 @@ def side_by_side(trial: Trial) -> None:
         member.path.with_suffix(SKIPPED).unlink()
         member.write(names)
     remarks: list[str] = []
-    with work(heard=remarks.append):
+    with work(on_notice=remarks.append):
         asked = FixedCaptioner().write(NAMES, *(member.kind(member.path) for member in pair))
     check_asked("a file beside another", asked, [name for name in NAMES if name != NAMES[1]])
     expected = [
@@ -272,5 +272,5 @@ def check_output(kind: type[Growing], contract: Iterable[Claim] = OUTPUT) -> Non
         kind itself goes through, with a note of kind and claim.
     """
     for claim in contract:
-        with tempfile.TemporaryDirectory() as folder, work(heard=lambda remark: None):
+        with tempfile.TemporaryDirectory() as folder, work(on_notice=lambda notice: None):
             check("check_output", Trial(kind, Path(folder)), [claim])

@@ -1,0 +1,101 @@
+"""Which options need others, and which exclude each other: one table for all commands."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from xpcap.cli.decoding import OF_BEAMS, OF_SAMPLING
+from xpcap.errors import OptionError
+from xpcap.runs.outputs import SINKS
+
+
+class Needs(NamedTuple):
+    """Each of the options needs one of the others."""
+
+    options: Sequence[str]
+    others: Sequence[str]
+    reason: str = ""
+
+
+class Excludes(NamedTuple):
+    """None of the options goes with any of the others."""
+
+    options: Sequence[str]
+    others: Sequence[str]
+    reason: str = ""
+
+
+DECODING = (
+    Excludes(["greedy"], [*OF_BEAMS, *OF_SAMPLING]),
+    Excludes(["width"], [*OF_SAMPLING], "a beam draws nothing"),
+    # `n_best` also goes with the beam that a run has by default
+    Needs([name for name in OF_BEAMS if name not in ("width", "n_best")], ["width"]),
+)
+# By command; the first that is broken is reported
+RULES: Mapping[str, Sequence[Needs | Excludes]] = {
+    "prepare": [Excludes(["min_count"], ["vocabulary_size"])],
+    "evaluate": DECODING,
+    "caption": [
+        Excludes(["split", "count", "data"], ["pictures"], "give one or the other"),
+        Needs(
+            [sink.flag.removeprefix("--") for sink in SINKS if sink.of_files],
+            ["pictures"],
+            "it writes to files or folders",
+        ),
+        *DECODING,
+    ],
+    "export": [
+        Excludes(["onnx"], ["web"]),
+        Excludes(["with_encoder"], ["web"], "a page always has the encoder"),
+        Excludes(["runtime"], ["onnx"], "ONNX files need none"),
+        Needs(["run"], ["onnx", "web"]),
+    ],
+    "verify": [
+        Excludes(["against"], ["whole_class"]),
+        Needs(["out", "roster", "jobs"], ["whole_class"]),
+        Needs(["only", "gradescope", "html"], ["against"]),
+        Needs(
+            ["expect", "seed", "seconds", "memory", "require_confinement"],
+            ["against", "whole_class"],
+        ),
+        Excludes(["as_json"], ["whole_class"], "`out` gets JSON of each student"),
+        Excludes(["only"], ["gradescope"], "points are of all functions"),
+        Needs(["whole_class"], ["out"]),
+    ],
+}
+
+
+def check_rules() -> None:
+    """Raise OptionError for the first rule that the options of the current command break."""
+    context = click.get_current_context()
+    command = str(context.command.name)
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        and context.params.get(name) not in (None, ())
+    }
+
+    def listed(names: Sequence[str], conjunction: str = "and") -> str:
+        # the usage line has "[PICTURE|FOLDER|URL]...", which is no word of a sentence
+        return f" {conjunction} ".join(
+            name if name == "pictures" else f"`{name}`" for name in names
+        )
+
+    for rule in RULES[command]:
+        options, others = (
+            [name for name in names if name in given] for names in (rule.options, rule.others)
+        )
+        if isinstance(rule, Excludes):
+            broken, verb, objects = bool(options and others), "exclude", listed(others)
+        else:
+            broken, verb, objects = (
+                bool(options) and not others,
+                "require",
+                listed(rule.others, "or"),
+            )
+        if broken:
+            got = f"{verb}{'s' if len(options) == 1 else ''} {objects}"
+            raise OptionError(command, listed(options), got, cause=rule.reason)
