@@ -35,7 +35,7 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
     """
     photos, is_word = index.photos, index.vocabulary.is_word(index.photos.captions)
     lengths, words = is_word.sum(axis=1), photos.captions[is_word]
-    whole = (photos.captions == index.vocabulary.end).any(axis=1) & (lengths > 0)
+    is_whole = (photos.captions == index.vocabulary.end).any(axis=1) & (lengths > 0)
     ids = np.uint16 if index.predictor.shape[1] < 1 << 16 else np.uint32
     return {
         "mean": index.projection.mean,
@@ -45,7 +45,7 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
         "counts": _small(np.bincount(photos.image_idxs)),
         "lengths": _small(lengths),
         "words": words.astype(ids),
-        "ends": np.unique(words[np.cumsum(lengths)[whole] - 1]).astype(ids),
+        "ends": np.unique(words[np.cumsum(lengths)[is_whole] - 1]).astype(ids),
         "grams": index.frequencies.grams,
         "times": index.frequencies.times,
         "predictor": index.predictor,
@@ -119,10 +119,10 @@ def _photos(
         images = None
     if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
         raise _damaged(caller, f"images that are no list of {m:,} names")
-    for name, total, of in (("counts", n, "captions"), ("lengths", len(words), "words")):
-        each = tensors[name].astype(np.float64)  # whose sum does not wrap
-        if each.sum() != total:
-            raise _damaged(caller, f"{name} that do not add up to {total:,} {of}")
+    for name, total, things in (("counts", n, "captions"), ("lengths", len(words), "words")):
+        numbers = tensors[name].astype(np.float64)  # whose sum does not wrap
+        if numbers.sum() != total:
+            raise _damaged(caller, f"{name} that do not add up to {total:,} {things}")
     if not (m and counts.all()):
         raise _damaged(caller, "photos without captions", "some of each")
     if n * (longest + 2) > MAX_IDS:
@@ -136,8 +136,8 @@ def _photos(
     columns = np.arange(longest + 2)
     captions[(columns > 0) & (columns <= lengths[:, None])] = words
     last = captions[np.arange(n), lengths]
-    (whole,) = np.nonzero((lengths > 0) & np.isin(last, ends))
-    captions[whole, lengths[whole] + 1] = vocabulary.end
+    (whole_captions,) = np.nonzero((lengths > 0) & np.isin(last, ends))
+    captions[whole_captions, lengths[whole_captions] + 1] = vocabulary.end
     return Split(captions, np.repeat(np.arange(m), counts), tensors["directions"], images)
 
 

@@ -70,19 +70,19 @@ class PhotoIndex:
             got = "does not begin with the words of the index"
             cause = "encode the data with index.vocabulary.union(data.vocabulary)"
             raise DataError("PhotoIndex.extended", "the vocabulary", got, "those first", cause)
-        own, more = self.photos, _embedded(_photos(data, split), self.projection)
-        width = max(of.captions.shape[1] for of in (own, more))
+        photos, others = self.photos, _embedded(_photos(data, split), self.projection)
+        width = max(photos.captions.shape[1], others.captions.shape[1])
         captions = [
             np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=self.vocabulary.null)
-            for ids in (own.captions, more.captions)
+            for ids in (photos.captions, others.captions)
         ]
-        both = Split(
+        all_photos = Split(
             np.concatenate(captions),
-            np.concatenate([own.image_idxs, more.image_idxs + len(self)]),
-            np.concatenate([self.embeddings, more.features[:]]),
-            [*(f"{origin}: {name}" for name in own.images), *more.images],
+            np.concatenate([photos.image_idxs, others.image_idxs + len(self)]),
+            np.concatenate([self.embeddings, others.features[:]]),
+            [*(f"{origin}: {name}" for name in photos.images), *others.images],
         )
-        return self._build(data.vocabulary, self.projection, both)
+        return self._build(data.vocabulary, self.projection, all_photos)
 
     @classmethod
     def _build(cls, vocabulary: Vocabulary, projection: Projection, photos: Split) -> Self:
@@ -131,8 +131,8 @@ class PhotoIndex:
             cosines = (similarities.T * shares).T  # of features, where photos are few
             similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
-            found, columns = topk(similarities, min(k, len(block)))
-            values = xp.concatenate([values, found], axis=1)
+            block_values, columns = topk(similarities, min(k, len(block)))
+            values = xp.concatenate([values, block_values], axis=1)
             rows = xp.concatenate([rows, columns + start], axis=1)
             values, columns = topk(values, k)
             starts = xp.arange(n, dtype=np.int64)[:, None] * rows.shape[1]
@@ -147,8 +147,8 @@ class PhotoIndex:
 
     def captions(self, photo: int) -> list[list[int]]:
         """Captions of a photo, as ids of words."""
-        own = slice(*np.searchsorted(self.photos.image_idxs, [photo, photo + 1]))
-        ids = self.photos.captions[own]
+        rows = slice(*np.searchsorted(self.photos.image_idxs, [photo, photo + 1]))
+        ids = self.photos.captions[rows]
         return [row[i].tolist() for row, i in zip(ids, self.vocabulary.is_word(ids), strict=True)]
 
     @cached_property
@@ -177,7 +177,7 @@ def _photos(data: CaptionData, name: str) -> Split:
     captions = split.captions[order]
     captions[captions[:, -1] == end, -1] = data.vocabulary.null  # perhaps the caption was cut
     rows = np.arange(len(split.features))
-    features = LazyRows(rows, photos, lambda some: _pooled(data.features(name, some)))
+    features = LazyRows(rows, photos, lambda numbers: _pooled(data.features(name, numbers)))
     small = np.prod(features.shape) * features.dtype.itemsize <= IN_MEMORY
     images = [split.images[i] for i in photos.tolist()]
     return Split(captions, numbers[order], materialise(features) if small else features, images)
@@ -216,9 +216,9 @@ def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
     step = max(1, AT_ONCE // V)
     for start in range(0, m, step):
         x = photos.features[start : start + step].astype(np.float64)
-        own = slice(*np.searchsorted(photo, [start, start + len(x)]))
+        pairs = slice(*np.searchsorted(photo, [start, start + len(x)]))
         share = np.zeros((len(x), V))
-        np.add.at(share, (photo[own] - start, word[own]), weight[own])
+        np.add.at(share, (photo[pairs] - start, word[pairs]), weight[pairs])
         with blas().on_one_thread():
             products += x.T @ (share - prior)
             squares += x.T @ x

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, chain, compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -100,8 +100,8 @@ class Ranker:
     def __post_init__(self) -> None:
         if self.weights.keys() != FEATURES.keys():
             lacking = [name for name in FEATURES if name not in self.weights]
-            more = [name for name in self.weights if name not in FEATURES]
-            got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(more)}"
+            unknown = [name for name in self.weights if name not in FEATURES]
+            got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(unknown)}"
             raise OptionError("Ranker", "`weights`", got, f"one of each of {', '.join(FEATURES)}")
         weights = {
             name: WEIGHT.check("Ranker", f"the weight of {name}", weight)
@@ -122,16 +122,16 @@ class Ranker:
     ) -> list[Ranking]:
         """Rank the candidates of N photos, whose embeddings and neighbours are those of `near`."""
         values = self.features(embeddings, near, candidates)
-        parts = values * np.array([self.weights[name] for name in FEATURES])
+        all_parts = values * np.array([self.weights[name] for name in FEATURES])
         rankings = []
-        for n, (some, own) in enumerate(zip(candidates, _each(parts, candidates), strict=True)):
+        for n, parts in enumerate(_by_group(all_parts, candidates)):
             ranked = [
                 RankedCandidate(candidate, score, dict(zip(FEATURES, part, strict=True)))
                 for candidate, score, part in zip(
-                    some, own.sum(axis=1).tolist(), own.tolist(), strict=True
+                    candidates[n], parts.sum(axis=1).tolist(), parts.tolist(), strict=True
                 )
             ]
-            ranked.sort(key=lambda one: -one.score)
+            ranked.sort(key=lambda candidate: -candidate.score)
             pairs = zip(near.photos[n].tolist(), near.similarities[n].tolist(), strict=True)
             rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
         return rankings
@@ -151,48 +151,50 @@ class Ranker:
         allowed : mask of the captions that may be candidates
         """
         if not self.retrieved:
-            return [list(some) for some in made]
+            return [*map(list, made)]
         unknown = self.index.vocabulary.unk
         offered = []
-        for photos, some in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
-            known = {candidate.words for candidate in some}
+        for photos, own in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
+            known = {candidate.words for candidate in own}
             owner: dict[Words, int] = {}
             for photo in photos:
                 for words in map(tuple, self.index.captions(photo)):
                     if words and unknown not in words and words not in known:
                         owner.setdefault(words, photo)
             offered.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
-        fine = _each(allowed([one.words for some in offered for one in some]), offered)
-        offered = [[*compress(some, own)] for some, own in zip(offered, fine, strict=True)]
-        scores = _each(self._consensus(near, offered), offered)
-        orders = [np.argsort(-own, kind="stable")[: self.retrieved].tolist() for own in scores]
-        best = [[some[i] for i in order] for some, order in zip(offered, orders, strict=True)]
-        numbers = [number for number, some in enumerate(best) for _ in some]
-        found = log_likelihood(numbers, [one.words for some in best for one in some])
-        totals = iter(found.tolist())
+        masks = _by_group(allowed([x.words for x in chain.from_iterable(offered)]), offered)
+        offered = [[*compress(group, mask)] for group, mask in zip(offered, masks, strict=True)]
+        scores = _by_group(self._consensus(near, offered), offered)
+        orders = [np.argsort(-x, kind="stable")[: self.retrieved].tolist() for x in scores]
+        best = [[group[i] for i in order] for group, order in zip(offered, orders, strict=True)]
+        photo_numbers = [number for number, group in enumerate(best) for _ in group]
+        log_likelihoods = log_likelihood(
+            photo_numbers, [x.words for x in chain.from_iterable(best)]
+        )
+        totals = iter(log_likelihoods.tolist())
         return [
-            [*some, *(one._replace(log_probability=next(totals)) for one in more)]
-            for some, more in zip(made, best, strict=True)
+            [*own, *(x._replace(log_probability=next(totals)) for x in group)]
+            for own, group in zip(made, best, strict=True)
         ]
 
     def features(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
         """Features (C, F) of the candidates of N photos, photo by photo, float64."""
-        flat = [one for some in candidates for one in some]
+        flat = [*chain.from_iterable(candidates)]
         words = self.index.vocabulary.idx_to_word
-        lengths = np.array([len(one.words) for one in flat])
-        totals = np.array([one.log_probability for one in flat])
-        known = {
+        lengths = np.array([len(x.words) for x in flat])
+        totals = np.array([x.log_probability for x in flat])
+        values = {
             "log_probability": totals / (lengths + 1),
             "consensus": self._consensus(near, candidates),
             "words": self._lift(embeddings, candidates),
             "length": lengths,
-            "unseen": self._unseen([one.words for one in flat]),
-            "repeats": [bool(repeated([words[i] for i in one.words])) for one in flat],
-            "borrowed": [one.photo >= 0 for one in flat],
+            "unseen": self._unseen([x.words for x in flat]),
+            "repeats": [bool(repeated([words[i] for i in x.words])) for x in flat],
+            "borrowed": [x.photo >= 0 for x in flat],
         }
-        return np.stack([np.asarray(known[name], np.float64) for name in FEATURES], axis=1)
+        return np.stack([np.asarray(values[name], np.float64) for name in FEATURES], axis=1)
 
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
         """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
@@ -216,20 +218,22 @@ class Ranker:
             [caption for photo in photos for caption in texts[photo]]
             for photos in near.photos.tolist()
         ]
-        each = zip(near.photos.reshape(-1).tolist(), weight.reshape(-1).tolist(), strict=True)
-        weights = [share / len(texts[photo]) for photo, share in each for _ in texts[photo]]
-        flat = [one for some in candidates for one in some]
-        hypotheses = [[words[i] for i in one.words] for one in flat]
-        number = np.repeat(np.arange(len(candidates)), [len(some) for some in candidates])
+        shares = zip(near.photos.reshape(-1).tolist(), weight.reshape(-1).tolist(), strict=True)
+        weights = [share / len(texts[photo]) for photo, share in shares for _ in texts[photo]]
+        flat = [*chain.from_iterable(candidates)]
+        hypotheses = [[words[i] for i in x.words] for x in flat]
+        photo_numbers = np.repeat(np.arange(len(candidates)), [*map(len, candidates)])
         score = CiderD(references, self.index.frequencies)
-        consensus = score.scores(hypotheses, number, weights=np.array(weights))
-        retrieved = [c for c, one in enumerate(flat) if one.photo >= 0]
+        consensus = score.scores(hypotheses, photo_numbers, weights=np.array(weights))
+        retrieved = [c for c, candidate in enumerate(flat) if candidate.photo >= 0]
         if retrieved:
             owners = [flat[c].photo for c in retrieved]
-            own = CiderD([texts[photo] for photo in owners], self.index.frequencies)
-            is_own = near.photos[number[retrieved]] == np.array(owners)[:, None]
-            share = np.where(is_own, weight[number[retrieved]], 0).sum(axis=1)
-            others = consensus[retrieved] - share * own.scores([hypotheses[c] for c in retrieved])
+            own_score = CiderD([texts[photo] for photo in owners], self.index.frequencies)
+            own_consensus = own_score.scores([hypotheses[c] for c in retrieved])
+            numbers = photo_numbers[retrieved]
+            is_own = near.photos[numbers] == np.array(owners)[:, None]
+            share = np.where(is_own, weight[numbers], 0).sum(axis=1)
+            others = consensus[retrieved] - share * own_consensus
             consensus[retrieved] = others / np.maximum(1 - share, SMALLEST)
         return consensus
 
@@ -240,26 +244,26 @@ class Ranker:
         prior = self.index.predictor[-1].astype(np.float32)
         base, slopes = np.log(prior + RARE), self.index.predictor[:-1]
         lifts = []
-        for embedding, some in zip(embeddings, candidates, strict=True):
-            ids = np.array([i for one in some for i in one.words], np.int64)
+        for embedding, group in zip(embeddings, candidates, strict=True):
+            captions = [x.words for x in group]
+            ids = np.array([*chain.from_iterable(captions)], np.int64)
             expected = prior[ids] + embedding @ slopes[:, ids].astype(np.float32)
             lift = np.log(np.maximum(expected, 0) + RARE) - base[ids]
-            of_each = _each(lift, [one.words for one in some])
-            lifts += [own.mean() if len(own) else 0.0 for own in of_each]
+            lifts += [x.mean() if len(x) else 0.0 for x in _by_group(lift, captions)]
         return np.array(lifts, np.float64)
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
         """Share of the pairs of words of each caption, its end included, that the index lacks."""
         ids = [np.array([*words, self.index.vocabulary.end]) for words in captions]
-        flat = np.concatenate([np.zeros(0, np.int64), *(pair(one[:-1], one[1:]) for one in ids)])
-        known = np.append(self.index.pairs, -1)  # which is no pair
-        unseen = known[np.searchsorted(known[:-1], flat)] != flat
-        each = np.array([len(words) for words in captions], np.int64)
-        caption = np.repeat(np.arange(len(captions)), each)
-        return np.bincount(caption, unseen, len(captions)) / np.maximum(each, 1)
+        pairs = np.concatenate([np.zeros(0, np.int64), *(pair(x[:-1], x[1:]) for x in ids)])
+        known_pairs = np.append(self.index.pairs, -1)  # which is no pair
+        unseen = known_pairs[np.searchsorted(known_pairs[:-1], pairs)] != pairs
+        lengths = np.array([*map(len, captions)], np.int64)
+        caption_numbers = np.repeat(np.arange(len(captions)), lengths)
+        return np.bincount(caption_numbers, unseen, len(captions)) / np.maximum(lengths, 1)
 
 
-def _each(values: np.ndarray, groups: Sequence[Sequence[object]]) -> list[np.ndarray]:
+def _by_group(values: np.ndarray, groups: Sequence[Sequence[object]]) -> list[np.ndarray]:
     """The values of each group, of those of all members, group by group."""
     ends = accumulate(map(len, groups), initial=0)
     return [values[start:end] for start, end in pairwise(ends)]

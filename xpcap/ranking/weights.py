@@ -59,26 +59,26 @@ def fit(
     )
     if (photos[1:] < photos[:-1]).any():
         raise InvalidValueError("fit", "photos", "do not rise", "candidates sorted by photo")
-    near = np.array([prior[name] for name in FEATURES])
+    prior_weights = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
     _, number = np.unique(photos, return_inverse=True)
     with blas().on_one_thread():  # so that the bits do not depend on the cores
-        weights = _ascend(features, number, rewards, near)
-        fitted = _chosen(features @ weights, number, rewards)
+        weights = _ascend(features, number, rewards, prior_weights)
+        chosen = _chosen(features @ weights, number, rewards)
     return Fitted(
         dict(zip(FEATURES, weights.tolist(), strict=True)),
         float(_chosen(likelihood, number, rewards).mean()),
-        float(fitted.mean()),
+        float(chosen.mean()),
     )
 
 
 def _ascend(
-    features: np.ndarray, photos: np.ndarray, rewards: np.ndarray, near: np.ndarray
+    features: np.ndarray, photos: np.ndarray, rewards: np.ndarray, prior_weights: np.ndarray
 ) -> np.ndarray:
     """The weights of `fit`, by Adam in units of the features' spread."""
     spread = features.std(axis=0) + 1e-9
-    prior = near * spread
+    prior = prior_weights * spread
     _, first, number = np.unique(photos, return_index=True, return_inverse=True)
     scaled = features / spread
     w, moments = prior.copy(), {"learning_rate": RATE}

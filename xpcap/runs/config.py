@@ -88,7 +88,7 @@ class Config:
             return cls(
                 recipe=Recipe.from_config(stored, folder),
                 model=ModelConfig(
-                    **{one.name: stored.get(one.name) for one in fields(ModelConfig)}
+                    **{entry.name: stored.get(entry.name) for entry in fields(ModelConfig)}
                 ),
                 source=Source.from_json(f"open_run: {file}", stored["source"]),
                 **{name: stored.get(name) for name in FACTS},

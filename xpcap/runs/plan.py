@@ -233,10 +233,10 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
     zero in the last epoch, other epochs are one, since each step depends on their number.
     """
     names = different(options, run, FIXED)
-    if _whole(options.start) != _whole(run.start):
+    if _absolute(options.start) != _absolute(run.start):
         names.append("start")
-    other_fall = options.epochs != run.epochs and run.lr_decay == LINEAR
-    if other_fall and not names:
+    other_decay = options.epochs != run.epochs and run.lr_decay == LINEAR
+    if other_decay and not names:
         raise OptionError(
             "train_run",
             f"`epochs` {options.epochs}",
@@ -246,7 +246,7 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
             cause="leave `epochs` out, or start a new run from this one, with `start` and another"
             " `out`",
         )
-    if other_fall or options.epochs < run.epochs:
+    if other_decay or options.epochs < run.epochs:
         names.append("epochs")
     if names:
         got = "given with `resume`"
@@ -255,7 +255,7 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
         raise OptionError("train_run", _compared(names, options, run), got, expected, cause)
 
 
-def _whole(path: str | Path | None) -> Path | None:
+def _absolute(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path).resolve()
 
 

@@ -37,7 +37,7 @@ def check_ranks(out: Path, plan: Plan) -> None:
         for name in sorted(os.environ)
         if name.startswith("XPCAP_") and name not in RANK_VARIABLES
     ]
-    ours: dict[str, object] = {
+    facts: dict[str, object] = {
         "xpcap": sys.modules["xpcap"].__version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
@@ -50,19 +50,19 @@ def check_ranks(out: Path, plan: Plan) -> None:
     for number, stage in enumerate(plan.stages, start=1):
         settings = stage.options.to_config()
         del settings["data"]  # a path may differ from machine to machine
-        ours["option" if number == 1 else f"stage {number}'s option"] = settings
-    everyone = group.gather(ours)
-    for rank, theirs in enumerate(everyone):
-        _compare(rank, theirs, everyone[0], out)
+        facts["option" if number == 1 else f"stage {number}'s option"] = settings
+    rank_facts = group.gather(facts)
+    for rank, other_facts in enumerate(rank_facts):
+        _compare(rank, other_facts, rank_facts[0], out)
 
 
-def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
+def _compare(rank: int, facts: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
     iteration = "checkpoint's iteration"
-    if not theirs["run folder"] or theirs[iteration] != first[iteration]:
+    if not facts["run folder"] or facts[iteration] != first[iteration]:
         got = f"does not see {out} as rank 0 does"
         cause = "is `out` on a disk that its machine shares?"
         raise DataError("train_run", f"rank {rank}", got, "one folder for all ranks", cause)
-    for thing, value in theirs.items():
+    for thing, value in facts.items():
         other = first[thing]
         if value != other:
             if isinstance(value, dict):

@@ -264,11 +264,13 @@ class Recipe:
 
 
 OPTIONS = described(Recipe)
-STORED = [name for name, told in OPTIONS.items() if told.role != UNSTORED]
+STORED = [name for name, entry in OPTIONS.items() if entry.role != UNSTORED]
 PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         preset: {
-            name: told.presets[preset] for name, told in OPTIONS.items() if preset in told.presets
+            name: entry.presets[preset]
+            for name, entry in OPTIONS.items()
+            if preset in entry.presets
         }
         for preset in ("generated", "few", "many", "score", "warm")
     }
@@ -291,12 +293,12 @@ def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
     return {**PRESETS[size], "epochs": epochs}
 
 
-def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
+def different(recipe: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
     """Names of the options of some roles that differ."""
     return [
         name
-        for name, told in OPTIONS.items()
-        if told.role in roles and getattr(one, name) != getattr(other, name)
+        for name, entry in OPTIONS.items()
+        if entry.role in roles and getattr(recipe, name) != getattr(other, name)
     ]
 
 
@@ -305,7 +307,7 @@ def table(recipes: Sequence[Recipe]) -> list[list[str]]:
 
     A dash stands where the objective has no use for the option.
     """
-    names = [name for name, told in OPTIONS.items() if told.role in CARD_ROLES]
+    names = [name for name, entry in OPTIONS.items() if entry.role in CARD_ROLES]
     names.sort(key=lambda name: LAST_ROWS.index(name) + 1 if name in LAST_ROWS else 0)
     return [[name, *(_value(recipe, name) for recipe in recipes)] for name in names]
 
@@ -318,8 +320,8 @@ def _value(recipe: Recipe, name: str) -> str:
 def _stored_path(path: str | Path | None, out: str | Path | None) -> str:
     if path is None:
         return ""
-    whole = Path(path).resolve()
+    absolute = Path(path).resolve()
     folder = None if out is None else Path(out).resolve()
-    if folder is not None and whole.is_relative_to(folder):
-        return whole.relative_to(folder).as_posix()
-    return str(whole)
+    if folder is not None and absolute.is_relative_to(folder):
+        return absolute.relative_to(folder).as_posix()
+    return str(absolute)

@@ -106,22 +106,24 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     decoder, ranker, group = run.decoder(), run.ranker, current().group
     assert ranker is not None
     shard = pictures[group.shard(len(pictures))]
-    ours: list[list[Candidate]] = []
+    rank_candidates: list[list[Candidate]] = []
     for start in bar(range(0, len(shard), AT_ONCE), "fitting the ranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
         _, near = ranker.near(features)
-        ours += decoder.candidates(features, near)
+        rank_candidates += decoder.candidates(features, near)
     candidates = [
-        [Candidate(tuple(words), *rest) for words, *rest in some]
-        for some in chain.from_iterable(group.gather(ours))
+        [Candidate(tuple(words), *rest) for words, *rest in photo_candidates]
+        for photo_candidates in chain.from_iterable(group.gather(rank_candidates))
     ]
     values = []
     for start in range(0, len(pictures), AT_ONCE):
         batch = slice(start, start + AT_ONCE)
         embeddings, near = ranker.near(data.features("val", pictures[batch]))
         values.append(ranker.features(embeddings, near, candidates[batch]))
-    number = np.repeat(np.arange(len(pictures)), [len(some) for some in candidates])
+    photo_numbers = np.repeat(np.arange(len(pictures)), [*map(len, candidates)])
     words = run.vocabulary.idx_to_word
-    captions = [[words[i] for i in one.words] for some in candidates for one in some]
-    rewards = CiderD([references[i] for i in pictures.tolist()]).scores(captions, number)
-    return fit(np.concatenate(values), number, rewards, ranker.weights)
+    captions = [
+        [words[i] for i in candidate.words] for candidate in chain.from_iterable(candidates)
+    ]
+    rewards = CiderD([references[i] for i in pictures.tolist()]).scores(captions, photo_numbers)
+    return fit(np.concatenate(values), photo_numbers, rewards, ranker.weights)
