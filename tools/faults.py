@@ -34,7 +34,7 @@ STEPS = {
     "create": errno.ENOSPC,
     "write": errno.ENOSPC,
     "flush": errno.EIO,
-    "rename": errno.EIO,
+    "rename": errno.EIO,  # of files that replace others
     "place": errno.EIO,  # of new files alone
     "flush_folder": errno.EIO,
 }
