@@ -1,14 +1,12 @@
-"""Pages, learning curves, and captions below their pictures. Open page.py first."""
+"""Pages, learning curves, and captions below their pictures. Open markup.py first."""
 
 from xpcap.report.captions import draw_captions
 from xpcap.report.curves import draw_loss
 from xpcap.report.overlay import overlay
-from xpcap.report.page import Gallery, write_page
 from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.report.text import columns, escape_control, signed
 
 __all__ = [
-    "Gallery",
     "PictureCaption",
     "Ranked",
     "Skipped",
@@ -18,5 +16,4 @@ __all__ = [
     "escape_control",
     "overlay",
     "signed",
-    "write_page",
 ]

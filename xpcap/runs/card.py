@@ -21,7 +21,6 @@ from xpcap.encoders import ENCODERS
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
-from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import Scores
 from xpcap.report.text import NOTHING, escape_control
@@ -37,7 +36,7 @@ from xpcap.runs.folder import (
     VOCAB,
     cell_title,
 )
-from xpcap.runs.pages import PAGE, picture_finder
+from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
 from xpcap.runs.recipe import table
 from xpcap.runs.run import Run, provenance_text
 from xpcap.shapes import is_generated
