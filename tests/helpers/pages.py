@@ -74,11 +74,6 @@ def card(
     return caption._replace(picture=picture, **more)
 
 
-def below(picture: np.ndarray, caption: str, *references: str) -> PictureCaption:
-    """A captioned picture for a PNG."""
-    return PictureCaption("", caption, [], list(references), picture=picture)
-
-
 def scores(*titles: str, human: bool = True, **text: str) -> Scores:
     """Scores with these titles; `text` has the plain words and protocols of all."""
     scored = Scored({"cider": 0.17}, [])

@@ -1,17 +1,15 @@
 """Pictures with captions below them, as one PNG."""
 
+import io
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from xpcap.errors import InvalidValueError
-from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
-from xpcap.report.records import PictureCaption
 from xpcap.report.text import NOTHING, escape_control, pieces
 from xpcap.work import remark
 
@@ -28,25 +26,28 @@ CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
-    """Write a PNG of pictures, each above its caption (dark) and its first reference (grey).
+class CaptionedPicture(NamedTuple):
+    """A picture, and the texts below it."""
 
-    Captions without a picture are left out. The text may be untrusted: control and bidi characters
-    are escaped, and long text is cut. Characters that Matplotlib's own font lacks are drawn with
-    other fonts of the machine; a remark says if none has them.
+    picture: np.ndarray  # (h, w, 3) uint8
+    caption: str
+    reference: str = ""
 
-    ValueError : no picture. OSError : the file cannot be written.
+
+def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
+    """A PNG of pictures, each above its caption (dark) and its reference (grey).
+
+    The text may be untrusted: control and bidi characters are escaped, and long text is cut.
+    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine; a remark
+    says if none has them.
+
+    ValueError : no picture.
     """
     from matplotlib import rc_context
 
-    pictures = [one.picture for one in captions if isinstance(one.picture, np.ndarray)]
     texts = [
-        (
-            escape_control(one.caption).strip() or NOTHING,
-            escape_control(one.references[0] if one.references else ""),
-        )
-        for one in captions
-        if isinstance(one.picture, np.ndarray)
+        (escape_control(caption).strip() or NOTHING, escape_control(reference))
+        for _, caption, reference in pictures
     ]
     if not pictures:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
@@ -58,9 +59,10 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
         lines = [(wrap(caption, large), wrap(reference, small)) for caption, reference in texts]
-        figure = _draw(pictures, lines)
-        with atomic(Path(path)) as file:
-            figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        figure = _draw([picture for picture, *_ in pictures], lines)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    return content.getvalue()
 
 
 def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts]) -> "Figure":

@@ -20,7 +20,7 @@ from xpcap.files import atomic, new_path
 from xpcap.models import Beam, Policy
 from xpcap.prepare.matching import escapes
 from xpcap.progress import bar
-from xpcap.report import draw_captions
+from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.curves import COLUMNS, History, points, training_charts
 from xpcap.report.explanation import (
     PARTS,
@@ -153,14 +153,19 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
 
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    shown = [one for one in captions if one.picture is not None][:DRAWN]
+    shown = [
+        CaptionedPicture(one.picture, one.caption, *one.references[:1])
+        for one in captions
+        if isinstance(one.picture, np.ndarray)
+    ][:DRAWN]
     if not shown:
         got = f"is at hand to be drawn in {path}"
         expected = "the folder that the data set remembers"
         cause = "was it moved?"
         raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
-    with new_path("caption", path, ".png") as part:
-        draw_captions(part, shown)
+    png = draw_captions(shown)
+    with new_path("caption", path, ".png") as part, atomic(part) as file:
+        file.write(png)
     return len(shown)
 
 
