@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from xpcap.metrics import Metric, Scored
-from xpcap.report import PictureCaption, Ranked
-from xpcap.report.scores import Result, Scores
 from xpcap.runs.pages import Gallery, render_page
+from xpcap.runs.records import PictureCaption, Ranked
+from xpcap.runs.scores import Result, Scores
 from xpcap.shapes.scenes import make_scene, paint
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"

@@ -18,11 +18,11 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.encoders import Area  # noqa: E402 - after the skip
 from xpcap.report import (  # noqa: E402 - after the skip
     CaptionedPicture,
-    Skipped,
     draw_captions,
     escape_control,
 )
-from xpcap.report.explanation import (  # noqa: E402 - after the skip
+from xpcap.runs import Skipped  # noqa: E402
+from xpcap.runs.explanation import (  # noqa: E402 - after the skip
     PARTS,
     CandidateCaption,
     Explanation,

@@ -19,7 +19,6 @@ from xpcap import DataError, files, open_run
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.models import Beam, Policy, Sampling
-from xpcap.report.records import Ranked
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
@@ -28,6 +27,7 @@ from xpcap.runs import (
     pictures,
 )
 from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
+from xpcap.runs.records import Ranked
 from xpcap.testing.output import NAMES, FixedCaptioner
 
 Image = pytest.importorskip("PIL.Image")

@@ -26,9 +26,9 @@ from programs import program
 from refusals import Refusal, refusals
 
 from xpcap.encoders import Area
-from xpcap.report import Skipped
 from xpcap.report.curves import training_charts
-from xpcap.report.explanation import PARTS, CandidateCaption, Explanation, Neighbour
+from xpcap.runs import Skipped
+from xpcap.runs.explanation import PARTS, CandidateCaption, Explanation, Neighbour
 from xpcap.runs.pages import Gallery, render_page
 from xpcap.shapes.scenes import make_scene
 

@@ -1,16 +1,15 @@
-"""Pages, learning curves, and captions below their pictures. Open markup.py first."""
+"""Forms of what people read: markup, curves, text, attention over a picture, captions below theirs.
+
+It knows no run: a caller gives numbers, texts and pictures. Open markup.py first.
+"""
 
 from xpcap.report.captions import CaptionedPicture, draw_captions
 from xpcap.report.curves import draw_loss
 from xpcap.report.overlay import overlay
-from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.report.text import columns, escape_control, signed
 
 __all__ = [
     "CaptionedPicture",
-    "PictureCaption",
-    "Ranked",
-    "Skipped",
     "columns",
     "draw_captions",
     "draw_loss",

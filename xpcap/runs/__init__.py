@@ -1,14 +1,10 @@
 """Use cases over a run folder: train, evaluate, caption. Open train.py first, and then run.py.
 
 plan.py plans a training and saver.py writes it down; a run is opened by run.py, and captions by
-decoder.py. config.py and folder.py have the format of the folder.
+decoder.py. config.py and folder.py have the format of the folder. What people read of a run is in
+pages.py, card.py, scores.py, doctor.py and look.py.
 """
 
-from xpcap.report.records import PictureCaption as PictureCaption
-from xpcap.report.records import Skipped as Skipped
-from xpcap.report.scores import Comparison as Comparison
-from xpcap.report.scores import Scores as Scores
-from xpcap.report.scores import compare as compare
 from xpcap.runs.captions import caption_run as caption_run
 from xpcap.runs.decoder import Decoder as Decoder
 from xpcap.runs.decoder import RankedBeam as RankedBeam
@@ -30,10 +26,15 @@ from xpcap.runs.pictures import open_captioner as open_captioner
 from xpcap.runs.plan import choose as choose
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions
+from xpcap.runs.records import PictureCaption as PictureCaption
+from xpcap.runs.records import Skipped as Skipped
 from xpcap.runs.run import Run as Run
 from xpcap.runs.run import default_policy as default_policy
 from xpcap.runs.run import open_run as open_run
 from xpcap.runs.saver import Stopped as Stopped
+from xpcap.runs.scores import Comparison as Comparison
+from xpcap.runs.scores import Scores as Scores
+from xpcap.runs.scores import compare as compare
 from xpcap.runs.scoring import evaluate_run as evaluate_run
 from xpcap.runs.scoring import score_captions as score_captions
 from xpcap.runs.train import Trained as Trained

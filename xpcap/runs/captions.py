@@ -17,9 +17,9 @@ from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
-from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.report.records import PictureCaption, Ranked
 from xpcap.runs.decoder import Decoder
+from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.runs.records import PictureCaption, Ranked
 from xpcap.runs.run import Run
 from xpcap.work import current, work
 

@@ -21,8 +21,6 @@ from xpcap.encoders import ENCODERS
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
-from xpcap.report.records import PictureCaption
-from xpcap.report.scores import Scores
 from xpcap.report.text import NOTHING, escape_control
 from xpcap.runs.config import Config
 from xpcap.runs.folder import (
@@ -38,7 +36,9 @@ from xpcap.runs.folder import (
 )
 from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
 from xpcap.runs.recipe import table
+from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run, provenance_text
+from xpcap.runs.scores import Scores
 from xpcap.shapes import is_generated
 
 if TYPE_CHECKING:

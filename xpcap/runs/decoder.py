@@ -15,8 +15,8 @@ from xpcap.models.batch import FeatureRows
 from xpcap.options import Flag
 from xpcap.ranking import Candidate, Ranker, Ranking
 from xpcap.ranking.index import Neighbours
-from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.report.records import PictureCaption, Ranked
+from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.runs.records import PictureCaption, Ranked
 
 WIDTH = 10  # of the beam that makes candidates
 CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together

@@ -22,22 +22,22 @@ from xpcap.prepare.matching import escapes
 from xpcap.progress import bar
 from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.curves import COLUMNS, History, points, training_charts
-from xpcap.report.explanation import (
+from xpcap.report.markup import Embedded, embed, image_uri, render
+from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
+from xpcap.report.text import NOTHING, signed
+from xpcap.runs.captions import caption_chosen, captioned
+from xpcap.runs.explanation import (
     PARTS,
     Explanation,
     compare_candidates,
     decision,
     sample_caption,
 )
-from xpcap.report.markup import Embedded, embed, image_uri, render
-from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
-from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.scores import Scores
-from xpcap.report.text import NOTHING, signed
-from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.pictures import with_picture
+from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text
+from xpcap.runs.scores import Scores
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 

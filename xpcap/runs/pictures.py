@@ -29,9 +29,9 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionE
 from xpcap.models import Policy
 from xpcap.options import SEED
 from xpcap.progress import bar
-from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.folder import BEST
+from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Inputs, Run, open_run
 from xpcap.threads import Lock, blas
 from xpcap.work import work

@@ -21,10 +21,10 @@ from xpcap.metrics import (
     of_train,
 )
 from xpcap.models import Policy
-from xpcap.report.records import PictureCaption
-from xpcap.report.scores import FORCED, Result, Scores
 from xpcap.runs.captions import caption_chosen, captioned
+from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
+from xpcap.runs.scores import FORCED, Result, Scores
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.encoders.grid import Area
-from xpcap.report.explanation import Explanation
 from xpcap.report.markup import Embedded
+from xpcap.runs.explanation import Explanation
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300, 60

@@ -5,7 +5,7 @@ finds likeliest.
 import pytest
 
 from xpcap.ranking import FEATURES
-from xpcap.report.explanation import (
+from xpcap.runs.explanation import (
     PARTS,
     CandidateCaption,
     Explanation,

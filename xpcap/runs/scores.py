@@ -13,7 +13,7 @@ from xpcap.errors import DataError
 from xpcap.files import write_text
 from xpcap.metrics import ALIASES, Interval, Metric, Scored, Sums, bootstrap_intervals, paired
 from xpcap.metrics.bleu import ORDERS
-from xpcap.report.records import PictureCaption
+from xpcap.runs.records import PictureCaption
 
 Value = TypeVar("Value")
 # Scores to name first: of each group the first that was measured
