@@ -345,7 +345,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         lambda model, features, policy, **_: 0 if policy.n_best else len(features),
     )
     count(xpcap.data.dataset, "tokenize")
-    count(xpcap.runs.scoring, "tokenize")
+    count(xpcap.runs.scores, "tokenize")
     options = [*commands.SMALL, "--no-neighbours"]
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *options)
     val, train = data.split("val"), data.split("train")

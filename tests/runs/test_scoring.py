@@ -15,7 +15,7 @@ from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, of_train
-from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
+from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
 from xpcap.shapes import named
 
 pytest.importorskip("nltk")  # for BLEU
@@ -57,7 +57,7 @@ def test_people_are_scored_by_their_first_captions_against_their_different_other
     """The second picture has nothing to compare with, and the third one's first caption is no
     reference of itself.
     """
-    monkeypatch.setattr(scoring, "MIN_PEOPLE", 2)
+    monkeypatch.setattr(scores, "MIN_PEOPLE", 2)
     train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
     val = [*VAL[:2], ["a dog", "a dog", "the cow"]]
     scored = score_captions(data_of(train=train, val=val), "val", SAID)

@@ -35,7 +35,7 @@ from xpcap.runs.saver import Stopped as Stopped
 from xpcap.runs.scores import Comparison as Comparison
 from xpcap.runs.scores import Scores as Scores
 from xpcap.runs.scores import compare as compare
-from xpcap.runs.scoring import evaluate_run as evaluate_run
-from xpcap.runs.scoring import score_captions as score_captions
+from xpcap.runs.scores import evaluate_run as evaluate_run
+from xpcap.runs.scores import score_captions as score_captions
 from xpcap.runs.train import Trained as Trained
 from xpcap.runs.train import train_run as train_run

@@ -24,8 +24,7 @@ from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import drop_ranking, fit_ranking
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
-from xpcap.runs.scores import Scores
-from xpcap.runs.scoring import evaluate_run
+from xpcap.runs.scores import Scores, evaluate_run
 from xpcap.runs.start import (
     LEAST_GAIN,
     data_from,
