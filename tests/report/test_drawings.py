@@ -10,7 +10,7 @@ from pages import HISTORY, NASTY, WITHOUT_VAL, decode, photo, scene
 from refusals import refuses
 
 from xpcap.report import CaptionedPicture, draw_captions, draw_loss
-from xpcap.report.captions import MOST_LINES, wrap
+from xpcap.report.captions import MAX_LINES, wrap
 from xpcap.report.curves import BOTTOM, TOP, gradient_chart, training_charts
 
 
@@ -92,7 +92,7 @@ def test_gradients_are_drawn_in_decades() -> None:
 def test_the_last_of_too_many_lines_is_the_longest_that_fits_with_an_ellipsis(most: int) -> None:
     word = ("abcdefghij" * 10)[:most]
     lines = wrap(f"{word} " * 20, len, most)
-    assert lines == [*[word] * (MOST_LINES - 1), f"{word[: max(0, most - 2)]} …"]
+    assert lines == [*[word] * (MAX_LINES - 1), f"{word[: max(0, most - 2)]} …"]
 
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], WITHOUT_VAL, []])

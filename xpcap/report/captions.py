@@ -21,7 +21,7 @@ CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
 COLUMNS = 3
 LEADING = 1.3  # line height, in font sizes
-MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
+MAX_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
@@ -51,7 +51,7 @@ def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
     ]
     if not pictures:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
-    families, lacking = find_fonts(text for both in texts for text in both)
+    families, lacking = find_fonts(text for pair in texts for text in pair)
     if lacking:
         remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
@@ -123,31 +123,33 @@ def _measure(size: float) -> Callable[[str], float]:
     return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
 
-def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
-    """Break a text into lines no wider than `most` by `width`; a wider single word is broken."""
+def wrap(text: str, width: Callable[[str], float], max_width: float = PICTURE[0]) -> list[str]:
+    """Break a text into lines no wider than `max_width` by `width`; a wider single word is broken."""
     lines: list[str] = []
     for word in text.split():
-        if lines and width(f"{lines[-1]} {word}") <= most:
+        if lines and width(f"{lines[-1]} {word}") <= max_width:
             lines[-1] += f" {word}"
             continue
         parts = pieces(word)
-        while len(parts) > 1 and len(lines) <= MOST_LINES and width("".join(parts)) > most:
-            fitting = bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n])))
+        while len(parts) > 1 and len(lines) <= MAX_LINES and width("".join(parts)) > max_width:
+            fitting = bisect_right(
+                range(len(parts)), max_width, key=lambda n: width("".join(parts[:n]))
+            )
             cut = max(1, fitting - 1)
             lines.append("".join(parts[:cut]))
             parts = parts[cut:]
         lines.append("".join(parts))
-        if len(lines) > MOST_LINES:
-            return [*lines[: MOST_LINES - 1], _cut(lines[MOST_LINES - 1], width, most)]
+        if len(lines) > MAX_LINES:
+            return [*lines[: MAX_LINES - 1], _cut(lines[MAX_LINES - 1], width, max_width)]
     return lines
 
 
-def _cut(line: str, width: Callable[[str], float], most: float) -> str:
+def _cut(line: str, width: Callable[[str], float], max_width: float) -> str:
     """The longest beginning of a line that fits with an ellipsis."""
     parts = pieces(line)
 
     def measure(n: int) -> float:
         return width(f"{''.join(parts[:n])} …")
 
-    fitting = bisect_right(range(len(parts) + 1), most, key=measure) - 1
+    fitting = bisect_right(range(len(parts) + 1), max_width, key=measure) - 1
     return f"{''.join(parts[: max(0, fitting)])} …"

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 CARD, EXAMPLES = "README.md", "examples.jpg"
 SHOWN = 3  # pictures in EXAMPLES
 SIDE, GAP, QUALITY = 256, 8, 90  # pixels of a picture's longer side, and between two; of the JPEG
-LONGEST, MOST_FILES = 200, 20  # characters of a name or caption; caption files named
+LONGEST, MAX_FILES = 200, 20  # characters of a name or caption; caption files named
 METRIC_IDS = {  # name of a score to Hugging Face's identifier of the metric, and its title
     "bleu4": ("bleu", "BLEU-4"),
     "rouge_l": ("rouge", "ROUGE-L"),
@@ -131,7 +131,7 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         examples=EXAMPLES,
         install=install(encoder.extra) if encoder and encoder.extra else "",
         caption_files=_caption_files(source),
-        most_files=MOST_FILES,
+        max_files=MAX_FILES,
         splits=_splits(data, run.vocabulary),
         words=len(run.vocabulary) - len(SPECIAL),
         special=len(SPECIAL),
@@ -146,7 +146,7 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         licence=encoder.licence if encoder else "not stated in the dataset file",
         best=BEST,
         options_file=CONFIG,
-        there=[item for item in FILES.items() if (folder / item[0]).is_file()],
+        files=[item for item in FILES.items() if (folder / item[0]).is_file()],
     )
     write_text(folder / CARD, text)
 
@@ -198,7 +198,7 @@ def _front_matter(run: Run, scores: Scores | None) -> Markdown:
             "dataset": {"type": data, "name": data, "split": escape_control(scores.split)},
             "metrics": measured,
         }
-        fields["metrics"] = [one["type"] for one in measured]
+        fields["metrics"] = [metric["type"] for metric in measured]
         fields["model-index"] = [{"name": escape_control(run.name, LONGEST), "results": [result]}]
     lines = (
         f"{name}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
@@ -209,8 +209,8 @@ def _front_matter(run: Run, scores: Scores | None) -> Markdown:
 
 def _caption_files(source: Source) -> list[str]:
     """Names of the files that captions came from."""
-    found = source.record.get("captions")
-    return [str(file) for file in found] if isinstance(found, list) else []
+    files = source.record.get("captions")
+    return [str(file) for file in files] if isinstance(files, list) else []
 
 
 def _splits(
@@ -269,12 +269,16 @@ def _write_examples(
     """Write the captioned pictures that are at hand side by side, and return their captions."""
     from PIL import Image, ImageOps
 
-    found = [(one, picture) for one in captions if (picture := find_picture(one.image)) is not None]
-    if not found:
+    examples = [
+        (caption, picture)
+        for caption in captions
+        if (picture := find_picture(caption.image)) is not None
+    ]
+    if not examples:
         path.unlink(missing_ok=True)  # of an earlier training
         return []
-    strip = Image.new("RGB", (len(found) * (SIDE + GAP) - GAP, SIDE), "white")
-    for column, (_, picture) in enumerate(found):
+    strip = Image.new("RGB", (len(examples) * (SIDE + GAP) - GAP, SIDE), "white")
+    for column, (_, picture) in enumerate(examples):
         enlarged = max(picture.shape[:2]) < SIDE
         method = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         small = ImageOps.contain(Image.fromarray(picture), (SIDE, SIDE), method)
@@ -284,4 +288,4 @@ def _write_examples(
     strip.save(content, format="jpeg", quality=QUALITY, optimize=True)
     with atomic(path) as file:
         file.write(content.getvalue())
-    return [one for one, _ in found]
+    return [caption for caption, _ in examples]

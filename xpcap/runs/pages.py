@@ -49,8 +49,8 @@ NOTE = "sentence BLEU-4"
 SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
-MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
-MOST_RANKED = 20  # captions of a beam
+MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
+MAX_RANKED = 20  # captions of a beam
 # Parts of a card that a sentence explains, where they first occur
 EXPLAINED = "words", "references", "attention", "reasons", "ranked"
 CALLER = "write_caption_page"  # begins errors: other pages have captions of our own
@@ -80,13 +80,13 @@ def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record]
 def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Record]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
-    whole, before = whole_history(folder, records)
-    stages = f" (the first {before} by cross entropy, then on the score)" if before else ""
+    history, first = whole_history(folder, records)
+    stages = f" (the first {first} by cross entropy, then on the score)" if first else ""
     summary = (
-        f"After epoch {whole[-1]['epoch']} of {before + epochs}{stages}. Scores and captions follow"
+        f"After epoch {history[-1]['epoch']} of {first + epochs}{stages}. Scores and captions follow"
         " when training ends."
     )
-    page = render_page(f"{folder.name}, in training", summary=summary, history=whole)
+    page = render_page(f"{folder.name}, in training", summary=summary, history=history)
     _replace_page(folder, page)
 
 
@@ -102,9 +102,9 @@ def write_run_page(
     opening, scored = None, ""
     if evaluation:
         scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
-        plain = [one._replace(n_best=()) for one in evaluation.spread(count=FIRST_SHOWN)]
+        captions = [caption._replace(n_best=()) for caption in evaluation.spread(count=FIRST_SHOWN)]
         about = f"Pictures spread evenly over {evaluation.split}."
-        opening = Gallery("Captions", about, with_pictures(run, plain, find_picture))
+        opening = Gallery("Captions", about, with_pictures(run, captions, find_picture))
     page = render_page(
         run.name,
         summary=f"A{cell_title(run.config.recipe.cell)[1:]} captioner{scored}. {provenance_text(run)}",
@@ -154,9 +154,9 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
     shown = [
-        CaptionedPicture(one.picture, one.caption, *one.references[:1])
-        for one in captions
-        if isinstance(one.picture, np.ndarray)
+        CaptionedPicture(caption.picture, caption.caption, *caption.references[:1])
+        for caption in captions
+        if isinstance(caption.picture, np.ndarray)
     ][:DRAWN]
     if not shown:
         got = f"is at hand to be drawn in {path}"
@@ -197,7 +197,7 @@ def with_pictures(
     run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
 ) -> Iterator[PictureCaption]:
     """Captions with their pictures, one in memory at a time, and the area of their attention."""
-    return (with_picture(run, one, find_picture(one.image)) for one in captions)
+    return (with_picture(run, caption, find_picture(caption.image)) for caption in captions)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -230,7 +230,7 @@ def _galleries(
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    noted = {i: one._replace(note=f"{NOTE} {scores[i]:.2f}") for i, one in searched.items()}
+    noted = {i: caption._replace(note=f"{NOTE} {scores[i]:.2f}") for i, caption in searched.items()}
     return [
         Gallery(title, about, with_pictures(run, [noted[i] for i in numbers], find_picture))
         for title, (about, numbers) in chosen.items()
@@ -250,11 +250,11 @@ def _searched(
     beams = caption_chosen(decoder, seen, evaluation.split, pictures)
     scored = [evaluation.captions[i] for i in numbers]
     features = seen.features(evaluation.split, pictures)
-    maps = decoder.attention(features, [one.words for one in scored])
-    found = zip(numbers, scored, beams, maps, strict=True)
+    maps = decoder.attention(features, [caption.words for caption in scored])
+    rows = zip(numbers, scored, beams, maps, strict=True)
     return {
-        i: one._replace(n_best=beam.n_best, attention=of, explanation=beam.explanation)
-        for i, one, beam, of in found
+        i: caption._replace(n_best=beam.n_best, attention=weights, explanation=beam.explanation)
+        for i, caption, beam, weights in rows
     }
 
 
@@ -294,9 +294,9 @@ def render_page(
     explained: list[str] = []  # parts of cards, by the sections so far
 
     def show(gallery: Gallery) -> dict[str, Any]:
-        cards = [_card(one, album) for one in gallery.captions]
-        there = [part for part in EXPLAINED if any(card[part] for card in cards)]
-        new = [part for part in there if part not in explained]
+        cards = [_card(caption, album) for caption in gallery.captions]
+        parts = [part for part in EXPLAINED if any(card[part] for card in cards)]
+        new = [part for part in parts if part not in explained]
         explained.extend(new)
         return {"title": gallery.title, "about": gallery.about, "cards": cards, "new": new}
 
@@ -322,7 +322,7 @@ def render_page(
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row with the number of the rest."""
-    first, rest = list(rows[:MOST_ROWS]), len(rows) - MOST_ROWS
+    first, rest = list(rows[:MAX_ROWS]), len(rows) - MAX_ROWS
     if rest > 0:
         more = f"{rest:,} more", "not shown", "", "", "", ""
         first.append(more[: len(rows[0])])
@@ -349,29 +349,29 @@ class _Album:
         return self._numbers[name]
 
 
-def _card(one: PictureCaption, album: _Album) -> dict[str, Any]:
+def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
     """A picture as the template takes it, without its pixels."""
-    words = one.split()
-    references = [reference for reference in one.references if reference.strip()]
-    image = None if one.picture is None else embed(CALLER, one.image, one.picture)
+    words = caption.split()
+    references = [reference for reference in caption.references if reference.strip()]
+    image = None if caption.picture is None else embed(CALLER, caption.image, caption.picture)
     return {
-        "name": one.image,
+        "name": caption.image,
         "image": image,
-        "attention": image and _overlays(one, words, image),
-        "words": _words(list(zip(words, one.probabilities, strict=True))[:MOST_WORDS]),
-        "cut": len(words) > MOST_WORDS,
-        "references": references[:MOST_REFERENCES],
+        "attention": image and _overlays(caption, words, image),
+        "words": _words(list(zip(words, caption.probabilities, strict=True))[:MAX_WORDS]),
+        "cut": len(words) > MAX_WORDS,
+        "references": references[:MAX_REFERENCES],
         "more": len(references) - 1,
-        "note": one.note,
-        "ranked": one.n_best[:MOST_RANKED],
-        "reasons": one.explanation and _reasons(one.explanation, album),
+        "note": caption.note,
+        "ranked": caption.n_best[:MAX_RANKED],
+        "reasons": caption.explanation and _reasons(caption.explanation, album),
     }
 
 
 def _reasons(explanation: Explanation, album: _Album) -> dict[str, Any]:
     similar = [
-        (one, sample_caption(one), album.number(one.image))
-        for one in explanation.neighbours[:SIMILAR]
+        (neighbour, sample_caption(neighbour), album.number(neighbour.image))
+        for neighbour in explanation.neighbours[:SIMILAR]
     ]
     options = compare_candidates(explanation)
     largest = max((abs(x) for option in options for x in option.parts.values()), default=0) or 1
@@ -412,7 +412,9 @@ def _probability(word: str, p: float) -> float:
     return min(max(float(p), 0.0), 1.0)
 
 
-def _overlays(one: PictureCaption, words: Sequence[str], image: Embedded) -> dict[str, Any] | None:
+def _overlays(
+    caption: PictureCaption, words: Sequence[str], image: Embedded
+) -> dict[str, Any] | None:
     """For each word an overlay image (one pixel per region) and its alt text.
 
     Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
@@ -420,18 +422,20 @@ def _overlays(one: PictureCaption, words: Sequence[str], image: Embedded) -> dic
     """
     from PIL import Image
 
-    weights = np.array(() if one.attention is None else one.attention)
+    weights = np.array(() if caption.attention is None else caption.attention)
     side = math.isqrt(weights.shape[-1]) if weights.size else 0
-    if not words or not side or one.area is None or side * side != weights.shape[-1]:
+    if not words or not side or caption.area is None or side * side != weights.shape[-1]:
         return None
-    check_weights(CALLER, one.image, weights, words)
+    check_weights(CALLER, caption.image, weights, words)
     shown = []
-    for word, of_word in zip(words[:MOST_WORDS], weights.reshape(-1, side, side), strict=False):
-        row, column, weight = heaviest(of_word)
-        black, alpha = Image.new("L", (side, side)), Image.fromarray(overlay_alpha(of_word))
+    for word, region_weights in zip(
+        words[:MAX_WORDS], weights.reshape(-1, side, side), strict=False
+    ):
+        row, column, weight = heaviest(region_weights)
+        black, alpha = Image.new("L", (side, side)), Image.fromarray(overlay_alpha(region_weights))
         uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
         shown.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
-    return {"words": shown, "dimmest": DIMMEST, **_boxes(one.area, image)}
+    return {"words": shown, "dimmest": DIMMEST, **_boxes(caption.area, image)}
 
 
 def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
@@ -448,7 +452,7 @@ def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
 
 def _epochs(history: History) -> dict[str, Any]:
     """The history as a table of text; a very long one shows every second, third, ... epoch."""
-    every, last = -(-len(history) // MOST_ROWS), len(history) - 1
+    every, last = -(-len(history) // MAX_ROWS), len(history) - 1
     shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]
     columns = {key: column for key, column in COLUMNS.items() if points(shown, key)}
     rows = [

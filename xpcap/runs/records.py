@@ -15,9 +15,13 @@ _short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300,
 
 
 def _filled(record: Any) -> str:
-    filled = ((name, of) for name, of in record._asdict().items() if of is not None and len(of))
-    inside = ", ".join(f"{name}={_short.repr(of)}" for name, of in filled)
-    return f"{type(record).__name__}({inside})"
+    filled = (
+        (name, value)
+        for name, value in record._asdict().items()
+        if value is not None and len(value)
+    )
+    fields = ", ".join(f"{name}={_short.repr(value)}" for name, value in filled)
+    return f"{type(record).__name__}({fields})"
 
 
 class Ranked(NamedTuple):

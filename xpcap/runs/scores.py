@@ -108,7 +108,7 @@ class Scores:
     @property
     def scores(self) -> dict[str, float]:
         """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
-        return _by_name(one.scored for one in self.results)
+        return _by_name(result.scored for result in self.results)
 
     @property
     def human_scores(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Scores:
 
         Without perplexity; and without scores that need references, if too few pictures have two.
         """
-        return _by_name(one.human for one in self.results if one.human)
+        return _by_name(result.human for result in self.results if result.human)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -126,47 +126,51 @@ class Scores:
     @property
     def sums(self) -> list[Sums]:
         """Sums per picture of each metric that has them: intervals resample these."""
-        return [one.scored.sums for one in self.results if one.scored.sums]
+        return [result.scored.sums for result in self.results if result.scored.sums]
 
     @property
     def per_picture(self) -> dict[str, list[float]]:
         """Name to one value for each of `captions`, of metrics that score single pictures."""
-        return {one.metric.name: one.scored.pictures for one in self.results if one.scored.pictures}
+        return {
+            result.metric.name: result.scored.pictures
+            for result in self.results
+            if result.scored.pictures
+        }
 
     @property
     def protocol(self) -> dict[str, str]:
         """Name of a metric to how it is computed, in words."""
-        return {one.metric.name: one.metric.protocol for one in self.results}
+        return {result.metric.name: result.metric.protocol for result in self.results}
 
     def rows(self) -> list[Row]:
         """The results for tables."""
         return [
             Row(
-                one.metric.title,
-                one.shown or _figures(one.scored),
-                self._width(one.scored),
-                _figures(one.human) if one.human and self.people else "",
-                one.metric.protocol,
-                one.metric.plain,
+                result.metric.title,
+                result.shown or _figures(result.scored),
+                self._width(result.scored),
+                _figures(result.human) if result.human and self.people else "",
+                result.metric.protocol,
+                result.metric.plain,
             )
-            for one in self.results
+            for result in self.results
         ]
 
     def headline(self) -> list[Row]:
         """Three scores at most, each one number, without intervals and protocols."""
         values, human = self.scores, self.human_scores
-        of = {name: one.metric for one in self.results for name in one.scored.corpus}
-        found = [next((name for name in group if name in of), "") for group in HEADLINE]
+        metrics = {name: result.metric for result in self.results for name in result.scored.corpus}
+        names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
         return [
             Row(
-                TITLES.get(name, of[name].title),
+                TITLES.get(name, metrics[name].title),
                 figure(values[name]),
                 "",
                 figure(human[name]) if name in human and self.people else "",
                 "",
-                of[name].plain,
+                metrics[name].plain,
             )
-            for name in found
+            for name in names
             if name
         ]
 
@@ -221,15 +225,15 @@ def _figures(scored: Scored) -> str:
     return "  ".join(map(figure, scored.corpus.values()))
 
 
-def _by_name(found: Iterable[Scored]) -> dict[str, float]:
+def _by_name(scored: Iterable[Scored]) -> dict[str, float]:
     """All values by name: metrics', second names, then those that need a model."""
-    scores = {name: value for scored in found for name, value in scored.corpus.items()}
+    scores = {name: value for x in scored for name, value in x.corpus.items()}
     forced = {name: scores.pop(name) for name in FORCED if name in scores}
     return _with_aliases(scores) | forced
 
 
-def _with_aliases(found: dict[str, Value]) -> dict[str, Value]:
-    return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
+def _with_aliases(values: dict[str, Value]) -> dict[str, Value]:
+    return values | {alias: values[name] for alias, name in ALIASES.items() if name in values}
 
 
 # Two sides
@@ -273,22 +277,26 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
 
     DataError : they are not of the same pictures with the same references.
     """
-    odd = [
-        one.image
-        for one, other in zip(ours.captions, theirs.captions, strict=False)
-        if (one.image, one.references) != (other.image, other.references)
+    unequal = [
+        our.image
+        for our, their in zip(ours.captions, theirs.captions, strict=False)
+        if (our.image, our.references) != (their.image, their.references)
     ]
-    if odd or ours.n != theirs.n:
+    if unequal or ours.n != theirs.n:
         what = (
             f"{ours.n:,} and {theirs.n:,} pictures"
             if ours.n != theirs.n
-            else f"other pictures or references, from {odd[0][:100]!r} on"
+            else f"other pictures or references, from {unequal[0][:100]!r} on"
         )
         got = f"have {what} in split {ours.split!r}"
         cause = "if they were trained on different files, give one of them as `data`"
         raise DataError("compare", "the two sides", got, "the same pictures and references", cause)
-    one, other = ours.scores, theirs.scores
-    differences = {name: value - other[name] for name, value in one.items() if name in other}
+    our_scores, their_scores = ours.scores, theirs.scores
+    differences = {
+        name: value - their_scores[name]
+        for name, value in our_scores.items()
+        if name in their_scores
+    }
     return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))
 
 
@@ -349,7 +357,7 @@ def _scores(
         these pictures, or has the name of another.
     """
     references = list(data.reference_words(split, words).values())
-    hypotheses = [one.words for one in captions]
+    hypotheses = [caption.words for caption in captions]
     text, pictures = data.split(split).text, data.split(split).image_idxs
     _, firsts = np.unique(pictures, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
@@ -357,7 +365,7 @@ def _scores(
     several = [captions for captions in different if len(captions) > 1]
     people = len(several) >= MIN_PEOPLE
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
-    rows, unscored = _with_own(data, [*map(_row, metrics)])
+    rows, unscored = _with_data_metrics(data, [*map(_row, metrics)])
     results: list[Result] = []
     taken = {*ALIASES, *FORCED}
     for metric in rows:
@@ -415,19 +423,21 @@ def _row(metric: object) -> Metric:
         got = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
         expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
         raise InvalidTypeError("metrics", "", got, expected)
-    names = [one.name for one in fields(Metric) if hasattr(metric, one.name)]
+    names = [x.name for x in fields(Metric) if hasattr(metric, x.name)]
     return Metric(**{"plain": "", **{name: getattr(metric, name) for name in names}})
 
 
-def _with_own(data: CaptionData, metrics: list[Metric]) -> tuple[list[Metric], dict[str, str]]:
+def _with_data_metrics(
+    data: CaptionData, metrics: list[Metric]
+) -> tuple[list[Metric], dict[str, str]]:
     """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
 
     Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
     """
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == "bleu"), -1)
-    found = [*metrics[:below], *metrics_of(data), *metrics[below:]]
+    rows = [*metrics[:below], *metrics_of(data), *metrics[below:]]
     if "train" not in data.splits:
-        return found, {}
+        return rows, {}
     train = data.split("train")
 
     def encoded() -> Iterator[list[str]]:
@@ -435,8 +445,8 @@ def _with_own(data: CaptionData, metrics: list[Metric]) -> tuple[list[Metric], d
 
     # As people wrote them if the file has that, since the vocabulary lacks some of their words
     written = encoded() if train.text is None else map(tokenize, train.text)
-    of_split, unscored = of_train(written, encoded)
-    return found + of_split, unscored
+    train_metrics, unscored = of_train(written, encoded)
+    return rows + train_metrics, unscored
 
 
 def _scored(
