@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.metrics import Metric, Scored
 from xpcap.runs.pages import Gallery, render_page
-from xpcap.runs.records import PictureCaption, Ranked
+from xpcap.runs.records import Hypothesis, PictureCaption
 from xpcap.runs.scores import Result, Scores
 from xpcap.shapes.scenes import make_scene, paint
 
@@ -69,7 +69,7 @@ def card(
 ) -> PictureCaption:
     """A captioned picture, from its words with their probabilities."""
     said, likely = [word for word, _ in words], [p for _, p in words]
-    n_best = [Ranked(*one) for one in ranked]
+    n_best = [Hypothesis(*one) for one in ranked]
     caption = PictureCaption(name, " ".join(said), likely, list(references), n_best, words=said)
     return caption._replace(picture=picture, **more)
 

@@ -19,7 +19,7 @@ from xpcap.options import Whole
 from xpcap.progress import bar
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.runs.records import PictureCaption, Ranked
+from xpcap.runs.records import Hypothesis, PictureCaption
 from xpcap.runs.run import Run
 from xpcap.work import current, work
 
@@ -90,7 +90,7 @@ def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption
     everything = [PictureCaption(*one) for one in chain.from_iterable(group.gather(captions))]
     return [
         one._replace(
-            n_best=[Ranked(*best) for best in one.n_best],
+            n_best=[Hypothesis(*best) for best in one.n_best],
             explanation=one.explanation and _explanation(*one.explanation),
         )
         for one in everything

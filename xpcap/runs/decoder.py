@@ -16,7 +16,7 @@ from xpcap.options import Flag
 from xpcap.ranking import Candidate, Ranker, Ranking
 from xpcap.ranking.index import Neighbours
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.runs.records import PictureCaption, Ranked
+from xpcap.runs.records import Hypothesis, PictureCaption
 
 WIDTH = 10  # of the beam that makes candidates
 CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
@@ -117,7 +117,7 @@ class Decoder:
             words = self.vocabulary.words(ids[0])
             best = zip(ids, totals.tolist(), strict=True) if self.policy.n_best else ()
             n_best = [
-                Ranked(detokenize(self.vocabulary.words(one)), total)
+                Hypothesis(detokenize(self.vocabulary.words(one)), total)
                 for one, total in best
                 if total > -np.inf
             ]
@@ -136,7 +136,9 @@ class Decoder:
         for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
             words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
             n_best = [
-                Ranked(_text(self.vocabulary, one.candidate.words), one.candidate.log_probability)
+                Hypothesis(
+                    _text(self.vocabulary, one.candidate.words), one.candidate.log_probability
+                )
                 for one in ranking.candidates[: self.policy.n_best]
             ]
             captions.append(

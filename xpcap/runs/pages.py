@@ -50,7 +50,7 @@ SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one'
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
-MAX_RANKED = 20  # captions of a beam
+MAX_HYPOTHESES = 20  # of a beam
 # Parts of a card that a sentence explains, where they first occur
 EXPLAINED = "words", "references", "attention", "reasons", "ranked"
 CALLER = "write_caption_page"  # begins errors: other pages have captions of our own
@@ -363,7 +363,7 @@ def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
         "references": references[:MAX_REFERENCES],
         "more": len(references) - 1,
         "note": caption.note,
-        "ranked": caption.n_best[:MAX_RANKED],
+        "ranked": caption.n_best[:MAX_HYPOTHESES],
         "reasons": caption.explanation and _reasons(caption.explanation, album),
     }
 

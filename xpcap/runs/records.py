@@ -24,7 +24,7 @@ def _filled(record: Any) -> str:
     return f"{type(record).__name__}({fields})"
 
 
-class Ranked(NamedTuple):
+class Hypothesis(NamedTuple):
     """A caption of an n-best list, and its total log-probability, END included."""
 
     caption: str
@@ -43,7 +43,7 @@ class PictureCaption(NamedTuple):
         One a word.
     references : list of str
         Captions by people.
-    n_best : sequence of Ranked
+    n_best : sequence of Hypothesis
         Captions of a beam, the best first.
     attention : sequence of sequence of float, or None
         (T, P): of each word over P regions.
@@ -63,7 +63,7 @@ class PictureCaption(NamedTuple):
     caption: str
     probabilities: list[float]
     references: list[str]
-    n_best: Sequence[Ranked] = ()
+    n_best: Sequence[Hypothesis] = ()
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()
     explanation: Explanation | None = None
