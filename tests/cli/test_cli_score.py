@@ -68,7 +68,7 @@ def test_scores_fit_80_columns_and_how_they_are_measured_stands_once_below(
         "not scored, since 14 pictures have two different captions and 20 are needed"
         in " ".join(few.split())
     )
-    monkeypatch.setattr("xpcap.runs.scoring.MIN_PEOPLE", 14)
+    monkeypatch.setattr("xpcap.runs.scores.MIN_PEOPLE", 14)
     output = good(*command).output
     assert max(map(len, (few + output).splitlines())) <= 80
     numbers, below = (part.splitlines() for part in output.split("\nHow it is measured\n"))

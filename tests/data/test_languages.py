@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commands import SMALL, answer, failing, good
 from hdf5_edits import edit
-from pages import below, card, write_cards
+from pages import card, write_cards
 from refusals import refuses
 
 pytest.importorskip("nltk")
@@ -24,7 +24,7 @@ from xpcap.data import tokenize  # noqa: E402
 from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.prepare import assemble  # noqa: E402
-from xpcap.report import columns, draw_captions  # noqa: E402
+from xpcap.report import CaptionedPicture, columns, draw_captions  # noqa: E402
 from xpcap.report.captions import wrap  # noqa: E402
 from xpcap.report.fonts import find_fonts  # noqa: E402
 from xpcap.shapes import generate, picture_of  # noqa: E402
@@ -195,15 +195,15 @@ def test_words_of_a_script_without_spaces_touch_on_a_page(here: Path) -> None:
 
 
 def test_characters_that_no_font_has_are_named_and_others_are_drawn_without_a_warning(
-    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from matplotlib import font_manager
 
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *_, **__: [])
     picture = np.zeros((9, 9, 3), np.uint8)
-    draw_captions("none.png", [below(picture, "Мальчик, été, كلب, כלב", "❤️")])
+    draw_captions([CaptionedPicture(picture, "Мальчик, été, كلب, כלב", "❤️")])
     assert caplog.messages == []
-    draw_captions("some.png", [below(picture, "一只狗", "สุนัข 一")])
+    draw_captions([CaptionedPicture(picture, "一只狗", "สุนัข 一")])
     (named,) = caplog.messages
     assert (
         "draw_captions: no font of this machine has 8 of the characters (THAI, CJK), which become"

@@ -1,5 +1,6 @@
-"""Captioned pictures, scores and nasty text for a page, and a page read back."""
+"""Pictures, captions, scores and a history for a page, and a page read back."""
 
+import io
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,10 +9,29 @@ from typing import Any
 import numpy as np
 
 from xpcap.metrics import Metric, Scored
-from xpcap.report import Gallery, PictureCaption, Ranked, write_page
-from xpcap.report.scores import Result, Scores
+from xpcap.runs.pages import Gallery, render_page
+from xpcap.runs.records import Hypothesis, PictureCaption
+from xpcap.runs.scores import Result, Scores
+from xpcap.shapes.scenes import make_scene, paint
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
+HISTORY = [
+    {
+        "epoch": e,
+        "iteration": 31 * e,
+        "learning_rate": 0.001 * 0.9**e,
+        "train_loss": 20 / e + 1,
+        "train_accuracy": 0.5,
+        "val_loss": 15 / e + e,
+        "val_perplexity": 8 / e + e,
+        "val_accuracy": 0.4,
+    }
+    for e in range(1, 9)
+]
+WITHOUT_VAL = [
+    {key: value for key, value in record.items() if not key.startswith("val")} for record in HISTORY
+]
+SAID = [("a", 0.97), ("red", 0.5), ("circle", 0.03)]
 
 
 def photo(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
@@ -27,6 +47,18 @@ def photo(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
     ).astype(np.uint8)
 
 
+def scene(i: int = 0) -> np.ndarray:
+    return paint(make_scene("train", i, seed=0))
+
+
+def decode(png: bytes) -> Any:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
 def card(
     name: str,
     picture: np.ndarray | None,
@@ -37,14 +69,9 @@ def card(
 ) -> PictureCaption:
     """A captioned picture, from its words with their probabilities."""
     said, likely = [word for word, _ in words], [p for _, p in words]
-    n_best = [Ranked(*one) for one in ranked]
+    n_best = [Hypothesis(*one) for one in ranked]
     caption = PictureCaption(name, " ".join(said), likely, list(references), n_best, words=said)
     return caption._replace(picture=picture, **more)
-
-
-def below(picture: np.ndarray, caption: str, *references: str) -> PictureCaption:
-    """A captioned picture for a PNG."""
-    return PictureCaption("", caption, [], list(references), picture=picture)
 
 
 def scores(*titles: str, human: bool = True, **text: str) -> Scores:
@@ -58,7 +85,7 @@ def scores(*titles: str, human: bool = True, **text: str) -> Scores:
 
 def write_cards(path: Path, *cards: PictureCaption, **more: Any) -> "Page":
     """A page that opens with these, read back."""
-    write_page(path, "t", opening=Gallery("g", "", iter(cards)), **more)
+    path.write_bytes(render_page("t", opening=Gallery("g", "", iter(cards)), **more))
     return Page(path)
 
 

@@ -19,7 +19,6 @@ from xpcap import DataError, files, open_run
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.models import Beam, Policy, Sampling
-from xpcap.report.records import Ranked
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
@@ -28,6 +27,7 @@ from xpcap.runs import (
     outputs,
 )
 from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
+from xpcap.runs.records import Hypothesis
 from xpcap.testing.output import NAMES, FixedCaptioner
 
 Image = pytest.importorskip("PIL.Image")
@@ -250,7 +250,7 @@ def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> N
     for one in said:
         text = Path(one["image"]).with_suffix(".txt").read_text(encoding="utf-8")
         assert text.splitlines() == [best["caption"] for best in one["n_best"]]
-    assert Ranked._fields == tuple(said[0]["n_best"][0])
+    assert Hypothesis._fields == tuple(said[0]["n_best"][0])
 
 
 def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(

@@ -15,7 +15,7 @@ from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, of_train
-from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
+from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
 from xpcap.shapes import named
 
 pytest.importorskip("nltk")  # for BLEU
@@ -57,7 +57,7 @@ def test_people_are_scored_by_their_first_captions_against_their_different_other
     """The second picture has nothing to compare with, and the third one's first caption is no
     reference of itself.
     """
-    monkeypatch.setattr(scoring, "MIN_PEOPLE", 2)
+    monkeypatch.setattr(scores, "MIN_PEOPLE", 2)
     train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
     val = [*VAL[:2], ["a dog", "a dog", "the cow"]]
     scored = score_captions(data_of(train=train, val=val), "val", SAID)
@@ -270,9 +270,7 @@ class Colours:
         return scored._replace(corpus=corpus, pictures=np.array(scored.pictures))
 
 
-def test_a_metric_of_ones_own_is_scored_beside_the_others(
-    trained: Path, evaluated: Scores, tmp_path: Path
-) -> None:
+def test_a_metric_of_ones_own_is_scored_beside_the_others(trained: Path, evaluated: Scores) -> None:
     result = evaluate_run(open_run(trained), None, "val", metrics=(*METRICS, Colours()))
     share = result.scores["colours"]
     assert share == pytest.approx(np.mean(result.per_picture["colours"]))
@@ -283,8 +281,7 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(
     assert told["scores"]["colours"] == share
     assert told["protocol"]["colours"] == Colours.protocol
     assert (Colours.title, Colours.protocol) in [(row.title, row.protocol) for row in result.rows()]
-    result.write_csv(tmp_path / "t.csv")
-    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    assert "colours" in result.to_csv().splitlines()[0].split(",")
     captions = {one.image: one.caption for one in result.captions}
     alone = score_captions(open_data(trained / "data.h5"), "val", captions, metrics=[Colours()])
     assert list(alone.scores) == ["named", "colours", *OF_TRAIN]

@@ -9,8 +9,7 @@ from runs import config_of
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.report import PictureCaption
-from xpcap.runs import Run
+from xpcap.runs import PictureCaption, Run
 from xpcap.runs import captions as of_split
 from xpcap.runs.captions import caption_chosen
 from xpcap.runs.run import Inputs

@@ -11,8 +11,8 @@ from refusals import refuses
 
 from xpcap.errors import ContractError
 from xpcap.growing import Row
-from xpcap.report.records import PictureCaption
 from xpcap.runs.outputs import SINKS, Growing
+from xpcap.runs.records import PictureCaption
 from xpcap.testing import OUTPUT, check_output
 from xpcap.testing import output as contract
 

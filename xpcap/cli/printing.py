@@ -8,16 +8,16 @@ import click
 from xpcap.cli.shared import JSON, table
 from xpcap.progress import say
 from xpcap.report import escape_control, signed
-from xpcap.report.explanation import (
+from xpcap.report.text import NOTHING
+from xpcap.runs.explanation import (
     PARTS,
     Explanation,
     compare_candidates,
     decision,
     sample_caption,
 )
-from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.text import NOTHING
 from xpcap.runs.outputs import Sink
+from xpcap.runs.records import PictureCaption, Skipped
 
 SHOWN = 5  # training photos, and candidates, of an explanation
 DIGITS = 4  # of an attention weight in JSON

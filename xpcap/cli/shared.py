@@ -22,8 +22,8 @@ from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
 from xpcap.progress import say
 from xpcap.report import columns, escape_control
-from xpcap.report.scores import Row
 from xpcap.runs import Scores, is_run
+from xpcap.runs.scores import Row
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)

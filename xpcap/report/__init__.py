@@ -1,22 +1,19 @@
-"""Pages, learning curves, and captions below their pictures. Open page.py first."""
+"""Forms of what people read: markup, curves, text, attention over a picture, captions below theirs.
 
-from xpcap.report.captions import draw_captions
+It knows no run: a caller gives numbers, texts and pictures. Open markup.py first.
+"""
+
+from xpcap.report.captions import CaptionedPicture, draw_captions
 from xpcap.report.curves import draw_loss
 from xpcap.report.overlay import overlay
-from xpcap.report.page import Gallery, write_page
-from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.report.text import columns, escape_control, signed
 
 __all__ = [
-    "Gallery",
-    "PictureCaption",
-    "Ranked",
-    "Skipped",
+    "CaptionedPicture",
     "columns",
     "draw_captions",
     "draw_loss",
     "escape_control",
     "overlay",
     "signed",
-    "write_page",
 ]

@@ -1,17 +1,15 @@
 """Pictures with captions below them, as one PNG."""
 
+import io
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from xpcap.errors import InvalidValueError
-from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
-from xpcap.report.records import PictureCaption
 from xpcap.report.text import NOTHING, escape_control, pieces
 from xpcap.work import notice
 
@@ -23,34 +21,37 @@ CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
 COLUMNS = 3
 LEADING = 1.3  # line height, in font sizes
-MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
+MAX_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
-    """Write a PNG of pictures, each above its caption (dark) and its first reference (grey).
+class CaptionedPicture(NamedTuple):
+    """A picture, and the texts below it."""
 
-    Captions without a picture are left out. The text may be untrusted: control and bidi characters
-    are escaped, and long text is cut. Characters that Matplotlib's own font lacks are drawn with
-    other fonts of the machine; a notice says if none has them.
+    picture: np.ndarray  # (h, w, 3) uint8
+    caption: str
+    reference: str = ""
 
-    ValueError : no picture. OSError : the file cannot be written.
+
+def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
+    """A PNG of pictures, each above its caption (dark) and its reference (grey).
+
+    The text may be untrusted: control and bidi characters are escaped, and long text is cut.
+    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine; a notice
+    says if none has them.
+
+    ValueError : no picture.
     """
     from matplotlib import rc_context
 
-    pictures = [one.picture for one in captions if isinstance(one.picture, np.ndarray)]
     texts = [
-        (
-            escape_control(one.caption).strip() or NOTHING,
-            escape_control(one.references[0] if one.references else ""),
-        )
-        for one in captions
-        if isinstance(one.picture, np.ndarray)
+        (escape_control(caption).strip() or NOTHING, escape_control(reference))
+        for _, caption, reference in pictures
     ]
     if not pictures:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
-    families, lacking = find_fonts(text for both in texts for text in both)
+    families, lacking = find_fonts(text for pair in texts for text in pair)
     if lacking:
         notice(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
@@ -58,9 +59,10 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
         lines = [(wrap(caption, large), wrap(reference, small)) for caption, reference in texts]
-        figure = _draw(pictures, lines)
-        with atomic(Path(path)) as file:
-            figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        figure = _draw([picture for picture, *_ in pictures], lines)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    return content.getvalue()
 
 
 def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts]) -> "Figure":
@@ -121,31 +123,33 @@ def _measure(size: float) -> Callable[[str], float]:
     return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
 
-def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
-    """Break a text into lines no wider than `most` by `width`; a wider single word is broken."""
+def wrap(text: str, width: Callable[[str], float], max_width: float = PICTURE[0]) -> list[str]:
+    """Break a text into lines no wider than `max_width` by `width`; a wider single word is broken."""
     lines: list[str] = []
     for word in text.split():
-        if lines and width(f"{lines[-1]} {word}") <= most:
+        if lines and width(f"{lines[-1]} {word}") <= max_width:
             lines[-1] += f" {word}"
             continue
         parts = pieces(word)
-        while len(parts) > 1 and len(lines) <= MOST_LINES and width("".join(parts)) > most:
-            fitting = bisect_right(range(len(parts)), most, key=lambda n: width("".join(parts[:n])))
+        while len(parts) > 1 and len(lines) <= MAX_LINES and width("".join(parts)) > max_width:
+            fitting = bisect_right(
+                range(len(parts)), max_width, key=lambda n: width("".join(parts[:n]))
+            )
             cut = max(1, fitting - 1)
             lines.append("".join(parts[:cut]))
             parts = parts[cut:]
         lines.append("".join(parts))
-        if len(lines) > MOST_LINES:
-            return [*lines[: MOST_LINES - 1], _cut(lines[MOST_LINES - 1], width, most)]
+        if len(lines) > MAX_LINES:
+            return [*lines[: MAX_LINES - 1], _cut(lines[MAX_LINES - 1], width, max_width)]
     return lines
 
 
-def _cut(line: str, width: Callable[[str], float], most: float) -> str:
+def _cut(line: str, width: Callable[[str], float], max_width: float) -> str:
     """The longest beginning of a line that fits with an ellipsis."""
     parts = pieces(line)
 
     def measure(n: int) -> float:
         return width(f"{''.join(parts[:n])} …")
 
-    fitting = bisect_right(range(len(parts) + 1), most, key=measure) - 1
+    fitting = bisect_right(range(len(parts) + 1), max_width, key=measure) - 1
     return f"{''.join(parts[: max(0, fitting)])} …"

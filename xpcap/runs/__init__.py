@@ -1,14 +1,10 @@
 """Use cases over a run folder: train, evaluate, caption. Open train.py first, and then run.py.
 
 plan.py plans a training and saver.py writes it down; a run is opened by run.py, and captions by
-decoder.py. config.py and folder.py have the format of the folder.
+decoder.py. config.py and folder.py have the format of the folder. What people read of a run is in
+pages.py, card.py, scores.py, doctor.py and look.py.
 """
 
-from xpcap.report.records import PictureCaption as PictureCaption
-from xpcap.report.records import Skipped as Skipped
-from xpcap.report.scores import Comparison as Comparison
-from xpcap.report.scores import Scores as Scores
-from xpcap.report.scores import compare as compare
 from xpcap.runs.captions import PictureCaptioner as PictureCaptioner
 from xpcap.runs.captions import caption_files as caption_files
 from xpcap.runs.captions import caption_run as caption_run
@@ -30,11 +26,16 @@ from xpcap.runs.pages import write_caption_png as write_caption_png
 from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions
+from xpcap.runs.records import PictureCaption as PictureCaption
+from xpcap.runs.records import Skipped as Skipped
 from xpcap.runs.run import Run as Run
 from xpcap.runs.run import default_policy as default_policy
 from xpcap.runs.run import open_run as open_run
 from xpcap.runs.saver import Stopped as Stopped
-from xpcap.runs.scoring import evaluate_run as evaluate_run
-from xpcap.runs.scoring import score_captions as score_captions
+from xpcap.runs.scores import Comparison as Comparison
+from xpcap.runs.scores import Scores as Scores
+from xpcap.runs.scores import compare as compare
+from xpcap.runs.scores import evaluate_run as evaluate_run
+from xpcap.runs.scores import score_captions as score_captions
 from xpcap.runs.train import Trained as Trained
 from xpcap.runs.train import train_run as train_run

@@ -32,10 +32,10 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionE
 from xpcap.models import Policy
 from xpcap.options import SEED, Whole
 from xpcap.progress import bar
-from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.runs.decoder import Decoder
+from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
+from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Inputs, Run, open_run
 from xpcap.threads import Lock, blas
 from xpcap.work import current, work
@@ -468,7 +468,7 @@ def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption
     gathered = [PictureCaption(*fields) for fields in chain.from_iterable(group.gather(captions))]
     return [
         caption._replace(
-            n_best=[Ranked(*best) for best in caption.n_best],
+            n_best=[Hypothesis(*best) for best in caption.n_best],
             explanation=caption.explanation and _explanation(*caption.explanation),
         )
         for caption in gathered

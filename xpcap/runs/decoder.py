@@ -15,8 +15,8 @@ from xpcap.models.batch import FeatureRows
 from xpcap.options import Flag
 from xpcap.ranking import Candidate, Ranker, Ranking
 from xpcap.ranking.index import Neighbours
-from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.report.records import PictureCaption, Ranked
+from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.runs.records import Hypothesis, PictureCaption
 
 WIDTH = 10  # of the beam that makes candidates
 CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
@@ -119,7 +119,7 @@ class Decoder:
             words = self.vocabulary.words(ids[0])
             best = zip(ids, totals.tolist(), strict=True) if self.policy.n_best else ()
             n_best = [
-                Ranked(detokenize(self.vocabulary.words(caption)), total)
+                Hypothesis(detokenize(self.vocabulary.words(caption)), total)
                 for caption, total in best
                 if total > -np.inf
             ]
@@ -138,7 +138,7 @@ class Decoder:
         for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
             words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
             n_best = [
-                Ranked(_text(self.vocabulary, candidate.words), candidate.log_probability)
+                Hypothesis(_text(self.vocabulary, candidate.words), candidate.log_probability)
                 for candidate, *_ in ranking.candidates[: self.policy.n_best]
             ]
             captions.append(

@@ -24,9 +24,9 @@ from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.errors import InvalidValueError
 from xpcap.metrics import Words
 from xpcap.metrics.variety import repeated
-from xpcap.report.scores import Scores
 from xpcap.runs.captions import captioned
 from xpcap.runs.run import Run, provenance
+from xpcap.runs.scores import Scores
 from xpcap.training.evaluate import teacher_forced
 
 MAX_TRAINING_CAPTIONS = 1000  # that are compared

@@ -113,7 +113,7 @@ def look_page(inside: Inside) -> bytes:
     """A self-contained HTML page; equal arguments give equal bytes.
 
     It needs no network and no script, follows the reader's light or dark theme, and escapes text
-    as `write_page` does.
+    as `render_page` does.
 
     ValueError : a picture that is not uint8 of shape (h, w, 3).
     """

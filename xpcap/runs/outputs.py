@@ -22,9 +22,9 @@ from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
-from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
+from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run
 from xpcap.threads import Lock
 from xpcap.work import notice

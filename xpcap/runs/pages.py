@@ -1,25 +1,42 @@
-"""Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
+"""Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures.
 
-from collections.abc import Iterable, Iterator, Sequence
+page.html is each of these pages; `render_page` fills it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
+from xpcap.data.vocabulary import gaps
 from xpcap.encoders import read_picture
-from xpcap.errors import DataError
-from xpcap.files import new_path
+from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.errors import DataError, InvalidValueError
+from xpcap.files import atomic, write_new
 from xpcap.models import Beam, Policy
 from xpcap.prepare.matching import escapes
 from xpcap.progress import bar
-from xpcap.report import Gallery, draw_captions, write_page
-from xpcap.report.page import PictureFinder
-from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.scores import Scores
+from xpcap.report import CaptionedPicture, draw_captions
+from xpcap.report.curves import COLUMNS, History, points, training_charts
+from xpcap.report.markup import Embedded, embed, image_uri, render
+from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
+from xpcap.report.text import NOTHING, signed
 from xpcap.runs.captions import caption_chosen, captioned, with_picture
+from xpcap.runs.explanation import (
+    PARTS,
+    Explanation,
+    compare_candidates,
+    decision,
+    sample_caption,
+)
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
+from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text
+from xpcap.runs.scores import Scores
 from xpcap.shapes import GENERATOR, picture_of
 from xpcap.training.state import Record
 
@@ -28,6 +45,23 @@ FIRST_SHOWN, SHOWN = 4, 9  # pictures that a run's page opens with, and in each 
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
 NOTE = "sentence BLEU-4"
+SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
+OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
+ROUNDING = 1e-3  # a probability may lie this far outside 0..1
+MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
+MAX_HYPOTHESES = 20  # of a beam
+# Parts of a card that a sentence explains, where they first occur
+EXPLAINED = "words", "references", "attention", "reasons", "ranked"
+CALLER = "write_caption_page"  # begins errors: other pages have captions of our own
+PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
+
+
+class Gallery(NamedTuple):
+    """Pictures chosen by one rule."""
+
+    title: str  # "Best"
+    about: str  # the rule, in a sentence
+    captions: Iterable[PictureCaption]  # read once: a generator keeps one picture in memory
 
 
 def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
@@ -45,13 +79,14 @@ def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record]
 def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Record]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
-    whole, before = whole_history(folder, records)
-    stages = f" (the first {before} by cross entropy, then on the score)" if before else ""
+    history, first = whole_history(folder, records)
+    stages = f" (the first {first} by cross entropy, then on the score)" if first else ""
     summary = (
-        f"After epoch {whole[-1]['epoch']} of {before + epochs}{stages}. Scores and captions follow"
+        f"After epoch {history[-1]['epoch']} of {first + epochs}{stages}. Scores and captions follow"
         " when training ends."
     )
-    write_page(folder / PAGE, f"{folder.name}, in training", summary=summary, history=whole)
+    page = render_page(f"{folder.name}, in training", summary=summary, history=history)
+    _replace_page(folder, page)
 
 
 def write_run_page(
@@ -66,11 +101,10 @@ def write_run_page(
     opening, scored = None, ""
     if evaluation:
         scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
-        plain = [one._replace(n_best=()) for one in evaluation.spread(count=FIRST_SHOWN)]
+        captions = [caption._replace(n_best=()) for caption in evaluation.spread(count=FIRST_SHOWN)]
         about = f"Pictures spread evenly over {evaluation.split}."
-        opening = Gallery("Captions", about, with_pictures(run, plain, find_picture))
-    write_page(
-        run.path / PAGE,
+        opening = Gallery("Captions", about, with_pictures(run, captions, find_picture))
+    page = render_page(
         run.name,
         summary=f"A{cell_title(run.config.recipe.cell)[1:]} captioner{scored}. {provenance_text(run)}",
         opening=opening,
@@ -80,6 +114,13 @@ def write_run_page(
         facts=_facts(run),
         find_photo=find_picture,
     )
+    _replace_page(run.path, page)
+
+
+def _replace_page(folder: Path, page: bytes) -> None:
+    """Write the page of a run, in place of the one before."""
+    with atomic(folder / PAGE) as file:
+        file.write(page)
 
 
 def write_caption_page(
@@ -91,19 +132,18 @@ def write_caption_page(
 ) -> None:
     """Write a page of captions with their pictures, as `caption_files` shows them.
 
-    DataError : `path` exists, or cannot be written to.
+    DataError : `path` exists, or cannot be written to. ValueError : as of `render_page`.
     """
     captions = list(captions)
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    with new_path("caption", path, ".html") as part:
-        write_page(
-            part,
-            f"Captions by {run.name}",
-            opening=Gallery("Pictures", about, bar(captions, "writing the page")),
-            skipped=skipped,
-            find_photo=picture_finder(run, run.source),
-        )
+    page = render_page(
+        f"Captions by {run.name}",
+        opening=Gallery("Pictures", about, bar(captions, "writing the page")),
+        skipped=skipped,
+        find_photo=picture_finder(run, run.source),
+    )
+    write_new("caption", path, page, ".html")
 
 
 def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> int:
@@ -111,14 +151,17 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
 
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    shown = [one for one in captions if one.picture is not None][:DRAWN]
+    shown = [
+        CaptionedPicture(caption.picture, caption.caption, *caption.references[:1])
+        for caption in captions
+        if isinstance(caption.picture, np.ndarray)
+    ][:DRAWN]
     if not shown:
         got = f"is at hand to be drawn in {path}"
         expected = "the folder that the data set remembers"
         cause = "was it moved?"
         raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
-    with new_path("caption", path, ".png") as part:
-        draw_captions(part, shown)
+    write_new("caption", path, draw_captions(shown), ".png")
     return len(shown)
 
 
@@ -150,7 +193,7 @@ def with_pictures(
     run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
 ) -> Iterator[PictureCaption]:
     """Captions with their pictures, one in memory at a time, and the area of their attention."""
-    return (with_picture(run, one, find_picture(one.image)) for one in captions)
+    return (with_picture(run, caption, find_picture(caption.image)) for caption in captions)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -183,7 +226,7 @@ def _galleries(
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    noted = {i: one._replace(note=f"{NOTE} {scores[i]:.2f}") for i, one in searched.items()}
+    noted = {i: caption._replace(note=f"{NOTE} {scores[i]:.2f}") for i, caption in searched.items()}
     return [
         Gallery(title, about, with_pictures(run, [noted[i] for i in numbers], find_picture))
         for title, (about, numbers) in chosen.items()
@@ -203,9 +246,216 @@ def _searched(
     beams = caption_chosen(decoder, seen, evaluation.split, pictures)
     scored = [evaluation.captions[i] for i in numbers]
     features = seen.features(evaluation.split, pictures)
-    maps = decoder.attention(features, [one.words for one in scored])
-    found = zip(numbers, scored, beams, maps, strict=True)
+    maps = decoder.attention(features, [caption.words for caption in scored])
+    rows = zip(numbers, scored, beams, maps, strict=True)
     return {
-        i: one._replace(n_best=beam.n_best, attention=of, explanation=beam.explanation)
-        for i, one, beam, of in found
+        i: caption._replace(n_best=beam.n_best, attention=weights, explanation=beam.explanation)
+        for i, caption, beam, weights in rows
     }
+
+
+# The page
+
+
+def render_page(
+    title: str,
+    *,
+    summary: str = "",
+    opening: Gallery | None = None,
+    scores: Scores | None = None,
+    history: History = (),
+    galleries: Sequence[Gallery] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    skipped: Sequence[Skipped] = (),
+    find_photo: PictureFinder = lambda name: None,
+) -> bytes:
+    """A self-contained HTML page; equal arguments give equal bytes.
+
+    Parts without content are left out. The page needs no network and no script, and follows the
+    reader's light or dark theme. The text may be untrusted: it is escaped, control and bidi
+    characters are spelt out, and long text is cut.
+
+    summary : a sentence or two below the title
+    opening : the pictures that the page opens with
+    scores : three of them follow, beside people's; all of them come below, folded
+    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
+        ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
+    facts : (name, value) of each setting
+    find_photo : the training photos that explain a caption, by name
+    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
+        attention weights of a word that do not sum to 1.
+    """
+    album = _Album(find_photo)
+
+    explained: list[str] = []  # parts of cards, by the sections so far
+
+    def show(gallery: Gallery) -> dict[str, Any]:
+        cards = [_card(caption, album) for caption in gallery.captions]
+        parts = [part for part in EXPLAINED if any(card[part] for card in cards)]
+        new = [part for part in parts if part not in explained]
+        explained.extend(new)
+        return {"title": gallery.title, "about": gallery.about, "cards": cards, "new": new}
+
+    first, rest = show(opening) if opening else None, list(map(show, galleries))
+    return render(
+        "page.html",
+        title=title,
+        summary=summary,
+        opening=first,
+        headline=scores.headline() if scores else (),
+        charts=training_charts(history),
+        epochs=_epochs(history),
+        galleries=rest,
+        scores=_first(scores.rows()) if scores else (),
+        human=scores.human_protocol if scores else "",
+        facts=_first(facts),
+        skipped=_first(skipped),
+        explained=explained,
+        photos=album.photos,
+        nothing=NOTHING,
+    )
+
+
+def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first rows of a table, and a row with the number of the rest."""
+    first, rest = list(rows[:MAX_ROWS]), len(rows) - MAX_ROWS
+    if rest > 0:
+        more = f"{rest:,} more", "not shown", "", "", "", ""
+        first.append(more[: len(rows[0])])
+    return first
+
+
+# A picture
+
+
+class _Album:
+    """Photos that several cards may show: each is read and stored once, and has a number."""
+
+    def __init__(self, find: PictureFinder) -> None:
+        self._find, self._numbers = find, dict[str, int | None]()
+        self.photos: list[Embedded] = []
+
+    def number(self, name: str) -> int | None:
+        """The number of a photo; None: it is not at hand."""
+        if name not in self._numbers:
+            photo, self._numbers[name] = self._find(name), None
+            if photo is not None:
+                self._numbers[name] = len(self.photos)
+                self.photos.append(embed(CALLER, name, photo, SMALL))
+        return self._numbers[name]
+
+
+def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
+    """A picture as the template takes it, without its pixels."""
+    words = caption.split()
+    references = [reference for reference in caption.references if reference.strip()]
+    image = None if caption.picture is None else embed(CALLER, caption.image, caption.picture)
+    return {
+        "name": caption.image,
+        "image": image,
+        "attention": image and _overlays(caption, words, image),
+        "words": _words(list(zip(words, caption.probabilities, strict=True))[:MAX_WORDS]),
+        "cut": len(words) > MAX_WORDS,
+        "references": references[:MAX_REFERENCES],
+        "more": len(references) - 1,
+        "note": caption.note,
+        "ranked": caption.n_best[:MAX_HYPOTHESES],
+        "reasons": caption.explanation and _reasons(caption.explanation, album),
+    }
+
+
+def _reasons(explanation: Explanation, album: _Album) -> dict[str, Any]:
+    similar = [
+        (neighbour, sample_caption(neighbour), album.number(neighbour.image))
+        for neighbour in explanation.neighbours[:SIMILAR]
+    ]
+    options = compare_candidates(explanation)
+    largest = max((abs(x) for option in options for x in option.parts.values()), default=0) or 1
+    rows = [
+        (
+            option.candidate.caption,
+            option.note,
+            signed(option.score),
+            [(signed(x), x / largest) for x in option.parts.values()],
+        )
+        for option in options
+    ]
+    heads = [PARTS[name][0] for name in options[0].parts] if options else []
+    return {"sentence": decision(explanation), "similar": similar, "heads": heads, "rows": rows}
+
+
+def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
+    """Each word with its probability, the gap behind it, and whether it touches a neighbour."""
+    after = gaps([word for word, _ in words])
+    before = [" ", *after]
+    last = len(words) - 1
+    return [
+        (
+            word,
+            _probability(word, p),
+            after[i],
+            not (before[i] and (after[i] or i == last)),
+        )
+        for i, (word, p) in enumerate(words)
+    ]
+
+
+def _probability(word: str, p: float) -> float:
+    """A word's probability, cut to 0..1. ValueError : it is none."""
+    if not -ROUNDING <= p <= 1 + ROUNDING:
+        got = f"has probability {p}"
+        raise InvalidValueError(CALLER, f"word {word!r}", got, "one from 0 to 1", "a logarithm?")
+    return min(max(float(p), 0.0), 1.0)
+
+
+def _overlays(
+    caption: PictureCaption, words: Sequence[str], image: Embedded
+) -> dict[str, Any] | None:
+    """For each word an overlay image (one pixel per region) and its alt text.
+
+    Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
+    None: there is no attention, or it is not over K x K regions of a known area.
+    """
+    from PIL import Image
+
+    weights = np.array(() if caption.attention is None else caption.attention)
+    side = math.isqrt(weights.shape[-1]) if weights.size else 0
+    if not words or not side or caption.area is None or side * side != weights.shape[-1]:
+        return None
+    check_weights(CALLER, caption.image, weights, words)
+    shown = []
+    for word, region_weights in zip(
+        words[:MAX_WORDS], weights.reshape(-1, side, side), strict=False
+    ):
+        row, column, weight = heaviest(region_weights)
+        black, alpha = Image.new("L", (side, side)), Image.fromarray(overlay_alpha(region_weights))
+        uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
+        shown.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
+    return {"words": shown, "dimmest": DIMMEST, **_boxes(caption.area, image)}
+
+
+def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
+    top, left, bottom, right = area
+    x, y = left * image.width, top * image.height
+    width, height = (right - left) * image.width, (bottom - top) * image.height
+    hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
+    boxes = {"box": (x, y, width, height), "hole": () if area == WHOLE_PICTURE else hole}
+    return {name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}
+
+
+# The table of epochs
+
+
+def _epochs(history: History) -> dict[str, Any]:
+    """The history as a table of text; a very long one shows every second, third, ... epoch."""
+    every, last = -(-len(history) // MAX_ROWS), len(history) - 1
+    shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]
+    columns = {key: column for key, column in COLUMNS.items() if points(shown, key)}
+    rows = [
+        [
+            format(record[key], form) if record.get(key) is not None else "–"
+            for key, (_, form) in columns.items()
+        ]
+        for record in shown
+    ]
+    return {"heads": [heading for heading, _ in columns.values()], "rows": rows, "every": every}

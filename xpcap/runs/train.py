@@ -15,7 +15,6 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
-from xpcap.report.scores import Scores
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import LAST, Checkpoint, check_scaling, digest, load_checkpoint, reserved
 from xpcap.runs.pages import whole_history, write_run_page
@@ -25,7 +24,7 @@ from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import drop_ranking, fit_ranking
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
-from xpcap.runs.scoring import evaluate_run
+from xpcap.runs.scores import Scores, evaluate_run
 from xpcap.runs.start import (
     MIN_GAIN,
     data_from,

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
 from xpcap.growing import SKIPPED
-from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs import write_captions
 from xpcap.runs.outputs import CsvTable, Growing
+from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.testing.claims import check, fail
 from xpcap.work import work
 

@@ -32,7 +32,6 @@ from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.prepare.matching import PictureFolder  # noqa: E402
-from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import (  # noqa: E402
     TrainOptions,
     evaluate_run,
@@ -40,6 +39,7 @@ from xpcap.runs import (  # noqa: E402
     picture_finder,
     train_run,
 )
+from xpcap.runs.explanation import decision  # noqa: E402
 from xpcap.shapes import GENERATOR, generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -345,7 +345,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         lambda model, features, policy, **_: 0 if policy.n_best else len(features),
     )
     count(xpcap.data.dataset, "tokenize")
-    count(xpcap.runs.scoring, "tokenize")
+    count(xpcap.runs.scores, "tokenize")
     options = [*commands.SMALL, "--no-neighbours"]
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *options)
     val, train = data.split("val"), data.split("train")

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import answer, good
-from pages import card, photo, write_cards
+from pages import SAID, card, decode, photo, scene, write_cards
 from photos import PREPARE, photos
 from refusals import Refusal, refusals
-from test_report import SAID, decode, scene
 
 from xpcap import open_run, runs
 from xpcap.encoders import Area, TimmEncoder, grid_area
@@ -270,7 +269,7 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
     -softmax(3, 3, 3) | got: do not add up to 1, or some are below 0
     """,
     error=ValueError,
-    function="write_page",
+    function="write_caption_page",
     thing="picture 'x'",
 )
 def test_what_are_no_weights_is_refused(refusal: Refusal, tmp_path: Path) -> None:

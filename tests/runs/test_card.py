@@ -21,9 +21,8 @@ from safetensors.numpy import load_file
 from xpcap.data import CaptionData, Source
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN
-from xpcap.report.card import METRIC_IDS, code
 from xpcap.runs import Run, Scores, evaluate_run, open_run
-from xpcap.runs.card import write_run_card
+from xpcap.runs.card import METRIC_IDS, code, write_run_card
 from xpcap.runs.folder import cell_title
 
 HOSTILE = (

@@ -2,6 +2,7 @@
 without end.
 """
 
+import io
 import os
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,24 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
-from pages import below, card, scores
+from pages import card, scores
 
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import Area  # noqa: E402 - after the skip
 from xpcap.report import (  # noqa: E402 - after the skip
-    Gallery,
-    Skipped,
+    CaptionedPicture,
     draw_captions,
     escape_control,
-    write_page,
 )
-from xpcap.report.explanation import (  # noqa: E402 - after the skip
+from xpcap.runs import Skipped  # noqa: E402
+from xpcap.runs.explanation import (  # noqa: E402 - after the skip
     PARTS,
     CandidateCaption,
     Explanation,
     Neighbour,
 )
+from xpcap.runs.pages import Gallery, render_page  # noqa: E402
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [
@@ -113,7 +114,7 @@ class Skeleton(HTMLParser):
         self.parts.append(f"declaration {data}")
 
 
-def everywhere(folder: Path, text: Any) -> str:
+def everywhere(text: Any) -> str:
     """The source of a page that has `text` in every place that text goes to."""
     words = [(text, 0.5), (text, 0.9)]
     parts = dict.fromkeys(PARTS, 1.0)
@@ -134,8 +135,7 @@ def everywhere(folder: Path, text: Any) -> str:
         card(text, PICTURE, words, explanation=reasons),
         card(text, None, [], [text]),
     ]
-    write_page(
-        folder / "page.html",
+    page = render_page(
         text,
         summary=text,
         opening=Gallery(text, text, cards),
@@ -145,22 +145,22 @@ def everywhere(folder: Path, text: Any) -> str:
         galleries=[Gallery(text, text, cards[2:])],
         skipped=[Skipped(text, text)],
     )
-    return (folder / "page.html").read_bytes().decode("utf-8")
+    return page.decode("utf-8")
 
 
 @each_text
-def test_no_text_leaves_its_place_on_a_page(text: str, tmp_path: Path) -> None:
+def test_no_text_leaves_its_place_on_a_page(text: str) -> None:
     page, harmless = (
-        Skeleton(everywhere(tmp_path, text)),
-        Skeleton(everywhere(tmp_path, "harmless")),
+        Skeleton(everywhere(text)),
+        Skeleton(everywhere("harmless")),
     )
     assert page.parts == harmless.parts
     assert page.text.count(escape_control(text)) == harmless.text.count("harmless") > 30
 
 
 @each_text
-def test_a_page_holds_no_sign_that_is_obeyed_and_is_of_a_size(text: str, tmp_path: Path) -> None:
-    source = everywhere(tmp_path, text)
+def test_a_page_holds_no_sign_that_is_obeyed_and_is_of_a_size(text: str) -> None:
+    source = everywhere(text)
     assert not set(OBEYED) & set(source)
     assert len(source.encode()) < 150_000
 
@@ -173,7 +173,7 @@ def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) 
     seen = []
     with Browser(program, tmp_path / "browser") as browser:
         for text in ("harmless", *HOSTILE.values()):
-            everywhere(tmp_path, text)
+            (tmp_path / "page.html").write_text(everywhere(text), encoding="utf-8")
             browser.show(tmp_path / "page.html", 800, dark=False)
             seen.append(
                 browser.evaluate(
@@ -186,8 +186,8 @@ def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) 
     assert all(elements == seen[0] for elements in seen)
 
 
-def test_text_of_numpy_is_text_like_any_other(tmp_path: Path) -> None:
-    assert everywhere(tmp_path, np.str_("<b>\x1b")) == everywhere(tmp_path, "<b>\x1b")
+def test_text_of_numpy_is_text_like_any_other() -> None:
+    assert everywhere(np.str_("<b>\x1b")) == everywhere("<b>\x1b")
 
 
 def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() -> None:
@@ -205,21 +205,19 @@ def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() ->
     assert escape_control("a" * 1001) == "a" * 1000 + "…"
 
 
-def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_page_of_many_things_counts_what_it_leaves_out() -> None:
     many = [f"thing {i}" for i in range(100_000)]
     one = card("x", PICTURE, [(word, 0.5) for word in many], many)
     history = [{"epoch": i + 1, "train_loss": 1.0} for i in range(2500)]
     pairs = [(thing, thing) for thing in many]
-    write_page(
-        tmp_path / "page.html",
+    source = render_page(
         "t",
         facts=pairs,
         scores=scores(*many),
         skipped=[Skipped(*pair) for pair in pairs],
         history=history,
         galleries=[Gallery("g", "", [one])],
-    )
-    source = (tmp_path / "page.html").read_text()
+    ).decode("utf-8")
     assert len(source) < 1_000_000
     assert source.count("99,000 more") == 3
     assert source.count('<span class="word"') == 200 + 5  # and the legend's
@@ -230,9 +228,9 @@ def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None
 
 
 @each_text
-def test_no_text_makes_a_png_fail_or_grow(text: str, tmp_path: Path) -> None:
-    draw_captions(tmp_path / "c.png", [below(PICTURE, text, text)])
-    with Image.open(tmp_path / "c.png") as picture:
+def test_no_text_makes_a_png_fail_or_grow(text: str) -> None:
+    png = draw_captions([CaptionedPicture(PICTURE, text, text)])
+    with Image.open(io.BytesIO(png)) as picture:
         width, height = picture.size
     assert (width, height < 600) == (330, True)
-    assert (tmp_path / "c.png").stat().st_size < 60_000
+    assert len(png) < 60_000

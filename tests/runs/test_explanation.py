@@ -5,7 +5,7 @@ finds likeliest.
 import pytest
 
 from xpcap.ranking import FEATURES
-from xpcap.report.explanation import (
+from xpcap.runs.explanation import (
     PARTS,
     CandidateCaption,
     Explanation,
@@ -68,7 +68,7 @@ def test_the_decision_is_told_by_the_fewest_parts_that_outweigh_the_others(
 
 def test_candidates_are_compared_with_the_likeliest_by_the_parts_that_matter() -> None:
     best = [candidate(f"a cat {i}", -2.0, consensus=9.0 - i, length=0.1) for i in range(4)]
-    rows = compare_candidates(Explanation(SIMILAR, [*best, LIKELIEST]), most=2)
+    rows = compare_candidates(Explanation(SIMILAR, [*best, LIKELIEST]), count=2)
     assert [row.candidate for row in rows] == [*best[:2], LIKELIEST]
     assert [row.note for row in rows] == ["", "", "likeliest"]
     assert [row.score for row in rows] == pytest.approx([5.1, 4.1, 0])

@@ -49,8 +49,8 @@ class Explanation(NamedTuple):
 
         ValueError : there is no candidate.
         """
-        made = [one for one in self.candidates if not one.image] or self.candidates
-        return max(made, key=lambda one: one.log_probability)
+        generated = [candidate for candidate in self.candidates if not candidate.image]
+        return max(generated or self.candidates, key=lambda x: x.log_probability)
 
 
 def sample_caption(neighbour: Neighbour) -> str:
@@ -59,7 +59,7 @@ def sample_caption(neighbour: Neighbour) -> str:
     return fewest.replace(UNK, "…")
 
 
-class Comparison(NamedTuple):
+class CandidateDifference(NamedTuple):
     """A candidate, compared with the likeliest one."""
 
     candidate: CandidateCaption
@@ -68,32 +68,38 @@ class Comparison(NamedTuple):
     parts: dict[str, float]  # key of PARTS to the same difference of that part
 
 
-def compare_candidates(explanation: Explanation, most: int = 5) -> list[Comparison]:
-    """The `most` best candidates, and the likeliest one, compared with the likeliest.
+def compare_candidates(explanation: Explanation, count: int = 5) -> list[CandidateDifference]:
+    """The `count` best candidates, and the likeliest one, compared with the likeliest.
 
     All have the same `parts`, those of PARTS that matter to any of them.
     """
     if not explanation.candidates:
         return []
     likeliest = explanation.likeliest
-    shown = explanation.candidates[:most]
-    if not any(one is likeliest for one in shown):
+    shown = explanation.candidates[:count]
+    if not any(candidate is likeliest for candidate in shown):
         shown = [*shown, likeliest]
-    differences = [_difference(one, likeliest) for one in shown]
+    differences = [_difference(candidate, likeliest) for candidate in shown]
     matter = set().union(*map(_large, differences))
     return [
-        Comparison(
-            one,
-            f"caption of {one.image}" if one.image else "likeliest" if one is likeliest else "",
-            one.score - likeliest.score,
+        CandidateDifference(
+            candidate,
+            _origin(candidate, likeliest),
+            candidate.score - likeliest.score,
             {name: x for name, x in parts.items() if name in matter},
         )
-        for one, parts in zip(shown, differences, strict=True)
+        for candidate, parts in zip(shown, differences, strict=True)
     ]
 
 
-def _difference(one: CandidateCaption, other: CandidateCaption) -> dict[str, float]:
-    return {name: one.parts[name] - other.parts[name] for name in PARTS}
+def _origin(candidate: CandidateCaption, likeliest: CandidateCaption) -> str:
+    if candidate.image:
+        return f"caption of {candidate.image}"
+    return "likeliest" if candidate is likeliest else ""
+
+
+def _difference(candidate: CandidateCaption, other: CandidateCaption) -> dict[str, float]:
+    return {name: candidate.parts[name] - other.parts[name] for name in PARTS}
 
 
 def _large(difference: Mapping[str, float]) -> list[str]:
@@ -114,7 +120,7 @@ def decision(explanation: Explanation) -> str:
     best, likeliest = explanation.candidates[0], explanation.likeliest
     origin = ""
     if best.image:
-        similarity = [one.similarity for one in explanation.neighbours if one.image == best.image]
+        similarity = [x.similarity for x in explanation.neighbours if x.image == best.image]
         alike = f" (similarity {similarity[0]:.2f})" if similarity else ""
         origin = f"A person wrote it of the training photo {best.image}{alike}. "
     if len(explanation.candidates) == 1:

@@ -7,20 +7,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.encoders.grid import Area
-from xpcap.report.explanation import Explanation
 from xpcap.report.markup import Embedded
+from xpcap.runs.explanation import Explanation
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300, 60
 
 
 def _filled(record: Any) -> str:
-    filled = ((name, of) for name, of in record._asdict().items() if of is not None and len(of))
-    inside = ", ".join(f"{name}={_short.repr(of)}" for name, of in filled)
-    return f"{type(record).__name__}({inside})"
+    filled = (
+        (name, value)
+        for name, value in record._asdict().items()
+        if value is not None and len(value)
+    )
+    fields = ", ".join(f"{name}={_short.repr(value)}" for name, value in filled)
+    return f"{type(record).__name__}({fields})"
 
 
-class Ranked(NamedTuple):
+class Hypothesis(NamedTuple):
     """A caption of an n-best list, and its total log-probability, END included."""
 
     caption: str
@@ -39,7 +43,7 @@ class PictureCaption(NamedTuple):
         One a word.
     references : list of str
         Captions by people.
-    n_best : sequence of Ranked
+    n_best : sequence of Hypothesis
         Captions of a beam, the best first.
     attention : sequence of sequence of float, or None
         (T, P): of each word over P regions.
@@ -59,7 +63,7 @@ class PictureCaption(NamedTuple):
     caption: str
     probabilities: list[float]
     references: list[str]
-    n_best: Sequence[Ranked] = ()
+    n_best: Sequence[Hypothesis] = ()
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()
     explanation: Explanation | None = None

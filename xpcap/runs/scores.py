@@ -1,0 +1,536 @@
+"""Scores of captions: measured, of a run or from any source; as tables, JSON and CSV; compared."""
+
+import csv
+import io
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from xpcap.data import CaptionData
+from xpcap.data.dataset import evenly_spaced
+from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
+from xpcap.distributed import Group
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
+from xpcap.metrics import (
+    ALIASES,
+    METRICS,
+    Interval,
+    Metric,
+    References,
+    Scored,
+    Sums,
+    Words,
+    bootstrap_intervals,
+    of_train,
+    paired,
+)
+from xpcap.metrics.bleu import ORDERS
+from xpcap.models import Policy
+from xpcap.runs.captions import caption_chosen, captioned
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import Run
+from xpcap.shapes import metrics_of
+from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
+from xpcap.work import work
+
+Value = TypeVar("Value")
+# Scores to name first: of each group the first that was measured
+HEADLINE = (("named", "distinct"), ("cider",), ("bleu4",))
+TITLES = {"cider": "CIDEr-D", "bleu4": "BLEU-4"}  # where the metric's title says more
+FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which need a model
+# Pictures with different captions from which on people's are scored: below, a few decide the score
+MIN_PEOPLE = 20
+
+
+class Result(NamedTuple):
+    """A metric's scores of captions, and of human captions."""
+
+    metric: Metric
+    scored: Scored
+    human: Scored | None = None  # of the first reference of each picture
+    shown: str = ""  # the values in tables; empty: all of them, with three decimals
+
+
+class Row(NamedTuple):
+    """A result in tables, whose texts may be empty."""
+
+    title: str
+    value: str
+    width: str  # half of the interval's, after ±
+    human: str
+    protocol: str
+    plain: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of captions, one a picture.
+
+    split : its name
+    captions : one a picture, in the order of the pictures
+    results : one a metric, and perplexity if a run said the captions
+    seconds : time taken
+    unscored : name of each metric that could not be computed to the reason
+    human_protocol : how human captions were scored, in words, or why they were not
+    people : False: too few pictures have different captions for a column of human ones
+    decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
+    """
+
+    split: str
+    captions: list[PictureCaption]
+    results: list[Result]
+    seconds: float
+    unscored: dict[str, str] = field(default_factory=dict)
+    human_protocol: str = ""
+    people: bool = True
+    decoding: str = ""
+
+    def __repr__(self) -> str:
+        return f"Scores({self.summary!r}, {self.scores})"
+
+    @property
+    def n(self) -> int:
+        """The number of pictures."""
+        return len(self.captions)
+
+    @property
+    def summary(self) -> str:
+        """Split, number of pictures, time and decoding, in a line."""
+        line = f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
+        return f"{line}, {self.decoding}" if self.decoding else line
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
+        return _by_name(result.scored for result in self.results)
+
+    @property
+    def human_scores(self) -> dict[str, float]:
+        """As `scores`, of human captions.
+
+        Without perplexity; and without scores that need references, if too few pictures have two.
+        """
+        return _by_name(result.human for result in self.results if result.human)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Ends of the 95 % interval by name of a score, if it has one: see `bootstrap_intervals`."""
+        return _with_aliases(bootstrap_intervals(self.sums))
+
+    @property
+    def sums(self) -> list[Sums]:
+        """Sums per picture of each metric that has them: intervals resample these."""
+        return [result.scored.sums for result in self.results if result.scored.sums]
+
+    @property
+    def per_picture(self) -> dict[str, list[float]]:
+        """Name to one value for each of `captions`, of metrics that score single pictures."""
+        return {
+            result.metric.name: result.scored.pictures
+            for result in self.results
+            if result.scored.pictures
+        }
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """Name of a metric to how it is computed, in words."""
+        return {result.metric.name: result.metric.protocol for result in self.results}
+
+    def rows(self) -> list[Row]:
+        """The results for tables."""
+        return [
+            Row(
+                result.metric.title,
+                result.shown or _figures(result.scored),
+                self._width(result.scored),
+                _figures(result.human) if result.human and self.people else "",
+                result.metric.protocol,
+                result.metric.plain,
+            )
+            for result in self.results
+        ]
+
+    def headline(self) -> list[Row]:
+        """Three scores at most, each one number, without intervals and protocols."""
+        values, human = self.scores, self.human_scores
+        metrics = {name: result.metric for result in self.results for name in result.scored.corpus}
+        names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
+        return [
+            Row(
+                TITLES.get(name, metrics[name].title),
+                figure(values[name]),
+                "",
+                figure(human[name]) if name in human and self.people else "",
+                "",
+                metrics[name].plain,
+            )
+            for name in names
+            if name
+        ]
+
+    def _width(self, scored: Scored) -> str:
+        ends = [self.intervals[name] for name in scored.corpus if name in self.intervals]
+        return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
+
+    def spread(self, *, count: int = 10) -> list[PictureCaption]:
+        """`count` of the captions, evenly spaced."""
+        return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as an object for JSON; of a run also those that readers look for by name."""
+        scores = self.scores
+        content = {
+            "split": self.split,
+            "n": self.n,
+            "bleu": [scores[f"bleu{n}"] for n in ORDERS if f"bleu{n}" in scores] or None,
+            "seconds": self.seconds,
+            "protocol": self.protocol,
+            "captions": {caption.image: caption.caption for caption in self.captions},
+            "scores": scores,
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "unscored": self.unscored,
+            "people": {"scores": self.human_scores, "protocol": self.human_protocol},
+        }
+        if self.decoding:
+            content["decoding"] = self.decoding
+            content |= {name: scores.get(name) for name in ("unigram_bleu", *FORCED, "named")}
+        return content
+
+    def to_csv(self) -> str:
+        """A table with one row a picture: ``image``, ``caption``, and each score per picture."""
+        scores = self.per_picture
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["image", "caption", *scores])
+        for caption, *values in zip(self.captions, *scores.values(), strict=True):
+            rows.writerow([caption.image, caption.caption, *values])
+        return table.getvalue()
+
+
+def figure(value: float, sign: str = "") -> str:
+    """A score, or with "+" a difference, as tables show it: three decimals, a count without."""
+    return f"{value:{sign}}" if isinstance(value, int) else f"{value:{sign}.3f}"
+
+
+def _figures(scored: Scored) -> str:
+    return "  ".join(map(figure, scored.corpus.values()))
+
+
+def _by_name(scored: Iterable[Scored]) -> dict[str, float]:
+    """All values by name: metrics', second names, then those that need a model."""
+    scores = {name: value for x in scored for name, value in x.corpus.items()}
+    forced = {name: scores.pop(name) for name in FORCED if name in scores}
+    return _with_aliases(scores) | forced
+
+
+def _with_aliases(values: dict[str, Value]) -> dict[str, Value]:
+    return values | {alias: values[name] for alias, name in ALIASES.items() if name in values}
+
+
+# Two sides
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of both sides, and their paired differences."""
+
+    ours: Scores
+    theirs: Scores
+    differences: dict[str, float]  # name of each score of both to ours - theirs
+    intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, if any
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """(name, ours, theirs, difference, interval or "") of each score, for tables."""
+        ours, theirs = self.ours.scores, self.theirs.scores
+        return [
+            (
+                name,
+                figure(ours[name]),
+                figure(theirs[name]),
+                figure(difference, "+"),
+                " to ".join(figure(end, "+") for end in self.intervals.get(name, ())),
+            )
+            for name, difference in self.differences.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The other side's scores and the differences as an object for JSON."""
+        ends = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
+
+
+def compare(ours: Scores, theirs: Scores) -> Comparison:
+    """Paired differences of all scores that both sides have, with bootstrap intervals.
+
+    Both sides are resampled alike, so that what makes a picture easy for both cancels out:
+    intervals of paired differences are narrower than those of two scores. If an interval excludes
+    0, other pictures of this kind would most likely show a difference too.
+
+    DataError : they are not of the same pictures with the same references.
+    """
+    unequal = [
+        our.image
+        for our, their in zip(ours.captions, theirs.captions, strict=False)
+        if (our.image, our.references) != (their.image, their.references)
+    ]
+    if unequal or ours.n != theirs.n:
+        what = (
+            f"{ours.n:,} and {theirs.n:,} pictures"
+            if ours.n != theirs.n
+            else f"other pictures or references, from {unequal[0][:100]!r} on"
+        )
+        got = f"have {what} in split {ours.split!r}"
+        cause = "if they were trained on different files, give one of them as `data`"
+        raise DataError("compare", "the two sides", got, "the same pictures and references", cause)
+    our_scores, their_scores = ours.scores, theirs.scores
+    differences = {
+        name: value - their_scores[name]
+        for name, value in our_scores.items()
+        if name in their_scores
+    }
+    return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))
+
+
+# Captions from any source
+
+
+def score_captions(
+    data: CaptionData,
+    split: str,
+    captions: Mapping[str, str],
+    *,
+    metrics: Sequence[Metric] = METRICS,
+) -> Scores:
+    """Score captions of the pictures of a split, from any source.
+
+    They are tokenised as the split's own captions are: see `CaptionData.words`.
+
+    captions : name of a picture to its caption; one for each picture of the split that has
+        references
+    metrics : as in `evaluate_run`
+    DataError : the split is missing, or a picture has no caption.
+    """
+    start = time.perf_counter()
+    chosen = data.split(split)
+    names = [chosen.images[i] for i in captioned(data, split).tolist()]
+    if missing := [name for name in names if name not in captions]:
+        thing = f"{len(missing):,} of the {len(names):,} pictures of split {split!r}"
+        got = f"have no caption, {missing[0][:100]!r} among them"
+        cause = "are the captions of another split?"
+        raise DataError("score_captions", thing, got, "one of each", cause)
+    cut = str.split if chosen.text is None else tokenize
+    scored = [
+        PictureCaption(name, captions[name], [], references, words=cut(captions[name]))
+        for name, references in zip(names, data.references(split).values(), strict=True)
+    ]
+    words, known = data.words(split), data.vocabulary
+    scores = _scores(data, split, words, scored, known, metrics)
+    return replace(scores, seconds=time.perf_counter() - start)
+
+
+def _scores(
+    data: CaptionData,
+    split: str,
+    words: Sequence[list[str]],
+    captions: list[PictureCaption],
+    vocabulary: Vocabulary,
+    metrics: Sequence[Metric],
+) -> Scores:
+    """Scores of captions, one a picture, and of human captions; no time.
+
+    Of each picture the first reference stands for a human caption. Metrics that compare with
+    references get the picture's others, each once, and pictures that have others that differ.
+
+    words : of the split's captions, the references, from `CaptionData.words`
+    captions : with their words, tokenised as the references are
+    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
+    TypeError, ValueError : one of the metrics is no Metric, returns something else than a Scored of
+        these pictures, or has the name of another.
+    """
+    references = list(data.reference_words(split, words).values())
+    hypotheses = [caption.words for caption in captions]
+    text, pictures = data.split(split).text, data.split(split).image_idxs
+    _, firsts = np.unique(pictures, return_index=True)
+    first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
+    different = [list(map(list, dict.fromkeys(map(tuple, captions)))) for captions in references]
+    several = [captions for captions in different if len(captions) > 1]
+    people = len(several) >= MIN_PEOPLE
+    known = set(vocabulary.idx_to_word) - set(SPECIAL)
+    rows, unscored = _with_data_metrics(data, [*map(_row, metrics)])
+    results: list[Result] = []
+    taken = {*ALIASES, *FORCED}
+    for metric in rows:
+        scored = _scored(metric, references, hypotheses, known)
+        names = {metric.name, *scored.corpus}
+        if twice := sorted(taken & names):
+            thing = f"the name {twice[0]!r} of {metric.title!r}"
+            cause = "is a metric given twice?"
+            raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
+        taken |= names
+        human = None
+        if not metric.needs_references:
+            human = _scored(metric, references, first, known)
+        elif people:
+            human = _scored(
+                metric,
+                [captions[1:] for captions in several],
+                [captions[0] for captions in several],
+                known,
+            )
+        if metric.name == "bleu":
+            cut = "words as the data set has them" if text is None else TOKENISATION
+            metric = replace(metric, protocol=f"{metric.protocol}, {cut}")
+        results.append(Result(metric, scored, human))
+    about = _human_protocol(len(several), len(references))
+    return Scores(split, captions, results, 0.0, unscored, about, people)
+
+
+def _human_protocol(several: int, pictures: int) -> str:
+    """The protocol of human captions in words; `several` of the pictures have different ones."""
+    if several < MIN_PEOPLE:
+        have = "1 picture has" if several == 1 else f"{several:,} pictures have"
+        return f"not scored, since {have} two different captions and {MIN_PEOPLE} are needed"
+    first = "the first caption of each picture, as if it were the one to be scored"
+    others = (
+        "its other captions"
+        if several == pictures
+        else f"its others, of the {several:,} pictures that have different ones"
+    )
+    return (
+        f"{first}; scores against references compare it with {others}: one reference fewer than in"
+        " the first column, which lowers them, CIDEr hardly"
+    )
+
+
+def _row(metric: object) -> Metric:
+    """A metric of any class as a row. TypeError : it lacks one of a metric's attributes."""
+    if isinstance(metric, Metric):
+        return metric
+    needed = ("name", "title", "protocol", "score")
+    lacking = [name for name in needed if not hasattr(metric, name)]
+    if lacking or isinstance(metric, type):
+        kind = metric if isinstance(metric, type) else type(metric)
+        what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
+        got = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
+        expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
+        raise InvalidTypeError("metrics", "", got, expected)
+    names = [x.name for x in fields(Metric) if hasattr(metric, x.name)]
+    return Metric(**{"plain": "", **{name: getattr(metric, name) for name in names}})
+
+
+def _with_data_metrics(
+    data: CaptionData, metrics: list[Metric]
+) -> tuple[list[Metric], dict[str, str]]:
+    """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
+
+    Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
+    """
+    below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == "bleu"), -1)
+    rows = [*metrics[:below], *metrics_of(data), *metrics[below:]]
+    if "train" not in data.splits:
+        return rows, {}
+    train = data.split("train")
+
+    def encoded() -> Iterator[list[str]]:
+        return data.vocabulary.words_of(train.captions)
+
+    # As people wrote them if the file has that, since the vocabulary lacks some of their words
+    written = encoded() if train.text is None else map(tokenize, train.text)
+    train_metrics, unscored = of_train(written, encoded)
+    return rows + train_metrics, unscored
+
+
+def _scored(
+    metric: Metric, references: References, hypotheses: Sequence[Words], known: Set[str]
+) -> Scored:
+    """A metric's scores in Python's own numbers; `known` are the captioner's words.
+
+    TypeError, ValueError : the metric returns no Scored of these pictures.
+    """
+    if metric.known_words:
+        references = [
+            [[word for word in caption if word in known] for caption in captions]
+            for captions in references
+        ]
+    scored: object = metric.score(references, hypotheses)
+    name, n = f"`score` of {metric.title!r}", len(hypotheses)
+    if not isinstance(scored, Scored):
+        got, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
+        raise InvalidTypeError("metrics", name, got, "a Scored", cause)
+    if len(scored.pictures) not in (0, n):
+        got = f"returned {len(scored.pictures)} values"
+        raise InvalidValueError("metrics", name, got, f"one for each of {n} pictures, or none")
+    corpus = {
+        name: value.item() if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in scored.corpus.items()
+    }
+    return scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
+
+
+# A run on a split
+
+
+def evaluate_run(
+    run: Run,
+    data: CaptionData | str | Path | None = None,
+    split: str = "val",
+    *,
+    progress: bool | None = None,
+    policy: Policy | None = None,
+    group: Group | None = None,
+    metrics: Sequence[Metric] = METRICS,
+) -> Scores:
+    """Score a run's captions of a split against all references, and the references' likelihood.
+
+    Parameters
+    ----------
+    run : Run
+    data : CaptionData, str, Path or None
+        An open data set, or the path of one. None: the one that the run was trained on.
+    split : str
+    progress : bool or None
+        Show progress bars on a terminal. None: as the work in hand does, by default not.
+    policy : Policy or None
+        Chooses the words, as in `caption_run`. None: the run's default.
+    group : Group or None
+        Ranks that share the work; each returns the same. None: those of the work in hand, by
+        default this process.
+    metrics : sequence of Metric
+        Scores of captions, such as ``(*xpcap.metrics.METRICS, own)``; see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
+
+    Returns
+    -------
+    evaluation : Scores
+        Captions, scores and their protocols.
+
+    Raises
+    ------
+    DataError
+        The data set or the split is missing, or does not fit the run.
+    TypeError, ValueError
+        One of `metrics` is no metric, or has the name of another.
+    """
+    start = time.perf_counter()
+    seen = run.data(data)
+    words, pictures = seen.words(split), captioned(seen, split)
+    encoded = seen.encoded_with(run.vocabulary, split, words)
+    decoder = run.decoder(policy)
+    with work(group=group, progress=progress) as group:
+        forced = teacher_forced(run.model, encoded, split, group=group)
+        captions = caption_chosen(decoder, seen, split, pictures)
+    scores = _scores(seen, split, words, captions, run.vocabulary, metrics)
+    values = Scored({name: getattr(forced, name) for name in FORCED}, [])
+    shown = f"{forced.perplexity:.2f}"
+    row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values)
+    perplexity = Result(row, values, shown=shown)
+    return replace(
+        scores,
+        results=[*scores.results, perplexity],
+        seconds=time.perf_counter() - start,
+        decoding=decoder.title,
+    )
