@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap.encoders import ENCODERS, Encoder, Kind, TimmEncoder, find_encoder
+from xpcap.encoders import ENCODERS, Encoder, EncoderSpec, TimmEncoder, find_encoder
 from xpcap.errors import ContractError, DataError
 from xpcap.onnx_graph import Graph
 from xpcap.testing import ENCODER, check_encoder
@@ -80,7 +80,7 @@ def test_encoder_keeps_the_contract_to_the_bit_and_refuses_what_is_no_picture(
 
 @pytest.fixture
 def row(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = Kind("mean-colour", lambda name, grid: MeanColour(), licence="none", options=())
+    kind = EncoderSpec("mean-colour", lambda name, grid: MeanColour(), licence="none", options=())
     monkeypatch.setitem(ENCODERS, "mean-colour", kind)
 
 

@@ -195,7 +195,7 @@ class Recipe:
 
         Parameters
         ----------
-        sources : mapping of str
+        *sources : mapping of str
             Options by name, such as those given, a preset, and those of a run. Those that no source
             has are the defaults.
 

@@ -94,9 +94,10 @@ def _title(encoder: str | None) -> str:
     return "an unknown encoder" if encoder is None else f"the encoder {encoder!r}"
 
 
-def _alike(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
+def _alike(arrays: Sequence[Any] | None, others: Sequence[Any] | None) -> bool:
     """True if both have the same arrays, or both are None."""
-    return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))
+    same = map(np.array_equal, arrays or (), others or ())
+    return (arrays is None) == (others is None) and all(same)
 
 
 @dataclass(frozen=True, eq=False)
