@@ -325,7 +325,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(
     def interrupt(*args: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
-    for place, name in ((captions, "read_picture"), (outputs, "write_caption_page")):
+    for place, name in ((captions, "read_picture"), (outputs, "caption_page")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, interrupt)
             result = call("caption", run, photos, "--html", "p.html")

@@ -31,7 +31,6 @@ from xpcap import (
     evaluate_run,
     load_state,
     open_run,
-    runs,
     save_state,
     train_run,
     write_dataset,
@@ -253,8 +252,6 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     assert evaluate_run(run, "x.h5").n == evaluate_run(run).n == 14
     captions, skipped = caption_files(run, ["pictures", "none.png"], show=True)
     assert (len(captions), [one.image for one in skipped]) == (14, ["none.png"])
-    runs.write_caption_page("page.html", run, captions)
-    runs.write_caption_png("page.png", captions)
     state = load_state("runs/x/last.safetensors", run.model.params.shapes)
     save_state("copy.safetensors", state)
     assert load_state("copy.safetensors", run.model.params.shapes).iteration == state.iteration > 0

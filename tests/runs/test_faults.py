@@ -24,6 +24,7 @@ from faults import Fault
 from xpcap import CaptioningSolver, TrainOptions, Watcher, train_run
 from xpcap.runs import saver
 from xpcap.runs.folder import RANKING
+from xpcap.runs.outputs import SINKS, NewFile
 from xpcap.work import work
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
@@ -60,8 +61,18 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
     step: str, run: Path, tmp_path: Path
 ) -> None:
     commands_of = {
-        "page.html": ["caption", run, "-n", 2, "--html", tmp_path / "page.html"],
-        "page.png": ["caption", run, "-n", 2, "--png", tmp_path / "page.png"],
+        **{
+            f"new{kind.suffix}": [
+                "caption",
+                run,
+                "-n",
+                2,
+                kind.flag,
+                tmp_path / f"new{kind.suffix}",
+            ]
+            for kind in SINKS
+            if issubclass(kind, NewFile)
+        },
         "own.h5": [
             "prepare",
             "tokens.txt",

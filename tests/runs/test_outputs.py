@@ -26,7 +26,7 @@ from xpcap.runs import (
     default_policy,
     outputs,
 )
-from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
+from xpcap.runs.outputs import SINKS, CsvTable, Growing, NewFile, Sink, describe_picture
 from xpcap.runs.records import Hypothesis
 from xpcap.testing.output import NAMES, FixedCaptioner
 
@@ -294,13 +294,22 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
 
 
 FILES = {kind.flag: f"all{kind.suffix}" for kind in SINKS if kind.suffix}
-NEW = [kind.flag for kind in SINKS if kind.suffix and kind.check is Sink.check]
+NEW = [kind.flag for kind in SINKS if issubclass(kind, NewFile)]
 EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
+
+
+@pytest.mark.parametrize("kind", SINKS, ids=lambda kind: kind.__name__)
+def test_an_output_has_a_suffix_exactly_if_it_writes_a_file_of_its_own(kind: type[Sink]) -> None:
+    of_its_own = issubclass(kind, NewFile | Growing)
+    assert bool(kind.suffix) == of_its_own, f"{kind.__qualname__}.suffix is {kind.suffix!r}"
+    assert kind.help.endswith("."), f"{kind.__qualname__}.help is {kind.help!r}"
+    if issubclass(kind, NewFile):
+        assert kind.content is not NewFile.content, f"{kind.__qualname__} has no content()"
 
 
 def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
     said = [good("caption", run, photos, *pair).stdout.splitlines() for pair in FILES.items()]
-    wrote = [next(line for line in lines if line.startswith("wrote")) for lines in said]
+    wrote = [line for lines in said for line in lines if line.startswith("wrote")]
     assert all(name in line for name, line in zip(FILES.values(), wrote, strict=True))
     content = {name: Path(name).read_bytes() for name in FILES.values()}
     printed = good("caption", run, photos, "--json").stdout

@@ -20,9 +20,9 @@ from xpcap.runs.look import Inside as Inside
 from xpcap.runs.look import look_inside as look_inside
 from xpcap.runs.look import look_page as look_page
 from xpcap.runs.outputs import write_captions as write_captions
+from xpcap.runs.pages import caption_page as caption_page
+from xpcap.runs.pages import caption_png as caption_png
 from xpcap.runs.pages import picture_finder as picture_finder
-from xpcap.runs.pages import write_caption_page as write_caption_page
-from xpcap.runs.pages import write_caption_png as write_caption_png
 from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.recipe import TrainOptions as TrainOptions

@@ -23,7 +23,7 @@ from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
 from xpcap.runs.captions import PictureCaptioner, find_sources
-from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
+from xpcap.runs.pages import DRAWN, caption_page, caption_png
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run
 from xpcap.threads import Lock
@@ -40,12 +40,11 @@ class Sink:
     """Takes captions one by one. This one keeps them, for what is made of all in the end.
 
     A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
-    it holds a file open.
+    it holds a file open. One that writes a file is a `NewFile` or a `Growing`.
 
     path : of the file that it writes; None: it has none
     best : captions of a picture that are asked for
     explain : the reasons of a choice are asked for
-    DataError : the file's name has another suffix, or no new file can be made there.
     """
 
     flag: ClassVar[str]  # of the command
@@ -68,8 +67,6 @@ class Sink:
 
     def check(self) -> None:
         """Raise DataError if it cannot be written. Called before any work is done."""
-        if self.suffix:
-            require_new_file("caption", self.path, self.suffix)
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Prepare for pictures of these names.
@@ -229,6 +226,28 @@ def write_captions(
     return skipped
 
 
+class NewFile(Sink):
+    """A file that is made of all captions in the end.
+
+    A subclass defines `flag`, `help`, `suffix` and `content`.
+
+    DataError : the file's name has another suffix, or no new file can be made there.
+    """
+
+    def check(self) -> None:
+        require_new_file("caption", self.path, self.suffix)
+
+    def content(self) -> bytes | str:
+        """The content of the file, of `captions` and `skipped`; text is written in UTF-8."""
+        raise NotImplementedError
+
+    def close(self) -> str:
+        if not self.captions:
+            return f"{self.path} was not written: there is no new picture"
+        write_new("caption", self.path, self.content(), self.suffix)
+        return f"wrote {self.path}"
+
+
 class Growing(Sink):
     """A file that grows by a row a picture, and that the same command continues.
 
@@ -245,7 +264,7 @@ class Growing(Sink):
 
     def check(self) -> None:
         if self.path.suffix.lower() != self.suffix or not self.path.is_file():
-            super().check()
+            require_new_file("caption", self.path, self.suffix)
 
     def open(self) -> GrowingFile:
         """The file, which is not begun yet."""
@@ -457,7 +476,7 @@ class Descriptions(Sink):
         return f"wrote {self._written:,} of {_captions(self._all)} into their pictures"
 
 
-class Page(Sink):
+class Page(NewFile):
     """A page of the pictures and their captions."""
 
     flag, suffix = "--html", ".html"
@@ -470,14 +489,11 @@ class Page(Sink):
         )
         super().add(caption._replace(picture=small))  # as in the page, so that few bytes are kept
 
-    def close(self) -> str:
-        if not self.captions:
-            return f"{self.path} was not written: there is no new picture"
-        write_caption_page(self.path, self.run, self.captions, skipped=self.skipped)
-        return f"wrote {self.path}"
+    def content(self) -> bytes:
+        return caption_page(self.run, self.captions, skipped=self.skipped)
 
 
-class Png(Sink):
+class Png(NewFile):
     """One PNG of the first pictures and their captions."""
 
     flag, suffix = "--png", ".png"
@@ -492,17 +508,17 @@ class Png(Sink):
             caption = caption._replace(picture=None)  # not drawn, so not kept in memory
         super().add(caption)
 
+    def content(self) -> bytes:
+        return caption_png(self.captions)
+
     def close(self) -> str:
-        count, drawn = len(self.captions), self._drawn
-        if not count:
-            return f"{self.path} was not written: there is no new picture"
-        write_caption_png(self.path, self.captions)
+        line, count, drawn = super().close(), len(self.captions), self._drawn
         if drawn == count:
-            return f"wrote {self.path}"
+            return line
         if drawn < DRAWN:
-            return f"wrote {self.path} with {drawn} of {count} pictures; the others were not found"
+            return f"{line} with {drawn} of {count} pictures; the others were not found"
         first = f"the first {drawn} of {count} pictures, as many as one PNG takes"
-        return f"wrote {self.path} with {first}; a page takes all: --html"
+        return f"{line} with {first}; a page takes all: --html"
 
 
 def describe_picture(path: Path, caption: str) -> str:

@@ -16,7 +16,7 @@ from xpcap.data.vocabulary import gaps
 from xpcap.encoders import read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import DataError, InvalidValueError
-from xpcap.files import atomic, write_new
+from xpcap.files import atomic
 from xpcap.models import Beam, Policy
 from xpcap.prepare.matching import escapes
 from xpcap.progress import bar
@@ -52,7 +52,7 @@ MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a pic
 MAX_HYPOTHESES = 20  # of a beam
 # Parts of a card that a sentence explains, where they first occur
 EXPLAINED = "words", "references", "attention", "reasons", "ranked"
-CALLER = "write_caption_page"  # begins errors: other pages have captions of our own
+CALLER = "caption_page"  # begins errors: other pages have captions of our own
 PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
 
@@ -123,46 +123,38 @@ def _replace_page(folder: Path, page: bytes) -> None:
         file.write(page)
 
 
-def write_caption_page(
-    path: str | Path,
-    run: Run,
-    captions: Iterable[PictureCaption],
-    *,
-    skipped: Sequence[Skipped] = (),
-) -> None:
-    """Write a page of captions with their pictures, as `caption_files` shows them.
+def caption_page(
+    run: Run, captions: Iterable[PictureCaption], *, skipped: Sequence[Skipped] = ()
+) -> bytes:
+    """A page of captions with their pictures, as `caption_files` shows them.
 
-    DataError : `path` exists, or cannot be written to. ValueError : as of `render_page`.
+    ValueError : as of `render_page`.
     """
     captions = list(captions)
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    page = render_page(
+    return render_page(
         f"Captions by {run.name}",
         opening=Gallery("Pictures", about, bar(captions, "writing the page")),
         skipped=skipped,
         find_photo=picture_finder(run, run.source),
     )
-    write_new("caption", path, page, ".html")
 
 
-def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> int:
-    """Write captioned pictures as one PNG: the first 60 at hand, whose number it returns.
-
-    DataError : `path` exists, cannot be written to, or no picture is at hand.
-    """
+def caption_png(captions: Iterable[PictureCaption]) -> bytes:
+    """Captioned pictures as one PNG: the first 60 at hand. DataError : none is at hand."""
+    captions = list(captions)
     shown = [
         CaptionedPicture(caption.picture, caption.caption, *caption.references[:1])
         for caption in captions
         if isinstance(caption.picture, np.ndarray)
     ][:DRAWN]
     if not shown:
-        got = f"is at hand to be drawn in {path}"
+        got = "is at hand to be drawn"
         expected = "the folder that the data set remembers"
         cause = "was it moved?"
         raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
-    write_new("caption", path, draw_captions(shown), ".png")
-    return len(shown)
+    return draw_captions(shown)
 
 
 def picture_finder(run: Run, source: Source) -> PictureFinder:
