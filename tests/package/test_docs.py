@@ -35,7 +35,7 @@ from xpcap.cli import main
 from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
-from xpcap.runs import captions, train
+from xpcap.runs import captions, doctor, train
 from xpcap.shapes import generate, picture_of
 from xpcap.testing import check_cell
 
@@ -92,6 +92,7 @@ def test_code_blocks_run(
     monkeypatch.setattr(backend, "_active", None)
     tables: list[tuple[dict[str, Any], dict[str, Any]]]
     tables = [(table, dict(table)) for table in (CELLS, ENCODERS)]
+    monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
     once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
     once = once.replace("train=500", "train=100")
     try:
@@ -386,8 +387,9 @@ def test_reference_lists_every_public_name() -> None:
     assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
 
 
-def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
-    links = re.findall(r"\[`([\w.]+)`\]\(\.\./\.\./(\S+\.py)\)", DOCS["explain/how-it-works.md"])
+@pytest.mark.parametrize("page", ["explain/how-it-works.md", "develop/adding.md"])
+def test_functions_that_a_page_of_internals_names_are_in_the_files_it_links(page: str) -> None:
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./\.\./(\S+\.py)\)", DOCS[page])
     assert links
     for name, file in links:
         source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
