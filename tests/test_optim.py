@@ -97,7 +97,7 @@ def rule(**changed: Any) -> UpdateRule:
 
 @refusals(
     """
-    optim.init("adamm", w) | OptionError | got: 'adamm' | expected: sgd, sgd_momentum, rmsprop, adam | cause: did you mean 'adam'
+    optim.init("adamm", w) | OptionError | got: 'adamm' | expected: one of sgd | cause: did you mean 'adam'
     optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | got: 'learning_rat' | cause: did you mean 'learning_rate'
     optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan | expected: finite number of at least 0
     optim.sgd(w, np.ones(4)) | ValueError | function: optim.sgd | got: (3,) | got: dw (4,)

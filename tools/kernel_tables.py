@@ -1,5 +1,5 @@
-"""Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/develop/testing-without-a-gpu.md:
-python tools/kernel_tables.py
+"""Prints what can be measured of the CUDA kernels without a GPU, as the page docs/develop/kernels.md,
+which `make site` builds.
 """
 
 import platform
@@ -83,9 +83,17 @@ def compiler_version() -> str:
     )
 
 
+HEAD = """\
+# Kernels without a card
+
+[Testing without a GPU](testing-without-a-gpu.md) says how this is measured, and what it leaves open.
+"""
+
+
 def main() -> None:
+    print(HEAD)
     for title, part in (("Compiled", compiles), ("Arithmetic", arithmetic), ("Races", sanitizer)):
-        print(f"### {title}\n")
+        print(f"## {title}\n")
         try:
             part()
         except (nvrtc.UnavailableError, cpu_build.UnavailableError) as reason:

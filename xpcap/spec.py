@@ -23,7 +23,7 @@ dtype and one library.
 import copy
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -294,16 +294,13 @@ class Spec:
         )
         return gradients
 
-    def table(self) -> str:
-        """A Markdown table of arguments and results."""
-        rows = ["| array | shape | of |", "|---|---|---|"]
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """A table of arguments and results for the docs: its heading, then its rows."""
+        yield "array", "shape", "of"
         for role, entries in (("argument", self.entries), ("result", self.results)):
             for entry in entries:
                 role_of = f"{role}, may be left out" if entry.optional else role
-                rows.append(
-                    f"| `{entry.name}` | {entry.shapes} | {KINDS[entry.kind][1]}, {role_of} |"
-                )
-        return "\n".join(rows)
+                yield f"`{entry.name}`", str(entry.shapes), f"{KINDS[entry.kind][1]}, {role_of}"
 
 
 spec = functools.cache(Spec)  # specs by their text, parsed once

@@ -68,13 +68,12 @@ class KernelMutant(Mutant):
         return in_cuda(text, self.function, self.pattern, self.instead, self.nth)
 
 
-def table() -> Iterator[str]:
-    """Lines of a Markdown table of the mutants."""
-    yield "| mutant | where | caught by | which says |"
-    yield "|---|---|---|---|"
+def rows() -> Iterator[tuple[str, str, str, str]]:
+    """A table of the mutants for the docs: its heading, then its rows."""
+    yield "mutant", "where", "caught by", "which says"
     for mutant in MUTANTS:
         test = mutant.test.rpartition("::")[2]
-        yield f"| {mutant.kind} | `{mutant.function}` | `{test}` | `{mutant.says}` |"
+        yield mutant.kind, f"`{mutant.function}`", f"`{test}`", f"`{mutant.says}`"
 
 
 _STEP = "test_emulated_"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.metrics import Metric, Scored
+from xpcap.metrics import Hub, Metric, Scored
 from xpcap.runs.pages import Gallery, render_page
 from xpcap.runs.records import Hypothesis, PictureCaption
 from xpcap.runs.scores import Result, Scores
@@ -78,7 +78,8 @@ def scores(*titles: str, human: bool = True, **text: str) -> Scores:
     """Scores with these titles; `text` has the plain words and protocols of all."""
     scored = Scored({"cider": 0.17}, [])
     text = {"plain": "", "protocol": "", **text}
-    rows = [Metric(title, title, **text, score=lambda *_: scored) for title in titles]
+    hub = Hub("cider", "cider", "CIDEr-D")
+    rows = [Metric(title, title, **text, score=lambda *_: scored, hub=hub) for title in titles]
     results = [Result(row, scored, scored if human else None) for row in rows]
     return Scores("val", [], results, 1.0, human_protocol=text["protocol"])
 

@@ -35,7 +35,7 @@ from xpcap import (
     train_run,
     write_dataset,
 )
-from xpcap.encoders import HistogramEncoder
+from xpcap.encoders import ENCODERS, HistogramEncoder
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
@@ -195,6 +195,7 @@ def test_extras_that_messages_and_docs_install_exist() -> None:
     )
     calls = r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\""""
     named = {one or other for one, other in re.findall(calls, sources)}
+    named |= {encoder.extra for encoder in ENCODERS.values() if encoder.extra}
     assert "images" in named <= set(extras)
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     text = "".join(page.read_text(encoding="utf-8") for page in pages)

@@ -357,7 +357,7 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
 ) -> None:
     monkeypatch.setattr("xpcap.prepare.features.read_picture", lambda path: pytest.fail(str(path)))
     monkeypatch.setitem(
-        ENCODERS, "mine", EncoderSpec("mine", lambda name, **options: Brightness(), "")
+        ENCODERS, "mine", EncoderSpec("mine", lambda name, **options: Brightness(), "", "")
     )
     monkeypatch.chdir(tmp_path)
     Path("c.csv").write_text("image,caption\na.png,a dog\n")

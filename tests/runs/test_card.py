@@ -22,7 +22,7 @@ from xpcap.data import CaptionData, Source
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN
 from xpcap.runs import Run, Scores, evaluate_run, open_run
-from xpcap.runs.card import METRIC_IDS, code, write_run_card
+from xpcap.runs.card import FILES, code, write_run_card
 from xpcap.runs.folder import cell_title
 
 HOSTILE = (
@@ -63,13 +63,22 @@ def test_a_card_has_the_scores_of_the_run_where_a_hub_looks_for_them(
     assert found["pipeline_tag"] == result["task"]["type"] == "image-to-text"
     assert result["dataset"]["split"] == "val"
     assert {one["name"]: one["value"] for one in result["metrics"]} == {
-        title: round(evaluation.scores[name], 4) for name, (_, title) in METRIC_IDS.items()
+        hub.title: round(evaluation.scores[hub.score], 4)
+        for result in evaluation.results
+        if (hub := result.metric.hub)
     }
     table = section(card, "Scores")
     for title, value, width, *_ in evaluation.rows():
         assert f"| {title} | {value} | {width.removeprefix('± ')} |" in table
     with Image.open(run.path / "examples.jpg") as strip:
         assert strip.size == (3 * 256 + 2 * 8, 256)
+
+
+def test_every_file_of_a_run_is_a_row_of_files(run: Path) -> None:
+    listed = {file.name for file in FILES}
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in run.iterdir()}
+    assert found <= listed, "card.FILES says what it is, in cards and in docs/reference/files.md"
+    assert {"best.safetensors", "times.jsonl", "pictures/"} <= found
 
 
 def test_a_card_lists_the_tensors_that_are_in_the_file(run: Path) -> None:

@@ -80,7 +80,9 @@ def test_encoder_keeps_the_contract_to_the_bit_and_refuses_what_is_no_picture(
 
 @pytest.fixture
 def row(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = EncoderSpec("mean-colour", lambda name, grid: MeanColour(), licence="none", options=())
+    kind = EncoderSpec(
+        "mean-colour", lambda name, grid: MeanColour(), licence="none", help="tests", options=()
+    )
     monkeypatch.setitem(ENCODERS, "mean-colour", kind)
 
 

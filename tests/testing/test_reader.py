@@ -12,6 +12,7 @@ from refusals import refuses
 
 from xpcap.errors import ContractError, DataError
 from xpcap.prepare import CaptionRow, ImportReport, detect, read_captions
+from xpcap.prepare.rows import Format
 from xpcap.prepare.text import read_whole
 from xpcap.testing import READER, check_reader
 from xpcap.testing import reader as contract
@@ -36,6 +37,16 @@ def test_every_format_that_is_detected_has_such_a_file(tmp_path: Path) -> None:
         (tmp_path / form).write_bytes(content)
         read_captions([(None, tmp_path / form)], report=report)
     assert {form.name for form in detect.FORMATS} == set(report.forms)
+
+
+@pytest.mark.parametrize("form", detect.FORMATS, ids=lambda form: form.name)
+def test_example_of_a_format_is_of_that_format(form: Format, tmp_path: Path) -> None:
+    (tmp_path / "example").write_text(form.example, encoding="utf-8")
+    report = ImportReport()
+    rows = read_captions([(None, tmp_path / "example")], report=report)
+    assert report.forms == [form.name]
+    assert rows[0].picture == "a.jpg"
+    assert str(rows[0].caption).startswith("A dog")
 
 
 # ---- Readers that break the contract, each one claim at least

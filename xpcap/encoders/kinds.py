@@ -49,6 +49,7 @@ class EncoderSpec(NamedTuple):
     build : makes the encoder of a name without options, and of these by keyword; the grid is a
         number or None
     licence : of its weights, as their package states it
+    help : what pictures it is for, and how many numbers its features have
     options : what may follow the name, as ``:grid=3``
     extra : of this package, which installs what it needs
     packages : what it needs, as named on PyPI
@@ -59,6 +60,7 @@ class EncoderSpec(NamedTuple):
     name: str
     build: Callable[..., Encoder]
     licence: str
+    help: str
     options: Sequence[str] = ("grid",)
     extra: str = ""
     packages: Sequence[str] = ()

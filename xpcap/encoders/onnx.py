@@ -147,6 +147,7 @@ ONNX = EncoderSpec(
     "onnx:FILE",
     _onnx_file,
     licence="not stated; it is a file of your own",
+    help="a network of your own",
     options=("size", "mean", "std", "output", "grid", "sha256"),
     extra="images",
     packages=("onnxruntime",),

@@ -140,6 +140,7 @@ TIMM = EncoderSpec(
     "timm:MODEL",
     TimmEncoder,
     licence="not stated here; timm's page of the model has it",
+    help="a model of timm, which downloads its weights",
     options=("grid", "sha256"),
     extra="timm",
     packages=("timm",),

@@ -3,6 +3,7 @@
 from xpcap.metrics.bleu import corpus_bleu as corpus_bleu
 from xpcap.metrics.bleu import unigram_bleu as unigram_bleu
 from xpcap.metrics.cider import CiderD as CiderD
+from xpcap.metrics.metric import Hub as Hub
 from xpcap.metrics.metric import Interval as Interval
 from xpcap.metrics.metric import Metric as Metric
 from xpcap.metrics.metric import References as References

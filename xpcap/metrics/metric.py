@@ -51,6 +51,14 @@ class Scored(NamedTuple):
     sums: Sums | None = None  # None: no interval
 
 
+class Hub(NamedTuple):
+    """A score as the model cards of Hugging Face's hub name it."""
+
+    score: str  # its name in `Scored.corpus`
+    metric: str  # the hub's identifier
+    title: str
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score of captions; `per_caption`, `per_picture` and `of_corpus` make one of a function.
@@ -67,6 +75,7 @@ class Metric:
     needs_references : False: it reads the hypotheses alone, so that people's captions are scored
         like a captioner's, all of them
     known_words : it reads references without the words that the captioner does not know
+    hub : its entry in a model card; None: it has none
     """
 
     name: str
@@ -76,6 +85,7 @@ class Metric:
     score: Callable[[References, Sequence[Words]], Scored]
     needs_references: bool = True
     known_words: bool = False
+    hub: Hub | None = None
 
 
 def per_caption(
@@ -95,6 +105,8 @@ def per_picture(
     plain: str,
     protocol: str,
     value: Callable[[Sequence[Words], Words], float],
+    *,
+    hub: Hub | None = None,
 ) -> Metric:
     """The mean over pictures of a value of the references and the caption."""
 
@@ -102,7 +114,7 @@ def per_picture(
         pairs = zip(references, hypotheses, strict=True)
         return averaged(name, [value(captions, words) for captions, words in pairs])
 
-    return Metric(name, title, plain, protocol, score)
+    return Metric(name, title, plain, protocol, score, hub=hub)
 
 
 def of_corpus(

@@ -6,7 +6,7 @@ from itertools import chain
 
 from xpcap.metrics.bleu import bleu, course_bleu
 from xpcap.metrics.cider import CiderD
-from xpcap.metrics.metric import Metric, Words, averaged, of_corpus, per_caption, per_picture
+from xpcap.metrics.metric import Hub, Metric, Words, averaged, of_corpus, per_caption, per_picture
 from xpcap.metrics.rouge import rouge_l
 from xpcap.metrics.variety import (
     FREQUENT,
@@ -26,6 +26,7 @@ METRICS: tuple[Metric, ...] = (
         " picture too; 1 at best",
         "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture",
         bleu,
+        hub=Hub("bleu4", "bleu", "BLEU-4"),
     ),
     Metric(
         "unigram_bleu",
@@ -44,6 +45,7 @@ METRICS: tuple[Metric, ...] = (
         "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
         " references, beta 1.2, words as for BLEU",
         rouge_l,
+        hub=Hub("rouge_l", "rouge", "ROUGE-L"),
     ),
     Metric(
         "cider",
@@ -53,6 +55,7 @@ METRICS: tuple[Metric, ...] = (
         "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma"
         " 6; document frequencies of these references, words as for BLEU, not stemmed",
         lambda references, captions: averaged("cider", CiderD(references).scores(captions)),
+        hub=Hub("cider", "cider", "CIDEr-D"),
     ),
     of_corpus(
         "distinct",

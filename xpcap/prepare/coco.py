@@ -73,5 +73,18 @@ def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
             yield CaptionRow(name, text, split, source)
 
 
-COCO = Format("COCO annotations", is_coco, read_coco)
-KARPATHY = Format("Karpathy's data set", is_karpathy, read_karpathy)
+COCO = Format(
+    "COCO annotations",
+    is_coco,
+    read_coco,
+    '{"images": [{"id": 9, "file_name": "a.jpg"}],'
+    ' "annotations": [{"image_id": 9, "caption": "A dog."}]}',
+    "one per file: `train=FILE val=FILE`",
+)
+KARPATHY = Format(
+    "Karpathy's data set",
+    is_karpathy,
+    read_karpathy,
+    '{"images": [{"filename": "a.jpg", "split": "train", "sentences": [{"raw": "A dog."}]}]}',
+    "in the file; `restval` joins train",
+)

@@ -28,4 +28,4 @@ def read_tokens(file: CaptionText) -> Iterator[CaptionRow]:
             file.report.skip("lines of another form", f"line {number}")
 
 
-TOKENS = Format("lines NAME#K, tab, caption", is_token_file, read_tokens)
+TOKENS = Format("lines NAME#K, tab, caption", is_token_file, read_tokens, "a.jpg#0\tA dog.", "none")

@@ -12,15 +12,16 @@ import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
-from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
+from xpcap.encoders import ENCODERS, PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.grid import MAX_REGIONS
 from xpcap.encoders.kinds import named
-from xpcap.errors import OptionError, install
+from xpcap.errors import OptionError
 from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields, documented, option
 from xpcap.prepare.rows import Columns
 from xpcap.prepare.splits import SPLITS, our_name
 
 COUNT = Whole(1, 10**6)
+KNOWN = ", ".join(f"{encoder.name} ({encoder.help})" for encoder in ENCODERS.values())
 
 
 class Fractions(OptionKind):
@@ -109,9 +110,8 @@ class AssembleOptions:
         Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
         " `features_file` is given, and shown on pages.")
     encoder: str | Encoder | None = option(
-        EncoderKind(), None, f"Encoder of the pictures: {PHOTOGRAPHS} (for photographs; {install('images')}),"
-        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL. With `features_file`: the"
-        " one that made them, so that new pictures can be captioned.")
+        EncoderKind(), None, f"Encoder of the pictures: {KNOWN}. With `features_file`: the one that"
+        " made them, so that new pictures can be captioned.")
     grid: int | None = option(
         Whole(1, MAX_REGIONS), None, "Features of K x K regions of each picture instead of one"
         " vector, for attention.")

@@ -213,11 +213,15 @@ class Format(NamedTuple):
     name : as the report of an import, data sets and error messages call it
     fits : tells a file of the format by looking at its text
     read : yields the rows of such a file
+    example : the first lines of one, for the docs
+    splits : where its splits stand
     """
 
     name: str
     fits: Callable[[CaptionText], bool]
     read: Callable[[CaptionText], Iterator[CaptionRow]]
+    example: str
+    splits: str
 
 
 def grouped(rows: Iterable[CaptionRow]) -> list[CaptionRow]:

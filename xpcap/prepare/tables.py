@@ -295,15 +295,28 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
             file.report.notes.append(line)
 
 
-JSON_LIST = Format("a JSON list of rows", lambda file: isinstance(file.json, list), read_json_list)
+IN_A_KEY, IN_A_COLUMN = "under a key, if there is one", "in a column, if there is one"
+JSON_LIST = Format(
+    "a JSON list of rows",
+    lambda file: isinstance(file.json, list),
+    read_json_list,
+    '[{"image": "a.jpg", "caption": ["A dog.", "A dog runs."]}]',
+    IN_A_KEY,
+)
 JSON_LINES = Format(
-    "JSON lines", lambda file: isinstance(file.json, dict) or file.is_json_lines, read_json_lines
+    "JSON lines",
+    lambda file: isinstance(file.json, dict) or file.is_json_lines,
+    read_json_lines,
+    '{"image": "a.jpg", "caption": "A dog."}\n{"image": "b.jpg", "caption": "A cat."}',
+    IN_A_KEY,
 )
 TABLES = [
     Format(
         f"a table with {name}",
         functools.partial(has_columns, sign),
         functools.partial(read_table, sign),
+        f"image{sign}caption\na.jpg{sign}A dog runs.",
+        IN_A_COLUMN,
     )
     for sign, name in DELIMITERS.items()
 ]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
@@ -26,11 +26,17 @@ from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
+    DATA,
     FIRST,
     HISTORY,
     LAST,
+    LOCK,
+    LOSS,
+    PICTURES,
     PROJECTION,
     RANKING,
+    START_RANKING,
+    TIMES,
     VOCAB,
     cell_title,
 )
@@ -48,12 +54,6 @@ CARD, EXAMPLES = "README.md", "examples.jpg"
 SHOWN = 3  # pictures in EXAMPLES
 SIDE, GAP, QUALITY = 256, 8, 90  # pixels of a picture's longer side, and between two; of the JPEG
 LONGEST, MAX_FILES = 200, 20  # characters of a name or caption; caption files named
-METRIC_IDS = {  # name of a score to Hugging Face's identifier of the metric, and its title
-    "bleu4": ("bleu", "BLEU-4"),
-    "rouge_l": ("rouge", "ROUGE-L"),
-    "cider": ("cider", "CIDEr-D"),
-    "perplexity": ("perplexity", "perplexity of the references"),
-}
 MEANINGS = {
     "W_proj": "image feature to state",
     "b_proj": "its bias",
@@ -68,18 +68,53 @@ MEANINGS = {
     "feature_scaling.mean": "subtracted from a feature",
     "feature_scaling.scale": "then divides it",
 }
-FILES = {  # name of each file there may be to what it holds, in Markdown
-    BEST: "the parameters, and the record of their epoch",
-    CONFIG: "options, versions, and where data and pictures lay on the machine that trained",
-    VOCAB: "the words; row k of `W_embed` is the k-th",
-    PROJECTION: "the PCA that features go through; needed with the parameters",
-    RANKING: "index of the training photos with their names and captions, and the fitted weights;"
-    " without it captions are greedy",
-    HISTORY: "one line an epoch",
-    PAGE: "page with curves and captions; it shows pictures of the data",
-    EXAMPLES: "the pictures above",
-    LAST: "the state that training resumes from; nothing else needs it",
-}
+
+
+class RunFile(NamedTuple):
+    """A file, or folder, that a run folder may have."""
+
+    name: str
+    content: str  # in Markdown
+    in_card: bool = True  # the model card names it
+
+
+FILES = (
+    RunFile(BEST, "the parameters of the epoch that captions come from, and its record"),
+    RunFile(
+        CONFIG, "options, versions, and where data and pictures lay on the machine that trained"
+    ),
+    RunFile(VOCAB, "the words; row k of `W_embed` is the k-th"),
+    RunFile(PROJECTION, "the PCA that features go through; needed with the parameters"),
+    RunFile(
+        RANKING,
+        "index of the training photos with their names and captions, and the fitted weights;"
+        " without it captions are greedy",
+    ),
+    RunFile(
+        START_RANKING,
+        "after a head start: the ranking of the run that it started from",
+        in_card=False,
+    ),
+    RunFile(HISTORY, "one line an epoch; epoch 0 is the run that training started from"),
+    RunFile(TIMES, "seconds of each epoch", in_card=False),
+    RunFile(PAGE, "page with curves and captions; it shows pictures of the data"),
+    RunFile(LOSS, "loss by epoch, drawn when training ends", in_card=False),
+    RunFile(CARD, "model card", in_card=False),
+    RunFile(EXAMPLES, "the pictures of the model card"),
+    RunFile(LAST, "the state that training resumes from; nothing else needs it"),
+    RunFile(
+        f"{FIRST}/",
+        "run folder of the first stage, if there are two; captions do not need it",
+        in_card=False,
+    ),
+    RunFile(DATA, "the data of a run on generated pictures", in_card=False),
+    RunFile(f"{PICTURES}/", "val pictures of such a run", in_card=False),
+    RunFile(
+        LOCK,
+        "empty; held by the process that trains, so that no second one can train in the folder",
+        in_card=False,
+    ),
+)
 
 
 class Markdown(str):
@@ -146,7 +181,7 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         licence=encoder.licence if encoder else "not stated in the dataset file",
         best=BEST,
         options_file=CONFIG,
-        files=[item for item in FILES.items() if (folder / item[0]).is_file()],
+        files=[file for file in FILES if file.in_card and (folder / file.name).is_file()],
     )
     write_text(folder / CARD, text)
 
@@ -186,9 +221,10 @@ def _front_matter(run: Run, scores: Scores | None) -> Markdown:
         "tags": ["image-captioning", run.model.config.cell, "numpy", "cupy", "safetensors"],
     }
     measured = [
-        {"type": kind, "value": round(value, 4), "name": title}
-        for name, (kind, title) in METRIC_IDS.items()
-        if scores and math.isfinite(value := scores.scores.get(name, math.nan))
+        {"type": hub.metric, "value": round(value, 4), "name": hub.title}
+        for result in (scores.results if scores else ())
+        if (hub := result.metric.hub)
+        and math.isfinite(value := result.scored.corpus.get(hub.score, math.nan))
     ]
     if scores and measured:
         stem = run.source.generated or run.config.data.stem

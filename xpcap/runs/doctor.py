@@ -114,7 +114,6 @@ class Finding(NamedTuple):
     value: float
     meaning: str
     advice: str
-    human: float = 0.0  # value of human captions, from which limits count
     limits: Limits | None = None  # in place of the symptom's
 
 
@@ -139,19 +138,27 @@ Measure = Callable[[Case], Finding]  # raises UnmeasurableError
 
 @dataclass(frozen=True)
 class Symptom:
-    """A row of the doctor's table; `share` : show values in per cent."""
+    """A row of the doctor's table.
+
+    share : show values in per cent
+    cause : the usual one, in which `name` is an option
+    above_people : limits count from the score of that name of human captions
+    """
 
     name: str
     title: str
     limits: Limits
     measure: Measure
     share: bool = True
+    cause: str = ""
+    above_people: bool = False
 
     def diagnose(self, case: Case) -> Diagnosis:
         """Measure and judge. A value at a limit is on its good side."""
         value, verdict, (check, bad) = None, UNKNOWN, self.limits
         try:
-            value, meaning, advice, human, limits = self.measure(case)
+            value, meaning, advice, limits = self.measure(case)
+            human = case.score(self.name)[1] if self.above_people else 0.0
         except UnmeasurableError as error:
             text = str(error)
         else:
@@ -170,12 +177,19 @@ SYMPTOMS: list[Symptom] = []  # in the order of the file
 
 
 def symptom(
-    title: str, check: float, bad: float, *, share: bool = True
+    title: str,
+    check: float,
+    bad: float,
+    *,
+    cause: str,
+    share: bool = True,
+    above_people: bool = False,
 ) -> Callable[[Measure], Measure]:
     """Add a symptom with the decorated measure, and its name, to the table."""
 
     def add(measure: Measure) -> Measure:
-        SYMPTOMS.append(Symptom(measure.__name__, title, (check, bad), measure, share))
+        name, limits = measure.__name__, (check, bad)
+        SYMPTOMS.append(Symptom(name, title, limits, measure, share, cause, above_people))
         return measure
 
     return add
@@ -215,6 +229,7 @@ MAX_MODE_SHARE = 0.5
     "training captions that are one and the same, among at most 1,000",
     check=MAX_MODE_SHARE,
     bad=0.9,
+    cause="one text for every picture: the pictures teach nothing",
 )
 def alike(case: Case) -> Finding:
     if not case.training_captions:
@@ -230,7 +245,11 @@ def alike(case: Case) -> Finding:
 # Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
 # features 1.00.
 @symptom(
-    "perplexity with the wrong picture, over that with its own", check=1.2, bad=1.05, share=False
+    "perplexity with the wrong picture, over that with its own",
+    check=1.2,
+    bad=1.05,
+    share=False,
+    cause="features in another order than the names, features that hardly differ, too few epochs",
 )
 def features(case: Case) -> Finding:
     split = case.scores.split
@@ -270,7 +289,12 @@ def features(case: Case) -> Finding:
 
 # Of 1,000 captions by people 0.99 to 1 differ. Good runs have 745 to 855 distinct captions on 1,000
 # pictures, the first after two epochs 278.
-@symptom("different captions, over those that people wrote", check=0.25, bad=0.10)
+@symptom(
+    "different captions, over those that people wrote",
+    check=0.25,
+    bad=0.10,
+    cause="as of *features*; a high `lr`",
+)
 def variety(case: Case) -> Finding:
     share, human = case.score("distinct")
     counts = Counter(map(detokenize, case.captions))
@@ -287,7 +311,13 @@ def variety(case: Case) -> Finding:
 
 # References 0.0003, generated captions 0.002; good greedy runs 0.03; runs learnt from 400 to 450
 # photos with a caption each 0.62 to 0.83.
-@symptom("captions with one to three words twice in a row", check=0.05, bad=0.20)
+@symptom(
+    "captions with one to three words twice in a row",
+    check=0.05,
+    bad=0.20,
+    above_people=True,
+    cause="few captions, decoding without the ranking",
+)
 def repeats(case: Case) -> Finding:
     share, human = case.score("repeats")
     repetitions = Counter(text for text in map(repeated, case.captions) if text)
@@ -298,14 +328,19 @@ def repeats(case: Case) -> Finding:
         "The model does not know how to continue: it has seen too few captions, or too many <UNK>"
         " in them. See the check of unknown words; train on more captions. `no_repeat_trigram`"
         " hides some of it.",
-        human,
     )
 
 
 # Good greedy runs 0.002, draws at temperature 0.5 0.009; at temperature 1, where many captions are
 # word salad, 0.24; people, who know more words, 0.12. Learnt from 450 photos with a caption each,
 # greedy 0.23 with 159 words and 0.31 with more, drawn 0.46.
-@symptom("pairs of neighbouring words that are in no training caption", check=0.05, bad=0.15)
+@symptom(
+    "pairs of neighbouring words that are in no training caption",
+    check=0.05,
+    bad=0.15,
+    above_people=True,
+    cause="few captions, a high `temperature`",
+)
 def unseen_bigrams(case: Case) -> Finding:
     share, human = case.score("unseen_bigrams")
     return Finding(
@@ -315,13 +350,18 @@ def unseen_bigrams(case: Case) -> Finding:
         "A model has only its training captions to learn from which words go together: pairs that"
         " it makes up are rarely good. If words are drawn, draw them with a lower `temperature` or"
         " `top_p`; else search with a beam, and learn from more captions or for more epochs.",
-        human,
     )
 
 
 # Good greedy runs 0.03, their beams 0.01; learnt from 450 photos with a caption each 0.11 to 0.16.
 # People's 0.000 to 0.006.
-@symptom("captions that end in a word that hardly ever ends one", check=0.05, bad=0.15)
+@symptom(
+    "captions that end in a word that hardly ever ends one",
+    check=0.05,
+    bad=0.15,
+    above_people=True,
+    cause="few captions, greedy decoding",
+)
 def bad_endings(case: Case) -> Finding:
     share, human = case.score("bad_endings")
     bad = case.scores.per_picture["bad_endings"]
@@ -332,13 +372,17 @@ def bad_endings(case: Case) -> Finding:
         f" training caption{_often(endings, 3, '{!r} ({:,})')}; of people's {human:.1%}.",
         "They break off: search with a beam; see whether captions stop at the length limit; else"
         " train for more epochs, or on more captions.",
-        human,
     )
 
 
 # Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
 # accident of a few odd pictures.
-@symptom("captions that ran to the length limit without an end", check=0.05, bad=0.25)
+@symptom(
+    "captions that ran to the length limit without an end",
+    check=0.05,
+    bad=0.25,
+    cause="few captions, a low `max_words`",
+)
 def ending(case: Case) -> Finding:
     max_words = case.run.config.max_words
     share, human = (
@@ -361,7 +405,13 @@ def ending(case: Case) -> Finding:
 
 # Good and poor runs 0.97 to 1.03. BLEU's brevity penalty is 0.78 at 0.8 and 0.51 at 0.6; above,
 # precision falls as fast.
-@symptom("words in a caption, over those in a reference", check=0.8, bad=0.6, share=False)
+@symptom(
+    "words in a caption, over those in a reference",
+    check=0.8,
+    bad=0.6,
+    share=False,
+    cause="`length_penalty` 0, training captions of another length",
+)
 def length(case: Case) -> Finding:
     mean, _ = case.score("length")
     human = sum(map(len, case.references)) / max(len(case.references), 1)
@@ -382,7 +432,12 @@ def length(case: Case) -> Finding:
 
 # Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
 # a less likely word replaces it.
-@symptom("words that would be <UNK> if that could be said", check=0.05, bad=0.20)
+@symptom(
+    "words that would be <UNK> if that could be said",
+    check=0.05,
+    bad=0.20,
+    cause="many rare words: lower `min_count`, or add captions",
+)
 def unknown(case: Case) -> Finding:
     """Share of UNK in captions of at most 500 of the pictures, in which the model may say it."""
     split, vocabulary = case.scores.split, case.run.vocabulary
@@ -403,7 +458,12 @@ def unknown(case: Case) -> Finding:
 
 # Words that occur five times in 6,000 pictures' captions leave 0.03, those of 1,000 pictures 0.09,
 # of 250 pictures 0.18.
-@symptom("words of the references that the vocabulary lacks", check=0.05, bad=0.15)
+@symptom(
+    "words of the references that the vocabulary lacks",
+    check=0.05,
+    bad=0.15,
+    cause="as of *unknown*; pictures of other things",
+)
 def vocabulary(case: Case) -> Finding:
     return Finding(
         case.missing_share,
@@ -426,7 +486,12 @@ def _often(counts: Counter[str], n: int, form: str) -> str:
 # At a perplexity near 16, two per cent more loss are 6 % more perplexity, and ten per cent a third
 # more. Runs that chose their epoch by captions got better (CIDEr 0.44 to 0.51) with an image in
 # every step, at 4 % more loss: they may rise further.
-@symptom("rise of validation loss since its lowest", check=0.02, bad=0.10)
+@symptom(
+    "rise of validation loss since its lowest",
+    check=0.02,
+    bad=0.10,
+    cause="few captions, a low `dropout`",
+)
 def overfitting(case: Case) -> Finding:
     history, epoch = provenance(case.run)
     if any("train_reward" in record for record in history):
@@ -474,7 +539,12 @@ def overfitting(case: Case) -> Finding:
 # Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated
 # pictures; with all weights three times as large 0.72 to 0.88, ten times 0.91 to 0.96. On toy data
 # learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and worse captions.
-@symptom("gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
+@symptom(
+    "gates, or units of an RNN, at the ends of their range",
+    check=0.8,
+    bad=0.95,
+    cause="a high `lr`, unscaled features",
+)
 def gates(case: Case) -> Finding:
     split = case.scores.split
     rows = evenly_spaced(len(case.encoded.split(split).captions), 256)  # millions of activations

@@ -19,6 +19,7 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
     METRICS,
+    Hub,
     Interval,
     Metric,
     References,
@@ -41,7 +42,6 @@ from xpcap.work import work
 Value = TypeVar("Value")
 # Scores to name first: of each group the first that was measured
 HEADLINE = (("named", "distinct"), ("cider",), ("bleu4",))
-TITLES = {"cider": "CIDEr-D", "bleu4": "BLEU-4"}  # where the metric's title says more
 FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which need a model
 # Pictures with different captions from which on people's are scored: below, a few decide the score
 MIN_PEOPLE = 20
@@ -162,7 +162,7 @@ class Scores:
         names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
         return [
             Row(
-                TITLES.get(name, metrics[name].title),
+                _title(metrics[name], name),
                 figure(values[name]),
                 "",
                 figure(human[name]) if name in human and self.people else "",
@@ -219,6 +219,11 @@ def figure(value: float, sign: str = "") -> str:
 
 def _figures(scored: Scored) -> str:
     return "  ".join(map(figure, scored.corpus.values()))
+
+
+def _title(metric: Metric, score: str) -> str:
+    """The title of one score of a metric, which may have several."""
+    return metric.hub.title if metric.hub and metric.hub.score == score else metric.title
 
 
 def _by_name(scored: Iterable[Scored]) -> dict[str, float]:
@@ -526,7 +531,8 @@ def evaluate_run(
     scores = _scores(seen, split, words, captions, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
-    row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values)
+    hub = Hub("perplexity", "perplexity", "perplexity of the references")
+    row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values, hub=hub)
     perplexity = Result(row, values, shown=shown)
     return replace(
         scores,
