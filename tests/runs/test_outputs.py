@@ -1,11 +1,14 @@
 """Outputs of captions, alone and together: tables that are continued, texts, pictures, pages."""
 
+import contextlib
 import csv
 import errno
 import io
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from xpcap.runs import (
     default_policy,
     outputs,
 )
-from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
+from xpcap.runs.outputs import OPTIONAL, SINKS, CsvTable, Growing, Sink, describe_picture
 from xpcap.runs.records import Hypothesis
 from xpcap.testing.output import NAMES, FixedCaptioner
 
@@ -298,12 +301,35 @@ NEW = [kind.flag for kind in SINKS if kind.suffix and kind.check is Sink.check]
 EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 
+def test_each_output_says_what_the_command_asks_of_it() -> None:
+    """Its flag, and a sentence of help; a file that grows, how its name ends."""
+    flags = [getattr(kind, "flag", "") for kind in SINKS]
+    for kind, flag in zip(SINKS, flags, strict=True):
+        name, help_text = kind.__name__, getattr(kind, "help", "")
+        assert re.fullmatch("--[a-z-]+", flag), f"{name}.flag is {flag!r}, expected such as --csv"
+        assert flags.count(flag) == 1, f"{name}.flag is {flag}, as of another of SINKS"
+        assert help_text.endswith("."), f"{name}.help is {help_text!r}, expected a sentence"
+        ends = r"\.\w+" if issubclass(kind, Growing) else r"(\.\w+)?"
+        assert re.fullmatch(ends, kind.suffix), f"{name}.suffix is {kind.suffix!r}, expected .csv"
+        fields = kind.wants - OPTIONAL.keys()
+        assert not fields, f"{name}.wants has {fields}, expected some of {', '.join(OPTIONAL)}"
+
+
 def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
-    said = [good("caption", run, photos, *pair).stdout.splitlines() for pair in FILES.items()]
-    wrote = [next(line for line in lines if line.startswith("wrote")) for lines in said]
-    assert all(name in line for name, line in zip(FILES.values(), wrote, strict=True))
-    content = {name: Path(name).read_bytes() for name in FILES.values()}
     printed = good("caption", run, photos, "--json").stdout
+    said = Counter(one["caption"] for one in json.loads(printed))
+    wrote, content = [], {}
+    for flag, name in FILES.items():
+        lines = good("caption", run, photos, flag, name).stdout.splitlines()
+        told = [line for line in lines if line.startswith("wrote") and name in line]
+        assert told, f"{flag} ends with {lines[-1:]}, expected `close` to say what it wrote: {name}"
+        assert Path(name).is_file(), f"{flag} says {told[0]!r}, and there is no such file"
+        wrote += told
+        content[name] = Path(name).read_bytes()
+        with contextlib.suppress(UnicodeDecodeError):  # a picture
+            text = content[name].decode()
+            lacking = [caption for caption, times in said.items() if text.count(caption) < times]
+            assert not lacking, f"{name}, by {flag}, lacks {lacking}"
     for name in FILES.values():
         Path(name).unlink()
     together = good("caption", run, photos, *EVERY)
