@@ -14,6 +14,7 @@ from xpcap import models, use_backend
 from xpcap.decoding import decode
 from xpcap.errors import ContractError, InvalidTypeError
 from xpcap.models import Beam, Choice, Greedy, Policy, Sampling
+from xpcap.options import described
 from xpcap.testing import POLICY, check_policy
 from xpcap.testing import policy as contract
 from xpcap.testing.policy import Trial
@@ -35,6 +36,13 @@ each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: pol
 @each_policy
 def test_policy_keeps_the_contract(policy: Policy, claim: contract.Claim) -> None:
     check_policy(policy, [claim])
+
+
+def test_each_option_of_a_policy_has_help() -> None:
+    for policy in POLICIES:
+        for name, entry in described(type(policy)).items():
+            thing = f"{type(policy).__name__}.{name}"
+            assert entry.help.endswith("."), f"{thing} has the help {entry.help!r}, not a sentence"
 
 
 @each_policy
