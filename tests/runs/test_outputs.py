@@ -303,11 +303,11 @@ EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 def test_each_output_says_what_the_command_asks_of_it() -> None:
     """Its flag, and a sentence of help; a file that grows, how its name ends."""
-    flags = [getattr(kind, "flag", "") for kind in SINKS]
-    for kind, flag in zip(SINKS, flags, strict=True):
-        name, help_text = kind.__name__, getattr(kind, "help", "")
+    for kind in SINKS:
+        name, flag, help_text = kind.__name__, getattr(kind, "flag", ""), getattr(kind, "help", "")
         assert re.fullmatch("--[a-z-]+", flag), f"{name}.flag is {flag!r}, expected such as --csv"
-        assert flags.count(flag) == 1, f"{name}.flag is {flag}, as of another of SINKS"
+        same = [other.__name__ for other in SINKS if getattr(other, "flag", "") == flag]
+        assert same == [name], f"{' and '.join(same)} share the flag {flag}"
         assert help_text.endswith("."), f"{name}.help is {help_text!r}, expected a sentence"
         ends = r"\.\w+" if issubclass(kind, Growing) else r"(\.\w+)?"
         assert re.fullmatch(ends, kind.suffix), f"{name}.suffix is {kind.suffix!r}, expected .csv"
