@@ -311,6 +311,7 @@ def test_each_output_says_what_the_command_asks_of_it() -> None:
         assert help_text.endswith("."), f"{name}.help is {help_text!r}, expected a sentence"
         ends = r"\.\w+" if issubclass(kind, Growing) else r"(\.\w+)?"
         assert re.fullmatch(ends, kind.suffix), f"{name}.suffix is {kind.suffix!r}, expected .csv"
+        assert kind.suffix or kind.of_files, f"{name} has no suffix, so its option takes no file"
         fields = kind.wants - OPTIONAL.keys()
         assert not fields, f"{name}.wants has {fields}, expected some of {', '.join(OPTIONAL)}"
 

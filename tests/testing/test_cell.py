@@ -107,7 +107,9 @@ def test_each_cell_of_the_library_says_what_cards_and_pages_show(cell: str) -> N
     assert not lacking, f"cell {cell!r}: `meanings` lacks {', '.join(sorted(lacking))}"
     _, (cache, _) = loop.forward()
     values = kind.block_values(cache)
-    shares = {name for name in kind.blocks if name in values and (values[name] > 0).all()}
+    lacking = {*kind.blocks} - {*kind.states} - values.keys()
+    assert not lacking, f"cell {cell!r}: the cache of a step lacks {', '.join(sorted(lacking))}"
+    shares = {name for name, x in values.items() if name in kind.blocks and (x > 0).all()}
     assert shares == {*kind.gates}, (
         f"cell {cell!r}: `gates` is {kind.gates!r}, and these are in 0..1"
     )
