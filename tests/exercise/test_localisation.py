@@ -3,7 +3,9 @@
 import ast
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from string import Formatter
 from types import ModuleType
 
 import numpy as np
@@ -103,6 +105,28 @@ def edits() -> list[mutants.Edit]:
         for module, name in SEARCHED
         for edit in mutants.mutants(mutants.parsed(module, name), name)
     ]
+
+
+def letters(trees: Iterable[ast.AST]) -> set[str]:
+    """The letters of patterns that stand for expressions."""
+    names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {name for name in names if re.fullmatch(r"_[a-zVW]", name)}
+
+
+def test_each_row_of_mistakes_is_whole() -> None:
+    form = "pattern | instead | rank | kind | detail"
+    for row in rules.TABLE.splitlines():
+        if not row or row.startswith("#"):
+            continue
+        cells = row.split(" | ")
+        assert len(cells) in (4, 5), f"{row!r} has {len(cells)} cells, expected {form}"
+        assert all(cells), f"{row!r} has an empty cell, expected {form}"
+        for rule in rules.rules(row):
+            old, new = ([place[k] for place in rule.places] for k in (0, 1))
+            assert [*map(ast.unparse, old)] != [*map(ast.unparse, new)], f"{row!r} changes nothing"
+            fields = {field for _, field, *_ in Formatter().parse(rule.detail) if field}
+            unbound = (letters(new) | fields) - letters(old) - {"old", "new", "target"}
+            assert not unbound, f"{row!r} names {unbound}, which its pattern lacks"
 
 
 def test_each_rule_changes_some_function(edits: list[mutants.Edit]) -> None:

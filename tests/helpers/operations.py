@@ -848,7 +848,8 @@ def check_equals_equation(version: Ops, op: str, dtype: str) -> None:
         for ours, theirs in compared(version, op, call):
             assert ours.dtype == (dtype if theirs.dtype == np.float64 else theirs.dtype)
             atol = TOLERANCES[dtype] * largest(theirs)
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=f"call {number}")
+            where = f"{op} of {type(version).__name__}, call {number}: an array {theirs.shape}"
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=where)
 
 
 def compared(version: Ops, op: str, call: Call) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,6 +18,7 @@ from xpcap.runs.recipe import (
     SOURCE,
     TRAINING,
     UNSTORED,
+    SaveIntervalText,
     preset_for,
 )
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
@@ -78,6 +79,8 @@ def other(kind: OptionKind, value: Any) -> Any:
         return names[names.index(value) - 1]
     if isinstance(kind, Whole):
         return value + 1
+    if isinstance(kind, SaveIntervalText):
+        return "1"
     assert isinstance(kind, Real), f"{kind}: name another value of such a kind here"
     return 1.0 if isinstance(value, str) else 2 * value or 0.25
 

@@ -162,9 +162,9 @@ each_model = pytest.mark.parametrize("kind", sorted(CASES), ids=" ".join)
 def test_good_models_are_well_and_are_told_nothing_to_do(kind: tuple[str, str]) -> None:
     found = judged(healthy(*kind))
     assert list(found) == NAMES
-    for one in found.values():
+    for name, one in found.items():
         assert one.verdict == "ok", one
-        assert one.text.endswith(".")
+        assert one.text.endswith("."), f"symptom {name} of {kind} says {one.text!r}, not a sentence"
         assert "`" not in one.text
 
 
@@ -416,6 +416,17 @@ def test_a_value_at_a_limit_is_on_its_better_side(bad: float, values: tuple[floa
     assert [*map(verdict, values)] == ["ok", "check", "check", "bad"]
 
 
+def test_each_symptom_has_a_title_two_limits_and_advice() -> None:
+    """Advice of a healthy model too, which only a sick one shows."""
+    assert [*judged(healthy())] == NAMES == list(dict.fromkeys(NAMES)), "two symptoms share a name"
+    for row in doctor.SYMPTOMS:
+        check, bad = row.limits
+        assert re.fullmatch(r"\w.*\w", row.title), f"symptom {row.name} has the title {row.title!r}"
+        assert check != bad, f"symptom {row.name} has one limit twice, {check}"
+        advice = row.measure(healthy()).advice
+        assert re.fullmatch(r"[A-Z].*\.", advice), f"symptom {row.name} advises {advice!r}"
+
+
 def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture cannot be exchanged for another, and a cell may leave out where its gates are."""
     monkeypatch.setitem(CELLS, "lstm", type("Ungated", (LSTMCell,), {"gates": ""})())
@@ -482,7 +493,8 @@ def test_advice_names_options_that_there_are() -> None:
     texts = " ".join(re.findall(r'^ +(?:return )?f?("[^"].*")', source, re.MULTILINE))
     names = set(re.findall(r"`(\w+)`", texts))
     assert {"lr", "min_count"} <= names
-    assert [name for name in names if not in_options(f"`{name}`", params).startswith("--")] == []
+    lacking = [name for name in names if not in_options(f"`{name}`", params).startswith("--")]
+    assert lacking == [], f"xpcap/runs/doctor.py advises `{lacking[0]}`, which no command takes"
 
 
 @each_model

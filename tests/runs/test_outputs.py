@@ -1,11 +1,14 @@
 """Outputs of captions, alone and together: tables that are continued, texts, pictures, pages."""
 
+import contextlib
 import csv
 import errno
 import io
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,14 @@ from xpcap.runs import (
     default_policy,
     outputs,
 )
-from xpcap.runs.outputs import SINKS, CsvTable, Growing, NewFile, Sink, describe_picture
+from xpcap.runs.outputs import (
+    OPTIONAL,
+    SINKS,
+    CsvTable,
+    Growing,
+    NewFile,
+    describe_picture,
+)
 from xpcap.runs.records import Hypothesis
 from xpcap.testing.output import NAMES, FixedCaptioner
 
@@ -298,21 +308,37 @@ NEW = [kind.flag for kind in SINKS if issubclass(kind, NewFile)]
 EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 
-@pytest.mark.parametrize("kind", SINKS, ids=lambda kind: kind.__name__)
-def test_an_output_has_a_suffix_exactly_if_it_writes_a_file_of_its_own(kind: type[Sink]) -> None:
-    of_its_own = issubclass(kind, NewFile | Growing)
-    assert bool(kind.suffix) == of_its_own, f"{kind.__qualname__}.suffix is {kind.suffix!r}"
-    assert kind.help.endswith("."), f"{kind.__qualname__}.help is {kind.help!r}"
-    if issubclass(kind, NewFile):
-        assert kind.content is not NewFile.content, f"{kind.__qualname__} has no content()"
+def test_each_output_says_what_the_command_asks_of_it() -> None:
+    """Its flag, and a sentence of help, and how the name of its file ends."""
+    for kind in SINKS:
+        name, flag, help_text = kind.__name__, getattr(kind, "flag", ""), getattr(kind, "help", "")
+        assert re.fullmatch("--[a-z-]+", flag), f"{name}.flag is {flag!r}, expected such as --csv"
+        same = [other.__name__ for other in SINKS if getattr(other, "flag", "") == flag]
+        assert same == [name], f"{' and '.join(same)} share the flag {flag}"
+        assert help_text.endswith("."), f"{name}.help is {help_text!r}, expected a sentence"
+        ends = r"\.\w+" if issubclass(kind, NewFile | Growing) else ""
+        assert re.fullmatch(ends, kind.suffix), f"{name}.suffix is {kind.suffix!r}, expected .csv"
+        if issubclass(kind, NewFile):
+            assert kind.content is not NewFile.content, f"{name} has no content()"
+        fields = kind.wants - OPTIONAL.keys()
+        assert not fields, f"{name}.wants has {fields}, expected some of {', '.join(OPTIONAL)}"
 
 
 def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
-    said = [good("caption", run, photos, *pair).stdout.splitlines() for pair in FILES.items()]
-    wrote = [line for lines in said for line in lines if line.startswith("wrote")]
-    assert all(name in line for name, line in zip(FILES.values(), wrote, strict=True))
-    content = {name: Path(name).read_bytes() for name in FILES.values()}
     printed = good("caption", run, photos, "--json").stdout
+    said = Counter(one["caption"] for one in json.loads(printed))
+    wrote, content = [], {}
+    for flag, name in FILES.items():
+        lines = good("caption", run, photos, flag, name).stdout.splitlines()
+        told = [line for line in lines if line.startswith("wrote") and name in line]
+        assert told, f"{flag} ends with {lines[-1:]}, expected `close` to say what it wrote: {name}"
+        assert Path(name).is_file(), f"{flag} says {told[0]!r}, and there is no such file"
+        wrote += told
+        content[name] = Path(name).read_bytes()
+        with contextlib.suppress(UnicodeDecodeError):  # a picture
+            text = content[name].decode()
+            lacking = [caption for caption, times in said.items() if text.count(caption) < times]
+            assert not lacking, f"{name}, by {flag}, lacks {lacking}"
     for name in FILES.values():
         Path(name).unlink()
     together = good("caption", run, photos, *EVERY)

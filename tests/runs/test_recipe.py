@@ -13,24 +13,26 @@ import pytest
 from commands import use_plain_curves
 from refusals import Refusal, refusals, refuses
 from safetensors.numpy import load_file
-from trainings import VARIED, completed_for, data_set, small, varied
+from trainings import VARIED, completed_for, data_set, other, small, varied
 
 from xpcap.cli import main
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
+from xpcap.options import Location
 from xpcap.runs import Recipe, TrainOptions, complete, train_run
-from xpcap.runs.folder import CONFIG, DATA
+from xpcap.runs.folder import CONFIG, DATA, FIRST
 from xpcap.runs.plan import default_out
-from xpcap.runs.recipe import OPTIONS, PRESETS, SaveInterval, table
+from xpcap.runs.recipe import OPTIONS, PRESETS, UNSTORED, SaveInterval, table
+from xpcap.training.objectives import SELF_CRITICAL
 from xpcap.work import work
 
 
 def test_each_field_is_an_option_with_help_and_a_role() -> None:
     assert list(OPTIONS) == [field.name for field in fields(Recipe)]
     for name, told in OPTIONS.items():
-        assert told.help.endswith("."), name
-        assert told.role, name
+        assert told.help.endswith("."), f"`{name}` has the help {told.help!r}, expected a sentence"
+        assert told.role, f"`{name}` has no role; those of xpcap/runs/recipe.py say what they mean"
         assert f"\n{name} : " in str(Recipe.__doc__)
         for value in (*told.presets.values(), told.default):
             assert value is not MISSING
@@ -98,17 +100,48 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def test_an_option_changes_what_is_trained(
     name: str, trained: Callable[..., dict[str, bytes]]
 ) -> None:
-    """Beside other options that have the usual value, or beside those that have another one."""
+    """Beside other options that have another value, or the usual one; or in a longer training."""
     usual, others = small(), varied()
-    assert trained(**others) != trained(**{**others, name: usual[name]}) or (
-        trained(**usual) != trained(**{**usual, name: others[name]})
+    values = usual[name], others[name]
+    pairs = (
+        [trained(**{**beside, name: value}) for value in values]
+        for beside in (others, usual, {**usual, "epochs": 4 * usual["epochs"]})
+    )
+    is_used = any(first != second for first, second in pairs)
+    assert is_used, (
+        f"`{name}` {values[0]} and {values[1]} train the same: Recipe has it, and no stage uses it;"
+        " pass it on in xpcap/runs/train.py"
     )
 
 
-def test_where_and_how_often_a_run_is_saved_changes_nothing(
-    trained: Callable[..., dict[str, bytes]],
+def changed(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
+    """Names of tensors and histories that differ."""
+    return [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, entry in OPTIONS.items()
+        if entry.role == UNSTORED and not isinstance(entry.kind, Location)
+    ],
+)
+def test_an_option_that_is_not_stored_changes_nothing(
+    name: str, trained: Callable[..., dict[str, bytes]]
 ) -> None:
-    assert trained(**varied()) == trained(**varied(), save_every="1")
+    value = other(OPTIONS[name].kind, OPTIONS[name].default)
+    names = changed(trained(**varied()), trained(**varied(), **{name: value}))
+    assert names == [], f"`{name}` changes a run, and is not in its config: its role is UNSTORED"
+
+
+@pytest.mark.parametrize("name", [name for name in VARIED if OPTIONS[name].role == SELF_CRITICAL])
+def test_an_option_of_self_critical_training_leaves_the_first_stage(
+    name: str, trained: Callable[..., dict[str, bytes]]
+) -> None:
+    names = changed(trained(**varied()), trained(**{**varied(), name: small()[name]}))
+    first_stage = [file for file in names if Path(file).is_relative_to(FIRST)]
+    assert first_stage == [], f"`{name}` changes cross entropy: its role is SELF_CRITICAL"
 
 
 def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:

@@ -35,6 +35,7 @@ OTHERS = NEW_CELLS | {
     "renamed+lstm+renamed": stack(Renamed(), CELLS["lstm"], Renamed()),
 }
 each_claim = pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
+LIBRARY = dict(CELLS)  # without those of tests
 each_cell = pytest.mark.parametrize("cell", [*CELLS, *OTHERS])
 
 
@@ -95,6 +96,23 @@ def test_loop_refuses_arrays_that_do_not_fit(cell: str) -> None:
     ):
         with refuses(error, function=f"{kind}.rows_backward", thing="dh"):
             loop.cell.rows_backward(bad, cache)
+
+
+@pytest.mark.parametrize("cell", LIBRARY)
+def test_each_cell_of_the_library_says_what_cards_and_pages_show(cell: str) -> None:
+    kind, loop = LIBRARY[cell], Trial(cell).loop()
+    lines = "\n".join(kind.equations)
+    assert "{term}" in lines, f"cell {cell!r}: `equations` are {lines!r}, without {{term}}"
+    lacking = {*kind.blocks, *kind.states} - kind.meanings.keys()
+    assert not lacking, f"cell {cell!r}: `meanings` lacks {', '.join(sorted(lacking))}"
+    _, (cache, _) = loop.forward()
+    values = kind.block_values(cache)
+    lacking = {*kind.blocks} - {*kind.states} - values.keys()
+    assert not lacking, f"cell {cell!r}: the cache of a step lacks {', '.join(sorted(lacking))}"
+    shares = {name for name, x in values.items() if name in kind.blocks and (x > 0).all()}
+    assert shares == {*kind.gates}, (
+        f"cell {cell!r}: `gates` is {kind.gates!r}, and these are in 0..1"
+    )
 
 
 # ---- Cells that break the contract, each one claim at least

@@ -2,6 +2,7 @@
 named with what is wrong.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -23,6 +24,41 @@ each_claim = pytest.mark.parametrize("claim", METRIC, ids=lambda claim: claim.__
 @pytest.mark.parametrize("metric", TABLE, ids=lambda metric: metric.name)
 def test_metric_keeps_the_contract(metric: Metric, claim: contract.Claim) -> None:
     check_metric(metric, [claim])
+
+
+def test_no_two_metrics_share_a_name_a_title_or_a_value() -> None:
+    """The second of a name would replace the first in a run's scores."""
+    values = [[*metric.score(*contract.draw_pictures(0)).corpus] for metric in TABLE]
+    for what, texts in (
+        ("name", [metric.name for metric in TABLE]),
+        ("title", [metric.title for metric in TABLE]),
+        ("value", [name for names in values for name in names]),
+    ):
+        shared = [text for text, rows in Counter(texts).items() if rows > 1]
+        assert shared == [], f"the {what} {shared[:1]} is of two rows of xpcap.metrics.METRICS"
+
+
+def test_a_share_is_1_of_some_captions() -> None:
+    """A divisor that is too large keeps it below. The captions are people's, beginnings of the train
+    split's, and new words: all different, or one twice in a row.
+    """
+    references, _ = contract.draw_pictures(0)
+    people = [captions[:1] for captions in references]
+    candidates = [
+        [text for (text,) in people],
+        [[*TRAIN[0][:2]] for _ in people],
+        [[f"new{2 * k}", f"new{2 * k + 1}"] for k, _ in enumerate(people)],
+        [[f"new{k}", f"new{k}"] for k, _ in enumerate(people)],
+    ]
+    for metric in TABLE:
+        if contract.Trial(metric).says(contract.SHARE):
+            scores = [metric.score(people, captions).corpus for captions in candidates]
+            for name in scores[0]:
+                highest = max(score[name] for score in scores)
+                thing = (
+                    f"metric {metric.name!r}: {name} is {highest:.3f} at most, expected 1 of some"
+                )
+                assert highest == pytest.approx(1), f"{thing} captions; is the divisor too large?"
 
 
 # ---- Metrics that break the contract, each one claim at least

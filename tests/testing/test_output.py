@@ -65,6 +65,10 @@ BROKEN: dict[str, tuple[type[Growing], str, str]] = {
         encoded(lambda self, caption: caption._replace(image=ascii(caption.image)[1:-1])),
         *("the file", "has rows of ['a.png'"),
     ),
+    "captions_kept": (
+        changed(texts=lambda self, caption: [caption.caption]),
+        *("the row of 3 captions", "lacks ['caption 1', 'caption 2']"),
+    ),
     "cut_anywhere": (  # a row has its number in this process
         encoded(lambda self, caption: caption._replace(caption=f"caption {self._rows}")),
         *("bytes that was cut to", "when it is continued"),

@@ -2,6 +2,7 @@
 policy that breaks a claim is named with what is wrong.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,9 @@ from refusals import refuses
 
 from xpcap import models, use_backend
 from xpcap.decoding import decode
-from xpcap.errors import ContractError, InvalidTypeError
+from xpcap.errors import ContractError, InvalidTypeError, OptionError
 from xpcap.models import Beam, Choice, Greedy, Policy, Sampling
+from xpcap.options import described
 from xpcap.testing import POLICY, check_policy
 from xpcap.testing import policy as contract
 from xpcap.testing.policy import Trial
@@ -35,6 +37,37 @@ each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: pol
 @each_policy
 def test_policy_keeps_the_contract(policy: Policy, claim: contract.Claim) -> None:
     check_policy(policy, [claim])
+
+
+KINDS = {type(policy): None for policy in POLICIES}
+VALUES = (1, 2, 3, 6, 0.3, 3.0, True, False)  # of options
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_each_option_of_a_policy_has_help_and_changes_captions(kind: type[Policy]) -> None:
+    own = [policy for policy in POLICIES if type(policy) is kind]
+    for name, entry in described(kind).items():
+        thing = f"{kind.__name__}.{name}"
+        assert entry.help.endswith("."), f"{thing} has the help {entry.help!r}, not a sentence"
+        if name in described(Policy):
+            continue  # limits, which the contract checks
+        assert f"\n{name} : " in str(kind.__doc__), f"{thing} is not in the docstring: @documented"
+        variants = (variant(policy, name, value) for policy in own for value in VALUES)
+        is_used = any(two and differ(*two) for two in variants)
+        assert is_used, f"{thing} changes no caption: nothing reads it"
+
+
+def variant(policy: Policy, name: str, value: object) -> tuple[Policy, Policy] | None:
+    """The policy, and with another value of an option; None: it takes no such value."""
+    with contextlib.suppress(OptionError):
+        return policy, replace(policy, **{name: value})
+    return None
+
+
+def differ(policy: Policy, other: Policy) -> bool:
+    """Whether two policies give other captions."""
+    first, second = (Trial(each).decode().captions for each in (policy, other))
+    return not np.array_equal(first, second)
 
 
 @each_policy

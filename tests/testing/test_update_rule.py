@@ -41,6 +41,15 @@ def test_devices_agree(rule: UpdateRule, lib: Any) -> None:
         np.testing.assert_allclose(to_numpy(got.flat), array.flat, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", optim.RULES)
+def test_state_that_is_never_negative_is_said_to_be_squares(name: str) -> None:
+    """So that a file with another is refused."""
+    rule = optim.RULES[name]
+    _, optimizer = Trial(rule).optimized()
+    positive = {key for key in rule.state if (to_numpy(optimizer.state[key].flat) >= 0).all()}
+    assert positive == {*rule.squares}, f"rule {name!r}: `squares` is {rule.squares}"
+
+
 # ---- Rules that break the contract, each one claim at least
 
 SGD, MOMENTUM, RMSPROP = (optim.RULES[name] for name in ("sgd", "sgd_momentum", "rmsprop"))
@@ -59,6 +68,11 @@ def moved(w: Any, dw: Any, state: Any, config: Any) -> None:
 def lowered(w: Any, dw: Any, state: Any, config: Any) -> None:
     config["learning_rate"] *= 0.5
     w -= config["learning_rate"] * dw
+
+
+def unkept(w: Any, dw: Any, state: Any, config: Any) -> None:
+    cache = state["cache"] + dw * dw
+    w -= config["learning_rate"] * dw / (np.sqrt(cache) + 1e-8)
 
 
 def doubled(w: Any, dw: Any, state: Any, config: Any) -> None:
@@ -98,6 +112,9 @@ BROKEN = {
     ),
     "a number that is written to": (
         contract.writes_stated, replace(SGD, update=lowered), "config of w (3, 4)", "0.05",
+    ),
+    "state that is not written to": (
+        contract.writes_stated, replace(RMSPROP, update=unkept), "state 'cache' of w (3, 4)", "zeros",
     ),
     "a step upwards": (
         contract.descends, replace(SGD, update=upwards), "loss of w (3, 4)", "goes from",

@@ -1,5 +1,8 @@
 """Numeric gradients; verify passes as the code is, and fails when a mistake is made in it."""
 
+import inspect
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -128,8 +131,18 @@ def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(
     verified: list[Row],
 ) -> None:
     assert [row for row in verified if not row.passed] == []
-    assert len({(row.case, row.dtype) for row in verified}) == len(verified) > 70
+    labels = Counter((row.case, row.dtype) for row in verified)
+    assert [label for label, rows in labels.items() if rows > 1] == [], "two rows have one label"
+    assert len(verified) > 70
     assert {row.backend for row in verified} == {"numpy"}
+
+
+def test_verify_makes_each_check_of_published() -> None:
+    source = inspect.getsource(published) + inspect.getsource(verify)
+    for name, check in inspect.getmembers(published, inspect.isfunction):
+        if inspect.signature(check).return_annotation == Iterator[Row]:
+            uses = len(re.findall(rf"\b{name}\(", source))
+            assert uses > 1, f"published.{name} makes rows, and xpcap.verify.verify never calls it"
 
 
 @pytest.mark.gpu

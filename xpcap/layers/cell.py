@@ -178,6 +178,12 @@ class Cell:
         -------
         blocks : list of array (n, H), float
         """
+        if not self.blocks:
+            caller, expected = (
+                f"{type(self).__name__}.split",
+                "a letter for each block of H columns",
+            )
+            raise InvalidValueError(caller, "blocks", "is empty", expected)
         H = x.shape[1] // len(self.blocks)
         return [x[:, k * H : (k + 1) * H] for k in range(len(self.blocks))]
 

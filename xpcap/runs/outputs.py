@@ -274,11 +274,15 @@ class Growing(Sink):
 
     def encode(self, caption: PictureCaption) -> bytes:
         """The row of a picture, with its line end; it has to hold `captioner`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}.encode is missing: write the row of a picture, as bytes"
+        )
 
     def parse(self, row: bytes) -> Row | None:
         """The picture and captioner of a row. Errors, of another row, as of GrowingFile's `parse`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}.parse is missing: read picture and captioner from a row"
+        )
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Open the file, which no other process may write to meanwhile.

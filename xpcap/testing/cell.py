@@ -191,6 +191,9 @@ def step_gradient(trial: Trial) -> None:
     loop = trial.loop()
     cell, a, state, params = loop.cell, loop.a[: len(STEPS)], loop.state0, loop.params
     after, cache = cell.step_forward(a, state, params)
+    if len(after) != len(cell.states):
+        got, names = f"returns a state of {len(after)}", ", ".join(cell.states)
+        fail("step_forward", got, f"{len(cell.states)}, as in `states`: {names}")
     draw = np.random.default_rng(7).standard_normal
     dafter = tuple(asarray(draw(x.shape), like=a) for x in after)
     da, dstate, param_grads = cell.step_backward(dafter, cache, params)

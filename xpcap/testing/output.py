@@ -20,7 +20,7 @@ from xpcap.errors import DataError
 from xpcap.growing import SKIPPED
 from xpcap.runs import write_captions
 from xpcap.runs.outputs import CsvTable, Growing
-from xpcap.runs.records import PictureCaption, Skipped
+from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.testing.claims import check, fail
 from xpcap.work import work
 
@@ -137,6 +137,20 @@ def names_kept(trial: Trial) -> None:
         fail("the file", f"has rows of {names}", READABLE)
 
 
+def captions_kept(trial: Trial) -> None:
+    """A row holds the captions that are asked for: one, or several."""
+    for best in (1, 3):
+        name, texts = f"{best}.png", [f"caption {k}" for k in range(best)]
+        hypotheses = [Hypothesis(text, 0.0) for text in texts]
+        path = trial.path.with_stem(f"best{best}")
+        with trial.kind(path, best=best) as file:
+            file.begin(None, CAPTIONER, [name])  # type: ignore[arg-type]
+            file.add(PictureCaption(name, texts[0], [], [], hypotheses))
+        content = path.read_bytes()
+        if lacking := [text for text in texts if text.encode() not in content]:
+            fail(f"the row of {best} captions", f"lacks {lacking}", "what `texts` returns")
+
+
 def cut_anywhere(trial: Trial) -> None:
     """Continued, a file cut at any byte has the bytes of one that was never cut.
 
@@ -246,6 +260,7 @@ def side_by_side(trial: Trial) -> None:
 
 OUTPUT: tuple[Claim, ...] = (
     names_kept,
+    captions_kept,
     cut_anywhere,
     line_end_lacking,
     captioners_apart,

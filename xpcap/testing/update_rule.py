@@ -96,6 +96,10 @@ def writes_stated(trial: Trial) -> None:
             if now != counted:
                 fail(f"config of {thing}", f"has become {now}", counted)
             optim.update(rule, w, dw, config)  # which takes state of the dtype of w alone
+            for key in shapes:
+                if not to_numpy(config[key]).any():
+                    wanted = f"the rule to write to it: state[{key!r}][...] = ..."
+                    fail(f"state {key!r} of {thing}", "is all zeros after two steps", wanted)
 
 
 def descends(trial: Trial) -> None:
