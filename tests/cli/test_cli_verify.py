@@ -247,9 +247,9 @@ def test_a_module_that_students_do_not_write_cannot_be_expected() -> None:
 def test_the_help_says_what_a_class_leaves_on_disk() -> None:
     text = " ".join(good("verify", "--help").stdout.split())
     for sentence in (
-        "After an interruption the same command goes on.",
-        "The exit status is 1 if the grader itself failed for a student.",
-        "Of a grading: modules that the 100 points are of; a missing one earns none.",
+        "The same command continues an interrupted grading.",
+        "The exit status is 1 if the grader itself failed for any student.",
+        "A missing module scores zero.",
     ):
         assert sentence in text
 

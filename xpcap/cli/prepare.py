@@ -54,7 +54,7 @@ def default_text(name: str, option: Option) -> str:
     "--out",
     type=PATH,
     required=True,
-    help="Dataset file to write. An existing file is never overwritten.",
+    help="Dataset file to write; never overwrites a file.",
 )
 @field_options(
     {**described(PrepareOptions), **COLUMNS},
@@ -70,9 +70,9 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. New pictures
-    can be captioned by a run that knows its encoder: pictures were encoded here, or --encoder names
-    the one of --features, which 16 of the --pictures then check.
+    skipped, counted and listed in NAME.skipped.csv, next to the dataset file. To caption new
+    pictures, a run needs an encoder: from --pictures, or from --features with --encoder, which is
+    then checked on 16 of the --pictures.
     """
     check_rules()
     columns = Columns(**{name: given.pop(name) for name in COLUMNS})

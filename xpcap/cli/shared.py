@@ -205,8 +205,7 @@ def json_option(command: Function) -> Function:
 
 def csv_option(command: Function) -> Function:
     text = (
-        "Also write a table with one row per picture: caption and scores. Must end in .csv; an"
-        " existing file is never overwritten."
+        "Also write a .csv table with caption and scores of each picture; never overwrites a file."
     )
     return click.option("--csv", type=PATH, help=text)(command)
 

@@ -75,15 +75,15 @@ def _text(value: object) -> str:
     type=Value(Names(("auto", "off"))),
     default="off",
     help=(
-        "On a GPU, launch the steps of small batches as a CUDA graph; auto tests it on the GPU before"
-        " it is used, and says what it found. No result changes.  [default: off]"
+        "CUDA graphs for the steps of small batches; auto tests them on the GPU first and reports the"
+        " outcome. Results stay the same.  [default: off]"
     ),
 )
 @click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    help="Print all options, which also go to config.json in the run folder.",
+    help="Print all options, as in the run folder's config.json.",
 )
 def train(
     data: Path | None, backend: str | None, graphs: str, verbose: bool, **options: Any
@@ -93,14 +93,14 @@ def train(
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
     of shapes are generated.
 
-    The result is a run folder with the parameters of the best epoch (see --select) and of the
-    latest. When training ends, the best ones caption the val split and are scored. Open index.html
-    in the run folder for captions, scores and curves.
+    Writes a run folder with the parameters of the best epoch (see --select) and of the latest. After
+    training, captions of the val split with the best parameters are scored. Open index.html in the
+    run folder for captions, scores and curves.
 
     Ctrl-C, SIGTERM and SIGHUP (unless under nohup) finish the step, save, and exit with 130, 143 or
-    129; a second Ctrl-C exits at once. If the reader of the output has gone, as in a pipe into
-    'head', training saves and exits with 141. With --resume the same command begins a run and
-    continues it after any interruption; options that you leave out are the run's.
+    129; a second Ctrl-C exits at once. If the output pipe closes, as in a pipe into 'head', training
+    saves and exits with 141. With --resume the same command begins a run and continues it after any
+    interruption, with the run's options as defaults.
     """
     _refuse_captions(data)
     group = begin(on_notice=say)

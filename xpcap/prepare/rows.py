@@ -48,11 +48,11 @@ class Columns:
 
     # fmt: off
     image: str | None = option(
-        Text(), None, "A table's column of pictures, if it is not detected.")
+        Text(), None, "Name of the picture column, if not detected.")
     caption: str | Sequence[str] | None = option(
-        Headings(), None, "A table's column of captions, if it is not detected. Repeatable: each is"
-        " a further caption of its row.")
-    split: str | None = option(Text(), None, "A table's column of splits, if it is not detected.")
+        Headings(), None, "Name of the caption column, if not detected. Repeatable, for several captions"
+        " per row.")
+    split: str | None = option(Text(), None, "Name of the split column, if not detected.")
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -312,8 +312,8 @@ class CsvTable(Growing):
 
     flag, suffix = "--csv", ".csv"
     help = (
-        "Write a table with one row per picture instead of printing. Pictures that an existing table"
-        " has are skipped."
+        "Write a table with one row per picture instead of printing. Pictures in an existing table"
+        " are skipped."
     )
     _file: GrowingTable | None = None
 
@@ -405,7 +405,9 @@ class TextFiles(Sink):
     """NAME.txt next to each picture, a line a caption; a file with another text is left."""
 
     flag = "--txt"
-    help = "Write NAME.txt next to each picture instead of printing. A different text is never replaced."
+    help = (
+        "Write NAME.txt next to each picture instead of printing; never replaces a different text."
+    )
     instead = once = of_files = True
     _written = _all = 0
 
@@ -437,8 +439,8 @@ class Descriptions(Sink):
 
     flag = "--describe"
     help = (
-        "Write each caption into its picture file, as XMP and IPTC description, instead of printing."
-        " A different description is never replaced."
+        "Write each caption into its picture file, as XMP and IPTC description, instead of printing;"
+        " never replaces a different description."
     )
     instead = once = of_files = True
     _written = _all = 0
@@ -461,7 +463,7 @@ class Page(Sink):
     """A page of the pictures and their captions."""
 
     flag, suffix = "--html", ".html"
-    help = "Also write a page of pictures and captions. An existing file is never overwritten."
+    help = "Also write an HTML page of pictures and captions; never overwrites a file."
     wants = frozenset(OPTIONAL)
 
     def add(self, caption: PictureCaption) -> None:
@@ -481,7 +483,7 @@ class Png(Sink):
     """One PNG of the first pictures and their captions."""
 
     flag, suffix = "--png", ".png"
-    help = f"Also draw at most {DRAWN} of them in one PNG. An existing file is never overwritten."
+    help = f"Also draw up to {DRAWN} captioned pictures in one PNG; never overwrites a file."
     wants = frozenset({"picture"})
     _drawn = 0
 
