@@ -75,7 +75,11 @@ def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
         forms = form if isinstance(form, tuple) else (form,)
         return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
     if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-        return "", "text with half of a surrogate pair, which is no character", "whole characters"
+        return (
+            "",
+            "text with half of a surrogate pair, which is not a character",
+            "whole characters",
+        )
     for step, part, inner in _parts(value, form):
         if found := _misfit(part, inner):
             return step + found[0], *found[1:]

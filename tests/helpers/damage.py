@@ -511,7 +511,7 @@ RUN: list[tuple[Any, ...]] = [
 
 CHECKPOINT: list[tuple[Any, ...]] = [
     (raw(lambda b: b[:-9]), "cannot be read"),
-    (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of ours"),
+    (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of xpcap"),
     (newer, "has format 2", "1", "made by a newer xpcap"),
     (best_instead, "is missing", "an object", "", "optimizer"),
     (tensors(lambda x, m: x.update(Wx=x["Wx"][:-1])), "has shape", "", "", "Wx"),

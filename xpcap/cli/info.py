@@ -73,7 +73,7 @@ def _print_machine(as_json: bool) -> None:
     if cuda := status["cupy"].cuda:
         click.echo(f"{named()} for {cuda}")
     if without_kernels and status["cupy"].usable:
-        click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(without_kernels)}")
+        click.echo(f"without xpcap's CUDA kernels, computed by CuPy: {', '.join(without_kernels)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(

@@ -90,8 +90,8 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     except (KeyboardInterrupt, OSError) as stop:
         if path.exists():
             stop.add_note(
-                f"{path} holds the features that were made; the same command continues from there,"
-                " and removes it at the end"
+                f"{path} holds the finished features; the same command continues from there and"
+                " removes the file at the end"
             )
         raise
     path.unlink(missing_ok=True)
@@ -105,15 +105,15 @@ def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
     if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
         much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
-            f"note: {number:,} pictures to learn from are {much}: captions begin to fit at about"
+            f"note: {number:,} training pictures are {much}: captions begin to fit at about"
             f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
             " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
         click.echo(
-            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from"
-            f" are unknown; {more} would keep more"
+            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"
+            f" unknown; {more} would keep more"
         )
 
 
@@ -132,7 +132,7 @@ def _describe(
     for line in report.lines():
         click.echo(f"skipped {escape_control(line)}")
     if report.omissions:
-        click.echo(f"{skipped} has all that was skipped, with the reasons")
+        click.echo(f"{skipped} lists all skipped items with reasons")
     click.echo(describe_data(out, data))
     for name, split in data.splits.items():
         if split.views > 1:

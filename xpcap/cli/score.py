@@ -40,8 +40,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
         write_new("score", csv, scores.to_csv())
     if found.others:
         click.echo(
-            f"score: {found.others:,} captions are of no picture of split {split!r}, and are"
-            " left out",
+            f"score: {found.others:,} captions match no picture of split {split!r}, and are left out",
             err=True,
         )
     if as_json:

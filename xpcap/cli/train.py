@@ -125,13 +125,11 @@ def train(
         if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
-                print_how_to_continue(
-                    "nobody reads the output any more, so training was stopped, and saved"
-                )
+                print_how_to_continue("output pipe closed; training stopped and saved")
         raise closed
     except OSError as error:
         if find_file(str(recipe.out), LAST):
-            error.add_note(f"what was trained is saved; continue with: {resume_command}")
+            error.add_note(f"training is saved; continue with: {resume_command}")
         raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
@@ -218,7 +216,7 @@ class Progress(Watcher):
         start = "" if score is None else f"CIDEr {score:.3f} on val"
         if self._second:
             say(
-                "second stage: training on the score of captions that it makes of"
+                "second stage: training on the score of its captions of"
                 f" {len(train.images):,} pictures{start and f', from {start}'}"
             )
         else:
@@ -280,8 +278,8 @@ class Progress(Watcher):
         if steps_left > 0:
             seconds = steps_left * (self._last[1] - origin[1]) / steps_done
             line += (
-                f", about {duration(seconds)} as the first {counted(steps_done, 'step')} went, plus the"
-                " scores after each epoch"
+                f", about {duration(seconds)} at the speed of the first {counted(steps_done, 'step')}, plus"
+                " the scores after each epoch"
             )
         score_epochs = self._options.score_epochs
         if not self._second and self._options.objective == CROSS_ENTROPY and score_epochs:

@@ -244,13 +244,15 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
     except (KeyboardInterrupt, OSError) as stop:
         if out.exists():
             count_text = f"{len(notices)} {'student' if len(notices) == 1 else 'students'}"
-            stop.add_note(f"{out} holds complete reports of {count_text}; the same command goes on")
+            stop.add_note(
+                f"{out} holds complete reports of {count_text}; the same command continues"
+            )
         raise
     if names and (unlisted := not_on(names, [graded.student for graded in students])):
         note(f"not on the roster: {', '.join(unlisted)}")
     click.echo(f"wrote {out / TABLE}: {len(students)} students; the seed is in {out / BEGUN}")
     if failed := [graded.student for graded in students if graded.failure]:
-        note(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
+        note(f"the grader failed for {', '.join(failed)}: this zero is not a mark")
         sys.exit(1)
 
 

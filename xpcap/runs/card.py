@@ -57,7 +57,7 @@ METRIC_IDS = {  # name of a score to Hugging Face's identifier of the metric, an
 MEANINGS = {
     "W_proj": "image feature to state",
     "b_proj": "its bias",
-    "W_embed": "word vectors, one row a word",
+    "W_embed": "word vectors, one row per word",
     "Wx": "word vector to pre-activation",
     "Wh": "state to pre-activation",
     "b": "bias of the pre-activation",

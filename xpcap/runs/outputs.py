@@ -423,7 +423,7 @@ class TextFiles(Sink):
         if _has_text(path, text):
             self._written += 1
         else:
-            notice(f"left {path}: has another text, which was left")
+            notice(f"kept {path}: it has a different text")
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
@@ -451,7 +451,7 @@ class Descriptions(Sink):
     def add(self, caption: PictureCaption) -> None:
         self._all += 1
         if reason := describe_picture(Path(caption.image), caption.caption):
-            notice(f"left {caption.image}: {reason}")
+            notice(f"kept {caption.image}: {reason}")
         else:
             self._written += 1
 
@@ -531,7 +531,7 @@ def describe_picture(path: Path, caption: str) -> str:
                 before = xmp.get(DESCRIPTION, {}).get(DEFAULT, "")
                 in_iptc = iptc.get(IPTC, "").encode("latin-1").decode("utf-8", "replace")
                 if {before.strip(), in_iptc.strip()} - {"", caption}:
-                    return "has another description, which was left"
+                    return "it has a different description"
                 if before == caption:
                     return ""
                 image.modify_xmp({DESCRIPTION: {DEFAULT: caption}})
