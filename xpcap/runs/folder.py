@@ -269,7 +269,7 @@ def load_state(
     shapes : mapping of str to tuple of int
         Parameter shapes of the model that is to continue, ``model.params.shapes``.
     rule : UpdateRule or None
-        The update rule, if it is one of your own.
+        A custom update rule, if any.
 
     Returns
     -------

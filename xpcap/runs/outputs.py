@@ -206,7 +206,7 @@ def write_captions(
     txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
-    outputs : further ones, such as those of your own; see Growing
+    outputs : further ones, such as custom subclasses of Growing
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
     OptionError : a URL, with `txt` or `describe`, or no output at all. OSError : a file

@@ -118,7 +118,7 @@ class CaptioningSolver:
     data : CaptionData, or dict
         A dict is that of load_coco_data.
     update_rule : str or UpdateRule
-        "sgd", "sgd_momentum", "rmsprop", "adam", or a rule of your own.
+        "sgd", "sgd_momentum", "rmsprop", "adam", or a custom rule.
     optim_config : mapping or None
         Hyperparameters of the rule, as in xpcap.optim.
     lr_decay : float or "linear"
@@ -464,7 +464,7 @@ class CaptioningSolver:
         return optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
-        """An optimisation step on a minibatch of your own, which is not recorded.
+        """Take an optimisation step on a given minibatch, without a record.
 
         Nothing is read from a device, but for captions that lie there. Dropout masks are those of
         the step after the model's last one: `model.loss` counts. Of several ranks each computes its
