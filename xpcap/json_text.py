@@ -22,7 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any:
-    """The value of a JSON text. DataError : it is none, nested too deep, or repeats a key."""
+    """Parse a JSON text. DataError : not JSON, nested too deep, or a repeated key."""
 
     def distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(members)

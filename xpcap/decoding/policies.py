@@ -53,7 +53,7 @@ class WordIds(OptionKind):
 
 
 def require_policy(caller: str, policy: object) -> None:
-    """Raise InvalidTypeError if `policy` is none, but its name, say, or its class."""
+    """Raise InvalidTypeError unless `policy` is a Policy, not its name or class."""
     if not isinstance(policy, Policy):
         expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
         raise InvalidTypeError(caller, "policy", f"is {policy!r}", expected)
@@ -91,7 +91,7 @@ class Policy:
 
     @property
     def title(self) -> str:
-        """The policy and its own options in words; the limits of every policy are no part of it."""
+        """The policy and its own options in words; without the limits common to all policies."""
         steps = ("choose", "start", "finished", "select")
         if all(getattr(type(self), step) is getattr(Policy, step) for step in steps):
             return "greedy"

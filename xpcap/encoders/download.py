@@ -39,7 +39,7 @@ def local_path(text: str) -> Path | None:
 
 
 def download(url: str, timeout: float) -> bytes:
-    """The content of a URL, for `read_url`, whose name and errors it has."""
+    """Download a URL for `read_url`, with its name in errors."""
     body: Future[bytes] = Future()
     web = _Web()
 

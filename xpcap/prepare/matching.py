@@ -129,7 +129,7 @@ def match_names(
 
 
 def picture_folder(caller: str, folder: str | Path) -> Path:
-    """The folder of pictures as a path. DataError : it is none."""
+    """The folder of pictures as a path. DataError : not a folder."""
     if not (path := Path(folder)).is_dir():
         raise DataError(caller, path, "is not a folder", expected="the one that holds the pictures")
     return path

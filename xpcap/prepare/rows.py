@@ -77,7 +77,7 @@ class Omission(NamedTuple):
 
     @property
     def row(self) -> tuple[str, str]:
-        """Name and reason, as in a list of what was skipped."""
+        """Name and reason, as in the list of skipped items."""
         name = f"{self.file}, {self.name}" if self.file else self.name
         return name, f"{self.kind}: {self.remark}" if self.remark else self.kind
 

@@ -75,7 +75,7 @@ FILES = {  # name of each file there may be to what it holds, in Markdown
     PROJECTION: "the PCA that features go through; needed with the parameters",
     RANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
-    HISTORY: "one line an epoch",
+    HISTORY: "one line per epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
     EXAMPLES: "the pictures above",
     LAST: "the state that training resumes from; nothing else needs it",

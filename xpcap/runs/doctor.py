@@ -96,7 +96,7 @@ class Case:
         return "a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
-        """A score of the captions, and of human captions. UnmeasurableError : there is none."""
+        """A score of the captions, and of human captions. UnmeasurableError : no such score."""
         if name not in self.scores.human_scores:
             reason = self.scores.unscored.get(name)  # too few captions
             no_split = "This data has no train split to compare captions with."
@@ -109,7 +109,7 @@ class UnmeasurableError(Exception):
 
 
 class Finding(NamedTuple):
-    """The value of a symptom, its meaning, and what to do unless it is well."""
+    """The value of a symptom, its meaning, and a remedy."""
 
     value: float
     meaning: str
@@ -344,7 +344,7 @@ def ending(case: Case) -> Finding:
         for texts in (case.captions, case.references)
     )
     short_limit = (
-        f"Of the references {human:.1%} are that long: prepare the data with a larger `max_words`."
+        f"{human:.1%} of the references are that long: prepare the data with a larger `max_words`."
     )
     no_end = (
         "The model does not learn to end captions: train for more epochs, on more captions, and see"

@@ -83,7 +83,7 @@ class Sink:
         self.captions.append(caption)
 
     def skip(self, failure: Skipped) -> None:
-        """Take note of a picture without a caption."""
+        """Record a picture without a caption."""
         self.skipped.append(failure)
 
     def texts(self, caption: PictureCaption) -> list[str]:
@@ -91,7 +91,7 @@ class Sink:
         return [best.caption for best in caption.n_best] if self.best > 1 else [caption.caption]
 
     def close(self) -> str:
-        """Finish, and say in a line what was written."""
+        """Finish; return a one-line summary of what was written."""
         return ""
 
     def __enter__(self) -> Self:
@@ -203,7 +203,7 @@ def write_captions(
 
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CsvTable
-    txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
+    txt : write NAME.txt next to each picture, one line per caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
     outputs : further ones, such as custom subclasses of Growing
@@ -230,7 +230,7 @@ def write_captions(
 
 
 class Growing(Sink):
-    """A file that grows by a row a picture, and that the same command continues.
+    """A file with one row per picture, which the same command continues.
 
     A subclass defines `encode`, the row of a picture, and either `start` and `parse`, the first
     bytes of such a file and the picture of a row, or `open`, a file that knows both;
@@ -285,7 +285,7 @@ class Growing(Sink):
             self._rows += 1
 
     def skip(self, failure: Skipped) -> None:
-        """Leave it to the list of what failed."""
+        """Leave it to the list of failures."""
 
     def close(self) -> str:
         if self._file is None or not self._file.names:
@@ -304,7 +304,7 @@ class Growing(Sink):
 
 
 class CsvTable(Growing):
-    """A CSV file of captions, UTF-8, a row a picture.
+    """A CSV file of captions, UTF-8, one row per picture.
 
     Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. A
     table of an older xpcap has `error` in place of the captioner, and keeps that.
@@ -402,7 +402,7 @@ def _captions(count: int) -> str:
 
 
 class TextFiles(Sink):
-    """NAME.txt next to each picture, a line a caption; a file with another text is left."""
+    """NAME.txt next to each picture, one line per caption; keeps a file with a different text."""
 
     flag = "--txt"
     help = (
