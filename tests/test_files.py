@@ -120,8 +120,8 @@ def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path
         "link.csv": "exists, and is not overwritten",
         "page.html": "does not end in .csv",
         ".csv": "does not end in .csv",
-        "nowhere/a.csv": "nowhere, which is no folder",
-        "old.csv/a.csv": "old.csv, which is no folder",
+        "nowhere/a.csv": "nowhere, which is not a folder",
+        "old.csv/a.csv": "old.csv, which is not a folder",
     }.items():
         with (
             refuses(OptionError, function="score", thing=str(tmp_path / name), got=got),

@@ -137,7 +137,7 @@ def test_arrays_that_are_still_on_disk_are_checked_without_reading() -> None:
 
 
 def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
-    with pytest.raises(ValueError, match="'q' is no kind"):
+    with pytest.raises(ValueError, match="'q' is not a kind"):
         Spec("x:N=q")
 
 

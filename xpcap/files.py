@@ -224,7 +224,7 @@ def text_of(caller: str, path: Path, max_bytes: int, expected: str) -> str:
     except InvalidValueError as error:
         raise DataError(caller, path, error.got, error.expected, "damaged?") from error
     except UnicodeDecodeError as error:
-        raise DataError(caller, path, f"is no text: {error}", expected, "damaged?") from error
+        raise DataError(caller, path, f"is not text: {error}", expected, "damaged?") from error
 
 
 def check_format(caller: str, path: object, version: object, known: int) -> None:
@@ -252,11 +252,11 @@ def require_new_file(
     if os.path.lexists(path):
         raise _exists(error, caller, path)
     if not folder.is_dir():
-        got = f"is to go into {folder}, which is no folder"
+        got = f"is to go into {folder}, which is not a folder"
         raise error(caller, path, got, expected="an existing one", cause="is the path right?")
     if not os.access(folder, os.W_OK | os.X_OK):
         got = f"is to go into {folder}, which may not be written to: Permission denied"
-        raise error(caller, path, got, expected="a folder of your own")
+        raise error(caller, path, got, expected="a writable folder")
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:

@@ -251,7 +251,7 @@ class GrowingTable(GrowingFile):
 
 
 class SkippedList(GrowingTable):
-    """A table of what failed, with the reasons: NAME.skipped.csv, next to what was made.
+    """A table of failures with reasons: NAME.skipped.csv, next to the output.
 
     caller : function that errors name
     made : path of what was made

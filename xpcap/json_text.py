@@ -22,7 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any:
-    """The value of a JSON text. DataError : it is none, nested too deep, or repeats a key."""
+    """Parse a JSON text. DataError : not JSON, nested too deep, or a repeated key."""
 
     def distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(members)
@@ -75,7 +75,11 @@ def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
         forms = form if isinstance(form, tuple) else (form,)
         return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
     if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-        return "", "text with half of a surrogate pair, which is no character", "whole characters"
+        return (
+            "",
+            "text with half of a surrogate pair, which is not a character",
+            "whole characters",
+        )
     for step, part, inner in _parts(value, form):
         if found := _misfit(part, inner):
             return step + found[0], *found[1:]

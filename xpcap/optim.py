@@ -28,7 +28,7 @@ AS_W: Callable[[Shape], Shape | None] = tuple  # a state array has the shape of 
 class UpdateRule:
     """An update rule: its step, the numbers it takes, and the state it keeps.
 
-    An instance of your own goes wherever a rule's name does.
+    Pass a custom instance wherever a rule's name is accepted.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def read_tensors(
     """
     from safetensors import SafetensorError, safe_open
 
-    size = size_of(caller, path, "a safetensors file of ours")
+    size = size_of(caller, path, "a safetensors file of xpcap")
     try:
         # safetensors reads a header of any length into memory
         with path.open("rb") as start:
@@ -63,7 +63,7 @@ def read_tensors(
         AttributeError,
         RecursionError,
     ) as error:
-        got = "cannot be read as a safetensors file of ours"
+        got = "cannot be read as a safetensors file of xpcap"
         cause = f"damaged, or another program's? ({error!r})"
         raise DataError(caller, path, got, "one that 'train' wrote", cause) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__

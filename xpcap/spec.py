@@ -140,7 +140,9 @@ class Entry(NamedTuple):
         name, _, rest = text.partition(":")
         forms, _, kind = rest.removesuffix("!").partition("=")
         if kind not in KINDS:
-            raise ValueError(f"{text!r}: {kind!r} is no kind, expected one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"{text!r}: {kind!r} is not a kind, expected one of {', '.join(KINDS)}"
+            )
         axes = tuple(map(Form.parse, forms.split("|")))
         return cls(name.removesuffix("?"), axes, kind, rest.endswith("!"), name.endswith("?"))
 

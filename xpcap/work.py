@@ -35,7 +35,7 @@ def work(
     progress: bool | None = None,
     on_notice: Callable[[str], object] | None = None,
 ) -> Iterator[Group]:
-    """The work within; what is None stays as it is around it.
+    """Set the current work within a `with` block; None keeps the surrounding setting.
 
     Never enter it across a `yield`: whoever asks a generator for its next thing has work of their
     own. What rank 0 does alone, it does with `group=SINGLE`: nobody answers it.
@@ -55,5 +55,5 @@ def work(
 
 
 def notice(sentence: str) -> None:
-    """Tell whoever does the work something that is no error: to its command, else to the log."""
+    """Report something other than an error: to the running command, else to the log."""
     current().on_notice(sentence)

@@ -499,7 +499,7 @@ def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed
         (
             ["--scaling", "--plot", str(tmp_path / "nowhere" / "scaling.png")],
             1,
-            "which is no folder",
+            "which is not a folder",
         ),
     ):
         result = call(*words)

@@ -490,7 +490,7 @@ def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None
 def test_a_url_that_cannot_be_read_is_skipped(run: Path, photos: Path) -> None:
     address = "http://127.0.0.1:0/x.png"
     result = good("caption", run, address, photos / "val00001.png")
-    assert f"skipped {address}: is no URL, expected one of http or https" in result.stderr
+    assert f"skipped {address}: is not a URL, expected one of http or https" in result.stderr
     said, skipped = runs.caption_files(open_run(run), address)
     assert (said, [one.image for one in skipped]) == ([], [address])
 
@@ -640,15 +640,17 @@ def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(
     Path("own.h5.encoding").unlink()
     monkeypatch.setattr(features, "read_picture", lambda path: pytest.fail("a picture was read"))
     Path("own photos/8.png").unlink()
-    failing(encoded, "captioned pictures that are not in own photos: 1 (8.png)")
-    failing([*own, "--pictures", "captions.txt"], "captions.txt is no folder")
+    failing(encoded, "captioned pictures missing from own photos: 1 (8.png)")
+    failing([*own, "--pictures", "captions.txt"], "captions.txt is not a folder")
     failing(
-        [*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "no folder"
+        [*own[:-1], "nowhere/own.h5", "--pictures", "own photos"], "nowhere/own.h5", "not a folder"
     )
     failing(
         [*own[:-1], "val.txt", "--pictures", "own photos"], "val.txt exists, and is not overwritten"
     )
     failing([*encoded[:-1], "--min-count", "99"], "no word occurs 99 times")
     save_features()
-    failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")
+    failing(
+        [*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is not a folder"
+    )
     failing([*own], "neither --pictures nor --features", status=2)

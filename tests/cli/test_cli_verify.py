@@ -214,7 +214,7 @@ def test_a_class_is_graded_with_its_roster_and_the_graders_own_failures_are_told
     options[3] = "again"
     result = call("verify", *options)
     assert result.exit_code == 1
-    assert "the grader failed, and its zero is no mark, for eve" in result.stderr
+    assert "the grader failed for eve: this zero is not a mark" in result.stderr
     assert Path("again/class.csv").exists()
 
 
@@ -226,7 +226,7 @@ REFUSED = """
 2 | --class . --out o --jobs -1 | --jobs is -1
 1 | --against none.py | none.py does not exist
 1 | --against . --html page.txt | does not end in .html
-1 | --class none --out o | none is no folder
+1 | --class none --out o | none is not a folder
 1 | --class . --out o --roster none | none cannot be read
 """
 
@@ -247,9 +247,9 @@ def test_a_module_that_students_do_not_write_cannot_be_expected() -> None:
 def test_the_help_says_what_a_class_leaves_on_disk() -> None:
     text = " ".join(good("verify", "--help").stdout.split())
     for sentence in (
-        "After an interruption the same command goes on.",
-        "The exit status is 1 if the grader itself failed for a student.",
-        "Of a grading: modules that the 100 points are of; a missing one earns none.",
+        "The same command continues an interrupted grading.",
+        "The exit status is 1 if the grader itself failed for any student.",
+        "A missing module scores zero.",
     ):
         assert sentence in text
 

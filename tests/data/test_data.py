@@ -294,7 +294,7 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
 @refusals(
     """
     images=["a.jpg"] * 2 | got: picture name twice
-    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | got: a picture name that is no text
+    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | got: a picture name that is not text
     text=["..."] * 3 | got: caption without a word
     features=np.zeros((2, 9), "f4") | thing: features of the splits | got: 9
     captions=split.captions[:, :-1] | thing: captions of the splits | got: have shapes [(6,), (7,)]

@@ -144,11 +144,11 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
 
 @refusals(
     """
-    ftp://127.0.0.1/x.png | got: is no URL
-    data:image/png;base64,AAAA | got: is no URL
-    no url | got: is no URL
-    http:///x.png | got: is no URL
-    http://127.0.0.1:0/ | got: is no URL
+    ftp://127.0.0.1/x.png | got: is not a URL
+    data:image/png;base64,AAAA | got: is not a URL
+    no url | got: is not a URL
+    http:///x.png | got: is not a URL
+    http://127.0.0.1:0/ | got: is not a URL
     http://[ | got: Invalid IPv6 URL
     http://a..b/ | got: label empty
     http://a b/ | got: can't contain control characters

@@ -210,7 +210,7 @@ def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: 
     assert mine.read_text() == "my own"
     for text in ("my own", "[]", '{"cells": [{}]}', '{"cells": 3}'):
         mine.write_text(text)
-        with refuses(DataError, function="handout", thing="rnn.py", got="is no notebook"):
+        with refuses(DataError, function="handout", thing="rnn.py", got="is not a notebook"):
             handout(tmp_path / "other", [mine])
     assert not (tmp_path / "other").exists()
 

@@ -345,14 +345,14 @@ def test_the_command_writes_a_folder_and_never_over_one(run: Path) -> None:
     before = {path: path.read_bytes() for path in Path("out").iterdir()}
     failing(["export", run, "--onnx", "out"], "out exists, and is not overwritten")
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
-    failing(["export", run, "--onnx", "none/out"], "none, which is no folder")
+    failing(["export", run, "--onnx", "none/out"], "none, which is not a folder")
 
 
 @pytest.mark.usefixtures("few_pictures")
 def test_a_run_of_a_newer_format_or_with_another_encoder_is_refused(run: Path) -> None:
     failing(
         ["export", run, "--onnx", "out", "--with-encoder"],
-        "encoder 'histogram', which is no ONNX graph",
+        "encoder 'histogram', which is not an ONNX graph",
         "leave --with-encoder out",
     )
     config = json.loads((run / "config.json").read_text())

@@ -61,7 +61,7 @@ def test_the_command_writes_a_folder_and_never_over_one(run: Path, runtime: Path
     assert contents_of(Path("page")) == before
     good("export", run, "--web", "other", "--runtime", runtime)
     assert contents_of(Path("other")) == before
-    failing(["export", run, "--web", "none/page"], "none, which is no folder")
+    failing(["export", run, "--web", "none/page"], "none, which is not a folder")
 
 
 @pytest.mark.usefixtures("few_pictures")

@@ -413,7 +413,7 @@ COURSES: list[tuple[Any, ...]] = [
     ("val2014_vgg16_fc7_pca.h5", raw(lambda b: b[:1000]), "truncated"),
     ("train2014_urls.txt", gone, "is missing", "", "", "train2014_urls.txt"),
     (VOCABULARY, text('{"idx'), "is not whole JSON", "", "cut short", VOCABULARY),
-    (VOCABULARY, raw(lambda b: b.replace(b"w7", b"\\ud800", 1)), "no character", "whole characters"),
+    (VOCABULARY, raw(lambda b: b.replace(b"w7", b"\\ud800", 1)), "not a character", "whole characters"),
     (VOCABULARY, text("{}"), "is missing", "a list", "", f"{VOCABULARY}: idx_to_word"),
     (VOCABULARY, text('{"idx_to_word": "abc", "word_to_idx": {}}'), "is 'abc'", "a list"),
     (VOCABULARY, text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'), "is 1", "text", "", "idx_to_word[1]"),
@@ -511,7 +511,7 @@ RUN: list[tuple[Any, ...]] = [
 
 CHECKPOINT: list[tuple[Any, ...]] = [
     (raw(lambda b: b[:-9]), "cannot be read"),
-    (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of ours"),
+    (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of xpcap"),
     (newer, "has format 2", "1", "made by a newer xpcap"),
     (best_instead, "is missing", "an object", "", "optimizer"),
     (tensors(lambda x, m: x.update(Wx=x["Wx"][:-1])), "has shape", "", "", "Wx"),

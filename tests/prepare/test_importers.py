@@ -154,7 +154,7 @@ def test_a_picture_in_another_folder_than_its_caption_says_is_noted(
     if there == "pictures":  # the features are where the caption says
         rewrite(flickr, names=np.array(["cats/one.jpg", "two.jpg", "three.jpg"]))
     _, report = import_captions(flickr["files"], **how)
-    note = "names that are found by their last part alone, in another folder"
+    note = "names matched by file name only, in another folder"
     assert f"{note}: 1 (cats/one.jpg is one.jpg)" in report.notes
 
 
@@ -287,7 +287,7 @@ def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictur
     features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | got: has shape (1,) | expected: (2,)
     features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | thing: the feature of 'one.jpg' | expected: numbers
     features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | got: not finite
-    pictures="nowhere" | DataError | thing: nowhere | got: is no folder
+    pictures="nowhere" | DataError | thing: nowhere | got: is not a folder
     captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | got: would lie outside
     min_count=9 | DataError | thing: no word | got: occurs 9 times
     source={"encoder": "mine"} | OptionError | thing: record | got: holds 'encoder'

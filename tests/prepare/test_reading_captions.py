@@ -357,7 +357,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
         "prepare one.csv two.csv --pictures photos --encoder histogram --fractions 1 --out own.h5"
     )
     output = good(*line.split()).output
-    assert "own.skipped.csv has all that was skipped, with the reasons" in output
+    assert "own.skipped.csv lists all skipped items with reasons" in output
     expected = f"expected {formats()}"
     text, empty = (
         f"pictures that cannot be read: {reason}"
@@ -370,7 +370,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
         ["two.csv, line 2", "rows without 2 columns"],
         ["two.csv, line 3", "rows without a picture"],
         ["three.jpg", "captions without a word"],
-        ["two.jpeg", "captioned pictures that are not in photos: did you mean two.jpg?"],
+        ["two.jpeg", "captioned pictures missing from photos: did you mean two.jpg?"],
         ["deep/5.jpg", "pictures in photos without captions"],
         *([f"deep/{number}.jpg", empty if number % 2 else text] for number in range(5)),
     ]
@@ -502,7 +502,7 @@ def test_where_no_picture_is_left_whole_reasons_are_told_the_likeliest_first() -
     long = f"{'long name ' * 20}.jpg"
     write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}{long}": ["a dog"] for i in range(9)}}))
     command = "prepare train=c.csv --encoder histogram --out own.h5 --pictures".split()
-    missing = "expected some; captioned pictures that are not in photos: 9, such as 0long"
+    missing = "expected some; captioned pictures missing from photos: 9, such as 0long"
     damaged = "pictures that cannot be read: 1, such as deep/folder/two.jpg (cannot be"
     failing([*command, "photos"], missing, damaged, left=("own.h5.encoding",))
     write("c.csv", "image,caption\ntwo.jpg,a dog\n" + "".join(f"{i}.jpg,...\n" for i in range(9)))
@@ -524,7 +524,7 @@ def test_where_no_picture_is_left_whole_reasons_are_told_the_likeliest_first() -
     failing([*command, "photos"], "long' is not in photos or the folders in it, where")
     command[1] = "train=c.csv"
     write("c.csv", f"image,caption\n{long},a dog\ndeep/folder/two.jpg,a dog\n")
-    failing([*command, "photos"], "not in photos: 1, such as longlong", "longlong; pictures")
+    failing([*command, "photos"], "missing from photos: 1, such as longlong", "longlong; pictures")
 
 
 def test_names_from_the_current_folder_are_paths_in_the_folder_of_pictures() -> None:
@@ -641,10 +641,10 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "train: 1 captions cut, 22.2% of the words unknown",
         "  one.jpg: a dog a dog a",
         "  two.jpg: a dog <UNK> <UNK>",
-        "note: 2 pictures to learn from are far too few: captions begin to fit at about 250 with"
+        "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
         " five captions each; train --from another run gives a head start"
         " (docs/tutorials/your-photos.md)",
-        "note: 6 words only: 22.2% of the words to learn from are unknown; a lower --min-count"
+        "note: 6 words only: 22.2% of the training words are unknown; a lower --min-count"
         " would keep more",
     ]
     source = answer("info", "own.h5")["source"]
@@ -675,7 +675,7 @@ def test_a_heading_in_another_language_is_answered_with_the_columns_that_look_ri
 def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
     write("c.csv", table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]}))
     note = (
-        "note: captions that a picture has twice, kept as they are; remove them from the file if"
+        "note: repeated captions of one picture, kept; remove them from the file if"
         " that is a mistake: 3 (two.jpg, two.jpg, three.jpg)"
     )
     assert note in prepare("train=c.csv --strict")
@@ -693,11 +693,11 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
     options = "--pictures photos --encoder histogram --min-count 1 --fractions 1"
     lines = prepare(f"c.csv {options}")
     for line in (
-        "note: names that differ from those there in capitals or Unicode form alone, taken as the"
-        f" same: 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
+        "note: names matched despite other capitals or Unicode form:"
+        f" 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
         "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not"
         " read: export them as JPEG",
-        "skipped captioned pictures that are not in photos: 2 (IMG_99.png, IMG_3 (did you mean"
+        "skipped captioned pictures missing from photos: 2 (IMG_99.png, IMG_3 (did you mean"
         " IMG_3.png?))",
         "skipped pictures in photos without captions: 1 (IMG_3.png)",
     ):
@@ -710,7 +710,7 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_more() -> None:
     features(dict.fromkeys(said, (1, 1)))
     write("c.csv", table(said))
     assert prepare("train=c.csv --min-count 5")[-1] == (
-        "note: 5 words only: 33.3% of the words to learn from are unknown; a lower --min-count"
+        "note: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
         " would keep more"
     )
     Path("own.h5").unlink()
@@ -792,8 +792,8 @@ def test_a_stopped_prepare_says_how_it_goes_on(
     assert result.exit_code == status
     assert result.output.startswith(begins)
     assert result.output.endswith(
-        "; own.h5.encoding holds the features that were made; the same command continues from there,"
-        " and removes it at the end\n"
+        "; own.h5.encoding holds the finished features; the same command continues from there and"
+        " removes the file at the end\n"
     )
     prepare(line)
     assert not Path("own.h5.encoding").exists()

@@ -199,7 +199,7 @@ PLANTED: list[tuple[str, Sequence[str], str, float, str]] = [
     ("unseen_bigrams", ["dog the red cat zebra"] * 60, "bad", 4 / 6, "of people's 0.0%"),
     ("bad_endings", BROKEN, "bad", 15 / 60, "15 of 60 captions end in"),
     ("bad_endings", BROKEN, "bad", 15 / 60, "most often 'the' (10), 'on' (5); of people's 0.0%."),
-    ("ending", ["very " * 12] * 60, "bad", 1, "stop at 12 words because they must. It goes on"),
+    ("ending", ["very " * 12] * 60, "bad", 1, "stop at the limit of 12 words. The model does"),
     ("length", ["very " * 12] * 60, "bad", 12 / MEAN_LENGTH, "A caption has 12.0 words on average"),
     ("length", [""] * 60, "bad", 0, "Short captions lose"),
 ]

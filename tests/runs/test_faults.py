@@ -132,7 +132,7 @@ def test_a_full_disk_after_training_says_how_to_go_on(tmp_path: Path) -> None:
     with faults.failing_at(Fault("ranking.safetensors", "write", 1, errno.ENOSPC)):
         output = commands.call("train", "--out", out, *faults.OPTIONS, "--neighbours").output
     assert "ranking.safetensors: ENOSPC, expected room" in output
-    assert f"what was trained is saved; continue with: xpcap train --out {out} --resume" in output
+    assert f"training is saved; continue with: xpcap train --out {out} --resume" in output
     commands.good("train", "--out", out, "--resume")
 
 

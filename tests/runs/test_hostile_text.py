@@ -80,7 +80,7 @@ each_text = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys()
 
 class Skeleton(HTMLParser):
     """A page without its text: every tag with its attributes, but for what is read aloud or shown
-    of them, and everything else that is no text.
+    of them, and everything else that is not text.
     """
 
     def __init__(self, source: str) -> None:

@@ -76,9 +76,9 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path:
         ),
         (
             replace(OF_RUN, scaling=SCALING._replace(scale=2 * ONES[:2])),
-            "features that are scaled otherwise",
+            "features with another scaling",
         ),
-        (replace(OF_RUN, scaling=FeatureScaling()), "features that are scaled otherwise"),
+        (replace(OF_RUN, scaling=FeatureScaling()), "features with another scaling"),
     ],
 )
 def test_features_fit_that_came_the_same_way_or_have_some_of_it_to_come(

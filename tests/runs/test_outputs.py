@@ -243,7 +243,7 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
     failing(
         ["caption", run, photos, "--csv", "a.csv"], "a.skipped.csv", "the header picture,reason"
     )
-    failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is no folder")
+    failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is not a folder")
     Path("link.csv").symlink_to("nowhere.csv")
     failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
 
@@ -270,7 +270,7 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     (photos / "val00001.txt").write_text("my dog\n")
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
-    assert "note: left photos/val00001.txt: has another text, which was left" in result.stderr
+    assert "note: kept photos/val00001.txt: it has a different text" in result.stderr
     texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
     assert texts.pop(photos / "val00001.txt") == "my dog\n"
     assert texts == {
@@ -300,7 +300,7 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
     monkeypatch.setattr(files, "_place", place_second)
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
-    assert result.stderr.count("has another text, which was left") == 1
+    assert result.stderr.count("it has a different text") == 1
 
 
 FILES = {kind.flag: f"all{kind.suffix}" for kind in SINKS if kind.suffix}
@@ -400,7 +400,7 @@ def test_a_place_that_will_not_do_is_refused_before_any_work(
     for place, words in {
         FILES[flag]: "exists, and is not overwritten",
         "page.jpg": f"page.jpg does not end in {Path(FILES[flag]).suffix}",
-        f"nowhere/{FILES[flag]}": "nowhere, which is no folder",
+        f"nowhere/{FILES[flag]}": "nowhere, which is not a folder",
     }.items():
         failing(["caption", run, photos, flag, place], words)
     assert Path(FILES[flag]).read_text() == "theirs"
@@ -527,7 +527,7 @@ def test_descriptions_are_counted_and_pictures_with_another_are_named(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    others = "has another description, which was left"
+    others = "it has a different description"
     monkeypatch.setattr(
         outputs, "describe_picture", lambda path, text: others if "val00001" in str(path) else ""
     )
@@ -535,7 +535,7 @@ def test_descriptions_are_counted_and_pictures_with_another_are_named(
     assert result.stdout.startswith(
         "wrote 9 of 10 captions into their pictures\nwrote 10 captions to c.csv\n"
     )
-    assert f"note: left photos/val00001.png: {others}\n" in result.stderr
+    assert f"note: kept photos/val00001.png: {others}\n" in result.stderr
 
 
 def test_a_missing_exiv2_is_named_before_any_work(
@@ -570,7 +570,7 @@ def test_a_description_leaves_all_else_of_a_picture_and_that_of_others(
             assert image.read_iptc()["Iptc.Application2.Caption"] == "ein Hündchen läuft"
         assert image.read_exif()["Exif.Image.Orientation"] == "6"
     assert describe_picture(path, "ein Hündchen läuft") == ""
-    assert "has another description" in describe_picture(path, "a dog")
+    assert "a different description" in describe_picture(path, "a dog")
     monkeypatch.setattr(os, "access", lambda *args: False)
     assert "may not be written to" in describe_picture(path, "ein Hündchen läuft")
     assert path.read_bytes() == after

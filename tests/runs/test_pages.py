@@ -177,7 +177,7 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
         for text in row:
             assert text in page
     assert re.search(
-        r"perplexity</dt>.*?leave the model as unsure.*?log-likelihood", page, re.DOTALL
+        r"perplexity</dt>.*?equally likely next words.*?log-likelihood", page, re.DOTALL
     )
 
 

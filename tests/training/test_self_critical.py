@@ -426,8 +426,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "distinct" in output
     assert (
         output.count(
-            "second stage: training on the score of captions that it makes of 60 pictures, from"
-            " CIDEr 0."
+            "second stage: training on the score of its captions of 60 pictures, from CIDEr 0."
         )
         == 1
     )
@@ -623,8 +622,8 @@ class TestStages:
         json.loads(result.stdout)
         assert (
             result.stderr
-            == f"note: {out} has only its first stage so far, cross entropy: opened with the best"
-            " of that, epoch 1 of 2\n"
+            == f"note: {out} has only its first stage so far, cross entropy: opened at its best"
+            " epoch, 1 of 2\n"
         )
         assert open_run(out).meta["epoch"] == 1
         assert ["has only its first stage so far" in one for one in caplog.messages] == [True]

@@ -72,7 +72,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAME",
     default="val",
     show_default=True,
-    help="Without pictures: the split to take them from.",
+    help="Split to caption if no pictures are given.",
 )
 @click.option(
     "-n",
@@ -87,14 +87,14 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     "--data",
     metavar="FILE",
     type=PATH,
-    help="Another dataset file to take them from. Default: the run's own data.",
+    help="Dataset file of the split. Default: the run's data.",
 )
 @click.option(
     "--explain",
     is_flag=True,
     help=(
-        "Also print why each ranked caption was chosen: similar training photos, candidates and the"
-        " parts of their scores."
+        "Also print the reasons for each ranked caption: similar training photos, candidates and"
+        " the parts of their scores."
     ),
 )
 @output_options
@@ -113,20 +113,21 @@ def caption(
 ) -> None:
     """Caption pictures with a run.
 
-    PICTURES are files, folders (searched recursively) and http or https URLs. Without any, pictures
-    of a split are captioned and shown with a reference. RUN must know its encoder: its pictures
-    were generated, or encoded by 'prepare --pictures', or --encoder was named beside --features.
+    PICTURES are files, folders (searched recursively) and http or https URLs. Without PICTURES, the
+    command captions pictures of a split and shows a reference for each. To caption new pictures, RUN
+    needs an encoder: from generated pictures, 'prepare --pictures' or 'prepare --features
+    --encoder'.
 
-    Pictures that cannot be read or downloaded are named on standard error and skipped. The exit
-    status is 1 if none could be read. A URL may have 20 seconds and 20 MB.
+    Unreadable pictures are reported on standard error and skipped. The exit status is 1 if no
+    picture could be read. Downloads stop at 20 s or 20 MB.
 
-    Outputs can be combined. Those that are given instead of printing are written as captions are
-    made, of any number of pictures. A file that an earlier command began, such as a table, goes on:
-    pictures that it has are left out of the other outputs too. It takes captions of one run and its
-    options. NAME.skipped.csv next to it has what failed, which the same command tries again.
+    Outputs can be combined. Those that replace printing write each caption at once, for any number
+    of pictures. The same command continues a table: it skips pictures in the table, for the other
+    outputs too, and retries those in NAME.skipped.csv. A table holds captions of one run with one
+    set of options.
 
-    If the run has an index of training photos, its captions come from a beam search, ranked by
-    similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
+    The default decoding is a beam search ranked by similar photos, if the run has an index of
+    training photos; else it is greedy. --explain shows why a ranked caption was chosen.
     --temperature, --top-k and --top-p sample words.
     """
     check_rules()

@@ -56,18 +56,16 @@ EXAMPLES = examples(
     "--data",
     metavar="FILE",
     type=PATH,
-    help="Another dataset file, encoded with the run's vocabulary. Default: the run's own data.",
+    help="Another dataset file, which is encoded with the run's vocabulary. Default: the run's data.",
 )
-@click.option(
-    "--split", metavar="NAME", default="val", show_default=True, help="The split to score."
-)
+@click.option("--split", metavar="NAME", default="val", show_default=True, help="Split to score.")
 @click.option(
     "--against",
     metavar="FOLDER",
     type=PATH,
     help=(
-        "Another run folder: also score its captions of the same pictures, and print a 95 % interval"
-        " of each difference."
+        "Run folder to compare with, on the same pictures; prints a 95 % interval of each"
+        " difference."
     ),
 )
 @click.option(

@@ -31,18 +31,18 @@ from xpcap.runs import open_run
     "--onnx",
     metavar="FOLDER",
     type=PATH,
-    help="The folder to write ONNX files to; it must not exist.",
+    help="New folder for ONNX files.",
 )
 @click.option(
     "--web",
     metavar="FOLDER",
     type=PATH,
-    help="The folder to write a web page to; it must not exist.",
+    help="New folder for a web page.",
 )
 @click.option(
     "--weights",
     type=Value(Names(WEIGHTS)),
-    help="Type of the stored matrices. Default: float32, of a page float16.",
+    help="Type of the stored matrices. Default: float32; with --web float16.",
 )
 @click.option(
     "--with-encoder",
@@ -55,8 +55,8 @@ from xpcap.runs import open_run
     "--runtime",
     type=PATH,
     help=(
-        f"npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder. Default:"
-        " the one here, where npm leaves it."
+        f"With --web: npm's package onnxruntime-web {RUNTIME_VERSION}, as .tgz or folder. Default:"
+        " the package in the current folder, where npm puts it."
     ),
 )
 def export(
@@ -67,17 +67,16 @@ def export(
     with_encoder: bool,
     runtime: Path | None,
 ) -> None:
-    """Write a run's model as ONNX, or as a page that captions in the browser.
+    """Export a run as ONNX or as a web page.
 
     --onnx: start.onnx computes the initial state from features, step.onnx the next word's scores
     and state, greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them
-    without xpcap: docs/howto/export.md has names, shapes and code. The export is the run's model,
-    decoded greedily, without its ranking. 'evaluate --greedy' scores its captions.
+    without xpcap; docs/howto/export.md lists names and shapes, with code. The export decodes
+    greedily, without the run's ranking; 'evaluate --greedy' scores its captions.
 
-    --web: a folder for any web server, such as 'python -m http.server'. The page captions pictures
-    that are dropped, pasted, chosen or photographed, and ranks captions as the run does. It
-    computes with onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION'
-    downloads it.
+    --web: a folder for any web server, such as 'python -m http.server'. The page captions dropped,
+    pasted, chosen or photographed pictures, and ranks captions like the run. It needs
+    onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION' downloads it.
     """
     check_rules()
     begin()
@@ -90,10 +89,7 @@ def export(
         weights = weights or "float32"
         exported = export_onnx(opened_run, onnx, weights=weights, with_encoder=with_encoder)
         if opened_run.ranker is not None:
-            note(
-                f"{opened_run.name} ranks the captions of a beam; the export is its model alone, and"
-                " decodes greedily"
-            )
+            note(f"{opened_run.name} ranks captions; the export does not, and decodes greedily")
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]
     click.echo(table(rows))
     click.echo(f"{weights} weights, opset {exported.opset}")

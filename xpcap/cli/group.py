@@ -222,7 +222,7 @@ def main() -> None:
 
     Start with 'train': without data it generates pictures of shapes, trains a captioner on them and
     shows its captions. 'COMMAND --help' has examples. Exit status: 0 done; 1 failed; 2 wrong usage;
-    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP; 141 nobody reads the output any more.
+    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP; 141 closed output pipe.
     """
     # Captions may hold characters that the terminal cannot show
     if isinstance(sys.stdout, io.TextIOWrapper):

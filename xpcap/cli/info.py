@@ -30,8 +30,8 @@ from xpcap.threads import cores
 def info(file: Path | None, as_json: bool) -> None:
     """Show usable backends, or the content of a file.
 
-    FILE is a dataset file, a coco_captioning folder or a run folder. Without it, the backends of
-    this machine are shown, with the reason if one is not usable.
+    FILE is a dataset file, a coco_captioning folder or a run folder. Without FILE, the command shows
+    this machine's backends, with a reason for each unusable one.
     """
     if file is None:
         _print_machine(as_json)
@@ -73,7 +73,7 @@ def _print_machine(as_json: bool) -> None:
     if cuda := status["cupy"].cuda:
         click.echo(f"{named()} for {cuda}")
     if without_kernels and status["cupy"].usable:
-        click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(without_kernels)}")
+        click.echo(f"without xpcap's CUDA kernels, computed by CuPy: {', '.join(without_kernels)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(

@@ -21,27 +21,27 @@ MAX_STEM = 80  # characters of a picture's name in that of its page
 )
 @click.argument("run", type=PATH)
 @click.argument("picture", metavar="PICTURE|URL", type=PictureOrUrl())
-@click.option("--caption", metavar="TEXT", help="Words to read instead of the run's caption.")
+@click.option("--caption", metavar="TEXT", help="Caption to trace instead of the run's own.")
 @click.option(
     "--out",
     type=PATH,
     help=(
-        "The page to write; an existing file is never overwritten. Default: look-PICTURE.html, or a"
-        " fresh look-PICTURE-N.html."
+        "Page to write; never overwrites a file. Default: look-PICTURE.html, or"
+        " look-PICTURE-N.html if that exists."
     ),
 )
 @backend_option
 def look(
     run: Path, picture: str | Path, caption: str | None, out: Path | None, backend: str | None
 ) -> None:
-    """Write a page of what happens inside the cell as a run captions a picture.
+    """Write a page of gates, states and gradients for one caption.
 
-    The page shows the likeliest next words at each step, the gates and states of every unit, the
-    share of saturated units, and the gradient of a word's loss back through time, before training
-    and after. It is one file, without scripts or links to the network.
+    For each step the page shows the likeliest next words, the gates and states of every unit, the
+    share of saturated units, and the gradient of a word's loss through time, before and after
+    training. It is one file, without scripts or network links.
 
-    The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
-    model.trace(features, captions) returns the same arrays.
+    Without --caption the picture is captioned as by 'caption'. In Python, model.trace(features,
+    captions) returns the same arrays.
     """
     stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MAX_STEM] or "picture"
     path = out or first_free(Path(), f"look-{stem}", ".html")

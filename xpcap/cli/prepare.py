@@ -54,7 +54,7 @@ def default_text(name: str, option: Option) -> str:
     "--out",
     type=PATH,
     required=True,
-    help="Dataset file to write. An existing file is never overwritten.",
+    help="Dataset file to write; never overwrites a file.",
 )
 @field_options(
     {**described(PrepareOptions), **COLUMNS},
@@ -70,9 +70,9 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. New pictures
-    can be captioned by a run that knows its encoder: pictures were encoded here, or --encoder names
-    the one of --features, which 16 of the --pictures then check.
+    skipped, counted and listed in NAME.skipped.csv, next to the dataset file. To caption new
+    pictures, a run needs an encoder: from --pictures, or from --features with --encoder, which is
+    then checked on 16 of the --pictures.
     """
     check_rules()
     columns = Columns(**{name: given.pop(name) for name in COLUMNS})
@@ -90,8 +90,8 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     except (KeyboardInterrupt, OSError) as stop:
         if path.exists():
             stop.add_note(
-                f"{path} holds the features that were made; the same command continues from there,"
-                " and removes it at the end"
+                f"{path} holds the finished features; the same command continues from there and"
+                " removes the file at the end"
             )
         raise
     path.unlink(missing_ok=True)
@@ -105,15 +105,15 @@ def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
     if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
         much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
-            f"note: {number:,} pictures to learn from are {much}: captions begin to fit at about"
+            f"note: {number:,} training pictures are {much}: captions begin to fit at about"
             f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
             " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
         click.echo(
-            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from"
-            f" are unknown; {more} would keep more"
+            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"
+            f" unknown; {more} would keep more"
         )
 
 
@@ -132,7 +132,7 @@ def _describe(
     for line in report.lines():
         click.echo(f"skipped {escape_control(line)}")
     if report.omissions:
-        click.echo(f"{skipped} has all that was skipped, with the reasons")
+        click.echo(f"{skipped} lists all skipped items with reasons")
     click.echo(describe_data(out, data))
     for name, split in data.splits.items():
         if split.views > 1:

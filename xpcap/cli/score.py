@@ -26,9 +26,10 @@ from xpcap.runs import score_captions
 def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: bool) -> None:
     """Score captions from any source.
 
-    CAPTIONS is a JSON file: an object of picture and caption; a list of objects with 'caption' and
-    'image', 'image_id' or 'file_name', as in COCO's evaluation; or the output of 'evaluate --json'.
-    Every picture of the split needs one caption. Scores that need a model are left out.
+    CAPTIONS is a JSON file: an object that maps pictures to captions; a list of objects with
+    'caption' and 'image', 'image_id' or 'file_name', as in COCO's evaluation; or the output of
+    'evaluate --json'. Every picture of the split needs one caption. Scores that need a model are
+    omitted.
     """
     if csv is not None:
         require_new_file("score", csv, ".csv")
@@ -39,8 +40,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
         write_new("score", csv, scores.to_csv())
     if found.others:
         click.echo(
-            f"score: {found.others:,} captions are of no picture of split {split!r}, and are"
-            " left out",
+            f"score: {found.others:,} captions match no picture of split {split!r}, and are left out",
             err=True,
         )
     if as_json:

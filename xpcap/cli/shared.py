@@ -71,7 +71,7 @@ def run_argument(command: Function) -> Function:
 
 
 class PictureOrUrl(click.Path):
-    """A URL, as text, or a path, which need not be readable and is no run folder."""
+    """A URL, as text, or a path, which need not be readable and is not a run folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
@@ -140,7 +140,7 @@ def _numbers(kind: object) -> str:
 
 
 def examples(*lines: str) -> str:
-    """Examples for the foot of a help page, one command a line; an indented line continues one."""
+    """Examples for the foot of a help page, one command per line; an indented line continues one."""
     shown = [line if line.startswith(" ") else f"  xpcap {line}" for line in lines]
     return "\b\nExamples:\n" + "\n".join(shown)
 
@@ -205,8 +205,7 @@ def json_option(command: Function) -> Function:
 
 def csv_option(command: Function) -> Function:
     text = (
-        "Also write a table with one row per picture: caption and scores. Must end in .csv; an"
-        " existing file is never overwritten."
+        "Also write a .csv table with caption and scores of each picture; never overwrites a file."
     )
     return click.option("--csv", type=PATH, help=text)(command)
 

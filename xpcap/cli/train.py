@@ -75,15 +75,15 @@ def _text(value: object) -> str:
     type=Value(Names(("auto", "off"))),
     default="off",
     help=(
-        "On a GPU, launch the steps of small batches as a CUDA graph; auto tests it on the GPU before"
-        " it is used, and says what it found. No result changes.  [default: off]"
+        "CUDA graphs for the steps of small batches; auto tests them on the GPU first and reports the"
+        " outcome. Results stay the same.  [default: off]"
     ),
 )
 @click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    help="Print all options, which also go to config.json in the run folder.",
+    help="Print all options, as in the run folder's config.json.",
 )
 def train(
     data: Path | None, backend: str | None, graphs: str, verbose: bool, **options: Any
@@ -93,14 +93,14 @@ def train(
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
     of shapes are generated.
 
-    The result is a run folder with the parameters of the best epoch (see --select) and of the
-    latest. When training ends, the best ones caption the val split and are scored. Open index.html
-    in the run folder for captions, scores and curves.
+    Writes a run folder with the parameters of the best epoch (see --select) and of the latest. After
+    training, captions of the val split with the best parameters are scored. Open index.html in the
+    run folder for captions, scores and curves.
 
     Ctrl-C, SIGTERM and SIGHUP (unless under nohup) finish the step, save, and exit with 130, 143 or
-    129; a second Ctrl-C exits at once. If the reader of the output has gone, as in a pipe into
-    'head', training saves and exits with 141. With --resume the same command begins a run and
-    continues it after any interruption; options that you leave out are the run's.
+    129; a second Ctrl-C exits at once. If the output pipe closes, as in a pipe into 'head', training
+    saves and exits with 141. With --resume the same command begins a run and continues it after any
+    interruption, with the run's options as defaults.
     """
     _refuse_captions(data)
     group = begin(on_notice=say)
@@ -125,13 +125,11 @@ def train(
         if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
-                print_how_to_continue(
-                    "nobody reads the output any more, so training was stopped, and saved"
-                )
+                print_how_to_continue("output pipe closed; training stopped and saved")
         raise closed
     except OSError as error:
         if find_file(str(recipe.out), LAST):
-            error.add_note(f"what was trained is saved; continue with: {resume_command}")
+            error.add_note(f"training is saved; continue with: {resume_command}")
         raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
@@ -218,7 +216,7 @@ class Progress(Watcher):
         start = "" if score is None else f"CIDEr {score:.3f} on val"
         if self._second:
             say(
-                "second stage: training on the score of captions that it makes of"
+                "second stage: training on the score of its captions of"
                 f" {len(train.images):,} pictures{start and f', from {start}'}"
             )
         else:
@@ -280,8 +278,8 @@ class Progress(Watcher):
         if steps_left > 0:
             seconds = steps_left * (self._last[1] - origin[1]) / steps_done
             line += (
-                f", about {duration(seconds)} as the first {counted(steps_done, 'step')} went, plus the"
-                " scores after each epoch"
+                f", about {duration(seconds)} at the speed of the first {counted(steps_done, 'step')}, plus"
+                " the scores after each epoch"
             )
         score_epochs = self._options.score_epochs
         if not self._second and self._options.objective == CROSS_ENTROPY and score_epochs:

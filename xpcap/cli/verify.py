@@ -56,13 +56,13 @@ COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
 MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Check xpcap's numbers, or grade students' code.")
 @click.option(
     "--against",
     metavar="PATH",
     help=(
-        "Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as cs231n, or"
-        " a dotted module name."
+        "Code to grade: a file such as rnn_layers.py, a folder such as cs231n, or a dotted module"
+        " name."
     ),
 )
 @click.option(
@@ -71,8 +71,8 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     metavar="FOLDER",
     type=PATH,
     help=(
-        "Grade each entry of a folder, a student's folder or file, also as Canvas and Moodle name"
-        " them."
+        "Folder of submissions to grade: one folder or file per student, or files with Canvas's or"
+        " Moodle's names."
     ),
 )
 @click.option(
@@ -80,9 +80,8 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     metavar="FOLDER",
     type=PATH,
     help=(
-        "Of --class: a new folder, for NAME.html and NAME.json of each student, class.json with the"
-        " seed, and class.csv of all, which is written last; or the folder of a grading that was"
-        " interrupted."
+        "With --class: new folder for the reports, NAME.html and NAME.json per student, the seed in"
+        " class.json and the table class.csv; or the folder of an interrupted grading."
     ),
 )
 @click.option(
@@ -90,8 +89,8 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     metavar="FILE",
     type=PATH,
     help=(
-        "Of --class: names, one a line, or CSV with a column student, name or full name. Who handed"
-        " in nothing gets zero."
+        "With --class: student names, one per line, or CSV with a column student, name or full name."
+        " Missing submissions score zero."
     ),
 )
 @click.option(
@@ -99,44 +98,43 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     metavar="N",
     type=Value(COUNT),
     help=(
-        "Of --class: students that are judged at a time; the code of two never runs at the same"
-        f" time. Default: the number of cores.  [{COUNT}]"
+        "With --class: students graded in parallel; only one student's code runs at a time."
+        f" Default: the number of cores.  [{COUNT}]"
     ),
 )
 @click.option(
     "--expect",
     metavar="LIST",
     help=(
-        "Of a grading: modules that the 100 points are of; a missing one earns none. Of"
-        f" {', '.join(KNOWN)}. Default: {','.join(HANDED_IN)}; of a file alone, those that it"
-        " defines."
+        f"Modules to score, out of 100 points: {', '.join(KNOWN)}. A missing module scores zero."
+        f" Default: {','.join(HANDED_IN)}; for a single file, the modules that it defines."
     ),
 )
 @click.option(
     "--only",
     metavar="PATTERN",
     multiple=True,
-    help=("Of --against: grade only functions that match, such as 'lstm_*'. Repeatable."),
+    help="With --against: grade only matching functions, such as 'lstm_*'. Repeatable.",
 )
 @click.option(
     "--gradescope",
     metavar="FILE",
     type=PATH,
-    help="Of --against: also write points as Gradescope's results.json, a new file.",
+    help="With --against: also write a new file with points in Gradescope's results format.",
 )
 @click.option(
     "--html",
     metavar="FILE",
     type=PATH,
-    help="Of --against: also write a page for the student, a new file.",
+    help="With --against: also write a new HTML report for the student.",
 )
 @click.option(
     "--seed",
     metavar="N",
     type=Value(SEED),
     help=(
-        "Of a grading: inputs are drawn from it and from all files that were handed in. Default:"
-        f" drawn, and written down: of a class in class.json.  [{SEED}]"
+        "Grading: seed of the inputs, which also depend on the submitted files. Default: a random"
+        f" seed, which the report or class.json records.  [{SEED}]"
     ),
 )
 @click.option(
@@ -145,7 +143,7 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     type=Value(POSITIVE),
     default=10.0,
     show_default=True,
-    help=f"Of a grading: time limit of the checks of a function.  [{POSITIVE}]",
+    help=f"Grading: time limit in seconds for the checks of one function.  [{POSITIVE}]",
 )
 @click.option(
     "--memory",
@@ -153,12 +151,12 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     type=Value(POSITIVE),
     default=2.0,
     show_default=True,
-    help=f"Of a grading: memory limit in GB (Linux).  [{POSITIVE}]",
+    help=f"Grading: memory limit in GB (Linux).  [{POSITIVE}]",
 )
 @click.option(
     "--require-confinement",
     is_flag=True,
-    help="Of a grading: refuse where the system cannot confine the code.",
+    help="Grading: refuse to run code without confinement.",
 )
 @backend_option
 @json_option
@@ -176,20 +174,20 @@ def verify(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Check published numbers and gradients on a backend, or grade students' code.
+    """Check reference values and gradients on a backend, or grade students' code.
 
-    Compares results with the values that CS231n publishes, and gradients with finite differences:
-    one row each, with its error and tolerance. On CuPy, training steps are also compared with
-    NumPy's, and repeated. The exit status is 1 if any row fails.
+    Compares results with CS231n's reference values, and gradients with finite differences. Each row
+    shows an error and its tolerance. On CuPy, training steps are also compared with NumPy's, and
+    repeated. The exit status is 1 if any row fails.
 
-    --against grades a student's layers, captioner, update rules and solver instead. A function that
-    fails is shown with the wrong output, the kind of mistake and advice. The first line says if
-    nothing confined the code: see SECURITY.md. The exit status is 1 if any function fails.
+    --against grades a student's layers, captioner, update rules and solver instead, on NumPy only.
+    A failed function is shown with the wrong output, the kind of mistake and advice. The first line
+    warns if the code ran unconfined: see SECURITY.md. The exit status is 1 if any function fails.
 
-    --class grades a folder of submissions and goes on whatever happens to one. Reports are written
-    as students are graded, into a new folder; what has to wait until all layers have their marks is
-    pending in them and completed then. After an interruption the same command goes on. The exit
-    status is 1 if the grader itself failed for a student.
+    --class grades a folder of submissions, also on NumPy only, and continues if one fails. It writes
+    reports during grading; loops and captioners stay pending until all layers are graded. The same
+    command continues an interrupted grading. The exit status is 1 if the grader itself failed for
+    any student.
     """
     check_rules()
     if against is None and whole_class is None:
@@ -246,13 +244,15 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
     except (KeyboardInterrupt, OSError) as stop:
         if out.exists():
             count_text = f"{len(notices)} {'student' if len(notices) == 1 else 'students'}"
-            stop.add_note(f"{out} holds complete reports of {count_text}; the same command goes on")
+            stop.add_note(
+                f"{out} holds complete reports of {count_text}; the same command continues"
+            )
         raise
     if names and (unlisted := not_on(names, [graded.student for graded in students])):
         note(f"not on the roster: {', '.join(unlisted)}")
     click.echo(f"wrote {out / TABLE}: {len(students)} students; the seed is in {out / BEGUN}")
     if failed := [graded.student for graded in students if graded.failure]:
-        note(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
+        note(f"the grader failed for {', '.join(failed)}: this zero is not a mark")
         sys.exit(1)
 
 

@@ -37,7 +37,7 @@ class Source:
     encoder: str | None = option(Text(), None, "Name of the encoder; new pictures need it.")
     pictures: str | None = option(Text(), None, "Folder of the pictures; pages look there.")
     generated: str | None = option(Text(), None, "Kind of generated data.")
-    seed: int | None = option(Whole(0, LARGEST), None, "Of generated or drawn data.")
+    seed: int | None = option(Whole(0, LARGEST), None, "Seed of generated or drawn data.")
     record: Mapping[str, Any] = field(default_factory=dict)  # whatever else JSON can hold
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ class CaptionData:
 
     @property
     def max_words(self) -> int:
-        """Most words of a caption, START and END not counted."""
+        """Maximum caption length in words, without START and END."""
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
         rows : array (n,), int
             Row numbers; repeats are allowed.
 
@@ -227,7 +227,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
         captions : array (N,), int
             Numbers of captions of this split.
 
@@ -256,7 +256,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
 
         Returns
         -------
@@ -273,7 +273,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
         captions : array (n,), int, or None
             Numbers of captions of this split. None: all.
 
@@ -304,7 +304,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
 
         Returns
         -------
@@ -321,7 +321,7 @@ class CaptionData:
         Parameters
         ----------
         name : str
-            Of a split.
+            Name of the split.
         words : sequence of list of str, or None
             The split's captions as `words` returns them, if the caller has them already.
 
@@ -351,7 +351,7 @@ class CaptionData:
         ----------
         vocabulary : Vocabulary
         name : str
-            Of a split.
+            Name of the split.
         words : sequence of sequence of str, or None
             The split's captions as `words` returns them, if the caller has them already; tokenising
             takes long.

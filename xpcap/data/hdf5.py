@@ -225,9 +225,9 @@ def _check_names(data: CaptionData) -> None:
     for name, split in data.splits.items():
         got = expected = ""
         if not may_name_a_split(name):
-            got, expected = "is no name", f"letters, digits and _, none of {', '.join(RESERVED)}"
+            got, expected = "is not a name", f"letters, digits and _, none of {', '.join(RESERVED)}"
         elif not all(map(is_text, split.images)):
-            got, expected = "has a picture name that is no text", "names that UTF-8 can hold"
+            got, expected = "has a picture name that is not text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
             got, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
         elif not all(map(has_word, data.texts(name))):

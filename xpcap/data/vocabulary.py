@@ -115,7 +115,7 @@ class Vocabulary:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
             thing = f"{error.object[error.start]!r} {among}"
-            raise DataError("Vocabulary", thing, "is no character", "UTF-8 text") from error
+            raise DataError("Vocabulary", thing, "is not a character", "UTF-8 text") from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
             thing, got = f"{malformed[0][:60]!r} {among}", "is empty or has white space in it"
             raise DataError("Vocabulary", thing, got, "single words")

@@ -42,23 +42,21 @@ class Beam(Policy):
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
     """
 
-    width: int = option(Whole(1), 5, "Beam search with this many hypotheses.")
+    width: int = option(Whole(1), 5, "Beam search with this number of hypotheses.")
     _: KW_ONLY
     length_penalty: float = option(
         Real(0, 10),
         1.0,
-        "Of a beam: rank captions by log-probability / words to this power; 0 prefers short ones.",
+        "Beam length normalisation: exponent of the word count; 0 favours short captions.",
     )
     n_best: int = option(
-        Whole(1), 1, "Of a beam: return this many captions, the best, with log-probabilities."
+        Whole(1), 1, "With a beam: number of best captions to return, with log-probabilities."
     )
-    groups: int = option(
-        Whole(1), 1, "Of a beam: divide it into this many groups, with different captions."
-    )
+    groups: int = option(Whole(1), 1, "With a beam: number of groups, whose captions differ.")
     diversity: float = option(
         Real(0, 1000),
         0.5,
-        "Of groups: penalty for a word that an earlier group chose in the same step.",
+        "With groups: penalty for each word that an earlier group chose at the same step.",
     )
 
     rowwise = False

@@ -53,7 +53,7 @@ class WordIds(OptionKind):
 
 
 def require_policy(caller: str, policy: object) -> None:
-    """Raise InvalidTypeError if `policy` is none, but its name, say, or its class."""
+    """Raise InvalidTypeError unless `policy` is a Policy, not its name or class."""
     if not isinstance(policy, Policy):
         expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
         raise InvalidTypeError(caller, "policy", f"is {policy!r}", expected)
@@ -74,16 +74,16 @@ class Policy:
     The fields are those of Greedy.
     """
 
-    max_length: int = option(Whole(1), 30, "Most words in a caption, END included.", role=PYTHON)
+    max_length: int = option(Whole(1), 30, "Maximum length in words, END included.", role=PYTHON)
     forbid: Sequence[int] = option(
-        WordIds(), (), "Ids of words that are never chosen, from any iterable.", role=PYTHON
+        WordIds(), (), "Ids of banned words, from any iterable.", role=PYTHON
     )
-    least_length: int = option(Whole(0), 0, "Shortest caption, in words; END is not counted.")
+    least_length: int = option(Whole(0), 0, "Minimum length in words, without END.")
     no_repeat_trigram: bool = option(
-        Flag(), False, "Never generate the same three words twice in a caption."
+        Flag(), False, "Never repeat a sequence of three words within a caption."
     )
     no_stutter: bool = option(
-        Flag(), False, "Never generate one to three words twice in a row.", role=PYTHON
+        Flag(), False, "Never repeat one to three words immediately.", role=PYTHON
     )
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Policy:
 
     @property
     def title(self) -> str:
-        """The policy and its own options in words; the limits of every policy are no part of it."""
+        """The policy and its own options in words; without the limits common to all policies."""
         steps = ("choose", "start", "finished", "select")
         if all(getattr(type(self), step) is getattr(Policy, step) for step in steps):
             return "greedy"
@@ -234,14 +234,14 @@ class Sampling(Policy):
     temperature: float = option(
         Real(1e-3, cause="for the likeliest words decode greedily"),
         1.0,
-        "Sample words; above 1 flattens the distribution, below 1 sharpens it.",
+        "Sample words at this temperature: above 1 flattens the distribution, below 1 sharpens it.",
     )
     _: KW_ONLY
-    top_k: int | None = option(Whole(1), None, "Sample from this many of the likeliest words.")
+    top_k: int | None = option(Whole(1), None, "Sample from this number of likeliest words.")
     top_p: float | None = option(
         Real(1e-6, 1, cause="it is a probability"),
         None,
-        "Sample from the likeliest words that together reach this probability.",
+        "Sample from the likeliest words up to this total probability.",
     )
     seed: int = option(SEED, 0, "Sample words with this seed.")
 

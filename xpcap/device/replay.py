@@ -163,7 +163,7 @@ class Replay(Generic[T]):
             reason = str(error)
         self._run_list()
         if not reason and graph_bits != self._bits():
-            reason = "it gives other bits than the same launches one by one"
+            reason = "its results differ from those of separate launches"
         if reason:
             self.refused = reason
             text = (
@@ -171,9 +171,7 @@ class Replay(Generic[T]):
             )
         else:
             self._graph = graph
-            text = (
-                f"a CUDA graph of {len(self.nodes)} launches gives their bits; steps run as graphs"
-            )
+            text = f"CUDA graph of {len(self.nodes)} launches is bit-identical; enabled"
         say(f"xpcap: {text}", err=True)
 
     def _bits(self) -> list[bytes]:

@@ -47,7 +47,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_N
 
 
 def timeout() -> float:
-    """Seconds that a rank waits for the others; OptionError if the variable is no such number."""
+    """Seconds that a rank waits for the others; OptionError if the variable is not such a number."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else SECONDS

@@ -39,7 +39,7 @@ def local_path(text: str) -> Path | None:
 
 
 def download(url: str, timeout: float) -> bytes:
-    """The content of a URL, for `read_url`, whose name and errors it has."""
+    """Download a URL for `read_url`, with its name in errors."""
     body: Future[bytes] = Future()
     web = _Web()
 
@@ -96,7 +96,7 @@ def _ascii_url(url: str) -> str:
     """A URL in ASCII, of one as people paste it. DataError : it is neither http nor https."""
     parts = urlsplit(url)
     if not is_url(url) or not parts.hostname or parts.port == 0:
-        raise DataError("read_url", url, "is no URL", expected="one of http or https")
+        raise DataError("read_url", url, "is not a URL", expected="one of http or https")
     host = unquote(parts.netloc.rpartition("@")[2]).encode("idna").decode()
     return quote(parts._replace(netloc=host).geturl(), safe=punctuation)
 

@@ -146,8 +146,8 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
 ONNX = EncoderSpec(
     "onnx:FILE",
     _onnx_file,
-    licence="not stated; it is a file of your own",
-    help="a network of your own",
+    licence="not stated; it is a custom file",
+    help="a custom network",
     options=("size", "mean", "std", "output", "grid", "sha256"),
     extra="images",
     packages=("onnxruntime",),

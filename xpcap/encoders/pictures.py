@@ -58,7 +58,7 @@ def scheme_of(text: object) -> str:
 
 
 def is_url(text: object) -> bool:
-    """True for the text of an http or https URL, which is no path."""
+    """True for the text of an http or https URL, as opposed to a path."""
     return scheme_of(text) in ("http", "https")
 
 

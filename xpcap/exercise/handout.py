@@ -182,7 +182,7 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
-            "handout", path, f"is no notebook ({error})", expected="a file of Jupyter's, .ipynb"
+            "handout", path, f"is not a notebook ({error})", expected="a file of Jupyter's, .ipynb"
         ) from None
     names = "|".join(sorted(owned))
     takes = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"

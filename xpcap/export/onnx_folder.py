@@ -140,7 +140,7 @@ def _network_of(run: Run) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
     encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):
-        got = f"has the encoder {encoder.name!r}, which is no ONNX graph"
+        got = f"has the encoder {encoder.name!r}, which is not an ONNX graph"
         cause = f"leave `with_encoder` out, and give {GREEDY} its features"
         raise DataError("export_onnx", run.path, got, "efficientnet-lite2 or onnx:FILE", cause)
     return encoder

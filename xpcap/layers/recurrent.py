@@ -1,4 +1,4 @@
-"""The fast form of a cell, with one product a step, and its loop over packed rows.
+"""The fast form of a cell, with one product per step, and its loop over packed rows.
 
     a = x @ Wx + b              of all rows, one product before the loop
     at each step, of the n sequences alive:
@@ -48,7 +48,7 @@ class RowsCache(NamedTuple):
 
 
 class Pointwise(Cell):
-    """The fast form of a cell: one product a step, h @ Wh, and all but that product.
+    """The fast form of a cell: one product per step, h @ Wh, and all but that product.
 
     `equation` and `gradient` are pure, and enough: the loop runs them on any library. Versions in
     place for NumPy may be added. The parameters are Wx (W, G), Wh (H, G) and b (G,), with H columns

@@ -1,4 +1,4 @@
-"""A step, and a whole sequence (N, T, D), of a cell with one product a step, from its inputs x.
+"""A step, and a whole sequence (N, T, D), of a cell with one product per step, from its inputs x.
 
 Whoever imports a layer gets these: the course's functions in lstm.py, rnn.py and gru.py call them.
 """

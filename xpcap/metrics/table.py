@@ -22,8 +22,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "bleu",
         "BLEU-1..4",
-        "share of its words, and of its runs of 2, 3 and 4 words, that people used of the same"
-        " picture too; 1 at best",
+        "share of its words and sequences of 2, 3 and 4 words that human captions of the picture"
+        " contain; 1 at best",
         "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture",
         bleu,
         hub=Hub("bleu4", "bleu", "BLEU-4"),
@@ -31,8 +31,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "unigram_bleu",
         "unigram BLEU",
-        "share of its words that one person used of the same picture, mean over all who wrote; 1 at"
-        " best",
+        "share of its words that one human caption of the picture contains, mean over these captions;"
+        " 1 at best",
         "the course's: sentence BLEU of single words, each caption as the one reference, START, END"
         " and UNK removed, mean over all",
         course_bleu,
@@ -41,7 +41,7 @@ METRICS: tuple[Metric, ...] = (
     per_picture(
         "rouge_l",
         "ROUGE-L",
-        "how much of what people wrote is in the caption, in the same order; 1 at best",
+        "overlap with human captions in word order; 1 at best",
         "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
         " references, beta 1.2, words as for BLEU",
         rouge_l,
@@ -50,8 +50,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "cider",
         "CIDEr (CIDEr-D)",
-        "how much it says of what people say of this picture and not of others; 0: nothing, the"
-        " more the better",
+        "consensus with human captions, where distinctive words count more; 0: none, the higher the"
+        " better",
         "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma"
         " 6; document frequencies of these references, words as for BLEU, not stemmed",
         lambda references, captions: averaged("cider", CiderD(references).scores(captions)),
@@ -60,7 +60,7 @@ METRICS: tuple[Metric, ...] = (
     of_corpus(
         "distinct",
         "distinct captions",
-        "captions that differ from one another, as a share of the pictures",
+        "different captions as a share of the pictures",
         "number of different captions divided by the number of pictures",
         lambda captions: len(set(map(tuple, captions))) / max(len(captions), 1),
     ),
@@ -99,7 +99,7 @@ def of_train(
         Metric(
             "novel",
             "novel captions",
-            "share of captions that nobody wrote of a picture it learnt from",
+            "share of captions absent from the training captions",
             "share of captions that are, word for word, no caption of the train split as the data"
             " file encodes it",
             partial(novel, encoded),
@@ -108,7 +108,7 @@ def of_train(
         Metric(
             "unseen_bigrams",
             "unseen bigrams",
-            "share of pairs of neighbouring words that nobody wrote of a picture it learnt from",
+            "share of pairs of neighbouring words absent from the training captions",
             "share of the pairs of neighbouring words, start and end of a caption counted as words,"
             " that are in no caption of the train split; over all captions",
             partial(unseen_bigrams, statistics.bigrams),

@@ -56,7 +56,7 @@ def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
     content = parse_json(caller, text)
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
-    check_json(caller, "", content, (BY_NAME, [ENTRY]), "one caption a picture")
+    check_json(caller, "", content, (BY_NAME, [ENTRY]), "one caption per picture")
     if isinstance(content, dict):
         return list(content.items())
     pairs = []

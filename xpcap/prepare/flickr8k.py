@@ -1,4 +1,4 @@
-"""The token files of Flickr8k and Flickr30k: a caption a line, ``NAME#K<TAB>CAPTION``."""
+"""The token files of Flickr8k and Flickr30k: one caption per line, ``NAME#K<TAB>CAPTION``."""
 
 import re
 from collections.abc import Iterator

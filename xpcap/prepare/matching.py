@@ -42,7 +42,7 @@ class PictureFolder:
 
     Pictures whose names are no text are not among `pictures`, but `unnamed`: no data set holds them.
 
-    DataError : it is no folder, or cannot be read; or the names are text, in an encoding that the
+    DataError : it is not a folder, or cannot be read; or the names are text, in an encoding that the
         locale does not have.
     """
 
@@ -129,9 +129,9 @@ def match_names(
 
 
 def picture_folder(caller: str, folder: str | Path) -> Path:
-    """The folder of pictures as a path. DataError : it is none."""
+    """The folder of pictures as a path. DataError : not a folder."""
     if not (path := Path(folder)).is_dir():
-        raise DataError(caller, path, "is no folder", expected="the one that holds the pictures")
+        raise DataError(caller, path, "is not a folder", expected="the one that holds the pictures")
     return path
 
 

@@ -107,25 +107,25 @@ class AssembleOptions:
     _: KW_ONLY
     features: InitVar[object] = None  # given, so that no picture is encoded; not stored
     pictures: str | Path | None = option(
-        Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
-        " `features_file` is given, and shown on pages.")
+        Location(), None, "Folder of pictures, searched recursively, to encode (unless `features_file`"
+        " is given) and to show on pages.")
     encoder: str | Encoder | None = option(
-        EncoderKind(), None, f"Encoder of the pictures: {KNOWN}. With `features_file`: the one that"
-        " made them, so that new pictures can be captioned.")
+        EncoderKind(), None, f"Encoder of the pictures: {KNOWN}. With `features_file`: the encoder of"
+        " these features, for captions of new pictures.")
     grid: int | None = option(
-        Whole(1, MAX_REGIONS), None, "Features of K x K regions of each picture instead of one"
-        " vector, for attention.")
+        Whole(1, MAX_REGIONS), None, "K, for features of K x K regions per picture instead of one"
+        " vector; attention needs them.")
     mirror: bool | None = option(
-        Flag(), None, "Also encode mirror images of the train split, which training uses half of"
-        " the time. Default: yes, except for histogram.")
+        Flag(), None, "Also encode mirror images of the train split; training draws one of each pair"
+        " at random. Default: yes, except for histogram.")
     min_count: int | None = option(
-        COUNT, None, "Rarer words of the train split become <UNK>. Default: 5; fewer than"
-        f" {SPARSE_CAPTIONS}: 2, than {TINY_CAPTIONS.number}: 1.")
+        COUNT, None, "Minimum number of occurrences of a word in the train split; rarer words become"
+        f" <UNK>. Default: 5; fewer than {SPARSE_CAPTIONS}: 2; fewer than {TINY_CAPTIONS.number}: 1.")
     vocabulary_size: int | None = option(
-        COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
+        COUNT, None, "Instead of `min_count`: number of most frequent words to keep, of the train split.")
     max_words: int = option(
-        Whole(1, 1000), 20, "Longer captions are cut in training, not in scoring.")
-    float16: bool = option(Flag(), False, "Store features in half the bytes.")
+        Whole(1, 1000), 20, "Maximum length of a training caption; longer ones are cut. Scores use all words.")
+    float16: bool = option(Flag(), False, "Store features as float16, in half the space.")
     # fmt: on
 
     def __post_init__(self, features: object) -> None:

@@ -38,10 +38,8 @@ OTHER_ENCODER = "another encoder, other weights, or pictures that were changed s
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 WHERE = "import_captions"
 LOOSE = {  # what the report notes of matches, and the field of these
-    "names that differ from those there in capitals or Unicode form alone, taken as the same": (
-        "normalised"
-    ),
-    "names that are found by their last part alone, in another folder": "moved",
+    "names matched despite other capitals or Unicode form": "normalised",
+    "names matched by file name only, in another folder": "moved",
 }
 _LINE_END = re.compile(r"\s*\n\s*")
 
@@ -153,7 +151,7 @@ def _with_words(row: CaptionRow) -> CaptionRow:
     thing = repr(row.picture[:100])
     if not is_text(row.picture):
         expected, cause = "a name that UTF-8 can hold", "rename the file, or set PYTHONUTF8=1"
-        raise DataError("assemble", ascii(row.picture[:100]), "is no text", expected, cause)
+        raise DataError("assemble", ascii(row.picture[:100]), "is not text", expected, cause)
     if row.split is None:
         raise DataError("assemble", thing, "has no split", expected="one, such as train")
     thing = f"split {row.split!r}: {thing}"
@@ -200,7 +198,7 @@ def _match(
     assert required is not None
     lack = "captioned pictures without features"
     if in_features is None:
-        lack = f"captioned pictures that are not in {folder}"
+        lack = f"captioned pictures missing from {folder}"
     if names and not required.matches:
         known = [*features] if features is not None else files.pictures if files else []
         raise _no_match(names, known, required.suggestions, files if features is None else None)
@@ -272,7 +270,7 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
         if (key := (row.split, row.picture, row.caption)) in seen:
             twice.append(row.picture)
         seen.add(key)
-    kind = "captions that a picture has twice, kept as they are; remove them from the file if that"
+    kind = "repeated captions of one picture, kept; remove them from the file if that"
     report.note(f"{kind} is a mistake", twice)
 
 

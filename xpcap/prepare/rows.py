@@ -48,11 +48,11 @@ class Columns:
 
     # fmt: off
     image: str | None = option(
-        Text(), None, "A table's column of pictures, if it is not detected.")
+        Text(), None, "Name of the picture column, if not detected.")
     caption: str | Sequence[str] | None = option(
-        Headings(), None, "A table's column of captions, if it is not detected. Repeatable: each is"
-        " a further caption of its row.")
-    split: str | None = option(Text(), None, "A table's column of splits, if it is not detected.")
+        Headings(), None, "Name of the caption column, if not detected. Repeatable, for several captions"
+        " per row.")
+    split: str | None = option(Text(), None, "Name of the split column, if not detected.")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Omission(NamedTuple):
 
     @property
     def row(self) -> tuple[str, str]:
-        """Name and reason, as in a list of what was skipped."""
+        """Name and reason, as in the list of skipped items."""
         name = f"{self.file}, {self.name}" if self.file else self.name
         return name, f"{self.kind}: {self.remark}" if self.remark else self.kind
 

@@ -218,7 +218,7 @@ def read_json_list(file: CaptionText) -> Iterator[CaptionRow]:
 
 
 def read_json_lines(file: CaptionText) -> Iterator[CaptionRow]:
-    """Rows of objects as in `read_json_list`, one a line, or of a single one."""
+    """Rows of objects as in `read_json_list`, one per line, or of a single one."""
     if isinstance(file.json, dict):
         return _read_objects(file, [(f"{file.where}, line 1", file.json)])
     lines = enumerate(file.text.split("\n"), start=1)

@@ -52,7 +52,7 @@ def read_whole(caller: str, path: str | Path) -> str:
 
 
 def parse_json(caller: str, text: str) -> Any:
-    """The value of a JSON text. DataError : it is none, or larger than captions would be."""
+    """Parse a JSON text. DataError : not JSON, or too large for captions."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MAX_VALUES:  # would fill the memory
         expected, cause = f"at most {MAX_VALUES:,}", "is it a file of captions?"
         raise DataError(caller, "", f"holds {count:,} values", expected, cause)
@@ -74,7 +74,7 @@ def with_slashes(name: str) -> str:
 
 
 def read_list(path: str | Path) -> list[str]:
-    """Picture names, one a line. DataError : there is none, or one twice."""
+    """Read picture names, one per line. DataError : no name, or a repeated one."""
     lines = with_slashes(read_whole("read_list", path)).split("\n")
     names = [line.strip() for line in lines if line.strip()]
     if not names:

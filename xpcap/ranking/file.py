@@ -118,7 +118,7 @@ def _photos(
     except (ValueError, RecursionError):
         images = None
     if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
-        raise _damaged(caller, f"images that are no list of {m:,} names")
+        raise _damaged(caller, f"images that are not a list of {m:,} names")
     for name, total, things in (("counts", n, "captions"), ("lengths", len(words), "words")):
         numbers = tensors[name].astype(np.float64)  # whose sum does not wrap
         if numbers.sum() != total:

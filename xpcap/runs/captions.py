@@ -73,7 +73,7 @@ class PictureCaptioner:
     run : Run
         Of `open_run`.
     encoder : Encoder
-        Of the run's features.
+        Encoder of the run's features.
 
     Raises
     ------

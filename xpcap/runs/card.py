@@ -57,7 +57,7 @@ LONGEST, MAX_FILES = 200, 20  # characters of a name or caption; caption files n
 MEANINGS = {
     "W_proj": "image feature to state",
     "b_proj": "its bias",
-    "W_embed": "word vectors, one row a word",
+    "W_embed": "word vectors, one row per word",
     "Wx": "word vector to pre-activation",
     "Wh": "state to pre-activation",
     "b": "bias of the pre-activation",
@@ -95,7 +95,7 @@ FILES = (
         "after a head start: the ranking of the run that it started from",
         in_card=False,
     ),
-    RunFile(HISTORY, "one line an epoch; epoch 0 is the run that training started from"),
+    RunFile(HISTORY, "one line per epoch; epoch 0 is the run that training started from"),
     RunFile(TIMES, "seconds of each epoch", in_card=False),
     RunFile(PAGE, "page with curves and captions; it shows pictures of the data"),
     RunFile(LOSS, "loss by epoch, drawn when training ends", in_card=False),

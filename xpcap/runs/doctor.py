@@ -96,7 +96,7 @@ class Case:
         return "a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
-        """A score of the captions, and of human captions. UnmeasurableError : there is none."""
+        """A score of the captions, and of human captions. UnmeasurableError : no such score."""
         if name not in self.scores.human_scores:
             reason = self.scores.unscored.get(name)  # too few captions
             no_split = "This data has no train split to compare captions with."
@@ -109,7 +109,7 @@ class UnmeasurableError(Exception):
 
 
 class Finding(NamedTuple):
-    """The value of a symptom, its meaning, and what to do unless it is well."""
+    """The value of a symptom, its meaning, and a remedy."""
 
     value: float
     meaning: str
@@ -226,7 +226,7 @@ MAX_MODE_SHARE = 0.5
 
 
 @symptom(
-    "training captions that are one and the same, among at most 1,000",
+    "share of the most frequent training caption, among at most 1,000",
     check=MAX_MODE_SHARE,
     bad=0.9,
     cause="one text for every picture: the pictures teach nothing",
@@ -245,7 +245,7 @@ def alike(case: Case) -> Finding:
 # Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
 # features 1.00.
 @symptom(
-    "perplexity with the wrong picture, over that with its own",
+    "perplexity ratio, wrong picture to right picture",
     check=1.2,
     bad=1.05,
     share=False,
@@ -290,7 +290,7 @@ def features(case: Case) -> Finding:
 # Of 1,000 captions by people 0.99 to 1 differ. Good runs have 745 to 855 distinct captions on 1,000
 # pictures, the first after two epochs 278.
 @symptom(
-    "different captions, over those that people wrote",
+    "different captions, relative to people's",
     check=0.25,
     bad=0.10,
     cause="as of *features*; a high `lr`",
@@ -303,8 +303,8 @@ def variety(case: Case) -> Finding:
         share / human,
         f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {mode!r}, is"
         f" said {times:,} times.",
-        "The model has collapsed to what fits most pictures. See what is said of the training"
-        " captions and of the features; if they are fine, train for more epochs, or with a lower"
+        "The model has collapsed to a few general captions. See the checks of training captions"
+        " and features; if they are fine, train for more epochs, or with a lower"
         " `lr` if the loss jumps.",
     )
 
@@ -335,7 +335,7 @@ def repeats(case: Case) -> Finding:
 # word salad, 0.24; people, who know more words, 0.12. Learnt from 450 photos with a caption each,
 # greedy 0.23 with 159 words and 0.31 with more, drawn 0.46.
 @symptom(
-    "pairs of neighbouring words that are in no training caption",
+    "word pairs absent from the training captions",
     check=0.05,
     bad=0.15,
     above_people=True,
@@ -347,16 +347,16 @@ def unseen_bigrams(case: Case) -> Finding:
         share,
         f"{share:.1%} of the pairs of neighbouring words are in no training caption; of people's"
         f" {human:.1%}.",
-        "A model has only its training captions to learn from which words go together: pairs that"
-        " it makes up are rarely good. If words are drawn, draw them with a lower `temperature` or"
-        " `top_p`; else search with a beam, and learn from more captions or for more epochs.",
+        "A model learns word pairs from its training captions alone, so new pairs are rarely good."
+        " When sampling, lower `temperature` or `top_p`; otherwise search with a beam, and train on"
+        " more captions or for more epochs.",
     )
 
 
 # Good greedy runs 0.03, their beams 0.01; learnt from 450 photos with a caption each 0.11 to 0.16.
 # People's 0.000 to 0.006.
 @symptom(
-    "captions that end in a word that hardly ever ends one",
+    "captions with an unlikely last word",
     check=0.05,
     bad=0.15,
     above_people=True,
@@ -378,7 +378,7 @@ def bad_endings(case: Case) -> Finding:
 # Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
 # accident of a few odd pictures.
 @symptom(
-    "captions that ran to the length limit without an end",
+    "captions cut off at the length limit",
     check=0.05,
     bad=0.25,
     cause="few captions, a low `max_words`",
@@ -390,15 +390,15 @@ def ending(case: Case) -> Finding:
         for texts in (case.captions, case.references)
     )
     short_limit = (
-        f"Of the references {human:.1%} are that long: prepare the data with a larger `max_words`."
+        f"{human:.1%} of the references are that long: prepare the data with a larger `max_words`."
     )
     no_end = (
-        "It goes on and on where it does not know what to say: train for more epochs, on more"
-        " captions, and see what is said of unknown words."
+        "The model does not learn to end captions: train for more epochs, on more captions, and see"
+        " the check of unknown words."
     )
     return Finding(
         share,
-        f"{share:.1%} of the captions stop at {max_words} words because they must.",
+        f"{share:.1%} of the captions stop at the limit of {max_words} words.",
         short_limit if human > share / 2 else no_end,
     )
 
@@ -433,7 +433,7 @@ def length(case: Case) -> Finding:
 # Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
 # a less likely word replaces it.
 @symptom(
-    "words that would be <UNK> if that could be said",
+    "words that would be <UNK> if allowed",
     check=0.05,
     bad=0.20,
     cause="many rare words: lower `min_count`, or add captions",
@@ -459,7 +459,7 @@ def unknown(case: Case) -> Finding:
 # Words that occur five times in 6,000 pictures' captions leave 0.03, those of 1,000 pictures 0.09,
 # of 250 pictures 0.18.
 @symptom(
-    "words of the references that the vocabulary lacks",
+    "words of the references missing from the vocabulary",
     check=0.05,
     bad=0.15,
     cause="as of *unknown*; pictures of other things",

@@ -76,7 +76,7 @@ def digest(vocabulary: Vocabulary) -> str:
 
 
 def write_lines(path: Path, records: list[Record]) -> None:
-    """Write records as one JSON object a line."""
+    """Write records, one JSON object per line."""
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
 
 
@@ -234,7 +234,7 @@ def save_state(
         File to write; one that exists is replaced.
     state : TrainingState
     scaling : FeatureScaling or None
-        Of the run's features.
+        Scaling of the run's features.
     vocabulary : str
         Digest of the run's vocabulary.
 
@@ -270,7 +270,7 @@ def load_state(
     shapes : mapping of str to tuple of int
         Parameter shapes of the model that is to continue, ``model.params.shapes``.
     rule : UpdateRule or None
-        The update rule, if it is one of your own.
+        A custom update rule, if any.
 
     Returns
     -------

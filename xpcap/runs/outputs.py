@@ -80,7 +80,7 @@ class Sink:
         self.captions.append(caption)
 
     def skip(self, failure: Skipped) -> None:
-        """Take note of a picture without a caption."""
+        """Record a picture without a caption."""
         self.skipped.append(failure)
 
     def texts(self, caption: PictureCaption) -> list[str]:
@@ -88,7 +88,7 @@ class Sink:
         return [best.caption for best in caption.n_best] if self.best > 1 else [caption.caption]
 
     def close(self) -> str:
-        """Finish, and say in a line what was written."""
+        """Finish; return a one-line summary of what was written."""
         return ""
 
     def __enter__(self) -> Self:
@@ -200,10 +200,10 @@ def write_captions(
 
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CsvTable
-    txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
+    txt : write NAME.txt next to each picture, one line per caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
-    outputs : further ones, such as those of your own; see Growing
+    outputs : further ones, such as custom subclasses of Growing
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
     OptionError : a URL, with `txt` or `describe`, or no output at all. OSError : a file
@@ -249,7 +249,7 @@ class NewFile(Sink):
 
 
 class Growing(Sink):
-    """A file that grows by a row a picture, and that the same command continues.
+    """A file with one row per picture, which the same command continues.
 
     A subclass defines `encode`, the row of a picture, and either `start` and `parse`, the first
     bytes of such a file and the picture of a row, or `open`, a file that knows both;
@@ -308,7 +308,7 @@ class Growing(Sink):
             self._rows += 1
 
     def skip(self, failure: Skipped) -> None:
-        """Leave it to the list of what failed."""
+        """Leave it to the list of failures."""
 
     def close(self) -> str:
         if self._file is None or not self._file.names:
@@ -327,7 +327,7 @@ class Growing(Sink):
 
 
 class CsvTable(Growing):
-    """A CSV file of captions, UTF-8, a row a picture.
+    """A CSV file of captions, UTF-8, one row per picture.
 
     Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. A
     table of an older xpcap has `error` in place of the captioner, and keeps that.
@@ -335,8 +335,8 @@ class CsvTable(Growing):
 
     flag, suffix = "--csv", ".csv"
     help = (
-        "Write a table with one row per picture instead of printing. Pictures that an existing table"
-        " has are skipped."
+        "Write a table with one row per picture instead of printing. Pictures in an existing table"
+        " are skipped."
     )
     _file: GrowingTable | None = None
 
@@ -425,10 +425,12 @@ def _captions(count: int) -> str:
 
 
 class TextFiles(Sink):
-    """NAME.txt next to each picture, a line a caption; a file with another text is left."""
+    """NAME.txt next to each picture, one line per caption; keeps a file with a different text."""
 
     flag = "--txt"
-    help = "Write NAME.txt next to each picture instead of printing. A different text is never replaced."
+    help = (
+        "Write NAME.txt next to each picture instead of printing; never replaces a different text."
+    )
     instead = once = of_files = True
     _written = _all = 0
 
@@ -444,7 +446,7 @@ class TextFiles(Sink):
         if _has_text(path, text):
             self._written += 1
         else:
-            notice(f"left {path}: has another text, which was left")
+            notice(f"kept {path}: it has a different text")
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
@@ -460,8 +462,8 @@ class Descriptions(Sink):
 
     flag = "--describe"
     help = (
-        "Write each caption into its picture file, as XMP and IPTC description, instead of printing."
-        " A different description is never replaced."
+        "Write each caption into its picture file, as XMP and IPTC description, instead of printing;"
+        " never replaces a different description."
     )
     instead = once = of_files = True
     _written = _all = 0
@@ -472,7 +474,7 @@ class Descriptions(Sink):
     def add(self, caption: PictureCaption) -> None:
         self._all += 1
         if reason := describe_picture(Path(caption.image), caption.caption):
-            notice(f"left {caption.image}: {reason}")
+            notice(f"kept {caption.image}: {reason}")
         else:
             self._written += 1
 
@@ -484,7 +486,7 @@ class Page(NewFile):
     """A page of the pictures and their captions."""
 
     flag, suffix = "--html", ".html"
-    help = "Also write a page of pictures and captions. An existing file is never overwritten."
+    help = "Also write an HTML page of pictures and captions; never overwrites a file."
     wants = frozenset(OPTIONAL)
 
     def add(self, caption: PictureCaption) -> None:
@@ -501,7 +503,7 @@ class Png(NewFile):
     """One PNG of the first pictures and their captions."""
 
     flag, suffix = "--png", ".png"
-    help = f"Also draw at most {DRAWN} of them in one PNG. An existing file is never overwritten."
+    help = f"Also draw up to {DRAWN} captioned pictures in one PNG; never overwrites a file."
     wants = frozenset({"picture"})
     _drawn = 0
 
@@ -549,7 +551,7 @@ def describe_picture(path: Path, caption: str) -> str:
                 before = xmp.get(DESCRIPTION, {}).get(DEFAULT, "")
                 in_iptc = iptc.get(IPTC, "").encode("latin-1").decode("utf-8", "replace")
                 if {before.strip(), in_iptc.strip()} - {"", caption}:
-                    return "has another description, which was left"
+                    return "it has a different description"
                 if before == caption:
                     return ""
                 image.modify_xmp({DESCRIPTION: {DEFAULT: caption}})

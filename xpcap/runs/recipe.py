@@ -110,16 +110,16 @@ class Recipe:
 
     # fmt: off
     data: str | Path | None = option(
-        Location(), None, "Dataset file or coco_captioning folder. Default: that of the run `start`,"
-        " or generated pictures.", role=SOURCE)
+        Location(), None, "Dataset file or coco_captioning folder. Default: the data of the run"
+        " `start`, or generated pictures.", role=SOURCE)
     _: KW_ONLY
     out: str | Path | None = option(
-        Location(), None, "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a"
-        " fresh runs/NAME-CELL-N.", role=UNSTORED)
+        Location(), None, "Run folder to create; never overwritten. Default: runs/NAME-CELL, or"
+        " runs/NAME-CELL-N if that exists.", role=UNSTORED)
     start: str | Path | None = option(
-        Location(), None, "Run folder whose best parameters to start from, with its model and data,"
-        " and its options by default. With other `data`: a head start, whose defaults suit few"
-        " captions, with the words of both.", role=SOURCE)
+        Location(), None, "Run folder to start from, with its model and best parameters; its data and"
+        " options are the defaults. With other `data`: a head start, with the words of both and"
+        " defaults for few captions.", role=SOURCE)
     objective: str = option(
         Names(OBJECTIVES), CROSS_ENTROPY, "Objective: cross entropy on the training captions, or"
         " CIDEr-D of sampled captions, which needs `start`.", role=STAGES, score=SELF_CRITICAL)
@@ -132,7 +132,8 @@ class Recipe:
     hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
     wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
     epochs: int = option(
-        COUNT, 0, "Passes over the training captions; 0: 8, or up to 300 if 8 make too few steps.",
+        COUNT, 0, f"Passes over the training captions; 0: automatic ({MIN_EPOCHS}, or up to {MAX_EPOCHS}"
+        " for small data sets).",
         role=LENGTH, generated=2, score=5, warm=60)
     score_epochs: int | None = option(
         COUNT, None, "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
@@ -147,13 +148,13 @@ class Recipe:
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
         " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
     select: str | None = option(
-        SOLVER_KINDS["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
-        " val captions, or the last.",
+        SOLVER_KINDS["select"], None, "Epoch to keep: lowest val loss, highest CIDEr-D of greedy val"
+        " captions, or last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
-        Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING)
+        Real(0), 50.0, "Gradient clipping: maximum global norm; 0: off.", role=TRAINING)
     dropout: float = option(
-        MODEL_KINDS["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
+        MODEL_KINDS["dropout"], 0.4, "Dropout rate of features, word vectors and hidden units.",
         role=TRAINING, generated=0.0, warm=0.4)
     smoothing: float | None = option(
         LOSS_KINDS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
@@ -167,16 +168,16 @@ class Recipe:
     seed: int = option(
         SEED, 0, "Seed of weights, caption order, dropout and generated pictures.", role=TRAINING)
     patience: int = option(
-        COUNT, 0, "Stop after this many epochs in a row without a better one; 0: never.",
+        COUNT, 0, "Early stopping: maximum number of epochs without improvement; 0: off.",
         role=LENGTH, score=0, warm=10)
     neighbours: bool = option(
-        Flag(), True, "Index the training photos when training ends, to rank captions by similar"
-        " photos.", role=AFTER, generated=False, warm=True)
+        Flag(), True, "After training, index the training photos, to rank captions by similar photos.",
+        role=AFTER, generated=False, warm=True)
     save_every: str = option(
-        SaveIntervalText(), "60s", "Interval between saves within an epoch: seconds (30s) or steps (200)."
-        " Each epoch ends with a save.", role=UNSTORED)
+        SaveIntervalText(), "60s", "Save interval within an epoch, in seconds (30s) or steps (200). Each"
+        " epoch ends with a save.", role=UNSTORED)
     resume: bool = option(
-        Flag(), False, "Continue the run at `out`, or begin it if there is none.", role=UNSTORED)
+        Flag(), False, "Continue the run at `out`, or begin it if none exists.", role=UNSTORED)
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class PictureCaption(NamedTuple):
     attention : sequence of sequence of float, or None
         (T, P): of each word over P regions.
     words : sequence of str
-        Of the caption; empty: split at white space.
+        Words of the caption; empty: split at white space.
     explanation : Explanation or None
         Reasons for its choice.
     picture : array (h, w, 3) of uint8, Embedded or None

@@ -86,7 +86,7 @@ class Inputs:
         if (finished or other.projection) and not _alike(self.projection, other.projection):
             return "features after another PCA"
         if finished and not _alike(self.scaling, other.scaling):
-            return "features that are scaled otherwise"
+            return "features with another scaling"
         return ""
 
 
@@ -284,8 +284,8 @@ def open_run(path: str | Path) -> Run:
     inputs = Inputs(config.source.encoder, shape.feature_shape, projection, scaling)
     if path != asked:
         notice(
-            f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
-            f" epoch {meta.get('epoch')} of {config.recipe.epochs}"
+            f"{asked} has only its first stage so far, cross entropy: opened at its best epoch,"
+            f" {meta.get('epoch')} of {config.recipe.epochs}"
         )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
     run = Run(path, config, vocabulary, inputs, model, meta)

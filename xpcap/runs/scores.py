@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of captions, one a picture.
+    """Scores of captions, one per picture.
 
     split : its name
     captions : one a picture, in the order of the pictures
@@ -100,7 +100,7 @@ class Scores:
 
     @property
     def summary(self) -> str:
-        """Split, number of pictures, time and decoding, in a line."""
+        """Split, number of pictures, time and decoding, in one line."""
         line = f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
         return f"{line}, {self.decoding}" if self.decoding else line
 
@@ -202,7 +202,7 @@ class Scores:
         return content
 
     def to_csv(self) -> str:
-        """A table with one row a picture: ``image``, ``caption``, and each score per picture."""
+        """A table with one row per picture: ``image``, ``caption``, and each score per picture."""
         scores = self.per_picture
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")

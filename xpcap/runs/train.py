@@ -286,7 +286,7 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
         raise OptionError(
             "train_run",
             "`inject`",
-            f"is {options.inject}, for one feature a picture, and the data has grids of"
+            f"is {options.inject}, for one feature per picture, but the data has grids of"
             f" {data.feature_shape[0]} regions",
             expected="`inject` attention, or attention+every-step",
             cause="or prepare the data without a grid",
@@ -295,7 +295,7 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
         raise OptionError(
             "train_run",
             "`inject`",
-            f"is {options.inject}, for grids, and the data has one feature a picture, of"
+            f"is {options.inject}, for grids, but the data has one feature per picture, of"
             f" size {data.feature_dim}",
             expected="regions to attend to: prepare the data with `grid` 5, or give `inject`"
             " every-step",

@@ -13,7 +13,7 @@ GENERATOR, FORMER_GENERATOR = "pictures-2", "pictures"
 NAMED = per_picture(
     "named",
     "named exactly",
-    "share of captions that name all the things there, and nothing else",
+    "share of captions that name every object and nothing else",
     "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and"
     " none made up",
     lambda references, words: named(words) == named(references[0]),

@@ -378,7 +378,7 @@ CELL: tuple[Claim, ...] = (
 
 
 def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
-    """Hold a cell to what captioners rely on, in tiny models: each `inject`, with dropout and without.
+    """Check the contract of a cell, in tiny models: each `inject`, with dropout and without.
 
     The backend in use does the work; NumPy is the faster one here.
 

@@ -158,7 +158,7 @@ ENCODER: tuple[Claim, ...] = (
 
 
 def check_encoder(encoder: Encoder, contract: Iterable[Claim] = ENCODER) -> None:
-    """Hold an encoder to what data sets and runs rely on, with small pictures.
+    """Check the contract of an encoder with data sets and runs, on small pictures.
 
     Parameters
     ----------

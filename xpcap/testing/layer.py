@@ -270,7 +270,7 @@ def check_layer(
     options: Mapping[str, Any] | None = None,
     contract: Iterable[Claim] = LAYER,
 ) -> None:
-    """Hold a layer to what xpcap's keep: pure functions, whose gradients are right.
+    """Check the contract of a layer: pure functions with correct gradients.
 
     Arguments are drawn in small sizes that all differ, and again with each size at 1; in each form
     of a shape; with optional arrays, and without. The backend in use does the work.

@@ -216,7 +216,7 @@ METRIC: tuple[Claim, ...] = (
 
 
 def check_metric(metric: Metric, contract: Iterable[Claim] = METRIC) -> None:
-    """Hold a metric to what scores of captions rely on, on random words.
+    """Check the contract of a metric, on random words.
 
     Its `plain` and `protocol` are taken at their word: values of a metric that says ``share`` or
     ``1 at best`` must lie in 0..1. Higher is better unless it says ``0 at best``.

@@ -199,7 +199,7 @@ def captioners_apart(trial: Trial) -> None:
     )
     three = trial.kind(trial.path, best=3)
     trial.refuses(
-        "a file of one caption a picture, given three,",
+        "a file of one caption per picture, given three,",
         "caption_3|n_best 3",
         lambda: FixedCaptioner().write(NAMES, three),
     )
@@ -271,7 +271,7 @@ OUTPUT: tuple[Claim, ...] = (
 
 
 def check_output(kind: type[Growing], contract: Iterable[Claim] = OUTPUT) -> None:
-    """Hold a kind of output that grows to what xpcap relies on, with captions of no pictures.
+    """Check the contract of a growing output, on captions without pictures.
 
     Parameters
     ----------

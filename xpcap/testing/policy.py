@@ -240,7 +240,7 @@ POLICY: tuple[Claim, ...] = (
 
 
 def check_policy(policy: Policy, contract: Iterable[Claim] = POLICY) -> None:
-    """Hold a decoding policy to what captions rely on, in a tiny captioner.
+    """Check the contract of a decoding policy, in a tiny captioner.
 
     The limits of the policy, such as `max_length`, are replaced by those of the contract; its own
     options stay. The backend in use does the work.

@@ -114,7 +114,7 @@ READER: tuple[Claim, ...] = (rows_alone, cut_anywhere, places_named)
 
 
 def check_reader(reader: Reader, content: str | bytes, contract: Iterable[Claim] = READER) -> None:
-    """Hold a reader of captions to what `assemble` relies on, with a file and damaged ones.
+    """Check the contract of a caption reader with `assemble`, on a file and damaged copies.
 
     Parameters
     ----------

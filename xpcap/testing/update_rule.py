@@ -185,7 +185,7 @@ UPDATE_RULE: tuple[Claim, ...] = (
 
 
 def check_update_rule(rule: str | UpdateRule, contract: Iterable[Claim] = UPDATE_RULE) -> None:
-    """Hold an update rule to what optimizer and solver rely on.
+    """Check the contract of an update rule with optimizer and solver.
 
     The backend in use does the work.
 

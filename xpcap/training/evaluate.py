@@ -23,10 +23,7 @@ from xpcap.training.state import CIDER, VALIDATED
 
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
 SELECT = ("loss", "cider", "last")
-PLAIN = (
-    "the number of equally likely words that would leave the model as unsure, at each word that"
-    " people wrote; the fewer the better"
-)
+PLAIN = "average number of equally likely next words, given human captions; the lower the better"
 PROTOCOL = (
     "exp of the mean negative log-likelihood per target word, END included, captions uncut, words"
     " outside the vocabulary as UNK"

@@ -118,7 +118,7 @@ class CaptioningSolver:
     data : CaptionData, or dict
         A dict is that of load_coco_data.
     update_rule : str or UpdateRule
-        "sgd", "sgd_momentum", "rmsprop", "adam", or a rule of your own.
+        "sgd", "sgd_momentum", "rmsprop", "adam", or a custom rule.
     optim_config : mapping or None
         Hyperparameters of the rule, as in xpcap.optim.
     lr_decay : float or "linear"
@@ -144,7 +144,7 @@ class CaptioningSolver:
         Largest global norm of a gradient. None: no clipping. The loss is summed over time: 5 on a
         per-word mean is about 55 here.
     seed : int or None
-        Of the order of captions. None draws it from NumPy's legacy global stream, which only a
+        Seed of the caption order. None draws it from NumPy's legacy global stream, which only a
         single process can. Dropout masks come from `model.seed` and the iteration.
     patience : int or None
         Stop after this many epochs in a row without a better one, by the val split. None: never
@@ -186,7 +186,7 @@ class CaptioningSolver:
         Parameters of the best record, in a buffer of their own; empty before the first. The model
         itself continues from the latest parameters.
     learning_rate : float
-        Of the next step; may be set.
+        Rate of the next step; may be set.
     lr_decay : float or "linear"
         May be set, as may `num_epochs`, `clip_norm`, `patience`, `print_every`, `verbose`,
         `progress`, `on_step` and `on_epoch`.
@@ -464,7 +464,7 @@ class CaptioningSolver:
         return optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
-        """An optimisation step on a minibatch of your own, which is not recorded.
+        """Take an optimisation step on a given minibatch, without a record.
 
         Nothing is read from a device, but for captions that lie there. Dropout masks are those of
         the step after the model's last one: `model.loss` counts. Of several ranks each computes its
@@ -480,7 +480,7 @@ class CaptioningSolver:
         Returns
         -------
         loss : array (), float
-            Of the model's library; reading it waits for the device.
+            Array of the model's library; reading it waits for the device.
 
         Raises
         ------
@@ -569,12 +569,12 @@ class CaptioningSolver:
 
     @property
     def best_val_loss(self) -> float:
-        """Validation loss of the best epoch; infinity if there is none."""
+        """Validation loss of the best epoch; infinity without one."""
         return self._best.get("val_loss", float("inf"))
 
     @property
     def best_val_acc(self) -> float:
-        """Validation accuracy of the best epoch; 0 if there is none."""
+        """Validation accuracy of the best epoch; 0 without one."""
         return self._best.get("val_accuracy", 0.0)
 
     @property

@@ -344,7 +344,7 @@ def from_tensors(
             least = square.min(initial=0)
             require(least >= 0, f"{rule.name}.{key}.{name} goes down to {least:g}", "squares")
     once = order is None or np.array_equal(np.sort(order), np.arange(captions))
-    require(once, "order is no permutation", f"each of 0..{captions - 1} once")
+    require(once, "order is not a permutation", f"each of 0..{captions - 1} once")
 
     # Relations
     require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")

@@ -7,7 +7,7 @@ from xpcap.errors import InvalidTypeError
 
 
 class Watcher:
-    """Base class of objects that training tells what happens; each method does nothing by default.
+    """Base class of observers of training; each method does nothing by default.
 
     Watchers are told in their order. An exception from one ends training; training that continues
     tells the epoch again. Of several ranks each tells its own watchers, which have to decide alike.

@@ -301,7 +301,7 @@ class Grading:
         if file in {name.rpartition("/")[2] for name in shown}:
             advice = f"{file} defines nothing that the course asks for."
             return Result(file, False, "", NOT_WRITTEN, advice)
-        advice = f"{file} was not handed in: its functions have no points."
+        advice = f"{file} is missing: its functions score zero."
         return Result(file, False, "", "file missing", advice)
 
     def _follow(self, row: table.Function) -> None:

@@ -109,7 +109,7 @@ def grade_class(
             raise  # of no student
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-            reason = f"The grader failed, which is no mistake of this submission: {said}"
+            reason = f"The grader failed, which is not a fault of this submission: {said}"
             found = zero_report(expect, reason, "fault of the grader")
             failure = "".join(traceback.format_exception(error))
         report = found if isinstance(found, Report) else found.report()
@@ -221,7 +221,7 @@ def students(folder: Path) -> list[tuple[str, list[Path]]]:
             key = key if key not in found else (entry.name, "")
         found.setdefault(key, []).append(entry)
     if not found:
-        got = "has no entries" if folder.is_dir() else "is no folder"
+        got = "has no entries" if folder.is_dir() else "is not a folder"
         raise DataError("verify", folder, got, expected="a folder with an entry a student")
     times = Counter(name for name, _ in found)
     return [
