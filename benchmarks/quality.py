@@ -1,4 +1,4 @@
-"""The recipes of docs/quality.md: each one trained with three seeds and scored on the val split.
+"""Recipes of docs/explain/quality.md: each trained with three seeds and scored on the val split.
 
     python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
     python -m benchmarks.quality --curves FOLDER

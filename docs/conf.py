@@ -19,6 +19,14 @@ import xpcap
 
 REPOSITORY = ""  # address of a folder of the default branch, once the project has one; ends with /
 DOCS = Path(__file__).parent
+FOLDERS = {  # captions of the sidebar, in its order
+    "Start": "",
+    "Tutorials": "tutorials",
+    "How-to": "howto",
+    "Explanation": "explain",
+    "Reference": "reference",
+    "About": "about",
+}
 API = "Python, from the docstrings"
 # Commands of LaTeX that docutils lacks, in its own
 SPELLINGS = {"dots": r"\ldots ", "mathrel": "", "textstyle": "", "Big": r"\Bigl"}
@@ -54,19 +62,17 @@ html_css_files = ["site.css"]
 
 
 def tables_of_contents(index: str) -> str:
-    """Tables of contents in the order of docs/index.md: a caption for each group of links.
-
-    A group is a bold line, or a row of a table, with the links that follow.
-    """
-    groups, seen, caption = dict[str, list[str]](), set[str](), "Start"
-    for line in index.splitlines():
-        heading = re.match(r"\*\*(.+?)\.?\*\*|\| ([\w -]+?) \|", line)
-        caption = heading[1] or heading[2].capitalize() if heading else caption
-        group = groups.setdefault(caption, [])
-        for page in re.findall(r"\]\((\w[\w/-]*)\.(?:md|ipynb)\)", line):
-            if page not in seen:
-                group.append(page)
-                seen.add(page)
+    """Tables of contents, one a folder: first the pages that docs/index.md links, in its order."""
+    linked = re.findall(r"\]\((\w[\w/.-]*)\.(?:md|ipynb)\)", index)
+    files = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    pages = sorted(
+        (file.relative_to(DOCS).with_suffix("").as_posix() for file in files),
+        key=lambda page: (linked.index(page) if page in linked else len(linked), page),
+    )
+    groups = {
+        caption: [page for page in pages if Path(page).parent == Path(folder) and page != "index"]
+        for caption, folder in FOLDERS.items()
+    }
     groups[API] = [f"reference/api/{name}" for name in ("xpcap", "layers", "optim", "checks")]
     return "\n".join(
         "\n".join(("```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"))
@@ -76,8 +82,11 @@ def tables_of_contents(index: str) -> str:
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
+    """Add the sidebar, which leaves out the developers' pages: CONTRIBUTING.md links them."""
     if page == "index":
         source[0] += f"\n\n{tables_of_contents(source[0])}\n"
+    if page.startswith("develop/"):
+        source[0] = f"---\norphan: true\n---\n\n{source[0]}"
 
 
 class LinksOutOfTheDocs(SphinxTransform):

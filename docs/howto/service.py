@@ -1,4 +1,4 @@
-"""A web service that captions pictures: RUN=runs/flickr8k uvicorn service:app
+"""A web service that captions pictures: RUN=runs/tiny uvicorn service:app
 
 One thread captions, all pictures that wait at once, so that the event loop is never blocked.
 Whatever could pile up is bounded: bytes of uploads, their time, and pictures that wait.
@@ -152,7 +152,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
     if callable(server):  # it lets the application know only when all requests are answered
         signal.signal(signal.SIGTERM, terminate)
-    captioner = open_captioner(os.environ.get("RUN", "runs/flickr8k"))
+    captioner = open_captioner(os.environ.get("RUN", "runs/tiny"))
     work = asyncio.create_task(queue.work(captioner))
     yield
     work.cancel()
@@ -175,6 +175,10 @@ PROBLEMS = {
     422: "No picture, a damaged one, or too many pixels",
     503: "Too much to do: try again after Retry-After seconds",
 }
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": why} for code, why in PROBLEMS.items()
+}
+RESPONSES[500] = {"description": "A fault of the service, which its log has"}
 FILE = {"type": "string", "format": "binary"}
 BODIES = {
     "multipart/form-data": {"type": "object", "properties": {"file": FILE}, "required": ["file"]},
@@ -186,7 +190,7 @@ app = FastAPI(title="Captions of pictures", lifespan=lifespan)
 
 @app.post(
     "/caption",
-    responses={code: {"model": Problem, "description": why} for code, why in PROBLEMS.items()},
+    responses=RESPONSES,
     openapi_extra={
         "requestBody": {
             "required": True,

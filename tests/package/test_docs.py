@@ -54,6 +54,7 @@ PAGES = [
     for path in sorted(ROOT.glob(pattern))
 ]
 BUILT = {ROOT / page for page in built_pages(ROOT)}
+NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/**/*.ipynb"))]
 COMMANDS = DOCS["reference/commands.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
@@ -411,15 +412,24 @@ def test_layout_lists_every_part_of_the_package_on_its_layer() -> None:
     assert listed == {part: layer for layer, parts in numbered for part in parts.split(" | ")}
 
 
-@pytest.mark.parametrize("name", PAGES)
+def prose(path: Path) -> str:
+    """The text of a page, or of a notebook's cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("name", [*PAGES, *NOTEBOOKS])
 def test_links_lead_somewhere(name: str) -> None:
-    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", (ROOT / name).read_text(encoding="utf-8")))
+    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", prose(ROOT / name)))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
     for link in links:
         path, _, anchor = link.partition("#")
         target = (ROOT / name).parent / path if path else ROOT / name
         assert target.exists() or target.resolve() in BUILT, link
-        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+        assert not anchor or anchor in anchors(prose(target)), link
 
 
 def test_pages_that_code_and_messages_name_exist() -> None:

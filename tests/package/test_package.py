@@ -103,8 +103,8 @@ def test_a_program_captions_with_few_packages(ranked: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["images"]
     needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
-    serve = (ROOT / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
-    (container,) = re.findall(r"pip install --no-cache-dir --no-deps (.*?)\nRUN", serve, re.DOTALL)
+    page = (ROOT / "docs" / "howto" / "deploy.md").read_text(encoding="utf-8")
+    (container,) = re.findall(r"pip install --no-cache-dir --no-deps (.*?)\nRUN", page, re.DOTALL)
     assert needed == set(re.findall(r" ([\w-]+)", container))
 
 

@@ -58,9 +58,16 @@ def answers(service: ModuleType, *requests: dict[str, Any]) -> list[Any]:
             sent = [client.post("/caption", **one) for one in requests]
             found = await asyncio.wait_for(asyncio.gather(*sent), LONGEST)
             assert service.app.state.queue.held == 0
+            assert {str(reply.status_code) for reply in found} <= {*statuses(service)}
             return found
 
     return asyncio.run(send())
+
+
+def statuses(service: ModuleType) -> dict[str, Any]:
+    """Answers of /caption in the service's description, by status."""
+    responses: dict[str, Any] = service.app.openapi()["paths"]["/caption"]["post"]["responses"]
+    return responses
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -31,7 +31,7 @@ def build(folder: Path, docs: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. Sphinx warns of a page without a group in docs/index.md, of a link or a role to
+    """The built site. Sphinx warns of a page in a folder that the sidebar lacks, of a link or a role to
     nothing, of a formula that it cannot read, and of a docstring out of form.
     """
     folder = tmp_path_factory.mktemp("site")
@@ -43,16 +43,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_every_page_and_notebook_is_in_the_contents_of_the_site(site: Path) -> None:
+def test_the_sidebar_has_every_page_for_readers_and_contributing_those_for_developers(
+    site: Path,
+) -> None:
     menu = (site / "index.html").read_text(encoding="utf-8").split('class="sidebar-tree"')[1]
-    listed = set(re.findall(r'href="([\w/-]+)\.html"', menu.split("</aside>")[0]))
+    listed = set(re.findall(r'href="([\w/.-]+)\.html"', menu.split("</aside>")[0]))
     docs = site.parent / "docs"
     pages = {
         path.relative_to(docs).with_suffix("").as_posix()
         for pattern in ("*.md", "*.ipynb", "*.rst")
         for path in docs.rglob(pattern)
     }
-    assert listed == pages - {"index"}
+    for_developers = {page for page in pages if page.startswith("develop/")}
+    assert listed == pages - for_developers - {"index"}
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(docs/(develop/[\w/-]+)\.md", contributing))
+    assert linked == for_developers
 
 
 def test_every_public_name_has_an_entry_with_its_parameters(site: Path) -> None:
@@ -88,7 +94,7 @@ def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs" / "_static", docs / "_static")
     shutil.copy(ROOT / "docs" / "conf.py", docs)
-    (docs / "index.md").write_text("# Pages\n\n**For all.** [one](one.md)\n")
+    (docs / "index.md").write_text("# Pages\n")
     for name in ("xpcap", "layers", "optim", "checks"):
         page = docs / "reference" / "api" / f"{name}.rst"
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -108,5 +114,6 @@ def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert complaint in result.stderr
     (docs / "one.md").write_text("# One\n")
-    (docs / "lost.md").write_text("# Lost\n")
-    assert "lost.md" in build(tmp_path, docs).stderr
+    (docs / "lost").mkdir()
+    (docs / "lost" / "page.md").write_text("# Lost\n")
+    assert "lost/page.md" in build(tmp_path, docs).stderr

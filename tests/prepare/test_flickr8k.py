@@ -71,7 +71,7 @@ def test_the_commands_learn_from_real_captions(
     flickr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of the train split, for some seconds: far better than chance. The whole is a row in
-    docs/benchmarks.md.
+    docs/explain/benchmarks.md.
     """
     monkeypatch.chdir(tmp_path)
     for split, name, number in (("train", "train", 600), ("val", "dev", 100)):

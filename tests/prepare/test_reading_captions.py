@@ -643,7 +643,7 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "  two.jpg: a dog <UNK> <UNK>",
         "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
         " five captions each; train --from another run gives a head start"
-        " (docs/tutorials/your-photos.md)",
+        " (docs/howto/head-start.md)",
         "note: 6 words only: 22.2% of the training words are unknown; a lower --min-count"
         " would keep more",
     ]
