@@ -345,7 +345,7 @@ COMMAND_LINE = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:xpcap|make|pip|python3?|py|npm|curl|unzip|conda|source|\.venv|jupyter|uvicorn"
     r"|mpiexec|pyinstaller|compute-sanitizer|nsys)\b"
 )
-FILE_LINE = re.compile(r"#!|import |location |image,caption$")
+FILE_LINE = re.compile(r"#!|import |location |image,caption")
 OUTPUT = re.compile(
     r"^<!-- output: (.+?) -->\n+((?: {4}.*\n|\n(?= {4}))+|```\n(?:.*\n)+?```$)", re.M
 )
