@@ -17,7 +17,7 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
 	@echo "make site       build the site of docs/, of the docstrings, of what grading says of mistakes and of the kernels into site/html; a warning is an error"
-	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
+	@echo "make excerpts   bring what the docs quote from the code and from results up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
@@ -91,6 +91,7 @@ format: .venv/ready
 
 excerpts: .venv/ready
 	$(VENV) tools/excerpts.py
+	$(VENV) tools/measured.py
 	$(VENV) docs/figures.py
 
 .venv/docs: .venv/ready

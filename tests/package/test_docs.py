@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -196,6 +197,27 @@ def commands_of(page: str) -> list[str]:
 SCRIPTS = {name: commands_of(text) for name, text in TEXTS.items()}
 
 
+MISTAKEN = {  # of which tutorials/your-photos.md has the notes
+    "harbour-002.JPG": ["a thing"],
+    "garden-031.jpg": ["a red thing", "a red thing"],
+    "beach-120.jpg": [""],
+    "beach_047.jpg": ["a thing"],
+    "holiday-0412.jpg": ["a thing"],
+}
+
+
+def with_three_mistakes(layers: str) -> str:
+    """A student's layers, of which tutorials/check-your-lstm.md quotes the report."""
+    before, heading, body = layers.partition("def lstm_backward(dh, cache):\n")
+    for right, wrong in (
+        ("np.add.at(dW, x, dout)", "dW[x] += dout"),
+        ("dgate_f * f * (1 - f)", "dgate_f"),
+    ):
+        assert right in before
+        before = before.replace(right, wrong)
+    return f"{before}{heading}    pass\n\n\n" + body[body.index("def ") :]
+
+
 def put_files_that_the_docs_speak_of() -> None:
     """In the working folder: captions, lists, features, pictures, and another dataset, all of them
     small.
@@ -214,9 +236,9 @@ def put_files_that_the_docs_speak_of() -> None:
     Image.fromarray(picture_of(names[0])).save("more/one.jpg")
     Image.fromarray(picture_of(names[1])).save("drawing.png")
     lines = [
-        f"{name}#{k}\tA {'red' if i % 2 else 'blue'} thing .\n"
+        f"{name}#{k}\tA {colour} {'thing' if i % 2 else 'box'} .\n"
         for i, name in enumerate(names)
-        for k in range(3)
+        for k, colour in enumerate(("red", "blue", "green"))
     ]
     for file, text in {
         "captions.txt": "".join(lines),
@@ -229,8 +251,10 @@ def put_files_that_the_docs_speak_of() -> None:
     }.items():
         Path(file).write_text(text)
     Path("captions.csv").write_bytes(
-        caption_formats.table({name: ["a red thing", "a thing"] for name in names})
+        caption_formats.table({name: ["a red thing", "a thing"] for name in names} | MISTAKEN)
     )
+    for name in ("garden-031.jpg", "beach-047.jpg", "beach-120.jpg", "harbour-002.jpg"):
+        shutil.copy("photo.jpg", Path("photos") / name)
     for split, part in (("train", names[:8]), ("val", names[8:])):
         Path(f"captions_{split}2017.json").write_bytes(
             caption_formats.coco({name: ["a thing"] for name in part})
@@ -248,6 +272,7 @@ def put_files_that_the_docs_speak_of() -> None:
         for file in places:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(table.source(module, table.PACKAGE))
+    Path("cs231n/rnn_layers.py").write_text(with_three_mistakes(students.LAYERS))
     arguments = (
         "prepare captions.txt --split train=train.txt --split test=val.txt --features features.npz"
         " --out other.h5"
@@ -295,9 +320,129 @@ def test_commands_in_the_docs_run_in_their_order(
             and Path(words[words.index("--out") + 1]).exists()
         ):
             continue  # an example given twice
+        for run in missing_runs(words):
+            assert CliRunner().invoke(main, ["train", "--out", run, *SMALL]).exit_code == 0
         result = CliRunner().invoke(main, words)
-        assert result.exit_code == 0, f"{command}\n{result.output}"
+        mistakes = "--against" in words and "Error:" not in result.output  # of with_three_mistakes
+        assert result.exit_code in {0, int(mistakes)}, f"{command}\n{result.output}"
         assert result.output
+        for mark, quoted in outputs_of(TEXTS[name]):
+            if stands_for(mark, command) and not of_the_demo(command):
+                assert_printed(quoted, result.output)
+
+
+# ---- What commands print, as pages quote it
+
+BLOCK = re.compile(r"(?:^|\n)((?:[^ \n].*)?)\n\n((?: {4}.*\n(?:\n(?= {4}))?)+)")
+COMMAND_LINE = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:xpcap|make|pip|python3?|py|npm|curl|unzip|conda|source|\.venv|jupyter|uvicorn"
+    r"|mpiexec|pyinstaller|compute-sanitizer|nsys)\b"
+)
+FILE_LINE = re.compile(r"#!|import |location |image,caption")
+OUTPUT = re.compile(
+    r"^<!-- output: (.+?) -->\n+((?: {4}.*\n|\n(?= {4}))+|```\n(?:.*\n)+?```$)", re.M
+)
+
+
+def outputs_of(page: str) -> list[tuple[str, str]]:
+    """(COMMAND, block) of the blocks of a page below <!-- output: COMMAND -->."""
+    return [(mark, block.replace("```", "")) for mark, block in OUTPUT.findall(page)]
+
+
+def stands_for(mark: str, command: str) -> bool:
+    """`...` in a mark stands for the rest of a long command."""
+    return bool(re.fullmatch(".*".join(map(re.escape, mark.split("..."))), command, re.DOTALL))
+
+
+def assert_printed(quoted: str, output: str) -> None:
+    """Numbers may differ, `...` stands for any text, and long lines may be broken."""
+    mask = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+    pieces = [mask.sub("0", piece).split() for piece in quoted.split("...")]
+    pattern = r"[\s\S]*?".join(r"\s+".join(map(re.escape, words)) for words in pieces)
+    assert re.search(pattern, mask.sub("0", output)), f"quoted:\n{quoted}\nprinted:\n{output}"
+
+
+def of_the_demo(command: str) -> bool:
+    """It trains the demo or captions by it: it prints what pages quote after whole training."""
+    return command in {"make demo", "xpcap train"} or "runs/pictures-lstm" in command
+
+
+def missing_runs(words: list[str]) -> list[str]:
+    """Runs that a page uses and does not train: a reader's."""
+    used = [
+        word
+        for before, word in pairwise(words)
+        if re.fullmatch(r"runs/[\w-]+", word) and before != "--out"
+    ]
+    return [run for run in used if not Path(run).exists()]
+
+
+READERS = [name for name in DOCS if not name.startswith("develop/")]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_quoted_output_names_its_command_or_is_an_example(name: str) -> None:
+    """`<!-- output: COMMAND -->` above a block: the tests run COMMAND, which stands on the page, and
+    compare. `<!-- example -->`: of a reader's own data, or of a moment that no test waits for.
+    """
+    for before, block in BLOCK.findall(FENCE.sub("", DOCS[name])):
+        first = block.strip().partition("\n")[0]
+        if COMMAND_LINE.match(first) or FILE_LINE.match(first) or "$" in block:
+            continue  # "$": mathematics in a list
+        assert re.fullmatch(r"<!-- (?:output: .+|example) -->", before), (
+            f"docs/{name} quotes an output without <!-- output: COMMAND --> or <!-- example --> and"
+            f" an empty line above it: {first}"
+        )
+    for mark, _ in outputs_of(DOCS[name]):
+        assert any(stands_for(mark, command) for command in SCRIPTS[name]), (
+            f"docs/{name} quotes the output of {mark!r}, which is not a command on the page"
+        )
+
+
+def test_the_demo_captions_drawings_and_never_photos() -> None:
+    """It names shapes: of photos it says nothing that a page could quote."""
+    examples = "".join(command.epilog or "" for command in main.commands.values())
+    pages = "\n".join(command for commands in SCRIPTS.values() for command in commands)
+    found = re.findall(
+        r"caption runs/pictures-lstm .*\bphotos?(?:\s|\.jpg)", f"{examples}\n{pages}"
+    )
+    assert found == []
+
+
+@pytest.mark.nightly
+def test_outputs_of_the_demo_are_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo as a reader trains it."""
+    monkeypatch.chdir(tmp_path)
+    printed = {"make demo": CliRunner().invoke(main, ["train"]).output}
+    printed["xpcap train"] = printed["make demo"]
+    for name, text in TEXTS.items():
+        for mark, quoted in outputs_of(text):
+            for command in SCRIPTS[name]:
+                if stands_for(mark, command) and of_the_demo(command):
+                    if command not in printed:
+                        printed[command] = CliRunner().invoke(main, shlex.split(command)[1:]).output
+                    assert_printed(quoted, printed[command])
+
+
+EXTRAS = {  # a command of a page: what it needs
+    r"prepare (?!.*--encoder (?:histogram|timm)).*--pictures": "images",
+    r"^xpcap export": "export",
+    r"--describe": "describe",
+    r"timm:": "timm",
+    r"--backend cupy": "cuda12",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SCRIPTS if name.startswith(("README", "howto/", "tutorials/"))]
+)
+def test_a_page_names_the_extras_that_its_commands_need(name: str) -> None:
+    commands = [command.replace("\\\n", " ") for command in SCRIPTS[name]]
+    for needs, extra in EXTRAS.items():
+        if any(re.search(needs, command) for command in commands):
+            assert re.search(rf"\[[\w,]*\b{extra}\b", TEXTS[name]), f"{name}: .[{extra}]"
 
 
 def test_no_other_command_stands_in_the_docs_unproven() -> None:

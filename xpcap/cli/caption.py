@@ -45,7 +45,7 @@ from xpcap.runs.pages import with_pictures
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
-    "caption runs/pictures-lstm photos more/one.jpg --html page.html",
+    "caption runs/own photos more/one.jpg --html page.html",
     "caption runs/pictures-lstm https://example.org/drawing.png",
     "caption runs/flickr8k photos --csv captions.csv --html page.html",
     "caption runs/flickr8k --split val -n 20 --beam 5",
