@@ -25,6 +25,7 @@ import click
 import excerpts
 import numpy as np
 import pytest
+import students
 from built_pages import built_pages
 from click.testing import CliRunner
 from commands import SMALL, use_few_pictures

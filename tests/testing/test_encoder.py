@@ -70,8 +70,10 @@ def test_encoder_keeps_the_contract_to_the_bit_and_refuses_what_is_no_picture(
     except DataError as error:
         pytest.skip(str(error))
     names = [f"{kind}{end}" for end in (ENDS if "grid" in row.options else ENDS[:1])]
-    make = MADE.get(kind, lambda folder: [*map(find_encoder, names)])
-    for encoder in make(tmp_path):
+    encoders = MADE[kind](tmp_path) if kind in MADE else [*map(find_encoder, names)]
+    own_names = [encoder.name for encoder in encoders]
+    assert kind in MADE or own_names == names, f"{names} make encoders that are called {own_names}"
+    for encoder in encoders:
         # no name finds random weights again
         check_encoder(encoder, ENCODER[:-1] if kind == "timm" else ENCODER)
         first, *_, last = pictures = contract.Trial(encoder).pictures()

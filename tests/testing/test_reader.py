@@ -2,6 +2,7 @@
 somebody's own; and a reader that breaks a claim is named with what is wrong.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from refusals import refuses
 
 from xpcap.errors import ContractError, DataError
 from xpcap.prepare import CaptionRow, ImportReport, detect, read_captions
-from xpcap.prepare.rows import Format
+from xpcap.prepare.rows import CaptionText, Format
 from xpcap.prepare.text import read_whole
 from xpcap.testing import READER, check_reader
 from xpcap.testing import reader as contract
@@ -36,7 +37,24 @@ def test_every_format_that_is_detected_has_such_a_file(tmp_path: Path) -> None:
     for form, content in FILES.items():
         (tmp_path / form).write_bytes(content)
         read_captions([(None, tmp_path / form)], report=report)
-    assert {form.name for form in detect.FORMATS} == set(report.forms)
+    names = [form.name for form in detect.FORMATS]
+    assert sorted({*filter(None, names)}) == sorted(names), (
+        f"two share a name, or one has none: {names}"
+    )
+    lacking = {*names} - {*report.forms}
+    assert not lacking, f"no file in tests/helpers/caption_formats.py is read as {lacking}"
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_each_row_says_where_it_stands(form: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(FILES[form])
+    text = read_whole("here", tmp_path / "file")
+    rows = [*detect.read_rows(CaptionText("here", text))]
+    for row in rows:
+        assert row.source.startswith("here, "), f"{form}: {row} has the source {row.source!r}"
+        if line := re.search(r"line (\d+)$", row.source):
+            there = text.splitlines()[int(line[1]) - 1]
+            assert row.picture in there, f"{form}: {row.source} is {there!r}, without {row.picture}"
 
 
 @pytest.mark.parametrize("form", detect.FORMATS, ids=lambda form: form.name)
