@@ -42,9 +42,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^(```python (\S+)(?: (\S+))?( whole)?)\n(?:.*\n)*?```$", re.MULTILINE)
 # `example` marks what nobody can repeat, see tests/package/test_docs.py
-TABLE = re.compile(
-    r"^<!-- (?!example -->)([\w ]+?)(?: of (\S+))? -->\n(?:\|.*\n)*", re.MULTILINE
-)
+TABLE = re.compile(r"^<!-- (?!example -->)([\w ]+?)(?: of (\S+))? -->\n(?:\|.*\n)*", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
