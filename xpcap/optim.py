@@ -298,7 +298,7 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     config.update(init(rule, w, config))
     if dw.shape != w.shape:
         got = f"has shape {w.shape} and dw {dw.shape}"
-        raise InvalidValueError(f"optim.{rule.name}", "w", got, "arrays of one shape")
+        raise InvalidValueError(f"optim.{rule.name}", "w", got, "arrays of the same shape")
     rule.step([(w, dw, {key: config[key] for key in rule.state_shapes(w.shape)})], config)
 
 

@@ -248,7 +248,7 @@ def test_encoders_are_found_by_name() -> None:
     histograms | thing: encoder | cause: did you mean 'histogram'
     histogram: | thing: encoder | got: 'histogram:' does not exist
     histogram:cells=3 | thing: option | got: 'cells' does not exist
-    histogram:grid=4 | got: sees 3 x 3 regions | expected: at least the 4 x 4
+    histogram:grid=4 | got: has only 3 x 3 regions | expected: at least 4 x 4
     histogram:grid=0 | got: has grid=0 | expected: regions along a side
     histogram:grid=two | got: has grid=two
     """,

@@ -115,16 +115,16 @@ def caption(
 
     PICTURES are files, folders (searched recursively) and http or https URLs. Without PICTURES, the
     command captions pictures of a split and shows a reference for each. To caption new pictures, RUN
-    needs an encoder: from generated pictures, 'prepare --pictures' or 'prepare --features
-    --encoder'.
+    needs an encoder. It has one if it was trained on generated pictures, or on data from 'prepare
+    --pictures' or 'prepare --features --encoder'.
 
     Unreadable pictures are reported on standard error and skipped. The exit status is 1 if no
     picture could be read. Downloads stop at 20 s or 20 MB.
 
-    Outputs can be combined. Those that replace printing write each caption at once, for any number
-    of pictures. The same command continues a table: it skips pictures in the table, for the other
-    outputs too, and retries those in NAME.skipped.csv. A table holds captions of one run with one
-    set of options.
+    Outputs can be combined. Those that replace printing write each caption as soon as it is made, so
+    they take any number of pictures. If the table of --csv exists, the command continues it: all
+    outputs skip the pictures that are in the table, and those in NAME.skipped.csv are tried again. A
+    table holds captions of one run with one set of options.
 
     The default decoding is a beam search ranked by similar photos, if the run has an index of
     training photos; else it is greedy. --explain shows why a ranked caption was chosen.

@@ -56,7 +56,8 @@ EXAMPLES = examples(
     "--data",
     metavar="FILE",
     type=PATH,
-    help="Another dataset file, which is encoded with the run's vocabulary. Default: the run's data.",
+    help="Another dataset file; its captions are encoded with the run's vocabulary. Default: the run's"
+    " data.",
 )
 @click.option("--split", metavar="NAME", default="val", show_default=True, help="Split to score.")
 @click.option(

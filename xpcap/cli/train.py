@@ -99,8 +99,8 @@ def train(
 
     Ctrl-C, SIGTERM and SIGHUP (unless under nohup) finish the step, save, and exit with 130, 143 or
     129; a second Ctrl-C exits at once. If the output pipe closes, as in a pipe into 'head', training
-    saves and exits with 141. With --resume the same command begins a run and continues it after any
-    interruption, with the run's options as defaults.
+    saves and exits with 141. With --resume, one command both begins a run and continues it after an
+    interruption. When it continues, options that are not given are the run's.
     """
     _refuse_captions(data)
     group = begin(on_notice=say)

@@ -202,7 +202,8 @@ def read_dataset(path: str | Path) -> CaptionData:
             check_data(f"read_dataset: {path}", data)
             if data.fingerprint != fingerprint_of(data):
                 cause = "changed since 'prepare' wrote it? Prepare it again"
-                raise DataError("read_dataset", path, "does not match its stamp", cause=cause)
+                got = "does not match its stamp, a digest of its contents"
+                raise DataError("read_dataset", path, got, cause=cause)
         except DataError:
             raise
         # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values

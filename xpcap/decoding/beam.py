@@ -52,7 +52,11 @@ class Beam(Policy):
     n_best: int = option(
         Whole(1), 1, "With a beam: number of best captions to return, with log-probabilities."
     )
-    groups: int = option(Whole(1), 1, "With a beam: number of groups, whose captions differ.")
+    groups: int = option(
+        Whole(1),
+        1,
+        "With a beam: number of groups that it is divided into, to make captions differ.",
+    )
     diversity: float = option(
         Real(0, 1000),
         0.5,

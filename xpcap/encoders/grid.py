@@ -59,8 +59,9 @@ def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     """Raise DataError if a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
-        got, expected = f"sees {height} x {width} regions", f"at least the {grid} x {grid}"
-        raise DataError("find_encoder", f"encoder {name!r}", got, f"{expected} of its grid")
+        got, expected = f"has only {height} x {width} regions", f"at least {grid} x {grid}"
+        cause = f"choose a grid of at most {min(height, width)}"
+        raise DataError("find_encoder", f"encoder {name!r}", got, expected, cause)
 
 
 def pool(features: np.ndarray, grid: int) -> np.ndarray:

@@ -35,7 +35,8 @@ def open_session(caller: str, model: bytes) -> Any:
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         got = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
-        raise DataError("find_encoder", caller, got, cause="damaged, or too new?") from error
+        cause = "damaged, or newer than this ONNX Runtime?"
+        raise DataError("find_encoder", caller, got, cause=cause) from error
 
 
 @dataclass(eq=False)

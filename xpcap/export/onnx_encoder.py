@@ -31,12 +31,12 @@ def load_encoder(encoder: OnnxEncoder) -> Any:
         if opset_of(model) < OPSET:
             model = version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx and protobuf have no error in common
-        got = f"is not read by onnx {onnx.__version__}"
+        got = f"cannot be read by onnx {onnx.__version__}"
         raise DataError(
             "export_onnx",
             f"the network of encoder {encoder.name!r}",
             f"{got}: {' '.join(str(error).split())[:200]}",
-            cause="damaged, or too new?",
+            cause="damaged, or newer than this onnx?",
         ) from error
     return onnx.compose.add_prefix(model, PREFIX)
 

@@ -520,9 +520,10 @@ class Ops:
             da, dr, (dh, *carried) = cell.gradient(dstate, before, after, saved)
             grads.da[rows] = da
             if direct is None and (dr is not da or dh is not None):
-                caller, expected = f"{type(cell).__name__}.gradient", "one array for both, and None"
-                got, cause = "differ, or h has more", "set scales_recurrence = True"
-                raise InvalidValueError(caller, "gradients of a and r", got, expected, cause)
+                caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
+                got = "has separate gradients of a and r, or one of h"
+                expected = "one array for both a and r, and None for h"
+                raise InvalidValueError(caller, "the result", got, expected, cause)
             if direct is not None:
                 grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
             for x, value in zip(dcarried, carried, strict=True):

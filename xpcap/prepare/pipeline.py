@@ -452,9 +452,9 @@ def _vocabulary(
         least = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
     vocabulary = Vocabulary.build_from_words(words, least, most=most)
     if len(vocabulary) == len(SPECIAL):
-        got = f"occurs {least} times in the captions to learn from"
+        got = f"occurs {least} times or more in the captions for the vocabulary"
         cause = "choose a smaller `min_count`"
-        raise DataError("assemble", "no word", got, "some that do", cause)
+        raise DataError("assemble", "no word", got, "at least one", cause)
     settings = {"min_count": least, "max_words": options.max_words}
     return vocabulary, settings if most is None else {**settings, "vocabulary_size": most}
 

@@ -117,9 +117,9 @@ class Recipe:
         Location(), None, "Run folder to create; never overwritten. Default: runs/NAME-CELL, or"
         " runs/NAME-CELL-N if that exists.", role=UNSTORED)
     start: str | Path | None = option(
-        Location(), None, "Run folder to start from, with its model and best parameters; its data and"
-        " options are the defaults. With other `data`: a head start, with the words of both and"
-        " defaults for few captions.", role=SOURCE)
+        Location(), None, "Run folder whose model and best parameters are the start; its data and"
+        " options are the defaults. With other `data` it gives a head start: the vocabulary has the"
+        " words of both, and training has defaults of its own.", role=SOURCE)
     objective: str = option(
         Names(OBJECTIVES), CROSS_ENTROPY, "Objective: cross entropy on the training captions, or"
         " CIDEr-D of sampled captions, which needs `start`.", role=STAGES, score=SELF_CRITICAL)
@@ -160,8 +160,8 @@ class Recipe:
         LOSS_KINDS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        MODEL_KINDS["inject"], "every-step", "Use of the image: as initial state, also as a term of"
-        " every step, or by attention over a grid.", role=MODEL)
+        MODEL_KINDS["inject"], "every-step", "Use of the image: as initial state (init), also as a"
+        " term of every step (every-step), by attention over a grid, or by both.", role=MODEL)
     feature_scaling: str = option(
         Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
         role=MODEL, generated="none")

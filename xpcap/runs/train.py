@@ -286,7 +286,7 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
         raise OptionError(
             "train_run",
             "`inject`",
-            f"is {options.inject}, for one feature per picture, but the data has grids of"
+            f"is {options.inject}, which takes one feature per picture, but the data has grids of"
             f" {data.feature_shape[0]} regions",
             expected="`inject` attention, or attention+every-step",
             cause="or prepare the data without a grid",
@@ -295,10 +295,9 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
         raise OptionError(
             "train_run",
             "`inject`",
-            f"is {options.inject}, for grids, but the data has one feature per picture, of"
+            f"is {options.inject}, which needs a grid, but the data has one feature per picture, of"
             f" size {data.feature_dim}",
-            expected="regions to attend to: prepare the data with `grid` 5, or give `inject`"
-            " every-step",
+            expected="data prepared with a grid, such as 5, or `inject` every-step",
         )
     sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)

@@ -65,8 +65,8 @@ def read(path: str | Path) -> HandedIn:
     """
     path = find(path)
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        got = "is an archive, which is not unpacked"
-        raise DataError("grade", path, got, expected="a file or a folder")
+        got, expected = "is an archive", "a Python file or a folder"
+        raise DataError("grade", path, got, expected, cause="unpack it first")
     if not path.is_file() and not path.is_dir():
         raise DataError("grade", path, "is a pipe or a device", expected="a file or a folder")
     unread: list[str] = []
