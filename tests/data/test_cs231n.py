@@ -58,7 +58,7 @@ def test_load_coco_data_reads_the_courses_folder(
 def test_the_archive_unpacked_as_the_docs_say_lies_where_load_coco_data_looks(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docs = (Path(__file__).parents[2] / "docs/howto/caption-formats.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).parents[2] / "docs/tutorials/course.md").read_text(encoding="utf-8")
     assert "In the folder `datasets`:" in docs
     assert "`python -m zipfile -e coco_captioning.zip .`" in docs
     (tmp_path / "datasets").mkdir()
