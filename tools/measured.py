@@ -47,7 +47,7 @@ def figures() -> dict[str, str]:
     """The text of each figure, by its name on the pages."""
     quality, photos, commands = "quality.csv", "captions_by_photos.csv", "commands.csv"
     ranked, first = "default, ranked captions", "first stage of the default, ranked captions"
-    three = "three runs of both stages as one captioner"
+    three = "three runs of the default as one captioner"
     times = zip(  # of PyTorch, padded and packed; the first configuration has few captions
         values("pytorch.csv", "ratio_torch_padded", work="step")[1:],
         values("pytorch.csv", "ratio_torch_packed", work="step")[1:],
