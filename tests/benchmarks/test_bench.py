@@ -917,7 +917,7 @@ def test_emulated_bench_says_why_it_times_no_graph(
         why = "cudaErrorStreamCaptureUnsupported"
         monkeypatch.setattr(Stream, "begin_capture", mock.Mock(side_effect=RuntimeError(why)))
     elif fault == "other-bits":
-        why = "other bits"
+        why = "results differ"
         monkeypatch.setattr(Graph, "launch", lambda self: None)
     else:
         why = "CuPy computes weighted_sum"
