@@ -91,7 +91,6 @@ format: .venv/ready
 
 excerpts: .venv/ready
 	$(VENV) tools/excerpts.py
-	$(VENV) tools/measured.py
 	$(VENV) docs/figures.py
 
 .venv/docs: .venv/ready

@@ -1,6 +1,7 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
 with signature and docstring, ```python FILE fences, and tables below a comment <!-- NAME --> or
-<!-- NAME of THING -->. TABLES has their names; to add one, add a row. `make excerpts` runs this.
+<!-- NAME of THING -->. TABLES has their names; to add one, add a row. Measured figures come from
+measured.py. `make excerpts` runs this.
 """
 
 import ast
@@ -16,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import click
 import device_mutants
+import measured
 from patterns import function_named
 
 import xpcap
@@ -39,7 +41,6 @@ from xpcap.shapes.scoring import NAMED
 Rows = Iterable[Sequence[str]]  # of a table; the first is its heading
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^(```python (\S+)(?: (\S+))?( whole)?)\n(?:.*\n)*?```$", re.MULTILINE)
 # `example` marks what nobody can repeat, see tests/package/test_docs.py
 TABLE = re.compile(r"^<!-- (?!example -->)([\w ]+?)(?: of (\S+))? -->\n(?:\|.*\n)*", re.MULTILINE)
@@ -347,9 +348,9 @@ def _summary(thing: object) -> str:
 
 
 def fill() -> None:
-    for path in PAGES:
+    for path in measured.PAGES:
         before = path.read_text(encoding="utf-8")
-        after = filled(before)
+        after = measured.filled(filled(before))
         if after != before:
             path.write_text(after, encoding="utf-8")
             print(f"{path.relative_to(ROOT)} is brought up to date")

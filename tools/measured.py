@@ -90,16 +90,3 @@ def filled(page: str) -> str:
     """The text of a page with its figures as the CSV files have them now."""
     texts = figures()
     return MARK.sub(lambda mark: f"{mark[1]}{texts[mark[2]]}{mark[3]}", page)
-
-
-def fill() -> None:
-    for path in PAGES:
-        before = path.read_text(encoding="utf-8")
-        after = filled(before)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
-            print(f"{path.relative_to(ROOT)} is brought up to date")
-
-
-if __name__ == "__main__":
-    fill()
