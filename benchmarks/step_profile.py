@@ -53,8 +53,8 @@ SEAMS = {
 }
 # Parts of the gradients, which a step enters that does not repeat the launches of another
 LOOPS = {
-    "loop_forward": ("xpcap.layers.recurrent:rows_forward",),
-    "loop_backward": ("xpcap.layers.recurrent:rows_backward",),
+    "loop_forward": ("xpcap.layers.recurrent:forward_loop",),
+    "loop_backward": ("xpcap.layers.recurrent:backward_loop",),
     "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
 }
 REST = "rest"
