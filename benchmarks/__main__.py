@@ -171,8 +171,8 @@ def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
 def _check_plot(plot: Path, scaling: bool) -> None:
     """Refuse a plot that could not be drawn or written, before anything is timed."""
     if not scaling:
-        expected = "both: it draws how a step grows with its sizes"
-        raise OptionError("", "--plot", "is given without --scaling", expected)
+        cause = "it draws how a step grows with its sizes"
+        raise OptionError("", "--plot", "requires --scaling", cause=cause)
     require_new_file("bench", plot, ".png")
 
 

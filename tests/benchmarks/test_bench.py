@@ -494,7 +494,7 @@ def test_options_of_scaling_that_do_not_fit_are_refused_before_anything_is_timed
             2,
             "--config and --scaling are given, expected one or the other",
         ),
-        (["--plot", "scaling.png"], 2, "--plot is given without --scaling, expected both"),
+        (["--plot", "scaling.png"], 2, "--plot requires --scaling"),
         (["--scaling", "--plot", "scaling.pdf"], 1, "scaling.pdf does not end in .png"),
         (
             ["--scaling", "--plot", str(tmp_path / "nowhere" / "scaling.png")],

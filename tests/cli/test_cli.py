@@ -377,7 +377,7 @@ train --backend cupi | 'cupi' | numpy, cupy, auto | did you mean 'cupy'
 train --epochs -1 | --epochs is -1, expected a whole number in 0..1000000
 train --dropout 1 | --dropout is 1.0, expected a number in [0, 1)
 train --lr nan | --lr is nan, expected a positive number
-train --resume | --resume is given without --out
+train --resume | --resume requires --out
 prepare --split train --features f --out o | 'train' | NAME=LIST
 prepare --split a=x --split a=y --features f --out o | 'a=y' | fresh name
 score said.json | --data

@@ -100,7 +100,7 @@ MISUSED = """
 --beam 5 --n-best 6 | --n-best is 6, expected a whole number in 1..5; no more captions come out of a beam than its --beam
 --beam 5 --groups 2 | --groups is 2, expected a divisor of --beam, 5
 --beam 5 --length-penalty nan | --length-penalty is nan, expected a number in 0..10
---beam 4 --diversity 1 | --diversity is given without --groups, expected 2 groups or more
+--beam 4 --diversity 1 | --diversity requires --groups
 --n-best 3 | --n-best requires --beam
 --top-p 1.5 | --top-p is 1.5, expected a number in 0.000001..1; it is a probability
 --top-k 0 | --top-k is 0, expected a whole number of at least 1

@@ -322,7 +322,7 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
     Beam(length_penalty=-0.1) | thing: length_penalty | got: is -0.1 | expected: a number in 0..10
     Beam(length_penalty=np.nan) | thing: length_penalty | got: is nan | expected: a number in 0..10
     Beam(diversity=np.inf) | thing: diversity | got: is inf | expected: a number in 0..1000
-    Beam(4, diversity=1.0) | thing: diversity | got: without `groups` | expected: 2 groups
+    Beam(4, diversity=1.0) | thing: diversity | got: requires `groups` | cause: 2 groups
     """,
     error=OptionError,
 )

@@ -26,7 +26,7 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-MOST_UNKNOWN = 0.1  # share of unknown words without a remark
+MAX_UNKNOWN = 0.1  # share of unknown words without a notice
 COLUMNS = described(Columns)  # their flags end in -column: in Python they are fields of `columns`
 
 
@@ -101,7 +101,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
 
 
 def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
-    """Print remarks on too few training pictures, and on too many unknown words."""
+    """Print notices on too few training pictures, and on too many unknown words."""
     if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
         much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
@@ -109,7 +109,7 @@ def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
             f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
             " (docs/howto/head-start.md)"
         )
-    if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
+    if (unknown := data.source.record["unknown"]["train"]) > MAX_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
         click.echo(
             f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"

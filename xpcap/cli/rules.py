@@ -1,4 +1,4 @@
-"""Which options need others, and which exclude each other: one table for all commands."""
+"""Options that need or exclude others: one table for all commands."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

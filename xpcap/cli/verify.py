@@ -53,7 +53,7 @@ COUNT, SEED, POSITIVE = Whole(1), Whole(0), Real(above=0)
 INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
-MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
+MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
 
 
 @click.command(epilog=EXAMPLES, short_help="Check xpcap's numbers, or grade students' code.")
@@ -278,7 +278,7 @@ def _print_result(cells: tuple[str, str], result: Result) -> None:
     """Print a row of the table of a grading, and below it what to do."""
     where = escape_control(result.where)
     line = results.LINE.fullmatch(where)
-    cell = f"line {line[1]}" if line else escape_control(where, MOST_WHERE)
+    cell = f"line {line[1]}" if line else escape_control(where, MAX_WHERE)
     click.echo(COLUMNS.format(*cells, cell, escape_control(result.kind)).rstrip())
     remainder = line[2] if line else where if cell != where else ""
     for is_code, text in [(False, remainder)] * bool(remainder) + results.blocks(result.advice):

@@ -27,7 +27,7 @@ TINY_CAPTIONS = Few(
 FEW_PICTURES = Few(
     250,
     "pictures",
-    "`prepare` prints a remark",
+    "`prepare` prints a notice",
     "with five captions each, captions begin to fit at about this number",
 )
 FEW_CAPTIONS = Few(

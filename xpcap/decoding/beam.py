@@ -83,8 +83,8 @@ class Beam(Policy):
         )
         captions.check("Beam", "`n_best`", self.n_best)
         if self.groups == 1 and self.diversity != Beam.diversity:
-            got, expected = "is given without `groups`", "2 groups or more, which it makes differ"
-            raise OptionError("Beam", "`diversity`", got, expected)
+            cause = "it makes 2 groups or more differ"
+            raise OptionError("Beam", "`diversity`", "requires `groups`", cause=cause)
         if self.width % self.groups:
             expected = f"a divisor of `width`, {self.width}: groups are of equal width"
             raise OptionError("Beam", "`groups`", f"is {self.groups}", expected)

@@ -73,7 +73,7 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
     paths : of files and folders, or one of them
 
     No file is opened: one that is no picture is found out by reading. The other files of a folder,
-    and folders in it that cannot be read, are remarked on.
+    and folders in it that cannot be read, are named in a notice.
 
     DataError : a folder without a picture, or one that cannot be read.
     """
@@ -88,12 +88,12 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
             pictures.append(path)
             continue
         inside = search_folder("find_pictures", path)
-        remarks = describe_rest(path, inside.others, inside.unreadable)
+        notices = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
             got = "holds no picture, nor do folders in it"
             expected = f"files that end in {', '.join(SUFFIXES)}"
-            raise DataError("find_pictures", path, got, expected, "; ".join(remarks))
-        for text in remarks:
+            raise DataError("find_pictures", path, got, expected, "; ".join(notices))
+        for text in notices:
             notice(text)
         pictures += inside.pictures
     return pictures
@@ -102,12 +102,12 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 def describe_rest(
     folder: Path, others: Sequence[str | Path], unreadable: Mapping[Path, str]
 ) -> list[str]:
-    """Remarks on a folder's other files, and on each folder in it that cannot be read.
+    """Notices on a folder's other files, and on each folder in it that cannot be read.
 
     ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``, with a hint for a camera's
     RAW files.
     """
-    remarks = []
+    notices = []
     if others:
         counts = Counter(Path(file).suffix.lower() or "without a suffix" for file in others)
         shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -116,8 +116,8 @@ def describe_rest(
         raw = "; a camera's RAW files are not read: export them as JPEG"
         hint = raw if counts.keys() & set(RAW) else ""
         files = f"{len(others):,} other {'file' if len(others) == 1 else 'files'}"
-        remarks.append(f"{files} in {folder} not looked at: {listed}{more}{hint}")
-    return remarks + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
+        notices.append(f"{files} in {folder} not looked at: {listed}{more}{hint}")
+    return notices + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
 
 
 def _unreadable(caller: str, path: Path, error: OSError) -> DataError:

@@ -283,7 +283,7 @@ def caption_files(
 ) -> tuple[list[PictureCaption], list[Skipped]]:
     """Captions of picture files, of pictures in folders (recursively), and of URLs.
 
-    They go through the encoder that computed the run's features. Remarks name each folder's other
+    They go through the encoder that computed the run's features. Notices name each folder's other
     files, and unreadable subfolders.
 
     Parameters

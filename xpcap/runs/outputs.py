@@ -195,7 +195,7 @@ def write_captions(
 ) -> list[Skipped]:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
 
-    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. Remarks
+    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. Notices
     name what is left as it was, and the number of pictures that the table has already.
 
     paths : as in `caption_files`

@@ -54,8 +54,8 @@ def _options_to_resume(given: Mapping[str, Any]) -> dict[str, Any]:
     if not given.get("resume"):
         return {}
     if given.get("out") is None:
-        got = "is given without `out`"
-        raise OptionError("train_run", "`resume`", got, "both: which run should continue?")
+        cause = "the run to continue"
+        raise OptionError("train_run", "`resume`", "requires `out`", cause=cause)
     out = Path(given["out"])
     check_resumable(out)
     last, first = _run_at(out), _run_at(out / FIRST)

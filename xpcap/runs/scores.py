@@ -290,7 +290,7 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             else f"other pictures or references, from {unequal[0][:100]!r} on"
         )
         got = f"have {what} in split {ours.split!r}"
-        cause = "if they were trained on different files, give one of them as `data`"
+        cause = "trained on different files? evaluate both on the same `data`"
         raise DataError("compare", "the two sides", got, "the same pictures and references", cause)
     our_scores, their_scores = ours.scores, theirs.scores
     differences = {
@@ -368,15 +368,15 @@ def _scores(
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     rows, unscored = _with_data_metrics(data, [*map(_row, metrics)])
     results: list[Result] = []
-    taken = {*ALIASES, *FORCED}
+    reserved_names = {*ALIASES, *FORCED}
     for metric in rows:
         scored = _scored(metric, references, hypotheses, known)
         names = {metric.name, *scored.corpus}
-        if twice := sorted(taken & names):
+        if twice := sorted(reserved_names & names):
             thing = f"the name {twice[0]!r} of {metric.title!r}"
             cause = "is a metric given twice?"
             raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
-        taken |= names
+        reserved_names |= names
         human = None
         if not metric.needs_references:
             human = _scored(metric, references, first, known)

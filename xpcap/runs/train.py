@@ -267,7 +267,7 @@ def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Object
 
 
 def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
-    """The solver's `select` and `patience`; remarks on options that the data has no use for."""
+    """The solver's `select` and `patience`; notices on options that the data has no use for."""
     select, patience = options.select or "cider", options.patience or None
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":

@@ -240,8 +240,8 @@ def side_by_side(trial: Trial) -> None:
         member.path.unlink()
         member.path.with_suffix(SKIPPED).unlink()
         member.write(names)
-    remarks: list[str] = []
-    with work(on_notice=remarks.append):
+    notices: list[str] = []
+    with work(on_notice=notices.append):
         asked = FixedCaptioner().write(NAMES, *(member.kind(member.path) for member in pair))
     check_asked("a file beside another", asked, [name for name in NAMES if name != NAMES[1]])
     expected = [
@@ -249,8 +249,8 @@ def side_by_side(trial: Trial) -> None:
         f" {len(NAMES) - rows}"
         for member, rows in zip(pair, (2, 3), strict=True)
     ]
-    if remarks != expected:
-        fail("a file beside another", f"is remarked on by {remarks}", expected)
+    if notices != expected:
+        fail("a file beside another", f"has the notices {notices}", expected)
     for member, content in zip(pair, contents, strict=True):
         if member.path.read_bytes() != content:
             fail("a file beside another", f"holds {member.path.read_bytes()!r}", f"{content!r}")
