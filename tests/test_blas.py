@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from xpcap import CaptioningRNN, threads
 from xpcap.layers import CELLS, Pointwise
 from xpcap.memory import Workspace
-from xpcap.threads import cores
+from xpcap.threads import blas, cores
 
 pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(
@@ -242,6 +242,7 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(
         rng.standard_normal((30, 80), dtype=np.float32),
         rng.integers(0, 300, (30, 12)),
     )
+    monkeypatch.setattr(blas(), "has_small_kernels", False)  # a guarded loop needs two threads
     with threadpool_limits(2, "blas"):
         alone: Any = Spied(monkeypatch)
         monkeypatch.setattr("xpcap.ops.host.contention_guard", lambda: alone)

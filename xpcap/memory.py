@@ -7,7 +7,7 @@ A `Workspace` keeps buffers from step to step and lends them through a `Buffer`;
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,6 +17,7 @@ from xpcap.device.replay import Replay
 from xpcap.device.transfers import Staging, Waiting
 from xpcap.errors import InvalidTypeError
 
+T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 
 
@@ -28,6 +29,7 @@ class Buffer:
 
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
+    constants : results that last as long as the memory, by full name; None: nothing is constant
     prefix : put in front of every name
     """
 
@@ -35,9 +37,10 @@ class Buffer:
         self,
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
+        constants: dict[str, Any] | None = None,
         prefix: str = "",
     ) -> None:
-        self._take, self._send, self._prefix = take, send, prefix
+        self._take, self._send, self._constants, self._prefix = take, send, constants, prefix
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
@@ -46,9 +49,17 @@ class Buffer:
         """A host array on the device, until its name is used again; on the host that array."""
         return self._send(self._prefix + name, host)
 
+    def constant(self, name: str, make: Callable[[], T]) -> T:
+        """The result of `make`, which is called once if parameters are `constant` in the workspace."""
+        if self._constants is None:
+            return make()
+        if (full := self._prefix + name) not in self._constants:
+            self._constants[full] = make()
+        return self._constants[full]
+
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""
-        return Buffer(self._take, self._send, f"{self._prefix}{name}.")
+        return Buffer(self._take, self._send, self._constants, f"{self._prefix}{name}.")
 
 
 def allocator(like: Array) -> Buffer:
@@ -146,6 +157,8 @@ class Workspace:
     layout : what inputs of a step are padded to by the function that packs them, so that no buffer
         moves; on a device alone
     graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
+    constant : parameters do not change while the workspace lasts, so that what is computed from
+        them alone is kept
     waiting : gives the context of a wait for the device, which other ranks may hold up
 
     replay : record of the work of padded steps
@@ -159,11 +172,12 @@ class Workspace:
         *,
         layout: Any = None,
         graphs: bool = False,
+        constant: bool = False,
         waiting: Waiting = nullcontext,
     ) -> None:
         self._store = _Store(like, waiting)
         self._others = [Workspace(like) for _ in range(parts - 1)]
-        self.buffer = Buffer(self._store.take, self._store.send)
+        self.buffer = Buffer(self._store.take, self._store.send, {} if constant else None)
         self.layout = layout if is_device_array(like) else None
         self.replay, self.forward_replay = (Replay[Any](graphs=graphs) for _ in range(2))
 

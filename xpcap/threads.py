@@ -26,6 +26,7 @@ from threadpoolctl import ThreadpoolController
 # an idle thread of OpenBLAS spins for 2**this clock ticks before it sleeps; 26 by default
 WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
+AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # processors by OpenBLAS's names
 PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
 FORK_PATIENCE = 5.0  # seconds that a fork waits for the lock on BLAS, held for a training step, say
 
@@ -184,9 +185,12 @@ class Blas:
     def __init__(self) -> None:
         controllers = ThreadpoolController().select(user_api="blas").lib_controllers
         self._libraries = [_library(controller) for controller in controllers]
-        openblas = [each.filepath for each in controllers if each.internal_api == "openblas"]
+        openblas = [each for each in controllers if each.internal_api == "openblas"]
         if NUMPY_CAME_FIRST and len(openblas) == 1:  # of several, one is SciPy's
-            shorten_wait(openblas[0])
+            shorten_wait(openblas[0].filepath)
+        # Whether all libraries compute small products without packing their factors first
+        kernels = [getattr(each, "architecture", "") for each in controllers]
+        self.has_small_kernels = 0 < len(openblas) == len(controllers) and {*kernels} <= {*AVX512}
         self._blas_lock = Lock()
         self._waiting: set[object] = set()  # a request for each thread that waits for that lock
         self._counts_lock = Lock()  # of the next two

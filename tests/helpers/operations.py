@@ -32,6 +32,7 @@ from xpcap.ops import (
     Ops,
     PackedSequences,
     Step,
+    get_ops,
     log_softmax,
     segments,
     single_step,
@@ -137,6 +138,18 @@ def matmul_nt(draw: Draw) -> Iterator[Any]:
         yield draw.normal(n, k), draw.normal(m, k), draw.poison(n, m)
 
 
+def _product(factor: Any, arguments: tuple[Any, ...]) -> Any:
+    (w,) = arguments
+    x = asarray(np.random.default_rng(8).standard_normal((40, len(w))).astype(w.dtype))
+    return get_ops(x).matmul(x, factor, out=asarray(np.empty((40, w.shape[1]), w.dtype)))
+
+
+@row()
+def factor(draw: Draw) -> Iterator[Any]:
+    yield Call((draw.normal(7, 40),), _product)
+    yield Call((draw.normal(512, 150) / 20,), _product)  # blocks of columns, and of rows
+
+
 def _products(multiply: Any, arguments: tuple[Any, ...]) -> None:
     for i, o, n in ((2, 0, 3), (0, min(4, len(arguments[2]) - 4), 4)):
         multiply(i, o, n)
@@ -157,6 +170,7 @@ def row_matmul_add(draw: Draw) -> Iterator[Any]:
 @row()
 def row_matmul_nt(draw: Draw) -> Iterator[Any]:
     yield Call((draw.normal(11, 12), draw.normal(7, 12), draw.normal(5, 7)), _products)
+    yield Call((draw.normal(11, 12), draw.normal(39, 12), draw.normal(5, 39)), _products)  # blocks
     yield Call((draw.normal(11, 0), draw.normal(7, 0), draw.normal(5, 7)), _products)
 
 

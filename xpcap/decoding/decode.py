@@ -121,7 +121,7 @@ class WordTable:
     def __call__(self, words: Array) -> Array:
         """model.project(words), (n, G), in the buffer."""
         if self._missing is not None and (new := np.unique(words[self._missing[words]])).size:
-            self._table[new] = self._project(new)
+            self._table[new] = self._project(new, buffer=self._buffer.scope("table"))
             self._missing[new] = False
         out = self._buffer("a", (len(words), self._table.shape[1]))
         return get_ops(out).gather(self._table, contiguous(words), out=out)
@@ -176,7 +176,7 @@ def _decode(
     """Captions of one part of the pictures."""
     state = model.start(features)
     h = state[0]
-    xp, buffer = get_array_module(h), Workspace(h).buffer
+    xp, buffer = get_array_module(h), Workspace(h, constant=True).buffer
     if xp is np or len(model.word_to_idx) <= MAX_TABLE_WORDS:
         project: Callable[[Array], Array] = WordTable(model, buffer)
     else:

@@ -19,10 +19,12 @@ from xpcap.memory import Buffer, allocator, one_block
 from xpcap.ops import (
     CellBuffers,
     CellGradients,
+    Factor,
     PackedSequences,
     RecurrentTerm,
     State,
     StepFn,
+    constant_factor,
     contiguous,
     get_ops,
     single_step,
@@ -199,7 +201,7 @@ class Pointwise(Cell):
         n, H = state[0].shape
         after = tuple(get_array_module(a).empty_like(x) for x in state)
         saved = {name: buffer(name, (n, columns * H)) for name, columns in self.saved.items()}
-        Wh = params["Wh"]
+        Wh = constant_factor(params["Wh"], buffer.scope("Wh"))
         forward_steps(self, a, Wh, state, after, saved, buffer, extra_term)(single_step(n))
         return after
 
@@ -253,7 +255,8 @@ def forward_loop(
     states = tuple(arrays[: len(cell.states)])
     saved = dict(zip(cell.saved, arrays[len(states) :], strict=True))
     get_ops(a).start_states(state0, states)
-    step_fn = forward_steps(cell, a, Wh, states, states, saved, buffer, extra_term)
+    factor = get_ops(a).factor(Wh, buffer)
+    step_fn = forward_steps(cell, a, factor, states, states, saved, buffer, extra_term)
     for step in rows.steps:
         step_fn(step)
     return states[0][N:], RowsCache(cell, states, saved, Wh, rows, extra_term)
@@ -262,7 +265,7 @@ def forward_loop(
 def forward_steps(
     cell: Pointwise,
     a: Array,
-    Wh: Array,
+    Wh: Factor,
     before: State,
     after: State,
     saved: dict[str, Array],

@@ -15,7 +15,15 @@ from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import DeviceOps, PackedSequences, State, contiguous, get_ops, log_mean_softmax
+from xpcap.ops import (
+    DeviceOps,
+    PackedSequences,
+    State,
+    constant_factor,
+    contiguous,
+    get_ops,
+    log_mean_softmax,
+)
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -246,7 +254,8 @@ class Network:
         out = buffer("vectors", (len(words), self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], contiguous(words), out=out)
         out = buffer("a", (len(words), self.config.columns))
-        a = ops.matmul(vectors, self.params[weight], out=out)
+        factor = constant_factor(self.params[weight], buffer.scope(weight))
+        a = ops.matmul(vectors, factor, out=out)
         a += self.params[bias]
         return a
 
@@ -270,7 +279,8 @@ class Network:
         """Scores (n, V) of the next word from hidden states (n, H), in the buffer."""
         W_vocab, b_vocab = self.params["W_vocab"], self.params["b_vocab"]
         out = self.buffer("scores", (len(h), len(b_vocab)))
-        scores = self._ops.matmul(contiguous(h), W_vocab, out=out)
+        factor = constant_factor(W_vocab, self.buffer.scope("W_vocab"))
+        scores = self._ops.matmul(contiguous(h), factor, out=out)
         scores += b_vocab
         return scores
 

@@ -22,8 +22,10 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.device.replay import invalidate
+from xpcap.memory import Buffer
 from xpcap.ops.base import (
     OPERATIONS,
+    Factor,
     MultiplyRows,
     Ops,
     Segments,
@@ -58,6 +60,11 @@ def get_ops(x: Array) -> Ops:
         invalidate("plain_only")
         return _PLAIN
     return _HOST if isinstance(x, np.ndarray) else _DEVICE
+
+
+def constant_factor(w: Array, buffer: Buffer) -> Factor:
+    """w (k, m) as a factor, laid out once where the buffer's owner changes no parameters."""
+    return buffer.constant("factor", lambda: get_ops(w).factor(w, buffer))
 
 
 @contextlib.contextmanager

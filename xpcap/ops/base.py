@@ -7,7 +7,7 @@ C-contiguous and row numbers int32. Results are written to `out`; None allocates
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from xpcap.ops.softmax import (
 )
 
 MultiplyRows = Callable[[int, int, int], None]
+Factor = Any  # of several products: w itself, or w laid out for them
 
 
 def sigmoid(x: Array) -> Array:
@@ -71,7 +72,14 @@ class Ops:
 
     # ---- Products
 
-    def matmul(self, x: Array, w: Array, out: Array) -> Array:
+    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
+        """w (k, m), laid out for several products x @ w of few rows each, in memory of `buffer`.
+
+        It stands for w in `matmul`, `row_matmul` and `row_matmul_add`, until w changes.
+        """
+        return w
+
+    def matmul(self, x: Array, w: Factor, out: Array) -> Array:
         """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
         return get_array_module(x, w).dot(x, w, out=out)
 
@@ -87,7 +95,7 @@ class Ops:
     # Products of a step's rows: each takes whole buffers and returns multiply(i, o, n), for n rows of x
     # from row i on, to n rows of out from row o on
 
-    def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+    def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
         """out[o : o + n] = x[i : i + n] @ w; x (., k), w (k, m), out (., m)."""
 
         def multiply(i: int, o: int, n: int) -> None:
@@ -96,7 +104,7 @@ class Ops:
         return multiply
 
     def row_matmul_add(
-        self, x: Array, w: Array, out: Array, buffer: Buffer | None = None
+        self, x: Array, w: Factor, out: Array, buffer: Buffer | None = None
     ) -> MultiplyRows:
         """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 

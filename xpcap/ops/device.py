@@ -16,7 +16,7 @@ from xpcap.device import cublas
 from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
 from xpcap.memory import Buffer, allocator
-from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
+from xpcap.ops.base import OPERATIONS, Factor, MultiplyRows, Ops, Segments, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows
 from xpcap.ops.packed import PackedSequences, Step, StepFn
@@ -118,13 +118,17 @@ class DeviceOps(Equations):
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
         return self.matmul(x, w.T, out)
 
-    def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
+        """cuBLAS takes w as it is."""
+        return w
+
+    def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
         if x.size and w.size:
             return cublas.multiply_rows(x, w, out)
         return super().row_matmul(x, w, out)
 
     def row_matmul_add(
-        self, x: Array, w: Array, out: Array, buffer: Buffer | None = None
+        self, x: Array, w: Factor, out: Array, buffer: Buffer | None = None
     ) -> MultiplyRows:
         if x.size and w.size:
             return cublas.multiply_rows(x, w, out, cublas.ONE)

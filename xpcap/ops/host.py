@@ -5,24 +5,35 @@ loops prepare everything that stays the same: with small batches NumPy's calls c
 arithmetic. Where a version does not pay for its arguments, the plain equations run.
 """
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.memory import Buffer
-from xpcap.ops.base import MultiplyRows, Ops, Segments
+from xpcap.memory import Buffer, allocator
+from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps
 from xpcap.ops.packed import StepFn
 from xpcap.ops.softmax import LossTerms, below_maximum
-from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
+from xpcap.threads import (
+    WORTH_WAKING,
+    blas,
+    contention_guard,
+    cores,
+    free_cores,
+    parallel_map,
+    split_evenly,
+)
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
 # lock between calls
 BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
 SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` transposes it
+UNPACKED = 10**6  # multiplications of a product that OpenBLAS's small kernels compute, at most
+COLUMNS, ROWS = 64, 16  # of w in such a product: the fastest powers of two at 512 units
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
@@ -58,6 +69,44 @@ def _matmul(x: Array, w: Array, out: Array) -> Array:
     return out
 
 
+class Blocks(NamedTuple):
+    """A right factor w (k, m), of which blocks of columns lie together."""
+
+    w: Array
+    blocks: Array  # (count, k, COLUMNS); w has fewer columns besides
+    most: int  # rows of a product by a block that OpenBLAS's small kernels compute
+
+
+@functools.lru_cache(maxsize=1024)
+def _pieces(n: int, most: int) -> list[tuple[int, int]]:
+    """0..n in as few pieces of about the same size as have at most so many each."""
+    return [(part.start, part.stop) for part in split_evenly(n, -(-n // most))]
+
+
+def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array, most: int) -> MultiplyRows:
+    """Products of rows of x with blocks (count, k, columns) and with the `rest` of the columns."""
+    count, k, columns = blocks.shape
+    whole, used = count * columns, free_cores()
+    by_block = out[:, :whole].reshape(len(out), count, columns).transpose(1, 0, 2)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        pieces = [(0, n)] if n <= most else _pieces(n, most)
+
+        def of_part(part: slice) -> None:
+            for start, stop in pieces:
+                to = by_block[part, o + start : o + stop]
+                np.matmul(x[i + start : i + stop], blocks[part], to)
+
+        if used > 1 and n * k * whole >= WORTH_WAKING:
+            parallel_map(of_part, split_evenly(count, used))
+        else:
+            of_part(slice(None))
+        if whole < out.shape[1]:
+            np.matmul(x[i : i + n], rest, out[o : o + n, whole:])
+
+    return multiply
+
+
 def _norm(x: Array) -> Array:
     """Squares of a block are summed in their dtype, or in double if they overflow."""
     total = 0.0
@@ -75,8 +124,21 @@ class HostOps(Ops):
 
     # ---- Products
 
-    def matmul(self, x: Array, w: Array, out: Array) -> Array:
+    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
+        """Columns of w that lie together: OpenBLAS packs neither factor of such small products."""
+        k, m = w.shape
+        count, most = m // COLUMNS, UNPACKED // max(1, k * COLUMNS)
+        if not (blas().has_small_kernels and count and most):
+            return w
+        blocks = (buffer or allocator(w))("factor", (count, k, COLUMNS))
+        blocks[...] = w[:, : count * COLUMNS].reshape(k, count, COLUMNS).transpose(1, 0, 2)
+        return Blocks(w, blocks, most)
+
+    def matmul(self, x: Array, w: Factor, out: Array) -> Array:
         """By threads that do not wait for one another."""
+        if isinstance(w, Blocks):
+            self.row_matmul(x, w, out)(0, 0, len(x))
+            return out
         return _matmul(x, w, out) if _in_threads(x, w) else super().matmul(x, w, out)
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
@@ -85,21 +147,24 @@ class HostOps(Ops):
         self.row_matmul_nt(x, w, out)(0, 0, len(x))
         return out
 
-    def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        dot: Any = _matmul if _in_threads(x, w) else np.dot
-
-        def multiply(i: int, o: int, n: int) -> None:
-            dot(x[i : i + n], w, out[o : o + n])
-
-        return multiply
+    def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
+        if not isinstance(w, Blocks):
+            dot: Any = _matmul if _in_threads(x, w) else np.dot
+            return lambda i, o, n: dot(x[i : i + n], w, out[o : o + n])
+        w, blocks, most = w
+        return _multiply_blocks(x, blocks, w[:, blocks.shape[0] * COLUMNS :], out, most)
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        """Products of few rows as (w @ x.T).T.
+        """By rows of w, as `row_matmul`; elsewhere products of few rows as (w @ x.T).T.
 
         OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
         much as the product.
         """
-        m, w_T = len(w), w.T
+        (m, k), w_T = w.shape, w.T
+        count, most = m // ROWS, UNPACKED // max(1, k * ROWS)
+        if blas().has_small_kernels and count and most:
+            blocks = w[: count * ROWS].reshape(count, ROWS, k).transpose(0, 2, 1)
+            return _multiply_blocks(x, blocks, w_T[:, count * ROWS :], out, most)
         dot: Any = contention_guard().dot if _in_threads(x, w) else np.dot
         scratch = np.empty(min(len(out), SMALL_ROWS) * m, out.dtype)
 
