@@ -20,6 +20,7 @@ from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
 from xpcap.memory import Workspace
+from xpcap.models import captioning_rnn
 from xpcap.ops import plain_only
 from xpcap.prepare import features
 from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
@@ -342,8 +343,15 @@ def test_stretches_cover_everything_once() -> None:
 # A step in parts
 
 
+@pytest.fixture
+def parts_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a part have 32 captions at least, however small the model is."""
+    monkeypatch.setattr(captioning_rnn, "MIN_CAPTIONS_PER_CORE", 32)
+    monkeypatch.setattr(captioning_rnn, "MIN_PRODUCT", 1)
+
+
 @CELLS
-@pytest.mark.usefixtures("new_cells")
+@pytest.mark.usefixtures("new_cells", "parts_of_32")
 @pytest.mark.parametrize("inject", ["init", "attention+every-step"])
 def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: str) -> None:
     """Loss and every gradient to 1e-12, with dropout, whose masks are drawn for the whole batch."""
@@ -359,7 +367,6 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
             got, parted = make(cell, inject=inject).loss(features, captions, workspace=workspace)
-        # of at least 32 captions each
         assert [space.nbytes > 0 for space in workspace.parts] == [k < 3 for k in range(parts)]
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():
@@ -388,11 +395,13 @@ def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
     return solver.model.params.flat.copy()
 
 
+@pytest.mark.usefixtures("parts_of_32")
 def test_twenty_steps_in_parts_end_where_the_plain_equations_end() -> None:
     plain = trained(1, plain=True)
     np.testing.assert_allclose(trained(3, plain=False), plain, rtol=0, atol=1e-9)
 
 
+@pytest.mark.usefixtures("parts_of_32")
 def test_the_same_number_of_parts_gives_the_same_bits() -> None:
     np.testing.assert_array_equal(trained(3, False, np.float32), trained(3, False, np.float32))
 
@@ -412,6 +421,7 @@ def test_the_solver_takes_as_many_parts_as_cores() -> None:
     assert len(noting.workspace.parts) == cores()
 
 
+@pytest.mark.usefixtures("parts_of_32")
 def test_few_captions_are_one_part() -> None:
     data, model = draw_data(N, D, V, seed=1), make()
     workspace = Workspace(model.params.flat, 3)

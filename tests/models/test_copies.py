@@ -193,6 +193,7 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
 def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """For a batch of N captions at once, or in parts of three or four."""
     monkeypatch.setattr(captioning_rnn, "MIN_CAPTIONS_PER_CORE", 3)
+    monkeypatch.setattr(captioning_rnn, "MIN_PRODUCT", 1)
     return Workspace(make().params.flat, request.param)
 
 

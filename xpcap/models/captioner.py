@@ -1,7 +1,8 @@
 """Captioner: a model that captions pictures by any policy and scores given captions."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from xpcap.options import Whole
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
+T = TypeVar("T")
 MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
 
 
@@ -65,13 +67,14 @@ class Captioner(Decodable):
             ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
             the model scores highest; ``tokens``, how many there are.
         """
-        return network.score(self._networks, self._part("score", Batch(features, captions)))
+        first, *others = self._in_parts("score", Batch(features, captions), network.score)
+        for nll, correct, tokens in others:
+            first = Score(first.nll + nll, first.correct + correct, first.tokens + tokens)
+        return first
 
     @in_turn
     def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Log-probability of each word of given captions, without dropout.
-
-        On the host, the cores compute parts of the captions.
 
         Parameters
         ----------
@@ -86,18 +89,8 @@ class Captioner(Decodable):
             On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
             0 after END.
         """
-        caller = f"{self._name}.word_log_probabilities"
-        batch = Batch(features, captions).checked(caller, self.config)  # whole: a part takes rows
-        N = len(batch.captions)
-        parts = [slice(0, N)]
-        if isinstance(self.like, np.ndarray):
-            parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
-
-        def of_part(rows: slice) -> np.ndarray:
-            part = self._part("word_log_probabilities", batch.take(rows))
-            return network.word_log_probabilities(self._networks, part)
-
-        return np.concatenate(parallel_map(of_part, parts))
+        batch, compute = Batch(features, captions), network.word_log_probabilities
+        return np.concatenate(self._in_parts("word_log_probabilities", batch, compute))
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Take a step from the words themselves: `advance` after `project`, in fresh memory.
@@ -254,6 +247,21 @@ class Captioner(Decodable):
         caller = f"{self._name}.{method}"
         features = prepare_features(caller, features, self.config.feature_shape, self.like)
         return decode(self, features, policy, scored, caller, numbers)
+
+    def _in_parts(
+        self, method: str, batch: Batch, compute: Callable[[Sequence[network.Network], Part], T]
+    ) -> list[T]:
+        """A result for each part of given captions; on the host a core computes each."""
+        batch = batch.checked(f"{self._name}.{method}", self.config)  # whole: a part takes rows
+        N = len(batch.captions)
+        parts = [slice(0, N)]
+        if isinstance(self.like, np.ndarray):
+            parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
+
+        def of_part(rows: slice) -> T:
+            return compute(self._networks, self._part(method, batch.take(rows)))
+
+        return parallel_map(of_part, parts)
 
     def _part(self, method: str, batch: Batch) -> Part:
         """Given captions as one part on the model's device."""

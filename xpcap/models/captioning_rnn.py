@@ -27,7 +27,8 @@ from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-MIN_CAPTIONS_PER_CORE = 32  # products with fewer rows gain nothing from another core
+# For another core to pay off: captions of a part, and multiplications of the product of its step
+MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 22
 
 
 class CaptioningRNN(Captioner):
@@ -276,7 +277,9 @@ class CaptioningRNN(Captioner):
             raise InvalidTypeError("CaptioningRNN.loss", "workspace", got, expected)
         if workspace is None:
             return [allocator(self.like)]
-        parts = workspace.parts[: max(1, batch.computed // MIN_CAPTIONS_PER_CORE)]
+        size = self.config.hidden * self.config.columns  # of Wh, or of as many others
+        least = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
+        parts = workspace.parts[: max(1, batch.computed // least)]
         return [part.buffer for part in parts]
 
     # ---- Training
