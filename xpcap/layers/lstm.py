@@ -62,11 +62,11 @@ class LSTMCell(Pointwise):
         (dh, dc), (_, c_prev), (blocks, tanh_c) = dstate, before, saved
         xp = get_array_module(dh)
         i, f, o, g = self.split(blocks)
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        di = dc * g * i * (1 - i)
-        df = dc * c_prev * f * (1 - f)
-        do = dh * tanh_c * o * (1 - o)
-        dg = dc * i * (1 - g * g)
+        dc = dc + dh * ((1 - tanh_c * tanh_c) * o)
+        di = dc * ((1 - i) * i * g)
+        df = dc * ((1 - f) * f) * c_prev
+        do = dh * ((1 - o) * o * tanh_c)
+        dg = dc * ((1 - g * g) * i)
         da = xp.concatenate((di, df, do, dg), axis=1)
         return da, da, (None, dc * f)
 
@@ -106,43 +106,54 @@ class LSTMCell(Pointwise):
         return step_fn
 
     def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn:
-        """In the order of `gradient`, so with its bits."""
+        """In the order of `gradient`, so with its bits: the factors in brackets first.
+
+        They are computed of the rows of several steps at once, where the gradients will be: in a
+        small batch, calls for each step cost more than their arithmetic.
+        """
         grads.begin()
         (_, c), (gates, tanh_c) = loop.before, loop.saved
         dh, (dh_next, dc), da = grads.dh, grads.dstate, grads.da
-        N, H = dc.shape
-        most = min(rows_of_a_block(4 * H), max(N, 1))
+        (R, _), (N, H) = da.shape, dc.shape
+        most = rows_of_a_block(4 * H)
         (i, f, o, g), (di, df, do, dg) = self.split(gates), self.split(da)
-        totals, scratch, products = np.empty((3, most, H), da.dtype)
-        factors = np.empty((most, 4 * H), da.dtype)
-        factors_g = factors[:, 3 * H :]
+        dif = da[:, : 2 * H].reshape(R, 2, H)
+        dtanh, (totals, scratch) = np.empty((R, H), da.dtype), np.empty((2, N, H), da.dtype)
+        ready = R  # rows from here on have their derivatives
+
+        def derive(rows: slice) -> None:
+            x, gate, t, tanh = da[rows], gates[rows], dtanh[rows], tanh_c[rows]
+            np.subtract(1, gate, x)
+            np.multiply(x, gate, x)
+            np.multiply(di[rows], g[rows], di[rows])
+            np.multiply(do[rows], tanh, do[rows])
+            np.multiply(g[rows], g[rows], dg[rows])
+            np.subtract(1, dg[rows], dg[rows])
+            np.multiply(dg[rows], i[rows], dg[rows])
+            np.multiply(tanh, tanh, t)
+            np.subtract(1, t, t)
+            np.multiply(t, o[rows], t)
 
         def step_fn(step: Step) -> None:
+            nonlocal ready
             first, before, _, n, _ = step
-            for k in range(0, n, most):
-                m = min(most, n - k)
-                rows, own = slice(first + k, first + k + m), slice(k, k + m)
-                dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
-                dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
-                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
+            for k in reversed(range(0, n, most)):
+                m, start = min(most, n - k), first + k
+                if start < ready:
+                    stop, ready = ready, max(0, min(start, ready - most))
+                    derive(slice(ready, stop))
+                rows, own = slice(start, start + m), slice(k, k + m)
+                dh_all, t, dc_all = totals[:m], scratch[:m], dc[own]
                 np.add(dh[rows], dh_next[own], dh_all)
-                np.multiply(tanh, tanh, t)
-                np.subtract(1, t, t)
-                np.multiply(dh_all, o[rows], products[:m])
-                np.multiply(products[:m], t, t)
+                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
+                np.multiply(dh_all, dtanh[rows], t)
                 np.add(dc_all, t, dc_all)
-                # The gradient of each gate, from c and h ...
-                np.multiply(dc_all, g[rows], di[rows])
-                np.multiply(dc_all, c[before + k : before + k + m], df[rows])
-                np.multiply(dh_all, tanh, do[rows])
-                np.multiply(dc_all, i[rows], dg[rows])
-                # ... times the gate's derivative, for all four at once
-                np.copyto(factor, gates[rows])
-                factors_g[:m] = 1
-                np.multiply(dx, factor, dx)  # by i, f, o and 1
-                np.multiply(g[rows], g[rows], factors_g[:m])
-                np.subtract(1, factor, factor)
-                np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
+                # The gradient of each gate, from c and h
+                x = dif[rows]
+                np.multiply(x, dc_all[:, None], x)
+                np.multiply(df[rows], c[before + k : before + k + m], df[rows])
+                np.multiply(do[rows], dh_all, do[rows])
+                np.multiply(dg[rows], dc_all, dg[rows])
                 np.multiply(dc_all, f[rows], dc_all)
 
         return step_fn
