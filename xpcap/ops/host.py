@@ -16,7 +16,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps
 from xpcap.ops.packed import StepFn
-from xpcap.ops.softmax import LossTerms, below_maximum
+from xpcap.ops.softmax import LossTerms, below_maximum, tempered
 from xpcap.threads import (
     WORTH_WAKING,
     blas,
@@ -35,6 +35,7 @@ SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` 
 UNPACKED = 10**6  # multiplications of a product that OpenBLAS's small kernels compute, at most
 COLUMNS, ROWS = 64, 16  # of w in such a product: the fastest powers of two at 512 units
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
+WORDS = 64  # in a block whose probabilities are added up
 ROUNDS = 4  # ids with more rows than this are summed separately
 MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
 
@@ -336,6 +337,27 @@ class HostOps(Ops):
                 w[block] -= s
 
         parallel_map(update, split_evenly(w.size, min(cores(), w.size // MIN_ADAM_SHARE)))
+
+    # ---- Choices of words
+
+    def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
+        """Sums of blocks of words first, then of the words of one block: a running sum is slow."""
+        p = x if temperature is None else tempered(x, temperature)
+        rows, V = np.arange(len(p)), p.shape[1]
+        sums = np.add.reduceat(p, np.arange(0, V, WORDS), axis=1)
+        cumulative = sums.cumsum(axis=1)
+        total = cumulative[:, -1]
+        sought = np.minimum(
+            u * total, np.nextafter(total, 0 * total)
+        )  # the product may be rounded up
+        block = (cumulative <= sought[:, None]).sum(axis=1)
+        words = block[:, None] * WORDS + np.arange(WORDS)
+        inside = p[rows[:, None], np.minimum(words, V - 1)]
+        inside[words >= V] = 0
+        sought -= cumulative[rows, block] - sums[rows, block]  # of the blocks before
+        place = (inside.cumsum(axis=1) <= sought[:, None]).sum(axis=1)
+        last = WORDS - 1 - (inside[:, ::-1] > 0).argmax(axis=1)  # its sum may be rounded down
+        return (block * WORDS + np.minimum(place, last)).astype(np.int32)
 
     # ---- Recurrent cells
 

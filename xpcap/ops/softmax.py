@@ -48,7 +48,9 @@ def log_softmax(scores: Array, out: Array | None = None) -> Array:
 
 def tempered(scores: Array, temperature: float) -> Array:
     """exp((s - max(s)) / temperature) of each row s: its softmax, but for a factor."""
-    return get_array_module(scores).exp(below_maximum(scores) / temperature)
+    shifted = below_maximum(scores)
+    shifted /= temperature
+    return get_array_module(scores).exp(shifted, out=shifted)
 
 
 def log_mean_softmax(scores: Sequence[Array]) -> Array:
