@@ -222,7 +222,12 @@ def ranked(
     return own.rank(embeddings, near, own.with_retrieved(near, made, likelihood, allowed))
 
 
-def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoIndex) -> None:
+@pytest.mark.parametrize("photos_per_core", [1, 32])
+def test_features_are_those_computed_by_hand(
+    photos_per_core: int, data: CaptionData, index: PhotoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpcap.ranking.ranker.MIN_PHOTOS_PER_CORE", photos_per_core)
+    monkeypatch.setattr("xpcap.ranking.ranker.cores", lambda: 2)
     q = queries(data, 2)
     embeddings = index.embeddings_of(q)
     near = index.nearest(embeddings, 3)

@@ -13,9 +13,11 @@ from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.options import Flag, OptionKind, Real, Whole
 from xpcap.ranking.index import Neighbours, PhotoIndex, pair
+from xpcap.threads import cores, parallel_map, split_evenly
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
+MIN_PHOTOS_PER_CORE = 32  # for another core to pay off
 RARE = 1e-3  # added to shares of captions before their ratio is taken
 
 # Features of a candidate, with their meaning
@@ -181,6 +183,18 @@ class Ranker:
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
         """Features (C, F) of the candidates of N photos, photo by photo, float64."""
+
+        def of_part(photos: slice) -> np.ndarray:
+            part = Neighbours(*(x[photos] for x in near))
+            return self._features(embeddings[photos], part, candidates[photos])
+
+        parts = split_evenly(len(candidates), min(cores(), len(candidates) // MIN_PHOTOS_PER_CORE))
+        return np.concatenate(parallel_map(of_part, parts))
+
+    def _features(
+        self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
+    ) -> np.ndarray:
+        """Those of some photos, by one core."""
         flat = [*chain.from_iterable(candidates)]
         words = self.index.vocabulary.idx_to_word
         lengths = np.array([len(x.words) for x in flat])
