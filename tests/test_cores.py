@@ -21,7 +21,7 @@ from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
 from xpcap.memory import Workspace
 from xpcap.models import captioning_rnn
-from xpcap.ops import plain_only
+from xpcap.ops import HostOps, plain_only
 from xpcap.prepare import features
 from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
 from xpcap.training import CrossEntropy
@@ -466,6 +466,30 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 
 
 # Sampling in parts
+
+
+def test_a_sampler_lays_out_each_matrix_once_and_sees_parameters_that_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laid_out: list[tuple[int, ...]] = []
+    factor = HostOps.factor
+
+    def noted(ops: HostOps, w: np.ndarray, buffer: Any = None) -> Any:
+        laid_out.append(w.shape)
+        return factor(ops, w, buffer)
+
+    monkeypatch.setattr(HostOps, "factor", noted)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 90)}}
+    model = CaptioningRNN(words, 7, 6, 32, "lstm", np.float64, seed=0)
+    features = np.random.default_rng(0).standard_normal((5, 7))
+    for change in (1, -3):
+        for name in ("W_vocab", "Wh", "Wx"):
+            model.params[name][...] *= change
+        laid_out.clear()
+        captions = model.sample(features, 9)
+        assert sorted(laid_out) == [(6, 128), (32, 90), (32, 128)]
+        with plain_only():
+            np.testing.assert_array_equal(model.sample(features, 9), captions)
 
 
 def said_by_steps(model: CaptioningRNN, features: np.ndarray, forbid: list[int]) -> np.ndarray:

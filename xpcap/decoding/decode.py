@@ -107,21 +107,21 @@ class WordTable:
     """
 
     def __init__(self, model: Decodable, buffer: Buffer) -> None:
-        self._project, self._buffer = model.project, buffer
+        self._project = functools.partial(model.project, buffer=buffer.scope("table"))
+        self._buffer = buffer
         self._missing: np.ndarray | None = None  # (V,) bool, on the host
         xp, V = get_array_module(model.like), len(model.word_to_idx)
         if xp is np:
-            rows = model.project(np.zeros(0, np.int32))
+            rows = self._project(np.zeros(0, np.int32))
             self._table = np.empty((V, rows.shape[1]), rows.dtype)
             self._missing = np.ones(V, bool)
         else:
-            table = model.project(xp.arange(V, dtype=np.int32), buffer=buffer.scope("table"))
-            self._table = contiguous(table)
+            self._table = contiguous(self._project(xp.arange(V, dtype=np.int32)))
 
     def __call__(self, words: Array) -> Array:
         """model.project(words), (n, G), in the buffer."""
         if self._missing is not None and (new := np.unique(words[self._missing[words]])).size:
-            self._table[new] = self._project(new, buffer=self._buffer.scope("table"))
+            self._table[new] = self._project(new)
             self._missing[new] = False
         out = self._buffer("a", (len(words), self._table.shape[1]))
         return get_ops(out).gather(self._table, contiguous(words), out=out)
