@@ -50,7 +50,7 @@ STEPS, WARM_UP, LARGE, COPIED = 12, 3, 2048, 1 << 26  # COPIED: bytes
 PRODUCT, WAIT, PYTHON, IDLE = "products", "wait", "python", "idle"
 SHOWN = 12  # shapes of products
 # The first stage of `train`'s default on Flickr8k
-DEFAULT = Config("default", 64, D=1280, V=2539, dropout=0.4, inject="every-step")
+DEFAULT = Config("default", 64, D=1280, V=2539, dropout=0.4, every_step=True)
 
 
 class Shape(NamedTuple):

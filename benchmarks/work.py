@@ -36,8 +36,8 @@ class Config:
     """Sizes of an LSTM captioner and its step, and its dropout.
 
     N captions, D image feature, W word vector, H hidden, V vocabulary. With P a picture has P
-    regions of D numbers, to which every step attends; then only training is timed. `inject` is how
-    the image enters.
+    regions of D numbers, to which every step attends; then only training is timed. With
+    `every_step` the image enters at every step.
     """
 
     name: str
@@ -48,12 +48,17 @@ class Config:
     V: int = 1004
     dropout: float = 0.0
     P: int = 0
-    inject: str = "init"
+    every_step: bool = False
 
     @property
     def features(self) -> int | tuple[int, int]:
         """Size of a feature, or of a grid."""
         return (self.P, self.D) if self.P else self.D
+
+    @property
+    def inject(self) -> str:
+        """How the image enters."""
+        return "attention" if self.P else "every-step" if self.every_step else "init"
 
     def data(self, batches: int) -> CaptionData:
         """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
@@ -82,7 +87,7 @@ _ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each o
     ),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
 )
 _WHEN_ASKED = (
-    Config("flickr8k-grid", 128, D=1280, V=2539, P=25, inject="attention"),
+    Config("flickr8k-grid", 128, D=1280, V=2539, P=25),
     Config("demo", 32, D=2101, W=64, H=256, V=70),
     Config("small", 16, D=128, W=64, H=128, V=256),
 )
