@@ -28,7 +28,7 @@ from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 # For another core to pay off: captions of a part, and multiplications of the product of its step
-MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 22
+MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
 
 
 class CaptioningRNN(Captioner):

@@ -33,7 +33,8 @@ BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
 SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` transposes it
 UNPACKED = 10**6  # multiplications of a product that OpenBLAS's small kernels compute, at most
-COLUMNS, ROWS = 64, 16  # of w in such a product: the fastest powers of two at 512 units
+FEW = 30  # rows that are multiplied by a block of columns of w at once, at least
+COLUMNS, ROWS = 64, 16  # of w in a block, at most
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 WORDS = 64  # in a block whose probabilities are added up
 ROUNDS = 4  # ids with more rows than this are summed separately
@@ -74,8 +75,15 @@ class Blocks(NamedTuple):
     """A right factor w (k, m), of which blocks of columns lie together."""
 
     w: Array
-    blocks: Array  # (count, k, COLUMNS); w has fewer columns besides
-    most: int  # rows of a product by a block that OpenBLAS's small kernels compute
+    blocks: Array  # (count, k, columns); w has fewer columns besides
+
+
+def _width(k: int, most: int) -> int:
+    """Columns of a block of a factor with k rows, a power of two from 8 on; 0 for no blocks."""
+    columns: int = UNPACKED // (FEW * max(1, k))
+    if columns < 8 or not blas().has_small_kernels:
+        return 0
+    return min(most, 1 << columns.bit_length() - 1)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -84,10 +92,10 @@ def _pieces(n: int, most: int) -> list[tuple[int, int]]:
     return [(part.start, part.stop) for part in split_evenly(n, -(-n // most))]
 
 
-def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array, most: int) -> MultiplyRows:
+def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array) -> MultiplyRows:
     """Products of rows of x with blocks (count, k, columns) and with the `rest` of the columns."""
     count, k, columns = blocks.shape
-    whole, used = count * columns, free_cores()
+    whole, most, used = count * columns, UNPACKED // max(1, k * columns), free_cores()
     by_block = out[:, :whole].reshape(len(out), count, columns).transpose(1, 0, 2)
 
     def multiply(i: int, o: int, n: int) -> None:
@@ -128,12 +136,13 @@ class HostOps(Ops):
     def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
         """Columns of w that lie together: OpenBLAS packs neither factor of such small products."""
         k, m = w.shape
-        count, most = m // COLUMNS, UNPACKED // max(1, k * COLUMNS)
-        if not (blas().has_small_kernels and count and most):
+        columns = _width(k, COLUMNS)
+        if not 0 < columns <= m:
             return w
-        blocks = (buffer or allocator(w))("factor", (count, k, COLUMNS))
-        blocks[...] = w[:, : count * COLUMNS].reshape(k, count, COLUMNS).transpose(1, 0, 2)
-        return Blocks(w, blocks, most)
+        count = m // columns
+        blocks = (buffer or allocator(w))("factor", (count, k, columns))
+        blocks[...] = w[:, : count * columns].reshape(k, count, columns).transpose(1, 0, 2)
+        return Blocks(w, blocks)
 
     def matmul(self, x: Array, w: Factor, out: Array) -> Array:
         """By threads that do not wait for one another."""
@@ -152,8 +161,8 @@ class HostOps(Ops):
         if not isinstance(w, Blocks):
             dot: Any = _matmul if _in_threads(x, w) else np.dot
             return lambda i, o, n: dot(x[i : i + n], w, out[o : o + n])
-        w, blocks, most = w
-        return _multiply_blocks(x, blocks, w[:, blocks.shape[0] * COLUMNS :], out, most)
+        w, blocks = w
+        return _multiply_blocks(x, blocks, w[:, len(blocks) * blocks.shape[2] :], out)
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
         """By rows of w, as `row_matmul`; elsewhere products of few rows as (w @ x.T).T.
@@ -162,10 +171,11 @@ class HostOps(Ops):
         much as the product.
         """
         (m, k), w_T = w.shape, w.T
-        count, most = m // ROWS, UNPACKED // max(1, k * ROWS)
-        if blas().has_small_kernels and count and most:
-            blocks = w[: count * ROWS].reshape(count, ROWS, k).transpose(0, 2, 1)
-            return _multiply_blocks(x, blocks, w_T[:, count * ROWS :], out, most)
+        rows = _width(k, ROWS)
+        if 0 < rows <= m:
+            count = m // rows
+            blocks = w[: count * rows].reshape(count, rows, k).transpose(0, 2, 1)
+            return _multiply_blocks(x, blocks, w_T[:, count * rows :], out)
         dot: Any = contention_guard().dot if _in_threads(x, w) else np.dot
         scratch = np.empty(min(len(out), SMALL_ROWS) * m, out.dtype)
 
@@ -347,9 +357,7 @@ class HostOps(Ops):
         sums = np.add.reduceat(p, np.arange(0, V, WORDS), axis=1)
         cumulative = sums.cumsum(axis=1)
         total = cumulative[:, -1]
-        sought = np.minimum(
-            u * total, np.nextafter(total, 0 * total)
-        )  # the product may be rounded up
+        sought = np.minimum(u * total, np.nextafter(total, 0))  # u * total may be rounded to total
         block = (cumulative <= sought[:, None]).sum(axis=1)
         words = block[:, None] * WORDS + np.arange(WORDS)
         inside = p[rows[:, None], np.minimum(words, V - 1)]
