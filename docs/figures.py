@@ -485,7 +485,7 @@ def speed() -> Figure:
         right.bar_label(bars, [f"{ratios[n]:.2f}" for n in names], padding=2, size=8.5)
     right.axvline(1, color=INK, lw=0.9)
     right.set_yticks(range(len(names)), names)
-    right.set(xlabel="faster PyTorch's time / xpcap's", xlim=(0, 2.05), ylim=(-0.6, 5.5))
+    right.set(xlabel="faster PyTorch's time / xpcap's", xlim=(0, 2.4), ylim=(-0.6, 5.5))
     right.grid(axis="y", visible=False)
     right.legend(fontsize=9, loc="upper right", ncols=2, columnspacing=1, handlelength=1.2)
     return figure
