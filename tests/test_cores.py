@@ -429,6 +429,7 @@ def test_few_captions_are_one_part() -> None:
     assert [space.nbytes > 0 for space in workspace.parts] == [True, False, False]
 
 
+@pytest.mark.usefixtures("parts_of_32")
 def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
     """Beside the workspace a step takes little: nothing as large as its rows of gates, let alone
     the gradients.
@@ -461,7 +462,7 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
         tracemalloc.stop()
     rows = np.count_nonzero(batches[0][1][:, 1:]) * 4 * 128 * 4  # bytes of (R, 4H)
     assert noting.workspace.nbytes > 5 * rows
-    assert peak - before < rows  # a quarter is the derivative of tanh, as long as a step goes back
+    assert peak - before < rows / 2
     assert after - before < 100_000
 
 

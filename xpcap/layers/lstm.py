@@ -118,35 +118,39 @@ class LSTMCell(Pointwise):
         most = rows_of_a_block(4 * H)
         (i, f, o, g), (di, df, do, dg) = self.split(gates), self.split(da)
         dif = da[:, : 2 * H].reshape(R, 2, H)
-        dtanh, (totals, scratch) = np.empty((R, H), da.dtype), np.empty((2, N, H), da.dtype)
-        ready = R  # rows from here on have their derivatives
+        totals, scratch = np.empty((2, min(most, N), H), da.dtype)
+        dtanh = np.empty((min(2 * most, R), H), da.dtype)  # of rows from `derived` on
+        derived = R  # rows from here on have their factors
 
-        def derive(rows: slice) -> None:
-            x, gate, t, tanh = da[rows], gates[rows], dtanh[rows], tanh_c[rows]
+        def derive(first: int, end: int) -> None:
+            """Factors of rows from `first` on; of those before `end`, dtanh as well."""
+            rows, t, tanh = slice(first, derived), dtanh[: end - first], tanh_c[first:end]
+            x, gate = da[rows], gates[rows]
             np.subtract(1, gate, x)
             np.multiply(x, gate, x)
             np.multiply(di[rows], g[rows], di[rows])
-            np.multiply(do[rows], tanh, do[rows])
+            np.multiply(do[rows], tanh_c[rows], do[rows])
             np.multiply(g[rows], g[rows], dg[rows])
             np.subtract(1, dg[rows], dg[rows])
             np.multiply(dg[rows], i[rows], dg[rows])
             np.multiply(tanh, tanh, t)
             np.subtract(1, t, t)
-            np.multiply(t, o[rows], t)
+            np.multiply(t, o[first:end], t)
 
         def step_fn(step: Step) -> None:
-            nonlocal ready
+            nonlocal derived
             first, before, _, n, _ = step
             for k in reversed(range(0, n, most)):
                 m, start = min(most, n - k), first + k
-                if start < ready:
-                    stop, ready = ready, max(0, min(start, ready - most))
-                    derive(slice(ready, stop))
-                rows, own = slice(start, start + m), slice(k, k + m)
-                dh_all, t, dc_all = totals[:m], scratch[:m], dc[own]
-                np.add(dh[rows], dh_next[own], dh_all)
-                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
-                np.multiply(dh_all, dtanh[rows], t)
+                if start < derived:
+                    new = max(0, min(start, derived - most))
+                    derive(new, start + m)
+                    derived = new
+                rows, sequences = slice(start, start + m), slice(k, k + m)
+                dh_all, t, dc_all = totals[:m], scratch[:m], dc[sequences]
+                np.add(dh[rows], dh_next[sequences], dh_all)
+                # dc_all = dc + dh_all * ((1 - tanh_c * tanh_c) * o)
+                np.multiply(dh_all, dtanh[start - derived : start - derived + m], t)
                 np.add(dc_all, t, dc_all)
                 # The gradient of each gate, from c and h
                 x = dif[rows]

@@ -194,7 +194,7 @@ class Ranker:
     def _features(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
-        """Those of some photos, by one core."""
+        """Features of the candidates of some of the photos, on one core."""
         flat = [*chain.from_iterable(candidates)]
         words = self.index.vocabulary.idx_to_word
         lengths = np.array([len(x.words) for x in flat])
