@@ -19,7 +19,8 @@ from xpcap import CaptioningRNN, CaptioningSolver, layers
 from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
-from xpcap.memory import Workspace
+from xpcap.layers.lstm import LSTM
+from xpcap.memory import Workspace, allocator
 from xpcap.models import captioning_rnn
 from xpcap.ops import HostOps, plain_only
 from xpcap.prepare import features
@@ -491,6 +492,16 @@ def test_a_sampler_lays_out_each_matrix_once_and_sees_parameters_that_have_chang
         assert sorted(laid_out) == [(6, 128), (32, 90), (32, 128)]
         with plain_only():
             np.testing.assert_array_equal(model.sample(features, 9), captions)
+
+
+def test_cells_that_share_a_scope_multiply_each_by_its_own_matrix(rng: np.random.Generator) -> None:
+    matrices, a = rng.standard_normal((2, 32, 128)), rng.standard_normal((5, 128))
+    shared, state = Workspace(a, constant=True).buffer, tuple(rng.standard_normal((2, 5, 32)))
+    for Wh in (*matrices, *matrices):
+        after = [
+            LSTM.advance(a.copy(), state, {"Wh": Wh}, buffer) for buffer in (shared, allocator(a))
+        ]
+        np.testing.assert_array_equal(*after)
 
 
 def said_by_steps(model: CaptioningRNN, features: np.ndarray, forbid: list[int]) -> np.ndarray:

@@ -37,7 +37,7 @@ class Buffer:
         self,
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
-        constants: dict[str, Any] | None = None,
+        constants: dict[str, tuple[Array, Any]] | None = None,
         prefix: str = "",
     ) -> None:
         self._take, self._send, self._constants, self._prefix = take, send, constants, prefix
@@ -49,13 +49,18 @@ class Buffer:
         """A host array on the device, until its name is used again; on the host that array."""
         return self._send(self._prefix + name, host)
 
-    def constant(self, name: str, make: Callable[[], T]) -> T:
-        """The result of `make`, which is called once if parameters are `constant` in the workspace."""
+    def constant(self, name: str, source: Array, make: Callable[[], T]) -> T:
+        """The result of `make`, which depends on `source` alone.
+
+        While parameters are `constant`, the last result is returned again for the same array.
+        """
         if self._constants is None:
             return make()
-        if (full := self._prefix + name) not in self._constants:
-            self._constants[full] = make()
-        return self._constants[full]
+        last, result = self._constants.get(full := self._prefix + name, (None, None))
+        if last is not source:
+            result = make()
+            self._constants[full] = source, result
+        return result
 
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""

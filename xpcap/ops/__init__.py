@@ -64,7 +64,7 @@ def get_ops(x: Array) -> Ops:
 
 def constant_factor(w: Array, buffer: Buffer) -> Factor:
     """w (k, m) as a factor, laid out once where the buffer's owner changes no parameters."""
-    return buffer.constant("factor", lambda: get_ops(w).factor(w, buffer))
+    return buffer.constant("factor", w, lambda: get_ops(w).factor(w, buffer))
 
 
 @contextlib.contextmanager
