@@ -95,23 +95,25 @@ def _pieces(n: int, most: int) -> list[tuple[int, int]]:
 def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array) -> MultiplyRows:
     """Products of rows of x with blocks (count, k, columns) and with the `rest` of the columns."""
     count, k, columns = blocks.shape
-    whole, most, used = count * columns, UNPACKED // max(1, k * columns), free_cores()
-    by_block = out[:, :whole].reshape(len(out), count, columns).transpose(1, 0, 2)
+    in_blocks = count * columns
+    rows_of_a_call = UNPACKED // max(1, k * columns)
+    by_block = out[:, :in_blocks].reshape(len(out), count, columns).transpose(1, 0, 2)
+    threads = free_cores()
 
     def multiply(i: int, o: int, n: int) -> None:
-        pieces = [(0, n)] if n <= most else _pieces(n, most)
+        pieces = [(0, n)] if n <= rows_of_a_call else _pieces(n, rows_of_a_call)
 
         def of_part(part: slice) -> None:
             for start, stop in pieces:
                 to = by_block[part, o + start : o + stop]
                 np.matmul(x[i + start : i + stop], blocks[part], to)
 
-        if used > 1 and n * k * whole >= WORTH_WAKING:
-            parallel_map(of_part, split_evenly(count, used))
+        if threads > 1 and n * k * in_blocks >= WORTH_WAKING:
+            parallel_map(of_part, split_evenly(count, threads))
         else:
             of_part(slice(None))
-        if whole < out.shape[1]:
-            np.matmul(x[i : i + n], rest, out[o : o + n, whole:])
+        if in_blocks < out.shape[1]:
+            np.matmul(x[i : i + n], rest, out[o : o + n, in_blocks:])
 
     return multiply
 
@@ -357,15 +359,15 @@ class HostOps(Ops):
         sums = np.add.reduceat(p, np.arange(0, V, WORDS), axis=1)
         cumulative = sums.cumsum(axis=1)
         total = cumulative[:, -1]
-        sought = np.minimum(u * total, np.nextafter(total, 0))  # u * total may be rounded to total
-        block = (cumulative <= sought[:, None]).sum(axis=1)
+        target = np.minimum(u * total, np.nextafter(total, 0))  # u * total may be rounded to total
+        block = (cumulative <= target[:, None]).sum(axis=1)
         words = block[:, None] * WORDS + np.arange(WORDS)
         inside = p[rows[:, None], np.minimum(words, V - 1)]
         inside[words >= V] = 0
-        sought -= cumulative[rows, block] - sums[rows, block]  # of the blocks before
-        place = (inside.cumsum(axis=1) <= sought[:, None]).sum(axis=1)
-        last = WORDS - 1 - (inside[:, ::-1] > 0).argmax(axis=1)  # its sum may be rounded down
-        return (block * WORDS + np.minimum(place, last)).astype(np.int32)
+        target -= cumulative[rows, block] - sums[rows, block]  # of the blocks before
+        word = (inside.cumsum(axis=1) <= target[:, None]).sum(axis=1)
+        last_word = WORDS - 1 - (inside[:, ::-1] > 0).argmax(axis=1)  # its sum may be rounded down
+        return (block * WORDS + np.minimum(word, last_word)).astype(np.int32)
 
     # ---- Recurrent cells
 
