@@ -111,8 +111,9 @@ def main(
         configs = [
             work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))
         ]
-        plain = about["backend"] == "numpy" and not beam and not any(config.P for config in configs)
-        peers = ("textbook", *peers) if plain else peers
+        in_textbook = all(config.is_the_textbooks for config in configs)
+        if about["backend"] == "numpy" and not beam and in_textbook:
+            peers = ("textbook", *peers)
     works = (
         (work.TRAINING,)
         if scaling

@@ -1,6 +1,6 @@
 """The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch.
 
-It uses nn.Embedding, nn.LSTM (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any,
+It uses nn.Embedding, nn.LSTM, nn.GRU or nn.RNN (cuDNN's on a GPU), nn.Linear, nn.Dropout if there is any,
 cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32, TF32 off. Whatever
 can be prepared is prepared before timing, in PyTorch's favour: batches are on the device,
 time-major, cut to their longest caption, and for the packed layout sorted and packed. Sampling runs
@@ -42,7 +42,12 @@ from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 
 WARM_UP = 3  # steps before a capture
-GATES = (0, 1, 3, 2)  # PyTorch's order i, f, g, o, as indices into ours, i, f, o, g
+# PyTorch's layer of a cell, and the order of its blocks as indices into ours
+CELLS: dict[str, tuple[type[torch.nn.RNNBase], tuple[int, ...]]] = {
+    "lstm": (torch.nn.LSTM, (0, 1, 3, 2)),  # i, f, g, o; ours are i, f, o, g
+    "gru": (torch.nn.GRU, (0, 1, 2)),
+    "rnn": (torch.nn.RNN, (0,)),
+}
 
 
 class Batch(NamedTuple):
@@ -54,26 +59,27 @@ class Batch(NamedTuple):
 
 
 class Captioner(torch.nn.Module):
-    """CaptioningRNN with an LSTM, in PyTorch's layers.
+    """CaptioningRNN in PyTorch's layers.
 
-    nn.LSTM trains two biases; one starts as ours, the other at zero.
+    A recurrent layer trains two biases; one starts as ours, the other at zero.
     """
 
-    def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
+    def __init__(self, config: Config, null: int) -> None:
         super().__init__()
-        self.drop = (
-            torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
-        )  # of features, word vectors and hidden states
+        self.cell, D, W, H, V = config.cell, config.D, config.W, config.H, config.V
+        # Of features, word vectors and hidden states
+        self.drop = torch.nn.Dropout(config.dropout) if config.dropout else torch.nn.Identity()
         self.project = torch.nn.Linear(D, H)
         self.embed = torch.nn.Embedding(V, W)
-        self.lstm: torch.nn.Module = torch.nn.LSTM(W, H)
+        self.recurrent: torch.nn.Module = CELLS[self.cell][0](W, H)
         self.vocabulary = torch.nn.Linear(H, V)
         self.null = null
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss: cross entropy summed over words, averaged over captions."""
         h0 = self.project(self.drop(batch.features))[None]  # (1, N, H)
-        states, _ = self.lstm(self._vectors(batch.words), (h0, torch.zeros_like(h0)))
+        state0 = (h0, torch.zeros_like(h0)) if self.cell == "lstm" else h0
+        states, _ = self.recurrent(self._vectors(batch.words), state0)
         return self._loss(
             states.data if isinstance(states, PackedSequence) else states.flatten(0, 1), batch
         )
@@ -104,7 +110,7 @@ class Captioner(torch.nn.Module):
         )
         ended = torch.zeros(n, dtype=torch.bool, device=features.device)
         for t in range(MOST_WORDS):
-            h, state = self.lstm(self.embed(words)[None], state)
+            h, state = self.recurrent(self.embed(words)[None], state)
             words = self.vocabulary(h[0]).argmax(dim=1)
             captions[alive, t] = words = words.masked_fill(ended, self.null)
             ended |= words == end
@@ -144,7 +150,7 @@ class Captioner(torch.nn.Module):
         )
         left = torch.full((n, 1), k, device=device)  # hypotheses of a picture that have not ended
         for t in range(MOST_WORDS):
-            h, state = self.lstm(self.embed(words.flatten())[None], state)
+            h, state = self.recurrent(self.embed(words.flatten())[None], state)
             log_p = self.vocabulary(h[0]).log_softmax(dim=1).view(*words.shape, V)
             totals, found = (totals[:, :, None] + log_p).flatten(1).topk(k, dim=1)  # (n, k)
             totals = totals.masked_fill(torch.arange(k, device=device) >= left, -torch.inf)
@@ -179,6 +185,12 @@ class Captioner(torch.nn.Module):
             state = (state[0][:, rows.flatten()], state[1][:, rows.flatten()])
         return captions
 
+    def _blocks(self, x: np.ndarray) -> np.ndarray:
+        """The blocks of an array (..., G) in PyTorch's order."""
+        order = CELLS[self.cell][1]
+        blocks = np.split(x, len(order), axis=-1)
+        return np.concatenate([blocks[k] for k in order], axis=-1)
+
     def copy_from(self, params: Parameters) -> None:
         """Start from our weights."""
         host = {name: to_numpy(value) for name, value in params.items()}
@@ -186,10 +198,10 @@ class Captioner(torch.nn.Module):
             "project.weight": host["W_proj"].T,
             "project.bias": host["b_proj"],
             "embed.weight": host["W_embed"],
-            "lstm.weight_ih_l0": torch_gates(host["Wx"]).T,
-            "lstm.weight_hh_l0": torch_gates(host["Wh"]).T,
-            "lstm.bias_ih_l0": torch_gates(host["b"]),
-            "lstm.bias_hh_l0": np.zeros_like(host["b"]),
+            "recurrent.weight_ih_l0": self._blocks(host["Wx"]).T,
+            "recurrent.weight_hh_l0": self._blocks(host["Wh"]).T,
+            "recurrent.bias_ih_l0": self._blocks(host["b"]),
+            "recurrent.bias_hh_l0": np.zeros_like(host["b"]),
             "vocabulary.weight": host["W_vocab"].T,
             "vocabulary.bias": host["b_vocab"],
         }
@@ -201,9 +213,9 @@ class Captioner(torch.nn.Module):
 class Attentive(Captioner):
     """CaptioningRNN that attends: nn.LSTMCell over word vector and context, step by step."""
 
-    def __init__(self, D: int, W: int, H: int, V: int, null: int, dropout: float = 0.0) -> None:
-        super().__init__(D, W, H, V, null, dropout)
-        self.lstm = torch.nn.LSTMCell(W + H, H)
+    def __init__(self, config: Config, null: int) -> None:
+        super().__init__(config, null)
+        self.recurrent = torch.nn.LSTMCell(config.W + config.H, config.H)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         A, words = self.project(batch.features), self._vectors(batch.words)  # (N, P, H)
@@ -218,7 +230,7 @@ class Attentive(Captioner):
                 A, h, c = A[: len(x)], h[: len(x)], c[: len(x)]
             weights = torch.softmax(torch.bmm(A, h[:, :, None]) * scale, dim=1)  # (n, P, 1)
             context = torch.bmm(weights.transpose(1, 2), A)[:, 0]
-            h, c = self.lstm(torch.cat((x, context), dim=1), (h, c))
+            h, c = self.recurrent(torch.cat((x, context), dim=1), (h, c))
             states.append(h)
         return self._loss(torch.cat(states), batch)
 
@@ -228,22 +240,16 @@ class Attentive(Captioner):
             "project.weight": host["W_proj"].T,
             "project.bias": host["b_proj"],
             "embed.weight": host["W_embed"],
-            "lstm.weight_ih": torch_gates(np.concatenate((host["Wx"], host["Wattn"]))).T,
-            "lstm.weight_hh": torch_gates(host["Wh"]).T,
-            "lstm.bias_ih": torch_gates(host["b"]),
-            "lstm.bias_hh": np.zeros_like(host["b"]),
+            "recurrent.weight_ih": self._blocks(np.concatenate((host["Wx"], host["Wattn"]))).T,
+            "recurrent.weight_hh": self._blocks(host["Wh"]).T,
+            "recurrent.bias_ih": self._blocks(host["b"]),
+            "recurrent.bias_hh": np.zeros_like(host["b"]),
             "vocabulary.weight": host["W_vocab"].T,
             "vocabulary.bias": host["b_vocab"],
         }
         self.load_state_dict(
             {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
         )
-
-
-def torch_gates(x: np.ndarray) -> np.ndarray:
-    """Reorder the gates of an array (..., 4H) from our i, f, o, g to PyTorch's i, f, g, o."""
-    blocks = np.split(x, 4, axis=-1)
-    return np.concatenate([blocks[k] for k in GATES], axis=-1)
 
 
 def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
@@ -328,7 +334,7 @@ def _on_device(
     host, ours = host_batches(config, data), host_model(config, data)
     model = _captioner(config, ours, device)
     batches = [
-        LAYOUTS[layout](features, captions, data.vocabulary.null, device)
+        LAYOUTS[layout](features.astype(config.dtype), captions, data.vocabulary.null, device)
         for features, captions in host
     ]
     check_same_loss(
@@ -444,11 +450,10 @@ def _prepare(backend: str) -> torch.device:
 
 
 def _captioner(config: Config, ours: CaptioningRNN, device: torch.device) -> Captioner:
-    model = (Attentive if config.P else Captioner)(
-        config.D, config.W, config.H, config.V, ours.word_to_idx["<NULL>"], config.dropout
-    )
+    model = (Attentive if config.P else Captioner)(config, ours.word_to_idx["<NULL>"])
+    model.to(device, getattr(torch, config.dtype))
     model.copy_from(ours.params)
-    return model.to(device)
+    return model
 
 
 def device_clock(work: Callable[[], object]) -> float:

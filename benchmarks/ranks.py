@@ -170,7 +170,7 @@ def torch_steps(task: Task) -> dict[str, Any]:
         peer_torch.LAYOUTS[task.who](features[mine], captions[mine], null, host)
         for (features, captions), mine in zip(whole, deals, strict=True)
     ]
-    model: Any = peer_torch.Captioner(config.D, config.W, config.H, config.V, null, config.dropout)
+    model: Any = peer_torch.Captioner(config, null)
     model.copy_from(ours.params)
     summed = 0
     with torch.no_grad():

@@ -114,20 +114,20 @@ def bench(
             "names textbook",
             expected="torch alone: the textbook has no beam search",
         )
-    if attentive := [config.name for config in configs if config.P]:
+    if others := [config.name for config in configs if not config.is_the_textbooks]:
         if "textbook" in peers:
             raise OptionError(
                 "bench",
                 "`peers`",
                 "names textbook",
-                expected=f"torch alone for {attentive[0]}: the textbook does not attend",
+                expected=f"torch alone for {others[0]}: the textbook has no such captioner",
             )
         if not all(works_of(config, works) for config in configs):
             raise OptionError(
                 "bench",
-                attentive[0],
+                others[0],
                 "is given for captions",
-                expected="other sizes: with attention only training is timed",
+                expected="other sizes: of this captioner only training is timed",
             )
     about |= _check_peers(peers, backend)
     _check_float32()

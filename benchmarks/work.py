@@ -11,8 +11,9 @@ import numpy as np
 from benchmarks.timing import Clock
 from xpcap.backend import to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
-from xpcap.data.synthetic import LIKE_COCO, draw_data
+from xpcap.data.synthetic import LIKE_COCO, Lengths, draw_data
 from xpcap.data.vocabulary import END, NULL, START, UNK
+from xpcap.layers import CELLS
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.models.batch import pack
 from xpcap.training.solver import CaptioningSolver
@@ -33,11 +34,11 @@ MOST_WORDS = LIKE_COCO.high + 1  # END included
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of an LSTM captioner and its step, and its dropout.
+    """Sizes of a captioner and its step, and its dropout.
 
     N captions, D image feature, W word vector, H hidden, V vocabulary. With P a picture has P
-    regions of D numbers, to which every step attends; then only training is timed. With
-    `every_step` the image enters at every step.
+    regions of D numbers, to which every step attends. With `every_step` the image enters at every
+    step. Captions are `times_as_long` as COCO's.
     """
 
     name: str
@@ -49,6 +50,19 @@ class Config:
     dropout: float = 0.0
     P: int = 0
     every_step: bool = False
+    cell: str = "lstm"
+    dtype: str = "float32"
+    times_as_long: int = 1
+
+    @property
+    def is_the_textbooks(self) -> bool:
+        """Whether only sizes and dropout differ from the textbook's. Only then captions are timed."""
+        return self == Config(self.name, self.N, self.D, self.W, self.H, self.V, self.dropout)
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a pre-activation."""
+        return len(CELLS[self.cell].blocks) * self.H
 
     @property
     def features(self) -> int | tuple[int, int]:
@@ -62,7 +76,8 @@ class Config:
 
     def data(self, batches: int) -> CaptionData:
         """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
-        return draw_data(batches * self.N, self.features, self.V, SEED)
+        lengths = Lengths(*(self.times_as_long * words for words in LIKE_COCO))
+        return draw_data(batches * self.N, self.features, self.V, SEED, lengths)
 
     def pictures(self) -> np.ndarray:
         """Standard normal features (PICTURES, D) of pictures to caption; the same every time."""
@@ -88,6 +103,12 @@ _ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each o
 )
 _WHEN_ASKED = (
     Config("flickr8k-grid", 128, D=1280, V=2539, P=25),
+    *(Config(f"flickr8k-{cell}", 128, D=1280, V=2539, cell=cell) for cell in ("gru", "rnn")),
+    Config("flickr8k-float64", 128, D=1280, V=2539, dtype="float64"),
+    Config("flickr8k-long", 128, D=1280, V=2539, times_as_long=3),
+    Config("flickr8k-n64", 64, D=1280, V=2539),
+    Config("coco-n16", 16),
+    Config("coco-h1024", 128, H=1024),
     Config("demo", 32, D=2101, W=64, H=256, V=70),
     Config("small", 16, D=128, W=64, H=128, V=256),
 )
@@ -96,7 +117,7 @@ CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU + _WHEN_ASK
 
 def works_of(config: Config, works: Sequence[str]) -> list[str]:
     """The kinds of work among `works` that are timed at a configuration."""
-    return [work for work in works if not config.P or work in (TRAINING, BESIDE)]
+    return [work for work in works if config.is_the_textbooks or work in (TRAINING, BESIDE)]
 
 
 def usual(backend: str) -> list[str]:
@@ -162,14 +183,13 @@ def host_batches(config: Config, data: CaptionData) -> list[Batch]:
 
 def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
     """A fresh xpcap model on the current backend, with the same weights every time."""
-    words, H = data.vocabulary.word_to_idx, config.H
     return CaptioningRNN(
-        words,
+        data.vocabulary.word_to_idx,
         config.features,
         config.W,
-        H,
-        "lstm",
-        np.float32,
+        config.H,
+        config.cell,
+        np.dtype(config.dtype),
         dropout=config.dropout,
         inject=config.inject,
         seed=SEED,
@@ -255,12 +275,11 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     packed = pack(captions, null)
     # Live rows, distinct input words, rows with a target
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
-    products = 3 * (
-        K * config.W * 4 * config.H + R * config.H * 4 * config.H + L * config.H * config.V
-    )
+    G = config.columns
+    products = 3 * (K * config.W * G + R * config.H * G + L * config.H * config.V)
     # Weights of the context; scores and context, and back to context, state and, twice, regions
     if config.P:
-        products += 3 * R * config.H * 4 * config.H + 6 * R * config.P * config.H
+        products += 3 * R * config.H * G + 6 * R * config.P * config.H
     return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
 
 

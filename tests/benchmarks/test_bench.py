@@ -91,7 +91,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return timing.machine()
 
     sizes = {
-        name: dataclasses.replace(TINY, name=name, dropout=config.dropout, P=min(config.P, 3))
+        name: dataclasses.replace(
+            config, N=TINY.N, D=TINY.D, W=TINY.W, H=TINY.H, V=TINY.V, P=min(config.P, 3)
+        )
         for name, config in work.CONFIGS.items()
     }
     monkeypatch.setattr(work, "CONFIGS", sizes)
@@ -636,7 +638,7 @@ def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None
     config = dataclasses.replace(TINY, dropout=0.5)
     data = config.data(1)
     job = peer_torch.train(config, data, "numpy", layout)
-    model = peer_torch.Captioner(config.D, config.W, config.H, config.V, 0, 0.5)
+    model = peer_torch.Captioner(config, 0)
     batch = peer_torch.LAYOUTS[layout](
         *data.minibatch("train", np.arange(5)), 0, peer_torch.device_of("numpy")
     )
@@ -655,18 +657,26 @@ def test_the_peer_drops_in_training_alone(layout: str, one_thread: None) -> None
 
 @TORCH
 @LAYOUTS
-@pytest.mark.parametrize("P", [0, 3])
-def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread: None) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        dataclasses.replace(TINY, P=3),
+        *(dataclasses.replace(TINY, cell=cell) for cell in ("gru", "rnn")),
+    ],
+    ids=["lstm", "attention", "gru", "rnn"],
+)
+def test_the_peer_has_our_loss_and_our_gradients(
+    config: work.Config, layout: str, one_thread: None
+) -> None:
     from benchmarks import peer_torch
 
-    config = dataclasses.replace(TINY, P=P)
     data = config.data(2)
     features, captions = data.minibatch("train", np.arange(5))
     ours = work.make_model(config, data)
     loss, grads = ours.loss(features, captions)
-    theirs = (peer_torch.Attentive if P else peer_torch.Captioner)(
-        TINY.D, TINY.W, TINY.H, TINY.V, data.vocabulary.null
-    )
+    model = peer_torch.Attentive if config.P else peer_torch.Captioner
+    theirs = model(config, data.vocabulary.null)
     theirs.copy_from(ours.params)
     got = theirs(
         peer_torch.LAYOUTS[layout](
@@ -676,11 +686,13 @@ def test_the_peer_has_our_loss_and_our_gradients(P: int, layout: str, one_thread
     got.backward()
     assert float(got.detach()) == pytest.approx(float(loss), rel=work.LOSS_TOLERANCE)
     theirs.copy_from(grads)  # our gradients, laid out as theirs
-    bias = theirs.lstm.bias_ih if P else theirs.lstm.bias_ih_l0
+    bias = theirs.recurrent.bias_ih if config.P else theirs.recurrent.bias_ih_l0
     for name, parameter in theirs.named_parameters():
-        expected = (
-            bias if name.startswith("lstm.bias_hh") else parameter
-        )  # both biases have the gradient of the one
+        expected = parameter
+        if name.startswith("recurrent.bias_hh"):
+            if config.cell == "gru":  # its new block is scaled by the reset gate
+                continue
+            expected = bias  # both biases have the gradient of the one
         np.testing.assert_allclose(
             parameter.grad.numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name
         )
@@ -836,7 +848,7 @@ def test_attention_is_timed_in_training_alone_and_without_the_textbook(
     rows = int((captions[:, 1:] != plain.vocabulary.null).sum())
     assert needed == 2 * 2 * 5 * 2 * 12 * 10 + 2 * rows * (3 * 10 * 40 + 6 * 3 * 10)
     for peers, works, expected in (
-        (("textbook",), [TRAINING], "the textbook does not attend"),
+        (("textbook",), [TRAINING], "the textbook has no such captioner"),
         ((), [SAMPLING], "only training is timed"),
     ):
         with refuses(OptionError, function="bench", expected=expected):
@@ -874,7 +886,8 @@ def test_a_peer_that_does_other_work_is_not_timed(
     if contender == "textbook":
         monkeypatch.setattr("benchmarks.textbook.sigmoid", np.tanh)
     else:
-        monkeypatch.setattr("benchmarks.peer_torch.GATES", (0, 1, 2, 3))
+        wrong = {"lstm": (sys.modules["torch"].nn.LSTM, (0, 1, 2, 3))}
+        monkeypatch.setattr("benchmarks.peer_torch.CELLS", wrong)
     with pytest.raises(
         ArithmeticError, match=f"tiny, {contender} has loss .* and xpcap .*: not the same work"
     ):
