@@ -202,23 +202,25 @@ def test_an_interval_is_seconds_or_steps(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("captions", "batch_size", "smoothing", "score_epochs", "epochs"),
+    ("captions", "batch_size", "lr", "smoothing", "score_epochs", "epochs"),
     [
-        (1, 16, 0.0, 0, 300),
-        (90, 16, 0.0, 0, 284),
-        (450, 16, 0.0, 0, 59),
-        (999, 16, 0.0, 0, 27),
-        (1000, 64, 0.1, 5, 75),
-        (9600, 64, 0.1, 5, 8),
-        (400_000, 64, 0.1, 5, 8),
+        (1, 16, 0.001, 0.0, 0, 300),
+        (90, 16, 0.001, 0.0, 0, 284),
+        (450, 16, 0.001, 0.0, 0, 59),
+        (999, 16, 0.001, 0.0, 0, 27),
+        (1000, 64, 0.001, 0.1, 5, 75),
+        (9600, 64, 0.001, 0.1, 5, 8),
+        (19_999, 64, 0.001, 0.1, 5, 8),
+        (20_000, 128, 0.0014, 0.1, 5, 8),
+        (400_000, 128, 0.0014, 0.1, 5, 8),
     ],
 )
 def test_options_left_open_suit_the_captions(
-    captions: int, batch_size: int, smoothing: float, score_epochs: int, epochs: int
+    captions: int, batch_size: int, lr: float, smoothing: float, score_epochs: int, epochs: int
 ) -> None:
     recipe = completed_for(captions)
-    options = recipe.batch_size, recipe.smoothing, recipe.score_epochs, recipe.epochs
-    assert options == (batch_size, smoothing, score_epochs, epochs)
+    options = recipe.batch_size, recipe.lr, recipe.smoothing, recipe.score_epochs, recipe.epochs
+    assert options == (batch_size, lr, smoothing, score_epochs, epochs)
 
 
 def test_options_that_are_given_win_over_those_that_suit() -> None:

@@ -25,7 +25,7 @@ from xpcap.cli.shared import (
     field_options,
     print_scores,
 )
-from xpcap.data.few import FEW_CAPTIONS, TINY_CAPTIONS
+from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.options import Names, Option
@@ -55,9 +55,12 @@ def default_text(name: str, option: Option) -> str:
     many = PRESETS["many"].get(name, option.default)
     if many is None or name == "resume":
         return ""
-    few, generated = (PRESETS[preset].get(name, many) for preset in ("few", "generated"))
+    medium, few, generated = (
+        PRESETS[preset].get(name, many) for preset in ("medium", "few", "generated")
+    )
     texts = [_text(many)]
-    texts += [f"fewer than {FEW_CAPTIONS}: {_text(few)}"] if few != many else []
+    texts += [f"fewer than {MEDIUM_CAPTIONS}: {_text(medium)}"] if medium != many else []
+    texts += [f"fewer than {FEW_CAPTIONS}: {_text(few)}"] if few != medium else []
     texts += [f"generated pictures: {_text(generated)}"] if generated != many else []
     return "; ".join(texts)
 

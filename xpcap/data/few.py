@@ -52,4 +52,17 @@ SPARSE_CAPTIONS = Few(
     "`prepare` keeps words that occur twice; of more captions, those that occur five times",
     "of few captions, too few words occur five times",
 )
-TABLE = (TINY_CAPTIONS, FEW_PICTURES, FEW_CAPTIONS, FEW_PHOTOS, SPARSE_CAPTIONS)
+MEDIUM_CAPTIONS = Few(
+    20_000,
+    "captions",
+    "`train` takes batches of 64 captions, not of 128",
+    "larger batches would leave too few steps",
+)
+TABLE = (
+    TINY_CAPTIONS,
+    FEW_PICTURES,
+    FEW_CAPTIONS,
+    FEW_PHOTOS,
+    SPARSE_CAPTIONS,
+    MEDIUM_CAPTIONS,
+)

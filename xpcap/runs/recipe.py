@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xpcap.data.features import SCALINGS
-from xpcap.data.few import FEW_CAPTIONS
+from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS
 from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (
@@ -93,7 +93,7 @@ class Recipe:
     """The options of a training, checked.
 
     Presets are defaults of generated pictures (``generated``), of few and of many captions
-    (``few``, ``many``), of self-critical training from a run (``score``), of a warm start, which is
+    (``few``, ``many``; ``medium`` where fewer than many differ), of self-critical training from a run (``score``), of a warm start, which is
     cross entropy from a run on other data (``warm``), and of runs from before there was the option
     (``before``), whose config.json lacks it; without one, that is damage.
 
@@ -140,10 +140,10 @@ class Recipe:
         role=STAGES, many=5, few=0, generated=0, score=0)
     batch_size: int | None = option(
         SIZE, None, "N, captions in a batch.",
-        role=TRAINING, many=64, few=16, generated=32, warm=64)
-    lr: float = option(
-        Real(above=0), 1e-3, "Adam's learning rate in the first epoch.",
-        role=TRAINING, generated=2e-3, score=1e-4, warm=1e-3)
+        role=TRAINING, many=128, medium=64, few=16, generated=32, warm=64)
+    lr: float | None = option(
+        Real(above=0), None, "Adam's learning rate in the first epoch.", role=TRAINING,
+        many=1.4e-3, medium=1e-3, few=1e-3, generated=2e-3, score=1.4e-4, warm=1e-3)
     lr_decay: float | str = option(
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
         " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
@@ -273,25 +273,28 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
             for name, entry in OPTIONS.items()
             if preset in entry.presets
         }
-        for preset in ("generated", "few", "many", "score", "warm")
+        for preset in ("generated", "few", "medium", "many", "score", "warm")
     }
 )
 TrainOptions = Recipe  # the former name
 
 
 def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
-    """The preset of few or of many captions, and epochs.
+    """The preset of few, medium or many captions, and epochs.
 
     These are 8 passes of cross entropy, or as many as make 1,700 steps of few captions, 1,200 of
-    many, at most 300.
+    more, at most 300.
 
     captions : of the train split
     batch_size : None: the preset's
     """
     size = "few" if captions < FEW_CAPTIONS.number else "many"
-    steps = math.ceil(captions / (batch_size or PRESETS[size]["batch_size"]))  # of an epoch
+    preset = dict(PRESETS[size])
+    if FEW_CAPTIONS.number <= captions < MEDIUM_CAPTIONS.number:
+        preset |= PRESETS["medium"]
+    steps = math.ceil(captions / (batch_size or preset["batch_size"]))  # of an epoch
     epochs = min(max(math.ceil(MIN_STEPS[size] / steps), MIN_EPOCHS), MAX_EPOCHS)
-    return {**PRESETS[size], "epochs": epochs}
+    return {**preset, "epochs": epochs}
 
 
 def different(recipe: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
