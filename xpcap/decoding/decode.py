@@ -19,7 +19,7 @@ from xpcap.spec import check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
-MIN_HYPOTHESES_PER_CORE = 64  # with fewer, another core does not pay off
+MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core does not pay off
 
 
 class Decoded(NamedTuple):
