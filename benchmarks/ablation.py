@@ -30,6 +30,12 @@ PAIRS, STEPS = (
     4,
 )  # pairs of timings, without one and with all; steps per timing, the first not counted
 USUAL_WAIT = "26"  # OpenBLAS's default
+# Methods that an operation needs: two call each other, and the plain `matmul` takes no blocks
+TOGETHER = {
+    "matmul_nt": ("row_matmul_nt",),
+    "row_matmul_nt": ("matmul_nt",),
+    "matmul": ("factor",),
+}
 
 
 class Forgetful(Workspace):
@@ -57,8 +63,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
     one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
 
     def without(op: str) -> AbstractContextManager[object]:
-        # Each of these two calls the other where it is not overridden
-        ops = ("matmul_nt", "row_matmul_nt") if op.endswith("matmul_nt") else (op,)
+        ops = {op, *TOGETHER.get(op, ())}
         return mock.patch.multiple(HostOps, **{name: getattr(Ops, name) for name in ops})
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {

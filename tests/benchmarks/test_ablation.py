@@ -3,8 +3,10 @@
 from unittest import mock
 
 import numpy as np
+import pytest
 
-from benchmarks.ablation import each_row
+from benchmarks.ablation import each_row, ways
+from benchmarks.work import Config, host_batches, make_solver
 from xpcap import CaptioningRNN
 from xpcap.models import batch
 from xpcap.models.network import Network
@@ -20,3 +22,17 @@ def test_a_row_of_an_ablated_step_shares_its_word_with_no_other() -> None:
         model.loss(*arguments)
     (part,) = (call.args[1] for call in spy.call_args_list)
     assert len(part.words) == len(part.inputs.ids) == 5
+
+
+def test_a_step_without_one_optimisation_has_the_loss_of_a_step_with_all() -> None:
+    config = Config("tiny", N=5, D=8, W=16, H=32, V=128)
+    data, losses = config.data(1), dict[str, float]()
+    for name in ways(make_solver(config, data)):
+        solver = make_solver(config, data)
+        with ways(solver)[name]():
+            losses[name] = float(solver.step(*host_batches(config, data)[0]))
+    padded = next(name for name in losses if name.startswith("packing"))
+    assert losses.pop(padded) > 0  # padding has a loss of its own
+    assert list(losses.values()) == pytest.approx(
+        [losses["nothing (twice the same)"]] * len(losses)
+    )

@@ -75,7 +75,12 @@ class Blocks(NamedTuple):
     """A right factor w (k, m), of which blocks of columns lie together."""
 
     w: Array
-    blocks: Array  # (count, k, columns); w has fewer columns besides
+    blocks: Array  # (count, k, columns)
+
+    @property
+    def rest(self) -> Array:
+        """The last columns of w, fewer than a block has."""
+        return self.w[:, len(self.blocks) * self.blocks.shape[2] :]
 
 
 def _width(k: int, most: int) -> int:
@@ -149,7 +154,7 @@ class HostOps(Ops):
     def matmul(self, x: Array, w: Factor, out: Array) -> Array:
         """By threads that do not wait for one another."""
         if isinstance(w, Blocks):
-            self.row_matmul(x, w, out)(0, 0, len(x))
+            _multiply_blocks(x, w.blocks, w.rest, out)(0, 0, len(x))
             return out
         return _matmul(x, w, out) if _in_threads(x, w) else super().matmul(x, w, out)
 
@@ -160,11 +165,10 @@ class HostOps(Ops):
         return out
 
     def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
-        if not isinstance(w, Blocks):
-            dot: Any = _matmul if _in_threads(x, w) else np.dot
-            return lambda i, o, n: dot(x[i : i + n], w, out[o : o + n])
-        w, blocks = w
-        return _multiply_blocks(x, blocks, w[:, len(blocks) * blocks.shape[2] :], out)
+        if isinstance(w, Blocks):
+            return _multiply_blocks(x, w.blocks, w.rest, out)
+        dot: Any = _matmul if _in_threads(x, w) else np.dot
+        return lambda i, o, n: dot(x[i : i + n], w, out[o : o + n])
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
         """By rows of w, as `row_matmul`; elsewhere products of few rows as (w @ x.T).T.
