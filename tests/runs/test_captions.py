@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -102,10 +103,30 @@ def test_eight_threads_get_the_bits_of_one(captioner: PictureCaptioner) -> None:
     assert alone[0].explanation is not None
 
 
-def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
+CORES = pytest.mark.parametrize("cores", [1, 2])
+
+
+def test_pictures_are_encoded_on_all_cores(
     captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    both, encode = threading.Barrier(2, timeout=30), captioner.encoder.encode
+
+    def encode_with_another(pictures: Any) -> np.ndarray:
+        both.wait()
+        return encode(pictures)
+
+    expected = [*captioner.captions(map(photo, range(4)))]
+    monkeypatch.setattr(captions, "cores", lambda: 2)
+    monkeypatch.setattr(captioner.encoder, "encode", encode_with_another)
+    assert [*captioner.captions(map(photo, range(4)))] == expected
+
+
+@CORES
+def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
+    cores: int, captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(captions, "BATCH", 3)
+    monkeypatch.setattr(captions, "cores", lambda: cores)
     read: list[int] = []
     bad = {1: b"", 2: b"<html>not found</html>", 8: png(photo(8))[:200]}
 
@@ -116,7 +137,8 @@ def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
 
     results = captioner.captions(sources())
     first = next(results)
-    assert read == [0, 1, 2, 3, 4]  # three that can be read
+    # Three that can be read, and what another core reads beside the last one
+    assert read == [0, 1, 2, 3, 4, 5][: 4 + cores]
     found = [first, *results]
     assert [n for n, one in enumerate(found) if isinstance(one, Skipped)] == list(bad)
     reasons = [one.reason for one in found if isinstance(one, Skipped)]
@@ -127,10 +149,12 @@ def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
             assert one.caption == captioner.caption(photo(number)).caption
 
 
+@CORES
 def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
-    captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
+    cores: int, captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "BATCH", 3)
+    monkeypatch.setattr(captions, "cores", lambda: cores)
     read: list[int] = []
 
     def sources() -> Iterator[bytes]:
@@ -141,11 +165,11 @@ def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
     results = captioner.captions(sources())
     taken = [(len(read), type(one).__name__) for one in results]
     assert taken == [
-        (1, "Skipped"),
+        (cores, "Skipped"),
         (2, "Skipped"),
         (6, "PictureCaption"),  # with three behind it that cannot be read
         *[(6, "Skipped")] * 3,
-        *((number, "Skipped") for number in range(7, 13)),
+        *((-(-number // cores) * cores, "Skipped") for number in range(7, 13)),
     ]
 
 

@@ -37,7 +37,7 @@ from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Inputs, Run, open_run
-from xpcap.threads import Lock, blas
+from xpcap.threads import Lock, blas, cores, parallel_map
 from xpcap.work import current, work
 
 BATCH = 64  # pictures captioned at once
@@ -148,8 +148,8 @@ class PictureCaptioner:
     ) -> Iterator[PictureCaption | Skipped]:
         """Captions of many pictures, in their order.
 
-        Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
-        memory. One that cannot be read is told at once, or after those that were read before it.
+        Pictures are read as the results are asked for, on all cores, as many at a time as there are
+        cores, and decoded 64 at a time; no more are in memory. One that cannot be read is told at once, or after those that were read before it.
         An exception of the iterable comes after the captions of what it gave.
 
         Parameters
@@ -189,18 +189,32 @@ class PictureCaptioner:
     def _captions(
         self, numbered: Iterator[tuple[PictureSource, int]], decoder: Decoder, show: bool
     ) -> Iterator[PictureCaption | Skipped]:
+        def encode(source: tuple[PictureSource, int]) -> Encoded | Skipped | Exception:
+            try:
+                return self._encoded(*source, show)
+            except Exception as error:  # it comes after what is finished
+                return error
+
         batch: list[Encoded | Skipped] = []
         encoded = 0  # of the batch
         end: Exception | None = None
         while end is None:
+            sources: list[tuple[PictureSource, int]] = []
             try:
-                batch.append(self._encoded(*next(numbered), show))
-                encoded += isinstance(batch[-1], Encoded)
-            except Exception as error:  # StopIteration, or one that comes after what is finished
+                while len(sources) < cores():
+                    sources.append(next(numbered))
+            except Exception as error:  # StopIteration, or the iterable's own
                 end = error
-            if end is not None or not encoded or BATCH in (encoded, len(batch) - encoded):
-                yield from self._decode(batch, decoder)
-                batch, encoded = [], 0
+            for result in parallel_map(encode, sources):
+                if isinstance(result, Exception):
+                    end = result
+                    break
+                batch.append(result)
+                encoded += isinstance(result, Encoded)
+                if not encoded or BATCH in (encoded, len(batch) - encoded):
+                    yield from self._decode(batch, decoder)
+                    batch, encoded = [], 0
+        yield from self._decode(batch, decoder)
         if not isinstance(end, StopIteration):
             raise end
 
