@@ -148,8 +148,9 @@ class PictureCaptioner:
     ) -> Iterator[PictureCaption | Skipped]:
         """Captions of many pictures, in their order.
 
-        Pictures are read as the results are asked for, on all cores, as many at a time as there are
-        cores, and decoded 64 at a time; no more are in memory. One that cannot be read is told at once, or after those that were read before it.
+        Pictures are read as the results are asked for, one on each core, and decoded 64 at a time;
+        no more are in memory. One that cannot be read is told at once, or after those that were read
+        before it.
         An exception of the iterable comes after the captions of what it gave.
 
         Parameters
@@ -201,7 +202,7 @@ class PictureCaptioner:
         while end is None:
             sources: list[tuple[PictureSource, int]] = []
             try:
-                while len(sources) < cores():
+                while len(sources) < min(cores(), BATCH - encoded):
                     sources.append(next(numbered))
             except Exception as error:  # StopIteration, or the iterable's own
                 end = error

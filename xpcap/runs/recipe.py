@@ -92,10 +92,11 @@ SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 class Recipe:
     """The options of a training, checked.
 
-    Presets are defaults of generated pictures (``generated``), of few and of many captions
-    (``few``, ``many``; ``medium`` where fewer than many differ), of self-critical training from a run (``score``), of a warm start, which is
-    cross entropy from a run on other data (``warm``), and of runs from before there was the option
-    (``before``), whose config.json lacks it; without one, that is damage.
+    Presets are defaults of generated pictures (``generated``), of few, medium and many captions
+    (``few``, ``medium`` where it differs from ``many``, ``many``), of self-critical training from a
+    run (``score``), of a warm start, which is cross entropy from a run on other data (``warm``), and
+    of runs from before there was the option (``before``), whose config.json lacks it; without one,
+    that is damage.
 
     Generated pictures are fifteen thousand scenes, which need few epochs and no regularisation.
     Their features stay unscaled: standardising would blow up rare ones, and a captioner that
