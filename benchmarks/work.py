@@ -76,7 +76,9 @@ class Config:
 
     def data(self, batches: int) -> CaptionData:
         """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
-        lengths = Lengths(*(self.times_as_long * words for words in LIKE_COCO))
+        mean, deviation, low, high = LIKE_COCO
+        k = self.times_as_long
+        lengths = Lengths(k * mean, k * deviation, k * low, k * high)
         return draw_data(batches * self.N, self.features, self.V, SEED, lengths)
 
     def pictures(self) -> np.ndarray:
