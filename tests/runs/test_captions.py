@@ -36,6 +36,7 @@ from xpcap.runs import (
     write_captions,
 )
 from xpcap.shapes import picture_of
+from xpcap.threads import in_part
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -119,6 +120,22 @@ def test_pictures_are_encoded_on_all_cores(
     monkeypatch.setattr(captions, "cores", lambda: 2)
     monkeypatch.setattr(captioner.encoder, "encode", encode_with_another)
     assert [*captioner.captions(map(photo, range(4)))] == expected
+
+
+def test_a_download_holds_up_no_products_of_other_threads(
+    captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parallel: list[bool] = []
+
+    def downloaded(url: str) -> np.ndarray:
+        in_parallel.append(in_part.get())
+        return photo(int(url[-1]))
+
+    monkeypatch.setattr(captions, "cores", lambda: 2)
+    monkeypatch.setattr(captions, "read_url", downloaded)
+    sources = [photo(0), "https://example.org/1", photo(2), "https://example.org/3"]
+    assert len([*captioner.captions(sources)]) == 4
+    assert in_parallel == [False, False]
 
 
 @CORES

@@ -148,8 +148,8 @@ class PictureCaptioner:
     ) -> Iterator[PictureCaption | Skipped]:
         """Captions of many pictures, in their order.
 
-        Pictures are read as the results are asked for, one on each core, and decoded 64 at a time;
-        no more are in memory. One that cannot be read is told at once, or after those that were read
+        Pictures are read as the results are asked for, one on each core, those of URLs one by one,
+        and decoded 64 at a time; no more are in memory. One that cannot be read is told at once, or after those that were read
         before it.
         An exception of the iterable comes after the captions of what it gave.
 
@@ -206,7 +206,10 @@ class PictureCaptioner:
                     sources.append(next(numbered))
             except Exception as error:  # StopIteration, or the iterable's own
                 end = error
-            for result in parallel_map(encode, sources):
+            # Parallel work holds the lock on BLAS, and a download may take long
+            downloads = any(is_url(source) for source, _ in sources)
+            results = map(encode, sources) if downloads else parallel_map(encode, sources)
+            for result in results:
                 if isinstance(result, Exception):
                     end = result
                     break
