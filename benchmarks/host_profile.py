@@ -43,6 +43,7 @@ from xpcap.cli.shared import table
 from xpcap.ops import HostOps
 from xpcap.ops.base import OPERATIONS
 from xpcap.ops.host import UNPACKED
+from xpcap.runs.recipe import PRESETS, Recipe
 from xpcap.threads import cores, free_cores, parallel_map, split_evenly
 from xpcap.training.objectives import SelfCritical
 
@@ -50,7 +51,14 @@ STEPS, WARM_UP, LARGE, COPIED = 12, 3, 2048, 1 << 26  # COPIED: bytes
 PRODUCT, WAIT, PYTHON, IDLE = "products", "wait", "python", "idle"
 SHOWN = 12  # shapes of products
 # The first stage of `train`'s default on Flickr8k
-DEFAULT = Config("default", 64, D=1280, V=2539, dropout=0.4, every_step=True)
+DEFAULT = Config(
+    "default",
+    PRESETS["many"]["batch_size"],
+    D=1280,
+    V=2539,
+    dropout=Recipe.dropout,
+    every_step=True,
+)
 
 
 class Shape(NamedTuple):
@@ -187,11 +195,12 @@ def training(config: Config) -> Callable[[int], object]:
 
 
 def self_critical() -> Callable[[int], object]:
-    """A self-critical step of `train`'s default: 12 pictures, five samples of each."""
+    """A self-critical step of `train`'s default."""
     data = DEFAULT.data(WARM_UP + STEPS)
-    model = make_ending_model(DEFAULT, data)
-    solver = make_solver(DEFAULT, data, model, objective=SelfCritical(data))
-    return lambda k: solver.train_batch(12 * k + np.arange(12))
+    model, objective = make_ending_model(DEFAULT, data), SelfCritical(data)
+    solver = make_solver(DEFAULT, data, model, objective=objective)
+    pictures = DEFAULT.N // objective.samples
+    return lambda k: solver.train_batch(pictures * k + np.arange(pictures))
 
 
 def decoding(policy: Any) -> Callable[[int], object]:

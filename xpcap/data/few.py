@@ -55,7 +55,7 @@ SPARSE_CAPTIONS = Few(
 MEDIUM_CAPTIONS = Few(
     20_000,
     "captions",
-    "`train` takes batches of 64 captions, not of 128",
+    "`train` takes smaller batches, at a lower learning rate",
     "larger batches would leave too few steps",
 )
 TABLE = (

@@ -149,9 +149,9 @@ class PictureCaptioner:
         """Captions of many pictures, in their order.
 
         Pictures are read as the results are asked for, one on each core, those of URLs one by one,
-        and decoded 64 at a time; no more are in memory. One that cannot be read is told at once, or after those that were read
-        before it.
-        An exception of the iterable comes after the captions of what it gave.
+        and decoded 64 at a time; no more are in memory. One that cannot be read comes as soon as the
+        other cores have read theirs, or after those that were read before it. An exception of the
+        iterable comes after the captions of what it gave.
 
         Parameters
         ----------
