@@ -27,6 +27,7 @@ from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError
 
 MAX_BYTES = 20_000_000
+THREAD = "xpcap download"
 PIECE = 1 << 16  # bytes read between two looks at the clock, at most
 BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
 
@@ -50,7 +51,7 @@ def download(url: str, timeout: float) -> bytes:
             body.set_exception(error)
 
     # in a thread that can be abandoned: a resolver has no time limit
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name=THREAD, daemon=True).start()
     try:
         return body.result(timeout)
     except DataError:
@@ -118,16 +119,23 @@ class _Web(HTTPHandler, HTTPSHandler):
     def __init__(self) -> None:
         super().__init__()
         self._connections: list[HTTPConnection] = []
+        self._ended = False
 
     def do_open(self, http_class: Any, req: Request, **options: Any) -> Any:
-        def connection(*args: Any, **kwargs: Any) -> HTTPConnection:
-            self._connections.append(http_class(*args, **kwargs))
-            return self._connections[-1]
+        web = self
 
-        return super().do_open(connection, req, **options)
+        class Connection(http_class):
+            def connect(self) -> None:
+                web._connections.append(self)
+                super().connect()
+                if web._ended:  # while this connection was being opened
+                    raise TimeoutError
+
+        return super().do_open(Connection, req, **options)
 
     def shut_down(self) -> None:
         """End the wait for headers in another thread, which may trickle for ever."""
+        self._ended = True
         for connection in self._connections:
             if sock := connection.sock:  # None before it is open, and once an answer has it
                 with contextlib.suppress(OSError):  # closed meanwhile
