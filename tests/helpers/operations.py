@@ -2,8 +2,9 @@
 docstring states, or by a row of its own.
 
 A row draws calls at ragged sizes and at edge cases, with NaN in memory that is overwritten or must
-not be read, of numbers that are huge, infinite or NaN, and of no rows. The first call is small, and
-still fills more than one block of 32 threads.
+not be read, of numbers that are huge, and of no rows. The first call is small, and still fills more
+than one block of 32 threads; it is drawn again with ties and, unless a docstring says what must be
+finite, with NaN and infinities. Numbers in [0, 1) are drawn by their row alone.
 
 test_kernels.py holds the host's versions to the equations in float64, test_emulated_kernels.py the
 device's, in any order of threads and with a card's roundings; a device's version also has to name
@@ -13,7 +14,7 @@ an array that it cannot take. test_cpu_build.py runs the launches under sanitize
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -82,10 +83,42 @@ class Operation(NamedTuple):
     """A row of the table."""
 
     draw: Callable[[Draw], Iterator[Any]]
-    scratch: int | None  # number of an argument that a version may leave anything in
+    changes: Sequence[Callable[[np.ndarray], np.ndarray]]  # of numbers, that the docstring allows
+    scratch: int | None = None  # number of an argument that a version may leave anything in
 
     def calls(self, draw: Draw) -> list[Call]:
-        return [made if isinstance(made, Call) else Call(made) for made in self.draw(draw)]
+        calls = [made if isinstance(made, Call) else Call(made) for made in self.draw(draw)]
+        return [*calls, *(with_numbers(change, calls[0]) for change in self.changes)]
+
+
+def tied(x: np.ndarray) -> np.ndarray:
+    """Whole numbers, many of them equal."""
+    return np.rint(x)
+
+
+def odd(x: np.ndarray) -> np.ndarray:
+    """The same with NaN, infinities and zeros of both signs in many rows, some twice."""
+    numbers = np.array([np.nan, -np.inf, -0.0, np.nan, 0.0, np.inf, np.inf, -0.0], x.dtype)
+    x = x.copy()
+    x.flat[5::11] = np.resize(numbers, x.flat[5::11].shape)
+    return x
+
+
+def with_numbers(change: Callable[[np.ndarray], np.ndarray], call: Call) -> Call:
+    """A call with the floats that it reads changed."""
+
+    def changed(x: np.ndarray) -> np.ndarray:
+        return x if x.dtype.kind != "f" or np.isnan(x).all() else change(x)
+
+    return call._replace(arguments=each(changed, call.arguments))
+
+
+CHANGES = {tied: "in [0, 1)", odd: "must be finite"}  # each with the words that decline it
+
+
+def changes_of(equation: Callable[..., Any]) -> list[Callable[[np.ndarray], np.ndarray]]:
+    text = " ".join((inspect.getdoc(equation) or "").split())
+    return [change for change, declines in CHANGES.items() if declines not in text]
 
 
 TABLE: dict[str, Operation] = {}  # by the operation's name
@@ -95,7 +128,7 @@ def row(scratch: int | None = None) -> Callable[..., Any]:
     """Add the function's operation to the table."""
 
     def add(draw: Callable[[Draw], Iterator[Any]]) -> Callable[[Draw], Iterator[Any]]:
-        TABLE[draw.__name__] = Operation(draw, scratch)
+        TABLE[draw.__name__] = Operation(draw, changes_of(getattr(Ops, draw.__name__)), scratch)
         return draw
 
     return add
@@ -388,27 +421,10 @@ SCORES = (3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539), (0, 
 
 
 @row()
-def log_softmax_(draw: Draw) -> Iterator[Any]:
-    for R, V in SCORES:
-        yield (3 * draw.normal(R, V),)
-
-
-@row()
 def forbid(draw: Draw) -> Iterator[Any]:
     for R, V in SCORES:
         yield draw.normal(R, V), draw.some(-(-V // 3), V)
     yield draw.normal(3, 70), draw.some(0, 70)
-
-
-@row()
-def argmax(draw: Draw) -> Iterator[Any]:
-    """Every other row has its largest score twice."""
-    for R, V in SCORES:
-        scores = draw.normal(R, V)
-        for k in range(0, R, 2):
-            scores[k, draw.rng.integers(V)] = scores[k].max()
-        yield (scores,)
-    yield (odd_scores(draw),)
 
 
 def odd_scores(draw: Draw) -> np.ndarray:
@@ -782,7 +798,7 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
             if all(sizes.values()) or is_defined(equation, call):
                 yield call
 
-    return Operation(rows, None)
+    return Operation(rows, changes_of(equation))
 
 
 def is_defined(equation: Callable[..., Any], call: tuple[Any, ...]) -> bool:

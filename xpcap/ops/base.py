@@ -213,7 +213,8 @@ class Ops:
     ) -> Array:
         """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
 
-        With a mask (N, D), inverted dropout of those rows, the same in all their regions.
+        With a mask (N, D), inverted dropout of those rows, the same in all their regions; the table
+        must be finite, as in `dropout`.
         """
         N, P, D = out.shape
         self.gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
@@ -262,7 +263,10 @@ class Ops:
         return x
 
     def dropout(self, x: Array, mask: Array, keep: float) -> Array:
-        """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
+        """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient.
+
+        x must be finite: what is dropped of other numbers is 0 on a device, NaN on the host.
+        """
         out = x * mask
         out *= 1 / keep
         return out
@@ -352,7 +356,7 @@ class Ops:
         p = x, or exp((x - its row's maximum) / temperature)
 
         The word is the first whose p and those before it add up to more than u, in [0, 1), times the
-        sum of the row. It is never one of probability 0.
+        sum of the row. It is never one of probability 0. u and the sums must be finite.
         """
         p = x if temperature is None else tempered(x, temperature)
         cumulative = p.cumsum(axis=1)
@@ -366,7 +370,7 @@ class Ops:
         A picture's candidates are its hypotheses r with each word w, the best totals[r] + ranked[r, w]
         first, equals by r, then by ranked, then by w; ranked and scores (n, V), totals (n,). Their new
         totals are totals[r] + scores[r, w]. Where a picture has too few above -inf, the others are word
-        `null` with the total -inf.
+        `null` with the total -inf. All must be finite, or -inf.
         """
         xp, size, tables = get_array_module(scores), beams.size, beams.pictures
         values, words = topk(ranked, size)  # (n, size)
