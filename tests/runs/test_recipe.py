@@ -13,7 +13,7 @@ import pytest
 from commands import use_plain_curves
 from refusals import Refusal, refusals, refuses
 from safetensors.numpy import load_file
-from trainings import VARIED, completed_for, data_set, other, small, varied
+from trainings import VARIED, completed_for, data_set, of_roles, other, small, varied
 
 from xpcap.cli import main
 from xpcap.data import write_dataset
@@ -23,8 +23,17 @@ from xpcap.options import Location
 from xpcap.runs import Recipe, TrainOptions, complete, train_run
 from xpcap.runs.folder import CONFIG, DATA, FIRST
 from xpcap.runs.plan import default_out
-from xpcap.runs.recipe import OPTIONS, PRESETS, UNSTORED, SaveInterval, table
-from xpcap.training.objectives import SELF_CRITICAL
+from xpcap.runs.recipe import (
+    LENGTH,
+    MODEL,
+    OPTIONS,
+    PRESETS,
+    TRAINING,
+    UNSTORED,
+    SaveInterval,
+    table,
+)
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.work import work
 
 
@@ -112,6 +121,18 @@ def test_an_option_changes_what_is_trained(
         f"`{name}` {values[0]} and {values[1]} train the same: Recipe has it, and no stage uses it;"
         " pass it on in xpcap/runs/train.py"
     )
+
+
+@pytest.mark.parametrize("name", of_roles(varied(), MODEL, TRAINING, LENGTH, CROSS_ENTROPY))
+def test_a_training_with_any_option_learns(
+    name: str, trained: Callable[..., dict[str, bytes]]
+) -> None:
+    """At a rate that does not overshoot each epoch is better than the one before."""
+    options = {**small(), "lr": 0.03, "epochs": 5, "score_epochs": 0, "neighbours": False}
+    options[name] = other(OPTIONS[name].kind, options[name])
+    history = trained(**options)["history.jsonl"].splitlines()
+    losses = [json.loads(line)["val_loss"] for line in history]
+    assert losses == sorted(losses, reverse=True)
 
 
 def changed(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:

@@ -30,6 +30,7 @@ pytest.importorskip("jinja2")
 import commands
 import kill
 from commands import SIZES, SMALL, call, failing, good
+from programs import HANG_SECONDS
 from ranks import together
 from runs import Runs
 from safetensors.numpy import load_file
@@ -150,6 +151,44 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
         output = good("train", "--out", out, "--resume").output
     assert "resuming after iteration" in output
     assert_equal_runs(out, path)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_killed_before_its_best_parameters_are_written_writes_the_same(
+    name: str, whole: Callable[[str], Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, once the checkpoint that has them is there."""
+    path, training, _ = whole(name)
+    written: set[tuple[Path, int]] = set()
+
+    def write(target: Path, params: Any, scaling: Any, meta: dict[str, Any]) -> None:
+        if meta["epoch"] and (target, meta["epoch"]) not in written:
+            written.add((target, meta["epoch"]))
+            raise KeyboardInterrupt
+        save_parameters(target, params, scaling, meta)
+
+    monkeypatch.setattr(saving, "save_parameters", write)
+    arguments = training.arguments()
+    while (result := call("train", "--out", tmp_path / "run", *arguments)).exit_code == 130:
+        arguments = ["--resume"]
+    assert result.exit_code == 0, result.output
+    assert_equal_runs(tmp_path / "run", path)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_best_parameters_have_the_figures_of_their_record(
+    name: str, whole: Callable[[str], Whole]
+) -> None:
+    """In either stage."""
+    for file in whole(name).path.rglob(folder.BEST):
+        run = open_run(file.parent)
+        select = "cider" if "val_cider" in run.meta else "loss"
+        data = run.data().with_vocabulary(run.vocabulary)
+        solver = CaptioningSolver(run.model, data, select=select, verbose=False)
+        solver.score_start()
+        assert solver.start is not None
+        figures = dict(solver.start, epoch=run.meta["epoch"], iteration=run.meta["iteration"])
+        assert figures == pytest.approx({key: run.meta[key] for key in figures}, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -469,7 +508,6 @@ def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device
 # Signals and locks
 
 
-SECONDS = 60  # without a line from a process: it hangs
 # What the process of a `TrainingProcess` runs: it says when it has saved, and when its writer hangs,
 # in place of the two calls of the system by which a file is written
 CHILD = """
@@ -542,16 +580,16 @@ class TrainingProcess:
 
     def wait_for(self, words: str) -> None:
         """Wait for a line with these words."""
-        while words not in (line := self._lines.get(timeout=SECONDS)):
+        while words not in (line := self._lines.get(timeout=HANG_SECONDS)):
             self.errors += line
             assert line, f"ended without {words!r}: {self.errors}"
         self.errors += line
 
     def wait(self) -> int:
         """Wait for the end of the process, and return its exit status."""
-        while line := self._lines.get(timeout=SECONDS):
+        while line := self._lines.get(timeout=HANG_SECONDS):
             self.errors += line
-        return self.process.wait(timeout=SECONDS)
+        return self.process.wait(timeout=HANG_SECONDS)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
