@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import HANG_SECONDS
 
 from xpcap.threads import cores
 
@@ -35,7 +36,7 @@ def run(version: str, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=HANG_SECONDS,
     ).stdout
     found: dict[str, Any] = json.loads(shown)
     assert found["version"].startswith(version if version == "3.7" else "")

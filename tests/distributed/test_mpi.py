@@ -18,6 +18,7 @@ pytest.importorskip("PIL")  # generated pictures
 
 import kill
 import numpy as np
+from programs import HANG_SECONDS
 
 from xpcap.data import read_dataset, write_dataset
 from xpcap.runs import open_run
@@ -32,7 +33,6 @@ SMALL = (
     "--hidden 16 --wordvec 12 --batch-size 16 --inject every-step --dropout 0.2 --select cider"
     " --score-epochs 0"
 ).split()
-SECONDS = 60  # that a command may take: it hangs if it takes longer
 
 
 def command(*arguments: str) -> list[str]:
@@ -60,7 +60,7 @@ def start(*parts: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit status, output and errors of what `start` began."""
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=HANG_SECONDS)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -79,7 +79,7 @@ def alone(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
     ).stdout
 
 

@@ -21,7 +21,6 @@ ALL_REDUCE = (
 )
 DTYPES = {7: np.dtype(np.float32), 8: np.dtype(np.float64)}
 ID_BYTES = 128
-SECONDS = 60  # that a rank waits for the others
 
 _meetings: dict[bytes, tuple[threading.Barrier, list[Any]]] = {}
 _lock = threading.Lock()
@@ -48,10 +47,7 @@ class NcclCommunicator:
         with _lock:
             barrier, _ = _meetings[self._id]
             if barrier is None:
-                _meetings[self._id] = (
-                    threading.Barrier(self.size, timeout=SECONDS),
-                    [None] * self.size,
-                )
+                _meetings[self._id] = threading.Barrier(self.size), [None] * self.size
         self._barrier, self._brought = _meetings[self._id]
         self._barrier.wait()
 

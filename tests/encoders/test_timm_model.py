@@ -124,7 +124,7 @@ def test_two_threads_at_a_time_have_their_threads_again(model: Any) -> None:
     encoder, both, seen = TimmEncoder("timm:net"), threading.Barrier(2), []
 
     def within() -> None:
-        both.wait(60)
+        both.wait()
         seen.append(model.threads())
 
     def work() -> None:
@@ -136,6 +136,6 @@ def test_two_threads_at_a_time_have_their_threads_again(model: Any) -> None:
     for other in others:
         other.start()
     for other in others:
-        other.join(60)
+        other.join()
     assert sorted(seen) == [1, 1, 8, 8]
     assert Threads().number == 8  # of a thread that begins now

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HANG_SECONDS = 600  # a process that takes longer hangs
 
 
 def program(
@@ -34,7 +35,7 @@ def program(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import HANG_SECONDS
 
 from xpcap import PictureCaption, open_captioner
 from xpcap.shapes import picture_of
@@ -32,7 +33,6 @@ Image = pytest.importorskip("PIL.Image")
 ROOT = Path(__file__).parents[2]
 HOWTO = ROOT / "docs" / "howto"
 CHUNK = 1 << 16
-LONGEST = 60  # seconds that a test may take
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def answers(service: ModuleType, *requests: dict[str, Any]) -> list[Any]:
             httpx.AsyncClient(transport=transport, base_url="http://service") as client,
         ):
             sent = [client.post("/caption", **one) for one in requests]
-            found = await asyncio.wait_for(asyncio.gather(*sent), LONGEST)
+            found = await asyncio.wait_for(asyncio.gather(*sent), HANG_SECONDS)
             assert service.app.state.queue.held == 0
             assert {str(reply.status_code) for reply in found} <= {*statuses(service)}
             return found
@@ -231,7 +231,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], int]]:
         )
         port = listening.getsockname()[1]
     with process:
-        end = threading.Timer(LONGEST, process.kill)  # then no read waits for it
+        end = threading.Timer(HANG_SECONDS, process.kill)  # then no read waits for it
         end.start()
         yield process, port
         end.cancel()
@@ -247,7 +247,7 @@ def test_a_full_queue_refuses_drops_who_leaves_and_ends_at_sigterm(
     assert process.stdout is not None
 
     def send(method: str = "POST", path: str = "/caption") -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
         connection.request(method, path, b"a" if method == "POST" else None)
         return opened.enter_context(contextlib.closing(connection))
 
@@ -273,7 +273,7 @@ def test_a_full_queue_refuses_drops_who_leaves_and_ends_at_sigterm(
         assert first.getresponse().status == 200
         assert process.stdout.readline() == f"{service.TOGETHER}\n"  # at once
         uploading = opened.enter_context(
-            socket.create_connection(("127.0.0.1", port), timeout=LONGEST)
+            socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS)
         )
         head = b"POST /caption HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue"
         uploading.sendall(head + b"\r\n\r\n")

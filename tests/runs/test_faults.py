@@ -185,7 +185,7 @@ def test_two_trainings_in_two_threads_keep_their_remarks_apart(
             train_run(options, watchers=[Together()])
         return heard
 
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2)
     monkeypatch.setattr(saver, "write_progress_page", fail)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(train, ("one", "other"))

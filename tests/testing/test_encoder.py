@@ -120,7 +120,7 @@ def kept_on_the_object(self: Any, picture: np.ndarray) -> Any:
     """A feature of the picture that came last, in whatever thread."""
     self.picture = picture
     if threading.current_thread() is not threading.main_thread():
-        BOTH.wait(60)  # until the other thread has a picture too
+        BOTH.wait()  # until the other thread has a picture too
     return MeanColour.feature(self, self.picture)
 
 
