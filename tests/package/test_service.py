@@ -220,7 +220,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], int]]:
     call before it answers; and its port, to which connections may be made at once.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        paths = map(str, (HOWTO, Path(__file__).parent, ROOT))
+        paths = map(str, (HOWTO, Path(__file__).parent, ROOT, ROOT / "tests" / "helpers"))
         process = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(listening.fileno())],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
