@@ -14,7 +14,7 @@ from refusals import refuses
 
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise import table
-from xpcap.exercise.grading.confine import PACKAGES
+from xpcap.exercise.grading.run import PACKAGES
 from xpcap.exercise.handout import TO_WRITE, functions, handout, sections
 from xpcap.verify import verify
 

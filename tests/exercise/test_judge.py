@@ -48,7 +48,7 @@ def disturbed(right: Observation, rng: np.random.Generator) -> Observation:
 @pytest.mark.parametrize("module", expected.MODULES)
 def test_whatever_is_observed_gets_a_verdict(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain, "localise", lambda *_, **__: None)  # on its own arrays elsewhere
-    rng, draw = np.random.default_rng(0), Draw("abc", [])
+    rng, draw = np.random.default_rng(0), Draw(0)
     for row in table.functions([module]):
         cases = draw.cases(row.name)
         right = expected.reference(row, cases)
@@ -61,7 +61,6 @@ def test_whatever_is_observed_gets_a_verdict(module: str, monkeypatch: pytest.Mo
             for result in judge.judge(row, seen, right, cases, below, verdicts).results:
                 assert isinstance(result, judge.Result)
                 assert result.passed or result.kind
-            judge.same_answers(seen, disturbed(right, rng))
             if row.forward:
                 forward = getattr(rnn_layers, row.forward)
                 judge.for_own_forward(row, seen, cases["square"], forward)
@@ -88,7 +87,7 @@ def test_results_without_a_cell_earn_nothing_though_a_mistake_of_both_cells_give
     verdicts = {}
     for cell in table.CELLS:
         row = table.FUNCTIONS[f"CaptioningRNN.{method} ({cell})"]
-        cases = Draw("abc", []).cases(row.name)
+        cases = Draw(0).cases(row.name)
         right = expected.reference(row, cases)
         nothing = {key: 0 * value for key, value in right.arrays.items() if key[:6] != "shapes"}
         if method == "sample":  # the number of the step for a word
@@ -102,7 +101,7 @@ def test_results_without_a_cell_earn_nothing_though_a_mistake_of_both_cells_give
 
 def test_zeros_are_no_backward_pass_of_a_forward_pass_without_slopes() -> None:
     row, there = (table.FUNCTIONS[f"rnn_step_{way}"] for way in ("backward", "forward"))
-    cases = Draw("abc", []).cases(row.name)
+    cases = Draw(0).cases(row.name)
     right = expected.reference(row, cases)
 
     def sign(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> Any:
@@ -158,7 +157,7 @@ BELOW = [  # a function, the line that it raises, kinds of those below it, what 
 def test_what_is_not_written_or_wrong_is_named_and_not_what_follows_from_it(
     name: str, line: Line | None, kinds: dict[str, str], advice: str
 ) -> None:
-    row, cases = table.FUNCTIONS[name], Draw("abc", []).cases(name)
+    row, cases = table.FUNCTIONS[name], Draw(0).cases(name)
     right = expected.reference(row, cases)
     error = line and {"out": Note(error=(judge.UNWRITTEN, "", line))}
     wrong = {key: 2 * right.arrays[key] for key in right.arrays if re.match(r"(out|again)\.", key)}

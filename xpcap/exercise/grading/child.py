@@ -1,8 +1,8 @@
-"""The process that runs a submission: it answers the questions of a plan, each in a frame, and ends.
+"""The process that runs a submission: it answers the questions of a plan, each by a file, and ends.
 
 A script, copied into the folder that it reads. It imports NumPy, the standard library and the files
-beside it. A question names a probe of probes.py, functions of the submission and arrays; the frame
-that answers has eight bytes of length, then the observations in the form of safetensors.
+beside it. A question names a probe of probes.py, functions of the submission and arrays; the answer is
+the observed arrays, NUMBER.npz, and notes, NUMBER.json, which is there once both are whole.
 """
 
 import builtins
@@ -11,41 +11,28 @@ import copy
 import faulthandler
 import importlib
 import importlib.abc
+import importlib.util
 import inspect
 import json
 import linecache
 import os
 import random
-import struct
 import sys
 import traceback
 import types
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # first of all, and before NumPy, whose folder the settings name
-    sys.path.insert(0, str(Path(__file__).parent))
-    import hardening  # type: ignore[import-not-found]
-
-    hardening.harden()
-
 import numpy as np
 
 MOST_NAME, MOST_TEXT = 100, 500  # characters of the name of a type, and of an error
-BEGIN = struct.pack("<Q", 0)  # an empty frame: a question begins
 OUT_OF_MEMORY = 77  # exit status
 FAILED: dict[str, BaseException] = {}  # why modules could not be imported
 RIGHT = "right_layers"  # a module of right functions, where a question asks above these
-DTYPES = {  # of safetensors, by NumPy's characters
-    np.dtype(name).char: text
-    for text, name in (
-        *(("BOOL", "bool"), ("F16", "f2"), ("F32", "f4"), ("F64", "f8")),
-        *((f"{kind.upper()}{8 * size}", f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)),
-    )
-}
+ANSWERS, FAULTS = "answers", "faults.txt"  # a folder, and what faulthandler writes
+MAX_FILE = 10 * 2**20  # bytes
 
 
 class Nothing:
@@ -78,6 +65,21 @@ class Plots(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         vars(module)["__getattr__"] = Nothing().__getattr__
+
+
+class Only(importlib.abc.MetaPathFinder):
+    """Refuses other packages than NumPy, so that a file is graded alike on every machine.
+
+    package : the submission's
+    """
+
+    def __init__(self, package: str) -> None:
+        self._known = {*sys.stdlib_module_names, "numpy", package}
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        first = name.partition(".")[0]
+        if first not in self._known and not first.startswith("_"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def load(name: str) -> types.ModuleType:
@@ -129,7 +131,7 @@ def paired(
 
     theirs : the submission's forward pass; None where it is not written
     """
-    theirs, number = unchanged(theirs), len(inspect.signature(forward).parameters)
+    number = len(inspect.signature(forward).parameters)
     caches: list[tuple[Any, Any]] = []  # theirs, and the right one
 
     def there(*arguments: Any, **named: Any) -> tuple[Any, ...]:
@@ -176,39 +178,6 @@ def file_of(module: types.ModuleType) -> str:
     return str(getattr(module, "__file__", None))
 
 
-def function_of(called: Any) -> Any:
-    """The function of a method; anything else as it is."""
-    return called.__func__ if isinstance(called, types.MethodType) else called
-
-
-def unchanged(called: Any) -> Any:
-    """A function or method with the code that it has now, which is about to change."""
-    if isinstance(called, types.MethodType):
-        return types.MethodType(unchanged(called.__func__), called.__self__)
-    if not isinstance(called, types.FunctionType):
-        return called
-    bound = called.__defaults__, called.__closure__
-    same = types.FunctionType(called.__code__, called.__globals__, called.__name__, *bound)
-    same.__kwdefaults__ = called.__kwdefaults__
-    return same
-
-
-def become(called: Any, other: Callable[..., Any]) -> None:
-    """Have a function or method call another; it stays the same object."""
-    function, first = function_of(called), int(isinstance(called, types.MethodType))  # its self
-
-    def handed(arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        return other(*arguments[first:], **named)
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        return OTHER(arguments, named)  # type: ignore[name-defined]  # noqa: F821
-
-    name = f"OTHER {id(handed)}"
-    function.__globals__[name] = handed
-    function.__code__ = call.__code__.replace(co_names=(name,))
-    function.__defaults__ = function.__kwdefaults__ = None
-
-
 class Submission:
     """The student's modules, and the lines of their files.
 
@@ -219,7 +188,7 @@ class Submission:
     def __init__(self, root: Path, shown: Mapping[str, str]) -> None:
         self._root = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
         self._shown = shown
-        self.is_exchanged = False
+        self._exchanged: set[str] = set()
 
     def function(self, place: str) -> Any:
         """The function or class at "module:name"."""
@@ -229,46 +198,38 @@ class Submission:
     def exchange(
         self, places: Mapping[str, str], right: types.ModuleType, modules: Iterable[str]
     ) -> None:
-        """Put right functions in the place of the submission's, wherever these are bound.
+        """Put right functions in the place of the submission's, in all variables of its modules.
 
-        places : name of a function to where it is or is missed, "module:name"
+        places : name of a function to where it is or is missed, "module:name"; of a module that
+            cannot be imported "module:", and the right module takes its place
         modules : those that may hold it; also if a missing function keeps them from being imported
-
-        A function gets other code, so that tables, classes and defaults that hold it call the right
-        one. Of what is no plain function, such as a decorated one, modules' variables change, and
-        where one function has two of the names, those of its own.
         """
-        self.is_exchanged = True
+        new_places = {name: place for name, place in places.items() if name not in self._exchanged}
+        self._exchanged |= set(new_places)
+        FAILED.clear()  # what failed for want of a function
+        for place in new_places.values():
+            if place.endswith(":"):
+                dotted = place.removesuffix(":")
+                sys.modules[dotted] = sys.modules[dotted.rpartition(".")[2]] = right
         for name in modules:
             with contextlib.suppress(Exception):
                 load(name)
+        places = {name: place for name, place in new_places.items() if not place.endswith(":")}
         homes = {name: load(place.partition(":")[0]) for name, place in places.items()}
-        theirs = [one for one in list(sys.modules.values()) if self.shown(file_of(one))]
         functions = {name: vars(home).get(name) for name, home in homes.items()}
         new = {name: getattr(right, name) for name in functions}
         for name in [name for name in functions if name.endswith("_forward")]:
             if (back := name.replace("_forward", "_backward")) in functions:
                 new[name], new[back] = paired(functions[name], new[name], new[back])
-        uses = Counter(id(function_of(function)) for function in functions.values())
+        theirs = [module for module in list(sys.modules.values()) if self.shown(file_of(module))]
         for name, function in functions.items():
-            alone = uses[id(function_of(function))] == 1
-            if alone and self._is_plain(function_of(function)):
-                become(function, new[name])
-                continue
+            setattr(homes[name], name, new[name])
             for module in theirs:
                 bound = [key for key, value in vars(module).items() if value is function]
-                for key in bound if alone and function is not None else [name]:
-                    if vars(module).get(key) is function:
+                for key in bound if function is not None else []:
+                    if key == name or key not in new:  # one function may have two of the names
                         setattr(module, key, new[name])
-        FAILED.clear()  # what failed for want of a function
-
-    def _is_plain(self, function: Any) -> bool:
-        """True of a function of theirs whose code can be exchanged: it has no closure."""
-        return (
-            isinstance(function, types.FunctionType)
-            and not function.__code__.co_freevars
-            and bool(self.shown(function.__code__.co_filename))
-        )
+        FAILED.clear()
 
     def shown(self, file: str) -> str:
         """The student's name of a file; "" of any other file."""
@@ -300,38 +261,17 @@ class Submission:
         return {**found, "file": "", "line": 0, "text": ""}
 
 
-def frame(arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bytes:
-    """Observations as safetensors, after their length."""
-    header: dict[str, Any] = {"__metadata__": {"notes": json.dumps(notes)}}
-    pieces, end = [], 0
-    for name, value in arrays.items():
-        array = value if value.dtype.char in DTYPES else value.astype(float)
-        pieces.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-        begin, end = end, end + len(pieces[-1])
-        header[name] = {"dtype": DTYPES[array.dtype.char], "shape": array.shape}
-        header[name]["data_offsets"] = [begin, end]
-    text = json.dumps(header).encode("ascii")
-    content = b"".join([struct.pack("<Q", len(text)), text, *pieces])
-    return struct.pack("<Q", len(content)) + content
-
-
-def send(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def answer(
     question: Mapping[str, Any],
     inputs: Mapping[str, np.ndarray],
     submission: Submission,
     probes: Any,
-) -> bytes:
-    """The frame for a question: "import" of modules, or a probe."""
+) -> Any:
+    """The record of a question: "import" of modules, or a probe."""
     called: list[Any] = []
     record = probes.Record(lambda error: submission.described(error, called))
     with record.stage("import"):
-        if question["right"] and not submission.is_exchanged:
+        if question["right"]:
             submission.exchange(question["right"], sys.modules[RIGHT], question["modules"])
         for module in question["modules"]:
             load(module)
@@ -343,39 +283,59 @@ def answer(
             cases.setdefault(case, {})[argument] = inputs[name]
         given = called if question["probe"] == "backward" else called[0]
         probes.PROBES[question["probe"]](given, question["names"], cases, record)
-    return frame(record.arrays, record.notes)
+    return record
+
+
+def limit(memory: float) -> None:
+    """Limits of this process, where the system has any: GB beyond what it has, and files."""
+    if importlib.util.find_spec("resource") is None:  # Windows
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + int(memory * 1e9)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def write_answer(file: Path, record: Any) -> None:
+    """Write arrays and notes; the last one is there once both are whole."""
+    np.savez(file.with_suffix(".npz"), **record.arrays)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record.notes), encoding="utf-8", errors="replace")
+    part.rename(file.with_suffix(".json"))
 
 
 def main() -> None:
     """Answer the questions of the plan whose numbers the arguments are."""
     folder, asked = Path(__file__).parent, list(map(int, sys.argv[1:]))
-    answers, faults, nowhere = os.dup(1), os.dup(2), os.open(os.devnull, os.O_RDWR)
+    faults, nowhere = os.dup(2), os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):  # nobody reads what a submission prints
         os.dup2(nowhere, descriptor)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     with np.load(folder / "inputs.npz", allow_pickle=False) as file:
         inputs = dict(file)
+    sys.path.insert(0, str(folder))
     import probes  # type: ignore[import-not-found]
 
-    if (folder / f"{RIGHT}.py").exists():
-        importlib.import_module(RIGHT)  # noqa: TID251 - ours, while this folder is on the path
+    importlib.import_module(RIGHT)  # noqa: TID251 - ours, while this folder is on the path
     root = folder / "files"
     sys.path[0] = str(root)
-    sys.meta_path.insert(0, Bare(root, plan["folders"]))
-    sys.meta_path.append(Plots())
+    sys.meta_path[:0] = [Bare(root, plan["folders"]), Plots(), Only(plan["folders"][0])]
     sys.argv = [""]
     builtins.print = lambda *_, **__: None  # arrays as text take long
     submission = Submission(root, plan["shown"])
     faulthandler.enable(faults)
+    limit(plan["memory"])
     try:
-        for question in [plan["questions"][number] for number in asked]:
-            send(answers, BEGIN)
+        for number in asked:
             random.seed(plan["seed"])
             np.random.seed(plan["seed"])
             faulthandler.dump_traceback_later(plan["seconds"], exit=True, file=faults)
-            content = answer(question, inputs, submission, probes)
+            record = answer(plan["questions"][number], inputs, submission, probes)
             faulthandler.cancel_dump_traceback_later()
-            send(answers, content)
+            write_answer(folder / ANSWERS / str(number), record)
     except MemoryError as error:
         lines = traceback.format_tb(error.__traceback__)
         os.write(

@@ -1,16 +1,10 @@
-"""Grade a submission in three passes, each of which begins when nothing is left to steal.
+"""Grade a submission: ask its functions, compare what they give with the reference, name mistakes.
 
-First every function is asked above the submission's own files alone. Loops over wrong steps are
-asked above right steps when all steps have their verdict, and captioners above right layers when
-all layers have theirs: of a class, those of every student. So where right code lies in a process,
-nobody is left to hand it to. What the first pass answered has to be answered again there.
-
-The functions, the points and what the mark is of are fixed before a file is read; inputs are drawn
-from a digest of all files and the teacher's seed.
+First every function is asked above the submission's own. Then loops over wrong steps are asked above
+right steps, and captioners over wrong layers above right layers: what is right there has its points.
 """
 
 import fnmatch
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,18 +15,15 @@ from xpcap.exercise import table
 from xpcap.exercise.grading import expected
 from xpcap.exercise.grading import judge as judging
 from xpcap.exercise.grading.cases import Cases, Draw
-from xpcap.exercise.grading.confine import PACKAGES, Confinement, confinement
 from xpcap.exercise.grading.files import dotted, find, read
 from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
-from xpcap.exercise.grading.report import PENDING, Report, Result
-from xpcap.exercise.grading.run import Observation, Question, Stopped, ask, in_turn
-from xpcap.exercise.grading.unusual import unusual
+from xpcap.exercise.grading.report import Report, Result
+from xpcap.exercise.grading.run import PACKAGES, Observation, Question, Stopped, ask
 from xpcap.options import Real
 from xpcap.threads import blas
 
-__all__ = ["PASSES", "Grading", "Report", "Result", "grade"]
+__all__ = ["Report", "Result", "grade"]
 
-PASSES = ("own", "loops", "captioners")
 GIVEN = ("affine_forward", "affine_backward")  # what the course's layers.py has
 STEPS = tuple(name for name in table.FUNCTIONS if "_step_" in name)
 LAYERS = tuple(row.name for row in table.functions(["rnn_layers"]) if row.points)
@@ -43,13 +34,14 @@ def grade(
     submission: str | Path,
     *,
     expect: Sequence[str] | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     only: Sequence[str] = (),
     seconds: float = 10.0,
     memory: float = 2.0,
-    require_confinement: bool = False,
 ) -> Report:
     """Grade the functions of a student's file, folder or module, in the order of the course.
+
+    The code runs in a process of its own, with your rights: mark strangers' code in a container.
 
     Parameters
     ----------
@@ -58,16 +50,14 @@ def grade(
     expect : sequence of str or None
         Modules that are to be there, such as "rnn_layers", "rnn", "optim". None: of a folder what
         the handout has students write, "rnn_layers" and "rnn"; of a file what it defines.
-    seed : int or None
-        Draws the inputs, with a digest of all files. None: drawn; the report has it.
+    seed : int
+        Draws the inputs.
     only : sequence of str
         Patterns of function names, as in a shell. None: all.
     seconds : float
-        Limit of the checks of one function; all of a pass have six times that, and a minute.
+        Limit of the checks of one function; all have six times that, and a minute.
     memory : float
         Limit of a process, in GB.
-    require_confinement : bool
-        Refuse to run the submission where the system cannot confine it.
 
     Returns
     -------
@@ -80,51 +70,41 @@ def grade(
     DataError
         No such file or module, or nothing of the course in it.
     OptionError
-        No function has a name of `only`; no such module; no confinement though required.
+        No function has a name of `only`; no such module.
     """
-    grading = Grading(
-        submission,
-        expect=expect,
-        seed=secrets.randbits(32) if seed is None else seed,
-        only=only,
-        seconds=seconds,
-        memory=memory,
-        confined=confinement(require=require_confinement),
-    )
-    for step in PASSES:
-        grading.take(step)
+    grading = _Grading(submission, expect, tuple(only), seed)
+    grading.limits = {
+        "seconds": Real(above=0).check("grade", "`seconds`", seconds),
+        "memory": Real(above=0).check("grade", "`memory`", memory),
+    }
+    state = np.random.get_state()
+    try:
+        with blas().on_one_thread():  # small products, beside the submission's own process
+            grading.judge_own()
+            grading.judge_above_right()
+    finally:
+        np.random.set_state(state)
     return grading.report()
 
 
-class Grading:
-    """A submission: the passes that were taken, and the verdicts so far.
+class _Grading:
+    """A submission, and the verdicts so far; arguments as of `grade`."""
 
-    Arguments and errors are those of `grade`; `confined` may serve a whole class, and `turn` be a
-    file whose lock is held while the submission's code runs: then no other's does.
-    """
+    limits: Mapping[str, float]
 
     def __init__(
         self,
         submission: str | Path,
-        *,
         expect: Sequence[str] | None,
+        patterns: Sequence[str],
         seed: int,
-        only: Sequence[str] = (),
-        seconds: float = 10.0,
-        memory: float = 2.0,
-        confined: Confinement,
-        turn: Path | None = None,
     ) -> None:
-        patterns, expect = tuple(only), None if expect is None else tuple(expect)
+        expect = None if expect is None else tuple(expect)
         for module in expect or ():
             if module not in GRADED:
                 raise unknown("grade", "`expect`", module, GRADED)
-        seconds = Real(above=0).check("grade", "`seconds`", seconds)
-        memory = Real(above=0).check("grade", "`memory`", memory)
-        self._limits = {"seconds": seconds, "memory": memory}
-        self._confined, self._seed, self._turn = confined, seed, turn
+        self._seed = seed
         self._handed = handed = read(submission)
-        self._unusual = unusual(handed.files, handed.homes)
         alone = expect is None and find(submission).is_file()
         self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
         rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
@@ -136,77 +116,25 @@ class Grading:
         # What a chosen function builds on is graded too: what is wrong may follow from it
         below = {name for chosen in self._chosen for name in table.builds_on(chosen)}
         self._rows = [row for row in rows if row.name in self._chosen | below]
-        self._left = list(PASSES)
         self._verdicts: dict[str, Judged] = {}
         self._faults: dict[str, Result] = {}  # of modules that are missing, or cannot be imported
-        self._seen: dict[str, Observation | Stopped] = {}  # first answers of pending functions
-        self._answered: list[str] = []  # functions that answered in the first pass
-        self._draw = Draw(handed.digest(seed), handed.files.values())
+        self._seen: dict[str, Observation | Stopped] = {}  # first answers
+        self._draw = Draw(seed)
         self._cases: dict[str, Cases] = {}
-        self._right: dict[str, Observation] = {}
-
-    def take(self, step: str) -> "Grading":
-        """Take the next of `PASSES`, if a function waits for it."""
-        assert step == self._left[0], "passes are taken in order"
-        state = np.random.get_state()
-        try:
-            with blas().on_one_thread():  # small products, beside the submission's own processes
-                if rows := self.waiting(step):
-                    {"own": self._own, "loops": self._loops, "captioners": self._captioners}[step](
-                        rows
-                    )
-        finally:
-            np.random.set_state(state)
-        del self._left[0]
-        names = {row.name for later in self._left for row in self.waiting(later)}
-        self._seen = {name: seen for name, seen in self._seen.items() if name in names}
-        self._verdicts = {name: judged.plain() for name, judged in self._verdicts.items()}
-        self._cases, self._right = {}, {}
-        return self
-
-    def waiting(self, step: str) -> list[table.Function]:
-        """The functions that a pass has to ask, as far as the verdicts tell."""
-        if step not in self._left:
-            return []
-        if step == "own":
-            return self._rows
-        failed = [row for row in self._rows if self._is_written(row) and not self._passed(row)]
-        if step == "loops":
-            return [row for row in failed if row.step and self._wrong(row, STEPS)]
-        captioners = [row for row in failed if row.module == "rnn"]
-        if self._is_bare() or ("rnn" in self._faults and self._failing(LAYERS)):
-            return captioners  # they may lack a function that is not written
-        # also above layers that pass and yet may be at fault: by finite differences, or as lists
-        return [row for row in captioners if self._wrong(row, LAYERS) or self._is_doubtful(row)]
 
     def report(self) -> Report:
-        """The verdicts so far; what waits for a pass is marked as pending."""
-        pending = {row.name for step in self._left for row in self.waiting(step)}
+        """The verdicts."""
         results: list[Result] = []
         for module in GRADED:
             rows = [row for row in self._rows if row.module == module]
-            fault = self._faults.get(module)
-            if fault and not any(row.name in pending for row in rows):
+            if fault := self._faults.get(module):
                 results += [fault] * bool(rows)
                 continue
             for row in rows:
-                if row.name in pending:
-                    found = [Result(row.name, False, "", PENDING, WAITS)]
-                else:
-                    found = self._verdicts[row.name].results
-                results += found if row.name in self._chosen else []
+                results += self._verdicts[row.name].results if row.name in self._chosen else []
         there = set(self._handed.homes) - set(self._faults)
         missing = [module for module in self._expect if module not in there]
-        return Report(
-            results,
-            self._expect,
-            missing,
-            self._confined.says,
-            self._seed,
-            self._handed.content,
-            self._handed.notes,
-            self._unusual,
-        )
+        return Report(results, self._expect, missing, self._handed.notes)
 
     def _is_graded(self, row: table.Function) -> bool:
         """True of what students write, and of what the course gives where they brought it."""
@@ -255,41 +183,32 @@ class Grading:
             found |= below
         return [name for name in self._failing(names) if name in found]
 
-    # Passes
+    # Above the submission's own functions
 
-    def _own(self, rows: Sequence[table.Function]) -> None:
-        """Ask and judge each function beside the submission's own files."""
+    def judge_own(self) -> None:
+        """Ask and judge each function above the submission's own."""
         written: dict[str, list[table.Function]] = {}  # by module
-        for module in dict.fromkeys(row.module for row in rows):
-            asked = [row for row in rows if row.module == module]
+        for module in dict.fromkeys(row.module for row in self._rows):
+            asked = [row for row in self._rows if row.module == module]
             if (home := self._handed.homes.get(module)) is None:
                 self._faults[module] = self._missing(module)
                 continue
             written[module] = [row for row in asked if row.defined in home]
             missed = [row for row in asked if row.defined not in home]
             self._verdicts |= {row.name: _unwritten(row) for row in missed}
-        together: list[tuple[dict[str, bytes], list[str]]] = []  # files, modules beside them
-        for module in written:
-            files = self._files(module)
-            if not (modules := next((names for same, names in together if same == files), [])):
-                together.append((files, modules))
-            modules.append(module)
-        loaded: dict[str, Observation | Stopped] = {}
-        for files, modules in together:
-            questions = [
-                question
-                for module in modules
-                for question in (self._question(module), *map(self._question_of, written[module]))
-            ]
-            names = [question.name for question in questions]
-            loaded |= zip(names, self._answers(files, questions), strict=True)
+        questions = [
+            question
+            for module, rows in written.items()
+            for question in (self._question(module), *map(self._question_of, rows))
+        ]
+        names = [question.name for question in questions]
+        loaded = dict(zip(names, self._answers(questions), strict=True))
         for module, asked in written.items():
             if fault := _not_imported(module, loaded[module]):
                 self._faults[module] = fault
                 continue
             for row in asked:
                 self._seen[row.name] = loaded[row.name]
-                self._answered += [row.name] * isinstance(loaded[row.name], Observation)
                 self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong(row))
             for row in asked if module == "rnn_layers" else ():
                 self._follow(row)
@@ -309,69 +228,61 @@ class Grading:
         forward, seen = self._verdicts.get(row.forward), self._seen[row.name]
         if forward is None or forward.passed or self._passed(row) or isinstance(seen, Stopped):
             return
-        if (named := forward.named) and named.whole and named.function:
+        if (named := forward.named) and named.whole:
             follows = judging.for_own_forward(row, seen, self._of(row)["first"], named.function)
             self._verdicts[row.name] = follows or self._verdicts[row.name]
 
-    def _loops(self, rows: Sequence[table.Function]) -> None:
-        source = table.part("rnn_layers", ("sigmoid", *STEPS))
-        self._above("rnn_layers", rows, STEPS, source, self._files("rnn_layers"))
+    # Above right functions
 
-    def _captioners(self, rows: Sequence[table.Function]) -> None:
-        source = table.source("rnn_layers", table.PACKAGE)
-        files, homes = self._files("rnn"), self._handed.homes
-        home = homes.get("rnn_layers", {})
-        given = [row.name for row in table.functions(["rnn_layers"]) if row.name not in LAYERS]
-        names = [*LAYERS, *(name for name in given if name not in home)]
-        if self._is_bare():  # ours takes their place
-            layers = {*home.values(), table.FILES["rnn_layers"]}
-            if not layers & set(homes["rnn"].values()):
-                files |= dict.fromkeys(layers, source.encode("utf-8"))
-            names = []
-        self._above("rnn", rows, names, source, files)
-        self._tell_once()
+    def judge_above_right(self) -> None:
+        """Judge loops above right steps, and captioners above right layers, where theirs are wrong."""
+        failed = [row for row in self._rows if self._is_written(row) and not self._passed(row)]
+        loops = [row for row in failed if row.step and self._wrong(row, STEPS)]
+        captioners = [row for row in failed if row.module == "rnn"]
+        if self._is_bare():  # the right module takes the place of theirs
+            names, layers = [], self._handed.homes.get("rnn_layers", {}).values()
+            files = {*layers, table.FILES["rnn_layers"]} - set(
+                self._handed.homes.get("rnn", {}).values()
+            )
+            right = {file: f"{dotted(file)}:" for file in sorted(files)}
+        else:
+            if "rnn" not in self._faults or not self._failing(LAYERS):
+                captioners = [
+                    row for row in captioners if self._wrong(row, LAYERS) or self._is_doubtful(row)
+                ]
+            home = self._handed.homes["rnn_layers"]
+            given = [row.name for row in table.functions(["rnn_layers"]) if not row.points]
+            names = [*LAYERS, *(name for name in given if name not in home)]
+            right = {name: self._place("rnn_layers", name) for name in names}
+        steps = {name: self._place("rnn_layers", name) for name in STEPS}
+        questions = [self._question_of(row, steps) for row in loops]
+        if captioners:
+            questions += [self._question("rnn", right)]
+            questions += [self._question_of(row, right) for row in captioners]
+        answers = self._answers(questions)
+        for row, seen in zip(loops, answers, strict=False):
+            self._judge_above(row, seen, STEPS)
+        if captioners:
+            loaded, *above = answers[len(loops) :]
+            if fault := _not_imported("rnn", loaded):
+                self._faults |= {"rnn": fault} if "rnn" in self._faults else {}
+                return
+            self._faults.pop("rnn", None)
+            for row, seen in zip(captioners, above, strict=True):
+                self._judge_above(row, seen, names)
+            self._tell_once()
 
-    def _above(
-        self,
-        module: str,
-        rows: Sequence[table.Function],
-        names: Sequence[str],
-        source: str,
-        files: Mapping[str, bytes],
+    def _judge_above(
+        self, row: table.Function, seen: Observation | Stopped, names: Sequence[str]
     ) -> None:
-        """Judge functions above right ones, if they answer there as they did before.
-
-        names : functions of rnn_layers that right ones replace, from `source`
-        """
-        right = {name: self._place("rnn_layers", name) for name in names}
-        # all that was asked, so that what a function left to the next is there again
-        before = [] if module == "rnn" and self._is_bare() else ["rnn_layers"]
-        repeated = [
-            row
-            for row in self._rows
-            if row.module in (*before, module) and row.name in self._answered
-        ]
-        questions = [self._question_of(row) for row in repeated]
-        questions += [self._question(module, right)]
-        questions += [self._question_of(row, right) for row in rows]
-        answers = self._answers(files, questions, source)
-        again = dict(zip((row.name for row in repeated), answers, strict=False))
-        loaded, *above = answers[len(repeated) :]
-        if fault := _not_imported(module, loaded):
-            if module in self._faults:
-                self._faults[module] = fault
-            return
-        self._faults.pop(module, None)
-        for row, seen in zip(rows, above, strict=True):
-            first, wrong = self._seen.get(row.name), self._wrong(row)
-            judged = self._judged(row, seen, [name for name in wrong if name not in names])
-            if row in repeated and not judging.same_answers(first, again[row.name]):
-                self._verdicts[row.name] = judging.differs(row)
-            elif judged.passed:
-                replaced = [name for name in wrong if name in names]
-                self._verdicts[row.name] = judging.above_right(row, judged, replaced)
-            elif first is None or not (judged.raised or isinstance(seen, Stopped)):
-                self._verdicts[row.name] = judged  # it has a mistake of its own
+        """Judge a function above right ones of these names, which pass it or show its own mistake."""
+        first, wrong = self._seen.get(row.name), self._wrong(row)
+        judged = self._judged(row, seen, [name for name in wrong if name not in names])
+        if judged.passed:
+            replaced = [name for name in wrong if name in names]
+            self._verdicts[row.name] = judging.above_right(row, judged, replaced)
+        elif first is None or not (judged.raised or isinstance(seen, Stopped)):
+            self._verdicts[row.name] = judged  # it has a mistake of its own
 
     def _tell_once(self) -> None:
         """Of a mistake that is in both cells of a captioner the second costs nothing."""
@@ -381,15 +292,12 @@ class Grading:
 
     # Questions
 
-    def _answers(
-        self, files: Mapping[str, bytes], questions: Sequence[Question], right: str = ""
-    ) -> list[Observation | Stopped]:
+    def _answers(self, questions: Sequence[Question]) -> list[Observation | Stopped]:
+        if not questions:
+            return []
+        files, right = self._files(), table.source("rnn_layers", table.PACKAGE)
         shown = {file: name for file, name in self._handed.shown.items() if file in files}
-        seed = int(self._handed.digest(self._seed)[:8], 16)
-        with in_turn(self._turn):
-            return ask(
-                files, shown, questions, self._confined, **self._limits, seed=seed, right=right
-            )
+        return ask(files, shown, questions, **self.limits, seed=self._seed, right=right)
 
     def _question(self, module: str, right: Mapping[str, str] | None = None) -> Question:
         """Whether the files of a module can be imported."""
@@ -424,14 +332,12 @@ class Grading:
         missed = course if course in self._handed.files else next(iter(home.values()), course)
         return f"{dotted(home.get(name, missed))}:{name}"
 
-    def _files(self, marked: str) -> dict[str, bytes]:
-        """The submission's files, and beside them what the course gives: nothing of a module that is
-        marked, or that students were to write.
-        """
+    def _files(self) -> dict[str, bytes]:
+        """The submission's files, and beside them what the course gives."""
         given = {
             file: table.source(module, table.PACKAGE).encode("utf-8")
             for module, file in table.FILES.items()
-            if module not in {*self._expect, marked, *table.HANDED_IN}
+            if module not in {*self._expect, *table.HANDED_IN}
         }
         layers = table.part("rnn_layers", GIVEN).encode("utf-8")
         return {**given, "layers.py": layers, **self._handed.files}
@@ -440,21 +346,14 @@ class Grading:
         self, row: table.Function, seen: Observation | Stopped, wrong: Sequence[str]
     ) -> Judged:
         """The verdict on what was seen; `wrong` are functions below that are."""
-        if row.name not in self._right:
-            self._right[row.name] = expected.reference(row, self._of(row))
+        right = expected.reference(row, self._of(row))
         seen = expected.until_end(row, seen, self._of(row))
-        judged = judge(row, seen, self._right[row.name], self._of(row), wrong, self._verdicts)
+        judged = judge(row, seen, right, self._of(row), wrong, self._verdicts)
         if row.points or judged.passed:
             return judged
         first, *others = judged.results
         given = f"The course gives {row.name}: compare yours with it. {first.advice}"
         return judged._replace(results=[first._replace(advice=given), *others])
-
-
-WAITS = (
-    "Waits for another pass: what it calls is wrong, so it is asked again above right functions when"
-    " all submissions have their marks for these."
-)
 
 
 def _file(module: str) -> str:

@@ -88,10 +88,6 @@ class Judged(NamedTuple):
         """True of what is right, or may be, above a right function."""
         return self.results[0].kind == FOLLOWS
 
-    def plain(self) -> "Judged":
-        """The verdict without the changed reference, which cannot be sent to another process."""
-        return self._replace(named=self.named and self.named._replace(function=None))
-
 
 # Verdicts
 
@@ -148,7 +144,7 @@ def judge(
         where += gate(seen, right)
     if below:
         return Judged([_follows(row, below, where, error)])
-    if own and own.named and own.named.whole and own.named.function:
+    if own and own.named and own.named.whole:
         theirs = gradients(row, cases["first"], own.named.function)
         # where all of them are zero, as of a step with `sign`, zeros are no backward pass
         if any(map(np.any, theirs)) and relative_max_error(values, theirs) <= TOLERANCE:
@@ -447,34 +443,3 @@ def for_own_forward(
         return None
     remark = f"Right for {row.forward} as you wrote it, which is wrong: fix that one."
     return Judged([Result(row.name, True, "", FOLLOWS, remark, error)])
-
-
-def same_answers(first: Observation | Stopped | None, again: Observation | Stopped) -> bool:
-    """True if a function gave twice, in two processes, the same first results or an error."""
-    if not isinstance(first, Observation) or not isinstance(again, Observation):
-        return False
-    keys, others = (
-        {key for key in seen.arrays if key.startswith("out.")} for seen in (first, again)
-    )
-    if keys != others or (first.error("out") is None) != (again.error("out") is None):
-        return False
-    pairs = [(first.arrays[key], again.arrays[key]) for key in keys]
-    return all(
-        one.shape == other.shape
-        and np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * _size(one), equal_nan=True)
-        for one, other in pairs
-    )
-
-
-def _size(values: np.ndarray) -> float:
-    """The largest finite value."""
-    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0.0))
-
-
-def differs(row: table.Function) -> Judged:
-    """A failure of what answers otherwise in a process that has right functions in it."""
-    advice = (
-        f"{row.name} gave other results in a second process, for the same inputs and random numbers:"
-        " they have to follow from its arguments alone."
-    )
-    return Judged([Result(row.name, False, "", "answers differ", advice)])

@@ -2,8 +2,8 @@
 
 The functions of reference/ have one line an equation. `localise` changes one of them by a rule of
 rules.py, runs the changed function, a mutant, and looks for the one whose results are the
-student's. That mutant says which line is wrong and how. Where one change explains a part of the
-results, changes that explain other parts are put together, and further ones are tried on top.
+student's. That mutant says which line is wrong and how. Changes that explain different parts of the
+results are put together.
 
 Mutation analysis (DeMillo, Lipton and Sayward 1978) judges tests by mutants; here a mutant names
 the mistake. A search ends after so many mutants, not after some time: its verdict is the same on
@@ -37,8 +37,6 @@ from xpcap.exercise.grading.rules import (
 TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
 BUDGET = 4000  # mutants that a search may run
 LOOPS = 1000  # steps of a loop, of which a mutant could make more than of any right function
-UNLIKELY = 4  # rank from which changes are not tried on top of others
-WIDTH, DEPTH, PAIRED = 4, 4, 50
 GATE = re.compile(r"^(?:da_|a_|d)?([ifog])$")
 
 
@@ -66,12 +64,12 @@ class Localisation(NamedTuple):
     """Changes that together explain a student's results.
 
     whole : they explain all of the results
-    function : the reference function with the changes; None in a verdict that was sent
+    function : the reference function with the changes
     """
 
     changes: list[Change]
     whole: bool
-    function: Callable[..., Any] | None
+    function: Callable[..., Any]
 
 
 class Slot(NamedTuple):
@@ -204,7 +202,7 @@ class _Search:
         """The likeliest edits that explain most, and True if they explain all."""
         right = self.equal([])
         assert right is not None, "the reference function fails"
-        level, found, ran = int(right.sum()), [], []
+        level, found = int(right.sum()), []
         for edit in edits:
             if self.left <= 0:
                 break
@@ -212,20 +210,10 @@ class _Search:
                 continue
             if equal.all():
                 return [edit], True
-            ran.append(edit)
             if equal.sum() > level:
                 found.append(([edit], equal))
-        likely = [edit for edit in ran if edit.rank < UNLIKELY]
-        if not found:
-            # Two that hide each other, such as a sign in each of two lines
-            for pair in combinations(likely[:PAIRED], 2):
-                if self.left <= 0:
-                    break
-                if (equal := self.equal(pair)) is not None and equal.sum() > level:
-                    found.append((list(pair), equal))
-                    if equal.all():
-                        break
-        return self._deepened(self._together(right, found), likely)
+        found = self._together(right, found)
+        return (found[0][0], bool(found[0][1].all())) if found else ([], False)
 
     def _together(
         self, right: np.ndarray, found: list[tuple[list[Edit], np.ndarray]]
@@ -242,29 +230,6 @@ class _Search:
             if all_of_them is not None and all(all_of_them.sum() > one.sum() for _, one in found):
                 return [(trail, all_of_them), *found]
         return found
-
-    def _deepened(
-        self, found: list[tuple[list[Edit], np.ndarray]], likely: Sequence[Edit]
-    ) -> tuple[list[Edit], bool]:
-        """The best of what was found, with more edits on top while these explain more."""
-        for _ in range(DEPTH):
-            if not found or found[0][1].all():
-                break
-            level = found[0][1].sum()
-            deeper = []
-            for edit in likely:
-                for trail, _ in found[:WIDTH]:
-                    if self.left <= 0:
-                        break
-                    equal = self.equal([*trail, edit])
-                    if equal is not None and equal.sum() > level:
-                        deeper.append(([*trail, edit], equal))
-                        if equal.all():
-                            return deeper[-1][0], True
-            if not deeper:
-                break
-            found = sorted(deeper, key=_order)
-        return (found[0][0], bool(found[0][1].all())) if found else ([], False)
 
 
 def _order(found: tuple[list[Edit], np.ndarray]) -> tuple[int, int]:

@@ -6,9 +6,7 @@ from typing import NamedTuple, overload
 
 from xpcap.exercise import table
 
-WHOLE = "submission"  # as a function, of a result that is of the whole
 NOT_GRADED = "not graded"  # the kind of what has no result
-PENDING = "pending"  # of what waits for another pass
 
 
 class Result(NamedTuple):
@@ -61,21 +59,13 @@ class Report(Sequence[Result]):
     results : in the order of the course; a function may have several
     expected : modules that the mark is of, such as "rnn_layers"; a missing one is zero
     missing : of these, those that were not handed in, or cannot be imported
-    confinement : what held the submission's code; begins with "not confined" where nothing did
-    seed : the teacher's, of the inputs; it stands in nothing that a student gets
-    content : digest of the files that were handed in, in hexadecimal
-    notes : such as "rnn_layers-1.py is taken as rnn_layers.py"
-    unusual : what no solution needs, for the teacher: imports such as "fcntl", complex numbers
+    notes : such as "optim.py lies outside cs231n, and is not graded"
     """
 
     results: Sequence[Result]
     expected: Sequence[str]
     missing: Sequence[str]
-    confinement: str
-    seed: int = 0
-    content: str = ""
     notes: Sequence[str] = ()
-    unusual: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.results)
@@ -88,11 +78,6 @@ class Report(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
         return self.results[index]
-
-    @property
-    def pending(self) -> list[str]:
-        """Functions that wait for another pass."""
-        return [result.function for result in self.results if result.kind == PENDING]
 
     @property
     def marks(self) -> list[Mark]:
@@ -121,9 +106,3 @@ class Report(Sequence[Result]):
     def score(self) -> float:
         """Points out of 100."""
         return round(sum(mark.points for mark in self.marks), 2)
-
-
-def zero_report(expected: Sequence[str], reason: str, kind: str = "nothing to grade") -> Report:
-    """The report of a submission that cannot be graded: no points, and why."""
-    result = Result(WHOLE, False, "", kind, reason)
-    return Report([result], tuple(expected), tuple(expected), "")
