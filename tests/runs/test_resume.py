@@ -157,9 +157,10 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
 def test_a_training_killed_before_its_best_parameters_are_written_writes_the_same(
     name: str, whole: Callable[[str], Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each time, once the checkpoint that has them is there."""
+    """Each time, once the checkpoint that has them is there; and the solver has them."""
     path, training, _ = whole(name)
     written: set[tuple[Path, int]] = set()
+    restored = RunWriter.restore
 
     def write(target: Path, params: Any, scaling: Any, meta: dict[str, Any]) -> None:
         if meta["epoch"] and (target, meta["epoch"]) not in written:
@@ -167,7 +168,13 @@ def test_a_training_killed_before_its_best_parameters_are_written_writes_the_sam
             raise KeyboardInterrupt
         save_parameters(target, params, scaling, meta)
 
+    def restore(writer: RunWriter, solver: CaptioningSolver, state: Any) -> None:
+        restored(writer, solver, state)
+        for key, x in load_parameters(writer.out / folder.BEST)[0].items():
+            np.testing.assert_array_equal(solver.best_params[key], x)
+
     monkeypatch.setattr(saving, "save_parameters", write)
+    monkeypatch.setattr(RunWriter, "restore", restore)
     arguments = training.arguments()
     while (result := call("train", "--out", tmp_path / "run", *arguments)).exit_code == 130:
         arguments = ["--resume"]
