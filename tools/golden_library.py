@@ -585,9 +585,7 @@ def hash_decoding(sheet: Sheet) -> None:
             sheet.put(f"sample_with_probabilities {case}", model.sample_with_probabilities(many, 9))
 
 
-def hash_captions(
-    sheet: Sheet, case: str, model: CaptioningRNN | models.Ensemble, features: np.ndarray
-) -> None:
+def hash_captions(sheet: Sheet, case: str, model: CaptioningRNN, features: np.ndarray) -> None:
     for name, policy in policies().items():
         sheet.put(f"decode {name} {case}", model.decode(features, policy))
     numbers = np.arange(len(features))[::-1] * 3
@@ -598,29 +596,12 @@ def hash_captions(
     sheet.put(f"decode_captions {case}", "\n".join(text))
 
 
-def hash_ensembles(sheet: Sheet) -> None:
-    """Ensembles of any two cells, for each entry of the image."""
-    pairs = itertools.combinations_with_replacement(layers.CELLS, 2)
-    for (one, other), inject, dtype in itertools.product(pairs, INJECT, DTYPES):
-        with sheet.refusals(case := f"ensemble {one} {other} {inject} {dtype}"):
-            members = [Kind(cell, inject, 0.0, dtype) for cell in (one, other)]
-            ensemble = models.Ensemble([kind.model(k, 3.0) for k, kind in enumerate(members)])
-            rng = generator(case)
-            features, captions = members[0].features(rng, 20), captions_of(rng, 20)
-            hash_captions(sheet, case, ensemble, features)
-            sheet.put(f"score {case}", ensemble.score(features, captions))
-            log_p = ensemble.word_log_probabilities(features, captions)
-            sheet.put(f"word_log_probabilities {case}", log_p)
-            if "attention" in inject:
-                sheet.put(f"attention {case}", ensemble.attention(features, captions))
-
-
 SUBJECTS: dict[str, tuple[Callable[[Sheet], None], ...]] = {
     "layers": (hash_pairs, hash_loops, hash_ids_of_either_width, hash_sigmoid),
     "rules": (hash_rules, hash_numeric_gradients),
     "models": (hash_losses, hash_scores),
     "training": (hash_solvers, hash_course_solver, hash_states),
-    "decoding": (hash_decoding, hash_ensembles),
+    "decoding": (hash_decoding,),
 }
 
 

@@ -14,7 +14,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"(<!-- measured ([\w-]+) -->)[^<]*(<!-- -->)")
 
 
-FLICKR8K = {"photos": "6,000 photos"}
 RANKED = {"photos": "1,000 dev photos, after 6,000 others"}
 NEW_PHOTOS = {
     "photos": "500 dev photos outside training and val, after 5,500 others, with 500 dev photos as"
@@ -47,7 +46,6 @@ def figures() -> dict[str, str]:
     """The text of each figure, by its name on the pages."""
     quality, photos, commands = "quality.csv", "captions_by_photos.csv", "commands.csv"
     ranked, first = "default, ranked captions", "first stage of the default, ranked captions"
-    three = "three runs of the default as one captioner"
     times = zip(  # of PyTorch, padded and packed; the first configuration has few captions
         values("pytorch.csv", "ratio_torch_padded", work="step")[1:],
         values("pytorch.csv", "ratio_torch_packed", work="step")[1:],
@@ -76,8 +74,6 @@ def figures() -> dict[str, str]:
         "default-cider": last(quality, "ranked", 2, **RANKED, recipe=ranked),
         "default-ranked": last(quality, "ranked", 3, **RANKED, recipe=ranked),
         "first-stage-ranked": last(quality, "ranked", 3, **RANKED, recipe=first),
-        "default-beam": last(quality, "beam_5", 3, **FLICKR8K, recipe="default"),
-        "three-runs-beam": last(quality, "beam_5", 3, **FLICKR8K, recipe=three),
         "new-photos-ranked": last(quality, "ranked", 3, **NEW_PHOTOS),
         "new-photos-beam": last(quality, "beam_5", 3, **NEW_PHOTOS),
         "new-photos-greedy": last(quality, "greedy", 3, **NEW_PHOTOS),

@@ -402,7 +402,7 @@ def test_misuse_exits_2_with_the_near_name(row: str) -> None:
 )
 def test_a_second_run_is_answered_with_what_speaks_of_two(line: str, run: Path) -> None:
     """Not captioned as a folder of pictures, such as that of its curves."""
-    words = f"{run} is given as a second run, expected one run", "--against RUN", "Ensemble"
+    words = f"{run} is given as a second run, expected one run", "--against RUN"
     failing([part.replace("RUN", str(run)) for part in line.split()], *words, status=2)
 
 

@@ -95,7 +95,6 @@ SAMPLING = _STEP + "sampling_says_what_numpy_says"
 LATE = "test_emulated_words_are_read_once_the_next_step_is_launched"
 SAVED = _STEP + "parameters_are_saved_as_they_are"
 BEAM = "test_beam_finds_what_the_reference_beam_finds[5-0.7]"
-ENSEMBLE = "test_ensemble_says_what_the_mean_of_probabilities_says[lstm+rnn]"
 NO_MEMORY = _STEP + "step_takes_no_memory_from_the_pool[lstm-0.3-whole]"
 LOOP = "test_emulated_steps_forward_touch_their_own_rows[rnn]"
 NO_STEP = "test_emulated_steps_that_no_sequence_reaches_launch_nothing[lstm-sizes2]"
@@ -432,7 +431,7 @@ MUTANTS = [
     Mutant("memory-in-a-step", "a step allocates where it has a buffer",
         "backward", 'buffer("dvectors", $x.shape)', "get_array_module($x).empty_like($x)",
         NO_MEMORY, "Allocation("),
-    # Beams and ensembles
+    # Beams
     Mutant("parents-ignored", "a hypothesis extends the caption of its slot, and not of its parent",
         "Hypotheses.write", "before[$parents]", "after",
         BEAM, "Beam(max_length="),
@@ -440,10 +439,6 @@ MUTANTS = [
         "Beam._scores", "np.maximum($hypotheses.lengths, 1)",
         "np.maximum($hypotheses.lengths - $hypotheses.ended, 1)",
         BEAM, "Beam(max_length="),
-    Mutant("mean-of-scores", "an ensemble averages logarithms, and not probabilities",
-        "log_mean_softmax", "$mean += _share($scores, $K)",
-        "_share($scores, $K)\n$mean *= xp.exp($scores)",
-        ENSEMBLE),
     # Launching kernels
     Mutant("float-for-int", "a float where a kernel takes an int, which would read its bits",
         "record_step", "CUDA.launch($kernel, $blocks, record, loss, norm, $here)", "i / 1",

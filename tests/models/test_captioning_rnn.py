@@ -11,7 +11,7 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy, use_backend
 from xpcap.memory import Workspace
-from xpcap.models import FeatureRows
+from xpcap.models import FeatureRows, captioner
 from xpcap.models.batch import caption_lengths, mask_rows_of, pack
 from xpcap.verify import read_cases
 
@@ -317,6 +317,26 @@ def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) 
     assert score.tokens == (captions[:, 1:] != 0).sum()
     assert float(score.nll) / N == pytest.approx(float(loss), rel=1e-13)
     assert 0 <= int(score.correct) <= score.tokens
+
+
+@CELLS
+@INJECT
+def test_scores_do_not_depend_on_cores_or_on_where_features_lie(
+    cell: str, inject: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, captions = draw_features(rng, 30, inject), rng.integers(1, V, (30, T + 1))
+    captions[5:15, 3:] = 0
+    model = lively(cell, rng, inject)
+    table = FeatureRows(features[::-1].copy(), np.arange(30)[::-1])
+    whole, logs = model.score(features, captions), model.word_log_probabilities(features, captions)
+    assert float(whole.nll) == pytest.approx(-logs.sum(), rel=1e-12)
+    monkeypatch.setattr(captioner, "MIN_SCORED_PER_CORE", 7)
+    monkeypatch.setattr(captioner, "cores", lambda: 3)
+    for given in (features, table):
+        score = model.score(given, captions)
+        assert score[1:] == whole[1:]
+        assert float(score.nll) == pytest.approx(float(whole.nll), rel=1e-12)
+        np.testing.assert_allclose(model.word_log_probabilities(given, captions), logs, rtol=1e-11)
 
 
 @IN_COURSE_FORM

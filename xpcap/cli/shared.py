@@ -54,7 +54,7 @@ class Value(click.ParamType):
 
 
 def _second_run(path: Path) -> OptionError:
-    cause = "'evaluate RUN --against RUN' compares two; in Python, xpcap.models.Ensemble averages models"
+    cause = "'evaluate RUN --against RUN' compares two"
     return OptionError("", path, "is given as a second run", "one run", cause)
 
 

@@ -13,7 +13,6 @@ from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN, build_model
 from xpcap.models.config import ModelConfig
-from xpcap.models.ensemble import Ensemble
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
 from xpcap.models.trace import Saturation, Trace
@@ -34,7 +33,6 @@ __all__ = [
     "CaptioningRNN",
     "Choice",
     "Decoded",
-    "Ensemble",
     "FeatureRows",
     "Greedy",
     "ModelConfig",

@@ -10,7 +10,7 @@ from xpcap.backend import Array, asarray, to_numpy
 from xpcap.decoding.decode import Decodable, Decoded, decode
 from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidValueError
-from xpcap.memory import allocator
+from xpcap.memory import Buffer, allocator
 from xpcap.models import network
 from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
@@ -25,12 +25,12 @@ MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
 
 
 class Captioner(Decodable):
-    """One model, or several whose probabilities are averaged.
+    """A model that captions.
 
     A subclass starts from features, projects words, advances by one word, and scores captions;
     `sample`, `sample_with_probabilities` and `decode` are built on that.
 
-    config : of several models the first one's: they share the sizes of vocabulary and features
+    config : sizes, cell and entry of the image
     idx_to_word : the vocabulary, id to word
     """
 
@@ -40,11 +40,11 @@ class Captioner(Decodable):
     @property
     @abstractmethod
     def size(self) -> int:
-        """Number of parameters, of all models."""
+        """Number of parameters."""
 
     @abstractmethod
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        """Attention (N, T, P) as of CaptioningRNN.attention; of several models the mean.
+        """Attention (N, T, P) as of CaptioningRNN.attention.
 
         features : array (N, P, D) or FeatureRows
         captions : array (N, T+1), int
@@ -119,7 +119,7 @@ class Captioner(Decodable):
         """
         caller, words = f"{self._name}.step", as_array(f"{self._name}.step", "words", words)
         n, like = spec("words:n=i").check(caller, words)["n"], self.like
-        arrays = sum(network.config.state_arrays for network in self._networks)
+        arrays = self.config.state_arrays
         if len(state) != arrays:
             got = f"has {len(state)} arrays"
             raise InvalidValueError(caller, "state", got, arrays, "is it of another model?")
@@ -249,7 +249,7 @@ class Captioner(Decodable):
         return decode(self, features, policy, scored, caller, numbers)
 
     def _in_parts(
-        self, method: str, batch: Batch, compute: Callable[[Sequence[network.Network], Part], T]
+        self, method: str, batch: Batch, compute: Callable[[network.Network, Part], T]
     ) -> list[T]:
         """A result for each part of given captions; on the host a core computes each."""
         batch = batch.checked(f"{self._name}.{method}", self.config)  # whole: a part takes rows
@@ -259,7 +259,7 @@ class Captioner(Decodable):
             parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
 
         def of_part(rows: slice) -> T:
-            return compute(self._networks, self._part(method, batch.take(rows)))
+            return compute(self._network(), self._part(method, batch.take(rows)))
 
         return parallel_map(of_part, parts)
 
@@ -270,10 +270,9 @@ class Captioner(Decodable):
         (part,) = prepare_batch(caller, batch, self.config, self.like, null, buffers)
         return part
 
-    @property
     @abstractmethod
-    def _networks(self) -> Sequence[network.Network]:
-        """The networks of all models, in fresh memory."""
+    def _network(self, buffer: Buffer | None = None) -> network.Network:
+        """The network, in this memory or in fresh one."""
 
     @property
     def _name(self) -> str:

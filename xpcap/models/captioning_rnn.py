@@ -265,10 +265,6 @@ class CaptioningRNN(Captioner):
     def _network(self, buffer: Buffer | None = None) -> Network:
         return Network(self.config, self.params, buffer)
 
-    @property
-    def _networks(self) -> list[Network]:
-        return [self._network()]
-
     def _buffers(self, workspace: Workspace | None, batch: Batch) -> list[Buffer]:
         """Memory for the parts of a batch, one each; of a large enough one as many as there are."""
         if not isinstance(workspace, Workspace | None):

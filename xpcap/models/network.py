@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from xpcap.ops import (
     constant_factor,
     contiguous,
     get_ops,
-    log_mean_softmax,
 )
 from xpcap.threads import run_parallel
 
@@ -285,25 +284,25 @@ class Network:
         return scores
 
 
-# ---- Scores of given captions, by the mean probabilities of several models
+# ---- Scores of given captions
 
 
-def score(networks: Sequence[Network], part: Part) -> Score:
+def score(network: Network, part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout."""
     xp, targets = get_array_module(part.table), part.targets
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
-    for rows, scores in _target_scores(networks, part):
+    for rows, scores in _target_scores(network, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
         nll = nll - _target_log_probabilities(scores, targets[rows]).sum(dtype=np.float64)
     return Score(nll, correct, len(targets))
 
 
-def word_log_probabilities(networks: Sequence[Network], part: Part) -> np.ndarray:
+def word_log_probabilities(network: Network, part: Part) -> np.ndarray:
     """Log-probability (N, T) of each target of a part, by caption and step; on the host."""
     targets = part.targets
     log_probabilities = [
         to_numpy(_target_log_probabilities(scores, targets[rows]))
-        for rows, scores in _target_scores(networks, part)
+        for rows, scores in _target_scores(network, part)
     ]
     return part.unpack(np.concatenate(log_probabilities), part.target_rows)
 
@@ -314,10 +313,8 @@ def _target_log_probabilities(scores: Array, targets: Array) -> Array:
     return get_ops(scores).log_softmax_(scores)[rows, targets]
 
 
-def _target_scores(networks: Sequence[Network], part: Part) -> Iterator[tuple[slice, Array]]:
-    """Blocks of the rows with a target, and scores (n, V) of their words, up to a constant."""
-    hidden = [network.forward(part).hidden for network in networks]
-    V = networks[0].config.vocabulary
-    for rows in blocks(len(part.targets), V, hidden[0]):
-        pairs = zip(networks, hidden, strict=True)
-        yield rows, log_mean_softmax([network.scores(h[rows]) for network, h in pairs])
+def _target_scores(network: Network, part: Part) -> Iterator[tuple[slice, Array]]:
+    """Blocks of the rows with a target, and scores (n, V) of their words."""
+    h = network.forward(part).hidden
+    for rows in blocks(len(part.targets), network.config.vocabulary, h):
+        yield rows, network.scores(h[rows])

@@ -48,7 +48,7 @@ from xpcap.ops.packed import (
     zero_without_steps,
 )
 from xpcap.ops.random import draw_uniforms, draw_views
-from xpcap.ops.softmax import NO_TARGET, LossTerms, log_mean_softmax, log_softmax, tempered
+from xpcap.ops.softmax import NO_TARGET, LossTerms, log_softmax, tempered
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)

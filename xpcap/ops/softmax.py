@@ -3,14 +3,10 @@
 All are stable: a row's maximum is subtracted before the exponential. Rows are along the last axis.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
-
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.ops.choosing import row_blocks
 from xpcap.options import Real, kinds, option
 
 # Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
@@ -51,36 +47,6 @@ def tempered(scores: Array, temperature: float) -> Array:
     shifted = below_maximum(scores)
     shifted /= temperature
     return get_array_module(scores).exp(shifted, out=shifted)
-
-
-def log_mean_softmax(scores: Sequence[Array]) -> Array:
-    """log(mean over all s of softmax(s)) for arrays s (n, V), which are overwritten.
-
-    One array alone is returned as it is: its softmax is the mean. Of K arrays the mean is at least
-    the largest probability / K, and counts as that if it rounds to 0: logarithms stay finite.
-    """
-    first, *rest = scores
-    if not rest:
-        return first
-    xp = get_array_module(first)
-    with np.errstate(divide="ignore"):
-        for block in row_blocks(first):
-            largest, mean = first[block], _share(first[block], len(scores))
-            for s in rest:
-                mean += _share(s[block], len(scores))
-                xp.maximum(largest, s[block], out=largest)
-            xp.maximum(xp.log(mean, out=mean), largest, out=largest)
-    return first
-
-
-def _share(scores: Array, K: int) -> Array:
-    """softmax(scores) / K; scores become its logarithm."""
-    xp = get_array_module(scores)
-    p = xp.exp(below_maximum(scores, out=scores))
-    total = K * p.sum(axis=-1, keepdims=True)
-    p /= total
-    scores -= xp.log(total)
-    return p
 
 
 # ---- The loss
