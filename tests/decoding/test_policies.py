@@ -1,5 +1,5 @@
 """Sampling and limits: frequencies beside the softmax, cut distributions, and what is refused. What
-holds of every policy is its contract, in tests/testing/test_policy.py.
+holds of every policy is in test_every_policy.py.
 """
 
 from collections.abc import Callable

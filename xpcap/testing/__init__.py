@@ -8,7 +8,6 @@ from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.layer import LAYER, check_layer
 from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
-from xpcap.testing.policy import POLICY, check_policy
 from xpcap.testing.reader import READER, check_reader
 from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
 
@@ -18,7 +17,6 @@ __all__ = [
     "LAYER",
     "METRIC",
     "OUTPUT",
-    "POLICY",
     "READER",
     "UPDATE_RULE",
     "check_cell",
@@ -26,7 +24,6 @@ __all__ = [
     "check_layer",
     "check_metric",
     "check_output",
-    "check_policy",
     "check_reader",
     "check_update_rule",
 ]
