@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from drawn_captions import PICTURES, draw_captions, draw_pictures
 from refusals import refuses
 
 from xpcap.metrics import (
@@ -19,7 +20,6 @@ from xpcap.metrics import (
     rouge_l,
 )
 from xpcap.metrics.rouge import common_words
-from xpcap.testing.metric import PICTURES, draw_captions, draw_pictures
 
 
 def test_common_words_are_those_of_the_table() -> None:

@@ -6,7 +6,6 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 from xpcap.testing.cell import CELL, check_cell
 from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.layer import LAYER, check_layer
-from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
 from xpcap.testing.reader import READER, check_reader
 from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
@@ -15,14 +14,12 @@ __all__ = [
     "CELL",
     "ENCODER",
     "LAYER",
-    "METRIC",
     "OUTPUT",
     "READER",
     "UPDATE_RULE",
     "check_cell",
     "check_encoder",
     "check_layer",
-    "check_metric",
     "check_output",
     "check_reader",
     "check_update_rule",
