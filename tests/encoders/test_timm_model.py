@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoder_checks import check_encoder, check_name
 from refusals import refuses
 
 from xpcap.encoders import TimmEncoder, find_encoder
 from xpcap.errors import DataError
-from xpcap.testing import check_encoder
 
 Image = pytest.importorskip("PIL.Image")
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
@@ -96,6 +96,7 @@ def test_a_name_finds_the_same_weights_again_and_no_others(model: Model) -> None
     encoder = find_encoder("timm:net:grid=2")
     assert encoder.name.startswith("timm:net.first:grid=2:sha256=")
     check_encoder(encoder)
+    check_name(encoder)
     whole = find_encoder("timm:net").encode([PICTURE])
     assert (encoder.shape, whole.shape) == ((4, 3), (1, 3))
     np.testing.assert_allclose(encoder.encode([PICTURE])[0].mean(axis=0), whole[0], rtol=1e-6)

@@ -4,7 +4,6 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 """
 
 from xpcap.testing.cell import CELL, check_cell
-from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.layer import LAYER, check_layer
 from xpcap.testing.output import OUTPUT, check_output
 from xpcap.testing.reader import READER, check_reader
@@ -12,13 +11,11 @@ from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
 
 __all__ = [
     "CELL",
-    "ENCODER",
     "LAYER",
     "OUTPUT",
     "READER",
     "UPDATE_RULE",
     "check_cell",
-    "check_encoder",
     "check_layer",
     "check_output",
     "check_reader",
