@@ -6,18 +6,15 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 from xpcap.testing.cell import CELL, check_cell
 from xpcap.testing.layer import LAYER, check_layer
 from xpcap.testing.output import OUTPUT, check_output
-from xpcap.testing.reader import READER, check_reader
 from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
 
 __all__ = [
     "CELL",
     "LAYER",
     "OUTPUT",
-    "READER",
     "UPDATE_RULE",
     "check_cell",
     "check_layer",
     "check_output",
-    "check_reader",
     "check_update_rule",
 ]
