@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import answer, call, failing, good
+from fixed_captioner import NAMES, FixedCaptioner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -38,7 +39,6 @@ from xpcap.runs.outputs import (
     describe_picture,
 )
 from xpcap.runs.records import Hypothesis
-from xpcap.testing.output import NAMES, FixedCaptioner
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -5,16 +5,13 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 
 from xpcap.testing.cell import CELL, check_cell
 from xpcap.testing.layer import LAYER, check_layer
-from xpcap.testing.output import OUTPUT, check_output
 from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
 
 __all__ = [
     "CELL",
     "LAYER",
-    "OUTPUT",
     "UPDATE_RULE",
     "check_cell",
     "check_layer",
-    "check_output",
     "check_update_rule",
 ]

@@ -1,0 +1,54 @@
+"""A captioner of pictures that do not exist, and names that are hard to write."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from xpcap.runs import write_captions
+from xpcap.runs.outputs import Growing
+from xpcap.runs.records import PictureCaption, Skipped
+
+UNREADABLE = ("x.png", "y.png")
+NAMES = ["a.png", 'q"uo"te.png', "x.png", "two\nlines.png", "a, b.png", "y.png", "犬;.png"]
+if os.name == "posix":
+    NAMES.append(os.fsdecode(b"\xff.png"))
+CAPTIONER = "Lauf; 2, greedy"
+
+
+class FixedCaptioner:
+    """A captioner that knows its captions, and its run; it needs no pictures.
+
+    name : the captioner, as rows name it
+    unreadable : pictures that it cannot read
+    """
+
+    def __init__(self, name: str = CAPTIONER, unreadable: Sequence[str] = UNREADABLE) -> None:
+        self.name, self.unreadable, self.asked = name, unreadable, list[str]()
+        self.run = self
+
+    def decoder(self, policy: object) -> Any:
+        """The policy, as a run's decoder has it."""
+        return SimpleNamespace(policy=policy)
+
+    def signature(self, policy: object) -> str:
+        """The captioner, as rows name it."""
+        return self.name
+
+    def captions(
+        self, pictures: Iterable[Path], **options: object
+    ) -> Iterator[PictureCaption | Skipped]:
+        """A caption of each picture that it can read; `asked` has all names."""
+        for path in pictures:
+            self.asked.append(str(path))
+            if path.name in self.unreadable:
+                yield Skipped(str(path), 'is "no" picture,\nexpected one')
+            else:
+                yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])
+
+    def write(self, names: Sequence[str], *outputs: Growing) -> list[str]:
+        """Write captions of pictures of these names; returns the names of those it captioned."""
+        self.asked = []
+        write_captions(self, names, outputs=outputs)  # type: ignore[arg-type]
+        return self.asked

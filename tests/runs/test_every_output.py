@@ -1,0 +1,174 @@
+"""What `caption` and `write_captions` rely on, of every output that grows, and of one of JSON lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
+
+from xpcap.errors import DataError
+from xpcap.growing import SKIPPED, Row
+from xpcap.runs.outputs import SINKS, CsvTable, Growing
+from xpcap.runs.records import Hypothesis, PictureCaption
+from xpcap.work import work
+
+READABLE = [name for name in NAMES if name not in UNREADABLE]
+OTHERS = (
+    b"mine",
+    b"\n",
+    b"\n\na",
+    b'{"picture": "a.png", "caption": "mine"}',
+    b'{"picture": "a.png", "caption": "mine"}\n',
+    b'{"picture": ' + b"[" * 100_000 + b"\n",
+)
+ANY: Any = None  # a run that nobody asks
+
+
+class JsonLines(Growing):
+    """A JSON object a line: an output of somebody's own."""
+
+    flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
+    help = "Write a line of JSON per picture instead of printing."
+
+    def encode(self, caption: PictureCaption) -> bytes:
+        row = {
+            "picture": caption.image,
+            "captions": self.texts(caption),
+            "captioner": self.captioner,
+        }
+        return json.dumps(row).encode() + b"\n"
+
+    def parse(self, row: bytes) -> Row | None:
+        content = json.loads(row)
+        return Row(content["picture"], content["captioner"])
+
+
+KINDS = [*(kind for kind in SINKS if issubclass(kind, Growing)), JsonLines]
+pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture
+def path(kind: type[Growing], tmp_path: Path) -> Path:
+    return tmp_path / f"c{kind.suffix}"
+
+
+def write(output: Growing, names: list[str], captioner: str = CAPTIONER) -> list[str]:
+    """Start or continue a file; returns the names of the pictures that were captioned."""
+    return FixedCaptioner(captioner).write(names, output)
+
+
+def kept(output: Growing) -> list[str]:
+    """The pictures that a file has, as it is continued."""
+    with output as file:
+        file.begin(ANY, CAPTIONER, [])
+        return [name for name in NAMES if name in file]
+
+
+def check_refused(
+    output: Growing, why: str, names: list[str] = NAMES, captioner: str = CAPTIONER
+) -> None:
+    """Writing is refused for this reason, and no byte of the file changes."""
+    content = output.path.read_bytes()
+    with pytest.raises(DataError, match=why) as caught:
+        write(output, names, captioner)
+    assert output.path.name in str(caught.value.thing)
+    assert output.path.read_bytes() == content
+
+
+def test_a_picture_is_known_by_its_row_whatever_its_name(kind: type[Growing], path: Path) -> None:
+    write(kind(path), NAMES)
+    assert kept(kind(path)) == READABLE
+
+
+@pytest.mark.parametrize("best", [1, 3])
+def test_a_row_holds_the_captions_that_are_asked_for(
+    best: int, kind: type[Growing], path: Path
+) -> None:
+    texts = [f"caption {k}" for k in range(best)]
+    with kind(path, best=best) as file:
+        file.begin(ANY, CAPTIONER, ["a.png"])
+        file.add(PictureCaption("a.png", texts[0], [], [], [Hypothesis(x, 0.0) for x in texts]))
+    assert [text for text in texts if text.encode() not in path.read_bytes()] == []
+
+
+def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(
+    kind: type[Growing], path: Path
+) -> None:
+    """Only the pictures without a whole row are captioned again, but for a lacking line end."""
+    ends: dict[str, int] = {}
+    for name in NAMES:
+        write(kind(path), [name])
+        if name in READABLE:
+            ends[name] = path.stat().st_size
+    content = path.read_bytes()
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        asked = write(kind(path), NAMES)
+        assert path.read_bytes() == content, f"cut to {cut}"
+        assert asked == [name for name in NAMES if ends.get(name, len(content) + 2) > cut + 1]
+
+
+def test_a_last_row_that_lacks_its_line_end_alone_stays_if_its_captioner_goes_on(
+    kind: type[Growing], path: Path
+) -> None:
+    names = NAMES[:2]
+    write(kind(path), names[:1])
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert write(kind(path), names) == names[1:]
+    assert path.read_bytes().startswith(content)
+    path.write_bytes(content[:-1])
+    # Of this captioner's name, the other's is the beginning
+    assert write(kind(path), names, f"{CAPTIONER}, forbid dog") == names
+    path.write_bytes(content[:-1])
+    check_refused(kind(path), "captions by other", names, "other")
+
+
+def test_a_file_takes_captions_of_one_captioner_and_as_many_of_each_picture(
+    kind: type[Growing], path: Path
+) -> None:
+    write(kind(path), NAMES[:1])
+    check_refused(kind(path), "captions by other", captioner="other")
+    check_refused(kind(path, best=3), r"caption_3|n_best 3")
+
+
+def test_a_file_of_others_is_refused(kind: type[Growing], path: Path) -> None:
+    write(kind(path), NAMES[:1])
+    for content in (*OTHERS, path.read_bytes() + b"[1]\n"):
+        path.write_bytes(content)
+        check_refused(kind(path), "a new file, or")
+
+
+def test_a_second_command_that_writes_to_a_file_is_refused(kind: type[Growing], path: Path) -> None:
+    with kind(path) as file:
+        file.begin(ANY, CAPTIONER, NAMES)
+        for name in NAMES[:2]:
+            file.add(PictureCaption(name, "a dog", [], []))
+            check_refused(kind(path), "is being written by another process")
+    assert kept(kind(path)) == NAMES[:2]
+    assert write(kind(path), NAMES) == NAMES[2:]
+
+
+def test_beside_another_file_what_both_have_is_left_out(kind: type[Growing], path: Path) -> None:
+    """And each becomes what it is alone."""
+    pair: list[tuple[type[Growing], Path]] = [(kind, path), (CsvTable, path.parent / "other.csv")]
+    contents: list[bytes] = []  # of each alone
+    for (one, file), names in zip(pair, (READABLE[:2], READABLE[1:4]), strict=True):
+        for pictures in (names, NAMES):
+            write(one(file), pictures)
+        contents.append(file.read_bytes())
+        file.unlink()
+        file.with_suffix(SKIPPED).unlink()
+        write(one(file), names)
+    notices: list[str] = []
+    with work(on_notice=notices.append):
+        asked = FixedCaptioner().write(NAMES, *(one(file) for one, file in pair))
+    assert asked == [name for name in NAMES if name != NAMES[1]]
+    assert notices == [
+        f"{file} has {rows} of {len(NAMES)} pictures already; adding the other {len(NAMES) - rows}"
+        for (_, file), rows in zip(pair, (2, 3), strict=True)
+    ]
+    for (_, file), content in zip(pair, contents, strict=True):
+        assert file.read_bytes() == content
+        assert file.with_suffix(SKIPPED).is_file()
