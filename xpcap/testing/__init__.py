@@ -1,4 +1,4 @@
-"""Contracts for tests of what you add: each `check_*` holds one thing to all that xpcap relies on.
+"""Contracts for tests of your layers, cells and update rules: all that xpcap relies on.
 
 cell.py is the longest of them, and claims.py has what they share. `import xpcap` does not load it.
 """
