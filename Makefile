@@ -2,15 +2,14 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test slow nightly kernels-check mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
+.PHONY: help demo test slow nightly kernels-check fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
 	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
-	@echo "make nightly    tests that take longer still, such as of all device mutants; bash .ci/nightly runs them, fuzz, kill-test and mutants"
+	@echo "make nightly    tests that take longer still, such as of all device mutants; bash .ci/nightly runs them, fuzz and kill-test"
 	@echo "make kernels-check  after a change of a kernel: NVRTC for every architecture, and the sanitizers; writes down what was checked"
-	@echo "make mutants    make small changes in the files that you changed, one at a time, and print those that no test notices; ARGS='--all --seed 5', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff, import-linter and mypy"
@@ -42,7 +41,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test slow nightly mutants fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test slow nightly fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
@@ -63,9 +62,6 @@ nightly: .venv/kernels
 
 kernels-check: .venv/kernels
 	$(VENV) tools/check_kernels.py $(PARALLEL)
-
-mutants: .venv/kernels
-	$(VENV) tools/mutants.py $(ARGS)
 
 CASES ?= 10000
 KILLS ?= 100

@@ -158,7 +158,7 @@ def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash and programs without an ending")
-@pytest.mark.parametrize("failing", ["", "fuzz", "mutants"])
+@pytest.mark.parametrize("failing", ["", "fuzz", "kill-test"])
 def test_a_night_runs_all_parts_by_one_seed_and_sums_them_up(failing: str, tmp_path: Path) -> None:
     make = tmp_path / "make"
     make.write_text(
