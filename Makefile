@@ -8,7 +8,7 @@ help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
 	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
-	@echo "make nightly    tests that take longer still, such as of all device mutants; bash .ci/nightly runs them, fuzz and kill-test"
+	@echo "make nightly    tests that take longer still, such as the sanitizers of all kernels; bash .ci/nightly runs them, fuzz and kill-test"
 	@echo "make kernels-check  after a change of a kernel: NVRTC for every architecture, and the sanitizers; writes down what was checked"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"

@@ -8,17 +8,12 @@ import ast
 import importlib
 import inspect
 import re
-import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
-
 import click
-import device_mutants
 import measured
-from patterns import function_named
 
 import xpcap
 from xpcap import metrics, models, optim, runs, testing
@@ -44,6 +39,25 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(```python (\S+)(?: (\S+))?( whole)?)\n(?:.*\n)*?```$", re.MULTILINE)
 # `example` marks what nobody can repeat, see tests/package/test_docs.py
 TABLE = re.compile(r"^<!-- (?!example -->)([\w ]+?)(?: of (\S+))? -->\n(?:\|.*\n)*", re.MULTILINE)
+
+
+def function_named(text: str, name: str) -> ast.AST:
+    """The function, method, class or constant of a name, such as ``"CaptioningRNN.loss"``."""
+    (found,) = (
+        node for whole, node in definitions(ast.parse(text)) if f".{whole}".endswith(f".{name}")
+    )
+    return found
+
+
+def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield prefix + child.name, child
+            yield from definitions(child, f"{prefix}{child.name}.")
+        elif not prefix and isinstance(child, ast.Assign | ast.AnnAssign):
+            target = child.target if isinstance(child, ast.AnnAssign) else child.targets[0]
+            if isinstance(target, ast.Name):
+                yield target.id, child
 
 
 def excerpt(file: str, function: str) -> str:
@@ -302,7 +316,6 @@ TABLES: dict[str, Callable[..., Rows]] = {
     "arrays": arrays,
     "cells": cells,
     "contracts": contracts,
-    "device mutants": device_mutants.rows,
     "encoders": encoders,
     "few": few_rows,
     "formats": formats,

@@ -19,7 +19,6 @@ import operations
 import pytest
 from cpu_build import REALS, Launch
 from operations import TABLE, Draw
-from patterns import functions_in_cuda, in_cuda
 
 import xpcap
 from xpcap.device.launch import THREADS
@@ -106,8 +105,8 @@ def test_every_kernel_of_every_file_is_launched_by_an_operation() -> None:
 
 
 class Mutant(NamedTuple):
-    """A change of a kernel that makes its threads race: the `nth` match of a pattern is replaced; see
-    patterns.py.
+    """A change of a kernel that makes its threads race: the `nth` match of a pattern is replaced, in
+    which a space matches any number of blanks.
     """
 
     kernel: str
@@ -118,10 +117,12 @@ class Mutant(NamedTuple):
     function: str = ""  # that the pattern is in; the kernel itself if empty
 
     def apply(self, launch: Launch) -> Launch:
-        function = self.function or self.kernel
-        text, count = in_cuda(launch.source, function, self.pattern, self.instead, self.nth)
-        assert count == 1, f"{self.kernel}: {self.pattern!r} is not found {self.nth + 1} times"
-        return launch._replace(source=text)
+        text = launch.source
+        start, end = cpu_build.functions(text)[self.function or self.kernel]
+        found = list(re.finditer(self.pattern.replace(" ", r"\s*"), text[start:end]))
+        assert len(found) > self.nth, f"{self.kernel}: {self.pattern!r} is found {len(found)} times"
+        first, last = (start + place for place in found[self.nth].span())
+        return launch._replace(source=text[:first] + self.instead + text[last:])
 
 
 def without_a_barrier(kernel: str) -> list[Mutant]:
@@ -129,7 +130,7 @@ def without_a_barrier(kernel: str) -> list[Mutant]:
     text, barrier = cpu_build.text_of(FILES[kernel]), "__syncthreads();"
     return [
         Mutant(kernel, f"without barrier {nth + 1} of {name}", re.escape(barrier), "", nth, name)
-        for name, (start, end) in functions_in_cuda(text).items()
+        for name, (start, end) in cpu_build.functions(text).items()
         if name == kernel or cpu_build.reaches(FILES[kernel], kernel, name)
         for nth in range(text[start:end].count(barrier))
     ]

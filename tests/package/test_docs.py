@@ -29,7 +29,6 @@ import students
 from built_pages import built_pages
 from click.testing import CliRunner
 from commands import SMALL, use_few_pictures
-from patterns import function_named
 
 import xpcap
 from xpcap import backend
@@ -511,7 +510,7 @@ def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column
         for function, rest in re.findall(r"\| `(\w+)`([^|]*) \|$", rows, re.MULTILINE):
             inside = {
                 name
-                for node in ast.walk(function_named(text, function))
+                for node in ast.walk(excerpts.function_named(text, function))
                 for name in (getattr(node, "id", ""), getattr(node, "arg", ""))
             }
             assert set(re.findall(r"`(\w+)`", rest)) <= inside, f"{file}, {function}: {rest}"

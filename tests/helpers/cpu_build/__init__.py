@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from patterns import functions_in_cuda
 
 from xpcap.device.launch import Kernels
 from xpcap.ops.device import CUDA
@@ -132,7 +131,21 @@ def text_of(source: Path | str) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)", "", text, flags=re.S)
+    """The text with blanks for comments and launch bounds."""
+    hidden = r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)"
+    return re.sub(hidden, lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.S)
+
+
+def functions(text: str) -> dict[str, tuple[int, int]]:
+    """Start and end of the body of each function of a kernel file, without its braces."""
+    bare, found = _bare(text), {}
+    for match in re.finditer(r"^\w[^\n;{}#]*?(\w+)\s*\([^;{}]*\)\s*\{", bare, flags=re.M):
+        depth, end = 1, match.end()
+        while depth:
+            depth += {"{": 1, "}": -1}.get(bare[end], 0)
+            end += 1
+        found[match[1]] = match.end(), end - 1
+    return found
 
 
 @functools.cache
@@ -165,7 +178,7 @@ def _called(source: Path | str) -> Mapping[str, set[str]]:
     text = _bare(text_of(source))
     return {
         name: {*re.findall(r"\w+", text[start:end])}
-        for name, (start, end) in functions_in_cuda(text).items()
+        for name, (start, end) in functions(text).items()
     }
 
 
