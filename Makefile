@@ -15,7 +15,7 @@ help:
 	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
-	@echo "make site       build the site of docs/, of the docstrings, of what grading says of mistakes and of the kernels into site/html; a warning is an error"
+	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
 	@echo "make excerpts   bring what the docs quote from the code and from results up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
@@ -93,16 +93,7 @@ excerpts: .venv/ready
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
-# What grading says of mistakes, as the code is now
-docs/develop/mistakes.md: tests/helpers/students.py $(wildcard xpcap/exercise/*.py xpcap/exercise/*/*.py) | .venv/ready
-	$(VENV) $<
-
-# What can be measured of the kernels without a GPU
-docs/develop/kernels.md: tools/kernel_tables.py xpcap/device/launch.py xpcap/ops/device.py $(wildcard xpcap/ops/cuda/*) | .venv/kernels
-	$(VENV) $< > $@.part
-	mv $@.part $@
-
-site: .venv/docs docs/develop/mistakes.md docs/develop/kernels.md
+site: .venv/docs
 	$(VENV) -m sphinx --quiet --fail-on-warning -d .venv/doctrees docs site/html
 
 docs: excerpts site
@@ -137,4 +128,4 @@ release: .venv/release
 	echo "3. $(VENV) -m twine upload dist/*"
 
 clean:
-	rm -rf .venv site docs/develop/mistakes.md docs/develop/kernels.md .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis

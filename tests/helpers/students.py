@@ -1,15 +1,9 @@
-"""Students' solutions of the course: right ones in several styles, and mistakes to make in one.
+"""Students' solutions of the course: right ones in several styles, and mistakes to make in one."""
 
-`python tests/helpers/students.py` grades all mistakes and writes docs/develop/mistakes.md, for `make site`.
-"""
-
-import difflib
 import functools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -910,56 +904,3 @@ def answers(mistakes: Sequence[Mistake]) -> list[Answer]:
             elif not result.passed:
                 others.append(result)
     return [Answer(mistake, faults[mistake.function], others) for mistake in mistakes]
-
-
-def changed_line(mistake: Mistake) -> str:
-    """The lines of the solution that a mistake changes, as they are then; or the line that is gone."""
-    wrong = with_mistakes([mistake])
-    (name,) = (name for name in FILES if FILES[name] != wrong[name])
-    changes = list(difflib.ndiff(FILES[name].splitlines(), wrong[name].splitlines()))
-    new, gone = (
-        [line[2:].strip() for line in changes if line[:2] == sign and line[2:].strip() != "pass"]
-        for sign in ("+ ", "- ")
-    )
-    return "; ".join(new) or f"without {'; '.join(gone)}"
-
-
-PAGE = Path(__file__).parents[2] / "docs" / "develop" / "mistakes.md"
-HEAD = """\
-# Mistakes that grading names
-
-[`verify --against`](../reference/commands.md#verify) names the function of a student's code that is wrong, the place, and the
-mistake that gives exactly these wrong results. For a mistake that grading does not know, it names only the place.
-
-Each row is a mistake that was put into a right solution, and what grading said of it when this page was built: the kind of
-mistake, and the outputs, gates or time steps that are wrong. Of each kind there is one in a function, not all that are known.
-
-| function | in the student's code | kind | where |
-|---|---|---|---|
-"""
-
-
-def page(answers: Sequence[Answer]) -> str:
-    """The page of mistakes; an error where one is not named as its row says."""
-    wrong = [answer for answer in answers if not answer.is_right]
-    assert not wrong, "not named as its row says:\n" + "\n".join(map(str, wrong))
-    lines = []
-    for mistake, faults, _ in answers:
-        kinds, places = (
-            "; ".join(dict.fromkeys(filter(None, texts)))
-            for texts in ([one.kind for one in faults], [one.where for one in faults])
-        )
-        text = f"{mistake.name}: `{changed_line(mistake)}` | {kinds} | {places}"
-        lines.append(f"| `{mistake.function}` | {text} |\n")
-    return HEAD + "".join(lines)
-
-
-def main() -> None:
-    with ProcessPoolExecutor() as pool:
-        found = list(chain.from_iterable(pool.map(answers, submissions(MISTAKES))))
-    found.sort(key=lambda answer: MISTAKES.index(answer.mistake))
-    PAGE.write_text(page(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -62,33 +62,6 @@ def recorded(real: str) -> dict[str, list[Launch]]:
     return found
 
 
-class Row(NamedTuple):
-    """How near one call of an operation comes to the equation in float64."""
-
-    op: str
-    real: str
-    size: int  # elements of its largest array
-    error: float  # relative to the largest value of an array
-
-
-def arithmetic_table() -> list[Row]:
-    """Every operation at every size, on the emulated device."""
-    rows = []
-    with pytest.MonkeyPatch.context() as patch:
-        emulated.install(patch)
-        for op, real in ((op, real) for op in TABLE for real in REALS):
-            with xpcap.use_backend("cupy"):
-                for call in TABLE[op].calls(Draw(np.dtype(REALS[real]).name, device=True)):
-                    pairs = operations.compared(DeviceOps(), op, call)
-                    rows.append(Row(op, real, operations.size_of(call), max(map(_error, pairs))))
-    return rows
-
-
-def _error(pair: tuple[np.ndarray, np.ndarray]) -> float:
-    ours, theirs = (x[np.isfinite(pair[1])].astype(float) for x in pair)
-    return float(np.abs(ours - theirs).max(initial=0)) / (operations.largest(theirs) or 1)
-
-
 def test_cpu_build_builds_every_file_without_a_warning() -> None:
     jobs = [(path, real) for path in cpu_build.files() for real in REALS]
     with ThreadPoolExecutor(2) as pool:
@@ -215,18 +188,6 @@ def sanitized(key: Any) -> cpu_build.Report:
         return report
     kernel, real = key
     return sanitize(recorded(real)[kernel][0])
-
-
-def sanitizer_table() -> list[tuple[str, str, int]]:
-    """(kernel, the mutant's name or "", races that the sanitizer reports)."""
-    for real in REALS:
-        recorded(real)
-    with ThreadPoolExecutor(2) as pool:
-        reports = list(pool.map(sanitized, [*CLEAN, *MUTANTS]))
-    names = [(f"{kernel}, {real}", "") for kernel, real in CLEAN] + [
-        (mutant.kernel, mutant.name) for mutant in MUTANTS
-    ]
-    return [(*name, report.races) for name, report in zip(names, reports, strict=True)]
 
 
 @pytest.mark.nightly
