@@ -1,7 +1,5 @@
-"""tools/gpu_check.py on the emulated device: python tools/emulated_check.py PAGE.
-
-docs/develop/gpu-check-example.md is such a page: of fewer steps, shorter, and without the parts
-that time or take hours.
+"""tools/gpu_check.py on the emulated device, with fewer steps, and without the parts that time or take
+hours: python tools/emulated_check.py PAGE.
 """
 
 import os
@@ -37,6 +35,5 @@ def emulated_parts() -> list[gpu_check.Part]:
 
 
 if __name__ == "__main__":
-    gpu_check.LONGEST = 2500
     os.environ["PYTHONPATH"] = str(EVERYWHERE)
     sys.exit(gpu_check.check(emulated_parts(), Path(sys.argv[1])))
