@@ -13,7 +13,6 @@ import textwrap
 import types
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,7 +28,6 @@ from refusals import refuses
 from benchmarks import __main__ as command
 from benchmarks import (
     contenders,
-    host_profile,
     measure,
     parts,
     ranks,
@@ -58,7 +56,6 @@ from xpcap.models import network
 from xpcap.ops import DeviceOps, HostOps, overridden
 from xpcap.ops.device import Equations
 from xpcap.runs import TrainOptions
-from xpcap.threads import cores
 
 DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
 POPEN = subprocess.Popen
@@ -1065,29 +1062,6 @@ def test_emulated_parts_of_a_step_add_up_to_it(
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     table = [["config", "step"], ["tiny", "host"], ["tiny", "device"]]
     assert lines == [["FUSED", "0"], *table, ["FUSED", "128"], *table]
-
-
-def test_a_profile_counts_the_products_that_a_step_needs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Their operations are those of the limit, their times and the others' add up to the cores'."""
-    monkeypatch.setattr(host_profile, "LARGE", 64)
-    monkeypatch.setattr(host_profile, "WORKS", {"tiny": partial(host_profile.training, TINY)})
-    before, calls = HostOps.gather, 4
-    profile = host_profile.profiled(host_profile.training(TINY), calls)
-    assert HostOps.gather is before
-    data = TINY.data(host_profile.WARM_UP + host_profile.STEPS)
-    batches = data.split("train").captions[work.batch_rows(TINY, data)][host_profile.WARM_UP :]
-    needed = work.training_flops(TINY, batches[:calls], data.vocabulary.null)
-    counted = sum(cost.amount for cost in profile.recorder.shapes.values())
-    assert counted == pytest.approx(calls * needed, rel=1e-12)
-    _, *rows = host_profile.operation_rows(profile)
-    assert {"adam_update", "cell_steps", "products", "python"} <= {row[0] for row in rows}
-    assert sum(float(row[2]) for row in rows) == pytest.approx(cores() * profile.ms, rel=0.1)
-    host_profile.main(["tiny"])
-    assert capsys.readouterr().out.startswith("tiny: ")
-    with pytest.raises(SystemExit):
-        host_profile.main(["huge"])
 
 
 def test_marks_charge_each_moment_to_the_innermost_part() -> None:
