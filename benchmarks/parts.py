@@ -1,10 +1,8 @@
-"""Tables docs/develop/results/ops.csv and layers.csv: operations with and without their fast
-version, and LSTM layers against a textbook loop.
+"""Table docs/develop/results/ops.csv: operations with and without their fast version.
 
     python -m benchmarks.parts
 
-Times are milliseconds: medians of 31 pairs in turn for operations, the least of 300 runs in turn
-for layers. They mean something if nothing else runs.
+Times are milliseconds, medians of 31 pairs in turn. They mean something if nothing else runs.
 """
 
 import functools
@@ -14,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import textbook
-from xpcap import layers
 from xpcap.layers.lstm import LSTM
 from xpcap.ops import CellBuffers, HostOps, LossTerms, Ops, segments, single_step
 from xpcap.threads import parallel_map
 
-PAIRS, RUNS = 31, 300
-SIZES = ((1, 40, 32, 128), (4, 20, 16, 32), (20, 40, 32, 128), (64, 16, 64, 64))
+PAIRS = 31
 
 
 def in_turn(functions: Sequence[Callable[[], Any]], runs: int) -> list[list[float]]:
@@ -86,34 +81,9 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
     return {name: time_op(call, pairs) for name, call in calls.items()}
 
 
-def layer_times(runs: int = RUNS) -> dict[tuple[int, ...], list[float]]:
-    """The least milliseconds forward, textbook forward, backward, textbook backward, by size."""
-    rng = np.random.default_rng(0)
-    found: dict[tuple[int, ...], list[float]] = {}
-    for N, T, W, H in SIZES:
-        shapes = (N, T, W), (N, H), (W, 4 * H), (H, 4 * H), (4 * H,)
-        inputs = [(rng.standard_normal(shape) / 8).astype("f4") for shape in shapes]
-        dh = rng.standard_normal((N, T, H)).astype("f4")
-        found[N, T, W, H] = _least_of_layers(inputs, dh, runs)
-    return found
-
-
-def _least_of_layers(inputs: Sequence[Any], dh: Any, runs: int) -> list[float]:
-    """Those of one size."""
-    (_, cache), (_, caches) = layers.lstm_forward(*inputs), textbook.lstm_forward(*inputs)
-    forward = lambda: layers.lstm_forward(*inputs), lambda: textbook.lstm_forward(*inputs)
-    backward = lambda: layers.lstm_backward(dh, cache), lambda: textbook.lstm_backward(dh, caches)
-    return [float(t) for pair in (forward, backward) for t in np.min(in_turn(pair, runs), axis=0)]
-
-
 def main() -> None:
     for name, (fast, plain) in op_times().items():
         print(f"{name}: {fast:.2f} ms, plain {plain:.2f} ms")
-    for (N, T, W, H), (forward, by_loop, backward, back) in layer_times().items():
-        print(
-            f"N {N}, T {T}, W {W}, H {H}: forward {forward:.2f} ms, textbook {by_loop:.2f};"
-            f" backward {backward:.2f} ms, textbook {back:.2f}"
-        )
 
 
 if __name__ == "__main__":
