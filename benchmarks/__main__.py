@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +9,8 @@ import click
 from benchmarks import measure, results, timing, work
 from xpcap.backend import use_backend
 from xpcap.cli.group import shown
-from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
+from xpcap.cli.shared import Value, backend_option, json_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError
-from xpcap.files import require_new_file, write_new
 from xpcap.options import Names
 
 EXAMPLES = """\b
@@ -20,7 +18,7 @@ Examples:
   python -m benchmarks
   python -m benchmarks --beam --config flickr8k --peer torch
   python -m benchmarks --config notebook --config coco --peer torch
-  python -m benchmarks --scaling --plot scaling.png"""
+  python -m benchmarks --scaling"""
 
 
 class Command(click.Command):
@@ -77,11 +75,6 @@ class Command(click.Command):
     is_flag=True,
     help="Instead, time the training step alone and beside a busy process of another login.",
 )
-@click.option(
-    "--plot",
-    type=PATH,
-    help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.",
-)
 @json_option
 def main(
     names: tuple[str, ...],
@@ -89,7 +82,6 @@ def main(
     scaling: bool,
     beam: bool,
     neighbour: bool,
-    plot: Path | None,
     backend: str | None,
     as_json: bool,
 ) -> None:
@@ -100,8 +92,6 @@ def main(
     the peer's time divided by ours.
     """
     _refuse_together(scaling, beam, neighbour, names)
-    if plot is not None:
-        _check_plot(plot, scaling)
     about = _machine(backend)
     if scaling:
         configs = [
@@ -127,9 +117,6 @@ def main(
         configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about
     )
     _print(found, as_json)
-    if plot is not None:
-        write_new("bench", plot, results.draw_scaling(found))
-        click.echo(f"wrote {plot}", err=as_json)
 
 
 def _machine(backend: str | None) -> dict[str, str]:
@@ -167,14 +154,6 @@ def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
         if given:
             expected = f"one or the other: {flag} {why}"
             raise OptionError("", f"{other} and {flag}", "are given", expected)
-
-
-def _check_plot(plot: Path, scaling: bool) -> None:
-    """Refuse a plot that could not be drawn or written, before anything is timed."""
-    if not scaling:
-        cause = "it draws how a step grows with its sizes"
-        raise OptionError("", "--plot", "requires --scaling", cause=cause)
-    require_new_file("bench", plot, ".png")
 
 
 def _print(found: Sequence[results.Result], as_json: bool) -> None:
