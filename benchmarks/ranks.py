@@ -1,20 +1,13 @@
 """Training steps of one process and of ranks under mpiexec, in turn, as rows of Markdown.
 
-    python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R] [--weak] [--dropout P]
-    [--peer torch] python -m benchmarks.ranks --sums [--steps N] [--rounds R]
+    python -m benchmarks.ranks [--config NAME...] [--steps N] [--rounds R]
 
 A contender warms up for 3 steps, then times every step of CaptioningSolver on rank 0. A round gives
 the median step, a row the median round. All contenders share out the configuration's batch of N
-captions. With --weak every rank has N captions, and the process on all cores as many as the fewest
-ranks together. --peer torch adds PyTorch: one process on all cores, and DistributedDataParallel
-over gloo.
+captions.
 
 "summing" is the time that rank 0 spends in the group's sums, and so also waits there. "last to sum"
-takes, in each step, the rank that spent the least: the last to come waits for nobody. PyTorch sums
-while it computes gradients, so these two are not known of it.
-
---sums times the sum alone, of arrays of several sizes. Up to 4 KB it gathers and adds in the order
-of ranks; above, it is MPI's Allreduce.
+takes, in each step, the rank that spent the least: the last to come waits for nobody.
 """
 
 import argparse
@@ -24,69 +17,49 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.timing import THREADS, processor
 from benchmarks.work import CONFIGS, Config, batch_rows, check_same_loss, host_model, make_solver
-from xpcap.backend import Array, array_module
+from xpcap.backend import Array
 from xpcap.distributed import Group, init
-from xpcap.models.batch import deal
 from xpcap.threads import cores
 
 RANKS = (2, 4)
 WARM_UP = 3
-SIZES = tuple(4**k * 4096 for k in range(8))  # bytes: 4 KB to 64 MB
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-OURS, SUMS, LAYOUTS = (
-    "xpcap",
-    "sums",
-    ("padded", "packed"),
-)  # what a worker does; PyTorch has a step for each layout
 GRACE = 10  # seconds that mpiexec may take to end its ranks
 
 
 class Contender(NamedTuple):
-    """A program that takes the steps, with its ranks and the threads of each."""
+    """Ranks that take the steps, and the threads of each."""
 
-    who: str
     ranks: int
     threads: int
-    weak: int = 1  # a step has this many times N captions in weak scaling
 
     def __str__(self) -> str:
-        library = self.who if self.who == OURS else f"torch, {self.who}"
-        start = (
-            "1 process"
-            if self.ranks == 1
-            else f"{self.ranks} {'ranks' if self.who == OURS else 'processes of DDP'}"
-        )
+        start = "1 process" if self.ranks == 1 else f"{self.ranks} ranks"
         each = (
             f"{self.threads}"
             f" thread{'s' if self.threads > 1 else ''}{' each' if self.ranks > 1 else ''}"
         )
-        return f"{library}: {start}, {each}{oversubscribed(self.ranks)}"
+        return f"{start}, {each}{oversubscribed(self.ranks)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A worker's task. Rank and size are for PyTorch: to others mpiexec tells them."""
+    """A worker's task."""
 
-    who: str
     steps: int
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     threads: int = 1
-    rank: int = 0
-    size: int = 1
-    port: int = 0  # where PyTorch's processes meet
 
 
 class SumTimer:
@@ -153,98 +126,19 @@ def our_steps(task: Task) -> dict[str, Any]:
     }
 
 
-def torch_steps(task: Task) -> dict[str, Any]:
-    """Steps of bench's PyTorch model, in one process or as one of several."""
-    import torch
-    from torch import distributed
-
-    from benchmarks import peer_torch
-
-    torch.set_num_threads(task.threads)
-    config, host = Config(**task.config), torch.device("cpu")
-    data = config.data(WARM_UP + task.steps)
-    null, ours = data.vocabulary.null, host_model(config, data)
-    whole = [data.minibatch("train", numbers) for numbers in batch_rows(config, data)]
-    deals = [deal(captions, null, task.size)[task.rank] for _, captions in whole]
-    batches = [
-        peer_torch.LAYOUTS[task.who](features[mine], captions[mine], null, host)
-        for (features, captions), mine in zip(whole, deals, strict=True)
-    ]
-    model: Any = peer_torch.Captioner(config, null)
-    model.copy_from(ours.params)
-    summed = 0
-    with torch.no_grad():
-        loss = model.eval()(batches[0]) / task.size
-    model.train()
-    if task.size > 1:
-        address = f"tcp://127.0.0.1:{task.port}"
-        distributed.init_process_group(
-            "gloo", address, timedelta(seconds=60), world_size=task.size, rank=task.rank
-        )
-        distributed.all_reduce(loss)
-        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-        summed = sum(value.nbytes for value in model.parameters())
-    check_same_loss(
-        float(loss), ours, whole[0], f"{config.name}, torch {task.who}, {task.size} process(es)"
-    )
-    taken = milliseconds(peer_torch.training_step(model), batches)
-    if task.size > 1:
-        distributed.destroy_process_group()
-    return {
-        "ms": taken,
-        "threads": torch.get_num_threads(),
-        "bytes": summed,
-        "summing": None,
-        "last": None,
-    }
-
-
-def sums(task: Task) -> dict[str, float]:
-    """Milliseconds of a sum over ranks, by the number of bytes."""
-    group, taken = init(), {}
-    for size in SIZES:
-        flat = array_module().full(size // 4, 0, "f4")
-        taken[str(size)] = milliseconds(group.all_reduce, [flat] * (WARM_UP + task.steps))
-    return taken
-
-
 def work(text: str) -> None:
     """Do a worker's task; the first rank prints a line of JSON."""
-    task = Task(**json.loads(text))
-    answer = {OURS: our_steps, SUMS: sums}.get(task.who, torch_steps)(task)
-    if (task.rank or init().rank) == 0:
+    answer = our_steps(Task(**json.loads(text)))
+    if init().rank == 0:
         print(json.dumps(answer), flush=True)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def commands(task: Task, ranks: int) -> list[list[str]]:
-    """Command lines that do a task: one, or for PyTorch one for each process."""
-
-    def worker(task: Task, *before: str) -> list[str]:
-        return [
-            sys.executable,
-            *before,
-            "-m",
-            "benchmarks.ranks",
-            "--worker",
-            json.dumps(dataclasses.asdict(task)),
-        ]
-
-    if task.who in LAYOUTS:
-        port = free_port()
-        return [
-            worker(dataclasses.replace(task, rank=rank, size=ranks, port=port))
-            for rank in range(ranks)
-        ]
-    if ranks > 1:
-        return [[str(MPIEXEC), "-n", str(ranks), *worker(task, "-m", "mpi4py")]]
-    return [worker(task)]
+def command(task: Task, ranks: int) -> list[str]:
+    """The command line that does a task."""
+    start = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
+    mpi = ["-m", "mpi4py"] if ranks > 1 else []
+    worker = ["-m", "benchmarks.ranks", "--worker", json.dumps(dataclasses.asdict(task))]
+    return [*start, sys.executable, *mpi, *worker]
 
 
 def environment(one_thread: bool) -> dict[str, str]:
@@ -261,29 +155,23 @@ def environment(one_thread: bool) -> dict[str, str]:
 
 def ask(task: Task, ranks: int) -> dict[str, Any]:
     """The answer of a task's processes, of which none is left behind."""
-    lines, seconds = commands(task, ranks), 120 + 20 * task.steps
-    own = environment(one_thread=task.who == OURS and ranks == task.threads == 1)
+    seconds = 120 + 20 * task.steps
+    own = environment(one_thread=ranks == task.threads == 1)
     with contextlib.ExitStack() as stack:
-        started: list[subprocess.Popen[str]] = []
-        for line in lines:
-            out = subprocess.DEVNULL if started else subprocess.PIPE
-            started.append(
-                subprocess.Popen(line, env=own, stdout=out, text=True, start_new_session=True)
-            )
-            stack.callback(end, started[-1])
+        process = subprocess.Popen(
+            command(task, ranks), env=own, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        stack.callback(end, process)
         try:
-            answer, _ = started[0].communicate(timeout=seconds)
-            status = started[0].returncode or next(
-                filter(None, (process.wait(timeout=GRACE) for process in started)), 0
-            )
+            answer, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise SystemExit(
-                f"benchmarks.ranks: {task.who} on {ranks} process(es) took more than {seconds} s, expected"
-                " an answer; ended them"
+                f"benchmarks.ranks: {ranks} process(es) took more than {seconds} s, expected an"
+                " answer; ended them"
             ) from None
-    if status:
+    if process.returncode:
         raise SystemExit(
-            f"benchmarks.ranks: {task.who} on {ranks} process(es) has exit status {status}, expected 0;"
+            f"benchmarks.ranks: {ranks} process(es) has exit status {process.returncode}, expected 0;"
             " their own output is above"
         )
     return dict(json.loads(answer.splitlines()[-1]))
@@ -301,36 +189,18 @@ def end(process: "subprocess.Popen[str]") -> None:
         process.wait()
 
 
-def contenders(peer: str | None) -> list[Contender]:
+def contenders() -> list[Contender]:
     """All of them; the first is the measure of the others."""
-    fewest = RANKS[0]
-
-    def one(who: str) -> Contender:
-        return Contender(who, 1, CORES, fewest)
-
-    def several(who: str, ranks: int) -> Contender:
-        return Contender(who, ranks, max(1, CORES // ranks), ranks)
-
-    ours = [Contender(OURS, 1, 1), one(OURS), *(several(OURS, ranks) for ranks in RANKS)]
-    return ours + [
-        each for layout in LAYOUTS if peer for each in (one(layout), several(layout, fewest))
-    ]
+    several = (Contender(ranks, max(1, CORES // ranks)) for ranks in RANKS)
+    return [Contender(1, 1), Contender(1, CORES), *several]
 
 
-def time_steps(base: Config, given: argparse.Namespace) -> None:
+def time_steps(config: Config, given: argparse.Namespace) -> None:
     """Print the rows of a configuration."""
-    found: dict[Contender, list[dict[str, Any]]] = {
-        contender: [] for contender in contenders(given.peer)
-    }
-    sizes = {contender: base.N * (contender.weak if given.weak else 1) for contender in found}
+    found: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders()}
     for _ in range(given.rounds):
         for contender, answers in found.items():
-            config = dataclasses.replace(
-                base,
-                N=sizes[contender],
-                dropout=base.dropout if given.dropout is None else given.dropout,
-            )
-            task = Task(contender.who, given.steps, dataclasses.asdict(config), contender.threads)
+            task = Task(given.steps, dataclasses.asdict(config), contender.threads)
             answers.append(ask(task, contender.ranks))
             if answers[-1]["threads"] != contender.threads:
                 raise SystemExit(
@@ -340,41 +210,18 @@ def time_steps(base: Config, given: argparse.Namespace) -> None:
     first = None
     for contender, answers in found.items():
         times = [answer["ms"] for answer in answers]
-        rate = 1e3 * sizes[contender] / statistics.median(times)
+        rate = 1e3 * config.N / statistics.median(times)
         first = first or rate
         summing = [
-            (
-                ""
-                if answers[0][key] is None
-                else f"{statistics.median(answer[key] for answer in answers):.2f} ms"
-            )
+            f"{statistics.median(answer[key] for answer in answers):.2f} ms"
             for key in ("summing", "last")
         ]
         print(
-            f"| {base.name} | {contender} | {sizes[contender]} | {statistics.median(times):.1f} ms"
+            f"| {config.name} | {contender} | {config.N} | {statistics.median(times):.1f} ms"
             f" ({min(times):.1f} to {max(times):.1f}) | {rate:,.0f} | {rate / first:.2f} |"
             f" {' | '.join(summing)} | {answers[0]['bytes']:,} |",
             flush=True,
         )
-
-
-def time_sums(given: argparse.Namespace) -> None:
-    """Print a row for each size of a sum and number of ranks."""
-    found: dict[int, list[dict[str, float]]] = {ranks: [] for ranks in RANKS}
-    for _ in range(given.rounds):
-        for ranks, answers in found.items():
-            answers.append(ask(Task(SUMS, given.steps), ranks))
-    table("ranks", "bytes", "a sum", "bandwidth")
-    for ranks, answers in found.items():
-        for size in SIZES:
-            times = [answer[str(size)] for answer in answers]
-            middle = statistics.median(times)
-            spread = f"{middle:.3f} ms ({min(times):.3f} to {max(times):.3f})"
-            print(
-                f"| {ranks}{oversubscribed(ranks)} | {size:,} | {spread} |"
-                f" {size / middle / 1e6:.2f} GB/s |",
-                flush=True,
-            )
 
 
 def table(*columns: str) -> None:
@@ -382,18 +229,14 @@ def table(*columns: str) -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
-def require(peer: str | None) -> None:
+def require() -> None:
     """Exit if something is missing here."""
-    missing = [
-        name
-        for name in ("mpi4py", *([peer] if peer else []))
-        if importlib.util.find_spec(name) is None
-    ]
+    missing = [] if importlib.util.find_spec("mpi4py") else ["mpi4py"]
     missing += [] if MPIEXEC.exists() else [str(MPIEXEC)]
     if missing:
         print(
             f"benchmarks.ranks: missing {', '.join(missing)}, expected it beside {sys.executable}; pip"
-            " install '.[mpi,bench]' installs it",
+            " install '.[mpi]' installs it",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -410,18 +253,8 @@ def main() -> None:
         metavar="NAME",
         default=["coco", "flickr8k", "vocab10k"],
     )
-    parser.add_argument(
-        "--steps", type=int, default=30, help="timed steps, or sums of each size, in a round"
-    )
+    parser.add_argument("--steps", type=int, default=30, help="timed steps in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--weak", action="store_true", help="N captions for every rank, not for all together"
-    )
-    parser.add_argument(
-        "--dropout", type=float, help="instead of the configuration's, which mostly is 0"
-    )
-    parser.add_argument("--peer", choices=["torch"], help="time PyTorch too")
-    parser.add_argument("--sums", action="store_true", help="time sums alone")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -429,21 +262,12 @@ def main() -> None:
         return
     if min(given.steps, given.rounds) < 1:
         parser.error(f"--steps {given.steps} --rounds {given.rounds}: expected at least 1")
-    if odd := [name for name in given.config if given.peer and CONFIGS[name].N % RANKS[0]]:
-        parser.error(
-            f"--config {odd[0]} --peer {given.peer}: a batch of {CONFIGS[odd[0]].N}, expected one"
-            f" that {RANKS[0]} processes can halve"
-        )
-    require(given.peer)
+    require()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out it ends the workers
-    what = "sums" if given.sums else "steps"
     print(
-        f"{processor()}, {CORES} cores; {given.steps} {what} after {WARM_UP}, medians over"
+        f"{processor()}, {CORES} cores; {given.steps} steps after {WARM_UP}, medians over"
         f" {given.rounds} round(s), lowest and highest in brackets\n"
     )
-    if given.sums:
-        time_sums(given)
-        return
     table(
         "configuration",
         "contender",

@@ -1162,10 +1162,8 @@ def test_an_error_of_ranks_names_its_script(
 ) -> None:
     monkeypatch.setattr(ranks, "MPIEXEC", tmp_path / "mpiexec")
     with pytest.raises(SystemExit):
-        ranks.require(None)
+        ranks.require()
     assert capsys.readouterr().err.startswith("benchmarks.ranks: missing ")
-    monkeypatch.setattr(
-        ranks, "commands", lambda *_: [[sys.executable, "-c", "raise SystemExit(3)"]]
-    )
+    monkeypatch.setattr(ranks, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(SystemExit, match=r"^benchmarks\.ranks: .* has exit status 3, expected 0"):
-        ranks.ask(ranks.Task(ranks.OURS, 1), 1)
+        ranks.ask(ranks.Task(1), 1)
