@@ -16,7 +16,7 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
 	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
-	@echo "make excerpts   bring what the docs quote from the code and from results up to date, and draw their figures"
+	@echo "make excerpts   bring the docs' tables of options and measured figures up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"

@@ -23,7 +23,7 @@ dtype and one library.
 import copy
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -295,14 +295,6 @@ class Spec:
             for entries in (self.results, self.entries)
         )
         return gradients
-
-    def rows(self) -> Iterator[tuple[str, str, str]]:
-        """A table of arguments and results for the docs: its heading, then its rows."""
-        yield "array", "shape", "of"
-        for role, entries in (("argument", self.entries), ("result", self.results)):
-            for entry in entries:
-                role_of = f"{role}, may be left out" if entry.optional else role
-                yield f"`{entry.name}`", str(entry.shapes), f"{KINDS[entry.kind][1]}, {role_of}"
 
 
 spec = functools.cache(Spec)  # specs by their text, parsed once

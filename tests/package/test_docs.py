@@ -1,5 +1,5 @@
-"""The docs keep up with the code: every command and option is described, blocks run, excerpts are
-fresh, links and names exist.
+"""The docs keep up with the code: blocks and commands run, what pages quote is as it is now, options
+and public names exist.
 """
 
 import ast
@@ -14,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,18 @@ from commands import SMALL, use_few_pictures
 import xpcap
 from xpcap import backend
 from xpcap.cli import main
+from xpcap.cli.caption import OUTPUTS
+from xpcap.data import few
 from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
+from xpcap.metrics import METRICS
+from xpcap.models import Policy
+from xpcap.optim import RULES
+from xpcap.options import described
+from xpcap.prepare.detect import FORMATS
 from xpcap.runs import captions, doctor, train
+from xpcap.runs.card import FILES
 from xpcap.shapes import generate, picture_of
 from xpcap.testing import check_cell
 
@@ -53,7 +60,6 @@ PAGES = [
     for pattern in ("[A-Z]*.md", "benchmarks/*.md", "docs/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
-NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/**/*.ipynb"))]
 COMMANDS = DOCS["reference/commands.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
@@ -334,12 +340,6 @@ def test_commands_in_the_docs_run_in_their_order(
 
 # ---- What commands print, as pages quote it
 
-BLOCK = re.compile(r"(?:^|\n)((?:[^ \n].*)?)\n\n((?: {4}.*\n(?:\n(?= {4}))?)+)")
-COMMAND_LINE = re.compile(
-    r"(?:[A-Z_]+=\S+ )*(?:xpcap|make|pip|python3?|py|npm|curl|unzip|conda|source|\.venv|jupyter|uvicorn"
-    r"|mpiexec|pyinstaller|compute-sanitizer|nsys)\b"
-)
-FILE_LINE = re.compile(r"#!|import |location |image,caption")
 OUTPUT = re.compile(
     r"^<!-- output: (.+?) -->\n+((?: {4}.*\n|\n(?= {4}))+|```\n(?:.*\n)+?```$)", re.M
 )
@@ -378,38 +378,6 @@ def missing_runs(words: list[str]) -> list[str]:
     return [run for run in used if not Path(run).exists()]
 
 
-READERS = [name for name in DOCS if not name.startswith("develop/")]
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_quoted_output_names_its_command_or_is_an_example(name: str) -> None:
-    """`<!-- output: COMMAND -->` above a block: the tests run COMMAND, which stands on the page, and
-    compare. `<!-- example -->`: of a reader's own data, or of a moment that no test waits for.
-    """
-    for before, block in BLOCK.findall(FENCE.sub("", DOCS[name])):
-        first = block.strip().partition("\n")[0]
-        if COMMAND_LINE.match(first) or FILE_LINE.match(first) or "$" in block:
-            continue  # "$": mathematics in a list
-        assert re.fullmatch(r"<!-- (?:output: .+|example) -->", before), (
-            f"docs/{name} quotes an output without <!-- output: COMMAND --> or <!-- example --> and"
-            f" an empty line above it: {first}"
-        )
-    for mark, _ in outputs_of(DOCS[name]):
-        assert any(stands_for(mark, command) for command in SCRIPTS[name]), (
-            f"docs/{name} quotes the output of {mark!r}, which is not a command on the page"
-        )
-
-
-def test_the_demo_captions_drawings_and_never_photos() -> None:
-    """It names shapes: of photos it says nothing that a page could quote."""
-    examples = "".join(command.epilog or "" for command in main.commands.values())
-    pages = "\n".join(command for commands in SCRIPTS.values() for command in commands)
-    found = re.findall(
-        r"caption runs/pictures-lstm .*\bphotos?(?:\s|\.jpg)", f"{examples}\n{pages}"
-    )
-    assert found == []
-
-
 @pytest.mark.nightly
 def test_outputs_of_the_demo_are_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -427,166 +395,80 @@ def test_outputs_of_the_demo_are_what_it_prints(
                     assert_printed(quoted, printed[command])
 
 
-EXTRAS = {  # a command of a page: what it needs
-    r"prepare (?!.*--encoder (?:histogram|timm)).*--pictures": "images",
-    r"^xpcap export": "export",
-    r"--describe": "describe",
-    r"timm:": "timm",
-    r"--backend cupy": "cuda12",
+# ---- What pages take from the code and from results
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_options_and_measured_figures_on_a_page_are_up_to_date(name: str) -> None:
+    assert excerpts.filled(TEXTS[name]) == TEXTS[name], f"{name} is out of date: run make excerpts"
+
+
+QUOTED = [(name, info.split()[1:], code) for name, info, code in FENCES if info[:7] == "python "]
+
+
+@pytest.mark.parametrize(("name", "place", "code"), QUOTED)
+def test_quoted_code_stands_in_its_file(name: str, place: list[str], code: str) -> None:
+    """All of a file or, marked `whole`, of a function; else a function without what its mathematics
+    does not need.
+    """
+    file, *function = place
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if len(function) != 1:
+        assert code in text, f"docs/{name} quotes {file} as it was"
+        return
+    _, begin, rest = text.partition(f"def {function[0].rpartition('.')[2]}(")
+    assert begin, f"docs/{name} quotes {function[0]}, which is not in {file}"
+    lines = iter([line.strip() for line in rest.splitlines()])
+    for line in code.splitlines():
+        assert line.strip() in lines, f"docs/{name} quotes {function[0]} as it was: {line}"
+
+
+STATED = {  # what the tables of a page say
+    "explain/cells.md": [
+        f"| `{name}` | {', '.join(cell.blocks) or 'none'} |" for name, cell in CELLS.items()
+    ],
+    "howto/better-captions.md": [f"| `{symptom.name}` |" for symptom in doctor.SYMPTOMS],
+    "howto/caption-formats.md": [
+        text for form in FORMATS for text in (f"| {form.name} |", f"| {form.splits} |")
+    ],
+    "howto/captions-to-files.md": [f"| `{output.flag}" for output in OUTPUTS],
+    "howto/encoders.md": [f"| `{row.name}` | {row.help} |" for row in ENCODERS.values()],
+    "howto/own-loop.md": [
+        f"| `{rule.name}` | " + ", ".join(f"`{k}` {x:g}" for k, (x, _) in rule.numbers.items())
+        for rule in RULES.values()
+    ],
+    "reference/commands.md": [f"| {row} | {row.change} | {row.reason} |" for row in few.TABLE],
+    "reference/decoding.md": [f"| {limit.help} |" for limit in described(Policy).values()],
+    "reference/files.md": [f"| `{file.name}` | {file.content} |" for file in FILES],
+    "reference/scores.md": [f"| {metric.plain} |" for metric in METRICS],
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SCRIPTS if name.startswith(("README", "howto/", "tutorials/"))]
-)
-def test_a_page_names_the_extras_that_its_commands_need(name: str) -> None:
-    commands = [command.replace("\\\n", " ") for command in SCRIPTS[name]]
-    for needs, extra in EXTRAS.items():
-        if any(re.search(needs, command) for command in commands):
-            assert re.search(rf"\[[\w,]*\b{extra}\b", TEXTS[name]), f"{name}: .[{extra}]"
+@pytest.mark.parametrize("page", STATED)
+def test_tables_of_a_page_state_what_the_code_has(page: str) -> None:
+    for text in STATED[page]:
+        assert text in DOCS[page], f"docs/{page} lacks: {text}"
 
 
-def test_no_other_command_stands_in_the_docs_unproven() -> None:
-    """Besides those there are set-up and make targets, which the suite cannot run inside itself,
-    and the course's archive. test_course_data.py runs those of xpcap.course.
-    """
-    others = re.findall(
-        r"^(?: {4})?((?:make|pip|source|git|conda|curl) \S.*)$",
-        "\n".join([*DOCS.values(), README, CONTRIBUTING]),
-        re.MULTILINE,
-    )
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files(name: str) -> None:
+    """Sphinx sees anchors, and nothing outside docs/."""
+    for link in re.findall(r"\]\(([^)\s:#]+)[#)]", FENCE.sub("", (ROOT / name).read_text("utf-8"))):
+        assert ((ROOT / name).parent / link).exists(), link
+
+
+def test_pages_that_messages_name_and_targets_that_pages_name_exist() -> None:
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "xpcap").rglob("*.py"))
+    for page in re.findall(r"docs/[\w/.-]+\.\w+", code):
+        assert (ROOT / page).exists(), page
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    archive = (  # its unpacking is in test_cs231n.py
-        "curl -C - -O https://cs231n.stanford.edu/coco_captioning.zip"
-    )
-    known = (
-        "pip install '.[",
-        "pip install .",  # of the wheel that it builds, in test_wheel.py
-        "pip install ~/xpcap",
-        "source .venv/bin/activate",
-        archive,
-        *(f"make {target}" for target in targets),
-    )
-    assert len(others) >= 4
-    for other in others:
-        assert other.startswith(known), other
-
-
-def test_fences_are_blocks_excerpts_or_mathematics() -> None:
-    """A misspelt fence would be neither run nor filled in. Programs marked `py` want files of an
-    export beside them: test_onnx.py runs them, and test_hosts.py the document marked `html`.
-    test_package.py reads the list of packages in the one marked `dockerfile`.
-    """
-    kinds = {"python", "math", "py", "html", "dockerfile"}
-    assert {info.split(" ")[0] for _, info, _ in FENCES} == kinds
-    assert [name for name, info, _ in FENCES if info == "html"] == ["howto/web-page.md"]
-    assert {name for name, info, _ in FENCES if info == "py"} == {"howto/export.md"}
-    assert sum(text.count("```") for text in DOCS.values()) == 2 * len(FENCES)
-
-
-@pytest.mark.parametrize("name", DOCS)
-def test_what_a_page_quotes_is_what_the_code_says(name: str) -> None:
-    assert excerpts.filled(DOCS[name]) == DOCS[name], (
-        f"docs/{name} is out of date: run make excerpts"
-    )
-
-
-def test_every_table_of_the_code_stands_on_a_page() -> None:
-    tables = {name for page in DOCS.values() for name, _ in excerpts.TABLE.findall(page)}
-    assert tables == set(excerpts.TABLES)
-
-
-def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column() -> None:
-    tables = re.findall(
-        r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)",
-        "".join(DOCS.values()),
-        re.MULTILINE,
-    )
-    assert tables
-    for file, rows in tables:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        for function, rest in re.findall(r"\| `(\w+)`([^|]*) \|$", rows, re.MULTILINE):
-            inside = {
-                name
-                for node in ast.walk(excerpts.function_named(text, function))
-                for name in (getattr(node, "id", ""), getattr(node, "arg", ""))
-            }
-            assert set(re.findall(r"`(\w+)`", rest)) <= inside, f"{file}, {function}: {rest}"
-
-
-def test_tests_that_the_docs_name_exist() -> None:
-    tests = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
-    )
-    for name in re.findall(r"`(test_\w+)`", "".join(DOCS.values())):
-        assert f"def {name}(" in tests, name
-
-
-def anchors(text: str) -> set[str]:
-    """What GitHub makes of headings: lower case, hyphens for spaces, other punctuation dropped."""
-    return {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
-    }
+    pages = "\n".join((*TEXTS.values(), CONTRIBUTING))
+    assert set(re.findall(r"^(?: {4})?make (\w\S*)", pages, re.MULTILINE)) <= set(targets)
 
 
 def test_reference_lists_every_public_name() -> None:
     reference = DOCS["reference/python.md"].split("\n## Reference\n")[1].split("\n## ")[0]
     assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
-
-
-@pytest.mark.parametrize("page", ["explain/how-it-works.md", "develop/adding.md"])
-def test_functions_that_a_page_of_internals_names_are_in_the_files_it_links(page: str) -> None:
-    links = re.findall(r"\[`([\w.]+)`\]\(\.\./\.\./(\S+\.py)\)", DOCS[page])
-    assert links
-    for name, file in links:
-        source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
-        assert re.search(rf"^ *(?:def|class) {last}\b|^{last}\b.* = ", source, re.MULTILINE), (
-            f"{file}: {name}"
-        )
-
-
-def test_layout_lists_every_part_of_the_package_on_its_layer() -> None:
-    listed = {
-        part: int(layer)
-        for layer, parts in re.findall(r"^\| (\d+) \| (.*?) \|", CONTRIBUTING, re.MULTILINE)
-        for part in re.findall(r"`(\w+)(?:/|\.py)`", parts)
-    }
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (layers,) = [one["layers"] for one in contracts["contracts"] if one["type"] == "layers"]
-    numbered = enumerate(reversed(layers), start=1)
-    assert listed == {part: layer for layer, parts in numbered for part in parts.split(" | ")}
-
-
-def prose(path: Path) -> str:
-    """The text of a page, or of a notebook's cells."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".ipynb":
-        return text
-    cells = json.loads(text)["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-
-
-@pytest.mark.parametrize("name", [*PAGES, *NOTEBOOKS])
-def test_links_lead_somewhere(name: str) -> None:
-    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", prose(ROOT / name)))
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
-    for link in links:
-        path, _, anchor = link.partition("#")
-        target = (ROOT / name).parent / path if path else ROOT / name
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(prose(target)), link
-
-
-def test_pages_that_code_and_messages_name_exist() -> None:
-    files = [path for part in ("xpcap", "benchmarks") for path in (ROOT / part).rglob("*.py")]
-    named = {
-        page
-        for path in files
-        for page in re.findall(r"docs/[\w/.-]+\.\w+", path.read_text("utf-8"))
-    }
-    assert len(named) > 5
-    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
 
 
 def test_top_level_cli_is_the_command_line() -> None:
@@ -596,13 +478,6 @@ def test_top_level_cli_is_the_command_line() -> None:
     assert result.returncode == 0
     for name in main.commands:
         assert f"\n  {name} " in result.stdout
-
-
-def test_gpu_page_answers_for_every_difference_between_cupy_and_numpy() -> None:
-    """With a test, which another one here finds, or a reason."""
-    page = DOCS["develop/testing-without-a-gpu.md"]
-    rows = re.findall(r"^\| (\d+) \| .+ \| (`test_emulated_\w+`|not emulated: .+) \|$", page, re.M)
-    assert [int(number) for number, _ in rows] == list(range(1, 27))
 
 
 # ---- Names, calls and options that the docs state
@@ -628,21 +503,6 @@ def parameters_of(function: Any) -> list[inspect.Parameter]:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD
     ]
-
-
-def test_reference_lists_functions_with_their_parameters_in_order() -> None:
-    """Optional ones may be left out, those by position at the end."""
-    cells = re.findall(r"^\| (`.+?) \|", FENCE.sub("", DOCS["reference/python.md"]), re.MULTILINE)
-    rows = [row for cell in cells for row in CALL.findall(cell)]
-    assert rows
-    for name, arguments in rows:
-        written = parameters_of(eval(f"lambda {arguments}: None"))
-        parameters = parameters_of(resolve(name))
-        positional = [each for each in parameters if each.kind is not each.KEYWORD_ONLY]
-        keywords = [each for each in parameters if each not in positional and each in written]
-        count = len([each for each in written if each.kind is not each.KEYWORD_ONLY])
-        assert written == positional[:count] + keywords, name
-        assert all(each.default is not each.empty for each in positional[count:]), name
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -680,12 +540,3 @@ def test_commands_in_the_docs_have_the_options_that_they_are_given(name: str) ->
             spelling for p in main.commands[command].params for spelling in p.secondary_opts
         }
         assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", arguments)) <= options | {"--help"}, command
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_columns_have_a_heading_and_pictures_a_description(name: str) -> None:
-    """For screen readers."""
-    text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
-    for heading in re.findall(r"^\|(.*)\|\n\|[ :|-]+\|$", text, re.MULTILINE):
-        assert all(cell.strip() for cell in heading.split("|")), heading
-    assert re.findall(r"!\[\s*\]\([^)]*\)", text) == []
