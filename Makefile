@@ -34,8 +34,8 @@ help:
 # What the tests of the CuPy path, of photographs, of several processes, of a web service and of an older threadpoolctl need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
 .venv/kernels: .venv/ready
 	@if [ "$$($(VENV) -c 'import platform; print(platform.system(), platform.libc_ver()[0])')" = "Linux glibc" ]; then \
-		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,describe,mpi,export,serve]'"; \
-		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,describe,mpi,export,serve]'; \
+		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,mpi,export,serve]'"; \
+		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,mpi,export,serve]'; \
 		$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/threadpoolctl-3.7 threadpoolctl==3.7.0; \
 	else echo "no CuPy for this system: tests of the emulated device, of photographs and of several processes will skip"; fi
 	@touch $@

@@ -317,7 +317,6 @@ def test_a_captioner_takes_no_other_encoder_than_the_runs(
     captioner.caption(content, attend="no") | thing: `attend` | got: is 'no'
     captioner.caption(content, explain="no") | thing: `explain` | got: is 'no'
     write_captions(captioner, [], txt="no") | function: write_captions | thing: `txt` | got: is 'no'
-    write_captions(captioner, [], describe="no") | function: write_captions | thing: `describe` | got: is 'no'
     write_captions(captioner, []) | function: write_captions | thing: nothing | expected: `csv`, `txt`
     open_captioner(captioner.run, backend="numpy") | thing: backend | expected: the run's path
     """,

@@ -36,11 +36,8 @@ from xpcap.runs.outputs import (
     CsvTable,
     Growing,
     NewFile,
-    describe_picture,
 )
 from xpcap.runs.records import Hypothesis
-
-Image = pytest.importorskip("PIL.Image")
 
 ENCODE = captions.encode_picture
 ANY: Any = None  # a run that nobody asks
@@ -521,68 +518,3 @@ def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> N
         "none of 1 could be read",
         left=("a.skipped.csv",),
     )
-
-
-def test_descriptions_are_counted_and_pictures_with_another_are_named(
-    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    others = "it has a different description"
-    monkeypatch.setattr(
-        outputs, "describe_picture", lambda path, text: others if "val00001" in str(path) else ""
-    )
-    result = good("caption", run, photos, "--describe", "--csv", "c.csv")
-    assert result.stdout.startswith(
-        "wrote 9 of 10 captions into their pictures\nwrote 10 captions to c.csv\n"
-    )
-    assert f"note: kept photos/val00001.png: {others}\n" in result.stderr
-
-
-def test_a_missing_exiv2_is_named_before_any_work(
-    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    failing(["caption", run, photos, "--describe"], "pip install '.[describe]'")
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_description_leaves_all_else_of_a_picture_and_that_of_others(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pyexiv2 = pytest.importorskip("pyexiv2", reason="the describe extra is not installed")
-    path = tmp_path / f"a.{form.lower()}"
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture).save(path, form, exif=exif)
-    path.chmod(0o640)
-    before = path.read_bytes()
-    shown = read_picture(path)
-    assert describe_picture(path, "ein Hündchen läuft") == ""
-    after = path.read_bytes()
-    np.testing.assert_array_equal(read_picture(path), shown)
-    if form == "JPEG":  # from the first scan on
-        assert after.endswith(before[before.index(b"\xff\xda") :])
-    assert path.stat().st_mode & 0o777 == 0o640
-    with pyexiv2.ImageData(after) as image:
-        assert image.read_xmp()["Xmp.dc.description"] == {'lang="x-default"': "ein Hündchen läuft"}
-        if form in ("JPEG", "TIFF"):
-            assert image.read_iptc()["Iptc.Application2.Caption"] == "ein Hündchen läuft"
-        assert image.read_exif()["Exif.Image.Orientation"] == "6"
-    assert describe_picture(path, "ein Hündchen läuft") == ""
-    assert "a different description" in describe_picture(path, "a dog")
-    monkeypatch.setattr(os, "access", lambda *args: False)
-    assert "may not be written to" in describe_picture(path, "ein Hündchen läuft")
-    assert path.read_bytes() == after
-    assert [one.name for one in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_picture_of_a_format_without_descriptions_stays(tmp_path: Path) -> None:
-    pytest.importorskip("pyexiv2", reason="the describe extra is not installed")
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(file, "BMP")
-    (tmp_path / "a.bmp").write_bytes(file.getvalue())
-    assert "takes no description" in describe_picture(tmp_path / "a.bmp", "a dog")
-    assert (tmp_path / "a.bmp").read_bytes() == file.getvalue()
-    with pytest.raises(DataError):
-        CsvTable(tmp_path / "a.bmp")

@@ -5,18 +5,13 @@ when another fails, or the work is stopped, it keeps.
 """
 
 import contextlib
-import importlib.util
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
-from xpcap.encoders import read_picture
-from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, require_new_file, write_new
+from xpcap.errors import DataError, OptionError
+from xpcap.files import require_new_file, write_new
 from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
 from xpcap.models import Policy
 from xpcap.options import Flag
@@ -26,14 +21,9 @@ from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, caption_page, caption_png
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run
-from xpcap.threads import Lock
 from xpcap.work import notice
 
-DESCRIPTION, IPTC = "Xmp.dc.description", "Iptc.Application2.Caption"
-CHARACTERS = {"Iptc.Envelope.CharacterSet": "\x1b%G"}  # UTF-8
-DEFAULT = 'lang="x-default"'
 OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": None, "n_best": ()}
-_exiv2 = Lock()  # pyexiv2 has global state
 
 
 class Sink:
@@ -53,7 +43,7 @@ class Sink:
     wants: frozenset[str] = frozenset()  # of the fields of a caption that are OPTIONAL
     instead: ClassVar[bool] = False  # where it is given, captions are not printed
     once: ClassVar[bool] = False  # a picture that is given twice comes once
-    of_files: ClassVar[bool] = False  # it writes to the pictures' files, or next to them
+    of_files: ClassVar[bool] = False  # it writes next to the pictures' files
 
     def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
         self.path, self.best = path or Path(), best
@@ -189,7 +179,6 @@ def write_captions(
     *,
     csv: str | Path | None = None,
     txt: bool = False,
-    describe: bool = False,
     outputs: Iterable[Sink] = (),
     policy: Policy | None = None,
 ) -> list[Skipped]:
@@ -201,23 +190,19 @@ def write_captions(
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CsvTable
     txt : write NAME.txt next to each picture, one line per caption; another text is never replaced
-    describe : write the caption into the picture, as its XMP and IPTC description; another
-        description is never replaced. See `describe_picture`
     outputs : further ones, such as custom subclasses of Growing
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
-    DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
-    OptionError : a URL, with `txt` or `describe`, or no output at all. OSError : a file
-        cannot be written; what was written before is whole.
+    DataError : the table is another file, or another process writes to it.
+    OptionError : a URL, with `txt`, or no output at all. OSError : a file cannot be written;
+        what was written before is whole.
     """
     txt = Flag().check("write_captions", "`txt`", txt)
-    describe = Flag().check("write_captions", "`describe`", describe)
     best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
-    sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
     sinks += outputs
     if not sinks:
-        expected = "`csv`, `txt`, `describe` or `outputs`"
+        expected = "`csv`, `txt` or `outputs`"
         raise OptionError("write_captions", "nothing", "is given to write to", expected)
     sinks = with_failures(sinks)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
@@ -457,31 +442,6 @@ def _has_text(path: Path, text: str) -> bool:
     return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
-class Descriptions(Sink):
-    """The caption in the picture's own file, as by `describe_picture`."""
-
-    flag = "--describe"
-    help = (
-        "Write each caption into its picture file, as XMP and IPTC description, instead of printing;"
-        " never replaces a different description."
-    )
-    instead = once = of_files = True
-    _written = _all = 0
-
-    def check(self) -> None:
-        _require_exiv2()
-
-    def add(self, caption: PictureCaption) -> None:
-        self._all += 1
-        if reason := describe_picture(Path(caption.image), caption.caption):
-            notice(f"kept {caption.image}: {reason}")
-        else:
-            self._written += 1
-
-    def close(self) -> str:
-        return f"wrote {self._written:,} of {_captions(self._all)} into their pictures"
-
-
 class Page(NewFile):
     """A page of the pictures and their captions."""
 
@@ -527,53 +487,4 @@ class Png(NewFile):
         return f"{line} with {first}; a page takes all: --html"
 
 
-def describe_picture(path: Path, caption: str) -> str:
-    """Write a caption into a picture file as its description: XMP, and IPTC where that exists.
-
-    Returns why the picture stays as it was; empty if it has the description now. All else
-    of the file stays, pixels to the byte. It is replaced whole, or not at all. Another description
-    is left, and so is a file of a format without any.
-
-    DataError : pyexiv2 is missing. OSError : the file cannot be read or written.
-    """
-    _require_exiv2()
-    import pyexiv2
-
-    path = path.resolve()  # of a link, the file
-    if not os.access(path, os.W_OK):
-        return "may not be written to"
-    content = path.read_bytes()
-    try:
-        with _exiv2:
-            pyexiv2.set_log_level(4)  # else it prints what is odd
-            with pyexiv2.ImageData(content) as image:
-                xmp, iptc = image.read_xmp(), image.read_iptc(encoding="latin-1")  # bytes as text
-                before = xmp.get(DESCRIPTION, {}).get(DEFAULT, "")
-                in_iptc = iptc.get(IPTC, "").encode("latin-1").decode("utf-8", "replace")
-                if {before.strip(), in_iptc.strip()} - {"", caption}:
-                    return "it has a different description"
-                if before == caption:
-                    return ""
-                image.modify_xmp({DESCRIPTION: {DEFAULT: caption}})
-                # other fields, in another character set, could no longer be read
-                readable = not iptc or iptc.items() >= CHARACTERS.items()
-                if readable and image.get_mime_type() in ("image/jpeg", "image/tiff"):
-                    image.modify_iptc({**CHARACTERS, IPTC: caption})
-                described = image.get_bytes()
-    except RuntimeError:  # all that it raises
-        return "takes no description: expected a JPEG, PNG, TIFF or WebP"
-    if not np.array_equal(read_picture(content), read_picture(described)):
-        return "would not be the same picture with a description"
-    with atomic(path) as file:
-        file.write(described)
-        Path(file.name).chmod(stat.S_IMODE(path.stat().st_mode))
-    return ""
-
-
-def _require_exiv2() -> None:
-    if importlib.util.find_spec("pyexiv2") is None:
-        cause = f"{install('describe')} installs it"
-        raise DataError("caption", "`describe`", "needs pyexiv2", "it to be installed", cause)
-
-
-SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, Descriptions, CsvTable)
+SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, CsvTable)
