@@ -41,7 +41,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test slow nightly fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+test slow nightly fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train

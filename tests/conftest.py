@@ -170,12 +170,6 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def plain_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The history in place of the curves that are drawn of it."""
-    commands.use_plain_curves(monkeypatch)
-
-
 @pytest.fixture(scope="session")
 def train_once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """``train_once(*options)``: a trained run, to read or to copy."""

@@ -182,7 +182,6 @@ def main() -> None:
     steps = 0
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         commands.use_few_pictures(patch)
-        commands.use_plain_curves(patch)
         for options in (STAGED, RANKED):
             found, whole = points(Path(folder, str(len(options))), options)
             for fault, error in zip(found, itertools.cycle(ERRORS), strict=False):

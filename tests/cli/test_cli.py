@@ -34,9 +34,7 @@ from xpcap.runs import saver
 from xpcap.runs.folder import FIRST, PROJECTION, RANKING, START_RANKING
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures(
-    "few_pictures", "plain_curves"
-)  # a page and its real curves are those of test_pages.py
+pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
 def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:

@@ -110,7 +110,6 @@ def test_the_run_refuses_features_of_another_projection(run: Run) -> None:
         evaluate_run(run, replace(data, projection=other), "val")
 
 
-@pytest.mark.usefixtures("plain_curves")
 def test_a_run_without_its_projection_says_so_and_resume_brings_it_back(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(KEPT / "run", folder)

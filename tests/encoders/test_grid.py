@@ -153,7 +153,6 @@ def test_grids_need_attention_and_attention_needs_grids(
     assert not Path("run").exists()
 
 
-@pytest.mark.usefixtures("plain_curves")
 @pytest.mark.parametrize(
     ("cell", "inject"), [("lstm", "attention"), ("gru", "attention+every-step")]
 )

@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
-from xpcap.report import curves
 from xpcap.runs import train
 from xpcap.shapes import generate
 
@@ -50,15 +49,6 @@ def _few(seed: int) -> CaptionData:
 def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
     """Training generates `few` pictures."""
     patch.setattr(train, "generate", few)
-
-
-def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
-    """In place of loss.png, the history that it would show."""
-
-    def draw(title: str, names: Any, history: Any) -> bytes:
-        return json.dumps(list(history), sort_keys=True).encode()
-
-    patch.setattr(curves, "_draw", draw)  # matplotlib takes half the time of a small training
 
 
 def failing(args: list[Any], *words: str, status: int = 1, left: tuple[str, ...] = ()) -> None:

@@ -35,7 +35,6 @@ class Runs:
                 shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
                 with pytest.MonkeyPatch.context() as patch, use_backend("numpy"):
                     commands.use_few_pictures(patch)
-                    commands.use_plain_curves(patch)
                     commands.good("train", "--out", folder / name, *options)
                 done.touch()
         return folder / name

@@ -155,7 +155,6 @@ def test_cell_of_a_program_is_that_of_its_paper_and_keeps_the_contract(
         check_cell(name)
 
 
-@pytest.mark.usefixtures("plain_curves")
 @pytest.mark.slow
 def test_commands_of_a_program_with_its_cell_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +283,7 @@ def put_files_that_the_docs_speak_of() -> None:
     assert CliRunner().invoke(main, arguments.split()).exit_code == 0
 
 
-@pytest.mark.usefixtures("verify_once", "plain_curves")
+@pytest.mark.usefixtures("verify_once")
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
 @pytest.mark.slow
 def test_commands_in_the_docs_run_in_their_order(

@@ -1,15 +1,13 @@
-"""Curves as charts and as a PNG, and captions below their pictures in one."""
+"""Curves as charts, and captions below their pictures in a PNG."""
 
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pages import HISTORY, NASTY, WITHOUT_VAL, decode, photo, scene
 from refusals import refuses
 
-from xpcap.report import CaptionedPicture, draw_captions, draw_loss
+from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.captions import MAX_LINES, wrap
 from xpcap.report.curves import BOTTOM, TOP, gradient_chart, training_charts
 
@@ -93,17 +91,6 @@ def test_the_last_of_too_many_lines_is_the_longest_that_fits_with_an_ellipsis(mo
     word = ("abcdefghij" * 10)[:most]
     lines = wrap(f"{word} " * 20, len, most)
     assert lines == [*[word] * (MAX_LINES - 1), f"{word[: max(0, most - 2)]} …"]
-
-
-@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], WITHOUT_VAL, []])
-def test_loss_png_is_a_small_picture_and_the_same_for_the_same_history(
-    history: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    draw_loss(tmp_path / "path.png", history)
-    draw_loss(str(tmp_path / "text.png"), iter(history))
-    first, second = ((tmp_path / name).read_bytes() for name in ("path.png", "text.png"))
-    assert first == second
-    assert decode(first).shape == (440, 680, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12])

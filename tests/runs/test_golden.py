@@ -184,7 +184,6 @@ def require_alike(found: Any, recorded: Any, where: str) -> None:
         assert found == recorded, where
 
 
-@pytest.mark.usefixtures("plain_curves")
 @pytest.mark.parametrize("name", list(OUTCOMES))
 def test_results_are_those_recorded(name: str, tmp_path: Path) -> None:
     found = json.loads(json.dumps(OUTCOMES[name](tmp_path)))

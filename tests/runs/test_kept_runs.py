@@ -42,8 +42,6 @@ from xpcap import open_data, open_run
 from xpcap.runs.folder import BEST, FIRST, PROJECTION, RANKING, START_RANKING
 from xpcap.safetensors_file import read_tensors
 
-pytestmark = pytest.mark.usefixtures("plain_curves")
-
 KEPT = Path(__file__).parent / "kept" / "earlier"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
 HOW: dict[str, list[str]] = {"greedy": ["--greedy"], "default": []}

@@ -3,14 +3,13 @@
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import use_plain_curves
 from refusals import Refusal, refusals, refuses
 from safetensors.numpy import load_file
 from trainings import VARIED, completed_for, data_set, of_roles, other, small, varied
@@ -86,7 +85,7 @@ def test_value_that_makes_no_sense_is_refused_where_it_is_given(refusal: Refusal
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, bytes]]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, bytes]]:
     """``trained(**options)``: tensors and histories of a run of both stages."""
     folder = tmp_path_factory.mktemp("runs")
     data = data_set(folder / "data.h5", train=24, val=8)
@@ -100,9 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
             content |= {path / name: x.tobytes() for name, x in load_file(path).items()}
         return {str(path.relative_to(out)): value for path, value in content.items()}
 
-    with pytest.MonkeyPatch.context() as patch:
-        use_plain_curves(patch)
-        yield train
+    return train
 
 
 @pytest.mark.parametrize("name", VARIED)

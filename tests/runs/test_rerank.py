@@ -19,7 +19,6 @@ from trainings import data_set
 
 pytest.importorskip("jinja2")
 
-import commands
 from commands import good
 from emulated import Emulator
 
@@ -36,8 +35,6 @@ from xpcap.runs.run import Run
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
 
-pytestmark = pytest.mark.usefixtures("plain_curves")
-
 SIZES: dict[str, Any] = {
     **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},
     **{"dropout": 0.2, "samples": 2},
@@ -53,7 +50,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("made")
     data = data_set(folder / "data.h5")
     with pytest.MonkeyPatch.context() as patch:
-        commands.use_plain_curves(patch)
         patch.setitem(PRESETS["score"], "lr", RATE)
         for name, score_epochs in (("ranked", 0), ("greedy", 0), ("staged", 2)):
             options = TrainOptions(data, score_epochs=score_epochs, **SIZES)

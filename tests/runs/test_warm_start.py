@@ -27,7 +27,7 @@ from xpcap.runs.config import Config
 from xpcap.runs.folder import save_parameters, write_projection
 from xpcap.runs.recipe import PRESETS
 
-pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
+pytestmark = pytest.mark.usefixtures("few_pictures")
 FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch
 
 

@@ -4,7 +4,6 @@ It knows no run: a caller gives numbers, texts and pictures. Open markup.py firs
 """
 
 from xpcap.report.captions import CaptionedPicture, draw_captions
-from xpcap.report.curves import draw_loss
 from xpcap.report.overlay import overlay
 from xpcap.report.text import columns, escape_control, signed
 
@@ -12,7 +11,6 @@ __all__ = [
     "CaptionedPicture",
     "columns",
     "draw_captions",
-    "draw_loss",
     "escape_control",
     "overlay",
     "signed",

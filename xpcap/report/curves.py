@@ -1,15 +1,12 @@
 """Curves: loss, perplexity and CIDEr-D by epoch, and gradients through time.
 
-A page draws a `Chart` as SVG; `draw_loss` writes loss.png.
+A page draws a `Chart` as SVG.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
-
-from xpcap.files import atomic
 
 WIDTH, HEIGHT = 400, 250  # of a chart, in its own units: at this width, pixels
 LEFT, TOP, RIGHT, BOTTOM = 52, 10, 388, 206  # the plot within it
@@ -117,58 +114,6 @@ def _course(history: History, key: str) -> str:
     best, value, word = best_point(history, key)
     turn = f", {word} {value:.2f} after epoch {best}" if best != last else ""
     return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
-
-
-def draw_loss(path: str | Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Write the loss by epoch, of training (with dropout) and of val, as PNG.
-
-    OSError : the file cannot be written.
-    """
-    png = _draw(*CURVES[0], list(history))
-    with atomic(Path(path)) as file:
-        file.write(png)
-
-
-class Palette(NamedTuple):
-    """Colours of a figure; frame.html has the same for pages."""
-
-    paper: str
-    ink: str
-    faint: str
-    train: str
-    val: str
-
-
-LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0", val="#b3402f")
-
-
-def _draw(title: str, names: Mapping[str, str], history: History) -> bytes:
-    import io
-
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(4.25, 2.75), layout="constrained")
-    axes = figure.subplots()
-    for line in _lines(history, names):
-        axes.plot(
-            *zip(*line.points, strict=True),
-            color=getattr(LIGHT, line.style),
-            label=line.name,
-            marker=".",
-        )
-    axes.set(xlabel="epoch", ylabel=title.lower())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=LIGHT.faint)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if ring := _ring(history, names):
-        *place, text = ring
-        axes.plot(*place, "o", color=LIGHT.ink, fillstyle="none", markersize=9, label=text)
-    if axes.lines:
-        axes.legend(frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return png.getvalue()
 
 
 # ---- Gradients through time

@@ -30,7 +30,6 @@ RANKING = "ranking.safetensors"  # where captions are ranked with the help of si
 START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
-LOSS = "loss.png"
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared

@@ -14,18 +14,16 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
-from xpcap.report import draw_loss
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     LAST,
-    LOSS,
     Checkpoint,
     check_scaling,
     digest,
     load_checkpoint,
     reserved,
 )
-from xpcap.runs.pages import whole_history, write_run_page
+from xpcap.runs.pages import write_run_page
 from xpcap.runs.plan import Stage, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
@@ -163,7 +161,6 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool
         evaluation = evaluate_run(run, data, "val")
     if current().group.rank == 0:
         with work(group=SINGLE):
-            draw_loss(folder / LOSS, whole_history(folder, records)[0])
             write_run_page(run, records, evaluation, data)
             write_run_card(run, evaluation, data)
     return Trained(run, evaluation)
