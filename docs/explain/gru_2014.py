@@ -14,11 +14,6 @@ class GRU2014(Cell):
     """The reset gate scales h before the product with Wn; xpcap's `gru` scales the product."""
 
     blocks, gates, memory_gate = "rzn", "rz", ("z", "h")
-    equations = (
-        "a = x Wx + b{term}                    (N, 3H), columns stacked r, z, n",
-        "r = sigmoid(a[:, :H] + h Wr);  z = sigmoid(a[:, H:2H] + h Wz)",
-        "n = tanh(a[:, 2H:] + (r * h) Wn);  h = z * h + (1 - z) * n",
-    )
     meanings: ClassVar = {
         "r": ("Reset gate", "the share of the state that the candidate is made from"),
         "z": ("Update gate", "the share of the state that stays"),

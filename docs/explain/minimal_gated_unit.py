@@ -13,11 +13,6 @@ class MinimalGatedUnit(Cell):
     """A single gate: it scales h before the product with Wn, and then updates it."""
 
     blocks, gates = "fn", "f"
-    equations = (
-        "a = x Wx + b{term}                    (N, 2H), columns stacked f, n",
-        "f = sigmoid(a[:, :H] + h Wf);  n = tanh(a[:, H:] + (f * h) Wn)",
-        "h = (1 - f) * h + f * n",
-    )
     meanings: ClassVar = {
         "f": ("Forget gate", "the share of the state that the candidate sees, and replaces"),
         "n": ("Candidate", "what the word offers the state"),

@@ -10,11 +10,6 @@ class MinimalGated(Cell):
     """The minimal gated unit, whose gate scales h before the product. Source: Zhou et al. 2016."""
 
     blocks, gates = "fn", "f"
-    equations = (
-        "a = x Wx + b{term}            (N, 2H), columns stacked f, n",
-        "f = sigmoid(a[:, :H] + h Wf);  n = tanh(a[:, H:] + (f * h) Wn)",
-        "h = (1 - f) * h + f * n",
-    )
 
     def shapes(self, W: int, H: int) -> dict[str, tuple[int, ...]]:
         return {"Wx": (W, 2 * H), "Wf": (H, H), "Wn": (H, H), "b": (2 * H,)}

@@ -208,7 +208,7 @@ class Inherited(LSTMCell):
 
 
 def test_fast_versions_and_texts_belong_to_their_equations() -> None:
-    for name in ("in_place", "gradient_in_place", "kernel", "equations", "memory_gate"):
+    for name in ("in_place", "gradient_in_place", "kernel", "memory_gate"):
         assert getattr(Inherited, name) == getattr(LSTMCell, name)
         for cell in (Doubled, Mixed):
             assert getattr(cell, name) == getattr(Pointwise, name) != getattr(LSTMCell, name)

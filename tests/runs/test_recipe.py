@@ -30,7 +30,6 @@ from xpcap.runs.recipe import (
     TRAINING,
     UNSTORED,
     SaveInterval,
-    table,
 )
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.work import work
@@ -274,14 +273,6 @@ def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
     config = completed_for(10).to_config()
     del config["clip"]
     assert Recipe.from_config(config, tmp_path).clip == 3.0
-
-
-def test_table_has_a_dash_where_the_objective_has_no_use_for_an_option() -> None:
-    first, second = completed_for(300), completed_for(300, start="run", objective="self-critical")
-    rows = {name: values for name, *values in table([first, second])}
-    assert rows["smoothing"] == ["0.0", "–"]
-    assert rows["samples"] == ["–", "5"]
-    assert not {"data", "out", "hidden", "neighbours", "objective"} & rows.keys()
 
 
 def test_a_run_that_starts_from_generated_pictures_is_named_by_them(

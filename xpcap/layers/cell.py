@@ -68,9 +68,6 @@ class Cell:
         Names of the arrays of a state, each (n, H). The first is h, the output.
     inputs : tuple of two str
         Names of the weight (W, G) and of the bias (G,) of a.
-    equations : tuple of str
-        Lines of a step's equations, for the model card. ``{term}`` stands for the terms that a
-        captioner adds to a.
     meanings : dict of str to tuple of str
         Of blocks and states by name: a title, and what it is, for the page of ``look``.
     memory_gate : tuple of str or None
@@ -85,7 +82,6 @@ class Cell:
     gates: str = ""
     states: tuple[str, ...] = ("h",)
     inputs: tuple[str, str] = ("Wx", "b")
-    equations: tuple[str, ...] = ()
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
     kernel: str = ""

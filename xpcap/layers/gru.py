@@ -26,11 +26,6 @@ class GRUCell(Pointwise):
     blocks, gates, scales_recurrence = "rzn", "rz", True
     saved: ClassVar = {"blocks": 3, "product": 3}
     product_buffer = "product"
-    equations = (
-        "a = x Wx + b{term};  p = h Wh            (N, 3H), columns stacked r, z, n",
-        "r, z = sigmoid((a + p)[:, :2H]);  n = tanh(a[:, 2H:] + r * p[:, 2H:])",
-        "h = (1 - z) * n + z * h",
-    )
     meanings: ClassVar = {
         "r": ("Reset gate", "the share of the state that the candidate is made from"),
         "z": ("Update gate", "the share of the state that stays"),

@@ -30,11 +30,6 @@ class LSTMCell(Pointwise):
     blocks, gates, kernel = "ifog", "ifo", "lstm_gates"
     states, product_buffer = ("h", "c"), "blocks"
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
-    equations = (
-        "a = x Wx + h Wh + b{term}            (N, 4H), columns stacked i, f, o, g",
-        "i, f, o = sigmoid(a[:, :3H]);  g = tanh(a[:, 3H:])",
-        "c = f * c + i * g;  h = o * tanh(c)",
-    )
     meanings: ClassVar = {
         "i": ("Input gate", "the share of the candidate g that goes into the cell"),
         "f": ("Forget gate", "the share of the cell that stays"),

@@ -76,7 +76,7 @@ class Pointwise(Cell):
     scales_recurrence = False
 
     def __init_subclass__(cls) -> None:
-        """Let a class run its equations, or those it inherits, without fast versions or texts of others.
+        """Let a class run its equations, or those it inherits, without fast versions or a gate of others.
 
         A fast version belongs to the equations of its class, or of one further up: a mixin's
         `equation` leaves it behind as one of the class itself does.
@@ -89,9 +89,8 @@ class Pointwise(Cell):
         for name in ("in_place", "gradient_in_place", "kernel"):
             if owner(name) > equations:
                 setattr(cls, name, getattr(Pointwise, name))
-        for name in ("equations", "memory_gate"):
-            if owner(name) > owner("equation"):
-                setattr(cls, name, vars(Cell)[name])
+        if owner("memory_gate") > owner("equation"):
+            cls.memory_gate = None
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """The pointwise half of a step.

@@ -21,7 +21,6 @@ class RNNCell(Pointwise):
     """The pointwise half of an RNN step: a = x @ Wx + b, r = h_prev @ Wh."""
 
     blocks, product_buffer, kernel = "h", "h", "rnn_cell"
-    equations = ("h = tanh(x Wx + h Wh + b{term})",)
     meanings: ClassVar = {
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }

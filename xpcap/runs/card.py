@@ -1,26 +1,20 @@
-"""Model card, README.md in Hugging Face's format, and the strip of pictures in it.
+"""README.md of a run, as a model hub shows it: what it is, its use, scores, data, limits and files.
 
-card.md.jinja is the card. All text that it prints is escaped, but for what a filter marks as ours or
-shows as code: text of the data is only ever code, so that none of it is Markdown, HTML or YAML.
+Text of the data is only ever code in it, so that none of it is Markdown, HTML or YAML.
 """
 
-import functools
-import io
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from xpcap.data import CaptionData
-from xpcap.data.dataset import Source
-from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary
+from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import ENCODERS
 from xpcap.errors import install
-from xpcap.files import atomic, write_text
-from xpcap.models import ModelConfig
+from xpcap.files import write_text
 from xpcap.report.text import NOTHING, escape_control
 from xpcap.runs.config import Config
 from xpcap.runs.folder import (
@@ -39,178 +33,127 @@ from xpcap.runs.folder import (
     VOCAB,
     cell_title,
 )
-from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
-from xpcap.runs.recipe import table
-from xpcap.runs.records import PictureCaption
+from xpcap.runs.pages import PAGE
 from xpcap.runs.run import Run, provenance_text
 from xpcap.runs.scores import Scores
 from xpcap.shapes import is_generated
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-CARD, EXAMPLES = "README.md", "examples.jpg"
-SHOWN = 3  # pictures in EXAMPLES
-SIDE, GAP, QUALITY = 256, 8, 90  # pixels of a picture's longer side, and between two; of the JPEG
-LONGEST, MAX_FILES = 200, 20  # characters of a name or caption; caption files named
-MEANINGS = {
-    "W_proj": "image feature to state",
-    "b_proj": "its bias",
-    "W_embed": "word vectors, one row per word",
-    "Wx": "word vector to pre-activation",
-    "Wh": "state to pre-activation",
-    "b": "bias of the pre-activation",
-    "W_vocab": "state to a logit a word",
-    "b_vocab": "its bias",
-    "W_image": "projected image to pre-activation, at every step",
-    "Wattn": "attended regions to pre-activation",
-    "feature_scaling.mean": "subtracted from a feature",
-    "feature_scaling.scale": "then divides it",
+CARD = "README.md"
+LONGEST, MAX_FILES = 200, 20  # characters of a name; caption files named
+FILES = {  # that a run folder may have, and their content, in Markdown
+    BEST: "the parameters of the epoch that captions come from, and its record",
+    CONFIG: "options, versions, and where data and pictures lay on the machine that trained",
+    VOCAB: "the words; row k of `W_embed` is the k-th",
+    PROJECTION: "the PCA that features go through; needed with the parameters",
+    RANKING: "index of the training photos with their names and captions, and the fitted weights;"
+    " without it captions are greedy",
+    START_RANKING: "after a head start: the ranking of the run that it started from",
+    HISTORY: "one line per epoch; epoch 0 is the run that training started from",
+    TIMES: "seconds of each epoch",
+    PAGE: "page with curves and captions; it shows pictures of the data",
+    CARD: "model card",
+    LAST: "the state that training resumes from; nothing else needs it",
+    f"{FIRST}/": "run folder of the first stage, if there are two; captions do not need it",
+    DATA: "the data of a run on generated pictures",
+    f"{PICTURES}/": "val pictures of such a run",
+    LOCK: "empty; held by the process that trains, so that no second one can train in the folder",
 }
+TEXT = """\
+---
+{front}
+---
 
+<!-- Written by xpcap when training ends, and rewritten when training continues. -->
+# {name}
 
-class RunFile(NamedTuple):
-    """A file, or folder, that a run folder may have."""
+An image captioner: {cell} of {model.hidden:,} units writes a caption word by word. It has {size:,} parameters, and was
+trained with xpcap, a library for NumPy and CuPy. {provenance}
 
-    name: str
-    content: str  # in Markdown
-    in_card: bool = True  # the model card names it
+## Use
 
+{use}
 
-FILES = (
-    RunFile(BEST, "the parameters of the epoch that captions come from, and its record"),
-    RunFile(
-        CONFIG, "options, versions, and where data and pictures lay on the machine that trained"
-    ),
-    RunFile(VOCAB, "the words; row k of `W_embed` is the k-th"),
-    RunFile(PROJECTION, "the PCA that features go through; needed with the parameters"),
-    RunFile(
-        RANKING,
-        "index of the training photos with their names and captions, and the fitted weights;"
-        " without it captions are greedy",
-    ),
-    RunFile(
-        START_RANKING,
-        "after a head start: the ranking of the run that it started from",
-        in_card=False,
-    ),
-    RunFile(HISTORY, "one line per epoch; epoch 0 is the run that training started from"),
-    RunFile(TIMES, "seconds of each epoch", in_card=False),
-    RunFile(PAGE, "page with curves and captions; it shows pictures of the data"),
-    RunFile(CARD, "model card", in_card=False),
-    RunFile(EXAMPLES, "the pictures of the model card"),
-    RunFile(LAST, "the state that training resumes from; nothing else needs it"),
-    RunFile(
-        f"{FIRST}/",
-        "run folder of the first stage, if there are two; captions do not need it",
-        in_card=False,
-    ),
-    RunFile(DATA, "the data of a run on generated pictures", in_card=False),
-    RunFile(f"{PICTURES}/", "val pictures of such a run", in_card=False),
-    RunFile(
-        LOCK,
-        "empty; held by the process that trains, so that no second one can train in the folder",
-        in_card=False,
-    ),
+## Scores
+
+{scores}
+
+## Data and licences
+
+{data}
+- xpcap: MIT
+- This model: not stated. Before you publish it, choose a licence that those of the data allow, and set `license` at
+  the top
+
+## Limits
+
+{limits}
+- It knows {words:,} words and writes no other.
+- Do not rely on a caption where a wrong one does harm.
+
+## Files
+
+{files}
+"""
+USE = """\
+In a clone of xpcap, with this folder as RUN:
+
+    {install}
+    xpcap caption RUN picture.jpg
+
+```python
+from xpcap import open_captioner
+
+print(open_captioner("RUN").caption("picture.jpg").caption)
+```"""
+NO_USE = (
+    "The data came with features, without the encoder that made them: this run captions the pictures"
+    " of such data, no photographs."
 )
+DRAWN = """\
+- It describes drawings of coloured shapes on a light ground, and nothing else; of a photograph it writes nonsense."""
+PHOTOS = """\
+- It describes what its training pictures show. Of other pictures it writes captions that read well and are wrong.
+- It repeats what people wrote about people, wrong guesses and stereotypes included."""
 
 
-class Markdown(str):
-    """Text that is Markdown of ours."""
-
-    __slots__ = ()
-
-
-def code(text: str) -> Markdown:
+def code(text: str) -> str:
     """Untrusted text as a Markdown code span on one line, cut if long."""
     shown = escape_control(text, LONGEST).strip() or NOTHING
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if "`" in (shown[0], shown[-1]) else ""
-    return Markdown(f"{fence}{pad}{shown}{pad}{fence}")
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> None:
-    """Write the model card of a finished run, and a strip of captioned pictures if it is scored.
-
-    Equal runs give equal bytes.
+    """Write README.md of a finished run. Equal runs give equal bytes.
 
     evaluation : the run's scores; None: not scored
     data : that it was trained on
-    OSError : a file cannot be written.
+    OSError : the file cannot be written.
     """
-    folder, config, model, source = run.path, run.config, run.model.config, run.source
-    stages = [config]
-    if (folder / FIRST / CONFIG).is_file():
-        stages.insert(0, Config.read(folder / FIRST))
-    start = stages[0].recipe.start
-    chosen = {
-        "the epoch": config.recipe.select in ("cider", "loss"),
-        "the weights of the ranking": run.ranker is not None,
-    }
-    captions = evaluation.spread(count=SHOWN) if evaluation else []
-    shown = _write_examples(folder / EXAMPLES, captions, picture_finder(run, source))
-    encoder = ENCODERS.get((source.encoder or "").partition(":")[0])
-    text = _template().render(
-        run=run,
-        config=config,
-        model=model,
-        source=source,
-        scores=evaluation,
-        front=_front_matter(run, evaluation),
-        cell=cell_title(model.cell),
+    encoder = ENCODERS.get((run.source.encoder or "").partition(":")[0])
+    use = USE.format(
+        install=install(encoder.extra) if encoder and encoder.extra else "pip install ."
+    )
+    there = [name for name in FILES if name != CARD and (run.path / name).exists()]
+    text = TEXT.format(
+        front="\n".join(_front_matter(run, evaluation)),
+        name=code(run.name),
+        cell=cell_title(run.model.config.cell),
+        model=run.model.config,
+        size=run.model.size,
         provenance=provenance_text(run, quote=lambda start: code(Path(start).name)),
-        captions=captions,
-        shown=shown,
-        examples=EXAMPLES,
-        install=install(encoder.extra) if encoder and encoder.extra else "",
-        caption_files=_caption_files(source),
-        max_files=MAX_FILES,
-        splits=_splits(data, run.vocabulary),
+        use=use if run.source.encoder else NO_USE,
+        scores="\n".join(_scores(run, evaluation)),
+        data="\n".join(f"- {line}" for line in _data(run, data)),
+        limits=DRAWN if is_generated(run.source) else PHOTOS,
         words=len(run.vocabulary) - len(SPECIAL),
-        special=len(SPECIAL),
-        tokeniser=TOKENISATION,
-        start=(Path(start).name, str(stages[0].start_digest)) if start else None,
-        stages=stages,
-        options=table([stage.recipe for stage in stages]),
-        chosen=[what for what, did in chosen.items() if did],
-        tensors=_tensors(run),
-        step=_step(model),
-        drawn=is_generated(source),
-        licence=encoder.licence if encoder else "not stated in the dataset file",
-        best=BEST,
-        options_file=CONFIG,
-        files=[file for file in FILES if file.in_card and (folder / file.name).is_file()],
+        files="\n".join(f"- `{name}`: {FILES[name]}" for name in there),
     )
-    write_text(folder / CARD, text)
+    write_text(run.path / CARD, text)
 
 
-@functools.cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(  # noqa: S701 - it is Markdown
-        finalize=_escape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"code": code, "ours": Markdown}
-    text = resources.files("xpcap.report").joinpath("card.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text)
-
-
-def _escape(value: object) -> object:
-    """Text without Markdown or HTML in it, also within a table; other values as they are."""
-    if not isinstance(value, str) or isinstance(value, Markdown):
-        return value
-    return re.sub(r"[\\`*_\[\]<>&|#~$]", lambda sign: f"&#{ord(sign[0])};", escape_control(value))
-
-
-# ---- Parts of a card
-
-
-def _front_matter(run: Run, scores: Scores | None) -> Markdown:
+def _front_matter(run: Run, scores: Scores | None) -> Iterator[str]:
     """The fields that a hub looks for: each value as JSON, which is YAML."""
     fields: dict[str, Any] = {
         "license": "unknown",
@@ -225,8 +168,7 @@ def _front_matter(run: Run, scores: Scores | None) -> Markdown:
         and math.isfinite(value := result.scored.corpus.get(hub.score, math.nan))
     ]
     if scores and measured:
-        stem = run.source.generated or run.config.data.stem
-        data = escape_control(stem, LONGEST)
+        data = escape_control(run.source.generated or run.config.data.stem, LONGEST)
         result = {
             "task": {"type": "image-to-text", "name": "image captioning"},
             "dataset": {"type": data, "name": data, "split": escape_control(scores.split)},
@@ -234,92 +176,54 @@ def _front_matter(run: Run, scores: Scores | None) -> Markdown:
         }
         fields["metrics"] = [metric["type"] for metric in measured]
         fields["model-index"] = [{"name": escape_control(run.name, LONGEST), "results": [result]}]
-    lines = (
-        f"{name}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-        for name, value in fields.items()
+    for name, value in fields.items():
+        yield f"{name}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+
+
+def _scores(run: Run, scores: Scores | None) -> Iterator[str]:
+    if scores is None:
+        yield "None: the data has no val split."
+        return
+    yield (
+        f"Captions of the {scores.n:,} pictures of {code(scores.split)}, {_plain(scores.decoding)}."
+        " ± is half of the 95 % interval, over pictures.\n"
     )
-    return Markdown("\n".join(lines))
+    yield "| score | captions | ± | people | how it is measured |\n|---|---|---|---|---|"
+    for row in scores.rows():
+        cells = row.title, row.value, row.width.removeprefix("± "), row.human, row.protocol
+        yield f"| {' | '.join(map(_plain, cells))} |"
+    yield f"\nPeople: {_plain(scores.human_protocol)}."
+    chosen = ["the epoch"] if run.config.recipe.select in ("cider", "loss") else []
+    chosen += ["the weights of the ranking"] if run.ranker is not None else []
+    if chosen:
+        yield f"The val split also chose {' and '.join(chosen)}: expect lower scores on new pictures."
 
 
-def _caption_files(source: Source) -> list[str]:
-    """Names of the files that captions came from."""
-    files = source.record.get("captions")
-    return [str(file) for file in files] if isinstance(files, list) else []
-
-
-def _splits(
-    data: CaptionData, vocabulary: Vocabulary
-) -> Iterator[tuple[str, int, int, float | None]]:
-    """Name, pictures and captions of each split, and the share of their words that is unknown.
-
-    None: it has no words, or its words are not the model's, as after a warm start.
-    """
-    words = data.vocabulary
-    same = words.idx_to_word == vocabulary.idx_to_word
-    for name, split in sorted(data.splits.items()):
-        ids = split.captions
-        inside = int(words.is_word(ids).sum())
-        unknown = float((ids == words.unk).sum() / inside) if same and inside else None
-        yield name, len(split.images), len(ids), unknown
-
-
-def _tensors(run: Run) -> list[tuple[str, str, str]]:
-    shapes: dict[str, tuple[int, ...]] = dict(run.model.config.shapes())
-    if run.scaling.mean is not None:
-        size = run.model.config.feature_shape[-1:]
-        shapes |= {f"feature_scaling.{name}": size for name in ("mean", "scale")}
-    return [
-        (name, " × ".join(map(str, shape)), MEANINGS.get(name, "of the cell"))
-        for name, shape in shapes.items()
-    ]
-
-
-def _step(model: ModelConfig) -> list[str]:
-    """The equations of a step, a line each; none if the cell tells none."""
-    cell, term = model.recurrent, " + h0 W_image" if model.every_step else ""
-    if not cell.equations:
-        return []
-    _, *others = cell.states
-    if model.attends:
-        states = " = ".join(("h", *others))
-        start = [
-            f"A = features W_proj + b_proj;  h0 = mean of A over regions;  {states} = h0",
-            "context = softmax(A h / sqrt(H)) A",
-        ]
-        term += " + context Wattn"
+def _data(run: Run, data: CaptionData) -> Iterator[str]:
+    source, name = run.source, code(run.config.data.name)
+    listed = source.record.get("captions")
+    files = [str(file) for file in listed] if isinstance(listed, list) else []
+    more = f" and {len(files) - MAX_FILES} more" if len(files) > MAX_FILES else ""
+    if is_generated(source):
+        yield f"Data: {name}, drawn by xpcap ({code(str(source.generated))}, seed {source.seed})"
     else:
-        zeros = "".join(f";  {name} = 0" for name in others)
-        start = [f"h0 = feature W_proj + b_proj;  h = h0{zeros}"]
-    lines = [line.format(term=term) for line in cell.equations]
-    return [*start, *lines, "logits = h W_vocab + b_vocab"]
+        captions = (
+            f", captions from {', '.join(map(code, files[:MAX_FILES]))}{more}" if files else ""
+        )
+        yield f"Data: {name}{captions}. Its licence is not stated in the dataset file"
+    for split, content in sorted(data.splits.items()):
+        counts = f"{len(content.images):,} pictures, {len(content.captions):,} captions"
+        yield f"Split {code(split)}: {counts}"
+    first = run.path / FIRST
+    start = (Config.read(first) if (first / CONFIG).is_file() else run.config).recipe.start
+    if start:
+        yield f"Training started from the run {code(Path(start).name)}, and so from its data too"
+    encoder = ENCODERS.get((source.encoder or "").partition(":")[0])
+    features = "given; no encoder is recorded" if source.encoder is None else code(source.encoder)
+    licence = encoder.licence if encoder else "not stated in the dataset file"
+    yield f"Features: {features}. Licence of the encoder's weights: {_plain(licence)}"
 
 
-# ---- The picture
-
-
-def _write_examples(
-    path: Path, captions: Sequence[PictureCaption], find_picture: PictureFinder
-) -> list[PictureCaption]:
-    """Write the captioned pictures that are at hand side by side, and return their captions."""
-    from PIL import Image, ImageOps
-
-    examples = [
-        (caption, picture)
-        for caption in captions
-        if (picture := find_picture(caption.image)) is not None
-    ]
-    if not examples:
-        path.unlink(missing_ok=True)  # of an earlier training
-        return []
-    strip = Image.new("RGB", (len(examples) * (SIDE + GAP) - GAP, SIDE), "white")
-    for column, (_, picture) in enumerate(examples):
-        enlarged = max(picture.shape[:2]) < SIDE
-        method = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-        small = ImageOps.contain(Image.fromarray(picture), (SIDE, SIDE), method)
-        left = column * (SIDE + GAP) + (SIDE - small.width) // 2
-        strip.paste(small, (left, (SIDE - small.height) // 2))
-    content = io.BytesIO()
-    strip.save(content, format="jpeg", quality=QUALITY, optimize=True)
-    with atomic(path) as file:
-        file.write(content.getvalue())
-    return [caption for caption, _ in examples]
+def _plain(text: str) -> str:
+    """Text without Markdown or HTML in it, also within a table."""
+    return re.sub(r"[\\`*_\[\]<>&|#~$]", lambda sign: f"&#{ord(sign[0])};", escape_control(text))

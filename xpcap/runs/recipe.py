@@ -7,7 +7,7 @@ of the docs come from here.
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,8 +46,6 @@ AFTER = "after"  # what follows it
 UNSTORED = "unstored"  # without effect on the result, and not in the config
 
 FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # when training goes on
-CARD_ROLES = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
-LAST_ROWS = ("smoothing", "samples", "sharpen", "select", "patience", "seed")  # of the model card
 
 MAX_COUNT = 10**6  # of any size or count: a larger one is a mistake
 MIN_STEPS = {"few": 1700, "many": 1200}
@@ -305,21 +303,6 @@ def different(recipe: Recipe, other: Recipe, roles: Collection[str]) -> list[str
         for name, entry in OPTIONS.items()
         if entry.role in roles and getattr(recipe, name) != getattr(other, name)
     ]
-
-
-def table(recipes: Sequence[Recipe]) -> list[list[str]]:
-    """Rows of the options that decide the parameters: name, and value of each stage's recipe.
-
-    A dash stands where the objective has no use for the option.
-    """
-    names = [name for name, entry in OPTIONS.items() if entry.role in CARD_ROLES]
-    names.sort(key=lambda name: LAST_ROWS.index(name) + 1 if name in LAST_ROWS else 0)
-    return [[name, *(_value(recipe, name) for recipe in recipes)] for name in names]
-
-
-def _value(recipe: Recipe, name: str) -> str:
-    unused = OPTIONS[name].role in {*OBJECTIVES} - {recipe.objective}
-    return "–" if unused else str(getattr(recipe, name))
 
 
 def _stored_path(path: str | Path | None, out: str | Path | None) -> str:
