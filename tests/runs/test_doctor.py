@@ -21,8 +21,7 @@ from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.dataset import Source
 from xpcap.layers import CELLS
-from xpcap.layers.lstm import LSTMCell
-from xpcap.models.config import INJECT, OWN
+from xpcap.models.config import INJECT
 from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
 from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
 from xpcap.runs.folder import HISTORY, read_history, write_lines
@@ -249,18 +248,6 @@ def test_a_limit_below_the_references_length_is_blamed_on_the_limit() -> None:
     assert "`max_words`" in found.text
 
 
-def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> None:
-    train = DATA.splits["train"]
-    same = replace(train, captions=np.repeat(train.captions[:1], len(train.captions), axis=0))
-    data = replace(DATA, splits={**DATA.splits, "train": same})
-    found = judged(replace(spoiled(healthy(), blind), data=data))
-    assert (found["alike"].verdict, found["alike"].value) == ("bad", 1)
-    assert "All or most training captions are the same" in found["alike"].text
-    assert found["features"].verdict == "bad"
-    assert "training captions are the same" in found["features"].text
-    assert "belong together" not in found["features"].text
-
-
 @pytest.mark.parametrize(
     ("prepared", "advice"),
     [
@@ -305,11 +292,6 @@ def _of_few_words() -> Case:
 
 def blind(params: dict[str, np.ndarray]) -> None:
     params["W_proj"].fill(0)
-
-
-def grow(params: dict[str, np.ndarray]) -> None:
-    for name in params.keys() - set(OWN):  # the cell's
-        params[name] = params[name] * 100
 
 
 @each_model
@@ -372,34 +354,6 @@ def test_a_model_that_memorises_a_few_captions_has_overfitted() -> None:
     assert f"the run keeps epoch {losses.index(min(losses)) + 1}" in found.text
 
 
-@each_model
-def test_weights_that_grew_too_large_saturate_the_cell(kind: tuple[str, str]) -> None:
-    found = judged(spoiled(healthy(*kind), grow))["gates"]
-    assert found.verdict == "bad"
-    assert found.value is not None
-    assert found.value > 0.95 > 0.8 > (judged(healthy(*kind))["gates"].value or 1)
-
-
-def test_a_learning_rate_that_is_far_too_high_saturates_the_cell() -> None:
-    found = judged(trained(DATA, lr=1.0))["gates"]
-    assert found.verdict == "bad"
-    assert "`lr`" in found.text
-
-
-def test_activations_are_the_gates_of_the_steps_taken() -> None:
-    """Of a caption of two words and END, three rows; the first from h0 and <START>."""
-    model = healthy().run.model
-    val, p = DATA.splits["val"], model.params
-    caption = DATA.vocabulary.encode(["red dog"], 5)
-    found = model.activations(val.features[:1], caption)
-    h0 = val.features[0] @ p["W_proj"] + p["b_proj"]
-    a = p["W_embed"][caption[0, 0]] @ p["Wx"] + p["b"] + h0 @ p["Wh"]
-    for name, pre in zip("ifo", a.reshape(4, -1), strict=False):
-        values = found[f"gate {name}"].values
-        assert values.shape == (3, 32)
-        np.testing.assert_allclose(values[0], 1 / (1 + np.exp(-pre)), rtol=1e-4)
-
-
 # The table
 
 
@@ -427,16 +381,15 @@ def test_each_symptom_has_a_title_two_limits_and_advice() -> None:
         assert re.fullmatch(r"[A-Z].*\.", advice), f"symptom {row.name} advises {advice!r}"
 
 
-def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One picture cannot be exchanged for another, and a cell may leave out where its gates are."""
-    monkeypatch.setitem(CELLS, "lstm", type("Ungated", (LSTMCell,), {"gates": ""})())
+def test_what_cannot_be_measured_is_unknown() -> None:
+    """One picture cannot be exchanged for another."""
     val = DATA.splits["val"]
     one = replace(val, captions=val.captions[:2], image_idxs=val.image_idxs[:2], text=HUMAN[:1] * 2)
     data = CaptionData(DATA.vocabulary, {"val": one})
     scores = score_captions(data, "val", {"val0": "a red dog"})
     found = judged(replace(healthy(), scores=scores, data=data))
     unknown = {name for name, one in found.items() if one.verdict == "unknown"}
-    assert {"alike", "features", "unseen_bigrams", "bad_endings", "gates"} <= unknown
+    assert {"features", "unseen_bigrams", "bad_endings"} <= unknown
     assert not {"variety", "length", "vocabulary"} & unknown
     assert "no train split" in found["unseen_bigrams"].text
     assert "no train split" in found["bad_endings"].text
@@ -477,9 +430,6 @@ def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
     evaluation = evaluate_run(opened)
     found = examine_run(opened, evaluation)
     assert [one.name for one in found] == NAMES
-    assert found[0].verdict == "ok"
-    other = replace(opened, config=replace(opened.config, data_stamp="another's"))
-    assert examine_run(other, evaluation, run / "data.h5")[0].verdict == "unknown"
     few = replace(evaluation, captions=evaluation.captions[1:])
     with refuses(
         ValueError, function="examine_run", got="is not of the 14 of val", expected="a caption for"

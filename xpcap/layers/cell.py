@@ -63,7 +63,7 @@ class Cell:
         A letter for each block of H columns in a, as they are stacked. Arrays of a step's cache
         under these names are the gates that `CaptioningRNN.trace` and ``look`` show.
     gates : str
-        Those of them that the logistic function makes gates, in 0..1. The doctor watches them.
+        Those of them that the logistic function makes gates, in 0..1. `look` shows their saturation.
     states : tuple of str
         Names of the arrays of a state, each (n, H). The first is h, the output.
     inputs : tuple of two str

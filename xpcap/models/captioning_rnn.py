@@ -9,7 +9,6 @@ from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.cell import Activation
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.batch import (
     Batch,
@@ -413,30 +412,6 @@ class CaptioningRNN(Captioner):
         attention = self._network().forward(part).image.attention
         assert attention is not None
         return part.unpack(to_numpy(attention.weights))
-
-    @in_turn
-    def activations(self, features: Array | FeatureRows, captions: Array) -> dict[str, Activation]:
-        """The cell's nonlinearities on given captions, without dropout.
-
-        Parameters
-        ----------
-        features : array (N, D), with attention (N, P, D), or FeatureRows
-            As in `loss`.
-        captions : array (N, T+1), int
-            As in `loss`.
-
-        Returns
-        -------
-        activations : dict of str to Activation
-            By live (caption, step), on the model's device; empty for a cell that names none.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in `loss`.
-        """
-        part = self._part("activations", Batch(features, captions))
-        return self.config.recurrent.activations(self._network().forward(part).cell)
 
     @in_turn
     def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
@@ -29,7 +28,6 @@ from xpcap.runs.run import Run, provenance
 from xpcap.runs.scores import Scores
 from xpcap.training.evaluate import teacher_forced
 
-MAX_TRAINING_CAPTIONS = 1000  # that are compared
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small values are bad
 
@@ -56,21 +54,6 @@ class Case:
     def encoded(self) -> CaptionData:
         """The split alone, encoded with the run's vocabulary."""
         return self.data.encoded_with(self.run.vocabulary, self.scores.split, self.references)
-
-    @cached_property
-    def training_captions(self) -> list[bytes]:
-        """A sample of the captions that the run learnt from; empty: they are not in this data."""
-        if "train" not in self.data.splits or self.run.config.data_stamp != self.data.fingerprint:
-            return []
-        captions = self.data.split("train").captions
-        numbers = evenly_spaced(len(captions), MAX_TRAINING_CAPTIONS).tolist()
-        return [np.asarray(captions[i]).tobytes() for i in numbers]
-
-    @cached_property
-    def mode_share(self) -> float:
-        """Share of the most frequent of the training captions at hand."""
-        counts = Counter(self.training_captions)
-        return max(counts.values(), default=0) / max(counts.total(), 1)
 
     @cached_property
     def missing_words(self) -> Counter[str]:
@@ -220,28 +203,6 @@ def examine_run(
 # Symptoms in captions
 
 
-# Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
-# each is a large share. A feature cannot help where the symptom is worth a check.
-MAX_MODE_SHARE = 0.5
-
-
-@symptom(
-    "share of the most frequent training caption, among at most 1,000",
-    check=MAX_MODE_SHARE,
-    bad=0.9,
-    cause="one text for every picture: the pictures teach nothing",
-)
-def alike(case: Case) -> Finding:
-    if not case.training_captions:
-        raise UnmeasurableError("The captions that the run learnt from are not in this data.")
-    return Finding(
-        case.mode_share,
-        f"The most frequent training caption is {case.mode_share:.1%} of those looked at.",
-        "All or most training captions are the same, and the model learns to repeat it for every"
-        " picture. Train on captions that describe each picture.",
-    )
-
-
 # Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
 # features 1.00.
 @symptom(
@@ -270,20 +231,13 @@ def features(case: Case) -> Finding:
         for data in (case.encoded, mixed)
     )
     ratio = math.exp(min((wrong.loss - right.loss) * right.n / max(right.tokens, 1), 700.0))
-    same_captions = (
-        "The captions hardly depend on the picture, as the training captions are the same: see"
-        " above."
-    )
-    mixed_up = (
-        "The captions hardly depend on the picture. Check that features and names of pictures"
-        " belong together and that features differ from picture to picture, train with"
-        " `feature_scaling` standardize, and for more epochs."
-    )
     return Finding(
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
-        same_captions if case.mode_share > MAX_MODE_SHARE else mixed_up,
+        "The captions hardly depend on the picture. Check that features and names of pictures"
+        " belong together and that features differ from picture to picture, train with"
+        " `feature_scaling` standardize, and for more epochs.",
     )
 
 
@@ -303,9 +257,8 @@ def variety(case: Case) -> Finding:
         share / human,
         f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {mode!r}, is"
         f" said {times:,} times.",
-        "The model has collapsed to a few general captions. See the checks of training captions"
-        " and features; if they are fine, train for more epochs, or with a lower"
-        " `lr` if the loss jumps.",
+        "The model has collapsed to a few general captions. See the check of features; if"
+        " it is fine, train for more epochs, or with a lower `lr` if the loss jumps.",
     )
 
 
@@ -533,34 +486,4 @@ def overfitting(case: Case) -> Finding:
         else f"Validation loss was lowest in the last epoch, {last['epoch']}.",
         by_heart if last_train <= best_train else diverging,
         limits=(0.10, 0.25) if "val_cider" in last else None,
-    )
-
-
-# Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated
-# pictures; with all weights three times as large 0.72 to 0.88, ten times 0.91 to 0.96. On toy data
-# learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and worse captions.
-@symptom(
-    "gates, or units of an RNN, at the ends of their range",
-    check=0.8,
-    bad=0.95,
-    cause="a high `lr`, unscaled features",
-)
-def gates(case: Case) -> Finding:
-    split = case.scores.split
-    rows = evenly_spaced(len(case.encoded.split(split).captions), 256)  # millions of activations
-    activations = case.run.model.activations(*case.encoded.minibatch(split, rows))
-    if not activations:
-        raise UnmeasurableError("The cell does not say where its gates are.")
-    shares = {
-        name: float(to_numpy(((values < low) | (values > high)).mean()))
-        for name, (values, low, high) in activations.items()
-    }
-    share = sum(shares.values()) / len(shares)
-    parts = ", ".join(f"{name} {part:.1%}" for name, part in shares.items())
-    return Finding(
-        share,
-        f"{share:.1%} of the cell's activations are so near an end of their range that hardly any"
-        f" gradient passes ({parts}).",
-        "Such a cell has stopped learning. Train with a lower `lr` and a lower `clip`, and with"
-        " `feature_scaling` standardize if features are large.",
     )
