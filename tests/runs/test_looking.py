@@ -3,11 +3,9 @@ encoder sees.
 """
 
 import base64
-import importlib.util
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,13 @@ from photos import PREPARE, photos
 from refusals import Refusal, refusals
 
 from xpcap import open_run, runs
-from xpcap.encoders import Area, TimmEncoder, grid_area
-from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
+from xpcap.encoders import Area, grid_area
+from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
 
 Image = pytest.importorskip("PIL.Image")
 
-needs_timm = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None, reason="the extra `timm` is not installed"
-)
 RNG = np.random.default_rng(0)
 SETTINGS = "--inject attention --hidden 8 --wordvec 6 --epochs 1 --score-epochs 0".split()
 
@@ -180,64 +175,6 @@ def test_a_veil_is_of_weights_and_a_picture(refusal: Refusal) -> None:
     refusal.check({"grey": grey, "np": np, "overlay": overlay}, "overlay({})")
 
 
-def cropped(picture: np.ndarray) -> np.ndarray:
-    """As most networks want it: the shorter side to 64 pixels, and the middle 56 x 56 of that."""
-    height, width = (round(side * 64 / min(picture.shape[:2])) for side in picture.shape[:2])
-    scaled = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-    top, left = (height - 56) // 2, (width - 56) // 2
-    return scaled[top : top + 56, left : left + 56]
-
-
-def padded(picture: np.ndarray) -> np.ndarray:
-    """The longer side to 64 pixels, and black around it."""
-    height, width = (round(side * 64 / max(picture.shape[:2])) for side in picture.shape[:2])
-    sheet = np.zeros((64, 64, 3), np.uint8)
-    top, left = (64 - height) // 2, (64 - width) // 2
-    sheet[top : top + height, left : left + width] = Image.fromarray(picture).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
-    return sheet
-
-
-def squashed(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((64, 48), Image.Resampling.BICUBIC))
-
-
-@pytest.mark.parametrize(
-    ("transform", "size", "area"),
-    [
-        (squashed, (300, 200), WHOLE_PICTURE),
-        (cropped, (400, 400), (0.0625, 0.0625, 0.9375, 0.9375)),
-        (cropped, (400, 800), (0.0625, 0.28125, 0.9375, 0.71875)),
-        (padded, (400, 200), (0.0, -0.5, 1.0, 1.5)),
-    ],
-)
-def test_what_a_preprocessing_keeps_of_a_picture_is_found_by_its_pixels(
-    transform: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], area: Area
-) -> None:  # fmt: skip
-    np.testing.assert_allclose(traced_area(transform, *size), area, atol=0.006)
-
-
-@needs_timm
-def test_what_lies_outside_the_area_of_a_model_of_timm_changes_none_of_its_features() -> None:
-    encoder, picture = TimmEncoder("timm:resnet10t", grid=3, pretrained=False), photo(0, 300, 500)
-    area = grid_area(encoder.name, picture)
-    assert area is not None
-    for margin, changes in ((-3, False), (6, True)):  # pixels
-        top, left, bottom, right = (
-            round(share * side) for share, side in zip(area, (300, 500) * 2, strict=True)
-        )
-        inner = slice(top + margin, bottom - margin), slice(left + margin, right - margin)
-        other = np.zeros_like(picture)
-        other[inner] = picture[inner]
-        assert (np.abs(encoder.encode([other]) - encoder.encode([picture])).max() > 0) == changes
-    assert (
-        grid_area("timm:no_such_model:grid=3", picture)
-        is grid_area("timm:resnet10t.no_such_tag:grid=3", picture)
-        is None
-    )
-
-
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (60, 90), (400, 100), (100, 400)])
 def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, width: int) -> None:
     picture = np.full((height, width, 3), 250, np.uint8)
@@ -258,6 +195,7 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
         None,
     ):  # scaled, not cropped; given features are taken to be of the whole
         assert grid_area(name, picture) == WHOLE_PICTURE
+    assert grid_area("timm:any:grid=3", picture) is None  # mostly a crop
 
 
 @refusals(

@@ -1,6 +1,5 @@
 """Grids of regions of a picture: pooling, and the area that they cover."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,30 +17,6 @@ class Area(NamedTuple):
 
 
 WHOLE_PICTURE = Area(0, 0, 1, 1)
-
-
-def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Area:
-    """The area of pictures of a size that a preprocessing keeps, traced by numbered pixels.
-
-    `transform` maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3)
-    from 0 to 255; it may scale, crop and pad.
-    """
-    levels = np.zeros((height, width, 3), np.uint8)
-    rows, columns = (np.linspace(0, 255, side).round().astype(np.uint8) for side in (height, width))
-    levels[..., 0], levels[..., 1] = rows[:, None], columns
-    seen = transform(levels)
-    top, bottom = _ends(seen[:, seen.shape[1] // 2, 0], height)
-    left, right = _ends(seen[seen.shape[0] // 2, :, 1], width)
-    return Area(top, left, bottom, right)
-
-
-def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
-    """Begin and end of a line of levels in a side, extrapolated from its unpadded middle half."""
-    n = len(line)
-    middle = slice(n // 4, n - n // 4)
-    at = (line[middle] * ((side - 1) / 255) + 0.5) / side  # shares, of the middles of pixels
-    slope, start = np.polyfit(np.arange(n)[middle] + 0.5, at, 1)
-    return float(start), float(start + slope * n)
 
 
 MAX_REGIONS = 64  # regions along a side

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.grid import Area, pool, require_regions, traced_area
-from xpcap.encoders.kinds import EncoderSpec, named, require_digest, split_options, telemetry_off
+from xpcap.encoders.grid import pool, require_regions
+from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.threads import Lock, before_forks
@@ -112,30 +112,6 @@ def one_thread(torch: Any) -> Iterator[None]:
             torch.set_num_threads(number)
 
 
-def seen_area(name: str, picture: np.ndarray) -> Area | None:
-    """The area of a picture that ``timm:MODEL`` sees, mostly a crop; None without timm or model."""
-    try:
-        with telemetry_off():
-            import timm
-        from PIL import Image
-    except ImportError:
-        return None
-    model, _ = split_options(name, TIMM.options)
-    try:
-        about = timm.get_pretrained_cfg(model.removeprefix("timm:"))
-    except (RuntimeError, ValueError):  # no such tag
-        about = None
-    if about is None:
-        return None
-    data = timm.data.resolve_data_config({}, pretrained_cfg=about.to_dict())
-    transform = timm.data.create_transform(**data, is_training=False)
-    mean, std = np.array(data["mean"]), np.array(data["std"])
-    return traced_area(
-        lambda x: 255 * (transform(Image.fromarray(x)).numpy().transpose(1, 2, 0) * std + mean),
-        *picture.shape[:2],
-    )
-
-
 TIMM = EncoderSpec(
     "timm:MODEL",
     TimmEncoder,
@@ -144,7 +120,7 @@ TIMM = EncoderSpec(
     options=("grid", "sha256"),
     extra="timm",
     packages=("timm",),
-    area=seen_area,
+    area=lambda name, picture: None,  # mostly a crop, and each model has its own
 )
 
 
