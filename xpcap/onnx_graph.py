@@ -1,6 +1,7 @@
 """ONNX graphs as bytes, without the onnx package: operators, the weights that they read, metadata."""
 
 import contextlib
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from xpcap.errors import DataError
 OPSET, IR_VERSION = 18, 8
 # NumPy's letter of a dtype: its number in TensorProto
 ELEMENTS = dict(zip("fBbilqO?ed", (1, 2, 3, 6, 7, 7, 8, 9, 10, 11), strict=True))
-INT, GRAPH, INTS = 2, 5, 7  # of AttributeProto
+FLOAT, INT, STRING, GRAPH, INTS = 1, 2, 3, 5, 7  # of AttributeProto
 SMALL = 8  # numbers of a constant that names itself
 
 Size = int | str  # a letter for one that varies
@@ -97,7 +98,7 @@ class Graph:
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
         """Add an operator of ONNX with one output, arrays as constants; return the output's name.
 
-        Attributes are whole numbers, sequences of them, or a Part.
+        Attributes are numbers, text, sequences of whole numbers, or a Part.
         """
         known = (x.removesuffix(".float16") for x in inputs if isinstance(x, str))
         weight = next((f"_{x}" for x in known if {x, f"{x}.float16"} & self.weights.keys()), "")
@@ -175,6 +176,10 @@ def _attribute(name: str, value: Any, named: Mapping[str, str]) -> bytes:
         content, kind = _field(6, value.content(named)), GRAPH
     elif isinstance(value, int):
         content, kind = _field(3, value), INT
+    elif isinstance(value, float):
+        content, kind = _varint(2 << 3 | 5) + struct.pack("<f", value), FLOAT
+    elif isinstance(value, str):
+        content, kind = _field(4, value), STRING
     else:
         content, kind = b"".join(_field(8, one) for one in value), INTS
     return _field(1, name) + content + _field(20, kind)

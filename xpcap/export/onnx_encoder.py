@@ -1,6 +1,5 @@
 """A picture encoder that is an ONNX graph, in front of a captioner's: from pixels to features."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,6 @@ from xpcap.export.tensor import Tensor, graph_input, graph_output, weight
 from xpcap.onnx_graph import OPSET, Graph, Operator
 
 PREFIX = "encoder/"  # of the names in its graph
-BLOCK = 16  # rows that are scaled by one product: fewer gather more, more multiply zeros
-HALF = 1 << 11  # weights are whole numbers of 1 / HALF**2
 
 
 def load_encoder(encoder: OnnxEncoder) -> Any:
@@ -120,7 +117,7 @@ def _reads(node: Any) -> set[str]:
     return {*node.input, *(name for graph in inner for each in graph.node for name in _reads(each))}
 
 
-# ---- Pictures scaled as Pillow scales them: the levels are equal
+# ---- Pictures scaled as Pillow scales them, but for few levels
 
 
 def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -135,53 +132,18 @@ def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
         Tensor(graph, graph.node("Gather", shape, np.array(axis)), np.array(pixels.shape[axis]))
         for axis in (1, 2)
     )
-    down, across = _scaling(h, height), _scaling(w, width)
     x = pixels.transpose(0, 3, 1, 2).copy()
     with graph.body("height first") as height_first:
-        y = _turned(across(_turned(down(x))))
+        y = _resized(_resized(x, 2, height), 3, width)
         graph_output(graph, "height, then width", y)
     with graph.body("width first") as width_first:
-        graph_output(graph, "width, then height", down(_turned(across(_turned(x)))))
+        graph_output(graph, "width, then height", _resized(_resized(x, 3, width), 2, height))
     test = (h > height) & (h - height > 2 * (w - width))
     out = graph.node("If", test.name, then_branch=height_first, else_branch=width_first)
     return Tensor(graph, out, y.like).transpose(0, 2, 3, 1)
 
 
-def _turned(x: Tensor) -> Tensor:
-    return x.transpose(0, 1, 3, 2)
-
-
-def _scaling(size: Tensor, to: int) -> Callable[[Tensor], Tensor]:
-    """A function that scales pictures (N, 3, h, w), uint8, of h = `size` rows to `to` rows.
-
-    A block of rows is a product of weights with the k rows that it reads. Weights are whole, and in
-    two halves, so that sums are exact in float32.
-    """
-    scale = size.astype(np.float64) / to
-    stretch = np.maximum(scale, 1.0)
-    targets = np.minimum(np.arange(-(-to // BLOCK) * BLOCK), to - 1)  # the last one fills its block
-    centres = (targets.reshape(-1, BLOCK, 1) + 0.5) * scale
-    count = np.ceil((BLOCK - 1) * scale + 4 * stretch + 1)  # the filter reaches 2 * stretch rows
-    offsets = count.record("Range", 0.0, count, 1.0, like=np.arange(count.like))
-    reached = np.floor(centres[:, :1] - 2 * stretch) + offsets  # (blocks, 1, k)
-    inside = np.clip(reached, 0, size.astype(np.float64) - 1)
-    t = np.abs((reached + 0.5 - centres) * (1 / stretch))
-    near, far = (1.5 * t - 2.5) * t * t + 1, (((t - 5) * t + 8) * t - 4) * -0.5
-    share = np.where(t < 1, near, np.where(t < 2, far, 0.0))
-    share = np.where(reached == inside, share, 0.0)
-    units = np.rint(share / share.sum(axis=2, keepdims=True) * HALF**2)
-    high = np.rint(units / HALF)
-    low = (units - high * HALF).astype(np.float32)
-    high = high.astype(np.float32)
-    rows = inside.record("Squeeze", inside, np.array([1]), like=inside.like[:, 0]).astype(np.int64)
-
-    def apply(x: Tensor) -> Tensor:
-        levels = np.take(x, rows, axis=2).astype(np.float32)  # (N, 3, blocks, k, w)
-        sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
-        y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
-        width = y.graph.node("Shape", y.name, start=4)  # -1 for it would need a picture
-        flat = y.graph.node("Concat", np.array([0, 3, len(targets)]), width, axis=0)
-        like = y.like.reshape(len(y), 3, len(targets), -1)
-        return Tensor(y.graph, y.graph.node("Reshape", y.name, flat), like)[:, :, :to]
-
-    return apply
+def _resized(x: Tensor, axis: int, to: int) -> Tensor:
+    how = {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1, "antialias": 1}
+    name = x.graph.node("Resize", x.name, "", "", np.array([to]), axes=[axis], **how)
+    return Tensor(x.graph, name, np.repeat(x.like.take([0], axis), to, axis))
