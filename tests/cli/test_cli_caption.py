@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture  # noqa: E40
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.runs import captions, outputs, pages  # noqa: E402
-from xpcap.shapes import metrics_of  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -214,15 +212,6 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
     data = open_run(run).data()
     look = pages.picture_finder(open_run(run), data.source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
-
-
-def test_generated_pictures_of_a_former_version_are_scored_alike_and_not_drawn_as_others(
-    run: Path,
-) -> None:
-    data = open_run(run).data()
-    former = replace(data.source, generated="pictures")
-    assert pages.picture_finder(open_run(run), former)("train00007.png") is None
-    assert metrics_of(replace(data, source=former)) == metrics_of(data) != ()
 
 
 def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Path) -> None:

@@ -160,9 +160,8 @@ def caption_png(captions: Iterable[PictureCaption]) -> bytes:
 def picture_finder(run: Run, source: Source) -> PictureFinder:
     """Lookup of a data set's pictures in the folder that `source` names.
 
-    Generated ones come from the run folder, or are drawn again, but for those of a former version,
-    which drew others. Names may be hostile: none leads out of
-    the folder, unless by a link in it, which `prepare` follows as well.
+    Generated ones come from the run folder, or are drawn again. Names may be hostile: none leads out
+    of the folder, unless by a link in it, which `prepare` follows as well.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 

@@ -4,9 +4,7 @@ from xpcap.data.dataset import CaptionData, Source
 from xpcap.metrics import Metric, per_picture
 from xpcap.shapes.grammar import named
 
-# `generated` of a data set's source. "pictures" had rows, columns and pyramids alone: its captions
-# are scored alike, but its pictures cannot be drawn again
-GENERATOR, FORMER_GENERATOR = "pictures-2", "pictures"
+GENERATOR = "pictures-2"  # `generated` of a data set's source
 
 
 # Any reference names all that is there, so the first stands for the scene
@@ -21,8 +19,8 @@ NAMED = per_picture(
 
 
 def is_generated(source: Source) -> bool:
-    """True if the pictures of a data set were generated, by this version or a former one."""
-    return source.generated in (GENERATOR, FORMER_GENERATOR)
+    """True if the pictures of a data set were generated."""
+    return source.generated == GENERATOR
 
 
 def metrics_of(data: CaptionData) -> tuple[Metric, ...]:
