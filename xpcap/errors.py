@@ -45,11 +45,6 @@ class XpcapError(Exception):
         return sentence(*self.args)
 
     @property
-    def came(self) -> str:
-        """Alias of `got`."""
-        return str(self.got)
-
-    @property
     def reason(self) -> str:
         """The message without function and thing, for a list of things."""
         return sentence("", "", self.got, self.expected, self.cause) or str(self)
