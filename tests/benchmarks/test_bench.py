@@ -55,7 +55,7 @@ from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
 from xpcap.ops import DeviceOps, HostOps, overridden
 from xpcap.ops.device import Equations
-from xpcap.runs import TrainOptions
+from xpcap.runs import Recipe
 
 DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
 POPEN = subprocess.Popen
@@ -125,9 +125,7 @@ def test_configurations_on_a_gpu_are_those_that_are_compared_elsewhere() -> None
         (c.N, c.V) for c in on_a_gpu
     }
     coco, flickr8k = work.CONFIGS["coco"], work.CONFIGS["flickr8k"]
-    assert (
-        dataclasses.replace(coco, name="coco-dropout", dropout=TrainOptions().dropout) in on_a_gpu
-    )
+    assert dataclasses.replace(coco, name="coco-dropout", dropout=Recipe().dropout) in on_a_gpu
     assert dataclasses.replace(flickr8k, name="flickr8k-v2540", V=2540) in on_a_gpu
 
 

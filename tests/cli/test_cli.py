@@ -185,7 +185,7 @@ def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> 
             solver.model.params.flat[...] += 1
 
     runs.train_run(
-        runs.TrainOptions(
+        runs.Recipe(
             out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0, select="loss"
         ),
         on_epoch=spoil,
@@ -320,7 +320,7 @@ def test_a_run_is_kept_when_a_later_epoch_fails(
         if solver.epoch == 2:
             raise KeyboardInterrupt
 
-    options = runs.TrainOptions(
+    options = runs.Recipe(
         out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3, score_epochs=0
     )
     with pytest.raises(KeyboardInterrupt):
@@ -498,7 +498,7 @@ def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_i
     run: Path,
 ) -> None:
     with refuses(DataError, cause="choose another `out`, continue it with `resume`"):
-        runs.train_run(runs.TrainOptions(out=run, score_epochs=0))
+        runs.train_run(runs.Recipe(out=run, score_epochs=0))
     assert "choose another --out, continue it with --resume" in call("train", "--out", run).output
 
 
@@ -605,7 +605,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
 ) -> None:
     seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
     progress = Progress(
-        runs.TrainOptions(data="own.h5", out="run"), verbose=False, clock=lambda: next(seconds)
+        runs.Recipe(data="own.h5", out="run"), verbose=False, clock=lambda: next(seconds)
     )
     progress.stage(completed_for(5000, data="own.h5", out="run"))
     data = generate(0, train=6, val=2)

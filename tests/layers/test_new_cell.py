@@ -11,7 +11,7 @@ import pytest
 from new_cells import NEW_CELLS, MinimalGated
 from refusals import Refusal, refusals, refuses
 
-from xpcap import CaptioningRNN, TrainOptions, open_run, train_run
+from xpcap import CaptioningRNN, Recipe, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import CELLS, Attention, Cell, PackedSequences, Pointwise
@@ -27,7 +27,7 @@ def test_a_new_cell_is_trained_saved_reopened_and_sampled(cell: str, tmp_path: P
     data = draw_data(12, (4, 6), 20, seed=0)
     write_dataset(tmp_path / "x.h5", data)
     trained = train_run(
-        TrainOptions(
+        Recipe(
             data=tmp_path / "x.h5",
             out=tmp_path / "run",
             cell=cell,

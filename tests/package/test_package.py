@@ -26,7 +26,7 @@ from refusals import refuses
 import xpcap
 from xpcap import (
     ModelConfig,
-    TrainOptions,
+    Recipe,
     caption_files,
     evaluate_run,
     load_state,
@@ -226,13 +226,13 @@ def test_errors_survive_copies_and_pickles(error: BaseException) -> None:
 
 
 @pytest.fixture
-def options(few_pictures: None) -> TrainOptions:
+def options(few_pictures: None) -> Recipe:
     """A run to train from x.h5 in the working folder, which has pictures beside it; every path is
     text.
     """
     write_dataset("x.h5", few(0))
     write_pictures(Path("pictures"), few(0), "val")
-    return TrainOptions(
+    return Recipe(
         data="x.h5",
         out="runs/x",
         hidden=8,
@@ -246,7 +246,7 @@ def options(few_pictures: None) -> TrainOptions:
 
 
 @pytest.mark.slow
-def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
+def test_text_works_wherever_a_path_does(options: Recipe) -> None:
     trained = train_run(options).run
     assert trained.path == Path("runs/x")
     run = open_run("runs/x")
@@ -294,7 +294,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
 
 @pytest.mark.slow
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(
-    options: TrainOptions,
+    options: Recipe,
 ) -> None:
     run = train_run(options).run
     stored = json.loads(Path("runs/x/config.json").read_text())

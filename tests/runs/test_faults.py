@@ -21,7 +21,7 @@ import faults
 import kill
 from faults import Fault
 
-from xpcap import CaptioningSolver, TrainOptions, Watcher, train_run
+from xpcap import CaptioningSolver, Recipe, Watcher, train_run
 from xpcap.runs import saver
 from xpcap.runs.folder import RANKING
 from xpcap.runs.outputs import SINKS, NewFile
@@ -180,7 +180,7 @@ def test_two_trainings_in_two_threads_keep_their_remarks_apart(
     def train(name: str) -> list[str]:
         heard: list[str] = []
         sizes = {"hidden": 8, "wordvec": 4, "epochs": 1, "score_epochs": 0, "batch_size": 50}
-        options = TrainOptions(out=tmp_path / name, neighbours=False, **sizes)
+        options = Recipe(out=tmp_path / name, neighbours=False, **sizes)
         with work(on_notice=heard.append):
             train_run(options, watchers=[Together()])
         return heard

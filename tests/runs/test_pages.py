@@ -33,7 +33,7 @@ from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.prepare.matching import PictureFolder  # noqa: E402
 from xpcap.runs import (  # noqa: E402
-    TrainOptions,
+    Recipe,
     evaluate_run,
     open_run,
     picture_finder,
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos" / "val00000.png").unlink()
     data.source = Source(encoder="histogram", pictures=str(folder / "photos"))
     write_dataset(folder / "data.h5", data)
-    train_run(TrainOptions(data=folder / "data.h5", out=folder / "run", **SMALL))
+    train_run(Recipe(data=folder / "data.h5", out=folder / "run", **SMALL))
     return folder
 
 
@@ -115,7 +115,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     folder = made / "run"
     if not neighbours:
         folder = tmp_path / "run"
-        train_run(TrainOptions(made / "data.h5", out=folder, neighbours=False, **SMALL))
+        train_run(Recipe(made / "data.h5", out=folder, neighbours=False, **SMALL))
     run, data = open_run(folder), open_data(made / "data.h5")
     said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
@@ -217,7 +217,7 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
 
 @pytest.mark.slow
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
-    train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
+    train_run(Recipe(data=made / "data.h5", out=tmp_path / "run", **SMALL))
     for name in ("index.html", "README.md"):
         assert (tmp_path / "run" / name).read_bytes() == (made / "run" / name).read_bytes()
 
@@ -232,8 +232,8 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import"
-        " TrainOptions, train;train.generate = lambda seed, **how: generate(seed, train=20,"
-        f" val=6); train.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        " Recipe, train;train.generate = lambda seed, **how: generate(seed, train=20,"
+        f" val=6); train.train_run(Recipe(out=Path('runs/r'), **{SMALL}))"
     )
     result = program(code, folder=tmp_path, **folders, PYTHONDONTWRITEBYTECODE="1")
     assert result.stderr == ""
@@ -248,7 +248,7 @@ def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Pa
         CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source),
     )
     run, evaluation = train_run(
-        TrainOptions(tmp_path / "train.h5", out=tmp_path / "run", neighbours=False, **SMALL)
+        Recipe(tmp_path / "train.h5", out=tmp_path / "run", neighbours=False, **SMALL)
     )
     assert evaluation is None
     page = (run.path / "index.html").read_text()
@@ -275,7 +275,7 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
             data.vocabulary, {"train": data.split("train"), "val": one}, source=data.source
         ),
     )
-    run, _ = train_run(TrainOptions(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
+    run, _ = train_run(Recipe(data=tmp_path / "one.h5", out=tmp_path / "run", **SMALL))
     shown = galleries((run.path / "index.html").read_text())
     assert {title: len(cards) for title, cards in shown.items()} == {
         "Best": 1,
@@ -306,7 +306,7 @@ def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
+        train_run(Recipe(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
 
 
@@ -375,6 +375,6 @@ def test_generated_pictures_are_hashed_once_and_never_opened(
     with monkeypatch.context() as patch:
         patch.setattr(hdf5, "fingerprint_of", fingerprint)
         patch.setattr(xpcap.data, "read_dataset", lambda path: pytest.fail(f"{path} was opened"))
-        run, evaluation = train_run(TrainOptions(out=Path("run"), **SMALL))
+        run, evaluation = train_run(Recipe(out=Path("run"), **SMALL))
     assert evaluation is not None
     assert fingerprints == [run.config.data_stamp] == [open_data(run.path / "data.h5").fingerprint]

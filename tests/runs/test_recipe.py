@@ -19,7 +19,7 @@ from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
 from xpcap.options import Location
-from xpcap.runs import Recipe, TrainOptions, complete, train_run
+from xpcap.runs import Recipe, complete, train_run
 from xpcap.runs.folder import CONFIG, DATA, FIRST
 from xpcap.runs.plan import default_out
 from xpcap.runs.recipe import (
@@ -296,7 +296,6 @@ def test_options_are_refused_before_anything_is_written(
     with refuses(OptionError, thing="`score_epochs`", got="is given with self-critical"):
         train_run(Recipe("own.h5", out="run", objective="self-critical", score_epochs=3))
     assert not list(tmp_path.iterdir())
-    assert TrainOptions is Recipe
     assert re.search("`start`", OPTIONS["data"].help)
 
 

@@ -26,7 +26,7 @@ from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
-from xpcap.runs import TrainOptions, caption_run, complete, evaluate_run, rerank, train_run
+from xpcap.runs import Recipe, caption_run, complete, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
 from xpcap.runs.folder import BEST, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS["score"], "lr", RATE)
         for name, score_epochs in (("ranked", 0), ("greedy", 0), ("staged", 2)):
-            options = TrainOptions(data, score_epochs=score_epochs, **SIZES)
+            options = Recipe(data, score_epochs=score_epochs, **SIZES)
             train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
     return folder
 
@@ -155,7 +155,7 @@ def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -
 
 def test_a_training_of_two_ranks_ends_with_one_ranking(made: Path, tmp_path: Path) -> None:
     def train(group: Group) -> list[str]:
-        options = TrainOptions(made / "data.h5", out=tmp_path / "run", score_epochs=0, **SIZES)
+        options = Recipe(made / "data.h5", out=tmp_path / "run", score_epochs=0, **SIZES)
         run, evaluation = train_run(options, group=group)
         assert evaluation is not None
         assert evaluation.to_json()["decoding"] == "beam of 10, ranked by similar photos"

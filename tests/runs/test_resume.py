@@ -298,7 +298,7 @@ def test_the_page_is_written_now_and_then_while_training_goes_on(
     use_clock(lambda: clock[0], monkeypatch)
     options = {"hidden": 8, "wordvec": 4, "epochs": 5, "score_epochs": 0, "save_every": "3"}
     options |= {"batch_size": 32, "neighbours": False}
-    runs.train_run(runs.TrainOptions(out=out, **options), watchers=[Tick()])
+    runs.train_run(runs.Recipe(out=out, **options), watchers=[Tick()])
     epoch = 2 * (STEPS + 4)  # seconds
     assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]
 
@@ -308,11 +308,11 @@ def test_a_training_imports_no_matplotlib(tmp_path: Path) -> None:
     code = """
 import sys
 import commands
-from xpcap import TrainOptions, train_run
+from xpcap import Recipe, train_run
 from xpcap.runs import train
 
 train.generate = commands.few
-train_run(TrainOptions(out="run", hidden=8, wordvec=4, batch_size=100, epochs=1))
+train_run(Recipe(out="run", hidden=8, wordvec=4, batch_size=100, epochs=1))
 sys.exit("matplotlib" in sys.modules)
 """
     environment = {**os.environ, "PYTHONPATH": HELPED}
@@ -341,7 +341,7 @@ def test_the_page_shows_every_epoch_when_training_stops(
 
     with pytest.raises(TrainingError):
         runs.train_run(
-            runs.TrainOptions(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
+            runs.Recipe(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
             on_epoch=sicken,
         )
     assert shown(tmp_path / "sick") == 3
@@ -360,7 +360,7 @@ def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same
     stages: list[str] = []
 
     class Two(Watcher):
-        def stage(self, options: runs.TrainOptions) -> None:
+        def stage(self, options: runs.Recipe) -> None:
             stages.append(options.objective)
 
         def epoch(self, solver: CaptioningSolver) -> None:
@@ -694,9 +694,7 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(
     monkeypatch.setattr(folder, "check_resumable" if resume else "check_free", others)
     monkeypatch.setattr(folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
-        runs.train_run(
-            runs.TrainOptions(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume)
-        )
+        runs.train_run(runs.Recipe(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))
     assert (out / "config.json").read_text() == "theirs"
 
 
@@ -792,7 +790,7 @@ def test_a_run_of_python_stops_with_what_it_knows(
 ) -> None:
     stop_after(3, monkeypatch)
     with pytest.raises(Stopped) as caught:
-        runs.train_run(runs.TrainOptions(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
+        runs.train_run(runs.Recipe(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
     assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (
         signal.SIGTERM,
         3,

@@ -25,7 +25,6 @@ from xpcap.runs.pages import caption_png as caption_png
 from xpcap.runs.pages import picture_finder as picture_finder
 from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
-from xpcap.runs.recipe import TrainOptions as TrainOptions
 from xpcap.runs.records import PictureCaption as PictureCaption
 from xpcap.runs.records import Skipped as Skipped
 from xpcap.runs.run import Run as Run

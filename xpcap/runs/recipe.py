@@ -275,7 +275,6 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
         for preset in ("generated", "few", "medium", "many", "score", "warm")
     }
 )
-TrainOptions = Recipe  # the former name
 
 
 def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
