@@ -3,9 +3,6 @@
 batch.py packs a batch for it; captioning_rnn.py is the model that people use.
 """
 
-from importlib import import_module  # noqa: TID251 - of what stands above, when it is asked for
-from typing import Any
-
 from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decoded
 from xpcap.decoding.policies import Choice, Greedy, Policy, Sampling
@@ -16,15 +13,6 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
 from xpcap.models.trace import Saturation, Trace
-
-
-def __getattr__(name: str) -> Any:
-    """The former names of what `xpcap.testing` has, which is imported then."""
-    if name in ("CONTRACT", "check_cell"):
-        testing = import_module("xpcap.testing")
-        return testing.CELL if name == "CONTRACT" else testing.check_cell
-    raise AttributeError(f"module 'xpcap.models' has no attribute {name!r}")
-
 
 __all__ = [
     "Batch",
