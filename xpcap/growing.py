@@ -173,7 +173,6 @@ class GrowingTable(GrowingFile):
 
     header : names of the columns; the heading of a new file
     parse : reads the cells of a row
-    former : further headings of tables that are continued, with the columns that they have
     """
 
     def __init__(
@@ -184,10 +183,8 @@ class GrowingTable(GrowingFile):
         parse: Callable[[Sequence[str]], Row | None],
         *,
         writer: str = "",
-        former: Sequence[Sequence[str]] = (),
     ) -> None:
-        self.header = header  # of the file, once it is open
-        self._parse_cells, self._headers = parse, [header, *former]
+        self.header, self._parse_cells = header, parse
         self._delimiter, self._begun = ",", False
         start = self.encoded(header)
         super().__init__(caller, path, self._parse_row, start=start, writer=writer)
@@ -214,7 +211,7 @@ class GrowingTable(GrowingFile):
         return super()._whole(rest) if self._begun else None  # else it is a heading
 
     def refusal(self, got: str) -> DataError:
-        header = ",".join(self._headers[0])
+        header = ",".join(self.header)
         expected = f"a new file, or a table with the header {header}, to be continued"
         return DataError(self.caller, self.path, got, expected, CHOOSE)
 
@@ -236,9 +233,8 @@ class GrowingTable(GrowingFile):
     def _adopt(self, heading: str) -> None:
         """Go on as the heading of the file says. ValueError : it is of another table."""
         for delimiter in ",;\t":
-            cells = next(csv.reader([heading], delimiter=delimiter), [])
-            if header := next((names for names in self._headers if cells == [*names]), None):
-                self.header, self._delimiter, self._begun = header, delimiter, True
+            if next(csv.reader([heading], delimiter=delimiter), []) == [*self.header]:
+                self._delimiter, self._begun = delimiter, True
                 self.newline = "\r\n" if heading.endswith("\r\n") else "\n"
                 return
         raise ValueError(f"the header {heading.strip()[:100]}")

@@ -156,22 +156,6 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
     assert rows("cut.csv", saved[0]) == rows("whole.csv")
 
 
-def test_a_table_of_an_older_xpcap_keeps_its_columns_and_tries_again_what_failed(
-    run: Path, photos: Path
-) -> None:
-    older = 'picture,caption,error\nphotos/val00000.png,mine,\nphotos/val00001.png,,"a, b"\n'
-    Path("c.csv").write_text(older)
-    result = good("caption", run, photos, "--csv", "c.csv")
-    assert "note: c.csv is a table of an older xpcap: it keeps its columns" in result.stderr
-    assert "note: c.csv has 1 of 12 pictures already; adding the other 11" in result.stderr
-    assert Path("c.csv").read_text().startswith(older)
-    added = rows("c.csv")[3:]
-    assert len(added) == 9
-    assert {(len(row), row[2]) for row in added} == {(3, "")}
-    assert "photos/val00001.png" in [row[0] for row in added]
-    assert good("caption", run, photos, "--csv", "c.csv").stdout.startswith("wrote 0 captions")
-
-
 def test_a_table_takes_captions_of_its_captioner_alone(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:

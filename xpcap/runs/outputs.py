@@ -314,8 +314,7 @@ class Growing(Sink):
 class CsvTable(Growing):
     """A CSV file of captions, UTF-8, one row per picture.
 
-    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. A
-    table of an older xpcap has `error` in place of the captioner, and keeps that.
+    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`.
     """
 
     flag, suffix = "--csv", ".csv"
@@ -331,33 +330,15 @@ class CsvTable(Growing):
             "caption",
             self.path,
             [*captions, "captioner"],
-            self._parse_cells,
+            lambda cells: Row(cells[0], cells[-1]),
             writer=self.captioner,
-            former=[[*captions, "error"]],
         )
-
-    @property
-    def _older(self) -> bool:
-        return self._file is not None and self._file.header[-1] == "error"
-
-    def _parse_cells(self, cells: Sequence[str]) -> Row | None:
-        if not self._older:
-            return Row(cells[0], cells[-1])
-        return None if cells[-1] else Row(cells[0])  # what failed then is tried again
-
-    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
-        super().begin(run, captioner, names)
-        if self._older:
-            notice(
-                f"{self.path} is a table of an older xpcap: it keeps its columns, which do not name"
-                " the captioner; pictures with an error are tried again"
-            )
 
     def encode(self, caption: PictureCaption) -> bytes:
         assert self._file is not None
         texts = self.texts(caption)
-        last = "" if self._older else self.captioner
-        return self._file.encoded([caption.image, *texts, *[""] * (self.best - len(texts)), last])
+        padding = [""] * (self.best - len(texts))
+        return self._file.encoded([caption.image, *texts, *padding, self.captioner])
 
 
 class Failures(Sink):
