@@ -123,10 +123,3 @@ def test_a_run_without_its_projection_says_so_and_resume_brings_it_back(tmp_path
     good("train", KEPT / "data.h5", "--out", folder, "--resume")
     written, kept = (path / "projection.safetensors" for path in (folder, KEPT / "run"))
     assert written.read_bytes() == kept.read_bytes()
-
-
-def test_the_option_that_made_one_names_what_to_do_instead() -> None:
-    result = call("prepare", "captions.csv", "--pictures", "photos", "--pca", 20, "--out", "new.h5")
-    assert result.exit_code == 2
-    assert "--pca" in result.output
-    assert "Reduce the features before --features" in result.output

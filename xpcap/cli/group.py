@@ -31,9 +31,6 @@ GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same 
 STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
 ANEW = "; the same command starts from the beginning"
-REMOVED = {  # options of earlier checkouts, and what to do instead
-    "--pca": "Reduce the features before --features (docs/howto/from-an-earlier-0.1.md)."
-}
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
@@ -136,11 +133,6 @@ class Commands(click.Group):
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.NoSuchOption as error:
-            if error.option_name not in REMOVED:
-                raise
-            message = f"{error.message} {REMOVED[error.option_name]}"
-            raise click.UsageError(message, error.ctx) from error
         except OptionError as error:
             raise click.UsageError(self._message(ctx, error)) from error
         except EXPECTED as error:
