@@ -507,6 +507,8 @@ RUN: list[tuple[Any, ...]] = [
     (RANKING, tensors(lambda x, m: m.update(fall=0)), "is 0", "", "", "fall"),
     (RANKING, tensors(lambda x, m: m.update(width=10**9)), "", "", "", "width"),
     (RANKING, tensors(lambda x, m: m.update(pictures=3)), "n-grams of 3 pictures"),
+    (RANKING, tensors(lambda x, m: m.pop("no_stutter")), "is None", "", "", "no_stutter"),
+    (RANKING, tensors(lambda x, m: m.update(both=True)), "'both'", "none", "another version"),
 ]  # fmt: skip
 
 CHECKPOINT: list[tuple[Any, ...]] = [

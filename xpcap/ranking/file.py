@@ -89,7 +89,7 @@ def read_ranker(
 
 def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
     """Weights and other settings of a ranker, taken out of `meta`, checked."""
-    weights, meta["no_stutter"] = meta.pop("weights", None), meta.get("no_stutter", False)
+    weights = meta.pop("weights", None)
     if not isinstance(weights, dict) or set(weights) != set(FEATURES):
         raise _damaged(caller, f"weights {str(weights)[:60]}", "one of each feature")
     try:

@@ -19,7 +19,7 @@ from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.decoder import WIDTH
 from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest, find_file
-from xpcap.runs.run import Run, fitted_for_two
+from xpcap.runs.run import Run
 from xpcap.training.state import Record
 from xpcap.work import current
 
@@ -38,13 +38,13 @@ def fit_ranking(run: Run, data: CaptionData) -> None:
 
     After a warm start the index also has the photos of the run that it began from, whose weights
     are the prior. Without a val split, and if no epoch was better than that run, weights are the
-    prior. A ranking of these parameters stays as it is, unless an earlier xpcap fitted it for two
-    models. The ranks in the work in hand share the candidates; rank 0 fits and writes.
+    prior. A ranking of these parameters stays as it is. The ranks in the work in hand share the
+    candidates; rank 0 fits and writes.
 
     data : of the run's training, as of `Run.data`
     """
     folder, group = run.path, current().group
-    if run.ranking.get("best") != best_digest(folder) or fitted_for_two(run.ranking):
+    if run.ranking.get("best") != best_digest(folder):
         ranker, meta = _fitted(run, data)
         if group.rank == 0:
             write_ranker(folder / RANKING, ranker, meta)

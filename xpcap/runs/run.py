@@ -249,8 +249,7 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a notice says so. Another says that weights of the ranking
-    were fitted for more than this model, by an earlier xpcap.
+    opened, with its best so far, and a notice says so.
 
     Parameters
     ----------
@@ -293,18 +292,10 @@ def open_run(path: str | Path) -> Run:
     if not file.is_file():
         return run
     ranker, about = read_ranker(file, vocabulary, d)
-    if fitted_for_two(about):
-        notice(
-            f"{asked} has a ranking that an earlier xpcap fitted for two models: captions are those"
-            " of its best one, ranked by the same weights; `train DATA --out"
-            f" {asked} --resume` makes the ranking anew (docs/howto/from-an-earlier-0.1.md)"
-        )
+    if strange := sorted(about.keys() - {"best", "fit"}):
+        cause = "made by another version? Remove it, and `resume` makes it anew"
+        raise DataError("open_run", file, f"has the member {strange[0][:60]!r}", "none", cause)
     return replace(run, ranker=ranker, ranking=about)
-
-
-def fitted_for_two(ranking: Record) -> bool:
-    """True if a ranking's file says that an earlier xpcap fitted it for both stages of a run."""
-    return ranking.get("both") is True
 
 
 def default_policy(run: Run, **limits: Any) -> Policy:
