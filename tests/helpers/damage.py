@@ -468,6 +468,7 @@ RUN: list[tuple[Any, ...]] = [
     (CONFIG, member(epochs=1.5), "is 1.5", "", "", "config.json: epochs"),
     (CONFIG, member(select=3), "3", "", "", "config.json: select"),
     (CONFIG, member(start="a\0b"), "is", "", "", "config.json: start"),
+    (CONFIG, member(average=0.9), "holds 'average'", "this version", "made by another version", CONFIG),
     (CONFIG, member(feature_scaling="foo"), "", "standardize, none", "", "feature_scaling"),
     (CONFIG, member(feature_scaling="none"), "feature scaling whose mean"),
     (VOCAB, text("[1]"), "is 1", "text", "", f"{VOCAB}: [0]"),

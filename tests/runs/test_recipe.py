@@ -265,16 +265,6 @@ def test_config_is_read_back_as_the_recipe(tmp_path: Path) -> None:
     assert Recipe.from_config(generated, tmp_path) == completed_for(300, out=tmp_path)
 
 
-def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new = OPTIONS["clip"]._replace(presets={"before": 3.0})
-    monkeypatch.setattr("xpcap.runs.recipe.OPTIONS", {**OPTIONS, "clip": new})
-    config = completed_for(10).to_config()
-    del config["clip"]
-    assert Recipe.from_config(config, tmp_path).clip == 3.0
-
-
 def test_a_run_that_starts_from_generated_pictures_is_named_by_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ class Config:
             cause = "was it trained by a program that adds this cell to CELLS? Run that program"
             raise DataError("open_run", f"{file}: cell", got, expected, cause)
         try:
-            return cls(
+            config = cls(
                 recipe=Recipe.from_config(stored, folder),
                 model=ModelConfig(
                     **{entry.name: stored.get(entry.name) for entry in fields(ModelConfig)}
@@ -96,6 +96,13 @@ class Config:
         except (OptionError, InvalidValueError) as error:
             thing, expected = f"{file}: {error.thing.strip('`')}", error.expected
             raise DataError("open_run", thing, error.got[:80], expected, "damaged?") from error
+        if strange := sorted(stored.keys() - config.to_json().keys()):
+            got, cause = (
+                f"holds {strange[0][:60]!r}",
+                "made by another version of xpcap? Train again",
+            )
+            raise DataError("open_run", file, got, "the options of this version", cause)
+        return config
 
     def write(self, folder: Path) -> None:
         """Write config.json. OSError : it cannot be written."""

@@ -92,9 +92,7 @@ class Recipe:
 
     Presets are defaults of generated pictures (``generated``), of few, medium and many captions
     (``few``, ``medium`` where it differs from ``many``, ``many``), of self-critical training from a
-    run (``score``), of a warm start, which is cross entropy from a run on other data (``warm``), and
-    of runs from before there was the option (``before``), whose config.json lacks it; without one,
-    that is damage.
+    run (``score``), and of a warm start, which is cross entropy from a run on other data (``warm``).
 
     Generated pictures are fifteen thousand scenes, which need few epochs and no regularisation.
     Their features stay unscaled: standardising would blow up rare ones, and a captioner that
@@ -253,9 +251,7 @@ class Recipe:
         OptionError
             An option is missing, or is not of its kind.
         """
-        options: dict[str, Any] = {
-            name: config.get(name, OPTIONS[name].presets.get("before")) for name in STORED
-        }
+        options: dict[str, Any] = {name: config.get(name) for name in STORED}
         for name, value in options.items():
             OPTIONS[name].kind.check("Recipe", name, value)
         options["data"] = None if options["data"] == DATA else out / options["data"]
