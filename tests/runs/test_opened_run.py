@@ -17,21 +17,21 @@ from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import Inputs
 
-KEPT = Path(__file__).parent / "kept" / "run"
 ONES = np.ones(4, np.float32)
 PCA = Projection(ONES, np.eye(4, 2, dtype=np.float32))
 SCALING = FeatureScaling(ONES[:2], ONES[:2])
 OF_RUN = Inputs("histogram", (9, 2), PCA, SCALING)
 
 
-def test_a_config_is_written_as_it_was_read(tmp_path: Path) -> None:
-    Config.read(KEPT).write(tmp_path)
-    assert (tmp_path / CONFIG).read_text() == (KEPT / CONFIG).read_text()
+def test_a_config_is_written_as_it_was_read(run: Path) -> None:
+    text = (run / CONFIG).read_text()
+    Config.read(run).write(run)
+    assert (run / CONFIG).read_text() == text
 
 
-def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path: Path) -> None:
-    config = {**json.loads((KEPT / CONFIG).read_text()), "cell": "nobodys"}
-    (tmp_path / CONFIG).write_text(json.dumps(config))
+def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path) -> None:
+    config = {**json.loads((run / CONFIG).read_text()), "cell": "nobodys"}
+    (run / CONFIG).write_text(json.dumps(config))
     with refuses(
         DataError,
         thing="cell",
@@ -39,7 +39,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path:
         expected="lstm",
         cause="trained by a program that adds this cell to CELLS? Run that program",
     ):
-        Config.read(tmp_path)
+        Config.read(run)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
     run = open_run(folder)
     json.dumps((run.config.to_json(), run.meta))
-    config, data = run.config, run.data(open_data(damage.KEPT / "data.h5"))
+    config, data = run.config, run.data(open_data(Path(damage.MADE, "data.h5")))
     # as commands have it: finite numbers may be large enough to overflow
     with np.errstate(all="ignore"):
-        run.model.sample(data.features("val", np.arange(1)), 3)
+        run.model.sample(data.features("train", np.arange(1)), 3)
     saved = load_checkpoint(folder / LAST, run.model.params.shapes)
     size = config.model.feature_shape[-1]
     check_scaling(folder / LAST, saved.scaling, config.recipe.feature_scaling, size)
