@@ -31,7 +31,7 @@ from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
-from xpcap.runs.folder import FIRST, PROJECTION, RANKING, START_RANKING
+from xpcap.runs.folder import FIRST, RANKING, START_RANKING
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -60,7 +60,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
     page = (ROOT / "docs/reference/files.md").read_text("utf-8").partition("## Run folder")[2]
     rows = re.findall(r"^\| (`[^|]+) \|", page.partition("\n## ")[0], re.MULTILINE)
-    others = {RANKING, START_RANKING, PROJECTION, FIRST}  # of other runs
+    others = {RANKING, START_RANKING, FIRST}  # of other runs
     assert names == set(re.findall(r"`([\w.-]+)/?`", " ".join(rows))) - others
     again = good("train", *SMALL, "--verbose").output
     # A second run gets a folder of its own

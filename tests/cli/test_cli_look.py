@@ -70,7 +70,7 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
     words = ["a", "red", "<UNK>"]
     if given is None:
         words = good("caption", run, picture).output.splitlines()[1].split()[1:]
-    features = opened.preprocessing(HistogramEncoder().encode([read_picture(picture)]))
+    features = opened.scaling(HistogramEncoder().encode([read_picture(picture)]))
     ids = opened.vocabulary.encode_words([words], len(words))
     trace = opened.model.trace(features, ids)
     p = np.exp(trace.log_probabilities[0])
@@ -112,7 +112,7 @@ def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
 ) -> None:
     good("look", gru, picture, "--caption", "a red circle")
     page, opened = Path("look-drawing.html").read_text(), open_run(gru)
-    features = opened.preprocessing(HistogramEncoder().encode([read_picture(picture)]))
+    features = opened.scaling(HistogramEncoder().encode([read_picture(picture)]))
     ids = opened.vocabulary.encode_words([["a", "red", "circle"]], 3)
     (z,) = opened.model.trace(features, ids).gates["z"]
     assert re.findall(r"<h3>([\w ]+) <i>(\w)</i></h3>", page) == [

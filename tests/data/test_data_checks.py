@@ -11,7 +11,6 @@ from refusals import Refusal, refusals
 from xpcap import CaptioningRNN, CaptioningSolver, Recipe, open_data, train_run, write_dataset
 from xpcap.data import CaptionData, hdf5
 from xpcap.data.cs231n import from_coco
-from xpcap.data.features import Projection
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 
@@ -126,19 +125,3 @@ def test_a_fault_that_no_file_has_is_named_where_data_enter(
 @pytest.mark.parametrize("entry", ["write_dataset", "open_data", "train_run"])
 def test_captions_in_files_begin_with_start(refusal: Refusal, entry: str, tmp_path: Path) -> None:
     check_where_it_enters(entry, refusal, tmp_path)
-
-
-@refusals(
-    """
-    np.zeros(5), np.zeros((5, D), "f4") | thing: its PCA: mean | got: float64
-    np.zeros(5, "f4"), np.zeros((4, D), "f4") | expected: (C, D) = (5, 3)
-    np.zeros(5, "f4"), np.zeros((5, 2), "f4") | expected: (C, D) = (5, 3)
-    np.full(5, np.nan, "f4"), np.zeros((5, D), "f4") | got: holds nan at [0]
-    """,
-    error=DataError,
-    cause="damaged?",
-)
-def test_a_projection_that_does_not_fit_is_named(refusal: Refusal, tmp_path: Path) -> None:
-    names = {"projection": Projection, "path": tmp_path / "data.h5"}
-    write = "write_dataset(path, replace(GOOD, projection=projection({})))"
-    refusal.check(globals() | names, write)

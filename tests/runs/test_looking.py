@@ -91,7 +91,7 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
             if not words:
                 continue
             np.testing.assert_array_equal(weights, weights.round(4))
-            features = run.preprocessing(_encoded(picture))
+            features = run.scaling(_encoded(picture))
             exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[
                 0, : len(words)
             ]

@@ -11,16 +11,15 @@ from refusals import refuses
 
 pytest.importorskip("filelock")
 
-from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.errors import DataError
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import Inputs
 
 ONES = np.ones(4, np.float32)
-PCA = Projection(ONES, np.eye(4, 2, dtype=np.float32))
-SCALING = FeatureScaling(ONES[:2], ONES[:2])
-OF_RUN = Inputs("histogram", (9, 2), PCA, SCALING)
+SCALING = FeatureScaling(ONES, ONES)
+OF_RUN = Inputs("histogram", (9, 4), SCALING)
 
 
 def test_a_config_is_written_as_it_was_read(run: Path) -> None:
@@ -47,8 +46,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
     [
         (OF_RUN, ""),
         (replace(OF_RUN, scaling=FeatureScaling(*map(np.copy, SCALING))), ""),
-        (Inputs("histogram", (9, 2), PCA), ""),  # data that has been through the PCA
-        (Inputs("histogram", (9, 4)), ""),  # and that will go through it
+        (Inputs("histogram", (9, 4)), ""),  # data that is still to be scaled
         (Inputs("histogram", (9, 2)), "features of size 9 x 2 instead of 9 x 4"),
         (Inputs("histogram", (4,)), "features of size 4 instead of 9 x 4"),
         (
@@ -60,15 +58,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
             "features by an unknown encoder instead of the encoder 'histogram'",
         ),
         (
-            replace(OF_RUN, projection=PCA._replace(mean=2 * ONES)),
-            "features after another PCA",
-        ),
-        (
-            Inputs("histogram", (9, 4), scaling=FeatureScaling()),  # of a run without a PCA
-            "features after another PCA",
-        ),
-        (
-            replace(OF_RUN, scaling=SCALING._replace(scale=2 * ONES[:2])),
+            replace(OF_RUN, scaling=SCALING._replace(scale=2 * ONES)),
             "features with another scaling",
         ),
         (replace(OF_RUN, scaling=FeatureScaling()), "features with another scaling"),
@@ -78,8 +68,3 @@ def test_features_fit_that_came_the_same_way_or_have_some_of_it_to_come(
     other: Any, misfit: str
 ) -> None:
     assert OF_RUN.misfit(other) == misfit
-
-
-def test_data_that_has_been_through_a_pca_fits_no_run_without_one() -> None:
-    raw = Inputs("histogram", (4,), scaling=FeatureScaling())
-    assert raw.misfit(Inputs("histogram", (2,), PCA)) == "features after another PCA"

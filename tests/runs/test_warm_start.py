@@ -16,15 +16,13 @@ pytest.importorskip("jinja2")
 from commands import call, failing, few, good
 
 from xpcap import CaptionData, open_data, open_run, to_numpy
-from xpcap.data.features import Projection
 from xpcap.data.hdf5 import write_dataset
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.runs import complete, load_state, train, train_run
-from xpcap.runs.config import Config
-from xpcap.runs.folder import save_parameters, write_projection
+from xpcap.runs.folder import save_parameters
 from xpcap.runs.recipe import PRESETS
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -46,12 +44,6 @@ def of_other_words(path: Path, **changes: Any) -> Path:
     own = CaptionData(vocabulary, splits, source=data.source)
     write_dataset(path, replace(own, **changes))
     return path
-
-
-def as_it_was(data: CaptionData) -> Projection:
-    """A PCA that changes nothing."""
-    D = data.feature_dim
-    return Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32))
 
 
 @pytest.fixture
@@ -135,22 +127,6 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
     assert "asterisk" in words[0]
 
 
-def test_whole_features_start_from_no_run_that_projects_them(
-    run: Path, own: Path, tmp_path: Path
-) -> None:
-    """As those of earlier checkouts do; nor does a run go on that one had started so."""
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(3, patch)
-        assert call("train", own, "--from", run, *FEW, "--out", tmp_path / "begun").exit_code == 143
-    for folder in (run, tmp_path / "begun"):
-        config = Config.read(folder)
-        replace(config, projected_from=config.model.feature_shape[-1]).write(folder)
-        write_projection(folder, as_it_was(open_data(own)))
-    words = "the data has whole features, expected those of the PCA that --from was trained with"
-    failing(["train", own, "--from", run, *FEW, "--out", tmp_path / "on"], words)
-    failing(["train", "--out", tmp_path / "begun", "--resume"], words)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -163,7 +139,6 @@ def test_whole_features_start_from_no_run_that_projects_them(
             {"source": few(5).source.__class__()},
             "the data has features by an unknown encoder instead of the encoder 'histogram'",
         ),
-        ({"projection": as_it_was(few(5))}, "the data has features after another PCA"),
         ({"narrow": True}, "the data has features of size 2000 instead of 2101"),
     ],
 )

@@ -7,14 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from xpcap.data.features import (
-    FeatureScaling,
-    LazyRows,
-    Preprocessing,
-    Projection,
-    RowSource,
-    blocks,
-)
+from xpcap.data.features import FeatureScaling, LazyRows, RowSource, blocks
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
 from xpcap.options import LARGEST, Text, Whole, check_fields, documented, kinds, option
@@ -80,8 +73,7 @@ class Source:
 
 
 SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
-PCA = Spec("mean:C=f4! components:C,D=f4!")
-RESERVED = ("vocab", "pca_mean", "pca_components")  # members of a dataset file but its splits
+VOCAB = "vocab"  # the member of a dataset file that is no split
 
 
 @dataclass(frozen=True)
@@ -117,13 +109,10 @@ class CaptionData:
         Captions and features by name, such as "train" and "val".
     source : Source
         The origin of the data: encoder, folder of pictures, seed.
-    scaling : FeatureScaling or Preprocessing
+    scaling : FeatureScaling
         Applied to every feature that `features` and `minibatch` return.
     fingerprint : str
         Digest of the contents, if the data was read from a file, which stores it as "stamp".
-    projection : Projection or None
-        The PCA that the features have been through since an encoder computed them, in `prepare` of
-        an earlier checkout.
 
     Raises
     ------
@@ -135,9 +124,8 @@ class CaptionData:
     splits: Mapping[str, Split]
     _: KW_ONLY
     source: Source = field(default_factory=Source)
-    scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
+    scaling: FeatureScaling = field(default_factory=FeatureScaling)
     fingerprint: str = ""
-    projection: Projection | None = None
 
     def __repr__(self) -> str:
         return f"CaptionData({dict(self.splits)}, feature_shape={self.feature_shape})"
@@ -401,7 +389,7 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
 
 def may_name_a_split(name: str) -> bool:
     """True if a dataset file can hold a split of that name."""
-    return name.isidentifier() and name not in RESERVED
+    return name.isidentifier() and name != VOCAB
 
 
 def size(shape: Sequence[int]) -> str:
@@ -434,9 +422,6 @@ def check_data(caller: str, data: CaptionData, start: bool = True) -> None:
             raise DataError(
                 caller, thing, f"have shapes {shapes}", "one", "made by two extractors?"
             )
-    if data.projection is not None:
-        sizes = {"D": data.feature_dim}
-        PCA.check_file(f"{within}its PCA", data.projection._asdict(), "damaged?", sizes)
 
 
 def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:

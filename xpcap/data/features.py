@@ -1,7 +1,7 @@
 """Features of many pictures, a row each: lazy rows, their scaling, and their PCA projection.
 
-A run stores the scaling that it was trained with, and applies it to all that it captions; one whose
-data an earlier checkout prepared with PCA has a projection too. The index of photos has its own.
+A run stores the scaling that it was trained with, and applies it to all that it captions. The index
+of photos has a projection.
 """
 
 import math
@@ -212,17 +212,6 @@ class Projection(NamedTuple):
         mean, components = (asarray(x, like=features) for x in self)
         with blas().lock():
             return (features.astype(np.float32, copy=False) - mean) @ components
-
-
-class Preprocessing(NamedTuple):
-    """Preprocessing of raw features by a run: projection, then scaling."""
-
-    projection: Projection | None
-    scaling: FeatureScaling
-
-    def __call__(self, features: RowSource) -> np.ndarray:
-        """A copy of features (n, ..., D), projected and scaled."""
-        return self.scaling(features if self.projection is None else self.projection(features[:]))
 
 
 def fit_projection(features: RowSource, d: int) -> Projection:

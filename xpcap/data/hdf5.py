@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data, may_name_a_split
-from xpcap.data.features import Projection, RowSource, blocks
+from xpcap.data.dataset import VOCAB, CaptionData, Source, Split, check_data, may_name_a_split
+from xpcap.data.features import RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
@@ -166,9 +166,7 @@ def _write(path: Path, data: CaptionData) -> None:
     # itself it is a crash
     with new_file("write_dataset", path) as stream, h5py.File(stream, "w") as file:
         file.attrs["xpcap"] = about
-        file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
-        if data.projection is not None:
-            file["pca_mean"], file["pca_components"] = data.projection
+        file.create_dataset(VOCAB, data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
         for name, split in data.splits.items():
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
@@ -226,7 +224,7 @@ def _check_names(data: CaptionData) -> None:
     for name, split in data.splits.items():
         got = expected = ""
         if not may_name_a_split(name):
-            got, expected = "is not a name", f"letters, digits and _, none of {', '.join(RESERVED)}"
+            got, expected = "is not a name", f"letters, digits and _, not {VOCAB}"
         elif not all(map(is_text, split.images)):
             got, expected = "has a picture name that is not text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
@@ -255,7 +253,7 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
     if min(views.values(), default=1) < 1:
         got = f"are {str(views)[:60]}"
         raise DataError("read_dataset", f"{path}: views", got, "at least 1 a split", "damaged?")
-    groups = {name: file[name] for name in file if name not in RESERVED}
+    groups = {name: file[name] for name in file if name != VOCAB}
     in_memory = (
         sum(group["features"].nbytes for group in groups.values() if "features" in group)
         <= IN_MEMORY
@@ -264,14 +262,9 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
         name: _read_split(path, name, group, views.get(name, 1), in_memory)
         for name, group in groups.items()
     }
-    projection = (
-        Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
-    )
     source = Source.from_json(f"read_dataset: {path}", about["source"])
-    vocabulary = Vocabulary(_strings(file["vocab"]))
-    return CaptionData(
-        vocabulary, splits, source=source, fingerprint=about["stamp"], projection=projection
-    )
+    vocabulary = Vocabulary(_strings(file[VOCAB]))
+    return CaptionData(vocabulary, splits, source=source, fingerprint=about["stamp"])
 
 
 def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
@@ -310,8 +303,6 @@ def _strings(dataset: "h5py.Dataset") -> list[str]:
 def fingerprint_of(data: CaptionData) -> str:
     """A digest of all but the values of features, which may be large, and slow to read."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
-    for numbers in data.projection or ():
-        digest.update(np.ascontiguousarray(numbers, "<f4").tobytes())
     for name in sorted(data.splits):
         split = data.splits[name]
         digest.update(f"{name} {split.features.shape} {split.features.dtype}".encode())

@@ -47,9 +47,9 @@ def export_onnx(
     """Write the run's own model to a new folder, as ONNX.
 
     ``start.onnx`` computes the state before the first word from features, as the encoder gives
-    them: the run's PCA and scaling are part of the graph. ``step.onnx`` computes the scores of the
-    next word and the next state. ``greedy.onnx`` decodes a whole caption. Ranking, and the first
-    stage that takes part in it, stay behind. docs/howto/export.md lists names and shapes.
+    them: the run's scaling is part of the graph. ``step.onnx`` computes the scores of the next word
+    and the next state. ``greedy.onnx`` decodes a whole caption. Ranking stays behind.
+    docs/howto/export.md lists names and shapes.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def export_onnx(
     folder = Path(folder)
     with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
     require_exportable("export_onnx", run, folder, weights)
-    captioner = Captioner(run.model, run.preprocessing, weights)
+    captioner = Captioner(run.model, run.scaling, weights)
     most = run.config.max_words
     graphs = {
         START: start_graph(captioner),
@@ -91,7 +91,7 @@ def export_onnx(
 def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> None:
     """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
     try:
-        require_form(Captioner(run.model, run.preprocessing, weights))
+        require_form(Captioner(run.model, run.scaling, weights))
     except TypeError as error:  # of the tensors that record the equations
         thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = (
@@ -119,7 +119,6 @@ def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
         "tokeniser": TOKENISER,
         "max_words": str(most),
         "encoder": _without_folder(run.source.encoder or ""),
-        "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),
         "feature_scaling": run.config.recipe.feature_scaling,
         "cell": config.cell,
         "inject": config.inject,

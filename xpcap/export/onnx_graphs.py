@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.features import Preprocessing, Projection
+from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.export.tensor import (
     BATCH,
@@ -54,16 +54,16 @@ class Captioner:
 
     Parameters
     ----------
-    model, preprocessing : of a run
+    model, scaling : of a run
     weights : one of WEIGHTS
     """
 
-    def __init__(self, model: CaptioningRNN, preprocessing: Preprocessing, weights: str) -> None:
+    def __init__(self, model: CaptioningRNN, scaling: FeatureScaling, weights: str) -> None:
         self.config: ModelConfig = model.config
         self._params = {
             name: np.asarray(to_numpy(array), np.float32) for name, array in model.params.items()
         }
-        self._preprocessing, self._half = preprocessing, weights == "float16"
+        self._scaling, self._half = scaling, weights == "float16"
 
     @property
     def state(self) -> list[str]:
@@ -77,20 +77,15 @@ class Captioner:
 
     def features(self, graph: Graph) -> Tensor:
         """The encoder's features, raw, as an input."""
-        *regions, D = self.config.feature_shape
-        if self._preprocessing.projection is not None:
-            D = len(self._preprocessing.projection.mean)
-        return graph_input(graph, "features", np.float32, ("N", *regions, D))
+        return graph_input(graph, "features", np.float32, ("N", *self.config.feature_shape))
 
     def preprocess(self, features: Tensor) -> Tensor:
-        """Features after the run's PCA and scaling."""
-        x, graph, (projection, scaling) = features, features.graph, self._preprocessing
-        if projection is not None:
-            x = project(x, projection, "pca")
-        if scaling.mean is not None and scaling.scale is not None:
-            mean, scale = (weight(graph, f"scaling.{k}", v) for k, v in scaling._asdict().items())
-            x = (x - mean) / scale
-        return x
+        """Features after the run's scaling."""
+        graph, scaling = features.graph, self._scaling
+        if scaling.mean is None or scaling.scale is None:
+            return features
+        mean, scale = (weight(graph, f"scaling.{k}", v) for k, v in scaling._asdict().items())
+        return (features - mean) / scale
 
     def start(self, x: Tensor) -> list[Tensor]:
         """The state before the first word, from preprocessed features."""
@@ -121,12 +116,6 @@ class Captioner:
             return Tensor(graph, None, np.zeros(shape, dtype or np.float32))
 
         return _Recorded(self.config, params, Buffer(take, lambda name, host: host))
-
-
-def project(x: Tensor, projection: Projection, name: str) -> Tensor:
-    """A projection, whose arrays are weights that begin with a name."""
-    mean, components = (weight(x.graph, f"{name}.{k}", v) for k, v in projection._asdict().items())
-    return (x - mean) @ components
 
 
 # ---- The graphs

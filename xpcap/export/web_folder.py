@@ -96,7 +96,7 @@ def export_web(
         encoder_settings = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
         encoder_settings["grid"] = encoder.grid
-    captioner = Captioner(run.model, run.preprocessing, weights)
+    captioner = Captioner(run.model, run.scaling, weights)
     start = start_graph(captioner, ranker.index.projection if ranker else None)
     for name, graph in ((START, start), (STEP, step_graph(captioner))):
         graphs[name] = checked_model(graph, {"graph": name})

@@ -239,7 +239,7 @@ class PictureCaptioner:
             numbers, names, rows, _ = zip(*encoded, strict=True)
             # in this order, so that none waits for the other
             with blas().lock(), self._decoding, computing_on(self.run.model.like):
-                features = self.run.preprocessing(np.stack(rows))
+                features = self.run.scaling(np.stack(rows))
                 captions = iter(decoder(names, features, np.array(numbers)))
         for picture in batch:
             if isinstance(picture, Encoded):

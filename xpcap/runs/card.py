@@ -26,7 +26,6 @@ from xpcap.runs.folder import (
     LAST,
     LOCK,
     PICTURES,
-    PROJECTION,
     RANKING,
     START_RANKING,
     TIMES,
@@ -44,7 +43,6 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     BEST: "the parameters of the epoch that captions come from, and its record",
     CONFIG: "options, versions, and where data and pictures lay on the machine that trained",
     VOCAB: "the words; row k of `W_embed` is the k-th",
-    PROJECTION: "the PCA that features go through; needed with the parameters",
     RANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
     START_RANKING: "after a head start: the ranking of the run that it started from",

@@ -42,7 +42,6 @@ class Config:
     numpy: str = option(Text())
     backend: str = option(Text())
     start_digest: str | None = option(Text(), None)  # of the parameters of the run `start`
-    projected_from: int | None = option(Whole(1, MAX_COUNT), None)  # numbers that the PCA takes
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,7 +60,6 @@ class Config:
             numpy=np.__version__,
             backend=get_backend(),
             start_digest=None if recipe.start is None else best_digest(recipe.start),
-            projected_from=None if data.projection is None else len(data.projection.mean),
         )
 
     @classmethod

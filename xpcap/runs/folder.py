@@ -12,7 +12,7 @@ import numpy as np
 
 from xpcap import files
 from xpcap.backend import Array, to_numpy
-from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
@@ -25,7 +25,6 @@ from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
-PROJECTION = "projection.safetensors"  # where an earlier checkout prepared the data with PCA
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
 START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
@@ -146,28 +145,6 @@ def check_parameters(
 ) -> None:
     """Raise DataError unless the tensors of `path` are finite parameters of these `shapes`."""
     Spec.of(shapes, kind).check_file(f"open_run: {path}", tensors, "damaged, or from another run?")
-
-
-# projection.safetensors
-
-
-def write_projection(path: Path, projection: Projection) -> None:
-    """Write projection.safetensors."""
-    write_tensors(path / PROJECTION, projection._asdict(), {})
-
-
-def read_projection(path: Path, D: int | None, d: int) -> Projection | None:
-    """Read projection.safetensors, from D numbers to d; None if D is. DataError : as of a run."""
-    if D is None:
-        return None
-    file = path / PROJECTION
-    shapes = {"mean": (D,), "components": (D, d)}
-    if not file.is_file():
-        expected = "the PCA that the run's features go through"
-        raise DataError("open_run", file, "is missing", expected, "copy the run folder whole")
-    tensors, _ = read_tensors(file, "open_run")
-    check_parameters(file, tensors, shapes)
-    return Projection(**tensors)
 
 
 # The feature scaling, as tensors

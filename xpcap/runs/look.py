@@ -81,7 +81,7 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     source = picture if scheme_of(picture) else Path(picture)
     encoder = run.encoder("look_inside")
     pixels, feature = encode_picture("look_inside", source, encoder)
-    features = run.preprocessing(feature[None])
+    features = run.scaling(feature[None])
     if caption is None:
         (decoded,) = run.decoder()([str(picture)], features)
         words = list(decoded.words)

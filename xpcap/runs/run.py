@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.backend import to_numpy
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size
-from xpcap.data.features import FeatureScaling, Preprocessing, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder
 from xpcap.encoders.kinds import same_encoder
@@ -37,7 +37,6 @@ from xpcap.runs.folder import (
     load_parameters,
     opened_folder,
     read_history,
-    read_projection,
     read_vocabulary,
 )
 from xpcap.training.state import Record, best_of
@@ -52,40 +51,28 @@ class Inputs:
 
     encoder : name of the encoder; None: features came without one
     shape : of the feature
-    projection : the PCA that it has been through
     scaling : its last step; None: still to come
     """
 
     encoder: str | None
     shape: tuple[int, ...]
-    projection: Projection | None = None
     scaling: FeatureScaling | None = None
 
     @classmethod
     def of(cls, data: CaptionData) -> "Inputs":
         """Those of a data set."""
-        return cls(data.source.encoder, data.feature_shape, data.projection)
-
-    @property
-    def raw_shape(self) -> tuple[int, ...]:
-        """Shape of the feature as the encoder computes it."""
-        if self.projection is None:
-            return self.shape
-        return (*self.shape[:-1], len(self.projection.mean))
+        return cls(data.source.encoder, data.feature_shape)
 
     def misfit(self, other: "Inputs") -> str:
         """The first thing in which features of `other` differ from these; empty: nothing.
 
-        A step that is still to come is no difference.
+        A scaling that is still to come is no difference.
         """
-        finished = other.scaling is not None
-        if other.raw_shape != self.raw_shape:
-            return f"features of size {size(other.raw_shape)} instead of {size(self.raw_shape)}"
+        if other.shape != self.shape:
+            return f"features of size {size(other.shape)} instead of {size(self.shape)}"
         if not same_encoder(other.encoder, self.encoder):
             return f"features by {_title(other.encoder)} instead of {_title(self.encoder)}"
-        if (finished or other.projection) and not _alike(self.projection, other.projection):
-            return "features after another PCA"
-        if finished and not _alike(self.scaling, other.scaling):
+        if other.scaling is not None and not _alike(self.scaling, other.scaling):
             return "features with another scaling"
         return ""
 
@@ -128,27 +115,12 @@ class Run:
         return self.config.source
 
     @property
-    def projection(self) -> Projection | None:
-        """The PCA that features go through; None: none."""
-        return self.inputs.projection
-
-    @property
     def scaling(self) -> FeatureScaling:
         """The last step of features before the model reads them."""
         return self.inputs.scaling or FeatureScaling()
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The map from the encoder's features to the model's: projection, then scaling."""
-        return Preprocessing(self.projection, self.scaling)
-
-    @property
-    def raw_shape(self) -> tuple[int, ...]:
-        """Shape of a feature as the encoder computes it."""
-        return self.inputs.raw_shape
-
     def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
-        """A data set that fits the run, with the run's scaling, and its projection if it has none.
+        """A data set that fits the run, with the run's scaling.
 
         data : an open data set, or the path of one. None: the one that the run was trained on
         DataError : it is missing, does not fit the run, or is the run's own and has changed since
@@ -168,10 +140,10 @@ class Run:
             inputs = replace(inputs, encoder=self.inputs.encoder)
         if different := self.inputs.misfit(inputs):
             expected = f"those that {self.path} was trained on, or the encoder's"
-            cause = "made by another encoder, or prepared with another PCA?"
-            raise DataError("Run.data", name, f"has {different}", expected, cause)
-        scaling = self.preprocessing if data.projection is None else self.scaling
-        return replace(data, scaling=scaling)
+            raise DataError(
+                "Run.data", name, f"has {different}", expected, "made by another encoder?"
+            )
+        return replace(data, scaling=self.scaling)
 
     def _own_data(self) -> Path:
         path = self.config.data
@@ -279,8 +251,7 @@ def open_run(path: str | Path) -> Run:
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())
-    projection = read_projection(path, config.projected_from, d)
-    inputs = Inputs(config.source.encoder, shape.feature_shape, projection, scaling)
+    inputs = Inputs(config.source.encoder, shape.feature_shape, scaling)
     if path != asked:
         notice(
             f"{asked} has only its first stage so far, cross entropy: opened at its best epoch,"

@@ -28,7 +28,6 @@ from xpcap.runs.folder import (
     HISTORY,
     LAST,
     PICTURES,
-    PROJECTION,
     TIMES,
     VOCAB,
     check_parameters,
@@ -37,7 +36,6 @@ from xpcap.runs.folder import (
     save_parameters,
     save_state,
     write_lines,
-    write_projection,
     write_vocabulary,
 )
 from xpcap.runs.pages import write_progress_page
@@ -238,8 +236,6 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
         replace(config, recipe=recipe).write(out)
     if not (out / VOCAB).exists():
         write_vocabulary(out, data.vocabulary)
-    if data.projection is not None and not (out / PROJECTION).exists():
-        write_projection(out, data.projection)
     if recipe.data is None and not (out / DATA).exists():
         write_fingerprinted(out / DATA, data)
     drawn_here = recipe.data is None and data.source.generated == GENERATOR

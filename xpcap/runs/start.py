@@ -53,17 +53,12 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     Captions are encoded by the run's words and, behind them, the data's others.
 
     base : the run; None: the stage goes on from a checkpoint, and its own folder has the words
-    DataError : the run projects features, as those of earlier checkouts, and the data's are whole.
     """
-    vocabulary, config = data.vocabulary, stage.config
+    vocabulary = data.vocabulary
     if base is not None:
-        vocabulary, config = base.vocabulary, base.config
+        vocabulary = base.vocabulary
     elif (stage.folder / VOCAB).exists():
         vocabulary = read_vocabulary(stage.folder)
-    if config is not None and config.projected_from is not None and data.projection is None:
-        got, expected = "has whole features", "those of the PCA that `start` was trained with"
-        cause = "train a run without one to start from (docs/howto/from-an-earlier-0.1.md)"
-        raise DataError("train_run", "the data", got, expected, cause)
     if digest(vocabulary) != digest(data.vocabulary):
         data = data.with_vocabulary(vocabulary.union(data.vocabulary))
     return data
