@@ -36,13 +36,11 @@ def figures() -> dict[str, str]:
     whole = "all, with ranking, scores and page, in batches of 128"
     peak = "peak memory of all, with the ranking and the page"
     quality = partial(values, "quality.csv")
-    flickr8k = {"photos": "6,000 photos"}
     dev = {"photos": "1,000 dev photos, after 6,000 others", "recipe": "default, ranked captions"}
     photos = (
         "500 dev photos outside training and val, after 5,500 others, with 500 dev photos as val"
     )
     new = {"photos": photos, "recipe": "default, ranked captions"}
-    three = {**flickr8k, "recipe": "three runs of the default as one captioner"}
     minutes = command(**demo, what="all, after set-up")
     ratios: list[Callable[..., list[float]]] = [  # the first configuration has few captions
         partial(values, "pytorch.csv", f"ratio_torch_{layout}") for layout in ("padded", "packed")
@@ -55,8 +53,6 @@ def figures() -> dict[str, str]:
         "default-minutes": f"{command(what=whole)[-1] / 60:.0f}",
         "default-memory": f"{command(what=peak)[-1] / 1000:.1f}",
         "default-cider": f"{quality('ranked', **dev)[-1]:.2f}",
-        "default-beam": f"{quality('beam_5', **flickr8k, recipe='default')[-1]:.3f}",
-        "three-runs-beam": f"{quality('beam_5', **three)[-1]:.3f}",
         "new-photos-ranked": f"{quality('ranked', **new)[-1]:.3f}",
         "new-photos-greedy": f"{quality('greedy', **new)[-1]:.3f}",
         "pytorch-times": f"{min(times):.1f} to {max(times):.1f}",
