@@ -37,7 +37,7 @@ EXAMPLES = examples(
     "verify --backend cupy --json",
     "verify --against rnn_layers.py",
     "verify --against assignment3/cs231n --only 'lstm_*' --html report.html",
-    "verify --class submissions > class.csv",
+    "verify --class submissions",
 )
 SEED, POSITIVE = Whole(0), Real(above=0)
 INDENT = " " * 4
