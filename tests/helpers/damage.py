@@ -527,6 +527,7 @@ CHECKPOINT: list[tuple[Any, ...]] = [
     (tensors(lambda x, m: m["optimizer"].update(lr=1)), "'lr' does not exist"),
     (tensors(lambda x, m: m["optimizer"].update(beta1=[])), "is []", "a number in"),
     (tensors(lambda x, m: m.update(vocabulary="0")), "another vocabulary"),
+    (tensors(lambda x, m: m.pop("vocabulary")), "is missing", "text", "", "vocabulary"),
     (tensors(lambda x, m: m.update(batch_size=11)), "11, of this solver: 12"),
 ]  # fmt: skip
 

@@ -265,12 +265,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """As `load_state`, with the scaling and the vocabulary's digest."""
     tensors, meta = read_tensors(path, "load_state")
-    scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
-    if not isinstance(vocabulary, str):
-        got, cause = "has no digest of a vocabulary", f"is it a {BEST}, or from an older xpcap?"
-        raise DataError("load_state", path, got, "a training state", cause)
+    scaling = pop_scaling(tensors)
+    check_json("load_state", path, meta, {"vocabulary": str})
     state = from_tensors(f"load_state: {path}", tensors, meta, shapes, rule)
-    return Checkpoint(state, scaling, vocabulary)
+    return Checkpoint(state, scaling, meta["vocabulary"])
 
 
 # The provenance of the parameters
