@@ -218,6 +218,8 @@ def _data(run: Run, data: CaptionData) -> Iterator[str]:
         yield f"Training started from the run {code(Path(start).name)}, and so from its data too"
     encoder = ENCODERS.get((source.encoder or "").partition(":")[0])
     features = "given; no encoder is recorded" if source.encoder is None else code(source.encoder)
+    if source.record.get("encoder_checked") == 0:
+        features += ", as whoever prepared the data says; no picture was compared"
     licence = encoder.licence if encoder else "not stated in the dataset file"
     yield f"Features: {features}. Licence of the encoder's weights: {_plain(licence)}"
 
