@@ -438,7 +438,7 @@ STATED = {  # what the tables of a page say
     ],
     "reference/commands.md": [f"| {row} | {row.change} | {row.reason} |" for row in few.TABLE],
     "reference/decoding.md": [f"| {limit.help} |" for limit in described(Policy).values()],
-    "reference/files.md": [f"| `{file.name}` | {file.content} |" for file in FILES],
+    "reference/files.md": [f"| `{name}` | {content} |" for name, content in FILES.items()],
     "reference/scores.md": [f"| {metric.plain} |" for metric in METRICS],
 }
 
