@@ -211,7 +211,8 @@ class Projection(NamedTuple):
         """Features (..., D), float, on any device, projected: (..., d) float32."""
         mean, components = (asarray(x, like=features) for x in self)
         with blas().lock():
-            return (features.astype(np.float32, copy=False) - mean) @ components
+            # no @, which reports floating-point flags, and OpenBLAS raises some on finite numbers
+            return (features.astype(np.float32, copy=False) - mean).dot(components)
 
 
 def fit_projection(features: RowSource, d: int) -> Projection:

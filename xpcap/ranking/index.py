@@ -127,7 +127,7 @@ class PhotoIndex:
         for start in range(0, len(self), step):
             block = self.photos.features[start : start + step].astype(np.float32)
             with blas().lock():
-                similarities = embeddings @ asarray(block, like=embeddings).T
+                similarities = embeddings.dot(asarray(block, like=embeddings).T)
             cosines = (similarities.T * shares).T  # of features, where photos are few
             similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
