@@ -129,14 +129,21 @@ def test_a_grading_as_json_with_points_and_a_page() -> None:
 @pytest.mark.usefixtures("asked")
 def test_a_class_is_a_line_for_each_student(work: Path) -> None:
     folder = work.parent / "submissions"
-    for name, text in (("ada", LAYERS), ("bob", f"{LAYERS}# wrong"), ("eve", "x")):
+    for name, text in (("ada l.", LAYERS), ("bob\x1b", f"{LAYERS}# wrong"), ("eve", "x")):
         (folder / name).mkdir(parents=True)
         (folder / name / "rnn_layers.py").write_text(text)
+    (folder / "zoe.py").write_text(LAYERS)
+    (folder / "__MACOSX").mkdir()
     output = good("verify", "--class", "submissions").stdout
     head, *rows = csv.reader(output.splitlines())
     assert head == ["student", "points", "wrong"]
-    assert [row[:2] for row in rows] == [["ada", "76"], ["bob", "56"], ["eve", "0"]]
-    assert rows[0][2] == ""
+    assert [row[:2] for row in rows] == [
+        ["ada l.", "76"],
+        ["bob\\x1b", "56"],
+        ["eve", "0"],
+        ["zoe", "76"],
+    ]
+    assert rows[0][2] == "a note\\x1b"
     assert "lstm_step_backward: missing derivative of sigmoid, gate f: dx" in rows[1][2]
     assert "defines nothing of the course" in rows[2][2]
 
@@ -147,6 +154,7 @@ REFUSED = """
 2 | --against . --backend cupy | --backend cupy with --against
 2 | --against . --seconds 0 | --seconds
 2 | --against . --seed -1 | --seed is -1
+2 | --against . --seed 4294967296 | --seed is 4294967296
 1 | --against none.py | none.py does not exist
 1 | --against . --html page.txt | does not end in .html
 1 | --class none | none is not a folder

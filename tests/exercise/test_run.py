@@ -146,3 +146,14 @@ def test_bubblewrap_where_it_is_installed_keeps_files_as_they_are(tmp_path: Path
     assert found is not None
     assert found[0] == "OSError"
     assert not (tmp_path / "mark").exists()
+
+
+@linux
+def test_a_file_may_not_grow_without_end() -> None:
+    body = "with open('large', 'wb') as file: file.write(bytes(11 * 2**20))"
+    (answer,) = rules({"writes": body}, HEAD).values()
+    assert isinstance(answer, Observation)
+    found = answer.error("out")
+    assert found is not None
+    assert (found[0], found[2].number) == ("OSError", 6)
+    assert "File too large" in found[1]

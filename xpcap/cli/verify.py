@@ -23,11 +23,11 @@ from xpcap.cli.shared import (
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise.grading import results
 from xpcap.exercise.grading.files import KNOWN, find
-from xpcap.exercise.grading.grade import grade
+from xpcap.exercise.grading.grade import SEED, grade
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.table import HANDED_IN
 from xpcap.files import require_new_file, write_new
-from xpcap.options import Real, Whole
+from xpcap.options import Real
 from xpcap.report import escape_control
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
@@ -39,7 +39,7 @@ EXAMPLES = examples(
     "verify --against assignment3/cs231n --only 'lstm_*' --html report.html",
     "verify --class submissions",
 )
-SEED, POSITIVE = Whole(0), Real(above=0)
+POSITIVE = Real(above=0)
 INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
@@ -149,11 +149,11 @@ def verify(
         writer.writerow(results.HEADS)
         for entry in entries:
             try:
-                report = grader(entry, expect=modules)
-                row = results.class_row(entry.stem, report)
+                points, wrong = results.class_cells(grader(entry, expect=modules))
             except DataError as error:
-                row = [entry.stem, "0", f"the submission {error.reason}"]
-            writer.writerow(row)
+                points, wrong = "0", f"the submission {error.reason}"
+            student = entry.stem if entry.is_file() else entry.name
+            writer.writerow(map(escape_control, (student, points, wrong)))
             sys.stdout.flush()
         return
     assert against is not None
@@ -172,8 +172,9 @@ def verify(
 
 def _entries(folder: Path) -> list[Path]:
     """The submissions of a class."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    if entries := [entry for entry in found if entry.name[0] not in "._"]:
+    listed = sorted(folder.iterdir()) if folder.is_dir() else []
+    entries = [entry for entry in listed if entry.name[0] != "." and entry.name != "__MACOSX"]
+    if entries:
         return entries
     got = "has no entries" if folder.is_dir() else "is not a folder"
     raise DataError("verify", folder, got, expected="a folder with an entry a student")

@@ -19,12 +19,13 @@ from xpcap.exercise.grading.files import dotted, find, read
 from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.run import PACKAGES, Observation, Question, Stopped, ask
-from xpcap.options import Real
+from xpcap.options import Real, Whole
 from xpcap.threads import blas
 
 __all__ = ["Report", "Result", "grade"]
 
 GIVEN = ("affine_forward", "affine_backward")  # what the course's layers.py has
+SEED = Whole(0, 2**32 - 1)  # as NumPy's legacy generator takes it
 STEPS = tuple(name for name in table.FUNCTIONS if "_step_" in name)
 LAYERS = tuple(row.name for row in table.functions(["rnn_layers"]) if row.points)
 GRADED = tuple(dict.fromkeys(row.module for row in table.FUNCTIONS.values()))
@@ -51,7 +52,7 @@ def grade(
         Modules that are to be there, such as "rnn_layers", "rnn", "optim". None: of a folder what
         the handout has students write, "rnn_layers" and "rnn"; of a file what it defines.
     seed : int
-        Draws the inputs.
+        Draws the inputs; 0..2**32-1.
     only : sequence of str
         Patterns of function names, as in a shell. None: all.
     seconds : float
@@ -70,13 +71,14 @@ def grade(
     DataError
         No such file or module, or nothing of the course in it.
     OptionError
-        No function has a name of `only`; no such module.
+        No function has a name of `only`; no such module; a number out of range.
     """
-    grading = _Grading(submission, expect, tuple(only), seed)
-    grading.limits = {
+    limits = {
         "seconds": Real(above=0).check("grade", "`seconds`", seconds),
         "memory": Real(above=0).check("grade", "`memory`", memory),
     }
+    seed = SEED.check("grade", "`seed`", seed)
+    grading = _Grading(submission, expect, tuple(only), seed, limits)
     state = np.random.get_state()
     try:
         with blas().on_one_thread():  # small products, beside the submission's own process
@@ -90,20 +92,19 @@ def grade(
 class _Grading:
     """A submission, and the verdicts so far; arguments as of `grade`."""
 
-    limits: Mapping[str, float]
-
     def __init__(
         self,
         submission: str | Path,
         expect: Sequence[str] | None,
         patterns: Sequence[str],
         seed: int,
+        limits: Mapping[str, float],
     ) -> None:
         expect = None if expect is None else tuple(expect)
         for module in expect or ():
             if module not in GRADED:
                 raise unknown("grade", "`expect`", module, GRADED)
-        self._seed = seed
+        self._seed, self._limits = seed, limits
         self._handed = handed = read(submission)
         alone = expect is None and find(submission).is_file()
         self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
@@ -297,7 +298,7 @@ class _Grading:
             return []
         files, right = self._files(), table.source("rnn_layers", table.PACKAGE)
         shown = {file: name for file, name in self._handed.shown.items() if file in files}
-        return ask(files, shown, questions, **self.limits, seed=self._seed, right=right)
+        return ask(files, shown, questions, **self._limits, seed=self._seed, right=right)
 
     def _question(self, module: str, right: Mapping[str, str] | None = None) -> Question:
         """Whether the files of a module can be imported."""

@@ -202,7 +202,7 @@ class _Search:
         """The likeliest edits that explain most, and True if they explain all."""
         right = self.equal([])
         assert right is not None, "the reference function fails"
-        level, found = int(right.sum()), []
+        level, partial = int(right.sum()), []
         for edit in edits:
             if self.left <= 0:
                 break
@@ -211,9 +211,9 @@ class _Search:
             if equal.all():
                 return [edit], True
             if equal.sum() > level:
-                found.append(([edit], equal))
-        found = self._together(right, found)
-        return (found[0][0], bool(found[0][1].all())) if found else ([], False)
+                partial.append(([edit], equal))
+        explanations = self._together(right, partial)
+        return (explanations[0][0], bool(explanations[0][1].all())) if explanations else ([], False)
 
     def _together(
         self, right: np.ndarray, found: list[tuple[list[Edit], np.ndarray]]

@@ -54,14 +54,14 @@ def _finite(result: Result) -> dict[str, Any]:
     return {**result._asdict(), "error": error}
 
 
-def class_row(student: str, report: Report) -> list[str]:
-    """A row of `HEADS`: points, and what is wrong, with its kind and where."""
+def class_cells(report: Report) -> tuple[str, str]:
+    """Points, and what is wrong: notes, and functions with kind and where."""
     wrong = [
         f"{result.function}: {', '.join(filter(None, (result.kind, result.where)))}"
         for result in report
         if not result.passed
     ]
-    return [student, f"{report.score:g}", "; ".join(map(escape_control, wrong))]
+    return f"{report.score:g}", "; ".join([*report.notes, *wrong])
 
 
 # The page

@@ -250,8 +250,6 @@ def _stopped(
         return Stopped(f"needed more than {settings['memory']:g} GB of memory", line)
     names = {one.value: one.name for one in signal.Signals}
     name = names.get(-status if status < 0 else status - 128, f"exit status {status}")
-    if name == "SIGXFSZ":
-        return Stopped(f"wrote more than {child.MAX_FILE // 2**20} MB to a file", line)
     error_lines = faults.strip().splitlines()[-1:] if "exit" in name else []
     return Stopped(": ".join([f"ended its process ({name})", *error_lines])[:200], line)
 
