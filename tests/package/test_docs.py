@@ -422,15 +422,31 @@ def test_quoted_code_stands_in_its_file(name: str, place: list[str], code: str) 
         assert line.strip() in lines, f"docs/{name} quotes {function[0]} as it was: {line}"
 
 
+def symptom_row(row: doctor.Symptom) -> str:
+    """What a symptom measures, and from where it is worth a check, or bad."""
+    side = "above" if row.limits[1] > row.limits[0] else "below"
+    ends = [
+        f"{side} {limit * 100:g} %" if row.share else f"{side} {limit:g}" for limit in row.limits
+    ]
+    if row.above_people:
+        ends = [f"{limit * 100:g} points above people's" for limit in row.limits]
+    return f"| `{row.name}` | {excerpts.quoted(row.title)} | {' | '.join(ends)} |"
+
+
 STATED = {  # what the tables of a page say
     "explain/cells.md": [
-        f"| `{name}` | {', '.join(cell.blocks) or 'none'} |" for name, cell in CELLS.items()
+        f"| `{name}` | "
+        + " | ".join(", ".join(x) or "none" for x in (cell.blocks, cell.gates, cell.states))
+        for name, cell in CELLS.items()
     ],
-    "howto/better-captions.md": [f"| `{symptom.name}` |" for symptom in doctor.SYMPTOMS],
+    "howto/better-captions.md": list(map(symptom_row, doctor.SYMPTOMS)),
     "howto/caption-formats.md": [
         text for form in FORMATS for text in (f"| {form.name} |", f"| {form.splits} |")
     ],
-    "howto/captions-to-files.md": [f"| `{output.flag}" for output in OUTPUTS],
+    "howto/captions-to-files.md": [
+        f"| `{output.flag}{output.suffix and f' FILE{output.suffix}'}` | {excerpts.quoted(output.help)} |"
+        for output in OUTPUTS
+    ],
     "howto/encoders.md": [f"| `{row.name}` | {row.help} |" for row in ENCODERS.values()],
     "howto/own-loop.md": [
         f"| `{rule.name}` | " + ", ".join(f"`{k}` {x:g}" for k, (x, _) in rule.numbers.items())
@@ -439,7 +455,7 @@ STATED = {  # what the tables of a page say
     "reference/commands.md": [f"| {row} | {row.change} | {row.reason} |" for row in few.TABLE],
     "reference/decoding.md": [f"| {limit.help} |" for limit in described(Policy).values()],
     "reference/files.md": [f"| `{name}` | {content} |" for name, content in FILES.items()],
-    "reference/scores.md": [f"| {metric.plain} |" for metric in METRICS],
+    "reference/scores.md": [f"| {metric.plain} | {metric.protocol} |" for metric in METRICS],
 }
 
 
