@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from xpcap.layers.lstm import LSTM
+from xpcap.layers.recurrent import forward_steps
+from xpcap.memory import allocator
 from xpcap.ops import CellBuffers, HostOps, LossTerms, Ops, segments, single_step
 from xpcap.threads import parallel_map
 
@@ -57,7 +59,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         before, after, saved = (c, c), (h, c_next), (blocks, tanh_c)
         states = (tuple(x[half] for x in arrays) for arrays in (before, after, saved))
         loop = CellBuffers(a[half], r[half], *states)
-        step_fn = ops.cell_steps(LSTM, loop)
+        step_fn = forward_steps(ops, LSTM, loop, ops.factor(Wh), allocator(Wh))
         for _ in range(16):
             step_fn(single_step(64))
 
@@ -73,9 +75,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         "adam_update": lambda ops: ops.adam_update(w, dw, m, squares, 1e-3, 0.9, 0.999, 1e-8),
         "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, terms, out),
         "gather": lambda ops: ops.gather(rows[:350], ids, gathered),
-        "cell_steps, LSTM, 16 times": lambda ops: parallel_map(
-            functools.partial(step, ops), halves
-        ),
+        "step of an LSTM, 16 times": lambda ops: parallel_map(functools.partial(step, ops), halves),
         "matmul_nt, 16 times": lambda ops: parallel_map(functools.partial(back, ops), halves),
     }
     return {name: time_op(call, pairs) for name, call in calls.items()}

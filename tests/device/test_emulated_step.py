@@ -30,15 +30,16 @@ from xpcap.device.transfers import AHEAD, Staging
 from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
-from xpcap.ops import plain_only
-from xpcap.ops.device import FUSED
+from xpcap.ops import has_kernels, plain_only
+from xpcap.ops.cell import name_of
+from xpcap.ops.device import CELL_KERNELS, FUSED
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
 
 N, T, D, W, H, V, P = 12, 16, 10, 6, 8, 40, 4
 # Launches of a step beside the loop, by dropout; with a NULL inside. Each array of a state adds one
 BESIDE = {0.0: (25, 27), 0.3: (28, 28)}
-RECORDED = [name for name, cell in CELLS.items() if cell.kernel]
+RECORDED = [name for name, cell in CELLS.items() if has_kernels(cell)]
 VOCABULARY = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(V - len(SPECIAL)))])
 
 
@@ -184,7 +185,7 @@ def test_emulated_step_takes_no_memory_from_the_pool(cell: str, dropout: float, 
 
 def test_emulated_time_step_is_one_kernel_and_one_product_each_way() -> None:
     for cell in RECORDED:
-        kernel = CELLS[cell].kernel
+        kernel = CELL_KERNELS[name_of(CELLS[cell].equation)]
         assert launches(StepCase(cell, fused=N - 1))[0] == Counter(
             {f"raw {kernel}": 1, f"raw {kernel}_backward": 1, "product sgemm": 2}
         )
@@ -255,7 +256,7 @@ def test_emulated_attention_is_two_launches_a_time_step_each_way_and_takes_no_me
 ) -> None:
     """A kernel and a product, beside those of the cell; its grids lie on the device."""
     time_step, beside = launches(StepCase(cell, inject="attention"))
-    kernel = CELLS[cell].kernel
+    kernel = CELL_KERNELS[name_of(CELLS[cell].equation)]
     of_cell = {f"raw {kernel}": 1, f"raw {kernel}_backward": 1, "product sgemm": 4}
     assert time_step == Counter({**of_cell, "raw attend_step": 1, "raw attend_step_backward": 1})
     assert beside - launches(StepCase(cell))[1] <= 10

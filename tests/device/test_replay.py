@@ -16,7 +16,7 @@ pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import Emulator, memory
 from emulated.cuda import Graph, Stream
-from new_cells import NEW_CELLS, MinimalGated
+from new_cells import NEW_CELLS
 from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
 from test_launch import in_thread
 
@@ -305,20 +305,6 @@ def test_emulated_cell_without_a_kernel_is_neither_padded_nor_recorded(
         patch.setattr(Replay, "run", None)
         check_trains(one, 3, cell=cell)
     assert not one._workspace.replay.nodes
-
-
-@pytest.mark.usefixtures("new_cells")
-@pytest.mark.parametrize("inject", ["every-step", "attention"])
-def test_emulated_padded_steps_of_a_plain_cell_are_not_repeated(
-    inject: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Padding changes no result, and CuPy's work is not recorded."""
-    monkeypatch.setattr(MinimalGated, "kernel", "said to have one")
-    one = solver(cell="plain", inject=inject)
-    check_trains(one, 3, cell="plain", inject=inject)
-    record = one._workspace.replay
-    assert (record.nodes, record.repeats) == ([], 0)
-    assert "MinimalGated.step_forward" in record.refused
 
 
 def test_emulated_operation_without_a_kernel_ends_a_record(

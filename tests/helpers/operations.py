@@ -17,12 +17,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.layers import Pointwise
+from xpcap.layers.recurrent import backward_steps, forward_steps
+from xpcap.memory import allocator
 from xpcap.ops import (
     NO_TARGET,
     OPERATIONS,
@@ -539,6 +542,10 @@ def _backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
     return use
 
 
+def _one_step(n: int) -> Callable[[Any, Any], None]:
+    return lambda step_fn, _: step_fn(single_step(n))
+
+
 @row()
 def attend_steps(draw: Draw) -> Iterator[Any]:
     for N, T, P, H in (*ATTENTION, MOST_REGIONS):
@@ -588,94 +595,108 @@ def attention_sum(draw: Draw) -> Iterator[Any]:
 
 # ---- Recurrent cells
 
-LOOPS = (5, 3, 37), (1, 1, 1), (3, 2, 5), (4, 2, 64), (1, 2, 257), (25, 2, 16)  # N, T, H
 # Sequences of each step, and H: more than a block of lstm_step.cu takes, each way and in each
-# direction, and more terms than fit a tile
-FUSED = (
+# direction, more terms than fit a tile, and more sequences than DeviceOps fuses
+LOOPS = (
     ((5, 3, 1), 17),
-    ((1,), 1),
+    ((1,), 3),
     ((3, 3), 17),
     ((37, 35), 67),
     ((70, 8), 8),
     ((40, 40, 17, 16), 17),
     ((2, 1), 130),
+    ((130, 2), 8),
 )
 
 
 @row()
 def start_states(draw: Draw) -> Iterator[Any]:
-    for N, _, H in LOOPS:
+    for (N, *_), H in LOOPS:
         for others in ((), (draw.normal(N, H),), (None,)):
             stacks = tuple(draw.normal(N + 2, H) for _ in range(1 + len(others)))
             yield (draw.normal(N, H), *others), stacks
 
 
 def cell_buffers(draw: Draw, cell: Pointwise, N: int, R: int, H: int, after: bool) -> CellBuffers:
-    """Buffers of a loop over R rows, in stacks; R = N rows from one array to another without them.
-
-    `after` a forward loop its results are there, before it NaN.
-    """
+    """Buffers of a loop over R rows, in stacks; `after` it its results are there, before it NaN."""
     made = draw.normal if after else draw.poison
     stacks = tuple(draw.normal(N + R, H) for _ in cell.states)
-    saved = {name: np.tanh(made(R, columns * H)) for name, columns in cell.saved.items()}
+    saved = tuple(np.tanh(made(R, columns * H)) for columns in cell.saved.values())
     if not after:
         for stack in stacks:
             stack[N:] = np.nan
-    r = saved[cell.product_buffer] if cell.product_buffer in saved else stacks[0][N:]
-    if not after:
-        r[...] = draw.normal(*r.shape)
-    return CellBuffers(
-        draw.normal(R, len(cell.blocks) * H), r, stacks, stacks, tuple(saved.values())
-    )
+    G = len(cell.blocks) * H
+    return CellBuffers(draw.normal(R, G), draw.poison(N, G), stacks, stacks, saved)
 
 
 def one_step_buffers(draw: Draw, cell: Pointwise, n: int, H: int) -> CellBuffers:
     """Buffers of a step whose states before and after are separate arrays."""
     before, after = (tuple(make(n, H) for _ in cell.states) for make in (draw.normal, draw.poison))
-    saved = {name: draw.poison(n, columns * H) for name, columns in cell.saved.items()}
-    r = saved.get(cell.product_buffer, after[0])
-    r[...] = draw.normal(*r.shape)
-    return CellBuffers(draw.normal(n, r.shape[1]), r, before, after, tuple(saved.values()))
+    saved, G = tuple(draw.poison(n, k * H) for k in cell.saved.values()), len(cell.blocks) * H
+    return CellBuffers(draw.normal(n, G), draw.poison(n, G), before, after, saved)
 
 
 def cell_gradients(
     draw: Draw, cell: Pointwise, N: int, R: int, H: int, last: bool = False
 ) -> CellGradients:
-    """Gradients of a backward loop, NaN where it must not read; the last states have one or none."""
-    G = len(cell.blocks) * H
+    """Arrays of a backward loop, NaN where it must not read; the last states have a gradient or none."""
+    G, loop = len(cell.blocks) * H, cell_buffers(draw, cell, N, R, H, after=True)
     da = draw.poison(R, G)
-    dr, direct = (draw.poison(R, G), draw.poison(N, H)) if cell.scales_recurrence else (da, None)
+    dr = draw.poison(R, G) if cell.scales_recurrence else da
     lasts = tuple(draw.normal(N, H) if last else None for _ in cell.states)
     dstate = tuple(draw.poison(N, H) for _ in cell.states)
-    return CellGradients(draw.normal(R, H), dstate, lasts, da, dr, direct)
+    return CellGradients(loop.after, loop.saved, draw.normal(R, H), dstate, lasts, da, dr)
 
 
-def _one_step(n: int) -> Callable[[Any, Any], None]:
-    return lambda step_fn, _: step_fn(single_step(n))
+class Half(NamedTuple):
+    """A term of a step: 0.5, added to its first rows of x."""
+
+    x: Any
+
+    def __call__(self, step: Step) -> None:
+        self.x[: step.n] += 0.5
+
+
+def weight(draw: Draw, cell: Pointwise, H: int) -> np.ndarray:
+    return draw.normal(H, len(cell.blocks) * H) / draw.dtype.type(2 * np.sqrt(H))
+
+
+def _cell_forwards(steps: Sequence[Step]) -> Callable[[Any, Any], None]:
+    """The steps, by the equations where there is no faster version."""
+
+    def use(step_fn: Any, arguments: Any) -> None:
+        cell, loop, Wh, add = arguments
+        if step_fn is None:
+            term = Mock(forward_steps=Mock(return_value=add)) if add else None
+            step_fn = forward_steps(Ops(), cell, loop, Wh, allocator(loop.a), term)
+        for step in steps:
+            step_fn(step)
+        loop.r[...] = 0  # memory of a step
+
+    return use
 
 
 @row()
 def cell_steps(draw: Draw) -> Iterator[Any]:
     for cell in CELLS.values():
-        for N, T, H in LOOPS:
-            rows = steps_of(N, T)
-            loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
-            yield Call((cell, loop), _forwards(rows))
-            yield Call((cell, one_step_buffers(draw, cell, N, H)), _one_step(N))
-        if draw.device and "blocks" in cell.saved and not cell.scales_recurrence:
+        for (N, *later), H in LOOPS:
+            rows, Wh = PackedSequences.of((N, *later), N), weight(draw, cell, H)
+            for with_add in (False, True):
+                loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
+                add = Half(loop.r) if with_add and not cell.scales_recurrence else None
+                yield Call((cell, loop, Wh, add), _cell_forwards(rows.steps))
             loop = one_step_buffers(draw, cell, N, H)
-            separate = loop._replace(a=loop.r, r=draw.normal(*loop.r.shape))
-            yield Call((cell, separate), _one_step(N))  # the blocks overwrite a
+            yield Call((cell, loop, Wh, None), _cell_forwards([single_step(N)]))
 
 
 def _cell_backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
-    """Between the steps the gradient of h changes, as the product with Wh changes it."""
-
     def use(step_fn: Any, arguments: Any) -> None:
-        _, _, grads = arguments
+        cell, grads, Wh, add = arguments
+        if step_fn is None:
+            term = Mock(backward_steps=Mock(return_value=add)) if add else None
+            step_fn = backward_steps(Ops(), cell, grads, Wh, term)
         for step in reversed(rows.steps):
             step_fn(step)
-            grads.dstate[0][: step.n] = 0.25
 
     return use
 
@@ -683,78 +704,12 @@ def _cell_backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
 @row()
 def cell_backward_steps(draw: Draw) -> Iterator[Any]:
     for cell in CELLS.values():
-        for N, T, H in LOOPS:
-            rows = steps_of(N, T)
-            loop = cell_buffers(draw, cell, N, rows.R, H, after=True)
-            for last in (False, True):
+        for (N, *later), H in LOOPS:
+            rows, Wh = PackedSequences.of((N, *later), N), weight(draw, cell, H)
+            for last, with_add in ((False, False), (False, True), (True, False)):
                 grads = cell_gradients(draw, cell, N, rows.R, H, last)
-                yield Call((cell, loop, grads), _cell_backwards(rows))
-        if draw.device and not cell.scales_recurrence:
-            da = loop.saved[0] if "blocks" in cell.saved else grads.dh  # overwritten
-            yield Call((cell, loop, grads._replace(da=da, dr=da)), _cell_backwards(rows))
-
-
-def _fused_forwards(rows: PackedSequences | None, n: int = 0) -> Callable[[Any, Any], None]:
-    """The steps; where there is no such kernel, a product and the cell's equation each."""
-
-    def use(step_fn: Any, arguments: Any) -> None:
-        cell, loop, Wh = arguments
-        if step_fn is None:
-            multiply = Ops().row_matmul(loop.before[0], Wh, loop.r)
-            equation = Ops().cell_steps(cell, loop)
-
-            def step_fn(step: Step) -> None:
-                multiply(step.before, step.first, step.n)
-                equation(step)
-
-        for step in rows.steps if rows else [single_step(n)]:
-            step_fn(step)
-
-    return use
-
-
-@row()
-def fused_cell_steps(draw: Draw) -> Iterator[Any]:
-    cell = layers.lstm.LSTM
-    for (N, *later), H in FUSED:
-        rows, Wh = (
-            PackedSequences.of((N, *later), N),
-            draw.normal(H, 4 * H) / draw.dtype.type(np.sqrt(H)),
-        )
-        loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
-        loop.r[...] = np.nan
-        yield Call((cell, loop, Wh), _fused_forwards(rows))
-        yield Call((cell, one_step_buffers(draw, cell, N, H), Wh), _fused_forwards(None, N))
-
-
-def _fused_backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
-    def use(step_fn: Any, arguments: Any) -> None:
-        cell, loop, grads, Wh = arguments
-        if step_fn is None:
-            gradient = Ops().cell_backward_steps(cell, loop, grads)
-            multiply = Ops().row_matmul_nt(grads.dr, Wh, grads.dstate[0])
-
-            def step_fn(step: Step) -> None:
-                gradient(step)
-                multiply(step.first, 0, step.n)
-
-        for step in reversed(rows.steps):
-            step_fn(step)
-
-    return use
-
-
-@row()
-def fused_cell_backward_steps(draw: Draw) -> Iterator[Any]:
-    cell = layers.lstm.LSTM
-    for (N, *later), H in FUSED:
-        rows, Wh = (
-            PackedSequences.of((N, *later), N),
-            draw.normal(H, 4 * H) / draw.dtype.type(np.sqrt(H)),
-        )
-        loop = cell_buffers(draw, cell, N, rows.R, H, after=True)
-        grads = cell_gradients(draw, cell, N, rows.R, H)
-        yield Call((cell, loop, grads, Wh), _fused_backwards(rows))
+                add = Half(grads.dstate[0]) if with_add else None
+                yield Call((cell, grads, Wh, add), _cell_backwards(rows))
 
 
 # ---- Operations without a row

@@ -242,7 +242,7 @@ def test_an_unfinished_cell_is_named_with_what_is_missing() -> None:
             return (np.tanh(a + state[0] @ params["Wh"]),), {}
 
     class NoEquation(Pointwise):
-        blocks, product_buffer = "h", "h"
+        blocks = "h"
 
     class NoEquationGradient(NoEquation):
         def equation(self, a: Any, r: Any, *state: Any) -> Any:

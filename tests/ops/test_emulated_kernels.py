@@ -159,8 +159,8 @@ def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emu
     with xpcap.use_backend("cupy"):
         a, h = xpcap.asarray(np.ones((3, 4), "f4")), xpcap.asarray(np.ones((6, 8), "f4"))
         loop = CellBuffers(a, a, (h[:, ::2],), (h[:, ::2],), ())
-        with refuses(ValueError, function="rnn_cell", thing="r", got="has strides"):
-            DeviceOps().cell_steps(CELLS["rnn"], loop)
+        with refuses(ValueError, function="rnn_cell", thing="h", got="has strides"):
+            DeviceOps().cell_steps(CELLS["rnn"], loop, xpcap.asarray(np.ones((4, 4), "f4")), None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from xpcap import ops
 from xpcap.layers import Pointwise
 from xpcap.layers.recurrent import backward_steps, forward_steps
 from xpcap.memory import Workspace
-from xpcap.ops import DeviceOps, PackedSequences, Step, get_ops
+from xpcap.ops import DeviceOps, PackedSequences, Step, get_ops, has_kernels
+from xpcap.ops import device as device_ops
 
 N, H = 5, 7
 ROWS = PackedSequences.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
@@ -36,7 +37,9 @@ def record(device: Emulator, step_fn: ops.StepFn, step: Step) -> Counts:
 MANY = ", many sequences"
 
 
-@pytest.fixture(params=[k + more for k, x in CELLS.items() if x.kernel for more in ("", MANY)])
+@pytest.fixture(
+    params=[k + more for k, x in CELLS.items() if has_kernels(x) for more in ("", MANY)]
+)
 def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pointwise:
     """A step of few sequences may be one kernel; that of many is a product and a kernel."""
     if request.param.endswith(MANY):
@@ -48,9 +51,7 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: Pointwise, device: Em
     with xpcap.use_backend("cupy"):
         Wh, draw = drawn(H, len(cell.blocks) * H), Draw("float32")
         loop = each(xpcap.asarray, cell_buffers(draw, cell, N, R, H, after=False))
-        saved = dict(zip(cell.saved, loop.saved, strict=True))
-        buffer = Workspace(Wh).buffer
-        step_fn = forward_steps(cell, loop.a, Wh, loop.before, loop.after, saved, buffer, None)
+        step_fn = forward_steps(get_ops(Wh), cell, loop, Wh, Workspace(Wh).buffer)
         for step in ROWS.steps:
             counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(loop.before[0][step.states_before]) | (
@@ -61,17 +62,16 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: Pointwise, device: Em
                 *(elements(x[step.rows]) for x in loop.saved),
             )
             assert counts.changed_by_kernels() == own
-            assert counts.written_by_products() <= own  # overwritten by the kernel
+            assert counts.written_by_products() <= elements(loop.r[: step.n])
 
 
 def test_emulated_steps_backward_touch_their_own_rows(cell: Pointwise, device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         Wh, draw = drawn(H, len(cell.blocks) * H), Draw("float32")
-        loop = each(xpcap.asarray, cell_buffers(draw, cell, N, R, H, after=True))
         grads = each(xpcap.asarray, cell_gradients(draw, cell, N, R, H))
         (dh_next, *others), da = grads.dstate, grads.da
-        step_fn = backward_steps(cell, loop, grads, Wh, None)
-        fused = get_ops(Wh).fused_cell_backward_steps(cell, loop, grads, Wh) is not None
+        step_fn = backward_steps(get_ops(Wh), cell, grads, Wh)
+        fused = cell is CELLS["lstm"] and N <= device_ops.FUSED
         for step in reversed(ROWS.steps):
             counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)

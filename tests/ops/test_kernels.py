@@ -1,6 +1,10 @@
 """The operations of the host against their equations, and what the versions have in common."""
 
+import functools
 import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,11 +16,9 @@ from operations import (
     ROUNDS,
     TABLE,
     TOLERANCES,
-    Call,
     Draw,
     check_equals_equation,
     drawn,
-    each,
     flat,
     run,
 )
@@ -26,7 +28,7 @@ from xpcap import layers, ops
 from xpcap.backend import Array
 from xpcap.layers import PackedSequences, Pointwise
 from xpcap.layers.lstm import LSTMCell
-from xpcap.layers.sequence import sequence_backward, sequence_forward, step_forward
+from xpcap.layers.recurrent import sequence_backward, sequence_forward, step_forward
 from xpcap.ops import (
     OPERATIONS,
     CellBuffers,
@@ -35,10 +37,14 @@ from xpcap.ops import (
     Ops,
     State,
     get_ops,
+    has_kernels,
     host,
     overridden,
     single_step,
 )
+from xpcap.ops.cell import name_of
+from xpcap.ops.device import CELL_KERNELS
+from xpcap.ops.host import STEPS_IN_PLACE
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 ON_THE_HOST, ON_A_CARD = overridden(HostOps), overridden(DeviceOps)
@@ -111,85 +117,58 @@ def test_cuda_kernel_equals_the_plain_equations(op: str, dtype: str) -> None:
         check_equals_equation(DeviceOps(), op, dtype)
 
 
-# ---- Steps of cells in place
-
-IN_PLACE = {
-    "cell_steps": [k for k, x in CELLS.items() if type(x).in_place is not Pointwise.in_place],
-    "cell_backward_steps": [
-        k for k, x in CELLS.items() if type(x).gradient_in_place is not Pointwise.gradient_in_place
-    ],
-}
-STEPS_IN_PLACE = [(op, cell) for op, cells in IN_PLACE.items() for cell in cells]
-# A sigmoid by tanh, which rounds differently
-ROUNDED = [("cell_steps", "lstm")]
+# ---- Faster versions of cells
 
 
-def calls_of(op: str, cell: str, dtype: str) -> list[Call]:
-    """Calls with a cell, and the same on zeros of both signs, infinities and NaN."""
-    calls = [call for call in TABLE[op].calls(Draw(dtype)) if call.arguments[0] is CELLS[cell]]
-    odd = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -1.5, 2.5], dtype)
-
-    def of_odd(x: np.ndarray) -> np.ndarray:
-        return np.where(np.isnan(x), x, np.resize(np.roll(odd, x.size), x.shape))
-
-    return [*calls, *(call._replace(arguments=each(of_odd, call.arguments)) for call in calls)]
+def methods_of(replaced: Iterable[str]) -> list[Callable[..., Any]]:
+    """The methods of the names under which faster versions are registered."""
+    return [pkgutil.resolve_name(re.sub(r"\.(?=\w+\.\w+$)", ":", name)) for name in replaced]
 
 
-def assert_same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        numbers = ~np.isnan(ours)
-        np.testing.assert_array_equal(np.signbit(ours)[numbers], np.signbit(theirs)[numbers])
-
-
-def test_there_are_steps_in_place_of_either_direction() -> None:
-    """The tests below walk these lists."""
-    assert all(IN_PLACE.values())
+def test_faster_versions_are_registered_for_methods_that_there_are() -> None:
+    for replaced in (STEPS_IN_PLACE, CELL_KERNELS):
+        assert [name_of(method) for method in methods_of(replaced)] == [*replaced]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize(("op", "cell"), STEPS_IN_PLACE)
 def test_host_steps_in_blocks_of_rows_have_the_bits_of_whole_steps(
-    op: str, cell: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+    dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of two rows, and of one: wider rows than a block."""
-    for call in calls_of(op, cell, dtype):
+    for call in TABLE["cell_steps"].calls(Draw(dtype)):
         with np.errstate(all="ignore"):
-            whole = run(HostOps(), op, call)
+            whole = run(HostOps(), "cell_steps", call)
             for block in (2 * call.arguments[1].a.shape[1], 1):
                 monkeypatch.setattr(host, "BLOCK", block)
-                assert_same_bits(run(HostOps(), op, call), whole)
+                for ours, theirs in zip(run(HostOps(), "cell_steps", call), whole, strict=True):
+                    np.testing.assert_array_equal(ours, theirs)
         monkeypatch.undo()
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize(("op", "cell"), [one for one in STEPS_IN_PLACE if one not in ROUNDED])
-def test_host_steps_in_place_have_the_bits_of_the_equations(op: str, cell: str, dtype: str) -> None:
-    for call in calls_of(op, cell, dtype):
-        with np.errstate(all="ignore"):
-            assert_same_bits(run(HostOps(), op, call), run(Ops(), op, call))
 
 
 def test_a_gate_of_minus_zero_stays_so() -> None:
     """-0.0 + 0.0 is 0.0: what halves and shifts the other gates must leave g alone."""
     a, zeros, gates = np.full((1, 8), -0.0), np.zeros((2, 1, 2)), np.empty((1, 8))
-    state = tuple(zeros)
-    loop = CellBuffers(a, a, state, tuple(np.empty((2, 1, 2))), (gates, np.empty((1, 2))))
-    HostOps().cell_steps(CELLS["lstm"], loop)(single_step(1))
+    after, tanh_c = tuple(np.empty((2, 1, 2))), np.empty((1, 2))
+    loop = CellBuffers(a, a, tuple(zeros), after, (gates, tanh_c))
+    host.lstm_in_place(loop)(single_step(1))
     assert np.signbit(gates[:, 6:]).all()
+
+
+EQUATION: Any = LSTMCell.equation
+GRADIENT: Any = LSTMCell.gradient
 
 
 class Mixin:
     """Twice the h of a cell, and no gradient."""
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
-        (h, c), saved = LSTMCell.equation(self, a, r, *state)  # type: ignore[arg-type]
+        (h, c), saved = EQUATION(self, a, r, *state)
         return (2 * h, c), saved
 
     def gradient(
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        da, _, dbefore = LSTMCell.gradient(self, dstate, before, after, saved)  # type: ignore[arg-type]
+        da, _, dbefore = GRADIENT(self, dstate, before, after, saved)
         return (zeros := 0 * da), zeros, dbefore
 
 
@@ -207,19 +186,34 @@ class Inherited(LSTMCell):
     """An LSTM with nothing of its own."""
 
 
-def test_fast_versions_and_texts_belong_to_their_equations() -> None:
-    for name in ("in_place", "gradient_in_place", "kernel", "memory_gate"):
-        assert getattr(Inherited, name) == getattr(LSTMCell, name)
-        for cell in (Doubled, Mixed):
-            assert getattr(cell, name) == getattr(Pointwise, name) != getattr(LSTMCell, name)
+class Wrapped(LSTMCell):
+    """The same by a function that takes the name of another one."""
+
+    equation = functools.wraps(LSTMCell.equation)(lambda *args: Mixin.equation(*args))
+    gradient = functools.wraps(LSTMCell.gradient)(lambda *args: Mixin.gradient(*args))
 
 
-@pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
+def test_texts_belong_to_their_equations() -> None:
+    assert Inherited.memory_gate == LSTMCell.memory_gate != Pointwise.memory_gate
+    for cell in (Doubled, Mixed, Wrapped):
+        assert cell.memory_gate == Pointwise.memory_gate
+
+
+@pytest.mark.parametrize("cell", [Doubled, Mixed, Wrapped, "class", "instance"])
 @pytest.mark.parametrize("backend", ["numpy", "cupy"])
-def test_a_subclass_with_an_equation_of_its_own_runs_it(
-    backend: str, cell: LSTMCell, device: Emulator
+def test_an_equation_that_is_overridden_or_assigned_runs(
+    backend: str, cell: Any, device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the fast versions of the cell that it inherits from."""
+    """And not the faster versions of the LSTM."""
+    assert has_kernels(Inherited())
+    owner = LSTMCell if cell == "class" else LSTMCell() if cell == "instance" else cell()
+    if isinstance(cell, str):
+        for name in ("equation", "gradient"):
+            method = getattr(Mixin, name)
+            assigned = method if cell == "class" else functools.partial(method, owner)
+            monkeypatch.setattr(owner, name, assigned)
+    cell = owner() if isinstance(owner, type) else owner
+    assert not has_kernels(cell)
     rng, (N, T) = np.random.default_rng(0), (3, 2)
     x, h0, c0, Wx, Wh, b = (
         rng.standard_normal(s) for s in ((N, T, 4), (N, H), (N, H), (4, 4 * H), (H, 4 * H), 4 * H)
@@ -227,7 +221,7 @@ def test_a_subclass_with_an_equation_of_its_own_runs_it(
     h, c = h0, c0
     expected = []
     for t in range(T):
-        (h, c), _ = CELLS["lstm"].equation(x[:, t] @ Wx + b, h @ Wh, h, c)
+        (h, c), _ = EQUATION(LSTMCell(), x[:, t] @ Wx + b, h @ Wh, h, c)
         h = 2 * h
         expected.append(h)
     with xpcap.use_backend(backend):

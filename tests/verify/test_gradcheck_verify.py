@@ -160,23 +160,23 @@ def test_the_published_losses_are_among_the_cases() -> None:
     ]
 
 
-def swapped_gates(right: Any, cell: Any, a: Any, Wh: Any, *args: Any) -> Any:
+def swapped_gates(right: Any, ops: Any, cell: Any, loop: Any, Wh: Any, *args: Any) -> Any:
     if cell is not LSTM:
-        return right(cell, a, Wh, *args)
+        return right(ops, cell, loop, Wh, *args)
     H = len(Wh)
     swapped = np.concatenate(
         (np.arange(H, 2 * H), np.arange(H), np.arange(2 * H, 4 * H))
     )  # f, i, o, g
-    taken = (get_array_module(x).take(x, asarray(swapped, like=x), axis=1) for x in (a, Wh))
-    return right(cell, *taken, *args)
+    a, Wh = (get_array_module(x).take(x, asarray(swapped, like=x), axis=1) for x in (loop.a, Wh))
+    return right(ops, cell, loop._replace(a=a), Wh, *args)
 
 
-def forgetful_backward(right: Any, cell: Any, loop: Any, grads: Any, *args: Any) -> Any:
-    step_fn = right(cell, loop, grads, *args)
+def forgetful_backward(right: Any, ops: Any, cell: Any, grads: Any, *args: Any) -> Any:
+    step_fn = right(ops, cell, grads, *args)
     if cell is not LSTM:
         return step_fn
 
-    def forget(step: ops.Step) -> None:
+    def forget(step: Any) -> None:
         step_fn(step)
         grads.dstate[1][...] *= 0.999
 

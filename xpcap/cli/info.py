@@ -17,7 +17,7 @@ from xpcap.device.probe import import_cupy, import_nccl
 from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
-from xpcap.ops import DeviceOps
+from xpcap.ops import DeviceOps, has_kernels
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
 from xpcap.runs.run import provenance_text
@@ -51,7 +51,9 @@ def _print_machine(as_json: bool) -> None:
     }
     status, ranks = backend_status(), _ranks(group)
     without_kernels = DeviceOps.without_kernels()
-    without_kernels += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.kernel]
+    without_kernels += [
+        f"steps of cell {name}" for name, cell in CELLS.items() if not has_kernels(cell)
+    ]
     if group.rank:
         raise RankDone
     if as_json:

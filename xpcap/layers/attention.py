@@ -13,7 +13,7 @@ from xpcap.layers.cells import CELLS
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.layers.lstm import LSTM
-from xpcap.layers.sequence import StepCache, step_backward, step_forward
+from xpcap.layers.recurrent import InputStepCache, step_backward, step_forward
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
@@ -134,22 +134,24 @@ class Attention:
         N, _, H = self.A.shape
         return get_ops(self.A).mean_regions(self.A, self._buffer("h0", (N, H)))
 
-    def forward_steps(self, h: Array, r: Array) -> StepFn:
+    def forward_steps(self, h: Array, r: Array, R: int) -> StepFn:
         """Steps that add the term, as in RecurrentTerm.
 
         Parameters
         ----------
         h : array (N + R, H), float
             The stack of states that steps start from.
-        r : array (R, G), float
-            The recurrent part of the pre-activations. The term is added to it in place.
+        r : array (N, G), float
+            A step's term is added to its first rows, in place.
+        R : int
+            Rows of all steps.
 
         Returns
         -------
         step_fn : callable
             Function of one Step.
         """
-        ops, buffer, R, (_, P, H) = get_ops(r), self._buffer, len(r), self.A.shape
+        ops, buffer, (_, P, H) = get_ops(r), self._buffer, self.A.shape
         self._h, self._passes = h, self._passes + 1
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
@@ -157,7 +159,7 @@ class Attention:
 
         def step_fn(step: Step) -> None:
             attend(step)
-            add(step.first, step.first, step.n)
+            add(step.first, 0, step.n)
 
         return step_fn
 
@@ -309,7 +311,7 @@ class AttentionLSTMStepCache(NamedTuple):
     """Cache of attention_lstm_step_forward."""
 
     D: int
-    step: StepCache  # of the step on [x, attn]
+    step: InputStepCache  # of the step on [x, attn]
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.device.replay import invalidate
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import check_upstream
 from xpcap.memory import Buffer, allocator
@@ -14,7 +13,6 @@ from xpcap.ops import (
     PackedSequences,
     RecurrentTerm,
     State,
-    StepFn,
     contiguous,
     get_ops,
     single_step,
@@ -73,9 +71,6 @@ class Cell:
     memory_gate : tuple of str or None
         A gate that multiplies a state on its way to the next step, and that state, by name.
         None: there is no such gate.
-    kernel : str
-        Name of the CUDA kernel of a step, which a Pointwise may have. Empty: CuPy computes the steps
-        on a device, where they are neither padded nor recorded.
     """
 
     blocks: str = ""
@@ -84,7 +79,6 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
-    kernel: str = ""
 
     # ---- What a cell writes
 
@@ -237,7 +231,7 @@ class Cell:
         """
         a = a.copy()  # the caller's buffer, and a state may be a view of a
         if extra_term is not None:
-            extra_term.forward_steps(state[0], a)(single_step(len(a)))
+            extra_term.forward_steps(state[0], a, len(a))(single_step(len(a)))
         after, _ = self._checked_step(a, state, params)
         return after
 
@@ -279,18 +273,20 @@ class Cell:
             Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
         """
         self._check_rows(a, state0, params, rows)
-        invalidate(self._caller("step_forward"))
         buffer, shape = buffer or allocator(a), (rows.N + rows.R, state0[0].shape[1])
         stacks = tuple(buffer(f"state {name}", shape) for name in self.states)
         get_ops(a).start_states(tuple(map(contiguous, state0)), stacks)
-        add, caches = None, []
+        add, with_term, caches = None, buffer("a with term", (rows.N, a.shape[1])), []
         if extra_term is not None:
-            a, add = with_term(a, stacks[0], extra_term, buffer)
+            add = extra_term.forward_steps(stacks[0], with_term, len(a))
         for step in rows.steps:
+            step_a = _read_only(a[step.rows])
             if add is not None:
+                with_term[: step.n] = step_a
                 add(step)
+                step_a = with_term[: step.n].copy()  # which the cache may keep
             state = tuple(_read_only(stack[step.states_before]) for stack in stacks)
-            after, cache = self._checked_step(_read_only(a[step.rows]), state, params)
+            after, cache = self._checked_step(step_a, state, params)
             for name, stack, x in zip(self.states, stacks, after, strict=True):
                 self._check("step_forward", f"state {name}", x, stack[step.states_after])
                 stack[step.states_after] = x
@@ -475,15 +471,6 @@ class Cell:
 
     def _caller(self, function: str) -> str:
         return f"{type(self).__name__}.{function}"
-
-
-def with_term(
-    a: Array, h: Array, extra_term: RecurrentTerm, buffer: Buffer
-) -> tuple[Array, StepFn]:
-    """A copy of pre-activations a (R, G), and steps that add a term of the states in a stack to it."""
-    copy = buffer("a", a.shape)
-    copy[...] = a
-    return copy, extra_term.forward_steps(h, copy)
 
 
 def _read_only(x: Array) -> Array:

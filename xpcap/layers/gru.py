@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import Pointwise
-from xpcap.layers.sequence import (
+from xpcap.layers.recurrent import (
+    InputStepCache,
+    Pointwise,
     SequenceCache,
-    StepCache,
     sequence_backward,
     sequence_forward,
     step_backward,
@@ -25,7 +25,6 @@ class GRUCell(Pointwise):
 
     blocks, gates, scales_recurrence = "rzn", "rz", True
     saved: ClassVar = {"blocks": 3, "product": 3}
-    product_buffer = "product"
     meanings: ClassVar = {
         "r": ("Reset gate", "the share of the state that the candidate is made from"),
         "z": ("Update gate", "the share of the state that stays"),
@@ -64,7 +63,7 @@ GRU = GRUCell()
 @layer("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H -> next_h:N,H", note=GRU.order)
 def gru_step_forward(
     x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
-) -> tuple[Array, StepCache]:
+) -> tuple[Array, InputStepCache]:
     """One GRU step.
 
     Gates stack r, z, n::
@@ -82,7 +81,9 @@ def gru_step_forward(
 
 
 @gradient(gru_step_forward)
-def gru_step_backward(dnext_h: Array, cache: StepCache) -> tuple[Array, Array, Array, Array, Array]:
+def gru_step_backward(
+    dnext_h: Array, cache: InputStepCache
+) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of gru_step_forward, from dnext_h and the cache."""
     dx, (dprev_h,), *weights = step_backward((dnext_h,), cache)
     return dx, dprev_h, *weights

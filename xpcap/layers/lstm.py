@@ -3,32 +3,27 @@
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-import functools
 from typing import Any, ClassVar
-
-import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import Pointwise
-from xpcap.layers.sequence import (
+from xpcap.layers.recurrent import (
+    InputStepCache,
+    Pointwise,
     SequenceCache,
-    StepCache,
     sequence_backward,
     sequence_forward,
     step_backward,
     step_forward,
 )
-from xpcap.ops import CellBuffers, CellGradients, State, Step, StepFn, sigmoid
-from xpcap.ops.host import rows_of_a_block
+from xpcap.ops import State, sigmoid
 
 
 class LSTMCell(Pointwise):
     """The pointwise half of an LSTM step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    blocks, gates, kernel = "ifog", "ifo", "lstm_gates"
-    states, product_buffer = ("h", "c"), "blocks"
+    blocks, gates, states = "ifog", "ifo", ("h", "c")
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
     meanings: ClassVar = {
         "i": ("Input gate", "the share of the candidate g that goes into the cell"),
@@ -65,108 +60,6 @@ class LSTMCell(Pointwise):
         da = xp.concatenate((di, df, do, dg), axis=1)
         return da, da, (None, dc * f)
 
-    # A pass over whole rows, which are contiguous, takes half as long as one over the columns of
-    # three gates, so whatever the gates share is done to all four, in blocks of rows that stay in cache.
-
-    def in_place(self, loop: CellBuffers) -> StepFn:
-        """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
-        a, r, (_, c_prev), (h, c), (gates, tanh_c) = loop
-        H = c.shape[1]
-        most = rows_of_a_block(4 * H)
-        half, shift = _halves(most, H, gates.dtype)
-        i, f, o, g = self.split(gates)
-
-        def step_fn(step: Step) -> None:
-            first, before, after, n, _ = step
-            for k in range(0, n, most):
-                m = min(most, n - k)
-                rows, states_after = (
-                    slice(first + k, first + k + m),
-                    slice(after + k, after + k + m),
-                )
-                x, cell, t = gates[rows], c[states_after], tanh_c[rows]
-                # i, f, o = sigmoid(a + r), g = tanh(a + r)
-                np.add(a[rows], r[rows], x)
-                np.multiply(x, half[:m], x)
-                np.tanh(x, x)
-                np.multiply(x, half[:m], x)
-                np.add(x, shift[:m], x)
-                # c = f * c_prev + i * g, h = o * tanh(c)
-                np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
-                np.multiply(i[rows], g[rows], t)
-                np.add(cell, t, cell)
-                np.tanh(cell, t)
-                np.multiply(o[rows], t, h[states_after])
-
-        return step_fn
-
-    def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn:
-        """In the order of `gradient`, so with its bits: the factors in brackets first.
-
-        They are computed of the rows of several steps at once, where the gradients will be: in a
-        small batch, calls for each step cost more than their arithmetic.
-        """
-        grads.begin()
-        (_, c), (gates, tanh_c) = loop.before, loop.saved
-        dh, (dh_next, dc), da = grads.dh, grads.dstate, grads.da
-        (R, _), (N, H) = da.shape, dc.shape
-        most = rows_of_a_block(4 * H)
-        (i, f, o, g), (di, df, do, dg) = self.split(gates), self.split(da)
-        dif = da[:, : 2 * H].reshape(R, 2, H)
-        totals, scratch = np.empty((2, min(most, N), H), da.dtype)
-        dtanh = np.empty((min(2 * most, R), H), da.dtype)  # of rows from `derived` on
-        derived = R  # rows from here on have their factors
-
-        def derive(first: int, end: int) -> None:
-            """Factors of rows from `first` on; of those before `end`, dtanh as well."""
-            rows, t, tanh = slice(first, derived), dtanh[: end - first], tanh_c[first:end]
-            x, gate = da[rows], gates[rows]
-            np.subtract(1, gate, x)
-            np.multiply(x, gate, x)
-            np.multiply(di[rows], g[rows], di[rows])
-            np.multiply(do[rows], tanh_c[rows], do[rows])
-            np.multiply(g[rows], g[rows], dg[rows])
-            np.subtract(1, dg[rows], dg[rows])
-            np.multiply(dg[rows], i[rows], dg[rows])
-            np.multiply(tanh, tanh, t)
-            np.subtract(1, t, t)
-            np.multiply(t, o[first:end], t)
-
-        def step_fn(step: Step) -> None:
-            nonlocal derived
-            first, before, _, n, _ = step
-            for k in reversed(range(0, n, most)):
-                m, start = min(most, n - k), first + k
-                if start < derived:
-                    new = max(0, min(start, derived - most))
-                    derive(new, start + m)
-                    derived = new
-                rows, sequences = slice(start, start + m), slice(k, k + m)
-                dh_all, t, dc_all = totals[:m], scratch[:m], dc[sequences]
-                np.add(dh[rows], dh_next[sequences], dh_all)
-                # dc_all = dc + dh_all * ((1 - tanh_c * tanh_c) * o)
-                np.multiply(dh_all, dtanh[start - derived : start - derived + m], t)
-                np.add(dc_all, t, dc_all)
-                # The gradient of each gate, from c and h
-                x = dif[rows]
-                np.multiply(x, dc_all[:, None], x)
-                np.multiply(df[rows], c[before + k : before + k + m], df[rows])
-                np.multiply(do[rows], dh_all, do[rows])
-                np.multiply(dg[rows], dc_all, dg[rows])
-                np.multiply(dc_all, f[rows], dc_all)
-
-        return step_fn
-
-
-@functools.lru_cache(maxsize=8)
-def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
-    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
-    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
-    for x in (half, shift):
-        x.flags.writeable = False
-    return half, shift
-
 
 LSTM = LSTMCell()
 
@@ -177,7 +70,7 @@ LSTM = LSTMCell()
 @layer("x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", note=LSTM.order)
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
-) -> tuple[Array, Array, StepCache]:
+) -> tuple[Array, Array, InputStepCache]:
     """One LSTM step.
 
     Gates stack i, f, o, g::
@@ -196,7 +89,7 @@ def lstm_step_forward(
 
 @gradient(lstm_step_forward)
 def lstm_step_backward(
-    dnext_h: Array, dnext_c: Array, cache: StepCache
+    dnext_h: Array, dnext_c: Array, cache: InputStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of lstm_step_forward, from dnext_h, dnext_c and the cache."""
     dx, (dprev_h, dprev_c), *weights = step_backward((dnext_h, dnext_c), cache)

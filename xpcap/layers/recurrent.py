@@ -1,33 +1,39 @@
-"""The fast form of a cell, with one product per step, and its loop over packed rows.
+"""Cells with one product per step, and the loop that runs them over packed rows.
 
     a = x @ Wx + b              of all rows, one product before the loop
     at each step, of the n sequences alive:
         r = h @ Wh
         r += context @ Wattn    with attention, or another RecurrentTerm
-        h, ... = cell(a, r, h, ...)
+        h, ... = cell.equation(a, r, h, ...)
 
-Backward, the steps run in reverse, and the gradients of Wx, Wh and b are one product each after the
-loop. The cells are lstm.py, rnn.py and gru.py.
+Backward, the steps run in reverse with `cell.gradient`, and the gradients of Wx, Wh and b are one
+product each after the loop. The cells are lstm.py, rnn.py and gru.py, whose public functions call
+the last two sections.
 """
 
 from typing import Any, ClassVar, NamedTuple
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.layers.cell import Cell, Params, StepCache, with_term
+from xpcap.errors import InvalidValueError
+from xpcap.layers.cell import Cell, Params, StepCache
 from xpcap.layers.checks import check_upstream
 from xpcap.memory import Buffer, allocator, one_block
 from xpcap.ops import (
     CellBuffers,
     CellGradients,
     Factor,
+    Ops,
     PackedSequences,
     RecurrentTerm,
     State,
+    Step,
     StepFn,
     constant_factor,
     contiguous,
+    from_rows,
     get_ops,
     single_step,
+    to_rows,
     zero_without_steps,
 )
 from xpcap.threads import in_turn
@@ -50,45 +56,32 @@ class RowsCache(NamedTuple):
 
 
 class Pointwise(Cell):
-    """The fast form of a cell: one product per step, h @ Wh, and all but that product.
+    """A cell with one product per step, h @ Wh, from all but that product.
 
-    `equation` and `gradient` are pure, and enough: the loop runs them on any library. Versions in
-    place for NumPy may be added. The parameters are Wx (W, G), Wh (H, G) and b (G,), with H columns
-    in G for each of `blocks`.
+    `equation` and `gradient` are pure, and enough: the loop runs them on any library. The parameters
+    are Wx (W, G), Wh (H, G) and b (G,), with H columns in G for each of `blocks`. host.py and
+    device.py of `xpcap.ops` have faster versions of some equations, which belong to those alone: a
+    class whose `equation` is another one leaves them behind.
 
     Attributes
     ----------
     saved : dict of str to int
         What `gradient` reads besides states, by name, in so many times H columns. An array `blocks`
         has the blocks after their nonlinearity.
-    product_buffer : str
-        What r = h @ Wh lies in until the step overwrites it: an array of `saved`, or ``h``.
     scales_recurrence : bool
         True if a gate scales a part of r, as a GRU's reset gate does, or h enters besides r. Then
         the gradients of a and r differ, and the term of attention is added to a.
-    kernel : str
-        The CUDA kernel of a step; that of its gradient has the same name and ``_backward``. Empty:
-        there is none, and CuPy computes `equation` and `gradient`.
     """
 
     saved: ClassVar[dict[str, int]] = {}
-    product_buffer: str
     scales_recurrence = False
 
     def __init_subclass__(cls) -> None:
-        """Let a class run its equations, or those it inherits, without fast versions or a gate of others.
-
-        A fast version belongs to the equations of its class, or of one further up: a mixin's
-        `equation` leaves it behind as one of the class itself does.
-        """
+        """Leave the memory gate of another equation behind."""
 
         def owner(name: str) -> int:
             return next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
 
-        equations = min(owner("equation"), owner("gradient"))
-        for name in ("in_place", "gradient_in_place", "kernel"):
-            if owner(name) > equations:
-                setattr(cls, name, getattr(Pointwise, name))
         if owner("memory_gate") > owner("equation"):
             cls.memory_gate = None
 
@@ -138,47 +131,10 @@ class Pointwise(Cell):
             f"{type(self).__name__}.gradient is missing: write the gradients of its equation"
         )
 
-    def in_place(self, loop: CellBuffers) -> StepFn | None:
-        """Steps of `equation` on whole buffers, in place, for NumPy.
-
-        Parameters
-        ----------
-        loop : CellBuffers
-
-        Returns
-        -------
-        step_fn : callable or None
-            Function of one Step. None: `equation` runs as it stands.
-        """
-        return None
-
-    def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn | None:
-        """Steps of `gradient` on whole buffers, in place, for NumPy.
-
-        Parameters
-        ----------
-        loop : CellBuffers
-        grads : CellGradients
-
-        Returns
-        -------
-        step_fn : callable or None
-            Function of one Step, called from the last step on. None: `gradient` runs as it stands.
-        """
-        return None
-
     # ---- What it gets
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
-        r = state[0] @ params["Wh"]
-        (n, H), empty = state[0].shape, get_array_module(a).empty
-
-        def array(name: str, columns: int = 1) -> Array:
-            return r if name == self.product_buffer else empty((n, columns * H), a.dtype)
-
-        after = tuple(map(array, self.states))
-        saved = tuple(array(name, columns) for name, columns in self.saved.items())
-        get_ops(a).cell_steps(self, CellBuffers(a, r, state, after, saved))(single_step(n))
+        after, saved = self.equation(a, state[0] @ params["Wh"], *state)
         return after, {"before": state, "after": after, "saved": saved}
 
     def step_backward(
@@ -199,9 +155,12 @@ class Pointwise(Cell):
     ) -> State:
         n, H = state[0].shape
         after = tuple(get_array_module(a).empty_like(x) for x in state)
-        saved = {name: buffer(name, (n, columns * H)) for name, columns in self.saved.items()}
+        saved = tuple(
+            buffer(f"saved {name}", (n, columns * H)) for name, columns in self.saved.items()
+        )
+        loop = CellBuffers(a, buffer("r", a.shape), state, after, saved)
         Wh = constant_factor(params["Wh"], buffer.scope("Wh"))
-        forward_steps(self, a, Wh, state, after, saved, buffer, extra_term)(single_step(n))
+        forward_steps(get_ops(a), self, loop, Wh, buffer, extra_term)(single_step(n))
         return after
 
     @in_turn
@@ -216,7 +175,7 @@ class Pointwise(Cell):
     ) -> tuple[Array, RowsCache]:
         self._check_rows(a, state0, params, rows)
         state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
-        return forward_loop(a, state0, params["Wh"], rows, self, buffer, extra_term)
+        return forward_loop(self, a, state0, params["Wh"], rows, buffer, extra_term)
 
     @in_turn
     def rows_backward(
@@ -232,64 +191,69 @@ class Pointwise(Cell):
         return {} if values is None else dict(zip(self.blocks, self.split(values), strict=True))
 
 
-# ---- The loop
+# ---- The loop over packed rows
 
 
 def forward_loop(
+    cell: Pointwise,
     a: Array,
     state0: tuple[Array | None, ...],
     Wh: Array,
     rows: PackedSequences,
-    cell: Pointwise,
     buffer: Buffer | None = None,
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
     """Pointwise.rows_forward without its checks: h (R, H), a view into the cache."""
-    R, N, H = len(a), rows.N, len(Wh)
-    shapes = [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
+    R, N, (H, G) = len(a), rows.N, Wh.shape
+    shapes = [(N, G)] + [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
     if buffer is None:
-        arrays = one_block(a, shapes)
+        r, *arrays = one_block(a, shapes)
+        buffer = allocator(a)
     else:
-        arrays = [*map(buffer, (*cell.states, *cell.saved), shapes)]
-    states = tuple(arrays[: len(cell.states)])
-    saved = dict(zip(cell.saved, arrays[len(states) :], strict=True))
-    get_ops(a).start_states(state0, states)
-    factor = get_ops(a).factor(Wh, buffer)
-    step_fn = forward_steps(cell, a, factor, states, states, saved, buffer, extra_term)
+        names = [f"state {name}" for name in cell.states] + [f"saved {name}" for name in cell.saved]
+        r, *arrays = map(buffer, ("r", *names), shapes)
+    states, saved = tuple(arrays[: len(cell.states)]), tuple(arrays[len(cell.states) :])
+    ops = get_ops(a)
+    ops.start_states(state0, states)
+    loop = CellBuffers(a, r, states, states, saved)
+    step_fn = forward_steps(ops, cell, loop, ops.factor(Wh, buffer), buffer, extra_term)
     for step in rows.steps:
         step_fn(step)
-    return states[0][N:], RowsCache(cell, states, saved, Wh, rows, extra_term)
+    by_name = dict(zip(cell.saved, saved, strict=True))
+    return states[0][N:], RowsCache(cell, states, by_name, Wh, rows, extra_term)
 
 
 def forward_steps(
+    ops: Ops,
     cell: Pointwise,
-    a: Array,
+    loop: CellBuffers,
     Wh: Factor,
-    before: State,
-    after: State,
-    saved: dict[str, Array],
-    buffer: Buffer | None,
-    extra_term: RecurrentTerm | None,
+    buffer: Buffer,
+    extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
-    """A step of a cell, from stacks of states before steps to stacks of those after them."""
-    ops, h = get_ops(a), after[0]
-    # The rows of a stack of states begin behind the initial ones
-    r = saved[cell.product_buffer] if cell.product_buffer in saved else h[len(h) - len(a) :]
-    add = None
-    if extra_term is not None and not cell.scales_recurrence:
-        add = extra_term.forward_steps(before[0], r)
-    elif extra_term is not None:
-        a, add = with_term(a, before[0], extra_term, buffer or allocator(a))
-    loop = CellBuffers(a, r, before, after, tuple(saved.values()))
-    if add is None and (fused := ops.fused_cell_steps(cell, loop, Wh)):
-        return fused
-    multiply, cell_step = ops.row_matmul(before[0], Wh, r), ops.cell_steps(cell, loop)
+    """A step of a cell: the equations, unless the operations have a faster version of them."""
+    h, r, add, with_term = loop.before[0], loop.r, None, None
+    if extra_term is not None:
+        with_term = buffer("a with term", r.shape) if cell.scales_recurrence else None
+        add = extra_term.forward_steps(h, r if with_term is None else with_term, len(loop.a))
+    if with_term is None and (fast := ops.cell_steps(cell, loop, Wh, add)):
+        return fast
+    multiply = ops.row_matmul(h, Wh, r)
 
-    def step_fn(step: Any) -> None:
-        multiply(step.before, step.first, step.n)  # r = h @ Wh
+    def step_fn(step: Step) -> None:
+        n, a = step.n, loop.a[step.rows]
+        multiply(step.before, 0, n)  # r = h @ Wh
+        if with_term is not None:
+            with_term[:n] = a
+            a = with_term[:n]
         if add is not None:
             add(step)
-        cell_step(step)
+        state = (x[step.states_before] for x in loop.before)
+        after, saved = cell.equation(a, r[:n], *state)
+        for x, value in zip(loop.after, after, strict=True):
+            x[step.states_after] = value
+        for x, value in zip(loop.saved, saved, strict=True):
+            x[step.rows] = value
 
     return step_fn
 
@@ -310,15 +274,11 @@ def backward_loop(
     (H, G), R, N, h = Wh.shape, rows.R, rows.N, states[0]
     ops, buffer = get_ops(h), buffer or allocator(h)
     da = buffer("da", (R, G))
-    dr, direct = (
-        (buffer("dr", (R, G)), buffer("dh_direct", (N, H)))
-        if cell.scales_recurrence
-        else (da, None)
-    )
-    dstate = tuple(buffer(f"d{name}", (N, H)) for name in cell.states)
-    loop = CellBuffers(da, da, states, states, tuple(saved.values()))
-    grads = CellGradients(dh, dstate, last or (None,) * len(states), da, dr, direct)
-    step_fn = backward_steps(cell, loop, grads, Wh, extra_term)
+    dr = buffer("dr", (R, G)) if cell.scales_recurrence else da
+    dstate = tuple(buffer(f"dstate {name}", (N, H)) for name in cell.states)
+    last_states = last or (None,) * len(states)
+    grads = CellGradients(states, tuple(saved.values()), dh, dstate, last_states, da, dr)
+    step_fn = backward_steps(ops, cell, grads, Wh, extra_term)
     for step in reversed(rows.steps):
         step_fn(step)
     if last is None:
@@ -336,27 +296,120 @@ def _states_before(rows: PackedSequences, stack: Array, buffer: Buffer) -> Array
 
 
 def backward_steps(
+    ops: Ops,
     cell: Pointwise,
-    loop: CellBuffers,
     grads: CellGradients,
     Wh: Array,
-    extra_term: RecurrentTerm | None,
+    extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
     """Gradients of forward_steps, later steps first."""
-    ops, dh = get_ops(Wh), grads.dstate[0]
-    plain = extra_term is None and not grads.carries
-    if plain and (fused := ops.fused_cell_backward_steps(cell, loop, grads, Wh)):
-        return fused
-    cell_step = ops.cell_backward_steps(cell, loop, grads)
-    multiply = ops.row_matmul_nt(grads.dr, Wh, dh)
-    add = None if extra_term is None else extra_term.backward_steps(grads.da, dh)
+    dh_next, *dcarried = grads.dstate
+    add = None if extra_term is None else extra_term.backward_steps(grads.da, dh_next)
+    if fast := ops.cell_backward_steps(cell, grads, Wh, add):
+        return fast
+    multiply = ops.row_matmul_nt(grads.dr, Wh, dh_next)
+    grads.begin()
 
-    def step_fn(step: Any) -> None:
-        cell_step(step)
-        multiply(step.first, 0, step.n)  # dh = dr @ Wh.T
-        if grads.dh_direct is not None:
-            dh[: step.n] += grads.dh_direct[: step.n]
+    def step_fn(step: Step) -> None:
+        n, rows = step.n, step.rows
+        dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in dcarried)
+        before = tuple(x[step.states_before] for x in grads.states)
+        after = tuple(x[step.states_after] for x in grads.states)
+        saved = tuple(x[rows] for x in grads.saved)
+        da, dr, (direct, *carried) = cell.gradient(dstate, before, after, saved)
+        if grads.dr is grads.da and (dr is not da or direct is not None):
+            caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
+            got = "has separate gradients of a and r, or one of h"
+            expected = "one array for both a and r, and None for h"
+            raise InvalidValueError(caller, "the result", got, expected, cause)
+        grads.da[rows] = da
+        if dr is not da:
+            grads.dr[rows] = dr
+        for x, value in zip(dcarried, carried, strict=True):
+            x[:n] = value
+        multiply(step.first, 0, n)  # dh_next = dr @ Wh.T
+        if direct is not None:
+            dh_next[:n] += direct
         if add is not None:
             add(step)
 
     return step_fn
+
+
+# ---- A step from its inputs x (N, D)
+
+
+class InputStepCache(NamedTuple):
+    """Cache of step_forward."""
+
+    cell: Pointwise
+    x: Array  # (N, D)
+    Wx: Array
+    Wh: Array
+    step: StepCache
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """N sequences, D inputs, H units."""
+        return {"N": len(self.x), "D": len(self.Wx), "H": len(self.Wh)}
+
+
+def step_forward(
+    cell: Pointwise, x: Array, before: State, Wx: Array, Wh: Array, b: Array
+) -> tuple[State, InputStepCache]:
+    """The state after one step of a cell from x (N, D); the cache keeps its own copy."""
+    after, step = cell.step_forward(x @ Wx + b, before, {"Wh": Wh})
+    copies = tuple(state.copy() for state in after)  # which the caller may write to
+    return copies, InputStepCache(cell, x, Wx, Wh, step)
+
+
+def step_backward(dafter: State, cache: InputStepCache) -> tuple[Array, State, Array, Array, Array]:
+    """Gradients of step_forward: dx, those of the state before, dWx, dWh and db."""
+    cell, x, Wx, Wh, step = cache
+    da, dbefore, grads = cell.step_backward(dafter, step, {"Wh": Wh})
+    return da @ Wx.T, dbefore, x.T @ da, grads["Wh"], da.sum(axis=0)
+
+
+# ---- A sequence from its inputs x (N, T, D), of one length
+
+
+class SequenceCache(NamedTuple):
+    """Cache of sequence_forward."""
+
+    x: Array  # (T*N, D), time-major
+    Wx: Array  # (D, G)
+    loop: RowsCache
+    carried: bool  # the state besides h was given, and its last value returned
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """N sequences of T steps, D inputs, H units."""
+        rows = self.loop.rows
+        return {"N": rows.N, "T": len(rows.batch_sizes), "D": len(self.Wx), "H": len(self.loop.Wh)}
+
+    @property
+    def last_state(self) -> State:
+        """The state (N, H) after the last step."""
+        return tuple(x[len(x) - self.loop.rows.N :].copy() for x in self.loop.states)
+
+
+def sequence_forward(
+    cell: Pointwise, x: Array, state0: tuple[Array | None, ...], Wx: Array, Wh: Array, b: Array
+) -> tuple[Array, SequenceCache]:
+    """States (N, T, H) of a cell over a whole sequence x (N, T, D)."""
+    N, T, _ = x.shape
+    x_rows = to_rows(x)
+    a = x_rows @ Wx  # (T*N, G)
+    a += b
+    h, loop = forward_loop(cell, a, state0, Wh, PackedSequences.full(N, T))
+    return from_rows(h, N, T), SequenceCache(x_rows, Wx, loop, state0[-1] is not None)
+
+
+def sequence_backward(
+    dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
+) -> tuple[Array, State, Array, Array, Array]:
+    """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
+    x, Wx, loop, _ = cache
+    da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
+    dx = from_rows(da @ Wx.T, loop.rows.N, len(loop.rows.batch_sizes))
+    return dx, dstate0, x.T @ da, dWh, da.sum(axis=0)

@@ -5,10 +5,11 @@ from typing import ClassVar
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.cell import Activation
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import Pointwise, RowsCache
-from xpcap.layers.sequence import (
+from xpcap.layers.recurrent import (
+    InputStepCache,
+    Pointwise,
+    RowsCache,
     SequenceCache,
-    StepCache,
     sequence_backward,
     sequence_forward,
     step_backward,
@@ -20,7 +21,7 @@ from xpcap.ops import State
 class RNNCell(Pointwise):
     """The pointwise half of an RNN step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    blocks, product_buffer, kernel = "h", "h", "rnn_cell"
+    blocks = "h"
     meanings: ClassVar = {
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
@@ -48,14 +49,16 @@ RNN = RNNCell()
 @layer("x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H -> next_h:N,H")
 def rnn_step_forward(
     x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
-) -> tuple[Array, StepCache]:
+) -> tuple[Array, InputStepCache]:
     """One RNN step, next_h = tanh(x @ Wx + prev_h @ Wh + b)."""
     (next_h,), cache = step_forward(RNN, x, (prev_h,), Wx, Wh, b)
     return next_h, cache
 
 
 @gradient(rnn_step_forward)
-def rnn_step_backward(dnext_h: Array, cache: StepCache) -> tuple[Array, Array, Array, Array, Array]:
+def rnn_step_backward(
+    dnext_h: Array, cache: InputStepCache
+) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients of rnn_step_forward, from dnext_h and the cache."""
     dx, (dprev_h,), *weights = step_backward((dnext_h,), cache)
     return dx, dprev_h, *weights

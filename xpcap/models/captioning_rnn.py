@@ -21,7 +21,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import LossTerms, State
+from xpcap.ops import LossTerms, State, has_kernels
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
@@ -355,7 +355,7 @@ class CaptioningRNN(Captioner):
             self._next_step = step + 1
             return self._network(buffers[0]).zero_gradients()
         layout = None
-        if workspace is not None and self.config.recurrent.kernel:
+        if workspace is not None and has_kernels(self.config.recurrent):
             layout = workspace.layout
         parts = prepare_batch(
             caller,

@@ -5,7 +5,7 @@ base.py              `Ops`: each operation's contract and plain equation
 host.py              `HostOps`: what is faster on the host
 device.py            `DeviceOps`: kernels of cuda/, and products by cuBLAS
 packed.py            packed sequences, and the steps of a loop over them
-cell.py              the arrays of that loop, and what it asks of a recurrent cell
+cell.py              the arrays of that loop, and how fast versions find their equations
 softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
@@ -35,7 +35,7 @@ from xpcap.ops.base import (
 )
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
-from xpcap.ops.device import DeviceOps, contiguous
+from xpcap.ops.device import DeviceOps, contiguous, has_kernels
 from xpcap.ops.host import HostOps
 from xpcap.ops.packed import (
     PackedSequences,

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
-from xpcap.errors import InvalidValueError
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
@@ -502,55 +501,22 @@ class Ops:
         for x, stack in zip(state0, stacks, strict=True):
             stack[:N] = 0 if x is None else x
 
-    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
-        """A cell's equation on the rows of a step."""
+    def cell_steps(
+        self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
+    ) -> StepFn | None:
+        """A faster version of a step of layers/recurrent.py; None where the equations are the fastest.
 
-        def step_fn(step: Step) -> None:
-            rows, before, after = step.rows, step.states_before, step.states_after
-            state = (x[before] for x in loop.before)
-            new_state, saved = cell.equation(loop.a[rows], loop.r[rows], *state)
-            for x, value in zip(loop.after, new_state, strict=True):
-                x[after] = value
-            for x, value in zip(loop.saved, saved, strict=True):
-                x[rows] = value
-
-        return step_fn
-
-    def cell_backward_steps(
-        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
-    ) -> StepFn:
-        """A cell's gradient on the rows of a step, later steps first."""
-        grads.begin()
-        (dh_next, *dcarried), direct = grads.dstate, grads.dh_direct
-
-        def step_fn(step: Step) -> None:
-            rows, n = step.rows, step.n
-            dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in dcarried)
-            before = tuple(x[step.states_before] for x in loop.before)
-            after = tuple(x[step.states_after] for x in loop.after)
-            saved = tuple(x[rows] for x in loop.saved)
-            da, dr, (dh, *carried) = cell.gradient(dstate, before, after, saved)
-            grads.da[rows] = da
-            if direct is None and (dr is not da or dh is not None):
-                caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
-                got = "has separate gradients of a and r, or one of h"
-                expected = "one array for both a and r, and None for h"
-                raise InvalidValueError(caller, "the result", got, expected, cause)
-            if direct is not None:
-                grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
-            for x, value in zip(dcarried, carried, strict=True):
-                x[:n] = value
-
-        return step_fn
-
-    def fused_cell_steps(self, cell: PointwiseSteps, loop: CellBuffers, Wh: Array) -> StepFn | None:
-        """A whole step, r = h @ Wh included, in one launch; None where there is no such kernel."""
+        r = h @ Wh; add(step), if given, adds a term to r; then the cell's equation.
+        """
         return None
 
-    def fused_cell_backward_steps(
-        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients, Wh: Array
+    def cell_backward_steps(
+        self, cell: PointwiseSteps, grads: CellGradients, Wh: Array, add: StepFn | None
     ) -> StepFn | None:
-        """A whole step back, dh = dr @ Wh.T included; None where there is no such kernel."""
+        """A faster version of a step back of layers/recurrent.py, later steps first; or None.
+
+        The cell's gradient; dh = dr @ Wh.T; then add(step), if given.
+        """
         return None
 
 

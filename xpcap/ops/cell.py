@@ -1,9 +1,8 @@
 """The arrays of a loop of a cell over packed rows, and what operations ask of that cell."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from xpcap.backend import Array
-from xpcap.ops.packed import StepFn
 
 State = tuple[Array, ...]  # h first; each array (n, H)
 
@@ -11,15 +10,15 @@ State = tuple[Array, ...]  # h first; each array (n, H)
 class CellBuffers(NamedTuple):
     """Arrays of a cell's forward loop, written to but for `a` and `before`."""
 
-    a: Array  # (R, G), by row; x @ Wx + b, and a term that each step adds if the cell scales r
-    r: Array  # (R, G), by row; h @ Wh before the cell's part of a step, undefined after it
+    a: Array  # (R, G), by row; x @ Wx + b
+    r: Array  # (N, G), memory for h @ Wh of a step, and a term that is added to it
     before: State  # stacks of the states before a step
     after: State  # of those after it, which may be the same stacks
     saved: State  # (R, .), by row; what the backward pass reads
 
 
 class CellGradients(NamedTuple):
-    """Arrays of a cell's backward loop.
+    """Arrays of a cell's backward loop; the first three are read.
 
     `dstate` (N, H) hands gradients from a step to the one before it: a step reads its first n rows
     and overwrites them. Only the first `n_next` sequences of a step have a next one, which has just
@@ -27,12 +26,13 @@ class CellGradients(NamedTuple):
     may end at any step, without a test or a mask.
     """
 
+    states: State  # stacks of the forward loop
+    saved: State  # (R, .), by row; of the forward loop
     dh: Array  # (R, H), by row; upstream gradient of h
     dstate: State  # each (N, H); with dh the gradient of the state after a step
     last: tuple[Array | None, ...]  # each (N, H), gradient of a sequence's last state; None: 0
     da: Array  # (R, G), by row; written to
     dr: Array  # (R, G), by row; da itself, unless the cell scales r
-    dh_direct: Array | None  # (N, H), gradient of h before, besides dr @ Wh.T; if the cell scales r
 
     @property
     def carries(self) -> bool:
@@ -46,10 +46,7 @@ class CellGradients(NamedTuple):
 
 
 class PointwiseSteps(Protocol):
-    """The part of a `Pointwise`, a cell with one product a step, that operations call."""
-
-    @property
-    def kernel(self) -> str: ...
+    """The part of a `Pointwise`, a cell with one product a step, that operations see."""
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]: ...
 
@@ -57,6 +54,13 @@ class PointwiseSteps(Protocol):
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]: ...
 
-    def in_place(self, loop: CellBuffers) -> StepFn | None: ...
 
-    def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn | None: ...
+def name_of(method: Any) -> str:
+    """Where a cell's method is written, as ``xpcap.layers.lstm.LSTMCell.equation``.
+
+    By its code, so that a method that is overridden, assigned or wrapped has another name: a faster
+    version is registered for one text, and for no other.
+    """
+    function = getattr(method, "__func__", method)
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f"{function.__globals__['__name__']}.{code.co_qualname}"

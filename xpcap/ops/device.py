@@ -17,7 +17,7 @@ from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.base import OPERATIONS, Factor, MultiplyRows, Ops, Segments, overridden
-from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
+from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State, name_of
 from xpcap.ops.choosing import BeamRows
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
@@ -399,76 +399,103 @@ class DeviceOps(Equations):
         has_c, n = c0 is not None, h0.size  # type: ignore[union-attr]
         CUDA.launch("start_states", n, h0, c0 if has_c else h0, h, c, has_c, n)
 
-    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
-        if not cell.kernel:
-            return super().cell_steps(cell, loop)
-        (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
-        # The kernel of a cell without saved rows finds r in the stack of h
-        arrays = loop.a, loop.r if loop.saved else h, *carried, *loop.after, *loop.saved
-        launch = CUDA.prepared(cell.kernel, *arrays)
+    def cell_steps(
+        self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
+    ) -> StepFn | None:
+        """A product, a term and a kernel; without a term, few rows of an LSTM in one launch."""
+        kernel = CELL_KERNELS.get(name_of(cell.equation))
+        if kernel is None:
+            return None
+        (h, *carried), H = loop.before, len(Wh)
+        # A stack holds N more than there are rows; a single step has separate arrays
+        fits = (len(h) - len(loop.a) or len(h)) <= FUSED
+        if add is None and kernel == "lstm_gates" and fits:
+            return _fused_steps(loop, Wh)
+        launch = CUDA.prepared(kernel, loop.a, loop.r, *carried, *loop.after, *loop.saved)
+        multiply = self.row_matmul(h, Wh, loop.r)
 
         def step_fn(step: Step) -> None:
             first, before, after, n, _ = step
+            multiply(before, 0, n)
+            if add is not None:
+                add(step)
             states = (before, after) if carried else (after,)
             launch(n * H, first, *states, n, H)
 
         return step_fn
 
     def cell_backward_steps(
-        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
-    ) -> StepFn:
+        self, cell: PointwiseSteps, grads: CellGradients, Wh: Array, add: StepFn | None
+    ) -> StepFn | None:
         """Without a gradient of the last states, only sequences with a next step read dstate."""
-        if not cell.kernel:
-            return super().cell_backward_steps(cell, loop, grads)
-        carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
-        arrays = grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried
-        launch, H = CUDA.prepared(f"{cell.kernel}_backward", *arrays), last.shape[1]
+        kernel = CELL_KERNELS.get(name_of(cell.gradient))
+        if kernel is None:
+            return None
+        carries, last, (dh_next, *carried) = grads.carries, grads.states[-1], grads.dstate
+        multiply, H = self.row_matmul_nt(grads.da, Wh, dh_next), len(Wh)
+        fits = len(dh_next) <= FUSED
+        if add is None and not carries and kernel == "lstm_gates_backward" and fits:
+            return _fused_backward_steps(grads, Wh, multiply)
+        arrays = grads.dh, *grads.dstate, *grads.saved, last, grads.da, *carried
+        launch = CUDA.prepared(kernel, *arrays)
         if carries:
             grads.begin()
 
         def step_fn(step: Step) -> None:
             first, before, after, n, n_next = step
             launch(n * H, first, before if carried else after, n, n if carries else n_next, H)
+            multiply(first, 0, n)
+            if add is not None:
+                add(step)
 
         return step_fn
 
-    def fused_cell_steps(self, cell: PointwiseSteps, loop: CellBuffers, Wh: Array) -> StepFn | None:
-        h, H = loop.before[0], len(Wh)
-        # A stack holds N more than there are rows; a single step has separate arrays
-        fits = (len(h) - len(loop.a) or len(h)) <= FUSED
-        if not (cell.kernel == "lstm_gates" and fits):
-            return None
-        arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
-        launch, (across, rows) = (
-            CUDA.prepared("lstm_step", *arrays),
-            _tiles(H, CUDA["FORWARD_UNITS"]),
-        )
 
-        def step_fn(step: Step) -> None:
-            first, before, after, n, _ = step
-            launch((across, -(-n // rows)), first, before, after, n, H)
+# Kernels of cuda/, by the name of the equation or gradient that each replaces
+CELL_KERNELS = {
+    "xpcap.layers.lstm.LSTMCell.equation": "lstm_gates",
+    "xpcap.layers.lstm.LSTMCell.gradient": "lstm_gates_backward",
+    "xpcap.layers.rnn.RNNCell.equation": "rnn_cell",
+    "xpcap.layers.rnn.RNNCell.gradient": "rnn_cell_backward",
+}
 
-        return step_fn
 
-    def fused_cell_backward_steps(
-        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients, Wh: Array
-    ) -> StepFn | None:
-        """Each step multiplies the da of its next one itself: only the first step writes dh."""
-        (dh_next, *dcarried), H = grads.dstate, len(Wh)
-        if not (cell.kernel == "lstm_gates" and len(dh_next) <= FUSED):
-            return None
-        arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *dcarried
-        multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
-        launch = CUDA.prepared("lstm_step_backward", *arrays)
-        across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])
+def has_kernels(cell: object) -> bool:
+    """Whether kernels compute all of a cell's step and of its gradient."""
+    methods = (getattr(cell, name, None) for name in ("equation", "gradient"))
+    return all(name_of(method) in CELL_KERNELS for method in methods)
 
-        def step_fn(step: Step) -> None:
-            first, before, _, n, n_next = step
-            launch((across, -(-n // rows)), first, before, n, n_next, H)
-            if not first:
-                multiply(0, 0, n)
 
-        return step_fn
+def _fused_steps(loop: CellBuffers, Wh: Array) -> StepFn:
+    """LSTMCell.equation and r = h @ Wh in one launch."""
+    H = len(Wh)
+    launch = CUDA.prepared("lstm_step", loop.a, Wh, *loop.before, *loop.after, *loop.saved)
+    across, rows = _tiles(H, CUDA["FORWARD_UNITS"])
+
+    def step_fn(step: Step) -> None:
+        first, before, after, n, _ = step
+        launch((across, -(-n // rows)), first, before, after, n, H)
+
+    return step_fn
+
+
+def _fused_backward_steps(grads: CellGradients, Wh: Array, multiply: MultiplyRows) -> StepFn:
+    """LSTMCell.gradient and dh = da @ Wh.T in one launch.
+
+    Each step multiplies the da of its next one itself: only the first step writes dh.
+    """
+    (_, *dcarried), H = grads.dstate, len(Wh)
+    arrays = grads.dh, *grads.saved, grads.states[1], Wh, grads.da, *dcarried
+    launch = CUDA.prepared("lstm_step_backward", *arrays)
+    across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])
+
+    def step_fn(step: Step) -> None:
+        first, before, _, n, n_next = step
+        launch((across, -(-n // rows)), first, before, n, n_next, H)
+        if not first:
+            multiply(0, 0, n)
+
+    return step_fn
 
 
 def contiguous(x: Array) -> Array:

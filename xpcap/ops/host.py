@@ -14,8 +14,8 @@ import numpy as np
 from xpcap.backend import Array
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
-from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps
-from xpcap.ops.packed import StepFn
+from xpcap.ops.cell import CellBuffers, PointwiseSteps, name_of
+from xpcap.ops.packed import Step, StepFn
 from xpcap.ops.softmax import LossTerms, below_maximum, tempered
 from xpcap.threads import (
     WORTH_WAKING,
@@ -41,13 +41,9 @@ ROUNDS = 4  # ids with more rows than this are summed separately
 MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
 
 
-def rows_of_a_block(width: int) -> int:
-    return max(1, BLOCK // max(1, width))
-
-
 def _blocks(n: int, width: int) -> list[slice]:
     """Rows 0..n in blocks of about BLOCK elements, `width` a row."""
-    step = rows_of_a_block(width)
+    step = max(1, BLOCK // max(1, width))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
@@ -375,11 +371,69 @@ class HostOps(Ops):
 
     # ---- Recurrent cells
 
-    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
-        return cell.in_place(loop) or super().cell_steps(cell, loop)
+    def cell_steps(
+        self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
+    ) -> StepFn | None:
+        steps_in_place = STEPS_IN_PLACE.get(name_of(cell.equation))
+        if steps_in_place is None:
+            return None
+        multiply = self.row_matmul(loop.before[0], Wh, loop.r)
+        cell_step = steps_in_place(loop)
 
-    def cell_backward_steps(
-        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
-    ) -> StepFn:
-        steps = cell.gradient_in_place(loop, grads)
-        return steps or super().cell_backward_steps(cell, loop, grads)
+        def step_fn(step: Step) -> None:
+            multiply(step.before, 0, step.n)
+            if add is not None:
+                add(step)
+            cell_step(step)
+
+        return step_fn
+
+
+# ---- Equations of cells in place
+
+# A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
+# gates, so whatever the gates share is done to all four, in blocks of rows that stay in cache.
+
+
+def lstm_in_place(loop: CellBuffers) -> StepFn:
+    """LSTMCell.equation. A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
+    a, r, (_, c_prev), (h, c), (gates, tanh_c) = loop
+    H = c.shape[1]
+    most = max(1, BLOCK // max(1, 4 * H))
+    half, shift = _halves(most, H, gates.dtype)
+    i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
+
+    def step_fn(step: Step) -> None:
+        first, before, after, n, _ = step
+        for k in range(0, n, most):
+            m = min(most, n - k)
+            rows, states_after = slice(first + k, first + k + m), slice(after + k, after + k + m)
+            x, cell, t = gates[rows], c[states_after], tanh_c[rows]
+            # i, f, o = sigmoid(a + r), g = tanh(a + r)
+            np.add(a[rows], r[k : k + m], x)
+            np.multiply(x, half[:m], x)
+            np.tanh(x, x)
+            np.multiply(x, half[:m], x)
+            np.add(x, shift[:m], x)
+            # c = f * c_prev + i * g, h = o * tanh(c)
+            np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
+            np.multiply(i[rows], g[rows], t)
+            np.add(cell, t, cell)
+            np.tanh(cell, t)
+            np.multiply(o[rows], t, h[states_after])
+
+    return step_fn
+
+
+@functools.lru_cache(maxsize=8)
+def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
+    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
+    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
+    for x in (half, shift):
+        x.flags.writeable = False
+    return half, shift
+
+
+# By the name of the equation that each replaces
+STEPS_IN_PLACE = {"xpcap.layers.lstm.LSTMCell.equation": lstm_in_place}

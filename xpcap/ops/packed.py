@@ -153,11 +153,11 @@ class RecurrentTerm(Protocol):
     whole buffers, and returns a function that takes one Step.
     """
 
-    def forward_steps(self, h: Array, r: Array) -> StepFn:
-        """Steps that add the term of h[step.states_before] to r[step.rows] (n, G).
+    def forward_steps(self, h: Array, r: Array, R: int) -> StepFn:
+        """Steps that add the term of h[step.states_before] to r[: step.n].
 
-        `h` is the stack of states that steps start from. `r` has all rows: the term adds to any
-        part of the pre-activation whose gradient is da.
+        `h` is the stack of states that steps start from. r (N, G) has the rows of one step: any
+        part of its pre-activation whose gradient is da. All steps have R rows.
         """
 
     def backward_steps(self, da: Array, dh_prev: Array) -> StepFn:

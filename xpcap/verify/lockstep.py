@@ -23,7 +23,7 @@ from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
-from xpcap.ops import get_ops
+from xpcap.ops import get_ops, has_kernels
 from xpcap.training.solver import CaptioningSolver
 from xpcap.verify.published import Row, make_row, variants
 
@@ -96,7 +96,7 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     error = outcome.error
     if outcome.diverged:
         label += f": {outcome.tensor} diverges at step {outcome.step}"
-    elif not CELLS[setup.cell].kernel:
+    elif not has_kernels(CELLS[setup.cell]):
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
         label, error = f"{label}: no step was repeated from a record", math.inf

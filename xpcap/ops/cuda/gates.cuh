@@ -1,5 +1,5 @@
-// The equations of an LSTM's unit, for lstm_gates.cu and lstm_step.cu. Contracts: ops.lstm_gates,
-// ops.lstm_gates_backward. A row's gates lie side by side, i, f, o, g, so a unit's are H apart.
+// The equations of an LSTM's unit, for lstm_gates.cu and lstm_step.cu: LSTMCell.equation and
+// LSTMCell.gradient of layers/lstm.py. A row's gates lie side by side, i, f, o, g, so a unit's are H apart.
 
 __device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
 

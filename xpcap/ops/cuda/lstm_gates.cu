@@ -1,11 +1,10 @@
-// The pointwise half of an LSTM step, and its gradient. Contracts: Ops.cell_steps and
-// Ops.cell_backward_steps of layers/lstm.py.
+// The pointwise half of an LSTM step, and its gradient: LSTMCell.equation and LSTMCell.gradient.
 //
-// Arrays are whole buffers. The step's n rows begin at row `first`; in the stacks of states they
-// lead from row `before` to row `after`. One thread per k = (row, unit) of (n, H), in a 1-D grid; n
-// * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a unit's four gates are
-// H apart. Each thread reads everything it needs before it writes: gates may alias a or r, c may be
-// c_prev itself, da may alias gates, and dc_prev may alias dc or dh_next.
+// Arrays are whole buffers, r that of one step. The step's n rows begin at row `first`; in the
+// stacks of states they lead from row `before` to row `after`. One thread per k = (row, unit) of (n,
+// H), in a 1-D grid; n * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a
+// unit's four gates are H apart. Each thread reads everything it needs before it writes: c may be
+// c_prev itself, and dc_prev may be dc.
 typedef REAL real;
 
 #include "gates.cuh"
@@ -14,8 +13,8 @@ extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* 
                                       int first, int before, int after, int n, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n * H) return;
-    const long long row = k / H, unit = k % H, at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit, at_after = (after + row) * H + unit;
-    lstm_unit(a[at_i] + r[at_i], a[at_i + H] + r[at_i + H], a[at_i + 2 * H] + r[at_i + 2 * H], a[at_i + 3 * H] + r[at_i + 3 * H],
+    const long long row = k / H, unit = k % H, at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit, at_r = row * 4 * H + unit, at_after = (after + row) * H + unit;
+    lstm_unit(a[at_i] + r[at_r], a[at_i + H] + r[at_r + H], a[at_i + 2 * H] + r[at_r + 2 * H], a[at_i + 3 * H] + r[at_r + 3 * H],
               c_prev[(before + row) * H + unit], H, gates + at_i, c + at_after, tanh_c + at, h + at_after);
 }
 

@@ -1,5 +1,5 @@
 // An LSTM step of a small batch in one launch each way: the product with Wh and the gates.
-// Contracts: Ops.fused_cell_steps, Ops.fused_cell_backward_steps of layers/lstm.py.
+// LSTMCell.equation and LSTMCell.gradient with their products.
 //
 // Arrays are whole buffers with the step's rows at `first`, `before` and `after`, as in
 // lstm_gates.cu. The stacks h and h_prev may be one array, and so may c and c_prev: a step reads

@@ -1,16 +1,14 @@
-// The pointwise half of a vanilla RNN step, and its gradient. Contracts: Ops.cell_steps and
-// Ops.cell_backward_steps of layers/rnn.py.
+// The pointwise half of a vanilla RNN step, and its gradient: RNNCell.equation and RNNCell.gradient.
 //
-// Arrays are whole buffers (., H). The step's n rows begin at row `first`; in the stack of states
-// they lead to row `after`. One thread per element of (n, H), in a 1-D grid; n * H < 2^31. A thread
-// reads before it writes, so h may alias r, and da any of the three inputs.
+// Arrays are whole buffers (., H), r that of one step. The step's n rows begin at row `first`; in the
+// stack of states they lead to row `after`. One thread per element of (n, H), in a 1-D grid; n * H <
+// 2^31.
 typedef REAL real;
 
 extern "C" __global__ void rnn_cell(const real* a, const real* r, real* h, int first, int after, int n, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n * H) return;
-    const long long at_after = (long long)after * H + k;
-    h[at_after] = tanh(a[(long long)first * H + k] + r[at_after]);
+    h[(long long)after * H + k] = tanh(a[(long long)first * H + k] + r[k]);
 }
 
 // dh comes from the layer above; dh_next, one row per sequence, from the next time step, which only
