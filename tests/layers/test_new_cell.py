@@ -15,6 +15,8 @@ from xpcap import CaptioningRNN, Recipe, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import CELLS, Attention, Cell, PackedSequences, Pointwise
+from xpcap.layers.lstm import LSTMCell
+from xpcap.memory import Workspace
 from xpcap.models import Beam, Policy
 from xpcap.testing import cell as contract
 from xpcap.testing import check_cell
@@ -122,6 +124,22 @@ def test_a_loop_of_its_own_gives_what_the_plain_one_gives(
 
 
 # ---- What is refused
+
+
+class Averaging(LSTMCell):
+    """An LSTM whose c is called a: its gradient is not that of the pre-activations a."""
+
+    states = ("h", "a")
+
+
+def test_a_state_may_be_called_as_the_pre_activations_are() -> None:
+    CELLS["plain"] = Averaging()
+    data = draw_data(8, 5, 30, seed=0)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, 5, 4, 6, "plain", np.float64, seed=0)
+    batch = data.minibatch("train", np.arange(8))
+    _, grads = model.loss(*batch)
+    _, in_workspace = model.loss(*batch, workspace=Workspace(model.params.flat))
+    np.testing.assert_allclose(in_workspace.flat, grads.flat, rtol=0, atol=1e-14)
 
 
 class Changed(MinimalGated):

@@ -333,7 +333,7 @@ class Cell:
         dstate = tuple(buffer(f"dstate {name}", (N, H)) for name in self.states)
         if grads is None:
             names = self.recurrent_names()
-            grads = {name: buffer(f"d{name}", params[name].shape) for name in names}
+            grads = {name: buffer(f"gradient {name}", params[name].shape) for name in names}
         for total in (*dstate, *grads.values()):
             total[...] = 0
         add = None if extra_term is None else extra_term.backward_steps(da, dstate[0])
