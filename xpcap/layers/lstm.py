@@ -1,5 +1,8 @@
 """The LSTM. Its gates stack i, f, o, g along the last axis.
 
+`LSTMCell` has the equations, forward and backward. recurrent.py runs them: a step from its inputs x,
+and the loop over a sequence.
+
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
