@@ -282,7 +282,7 @@ def attention_forward(
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
     attention = Attention(to_regions(A), Wattn)
-    a = x_rows @ Wx  # (T*N, G)
+    a = get_ops(x).matmul(x_rows, Wx)  # (T*N, G)
     a += b
     state0 = (attention.start(),) * len(recurrent_cell.states)
     h, loop = recurrent_cell.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
@@ -298,10 +298,11 @@ def attention_backward(
     dA has the layout of A.
     """
     x, Wx, shape, attention, rows, cell, loop = cache
+    matmul = get_ops(dh).matmul
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    dx = from_rows(da @ Wx.T, rows.N, len(rows.batch_sizes))
-    return dx, from_regions(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
+    dx = from_rows(matmul(da, Wx.T), rows.N, len(rows.batch_sizes))
+    return dx, from_regions(dA, shape), matmul(x.T, da), grads["Wh"], dWattn, da.sum(axis=0)
 
 
 # ---- One LSTM step with a context

@@ -31,30 +31,32 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     """
     note = "D is the product of all axes of x after the first"
     check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note=note)
-    return _rows(x) @ w + b, AffineCache(x, w, b)
+    return get_ops(x).matmul(_rows(x), w) + b, AffineCache(x, w, b)
 
 
 @gradient(affine_forward)
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of affine_forward, from dout and the cache."""
-    x, w, _ = cache
-    return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
+    (x, w, _), matmul = cache, get_ops(dout).matmul
+    return matmul(dout, w.T).reshape(x.shape), matmul(_rows(x).T, dout), dout.sum(axis=0)
 
 
 @layer("x:N,T,D w:D,M b:M -> out:N,T,M")
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     """Affine layer at each step, out[n, t] = x[n, t] @ w + b, as one product of N * T rows."""
     N, T, D = x.shape
-    return (x.reshape(N * T, D) @ w + b).reshape(N, T, w.shape[1]), AffineCache(x, w, b)
+    out = get_ops(x).matmul(x.reshape(N * T, D), w) + b
+    return out.reshape(N, T, w.shape[1]), AffineCache(x, w, b)
 
 
 @gradient(temporal_affine_forward)
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of temporal_affine_forward, from dout and the cache."""
-    x, w, _ = cache
+    (x, w, _), matmul = cache, get_ops(dout).matmul
     N, T, D = x.shape
     rows = dout.reshape(N * T, w.shape[1])
-    return (rows @ w.T).reshape(x.shape), x.reshape(N * T, D).T @ rows, rows.sum(axis=0)
+    dw = matmul(x.reshape(N * T, D).T, rows)
+    return matmul(rows, w.T).reshape(x.shape), dw, rows.sum(axis=0)
 
 
 def _rows(x: Array) -> Array:

@@ -399,7 +399,7 @@ def sequence_forward(
     """States (N, T, H) of a cell over a whole sequence x (N, T, D)."""
     N, T, _ = x.shape
     x_rows = to_rows(x)
-    a = x_rows @ Wx  # (T*N, G)
+    a = get_ops(x).matmul(x_rows, Wx)  # (T*N, G)
     a += b
     h, loop = forward_loop(cell, a, state0, Wh, PackedSequences.full(N, T))
     return from_rows(h, N, T), SequenceCache(x_rows, Wx, loop, state0[-1] is not None)
@@ -409,7 +409,7 @@ def sequence_backward(
     dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
 ) -> tuple[Array, State, Array, Array, Array]:
     """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
-    x, Wx, loop, _ = cache
+    (x, Wx, loop, _), matmul = cache, get_ops(dh).matmul
     da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
-    dx = from_rows(da @ Wx.T, loop.rows.N, len(loop.rows.batch_sizes))
-    return dx, dstate0, x.T @ da, dWh, da.sum(axis=0)
+    dx = from_rows(matmul(da, Wx.T), loop.rows.N, len(loop.rows.batch_sizes))
+    return dx, dstate0, matmul(x.T, da), dWh, da.sum(axis=0)

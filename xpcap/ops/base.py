@@ -78,7 +78,7 @@ class Ops:
         """
         return w
 
-    def matmul(self, x: Array, w: Factor, out: Array) -> Array:
+    def matmul(self, x: Array, w: Factor, out: Array | None = None) -> Array:
         """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
         return get_array_module(x, w).dot(x, w, out=out)
 

@@ -105,9 +105,9 @@ class DeviceOps(Equations):
 
     # ---- Products. cuBLAS takes no empty factor
 
-    def matmul(self, x: Array, w: Array, out: Array) -> Array:
+    def matmul(self, x: Array, w: Array, out: Array | None = None) -> Array:
         if x.size and w.size:
-            return cublas.multiply(x, w, out)
+            return cublas.multiply(x, w, _empty(x, len(x), w.shape[1]) if out is None else out)
         return super().matmul(x, w, out)
 
     def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:

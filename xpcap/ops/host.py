@@ -147,8 +147,10 @@ class HostOps(Ops):
         blocks[...] = w[:, : count * columns].reshape(k, count, columns).transpose(1, 0, 2)
         return Blocks(w, blocks)
 
-    def matmul(self, x: Array, w: Factor, out: Array) -> Array:
+    def matmul(self, x: Array, w: Factor, out: Array | None = None) -> Array:
         """By threads that do not wait for one another."""
+        if out is None:
+            return x @ (w.w if isinstance(w, Blocks) else w)
         if isinstance(w, Blocks):
             _multiply_blocks(x, w.blocks, w.rest, out)(0, 0, len(x))
             return out
