@@ -9,5 +9,3 @@ step on a card, and `step_paths` holds its paths against NumPy.
 The others each print a table of docs/develop/results: `ablation`, `parts`, `quality`, `ranks`,
 `threads`; `pairs` times two checkouts in turn. README.md has options, columns and method.
 """
-
-import xpcap  # noqa: F401 - before NumPy: its BLAS reads how long idle threads wait as it is loaded

@@ -4,9 +4,7 @@ python -m benchmarks.ablation coco vocab10k
 """
 
 import contextlib
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,13 +21,12 @@ from xpcap.layers import vocabulary_loss
 from xpcap.memory import Workspace, allocator
 from xpcap.models import batch
 from xpcap.ops import HostOps, Ops, overridden, segments
-from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
+from xpcap.threads import cores
 
 PAIRS, STEPS = (
     9,
     4,
 )  # pairs of timings, without one and with all; steps per timing, the first not counted
-USUAL_WAIT = "26"  # OpenBLAS's default
 # Methods that an operation needs: two call each other, and the plain `matmul` takes no blocks
 TOGETHER = {
     "matmul_nt": ("row_matmul_nt",),
@@ -74,7 +71,9 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "the word table: each row projected by itself": lambda: mock.patch.object(
             batch, "pack", each_row
         ),
-        "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
+        "parts: one, only its large products divided": lambda: mock.patch.object(
+            solver, "_workspace", one
+        ),
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(
             vocabulary_loss, "MIN_ROWS", 1 << 30
@@ -93,33 +92,11 @@ def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEP
     return statistics.median(times[1:])
 
 
-def with_wait(name: str, wait: str) -> float:
-    """Milliseconds per step in a separate process whose idle BLAS threads wait that long."""
-    command = [sys.executable, "-m", "benchmarks.ablation", "--alone", name]
-    return float(
-        subprocess.run(
-            command,
-            env={**os.environ, WAIT_VARIABLE: wait},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    )
-
-
 def main() -> None:
-    alone, names = (
-        sys.argv[1:2] == ["--alone"],
-        [name for name in sys.argv[1:] if name in CONFIGS] or ["coco"],
-    )
-    for name in names:
+    for name in sys.argv[1:] or ["coco"]:
         config = CONFIGS[name]
         data = config.data(3)
         solver, batches = make_solver(config, data), host_batches(config, data)
-        if alone:
-            milliseconds(solver, batches)
-            print(milliseconds(solver, batches, 30))
-            continue
         print(
             f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over"
             f" {PAIRS} alternating pairs, without"
@@ -131,11 +108,6 @@ def main() -> None:
                 with context():
                     ratios.append(milliseconds(solver, batches) / whole)
             print(f"  {way}: {statistics.median(ratios) - 1:+.1%}", flush=True)
-        ratios = [with_wait(name, USUAL_WAIT) / with_wait(name, SHORT_WAIT) for _ in range(5)]
-        print(
-            f"  the short wait of BLAS, 5 pairs of processes: {statistics.median(ratios) - 1:+.1%}",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import contextvars
 import os
 import threading
 import tracemalloc
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,11 @@ from xpcap.layers.lstm import LSTM
 from xpcap.memory import Workspace, allocator
 from xpcap.models import captioning_rnn
 from xpcap.ops import HostOps, plain_only
-from xpcap.prepare import features
-from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
+from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.training import CrossEntropy
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
-SEVERAL = pytest.mark.skipif(
-    cores() < 2, reason="BLAS has one thread here: nobody waits for another"
-)
 CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, "plain"])
 
 
@@ -64,30 +59,84 @@ def make(
     )
 
 
-# BLAS
+# BLAS on one thread
 
-TELL = """
-import os, sys
-sys.addaudithook(lambda event, args: event == "import" and args[0] == "numpy" and print("numpy", os.environ.get("OPENBLAS_THREAD_TIMEOUT")))
-{}
-print("after", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+
+@pytest.mark.parametrize("first", ["main", "other"])
+def test_blas_has_its_threads_back_once_the_last_thread_has_left(first: str) -> None:
+    before, seen = blas_threads(), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with one_blas_thread():
+            inside.set()
+            leave.wait()
+            seen.append(blas_threads())
+
+    other = threading.Thread(target=hold)
+    with one_blas_thread():
+        with one_blas_thread():
+            other.start()
+            inside.wait()
+        if first == "other":
+            leave.set()
+            other.join()
+        seen.append(blas_threads())
+    leave.set()
+    other.join()
+    assert seen == 2 * [[1] * len(before)]
+    assert blas_threads() == before
+
+
+def test_blas_has_its_threads_back_after_an_error() -> None:
+    before = blas_threads()
+    with pytest.raises(ZeroDivisionError):
+        one_blas_thread()(lambda: 1 // 0)()
+    assert blas_threads() == before
+
+
+def test_a_limit_that_somebody_sets_meanwhile_stays() -> None:
+    with threadpool_limits(4, user_api="blas"):
+        with one_blas_thread():
+            threadpool_limits(3, user_api="blas")
+        assert blas_threads() == [3] * len(blas_threads())
+
+
+FORKED = """
+import os, signal, threading
+import numpy as np
+from threadpoolctl import threadpool_info
+from xpcap.threads import one_blas_thread, parallel_map
+
+def threads():
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+def hold():
+    with one_blas_thread():
+        inside.set()
+        leave.wait()
+x, before = np.ones((300, 300)), threads()
+parallel_map(x.dot, [x, x])
+inside, leave = threading.Event(), threading.Event()
+other = threading.Thread(target=hold)
+if {held}:
+    other.start()
+    inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(600)  # ends a child that hangs
+    begin = threads()
+    right = [(product == 300).all() for product in parallel_map(x.dot, [x, x])]
+    within = parallel_map(lambda _: threads(), [0, 1])
+    os._exit(not (all(right) and within == 2 * [[1] * len(before)] and begin == threads() == before))
+leave.set()
+exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize(
-    ("set_to", "first", "told"),
-    [
-        (None, "import xpcap", "numpy 20 after None"),
-        ("24", "import xpcap", "numpy 24 after 24"),
-        (None, "import numpy, xpcap", "numpy None after None"),
-    ],
-)
-def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(
-    set_to: str | None, first: str, told: str
-) -> None:
-    shown = program(TELL.format(first), flags=(), OPENBLAS_THREAD_TIMEOUT=set_to).stdout
-    lines = list(dict.fromkeys(shown.split("\n")))  # an import within NumPy may be told again
-    assert " ".join(line for line in lines if line) == told
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+@pytest.mark.parametrize("held", [False, True], ids=["nothing works", "a thread holds BLAS"])
+def test_a_forked_process_works_in_parallel_and_has_blas_as_it_was(held: bool) -> None:
+    program(FORKED.format(held=held), flags=("-W", "ignore"))
 
 
 # Side by side
@@ -107,203 +156,30 @@ def test_results_come_in_order_from_threads_of_their_own() -> None:
     assert len({name for _, name in found}) == meet.parties
 
 
-def test_an_error_in_any_part_is_raised_once_all_have_ended() -> None:
-    ended = []
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_an_error_in_any_part_is_raised_once_all_have_ended(
+    wrong: int, error: type[BaseException]
+) -> None:
+    before, ended, raised = blas_threads(), [], threading.Event()
 
     def work(k: int) -> None:
         if k == wrong:
-            raise ArithmeticError(f"part {k}")
+            raised.set()
+            raise error
+        raised.wait()
         ended.append(k)
 
-    for wrong in (0, 1):
-        ended.clear()
-        with pytest.raises(ArithmeticError, match=f"part {wrong}"):
-            parallel_map(work, (0, 1))
-        assert ended == [1 - wrong]
-
-
-def test_blas_keeps_to_one_thread_meanwhile_and_has_its_threads_back_after_that() -> None:
-    before = blas_threads()
-    assert parallel_map(lambda _: blas_threads(), (0, 1)) == 2 * [[1] * len(before)]
-    with pytest.raises(ZeroDivisionError):
-        parallel_map(lambda k: 1 // k, (0, 1))
+    with pytest.raises(error):
+        parallel_map(work, (0, 1))
+    assert ended == [1 - wrong]
     assert blas_threads() == before
 
 
-@SEVERAL
-def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
-    before, log = blas_threads(), []
-    second = threading.Thread(target=lambda: parallel_map(lambda _: log.append("second"), (0, 1)))
-
-    def work(k: int) -> None:
-        if k == 0:
-            second.start()
-            while not blas().has_waiters():  # the second one has come, and waits
-                pass
-            log.append("first")
-
-    parallel_map(work, (0, 1))
-    second.join()
-    assert log == ["first", "second", "second"]
-    assert blas_threads() == before
-
-
-@SEVERAL
-def test_long_work_lets_others_have_a_turn_between_two_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = pytest.importorskip("PIL.Image")
-    log: list[str] = []
-    asked = threading.Event()
-    other = threading.Thread(target=lambda: in_turn(lambda like: log.append("other"))(np.empty(0)))
-
-    class Encoder:
-        name, shape = "slow", (1,)
-
-        def encode(self, pictures: Any) -> np.ndarray:
-            (picture,) = pictures
-            if picture.all():  # the first one is white
-                other.start()
-                while not blas().has_waiters():
-                    pass
-                asked.set()
-            asked.wait()
-            log.append("block")
-            return np.zeros((1, 1), np.float32)
-
-    names = [f"{number}.png" for number in range(1 + 2 * cores())]
-    for name in names:
-        image.new("RGB", (1, 1), "white" if name == names[0] else "black").save(tmp_path / name)
-    monkeypatch.setattr(features, "BLOCK", 1)
-    features.encode_folder(tmp_path, names, Encoder())
-    other.join()
-    assert "other" in log[: cores() + 1]
-
-
-@SEVERAL
-def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
-    code = """if True:
-        import os, threading
-        from threadpoolctl import threadpool_info
-        from xpcap import threads
-        from xpcap.threads import blas
-        threads.FORK_PATIENCE = 0.1
-        held, end = threading.Event(), threading.Event()
-        def hold():
-            with blas().on_one_thread():
-                held.set()
-                end.wait()
-        def threads_of_blas():
-            return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-        before = threads_of_blas()
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        child = os.fork()
-        if child == 0:
-            with blas().lock():
-                os._exit(threads_of_blas() != before)
-        end.set()
-        thread.join()
-        exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or threads_of_blas() != before)
-    """
-    program(code, flags=("-W", "ignore"))
-
-
-FORKED_WITHIN = """
-import os, signal, threading
-from xpcap import threads
-from xpcap.threads import blas
-
-threads.FORK_PATIENCE = 0.1
-begun, end = threading.Event(), threading.Event()
-class Slow(threads.ThreadpoolController):
-    def __init__(self):
-        begun.set()
-        end.wait()
-        super().__init__()
-def hold():
-    with blas().lock():
-        begun.set()
-        end.wait()
-def queue():
-    with blas().lock():
-        pass
-{}
-child = os.fork()
-if child == 0:
-    signal.alarm(600)  # ends a child that hangs
-    {}
-    os._exit(0)
-end.set()
-exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-QUEUED = """
-threading.Thread(target=hold).start()
-begun.wait()
-threading.Thread(target=queue).start()
-while not blas().has_waiters():
-    pass
-"""
-FIRST = """
-usual, threads.ThreadpoolController = threads.ThreadpoolController, Slow
-threading.Thread(target=blas).start()
-begun.wait()
-"""
-
-
-@SEVERAL
-@pytest.mark.parametrize(
-    ("parent", "child"),
-    [
-        (QUEUED, "blas().yield_to_waiters(); assert not blas().has_waiters()"),
-        (FIRST, "threads.ThreadpoolController = usual; blas()"),
-    ],
-    ids=["a thread waits for the lock", "a thread looks for BLAS"],
-)
-def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
-    parent: str, child: str
-) -> None:
-    program(FORKED_WITHIN.format(parent, child), flags=("-W", "ignore"))
-
-
-@pytest.mark.parametrize("held", ["blas().lock()", "threads.before_forks()"])
-def test_a_fork_waits_for_what_must_not_be_cut_but_not_for_ever(held: str) -> None:
-    """OpenBLAS ends its threads before a fork, and may wait for ever for one beside a product; a lock
-    inside of ONNX Runtime would stay locked in the child.
-    """
-    if held.startswith("blas") and cores() < 2:
-        pytest.skip("BLAS has one thread here: nobody waits for another")
-    code = f"""if True:
-        import os, threading
-        from xpcap import threads
-        from xpcap.threads import blas
-        begun, end, log = threading.Event(), threading.Event(), []
-        def hold():
-            with {held}:
-                begun.set()
-                end.wait()
-                log.append("held")
-        def before_fork():  # called before xpcap's own, as it is registered later
-            if threads.FORK_PATIENCE > 1:
-                end.set()
-        os.register_at_fork(before=before_fork)
-        for threads.FORK_PATIENCE, order in ((1e6, ["held", "fork"]), (0.1, ["fork", "held"])):
-            log.clear(), begun.clear(), end.clear()
-            thread = threading.Thread(target=hold)
-            thread.start()
-            begun.wait()
-            child = os.fork()
-            if child == 0:
-                with {held}:
-                    os._exit(0)
-            log.append("fork")
-            assert os.waitpid(child, 0)[1] == 0
-            end.set()
-            thread.join()
-            assert log == order, log
-    """
-    program(code, flags=("-W", "ignore"))
+@pytest.mark.parametrize("parts", [1, 2])
+def test_blas_keeps_to_one_thread_in_every_part(parts: int) -> None:
+    one = [1] * len(blas_threads())
+    assert parallel_map(lambda _: blas_threads(), range(parts)) == parts * [one]
 
 
 def test_cores_are_the_threads_that_blas_may_use() -> None:
@@ -322,18 +198,6 @@ def test_parts_see_the_callers_context_and_are_not_cut_again() -> None:
         lambda _: parallel_map(lambda _: threading.current_thread().name, (0, 1)), (0, 1)
     )
     assert all(len(set(inner)) == 1 for inner in names)
-
-
-def test_a_forked_process_works_side_by_side_too() -> None:
-    if not hasattr(os, "fork"):
-        pytest.skip("this system has no fork")
-    parallel_map(abs, (1, 2))
-    code = (
-        "import os; from xpcap.threads import parallel_map; parallel_map(abs, (1, 2)); p ="
-        " os.fork(); r = parallel_map(abs, (-3, -4)) != [3, 4]\n"
-    )
-    code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
-    program(code, flags=("-W", "ignore"))
 
 
 def test_stretches_cover_everything_once() -> None:

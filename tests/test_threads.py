@@ -1,5 +1,5 @@
 """Threads of one program that compute with xpcap: the bits of the main thread in any other, alone
-or beside another one, and BLAS as it was.
+or beside another one, whichever library came first, and BLAS as it was.
 """
 
 import json
@@ -64,3 +64,8 @@ def test_any_thread_has_the_bits_of_main_also_beside_another_and_blas_keeps_its_
         f"{name} in {where}": bits for name, bits in alone.items() for where in ("main", "thread")
     }
     assert found["after"] == found["threads"]
+
+
+@pytest.mark.slow
+def test_bits_do_not_depend_on_whether_numpy_or_xpcap_is_imported_first() -> None:
+    assert run("installed", "first")["main"] == run("installed", "alone")["main"]

@@ -19,7 +19,6 @@ docs/explain/how-it-works.md follows one caption through them.
 
 from typing import TYPE_CHECKING
 
-from xpcap import threads as threads  # loads NumPy, unless somebody has, so it comes first
 from xpcap.backend import (
     asarray,
     backend_status,

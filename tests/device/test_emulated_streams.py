@@ -25,7 +25,6 @@ from xpcap.device.transfers import AHEAD, AsyncCopy
 from xpcap.distributed import Group
 from xpcap.models import Beam, Sampling
 from xpcap.ops import get_ops
-from xpcap.threads import Lock
 
 
 @pytest.fixture
@@ -183,18 +182,21 @@ def test_emulated_handles_go_with_their_streams(
     assert not device.handles
 
 
-class WatchedLock(Lock):
+class WatchedLock:
     """A lock that knows of a thread that had to wait for it, or came through."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._lock = threading.RLock()
         self.waited, self.tried = False, threading.Event()
 
     def __enter__(self) -> None:
-        if not self.acquire(0):
+        if not self._lock.acquire(blocking=False):
             self.waited = True
             self.tried.set()
-            super().__enter__()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 @pytest.mark.parametrize("work", ["product", "list", "graph", "new handle", "dropped handle"])

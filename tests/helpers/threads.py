@@ -3,6 +3,8 @@ with two versions of threadpoolctl.
 
 python tests/helpers/threads.py          prints digests of results, and BLAS's threads before and after, as JSON
 python tests/helpers/threads.py owned    the same, after the main thread has set a limit by threadpoolctl
+python tests/helpers/threads.py alone    digests of the main thread alone
+python tests/helpers/threads.py first    the same, xpcap imported before NumPy
 """
 
 import hashlib
@@ -12,22 +14,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+if sys.argv[1:] == ["first"]:
+    import xpcap  # noqa: F401
 import numpy as np
 import threadpoolctl
 
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import temporal_affine_backward, temporal_affine_forward
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 DATA = draw_data(128, 96, 700, seed=0)
-SMALL, LARGE = (
-    20,
-    128,
-    # captions in a batch: one part, whose products use all of BLAS's threads, and a part for each
-    # core,
-    # which holds BLAS to one
-)
+SMALL, LARGE = 20, 128  # captions in a batch: one part, and a part for each core
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -115,18 +113,19 @@ def threads() -> list[int]:
 
 
 def outlive() -> None:
-    """Hold BLAS in a thread that asks for it within main's hold, and has it after that."""
-    asked = threading.Event()
+    """Hold BLAS in a thread that begins within main's hold, and ends after it."""
+    inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        asked.set()
-        with blas().on_one_thread():
-            pass
+        with one_blas_thread():
+            inside.set()
+            leave.wait()
 
     thread = threading.Thread(target=hold)
-    with blas().on_one_thread():
+    with one_blas_thread():
         thread.start()
-        asked.wait()
+        inside.wait()
+    leave.set()
     thread.join()
 
 
@@ -138,6 +137,9 @@ def main() -> None:
         threadpoolctl.threadpool_limits(before[0], user_api="blas")
     found: dict[str, Any] = {"version": threadpoolctl.__version__, "threads": before}
     found["main"] = {name: work() for name, work in WORK.items()}
+    if sys.argv[1:] in (["alone"], ["first"]):
+        print(json.dumps(found))
+        return
     found["thread"] = {name: in_thread(work) for name, work in WORK.items()}
     found["beside"] = {}
     for in_main in (True, False):

@@ -234,18 +234,18 @@ def test_a_cache_that_does_not_tell_dtype_is_our_own_mistake() -> None:
         backward(np.ones((N, H), np.float32), SimpleNamespace(a=3))
 
 
-def test_a_layer_holds_the_lock_on_blas_however_it_is_called(
+def test_a_layer_holds_blas_to_one_thread_however_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events = []
 
     @contextlib.contextmanager
-    def lock() -> Iterator[None]:
+    def held() -> Iterator[None]:
         events.append("begun")
         yield
         events.append("ended")
 
-    monkeypatch.setattr("xpcap.layers.layer.blas", lambda: SimpleNamespace(lock=lock))
+    monkeypatch.setattr("xpcap.layers.layer.one_blas_thread", held)
     given = arrays()
     _, cache = scan_forward(scale=3.0, **given)
     scan_backward(np.ones((N, H), np.float32), cache)

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from commands import answer
 from emulated import Emulator
-from programs import program
 from refusals import Refusal, refusals, refuses
 
 import xpcap
@@ -36,7 +35,6 @@ from xpcap.runs import (
     write_captions,
 )
 from xpcap.shapes import picture_of
-from xpcap.threads import in_part
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -122,20 +120,20 @@ def test_pictures_are_encoded_on_all_cores(
     assert [*captioner.captions(map(photo, range(4)))] == expected
 
 
-def test_a_download_holds_up_no_products_of_other_threads(
+def test_downloads_run_in_the_callers_thread_which_ctrl_c_ends(
     captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_parallel: list[bool] = []
+    downloading: list[threading.Thread] = []
 
     def downloaded(url: str) -> np.ndarray:
-        in_parallel.append(in_part.get())
+        downloading.append(threading.current_thread())
         return photo(int(url[-1]))
 
     monkeypatch.setattr(captions, "cores", lambda: 2)
     monkeypatch.setattr(captions, "read_url", downloaded)
     sources = [photo(0), "https://example.org/1", photo(2), "https://example.org/3"]
     assert len([*captioner.captions(sources)]) == 4
-    assert in_parallel == [False, False]
+    assert downloading == 2 * [threading.current_thread()]
 
 
 @CORES
@@ -372,73 +370,6 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
         np.testing.assert_allclose(one.probabilities, wanted.probabilities, rtol=1e-4)
         copied = pickle.loads(pickle.dumps(emulated))
         assert backend_of(copied.run.model.like) == backend
-
-
-FORKED = """
-import os, signal, sys, threading
-from xpcap import open_captioner, threads
-from xpcap.models import Policy
-from xpcap.shapes import picture_of
-
-threads.FORK_PATIENCE = 0.1
-captioner, picture = open_captioner(sys.argv[1]), picture_of("val00001.png")
-begun, end = threading.Event(), threading.Event()
-
-class Slow(Policy):
-    def start(self, *args):
-        begun.set()
-        end.wait()
-        return super().start(*args)
-
-expected = captioner.caption(picture)
-threading.Thread(target=captioner.caption, args=[picture], kwargs={"policy": Slow()}).start()
-begun.wait()
-child = os.fork()
-if child == 0:
-    signal.alarm(600)  # ends a child that hangs
-    os._exit(captioner.caption(picture) != expected)
-end.set()
-exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
-def test_a_process_forked_while_a_thread_captions_captions_too(ranked: Path) -> None:
-    """Of the same captioner, whose lock that thread holds, as it holds the one on BLAS."""
-    program(FORKED, ranked, flags=("-W", "ignore"), OPENBLAS_NUM_THREADS="2")
-
-
-FORKED_WHILE_IMPORTING = """
-import os, signal, sys, threading
-import numpy as np
-from xpcap.encoders import read_picture
-
-assert "PIL" not in sys.modules
-importing, forking = threading.Event(), threading.Event()
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "PIL.Image" and not importing.is_set():
-            importing.set()
-            forking.wait()
-
-sys.meta_path.insert(0, Finder())
-os.register_at_fork(before=forking.set)  # called before those that were registered earlier
-picture = np.zeros((4, 4, 3), np.uint8)
-threading.Thread(target=read_picture, args=[picture]).start()
-importing.wait()
-child = os.fork()
-if child == 0:
-    signal.alarm(600)  # ends a child that hangs
-    os._exit(int(read_picture(picture).any()))
-exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
-def test_a_process_forked_while_a_thread_imports_pillow_reads_pictures_too() -> None:
-    """The lock on a module that a thread imports stays locked in the child."""
-    program(FORKED_WHILE_IMPORTING, flags=("-W", "ignore"))
 
 
 def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:

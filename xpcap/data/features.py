@@ -13,7 +13,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray
 from xpcap.errors import DataError, InvalidValueError, unknown
-from xpcap.threads import blas, parallel_map, split_evenly
+from xpcap.threads import one_blas_thread, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of a block of rows
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is built from them
@@ -207,12 +207,12 @@ class Projection(NamedTuple):
     mean: np.ndarray  # (D,) float32
     components: np.ndarray  # (D, d) float32, orthonormal columns, in falling order of variance
 
+    @one_blas_thread()
     def __call__(self, features: Array) -> Array:
         """Features (..., D), float, on any device, projected: (..., d) float32."""
         mean, components = (asarray(x, like=features) for x in self)
-        with blas().lock():
-            # no @, which reports floating-point flags, and OpenBLAS raises some on finite numbers
-            return (features.astype(np.float32, copy=False) - mean).dot(components)
+        # no @, which reports floating-point flags, and OpenBLAS raises some on finite numbers
+        return (features.astype(np.float32, copy=False) - mean).dot(components)
 
 
 def fit_projection(features: RowSource, d: int) -> Projection:
@@ -236,7 +236,7 @@ def fit_projection(features: RowSource, d: int) -> Projection:
             covariance[:, columns] += centred.T @ centred[:, columns]
 
         parallel_map(add, split_evenly(D, STRIPES))
-    with blas().on_one_thread():
+    with one_blas_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))
     d = min(d, rank)

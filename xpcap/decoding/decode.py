@@ -16,7 +16,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, Workspace
 from xpcap.ops import State, contiguous, get_ops, log_softmax
 from xpcap.spec import check_range, spec
-from xpcap.threads import cores, in_turn, parallel_map, split_evenly
+from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
 MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core does not pay off
@@ -127,7 +127,7 @@ class WordTable:
         return get_ops(out).gather(self._table, contiguous(words), out=out)
 
 
-@in_turn
+@one_blas_thread()
 def decode(
     model: Decodable,
     features: Array,

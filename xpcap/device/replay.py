@@ -12,18 +12,18 @@ import contextlib
 import contextvars
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from xpcap.device import Array
 from xpcap.progress import say
-from xpcap.threads import Lock
 
 T = TypeVar("T")
 
 # Held by a thread that launches products or a graph, captures, or makes or destroys a handle of
 # cuBLAS: no other's come between. While a stream captures, CUDA refuses what the last two do
-LAUNCH_LOCK = Lock()
+LAUNCH_LOCK = threading.RLock()
 
 
 class Node(Protocol):

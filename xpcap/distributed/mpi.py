@@ -25,7 +25,7 @@ from xpcap.device.causes import nccl_package
 from xpcap.device.probe import import_nccl
 from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, InvalidValueError, OptionError, install
-from xpcap.threads import blas, divide
+from xpcap.threads import divide, limit_cores
 
 # numbers that are gathered and summed in the order of ranks, with equal bits in any MPI
 MAX_GATHERED = 1024
@@ -409,4 +409,4 @@ def _divide_cores(group: MPIGroup) -> None:
     host_cores = [group.hosts[group.rank], cores]
     sharing = group.gather(host_cores).count(host_cores)  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
-        blas().limit(max(1, len(cores) // sharing))
+        limit_cores(max(1, len(cores) // sharing))

@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.encoders.grid import Area, pool, require_regions
 from xpcap.encoders.kinds import EncoderSpec, named
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
-from xpcap.threads import in_turn
+from xpcap.threads import one_blas_thread
 
 SIDE = 128  # pixels; pictures are scaled to the area of a square of it
 # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
@@ -133,7 +133,7 @@ def _colours() -> np.ndarray:
     return np.concatenate((plain, hues), axis=1).astype(np.float32)
 
 
-@in_turn
+@one_blas_thread()
 def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Shares, edges and turns of the picture (1, ...) and of cells (9, ...); position (11,)."""
     table, codes, paper = _colours(), _codes(picture), border_colour(picture)

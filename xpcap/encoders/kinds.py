@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,14 +12,13 @@ import numpy as np
 
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import DataError, install, unknown
-from xpcap.threads import Lock
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
 MIN_DIGITS = 4  # of one that is asked for
 # ONNX Runtime and timm's Hub client read theirs once, when they are imported
 TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-_environment = Lock()
+_environment = threading.Lock()
 
 
 class Encoder(Protocol):

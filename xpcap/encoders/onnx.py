@@ -13,7 +13,6 @@ from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_o
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.files import size_of
-from xpcap.threads import before_forks
 
 
 def open_session(caller: str, model: bytes) -> Any:
@@ -30,8 +29,7 @@ def open_session(caller: str, model: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal errors; our error reports others
     try:
-        with before_forks():
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         got = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
@@ -95,8 +93,7 @@ class OnnxEncoder:
         levels = (picture.astype(np.float32) - self.offset) / self.scale
         x = levels if self.channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
         (source,) = self.session.get_inputs()
-        with before_forks():
-            out: np.ndarray = self.session.run([self.output], {source.name: x[None]})[0]
+        out: np.ndarray = self.session.run([self.output], {source.name: x[None]})[0]
         return out
 
 

@@ -21,7 +21,6 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapEr
 from xpcap.files import size_of
 from xpcap.signatures import AVIF, HEIC, PAGE, type_of_file
 from xpcap.spec import spec
-from xpcap.threads import before_forks
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -197,16 +196,12 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
 
 @functools.cache
 def _load_modules() -> None:
-    """Import what reads a picture: Pillow, its formats, and masked arrays, which NumPy imports late.
+    """Import what reads a picture: Pillow, its formats, and masked arrays, which NumPy imports late."""
+    import numpy.ma  # noqa: F401
+    from PIL import ExifTags, Image, ImageOps  # noqa: F401
 
-    A process that is forked while another thread imports would wait for that import for ever.
-    """
-    with before_forks():
-        import numpy.ma  # noqa: F401
-        from PIL import ExifTags, Image, ImageOps  # noqa: F401
-
-        Image.init()
-        reads_heic()
+    Image.init()
+    reads_heic()
 
 
 @functools.cache

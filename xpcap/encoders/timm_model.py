@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +13,6 @@ from xpcap.encoders.grid import pool, require_regions
 from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
-from xpcap.threads import Lock, before_forks
 
 
 class TimmEncoder:
@@ -77,7 +77,7 @@ class TimmEncoder:
         from PIL import Image
 
         require_picture("encode", picture)
-        with before_forks(), one_thread(torch), torch.inference_mode():
+        with one_thread(torch), torch.inference_mode():
             return self._feature(self._transform(Image.fromarray(picture))[None])
 
     def _feature(self, x: Any) -> np.ndarray:
@@ -89,7 +89,7 @@ class TimmEncoder:
 
 
 _numbers: list[int] = []  # threads that PyTorch had before, of each that is in `one_thread`
-_numbers_lock = Lock()
+_numbers_lock = threading.Lock()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from xpcap.ops import (
     single_step,
 )
 from xpcap.spec import check_float, spec
-from xpcap.threads import in_turn
+from xpcap.threads import one_blas_thread
 
 Shapes = dict[str, tuple[int, ...]]
 Params = Mapping[str, Array]
@@ -235,7 +235,7 @@ class Cell:
         after, _ = self._checked_step(a, state, params)
         return after
 
-    @in_turn
+    @one_blas_thread()
     def rows_forward(
         self,
         a: Array,
@@ -295,7 +295,7 @@ class Cell:
             stacks[0], a.shape[1], caches, params, rows, extra_term
         )
 
-    @in_turn
+    @one_blas_thread()
     def rows_backward(
         self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:

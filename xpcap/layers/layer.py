@@ -1,5 +1,5 @@
 """`layer` and `gradient`: decorators that check arrays by one line of shapes, append it to the
-docstring, and take the layer's turn at BLAS.
+docstring, and hold BLAS to one thread.
 
 ::
 
@@ -22,7 +22,7 @@ from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_upstream
 from xpcap.ops import contiguous
 from xpcap.spec import Spec
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +115,7 @@ def _sizes(spec: Spec, cache: Any) -> tuple[dict[str, Any], Array]:
 def _decorated(
     function: Callable[P, R], spec: Spec, check: Callable[[Arguments], Array]
 ) -> Layer[P, R]:
-    """The function, with checks of its arrays, a turn at BLAS, and shapes in its docstring."""
+    """The function, with checks of its arrays, BLAS on one thread, and shapes in its docstring."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -125,7 +125,7 @@ def _decorated(
         except TypeError:
             return function(*args, **kwargs)  # Python's own error
         if not is_device_array(check(bound.arguments)):
-            with blas().lock():
+            with one_blas_thread():
                 return function(*args, **kwargs)
         for entry in spec.entries:
             if entry.name in bound.arguments:

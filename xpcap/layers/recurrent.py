@@ -36,7 +36,7 @@ from xpcap.ops import (
     to_rows,
     zero_without_steps,
 )
-from xpcap.threads import in_turn
+from xpcap.threads import one_blas_thread
 
 
 class RowsCache(NamedTuple):
@@ -163,7 +163,7 @@ class Pointwise(Cell):
         forward_steps(get_ops(a), self, loop, Wh, buffer, extra_term)(single_step(n))
         return after
 
-    @in_turn
+    @one_blas_thread()
     def rows_forward(
         self,
         a: Array,
@@ -177,7 +177,7 @@ class Pointwise(Cell):
         state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
         return forward_loop(self, a, state0, params["Wh"], rows, buffer, extra_term)
 
-    @in_turn
+    @one_blas_thread()
     def rows_backward(
         self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # for each picture its captions, each a list of words
@@ -147,6 +147,7 @@ RESAMPLES, SEED, LEVEL = 1000, 0, 95
 Interval = tuple[float, float]
 
 
+@one_blas_thread()
 def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
     """Name to values (RESAMPLES,), of equal resamples for all scores of as many pictures.
 
@@ -156,10 +157,9 @@ def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
         return {}
     parts = np.hstack([metric_sums.parts for metric_sums in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
-    with blas().lock():
-        totals = np.stack(
-            [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
-        )
+    totals = np.stack(
+        [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
+    )
     ends = np.cumsum([metric_sums.parts.shape[1] for metric_sums in sums])[:-1]
     return {
         name: values

@@ -18,7 +18,7 @@ from xpcap.models.network import Score
 from xpcap.ops import State
 from xpcap.options import Whole
 from xpcap.spec import as_array, check_range, spec
-from xpcap.threads import cores, in_turn, parallel_map, split_evenly
+from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 T = TypeVar("T")
 MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
@@ -50,7 +50,7 @@ class Captioner(Decodable):
         captions : array (N, T+1), int
         """
 
-    @in_turn
+    @one_blas_thread()
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Scores of given captions, without dropout.
 
@@ -72,7 +72,7 @@ class Captioner(Decodable):
             first = Score(first.nll + nll, first.correct + correct, first.tokens + tokens)
         return first
 
-    @in_turn
+    @one_blas_thread()
     def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Log-probability of each word of given captions, without dropout.
 

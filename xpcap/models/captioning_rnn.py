@@ -23,7 +23,7 @@ from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import LossTerms, State, has_kernels
 from xpcap.options import SEED, kinds
-from xpcap.threads import in_turn, parallel_map
+from xpcap.threads import one_blas_thread, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
 # For another core to pay off: captions of a part, and multiplications of the product of its step
@@ -279,7 +279,7 @@ class CaptioningRNN(Captioner):
 
     # ---- Training
 
-    @in_turn
+    @one_blas_thread()
     def loss(
         self,
         features: Array | FeatureRows,
@@ -382,7 +382,7 @@ class CaptioningRNN(Captioner):
         self._next_step = step + 1
         return loss, grads
 
-    @in_turn
+    @one_blas_thread()
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Attention over regions at each word of given captions, without dropout.
 
@@ -413,7 +413,7 @@ class CaptioningRNN(Captioner):
         assert attention is not None
         return part.unpack(to_numpy(attention.weights))
 
-    @in_turn
+    @one_blas_thread()
     def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:
         """Values inside the cell at each step of given captions, and gradients through time.
 
@@ -446,7 +446,7 @@ class CaptioningRNN(Captioner):
 
     # ---- Sampling
 
-    @in_turn
+    @one_blas_thread()
     def start(self, features: Array) -> State:
         """State before the first word.
 
@@ -465,11 +465,11 @@ class CaptioningRNN(Captioner):
         features = prepare_features(caller, features, shape, self.like, read=False)
         return self._network().start(features)
 
-    @in_turn
+    @one_blas_thread()
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
         return self._network(buffer).project(words)
 
-    @in_turn
+    @one_blas_thread()
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
         network = self._network(buffer)
         state = network.step(a, state)

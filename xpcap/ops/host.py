@@ -7,7 +7,7 @@ arithmetic. Where a version does not pay for its arguments, the plain equations 
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from xpcap.ops.packed import Step, StepFn
 from xpcap.ops.softmax import LossTerms, below_maximum, tempered
 from xpcap.threads import (
     WORTH_WAKING,
-    blas,
-    contention_guard,
     cores,
     free_cores,
+    has_small_kernels,
+    one_blas_thread,
     parallel_map,
     split_evenly,
 )
@@ -47,16 +47,13 @@ def _blocks(n: int, width: int) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def _in_threads(x: Array, w: Array) -> bool:
-    """True if a product of these pays on more cores than one."""
-    return x.size > 0 and w.size > 0 and free_cores() > 1
-
-
-def _matmul(x: Array, w: Array, out: Array) -> Array:
-    """A small product under the ContentionGuard of threads, a large one split among the cores."""
-    n, m = out.shape
-    if n <= SMALL_ROWS or x.size * m < SMALL:
-        return contention_guard().dot(x, w, out)
+def _matmul(x: Array, w: Array, out: Array | None) -> Array:
+    """x @ w; a large product is split among the cores."""
+    n, m = len(x), w.shape[1]
+    if n <= SMALL_ROWS or x.size * m < SMALL or free_cores() == 1:
+        # np.dot rounds a row, or a factor with gaps, otherwise than @
+        return x @ w if out is None else np.dot(x, w, out)
+    out = np.empty((n, m), x.dtype) if out is None else out
     if n > m:
         parts = split_evenly(n, free_cores())
         parallel_map(lambda rows: np.matmul(x[rows], w, out=out[rows]), parts)
@@ -82,7 +79,7 @@ class Blocks(NamedTuple):
 def _width(k: int, most: int) -> int:
     """Columns of a block of a factor with k rows, a power of two from 8 on; 0 for no blocks."""
     columns: int = UNPACKED // (FEW * max(1, k))
-    if columns < 8 or not blas().has_small_kernels:
+    if columns < 8 or not has_small_kernels():
         return 0
     return min(most, 1 << columns.bit_length() - 1)
 
@@ -148,13 +145,12 @@ class HostOps(Ops):
         return Blocks(w, blocks)
 
     def matmul(self, x: Array, w: Factor, out: Array | None = None) -> Array:
-        """By threads that do not wait for one another."""
-        if out is None:
-            return x @ (w.w if isinstance(w, Blocks) else w)
-        if isinstance(w, Blocks):
-            _multiply_blocks(x, w.blocks, w.rest, out)(0, 0, len(x))
-            return out
-        return _matmul(x, w, out) if _in_threads(x, w) else super().matmul(x, w, out)
+        """A large product on all cores."""
+        if not isinstance(w, Blocks):
+            return _matmul(x, w, out)
+        out = np.empty((len(x), w.w.shape[1]), x.dtype) if out is None else out
+        _multiply_blocks(x, w.blocks, w.rest, out)(0, 0, len(x))
+        return out
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
         if len(x) > SMALL_ROWS:
@@ -165,8 +161,7 @@ class HostOps(Ops):
     def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
         if isinstance(w, Blocks):
             return _multiply_blocks(x, w.blocks, w.rest, out)
-        dot: Any = _matmul if _in_threads(x, w) else np.dot
-        return lambda i, o, n: dot(x[i : i + n], w, out[o : o + n])
+        return lambda i, o, n: _matmul(x[i : i + n], w, out[o : o + n])
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
         """By rows of w, as `row_matmul`; elsewhere products of few rows as (w @ x.T).T.
@@ -180,7 +175,6 @@ class HostOps(Ops):
             count = m // rows
             blocks = w[: count * rows].reshape(count, rows, k).transpose(0, 2, 1)
             return _multiply_blocks(x, blocks, w_T[:, count * rows :], out)
-        dot: Any = contention_guard().dot if _in_threads(x, w) else np.dot
         scratch = np.empty(min(len(out), SMALL_ROWS) * m, out.dtype)
 
         def multiply(i: int, o: int, n: int) -> None:
@@ -189,7 +183,7 @@ class HostOps(Ops):
                 np.dot(rows, w_T, to)
                 return
             transposed = scratch[: n * m].reshape(m, n)
-            dot(w, rows.T, transposed)
+            np.dot(w, rows.T, transposed)
             to[...] = transposed.T
 
         return multiply
@@ -300,19 +294,19 @@ class HostOps(Ops):
 
     # ---- The update of a training step
 
+    @one_blas_thread()
     def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
-        with blas().lock():
-            return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
+        return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
 
+    @one_blas_thread()
     def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
         """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
-        with blas().lock():
-            if x.ndim != 1:
-                return super().clip_by_norm(x, max_norm, buffer)
-            norm = _norm(x)
-            if max_norm < norm < np.inf:
-                x *= max_norm / norm
-            return norm
+        if x.ndim != 1:
+            return super().clip_by_norm(x, max_norm, buffer)
+        norm = _norm(x)
+        if max_norm < norm < np.inf:
+            x *= max_norm / norm
+        return norm
 
     def adam_update(
         self,

@@ -23,7 +23,7 @@ from xpcap.files import lock
 from xpcap.prepare.matching import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec
-from xpcap.threads import blas, cores, parallel_map
+from xpcap.threads import cores, parallel_map
 from xpcap.work import work
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
@@ -133,7 +133,7 @@ def encode_folder(
     ]
     opened = open_cache(Path(cache)) if isinstance(cache, str | Path) else nullcontext(cache)
     faults: dict[str, str] = {}
-    taking = threading.Lock()  # noqa: TID251 - of this call
+    taking = threading.Lock()
     with work(progress=progress), opened as file:
         store = Store(file, [row for block in blocks for row in block.rows], encoder.shape)
         left = [block for block in blocks if not store.holds(block)]
@@ -334,8 +334,7 @@ def _state(path: Path) -> tuple[int, int] | None:
 def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
     """Work on blocks on all cores, each taking the next one when it is free.
 
-    After an error, or Ctrl-C, no block is started. Between blocks, other threads that wait for the
-    cores have their turn.
+    After an error, or Ctrl-C, no block is started.
     """
     queue = collections.deque(blocks)
 
@@ -349,15 +348,11 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
         try:
             for block in iter(following, None):
                 work(block)
-                if blas().has_waiters():
-                    break
         except BaseException:
             queue.clear()
             raise
 
-    while queue:
-        parallel_map(take, range(min(cores(), len(queue))))
-        blas().yield_to_waiters()
+    parallel_map(take, range(min(cores(), len(queue))))
 
 
 def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:

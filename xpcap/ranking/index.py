@@ -13,7 +13,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ops import topk
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are no better
 AT_ONCE = 1 << 24  # similarities computed together
@@ -113,6 +113,7 @@ class PhotoIndex:
         norms = sqrt((centred * centred).sum(axis=1))
         return sqrt((projected * projected).sum(axis=1)) / (norms + np.float32(SMALLEST))
 
+    @one_blas_thread()
     def nearest(self, embeddings: Array, k: int, shares: Array | float = 1.0) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.
 
@@ -126,8 +127,7 @@ class PhotoIndex:
         step = max(1, AT_ONCE // max(1, n))
         for start in range(0, len(self), step):
             block = self.photos.features[start : start + step].astype(np.float32)
-            with blas().lock():
-                similarities = embeddings.dot(asarray(block, like=embeddings).T)
+            similarities = embeddings.dot(asarray(block, like=embeddings).T)
             cosines = (similarities.T * shares).T  # of features, where photos are few
             similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
@@ -219,9 +219,9 @@ def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
         pairs = slice(*np.searchsorted(photo, [start, start + len(x)]))
         share = np.zeros((len(x), V))
         np.add.at(share, (photo[pairs] - start, word[pairs]), weight[pairs])
-        with blas().on_one_thread():
+        with one_blas_thread():
             products += x.T @ (share - prior)
             squares += x.T @ x
-    with blas().on_one_thread():
+    with one_blas_thread():
         weights = np.linalg.solve(squares + RIDGE * np.eye(d), products)
     return np.concatenate([weights, prior[None]]).astype(np.float16)

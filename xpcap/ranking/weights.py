@@ -9,7 +9,7 @@ from xpcap.errors import InvalidValueError
 from xpcap.optim import adam
 from xpcap.ranking.ranker import FEATURES
 from xpcap.spec import spec
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 # Weights before any fit, good from 450 photos with one caption each to 6,000 with five. Their scale
 # matters to the fit alone: the larger, the more the softmax is a choice of the best.
@@ -63,7 +63,7 @@ def fit(
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
     _, number = np.unique(photos, return_inverse=True)
-    with blas().on_one_thread():  # so that the bits do not depend on the cores
+    with one_blas_thread():  # so that the bits do not depend on the cores
         weights = _ascend(features, number, rewards, prior_weights)
         chosen = _chosen(features @ weights, number, rewards)
     return Fitted(

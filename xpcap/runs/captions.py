@@ -6,6 +6,7 @@ The first are ``caption RUN photos``: open PictureCaptioner. The others are `cap
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -37,7 +38,7 @@ from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Inputs, Run, open_run
-from xpcap.threads import Lock, blas, cores, parallel_map
+from xpcap.threads import cores, parallel_map
 from xpcap.work import current, work
 
 BATCH = 64  # pictures captioned at once
@@ -85,7 +86,7 @@ class PictureCaptioner:
     encoder: Encoder
     # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
     # between which it would change hands: two threads that decode are slower than one
-    _decoding: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+    _decoding: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         inputs, name = self.run.inputs, self.encoder.name
@@ -206,7 +207,7 @@ class PictureCaptioner:
                     sources.append(next(numbered))
             except Exception as error:  # StopIteration, or the iterable's own
                 end = error
-            # Parallel work holds the lock on BLAS, and a download may take long
+            # Parallel work waits for all parts, also at Ctrl-C, and a download may take long
             downloads = any(is_url(source) for source, _ in sources)
             results = map(encode, sources) if downloads else parallel_map(encode, sources)
             for result in results:
@@ -237,8 +238,7 @@ class PictureCaptioner:
         captions: Iterator[PictureCaption] = iter(())
         if encoded:
             numbers, names, rows, _ = zip(*encoded, strict=True)
-            # in this order, so that none waits for the other
-            with blas().lock(), self._decoding, computing_on(self.run.model.like):
+            with self._decoding, computing_on(self.run.model.like):
                 features = self.run.scaling(np.stack(rows))
                 captions = iter(decoder(names, features, np.array(numbers)))
         for picture in batch:

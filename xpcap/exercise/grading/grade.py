@@ -20,7 +20,7 @@ from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.run import PACKAGES, Observation, Question, Stopped, ask
 from xpcap.options import Real, Whole
-from xpcap.threads import blas
+from xpcap.threads import one_blas_thread
 
 __all__ = ["Report", "Result", "grade"]
 
@@ -81,7 +81,7 @@ def grade(
     grading = _Grading(submission, expect, tuple(only), seed, limits)
     state = np.random.get_state()
     try:
-        with blas().on_one_thread():  # small products, beside the submission's own process
+        with one_blas_thread():  # small products, beside the submission's own process
             grading.judge_own()
             grading.judge_above_right()
     finally:
