@@ -40,6 +40,7 @@ from benchmarks.work import (
 )
 from xpcap.backend import array_module, use_backend
 from xpcap.errors import EXPECTED, BackendError
+from xpcap.way import VARIABLE, is_plain
 
 OURS = "xpcap"
 
@@ -200,6 +201,7 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     root = str(Path(__file__).parents[1])
     environment = {
         **os.environ,
+        VARIABLE: str(int(is_plain())),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }
     command = [

@@ -18,6 +18,7 @@ import numpy as np
 
 from xpcap import __version__
 from xpcap.backend import Array, array_module, get_array_module, get_backend, is_device_array
+from xpcap.way import current_way
 
 # Runs a function and returns the milliseconds it took
 Clock = Callable[[Callable[[], object]], float]
@@ -152,7 +153,11 @@ THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 def machine() -> dict[str, str]:
     """Processor or GPU, and versions, for the current backend."""
     versions = {"numpy": np.__version__, "python": platform.python_version(), "xpcap": __version__}
-    host = {"backend": get_backend(), "processor": f"{processor()}, {os.cpu_count()} cores"}
+    host = {
+        "backend": get_backend(),
+        "way": current_way(),
+        "processor": f"{processor()}, {os.cpu_count()} cores",
+    }
     xp = array_module()
     if xp is np:
         return {**host, "blas": blas(), "blas_threads": blas_threads(), **versions}

@@ -244,7 +244,9 @@ def lstm_step() -> Figure:
 
 
 FLOORS = (  # a few words for each layer, from the ground up
-    "errors, BLAS threads",
+    "errors, kinds of files",
+    "fast or plain",
+    "BLAS threads",
     "CUDA: launches, products, replay",
     "NumPy or CuPy, options, files",
     "shapes of arrays, scores",

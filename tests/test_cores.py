@@ -14,14 +14,14 @@ import pytest
 from programs import program
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from xpcap import CaptioningRNN, CaptioningSolver, layers
+from xpcap import CaptioningRNN, CaptioningSolver, layers, way
 from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
 from xpcap.layers.lstm import LSTM
 from xpcap.memory import Workspace, allocator
 from xpcap.models import captioning_rnn
-from xpcap.ops import HostOps, plain_only
+from xpcap.ops import HostOps
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.training import CrossEntropy
 
@@ -229,7 +229,7 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
     features = data.features("train", np.arange(N))
     if inject != "init":
         features = np.random.default_rng(2).standard_normal((N, P, D))
-    with plain_only():
+    with way.plain():
         loss, grads = make(cell, inject=inject).loss(features, captions)
     for parts in (1, 2, 3, 8):
         workspace = Workspace(grads.flat, parts)
@@ -247,17 +247,17 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
 def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
     data, model = draw_data(2 * N, D, V, seed=2), make(dtype=dtype)
     workspace = Workspace(model.params.flat, parts)
-    solver = CaptioningSolver(
-        model,
-        data,
-        update_rule="adam",
-        batch_size=N,
-        clip_norm=5.0,
-        seed=0,
-        verbose=False,
-        objective=lambda model, batch, _: CrossEntropy().loss(model, batch, workspace),
-    )
-    with plain_only() if plain else contextlib.nullcontext():
+    with way.plain() if plain else contextlib.nullcontext():
+        solver = CaptioningSolver(
+            model,
+            data,
+            update_rule="adam",
+            batch_size=N,
+            clip_norm=5.0,
+            seed=0,
+            verbose=False,
+            objective=lambda model, batch, _: CrossEntropy().loss(model, batch, workspace),
+        )
         for k in range(20):
             solver.step(*data.minibatch("train", np.arange(N) + N * (k % 2)))
     return solver.model.params.flat.copy()
@@ -357,7 +357,7 @@ def test_a_sampler_lays_out_each_matrix_once_and_sees_parameters_that_have_chang
         laid_out.clear()
         captions = model.sample(features, 9)
         assert sorted(laid_out) == [(6, 128), (32, 90), (32, 128)]
-        with plain_only():
+        with way.plain():
             np.testing.assert_array_equal(model.sample(features, 9), captions)
 
 

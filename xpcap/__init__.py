@@ -55,6 +55,7 @@ from xpcap.runs import (
 from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
+from xpcap.way import plain
 
 if TYPE_CHECKING:
     from xpcap import gradcheck as gradcheck
@@ -109,6 +110,7 @@ __all__ = [
     "open_captioner",
     "open_data",
     "open_run",
+    "plain",
     "sample_coco_minibatch",
     "save_state",
     "to_coco",

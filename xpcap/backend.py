@@ -18,6 +18,7 @@ from xpcap.device import probe
 from xpcap.device.probe import BackendStatus
 from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
 from xpcap.progress import say
+from xpcap.way import is_plain
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
@@ -38,7 +39,7 @@ def backend_status() -> dict[str, BackendStatus]:
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
-        "cupy": probe.cupy_status(0),
+        "cupy": probe.cupy_status(0, is_plain()),
     }
 
 
@@ -58,7 +59,7 @@ def _resolve(spec: str) -> str:
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
-    status = probe.cupy_status(device)
+    status = probe.cupy_status(device, is_plain())
     if name == "auto":
         chosen = _name("cupy", device) if status.usable else "numpy"
         why = status.why or status.devices[device]

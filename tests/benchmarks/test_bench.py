@@ -969,7 +969,7 @@ def test_emulated_bench_checks_our_own_device_before_timing_it(
 def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In exclusive-process mode a context here would shut out the processes that are timed."""
 
-    def probed(device: int) -> Any:
+    def probed(device: int, plain: bool) -> Any:
         raise AssertionError("the process that only hands out work has probed the card")
 
     def timed(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:

@@ -48,7 +48,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *packages: str, conda: Path | Non
 
 
 def fails_to_compute(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(cupy: ModuleType, card: str) -> None:
+    def prove(cupy: ModuleType, card: str, plain: bool) -> None:
         raise error
 
     monkeypatch.setattr(probe, "prove", prove)
@@ -399,7 +399,7 @@ def test_a_cupy_that_cannot_be_imported_is_named_with_its_remedy(
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    status = inspect.unwrap(probe.cupy_status)(0)
+    status = inspect.unwrap(probe.cupy_status)(0, False)
     assert status.reason == "cupy cannot be imported (ImportError: libcuda.so.1 is missing)"
     assert (status.expected, status.cause) == (expected, cause)
 

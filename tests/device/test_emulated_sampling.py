@@ -317,7 +317,7 @@ def test_emulated_draw_takes_no_word_that_was_cut_off(device: Emulator) -> None:
         u = np.where(u * total < target, np.nextafter(u, np.float32(1)), u)
     drawn = []
     for plainly in (True, False):
-        with ops.plain_only() if plainly else contextlib.nullcontext():
+        with xpcap.plain() if plainly else contextlib.nullcontext():
             x = cupy.asarray(p[rows])
             words = ops.get_ops(x).sample_words(x, cupy.asarray(u)).get()
         drawn.append(int((p[rows, words] == 0).sum()))

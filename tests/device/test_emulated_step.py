@@ -30,7 +30,7 @@ from xpcap.device.transfers import AHEAD, Staging
 from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
-from xpcap.ops import has_kernels, plain_only
+from xpcap.ops import has_kernels
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import CELL_KERNELS, FUSED
 from xpcap.progress import Pace
@@ -227,7 +227,7 @@ def test_emulated_picture_at_every_step_takes_four_launches_and_no_memory(
 def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
     """What the kernels are for; and the bound above is not met by just anything."""
     fused = count_step(device, make("cupy"))
-    with plain_only():
+    with xpcap.plain():
         plain = count_step(device, make("cupy"))
     assert len(plain.launches) > 3 * len(fused.launches)
     assert plain.reads == []

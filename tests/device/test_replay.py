@@ -30,7 +30,7 @@ from xpcap.memory import Workspace
 from xpcap.models import Sampling
 from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
 from xpcap.models.config import INJECT
-from xpcap.ops import DeviceOps, get_ops, plain_only
+from xpcap.ops import DeviceOps, get_ops
 from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
@@ -278,21 +278,6 @@ def test_emulated_record_serves_the_work_that_came_last(device: Emulator) -> Non
             )
             losses.append(float(loss))
     np.testing.assert_allclose(losses[:4], losses[4:], rtol=2e-6)
-
-
-def test_emulated_plain_equations_reach_recorded_steps(device: Emulator) -> None:
-    ours, theirs = solver(), solver("numpy")
-    batches = fitting(ours, 4)
-    for rows in batches[:2]:
-        ours.train_batch(rows)
-    assert ours._workspace.replay.nodes
-    with device.counting() as counts, plain_only():
-        ours.train_batch(batches[2])
-    assert "raw" not in counts.kinds()
-    ours.train_batch(batches[3])
-    for rows in batches:
-        theirs.train_batch(rows)
-    check_equal(ours, theirs)
 
 
 @pytest.mark.usefixtures("new_cells")

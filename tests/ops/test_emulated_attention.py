@@ -77,7 +77,7 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
 
 def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: Emulator) -> None:
     """What the kernels are for. The product with Wattn counts, each way."""
-    with xpcap.use_backend("cupy"), ops.plain_only():
+    with xpcap.use_backend("cupy"), xpcap.plain():
         h, A, Wattn, a, dh_next = (
             drawn(N + R, H),
             drawn(N, P, H),
@@ -118,7 +118,7 @@ def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> No
         assert counts.names() == {"raw attention_sum": 1}
         assert counts.allocations == []
         assert (xpcap.to_numpy(out)[2] == 0).all()
-        with ops.plain_only():
+        with xpcap.plain():
             np.testing.assert_allclose(
                 xpcap.to_numpy(out),
                 xpcap.to_numpy(get_ops(out).attention_sum(*arguments, poison(3, P, H))),

@@ -24,7 +24,7 @@ from operations import (
 )
 
 import xpcap
-from xpcap import layers, ops
+from xpcap import layers
 from xpcap.backend import Array
 from xpcap.layers import PackedSequences, Pointwise
 from xpcap.layers.lstm import LSTMCell
@@ -274,11 +274,3 @@ def test_host_adam_runs_its_equation_where_arrays_are_not_flat_and_alike(how: st
     given = [x.T if how == "columns" else x for x in arrays]
     HostOps().adam_update(*given, 0.5, 0.9, 0.999, 1e-8)
     np.testing.assert_allclose(w, expected, rtol=1e-6)
-
-
-def test_plain_only_is_the_equations_and_ends() -> None:
-    x = np.zeros(4)
-    assert type(get_ops(x)) is HostOps
-    with ops.plain_only():
-        assert type(get_ops(x)) is Ops
-    assert type(get_ops(x)) is HostOps

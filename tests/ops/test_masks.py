@@ -10,7 +10,7 @@ import philox
 import pytest
 from refusals import refuses
 
-from xpcap import CaptioningRNN, ops, to_numpy
+from xpcap import CaptioningRNN, to_numpy, way
 from xpcap.backend import asarray
 from xpcap.memory import allocator
 from xpcap.models import Batch
@@ -76,7 +76,7 @@ def test_masks_are_the_contracts_unit_by_unit(
     width: int, keep: float, plain: bool, lib: Any
 ) -> None:
     shape = (5, width)
-    with ops.plain_only() if plain else np.errstate():
+    with way.plain() if plain else np.errstate():
         for place, mask in enumerate(drawn(shape, keep)):
             np.testing.assert_array_equal(mask, philox.kept(SEED, place, STEP, shape, keep))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import layers, ops, use_backend
+from xpcap import layers, ops, use_backend, way
 from xpcap.device.replay import Replay
 from xpcap.layers.lstm import LSTM, LSTMCell
 from xpcap.layers.rnn import RNNCell
@@ -36,7 +36,7 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """NumPy, without any fast version."""
-    with use_backend("numpy"), ops.plain_only():
+    with use_backend("numpy"), way.plain():
         yield
 
 

@@ -27,8 +27,8 @@ from xpcap.memory import Buffer
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
 from xpcap.onnx_graph import Graph
-from xpcap.ops import plain_only
 from xpcap.ranking.index import keeps_all
+from xpcap.way import plain
 
 WEIGHTS = ("float32", "float16")  # of matrices in a file; sums and states are float32
 
@@ -89,14 +89,14 @@ class Captioner:
 
     def start(self, x: Tensor) -> list[Tensor]:
         """The state before the first word, from preprocessed features."""
-        with plain_only():
+        with plain():  # no fast version takes these tensors
             x.graph.scope = "start/"
             return [*self._network(x.graph).start(x)]
 
     def step(self, words: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Any]:
         """Scores, the next state and, of a model that attends, the weights of regions."""
         graph = words.graph
-        with plain_only():
+        with plain():  # no fast version takes these tensors
             network = self._network(graph)
             graph.scope = "word/"
             a = network.project(words)

@@ -14,10 +14,6 @@ random.py            counter-based random numbers: dropout masks, augmentations,
 
 # ruff: noqa: F401 - imported for others
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
-
 import numpy as np
 
 from xpcap.backend import Array
@@ -49,15 +45,15 @@ from xpcap.ops.packed import (
 )
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.softmax import NO_TARGET, LossTerms, log_softmax, tempered
+from xpcap.way import is_plain
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
-_plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
 def get_ops(x: Array) -> Ops:
     """The operations for an array; each function asks once."""
-    if _plain.get():
-        invalidate("plain_only")
+    if is_plain():
+        invalidate("plain")
         return _PLAIN
     return _HOST if isinstance(x, np.ndarray) else _DEVICE
 
@@ -65,17 +61,3 @@ def get_ops(x: Array) -> Ops:
 def constant_factor(w: Array, buffer: Buffer) -> Factor:
     """w (k, m) as a factor, laid out once where the buffer's owner changes no parameters."""
     return buffer.constant("factor", w, lambda: get_ops(w).factor(w, buffer))
-
-
-@contextlib.contextmanager
-def plain_only() -> Iterator[None]:
-    """Run only plain equations inside the ``with``.
-
-    Two depend on it: tests, to which they are the reference of every fast version, and the export
-    to ONNX (export/onnx_graphs.py), whose tensors no fast version takes.
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)

@@ -26,6 +26,7 @@ from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops, has_kernels
 from xpcap.training.solver import CaptioningSolver
 from xpcap.verify.published import Row, make_row, variants
+from xpcap.way import is_plain
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
@@ -79,12 +80,16 @@ def on(backend: str) -> Scope:
 
 
 def rows() -> Iterator[Row]:
-    """Training on the backend in force against NumPy's, and against itself, as rows of `verify`."""
+    """Training on the backend in force against NumPy's, and against itself, as rows of `verify`.
+
+    In the plain way the latter is up to rounding: CuPy adds up the rows of a word in no fixed order.
+    """
     for dtype, tolerance in TOLERANCE.items():
+        twice, least = ("twice", tolerance) if is_plain() else ("same bits twice", 0.0)
         for label, cell, inject in variants(CaptioningRNN):
             setup = Setup(cell, dtype, inject=inject)
             yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
-            yield _compare(f"same bits twice {label}", setup, on(get_backend()), 0.0)
+            yield _compare(f"{twice} {label}", setup, on(get_backend()), least)
 
 
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
@@ -96,7 +101,7 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     error = outcome.error
     if outcome.diverged:
         label += f": {outcome.tensor} diverges at step {outcome.step}"
-    elif not has_kernels(CELLS[setup.cell]):
+    elif is_plain() or not has_kernels(CELLS[setup.cell]):
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
         label, error = f"{label}: no step was repeated from a record", math.inf
