@@ -21,7 +21,7 @@ from programs import program
 from refusals import refuses
 from trainings import completed_for
 
-from xpcap import CaptioningRNN, CaptioningSolver, files, generate, open_run, runs
+from xpcap import CaptioningRNN, CaptioningSolver, files, generate, open_run, plain, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
@@ -234,6 +234,10 @@ def test_verify_and_info_speak_json(run: Path) -> None:
         set(row) == {"case", "backend", "dtype", "error", "tolerance", "passed"} for row in rows
     )
     about = answer("info")
+    assert about["way"] == "fast"
+    with plain():
+        assert answer("info")["way"] == "plain"
+        assert "computes by the plain equations alone" in good("info").output
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
     assert answer("info", run / "data.h5")["splits"]["val"] == {"pictures": 14, "captions": 70}

@@ -110,8 +110,9 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(
 
 
 @pytest.mark.nightly
-def test_emulated_verify_passes(device: Emulator) -> None:
-    rows = json.loads(good("verify", "--backend", "cupy", "--json").stdout)
+@pytest.mark.parametrize("way", [(), ("--plain",)])
+def test_emulated_verify_passes(way: tuple[str, ...], device: Emulator) -> None:
+    rows = json.loads(good("verify", "--backend", "cupy", "--json", *way).stdout)
     assert {row["backend"] for row in rows} == {"cupy"}
     assert len(rows) > 80
     assert [row for row in rows if not row["passed"]] == []

@@ -22,6 +22,12 @@ from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder
 from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
+from xpcap.way import VARIABLE, current_way, is_plain
+
+WAY_TITLES = {
+    "fast": "by fast versions of the equations",
+    "plain": f"by the plain equations alone, as {VARIABLE}=1 is set",
+}
 
 
 @click.command(epilog=examples("info", "info flickr8k.h5", "info runs/flickr8k --json"))
@@ -48,6 +54,7 @@ def _print_machine(as_json: bool) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "way": current_way(),
     }
     status, ranks = backend_status(), _ranks(group)
     without_kernels = DeviceOps.without_kernels()
@@ -66,6 +73,7 @@ def _print_machine(as_json: bool) -> None:
         return
     python, system, n_cores = (versions[key] for key in ("python", "platform", "cores"))
     click.echo(f"xpcap {__version__}, Python {python}, {system}, {n_cores} cores")
+    click.echo(f"computes {WAY_TITLES[current_way()]}")
     rows = [("backend", "version", "", "devices, or why not")]
     for backend in status.values():
         usability = "usable" if backend.usable else "not usable"
@@ -74,7 +82,7 @@ def _print_machine(as_json: bool) -> None:
     click.echo(table(rows))
     if cuda := status["cupy"].cuda:
         click.echo(f"{named()} for {cuda}")
-    if without_kernels and status["cupy"].usable:
+    if without_kernels and not is_plain() and status["cupy"].usable:
         click.echo(f"without xpcap's CUDA kernels, computed by CuPy: {', '.join(without_kernels)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"

@@ -24,6 +24,8 @@ from xpcap.progress import say
 from xpcap.report import columns, escape_control
 from xpcap.runs import Scores, is_run
 from xpcap.runs.scores import Row
+from xpcap.way import VARIABLE as PLAIN_VARIABLE
+from xpcap.way import is_plain, plain
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
@@ -156,12 +158,25 @@ def command_line(*words: str) -> str:
 
 
 def backend_option(command: Function) -> Function:
-    """Add --backend to a command, which calls `choose_backend` with it."""
+    """Add --backend to a command, which calls `choose_backend` with it, and --plain."""
     text = (
         "Where to compute: numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default:"
         f" ${VARIABLE}, else numpy."
     )
+    plain_text = (
+        "Compute by the plain equations alone, without xpcap's fast versions of them: slower, with"
+        f" the same results up to rounding. Default: ${PLAIN_VARIABLE}."
+    )
+    settings: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _choose_way}
+    command = click.option("--plain", help=plain_text, **settings)(command)
     return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
+
+
+def _choose_way(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
+    """Compute plainly to the end of the command, or check the environment's choice."""
+    if is_given:
+        ctx.with_resource(plain())
+    is_plain()
 
 
 def choose_backend(backend: str | None) -> None:

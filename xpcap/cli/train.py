@@ -40,6 +40,7 @@ from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
+from xpcap.way import current_way, is_plain
 from xpcap.work import current
 
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
@@ -114,6 +115,7 @@ def train(
     recipe = complete(data, given)
 
     words = ["--backend", backend] if backend else []
+    words += ["--plain"] if is_plain() else []
     words += ["--graphs", graphs] if graphs != "off" else []
     resume_command = command_line("train", "--out", str(recipe.out), "--resume", *words)
 
@@ -201,7 +203,8 @@ class Progress(Watcher):
         self._second = options.objective != self._given.objective  # after cross entropy
         if self._verbose:
             shown = dataclasses.asdict(self._options)
-            shown |= {"data": options.data or "generated", "backend": get_backend()}
+            shown |= {"data": options.data or "generated"}
+            shown |= {"backend": get_backend(), "way": current_way()}
             if (ranks := current().group.size) > 1:
                 shown["ranks"] = ranks
             click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
