@@ -52,4 +52,5 @@ def config_of(model: Captioner, max_words: int, source: Source | None = None) ->
         python="",
         numpy="",
         backend="",
+        way="fast",
     )

@@ -84,7 +84,7 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
     params = Parameters({name: (2,)}, np.zeros(2))
     parts = params, Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
     with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
-        TrainingState.of(*parts, batch_size=1, losses=[], history=[], start=None)
+        TrainingState.of(*parts, batch_size=1, losses=[], history=[], way="fast", start=None)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
 from xpcap.runs.recipe import MAX_COUNT, Recipe
+from xpcap.way import WAYS, current_way
 
 FORMAT = 1
 MAX_BYTES = 2**20
@@ -41,6 +42,7 @@ class Config:
     python: str = option(Text())
     numpy: str = option(Text())
     backend: str = option(Text())
+    way: str = option(Names(WAYS))
     start_digest: str | None = option(Text(), None)  # of the parameters of the run `start`
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class Config:
             python=platform.python_version(),
             numpy=np.__version__,
             backend=get_backend(),
+            way=current_way(),
             start_digest=None if recipe.start is None else best_digest(recipe.start),
         )
 

@@ -13,6 +13,7 @@ from xpcap.runs.folder import CONFIG, DATA, FIRST, LAST, check_resumable, opened
 from xpcap.runs.recipe import FIXED, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
+from xpcap.way import check_way
 
 # Completing the options that a user gives
 
@@ -157,7 +158,7 @@ def plan_training(options: Recipe, open_path: Callable[[Path | None], CaptionDat
 
     open_path : opens the data set at a path; None: generates one
     DataError : the data cannot be opened, or is not the run's. OptionError : options contradict the
-        run, or are of self-critical training without a start.
+        run, or are of self-critical training without a start; or the run began another way.
     """
     out = Path(options.out or "")
     options, begun = replace(options, out=out), _run_at(out)
@@ -210,7 +211,10 @@ def plan_training(options: Recipe, open_path: Callable[[Path | None], CaptionDat
             Stage(Recipe.of(second, PRESETS["score"], vars(options)), None),
         ]
     for stage in stages:
-        if stage.config is not None and stage.config.data_stamp != data.fingerprint:
+        if stage.config is None:
+            continue
+        check_way("train_run", stage.folder, stage.config.way)
+        if stage.config.data_stamp != data.fingerprint:
             got = f"is not the data that {stage.folder} began with"
             expected = "the same, unchanged"
             cause = "give its path as `data`, or begin another run"

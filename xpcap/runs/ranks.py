@@ -17,10 +17,11 @@ from xpcap.errors import DataError, GroupError
 from xpcap.runs.folder import CONFIG, LAST, LOCK
 from xpcap.runs.plan import Plan
 from xpcap.safetensors_file import read_tensors
+from xpcap.way import current_way
 from xpcap.work import current
 
-# Our variables in which ranks may differ: a backend's name is compared without its device
-RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND")
+# Our variables in which ranks may differ: what the last two decide is compared by itself
+RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND", "XPCAP_PLAIN")
 
 
 def check_ranks(out: Path, plan: Plan) -> None:
@@ -42,6 +43,7 @@ def check_ranks(out: Path, plan: Plan) -> None:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "backend": get_backend().partition(":")[0],
+        "way": current_way(),
         "environment": {name: os.environ[name] for name in names},
         "data's stamp": plan.data.fingerprint,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),

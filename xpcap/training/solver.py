@@ -33,6 +33,8 @@ Outside of records: `Kernels` compile at their first use (`warm_up`), and featur
 batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
+In the plain way (way.py) there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
+
 The host waits where it reads a result: a loss (`LossBuffer`), a graph's bits once a record,
 captions that are given on the device; for the oldest upload, when `AHEAD` are under way (`Staging`);
 and in all-reduces that go through its memory.
@@ -98,6 +100,7 @@ from xpcap.training.state import (
     with_start,
 )
 from xpcap.training.watcher import Functions, Watcher, checked_watchers
+from xpcap.way import check_way, current_way
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
@@ -180,6 +183,9 @@ class CaptioningSolver:
         kept.
     times : list of dict
         One for each epoch: epoch, steps, train_seconds, check_seconds.
+    way : str
+        "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step that
+        is asked for the other way is refused.
     start : dict or None
         Record of the parameters that training starts from, as epoch 0, if they were scored.
     best_params : Parameters, or empty dict
@@ -250,6 +256,7 @@ class CaptioningSolver:
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
 
+        self.way = current_way()
         flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
@@ -438,9 +445,11 @@ class CaptioningSolver:
         return deal(captions, self.data.vocabulary.null, self.group.size)[self.group.rank]
 
     def _layout(self) -> Layout | None:
-        """Layout for whole batches of this rank; None where the host does not hold up a device."""
+        """Layout for whole batches of this rank; None in the plain way, and where the host does not
+        hold up a device.
+        """
         n = len(range(self.group.rank, self.batch_size, self.group.size))
-        if self._on_host or not 0 < n <= len(self._captions):
+        if self._on_host or self.way == "plain" or not 0 < n <= len(self._captions):
             return None
         captions = self.data.split("train").captions[self._captions]
         layout = self.objective.layout(captions, self.data.vocabulary.null, n)
@@ -448,6 +457,7 @@ class CaptioningSolver:
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
+        check_way("CaptioningSolver", "the training", self.way)
         params = self.model.params
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
@@ -722,6 +732,7 @@ class CaptioningSolver:
             batch_size=self.batch_size,
             losses=self._record.losses,
             history=self._history,
+            way=self.way,
             start=self.start,
         )
 
@@ -730,8 +741,8 @@ class CaptioningSolver:
     ) -> None:
         """Continue from a state: the next `train` takes the step after its last.
 
-        On the host that is bit for bit with the same machine and threads, on a device with the same
-        card model, CUDA libraries, CuPy and their settings.
+        On the host that is bit for bit with the same machine and threads, on a device in the fast
+        way with the same card model, CUDA libraries, CuPy and their settings.
 
         Parameters
         ----------
@@ -750,7 +761,7 @@ class CaptioningSolver:
         ValueError
             `best_params` of another model. Nothing is changed then.
         OptionError
-            As in `state`.
+            As in `state`; or the state is of a training in another way. Nothing is changed then.
         TypeError
             `state` is no TrainingState.
         """

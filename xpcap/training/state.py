@@ -14,6 +14,7 @@ from xpcap.optim import RULES, UpdateRule
 from xpcap.options import Flag, Names, Real, Whole
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
+from xpcap.way import WAYS, check_way
 
 Record = dict[str, Any]
 
@@ -122,6 +123,7 @@ class TrainingState(NamedTuple):
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
     history: list[Record]  # one an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
+    way: str  # that all steps were computed, of WAYS
     start: Record | None = None  # of the parameters that training started from, if scored
     replacement: bool = False  # captions are drawn with replacement: there is no order
     first_rate: float | None = None  # of a linear rate, if one was set; see Optimizer
@@ -136,6 +138,7 @@ class TrainingState(NamedTuple):
         batch_size: int,
         losses: Sequence[float],
         history: Sequence[Record],
+        way: str,
         start: Record | None,
     ) -> "TrainingState":
         """State of the parts of a solver.
@@ -164,6 +167,7 @@ class TrainingState(NamedTuple):
             losses=np.array(losses, params.flat.dtype),
             history=[dict(record) for record in history],
             order_rng=dict(order.rng.bit_generator.state),
+            way=way,
             start=None if start is None else dict(start),
             replacement=order.replacement,
             first_rate=optimizer.first_rate,
@@ -215,8 +219,11 @@ class TrainingState(NamedTuple):
     ) -> None:
         """Raise DataError if model, data, update rule, batch size or figures are not the state's.
 
+        OptionError : the state was computed another way than this thread computes.
+
         figures : names in the records that the solver will write
         """
+        check_way("CaptioningSolver.restore", "the state", self.way)
         pairs = {
             "update rule": (self.rule, optimizer.rule.name),
             "batch_size": (self.batch_size, batch_size),
@@ -270,6 +277,7 @@ META: dict[str, Form] = {  # of a state's file
     **dict.fromkeys(("captions", "batch_size"), SIZE),
     "history": [{**dict.fromkeys(sorted(COUNTED), Real()), "*": Real()}],
     "rng": {"order": {}},
+    "way": Names(WAYS),
     "start?": {"epoch": COUNT, "*": Real()},
     "replacement?": Flag(),
     "first_rate?": Real(0),
@@ -290,6 +298,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "batch_size": state.batch_size,
         "history": state.history,
         "rng": {"order": state.order_rng},
+        "way": state.way,
         **({} if state.start is None else {"start": state.start}),
         **({"replacement": True} if state.replacement else {}),
         **({} if state.first_rate is None else {"first_rate": state.first_rate}),
@@ -375,6 +384,7 @@ def from_tensors(
         losses=tensors["losses"],
         history=history,
         order_rng=_checked_rng(where, meta["rng"]["order"]),
+        way=meta["way"],
         start=start,
         replacement=replacement,
         first_rate=meta.get("first_rate"),

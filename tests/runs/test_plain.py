@@ -1,0 +1,220 @@
+"""Whole trainings by the plain equations alone: what the fast versions give, up to rounding, though
+all of these are broken; and each training to its end in one way.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kill
+import numpy as np
+import pytest
+from commands import call, good
+from emulated import Emulator
+from new_cells import NEW_CELLS
+from ranks import together
+from refusals import refuses
+from stopping import stop_after
+
+from xpcap import (
+    BackendError,
+    Beam,
+    CaptionData,
+    CaptioningSolver,
+    Greedy,
+    GroupError,
+    OptionError,
+    Recipe,
+    evaluate_run,
+    load_state,
+    open_run,
+    plain,
+    threads,
+    train_run,
+    use_backend,
+    write_dataset,
+)
+from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.decoding.decode import decode
+from xpcap.device import cublas, probe
+from xpcap.device.launch import Kernel
+from xpcap.device.replay import Replay
+from xpcap.distributed import SINGLE, Group
+from xpcap.layers import CELLS
+from xpcap.models import Sampling
+from xpcap.models.batch import Layout
+from xpcap.ops import HostOps, overridden
+from xpcap.runs.folder import FIRST, HISTORY, LAST
+
+WAYS: dict[str, Callable[[], Any]] = {"fast": contextlib.nullcontext, "plain": plain}
+OTHER = {"fast": "plain", "plain": "fast"}
+OPTIONS = {"hidden": 6, "wordvec": 4, "batch_size": 16, "epochs": 2, "score_epochs": 1, "lr": 0.01}
+OPTIONS |= {"dropout": 0.3, "inject": "attention+every-step", "select": "loss"}
+
+
+@pytest.fixture(autouse=True)
+def on_numpy() -> Iterator[None]:
+    with use_backend("numpy"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "grids.h5"
+    drawn = [draw_data(n, (4, 6), 16, seed, Lengths(5, 1, 3, 7)) for seed, n in enumerate((48, 16))]
+    splits = {name: x.split("train") for name, x in zip(("train", "val"), drawn, strict=True)}
+    write_dataset(path, CaptionData(drawn[0].vocabulary, splits))
+    return path
+
+
+@contextlib.contextmanager
+def broken() -> Iterator[None]:
+    """Everything that is faster on the host raises."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in overridden(HostOps):
+            patch.setattr(HostOps, name, refuse)
+        patch.setattr(threads, "_pool", refuse)
+        yield
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise RuntimeError("a fast version ran")
+
+
+def trained(way: str, data: Path, out: Path, group: Group = SINGLE, **options: Any) -> Path:
+    with WAYS[way]():
+        return train_run(Recipe(data, out=out / way, **OPTIONS | options), group=group).run.path
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    """Records of both stages, and of the start of the second."""
+    files = (run / FIRST / HISTORY, run / HISTORY)
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("new_cells")
+@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
+def test_a_plain_training_is_the_fast_one_up_to_rounding(
+    cell: str, data: Path, tmp_path: Path
+) -> None:
+    """Cross entropy, then the score; either way of captioning takes the parameters of both."""
+    runs = {"fast": open_run(trained("fast", data, tmp_path, cell=cell))}
+    with broken():
+        runs["plain"] = open_run(trained("plain", data, tmp_path, cell=cell))
+    fast, slow = (history(runs[way].path) for way in WAYS)
+    assert len(fast) == 4
+    for ours, theirs in zip(slow, fast, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    configs = [runs[way].config.to_json() for way in WAYS]
+    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {
+        "start_digest",
+        "way",
+    }
+
+    features = runs["fast"].data(data).features("val", np.arange(5))
+    for run in runs.values():
+        for policy in (
+            Greedy(max_length=6),
+            Beam(3, max_length=6),
+            Sampling(max_length=6, seed=1, top_p=0.9),
+        ):
+            decoded = []
+            for way in WAYS.values():
+                with way():
+                    decoded.append(decode(run.model, features, policy, scored=True))
+            np.testing.assert_array_equal(decoded[0].captions, decoded[1].captions)
+            totals = (found.log_probabilities for found in decoded)
+            np.testing.assert_allclose(*totals, rtol=1e-5, atol=1e-6)
+
+
+def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
+    data: Path, tmp_path: Path, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card on which ours fail is usable for the plain way, and for that alone."""
+    numpy = trained("plain", data, tmp_path / "numpy")
+    parts: list[tuple[Any, str]] = [(Kernel, "__init__"), (Kernel, "__call__"), (Replay, "run")]
+    parts += [
+        (Layout, "of"),
+        (cublas, "multiply"),
+        (cublas, "multiply_rows"),
+        (cublas.Handle, "__init__"),
+    ]
+    for owner, name in parts:
+        monkeypatch.setattr(owner, name, refuse)
+    probe.cupy_status.cache_clear()
+    with device.counting() as counts, plain(), use_backend("cupy"):
+        cupy = trained("plain", data, tmp_path / "cupy")
+    assert counts.launches
+    assert (counts.kinds()["raw"], counts.products) == (0, [])
+    for ours, theirs in zip(history(cupy), history(numpy), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+    with refuses(BackendError, got="a fast version ran"):
+        use_backend("cupy")
+
+
+@pytest.mark.parametrize("stage", ["", FIRST])
+def test_a_plain_training_that_is_stopped_goes_on_plainly_to_the_same_bytes(
+    stage: str, data: Path, tmp_path: Path
+) -> None:
+    """The command that it prints says so."""
+    whole, out = trained("plain", data, tmp_path), tmp_path / "stopped" / "plain"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(4 if stage else 11, patch)
+        result = call("train", data, "--out", out, *flags, "--plain")
+    assert result.exit_code == 143, result.output
+    assert (out / stage / LAST).exists()
+    assert f"train --out {out} --resume --plain" in result.output
+    good("train", "--out", out, "--resume", "--plain")
+    assert kill.differing(out, whole) == set()
+
+
+REMEDIES = {"fast": "go on without ", "plain": "go on with "}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_began_one_way_does_not_go_on_the_other(way: str, data: Path, tmp_path: Path) -> None:
+    """Nor does it change: by the command, from a state, or a step of a solver."""
+    run, flag = trained(way, data, tmp_path, score_epochs=0), ["--plain"] * (way == "fast")
+    before = kill.files(run)
+    result = call("train", "--out", run, "--resume", *flag)
+    assert result.exit_code == 2
+    words = f"began in the {way} way, and this process computes in the {OTHER[way]} way"
+    assert f"{run} {words}" in result.output
+    assert REMEDIES[way] + "--plain" in result.output
+    assert kill.files(run) == before
+
+    def solver() -> CaptioningSolver:
+        opened = open_run(run)
+        return CaptioningSolver(
+            opened.model, opened.data(data), update_rule="adam", batch_size=16, verbose=False
+        )
+
+    with WAYS[way]():
+        ours = solver()
+        state = load_state(run / LAST, ours.model.params.shapes)
+        ours.restore(state)
+    with WAYS[OTHER[way]]():
+        with refuses(OptionError, thing="the state", got=words, cause=REMEDIES[way]):
+            solver().restore(state)
+        with refuses(OptionError, thing="the training", got=words, cause=REMEDIES[way]):
+            ours.train()
+        start = Recipe(data, out=tmp_path / "more", start=run, epochs=1, hidden=6, wordvec=4)
+        train_run(replace(start, dropout=0.3, inject=OPTIONS["inject"]))
+        assert evaluate_run(open_run(run), data, "val").scores
+
+
+def test_ranks_train_plainly_together_and_in_one_way(data: Path, tmp_path: Path) -> None:
+    one = history(trained("plain", data, tmp_path))
+    with broken():
+        both = together(2, lambda group: history(trained("plain", data, tmp_path / "two", group)))
+    for ours, theirs in zip(both[0], one, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    got = "has way 'fast', rank 0 has 'plain'"
+    with refuses(GroupError, thing="rank 1", got=got):
+        together(
+            2, lambda group: trained(("plain", "fast")[group.rank], data, tmp_path / "no", group)
+        )
