@@ -55,7 +55,8 @@ UNSEEN static int barriers_passed(const Block* b) { return __atomic_load_n(&b->p
 UNSEEN static void wait_for_all(Block* b) {
     const int now = barriers_passed(b);
     if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_SEQ_CST) < b->threads) {
-        if (__atomic_load_n(&b->finished, __ATOMIC_SEQ_CST)) die("a barrier that some threads of the block do not reach");
+        // In this order: threads may have passed and finished since this one arrived
+        if (__atomic_load_n(&b->finished, __ATOMIC_SEQ_CST) && barriers_passed(b) == now) die("a barrier that some threads of the block do not reach");
         while (barriers_passed(b) == now) syscall(SYS_futex, &b->passed, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
         return;
     }
