@@ -1,7 +1,7 @@
 """The LSTM. Its gates stack i, f, o, g along the last axis.
 
 `LSTMCell` has the equations, forward and backward. recurrent.py runs them: a step from its inputs x,
-and the loop over a sequence.
+and the loop over a sequence, in which a faster version of `xpcap.ops` may stand for one of them.
 
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """

@@ -59,9 +59,9 @@ class Pointwise(Cell):
     """A cell with one product per step, h @ Wh, from all but that product.
 
     `equation` and `gradient` are pure, and enough: the loop runs them on any library. The parameters
-    are Wx (W, G), Wh (H, G) and b (G,), with H columns in G for each of `blocks`. host.py and
-    device.py of `xpcap.ops` have faster versions of some equations, which belong to those alone: a
-    class whose `equation` is another one leaves them behind.
+    are Wx (W, G), Wh (H, G) and b (G,), with H columns in G for each of `blocks`. `xpcap.ops` has
+    faster versions of some, STEPS_IN_PLACE in host.py and CELL_KERNELS in device.py, which belong to
+    those texts alone: a class with another `equation` or `gradient` leaves them behind.
 
     Attributes
     ----------
