@@ -126,20 +126,18 @@ def test_a_loop_of_its_own_gives_what_the_plain_one_gives(
 # ---- What is refused
 
 
-class Averaging(LSTMCell):
-    """An LSTM whose c is called a: its gradient is not that of the pre-activations a."""
-
-    states = ("h", "a")
-
-
-def test_a_state_may_be_called_as_the_pre_activations_are() -> None:
-    CELLS["plain"] = Averaging()
+@pytest.mark.parametrize(
+    "attribute", [{"states": ("h", "a")}, {"scales_recurrence": True}], ids=str
+)
+def test_an_lstm_has_its_gradients_whatever_it_calls_c_or_says_of_r(attribute: Any) -> None:
+    """A state may be called as the pre-activations are, and dr be da though they may differ."""
+    CELLS["plain"] = type("Renamed", (LSTMCell,), attribute)()
     data = draw_data(8, 5, 30, seed=0)
-    model = CaptioningRNN(data.vocabulary.word_to_idx, 5, 4, 6, "plain", np.float64, seed=0)
-    batch = data.minibatch("train", np.arange(8))
-    _, grads = model.loss(*batch)
-    _, in_workspace = model.loss(*batch, workspace=Workspace(model.params.flat))
-    np.testing.assert_allclose(in_workspace.flat, grads.flat, rtol=0, atol=1e-14)
+    batch, grads = data.minibatch("train", np.arange(8)), []
+    for cell in ("lstm", "plain"):
+        model = CaptioningRNN(data.vocabulary.word_to_idx, 5, 4, 6, cell, np.float64, seed=0)
+        grads.append(model.loss(*batch, workspace=Workspace(model.params.flat))[1].flat)
+    np.testing.assert_allclose(*grads, rtol=0, atol=1e-14)
 
 
 class Changed(MinimalGated):

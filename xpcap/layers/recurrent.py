@@ -323,7 +323,7 @@ def backward_steps(
             expected = "one array for both a and r, and None for h"
             raise InvalidValueError(caller, "the result", got, expected, cause)
         grads.da[rows] = da
-        if dr is not da:
+        if grads.dr is not grads.da:
             grads.dr[rows] = dr
         for x, value in zip(dcarried, carried, strict=True):
             x[:n] = value
