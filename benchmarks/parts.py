@@ -75,7 +75,9 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         "adam_update": lambda ops: ops.adam_update(w, dw, m, squares, 1e-3, 0.9, 0.999, 1e-8),
         "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, terms, out),
         "gather": lambda ops: ops.gather(rows[:350], ids, gathered),
-        "step of an LSTM, 16 times": lambda ops: parallel_map(functools.partial(step, ops), halves),
+        "cell_steps, LSTM, 16 times": lambda ops: parallel_map(
+            functools.partial(step, ops), halves
+        ),
         "matmul_nt, 16 times": lambda ops: parallel_map(functools.partial(back, ops), halves),
     }
     return {name: time_op(call, pairs) for name, call in calls.items()}
