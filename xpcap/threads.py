@@ -55,7 +55,7 @@ def _library(controller: Any) -> _Library:
 
 
 class _Thread(threading.local):
-    """What a thread holds."""
+    """Holds and limits of a thread."""
 
     depth = 0  # of `one_blas_thread` within one another
     before: tuple[int, ...] = ()  # its limits of the libraries whose limits count for each thread
@@ -210,7 +210,7 @@ def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[
     """[work(part) for part in parts], in parallel: the first in this thread, the others in the pool.
 
     An exception is raised once all have ended. Within another parallel map, and in the plain way,
-    the parts are done one after the other. BLAS is on one thread meanwhile, but in the plain way.
+    the parts are done one after the other. BLAS is on one thread meanwhile, unless in the plain way.
     """
     held = one_blas_thread()(work)
     if len(parts) < 2 or _in_part.get() or is_plain():

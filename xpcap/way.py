@@ -1,4 +1,4 @@
-"""Which way xpcap computes: by fast versions, or by the plain equations alone."""
+"""The way that xpcap computes: by fast versions, or by the plain equations alone."""
 
 import contextlib
 import contextvars

@@ -276,8 +276,9 @@ class Cell:
         buffer, shape = buffer or allocator(a), (rows.N + rows.R, state0[0].shape[1])
         stacks = tuple(buffer(f"state {name}", shape) for name in self.states)
         get_ops(a).start_states(tuple(map(contiguous, state0)), stacks)
-        add, with_term, caches = None, buffer("a with term", (rows.N, a.shape[1])), []
+        add, caches = None, []
         if extra_term is not None:
+            with_term = buffer("a with term", (rows.N, a.shape[1]))
             add = extra_term.forward_steps(stacks[0], with_term, len(a))
         for step in rows.steps:
             step_a = _read_only(a[step.rows])

@@ -41,9 +41,14 @@ ROUNDS = 4  # ids with more rows than this are summed separately
 MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
 
 
+def _block_rows(width: int) -> int:
+    """Rows of a block, each of `width` elements."""
+    return max(1, BLOCK // max(1, width))
+
+
 def _blocks(n: int, width: int) -> list[slice]:
     """Rows 0..n in blocks of about BLOCK elements, `width` a row."""
-    step = max(1, BLOCK // max(1, width))
+    step = _block_rows(width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
@@ -395,7 +400,7 @@ def lstm_in_place(loop: CellBuffers) -> StepFn:
     """LSTMCell.equation. A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
     a, r, (_, c_prev), (h, c), (gates, tanh_c) = loop
     H = c.shape[1]
-    most = max(1, BLOCK // max(1, 4 * H))
+    most = _block_rows(4 * H)
     half, shift = _halves(most, H, gates.dtype)
     i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
 
