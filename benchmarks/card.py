@@ -1,7 +1,6 @@
-"""What a card runs with, and its first product: parts of docs/develop/gpu-check.md.
+"""What a card runs with, and whether two runs are one: parts of docs/develop/gpu-check.md.
 
 python -m benchmarks.card libraries
-python -m benchmarks.card product
 python -m benchmarks.card same RUN OTHER
 """
 
@@ -16,15 +15,13 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.timing import machine
-from xpcap.backend import array_module, use_backend
-from xpcap.device.cublas import multiply
+from xpcap.backend import use_backend
 from xpcap.errors import BackendError
 from xpcap.runs.folder import BEST, HISTORY, LAST
 
 PACKAGES = ("xpcap", "numpy", "cupy", "cuda-", "nvidia-", "torch", "mpi4py", "pytest")
 VARIABLES = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_", "LD_")
 LIBRARIES = ("cublas", "cublasLt", "nvrtc")
-ROWS, INNER, COLUMNS = 64, 512, 2048  # of a step's largest product
 
 
 def libraries() -> int:
@@ -78,26 +75,6 @@ def _print_libraries() -> None:
             print(f"{name}: {type(error).__name__}")
 
 
-def product() -> int:
-    """Capture a product of ones in a CUDA graph, launch it, and print the sum of its result."""
-    use_backend("cupy")
-    xp = array_module()
-    x, w = xp.ones((ROWS, INNER), "f4"), xp.ones((INNER, COLUMNS), "f4")
-    xp.cuda.get_current_stream().synchronize()
-    with xp.cuda.Stream(non_blocking=True) as stream:
-        out = xp.empty((ROWS, COLUMNS), "f4")
-        multiply(x, w, out)  # once before: a handle may not be made in a capture
-        stream.begin_capture()
-        multiply(x, w, out)
-        graph = stream.end_capture()
-        out[...] = 0
-        graph.launch()
-        total = float(out.sum())
-    expected = float(ROWS * INNER * COLUMNS)
-    print(f"a captured product of ones adds up to {total}, expected {expected}")
-    return int(total != expected)
-
-
 def same(run: str, other: str) -> int:
     """Compare the parameters and the history of two runs, byte by byte."""
     names = BEST, LAST, HISTORY
@@ -110,8 +87,7 @@ def same(run: str, other: str) -> int:
 def main(words: Sequence[str]) -> int:
     """Run the function that the first word names."""
     name, *rest = words
-    functions: dict[str, Callable[..., int]]
-    functions = {"libraries": libraries, "product": product, "same": same}
+    functions: dict[str, Callable[..., int]] = {"libraries": libraries, "same": same}
     try:
         return functions[name](*rest)
     except BackendError as error:

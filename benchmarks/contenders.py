@@ -1,9 +1,9 @@
 """The contenders: each prepares a configuration, then trains or samples captions on request."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from benchmarks.work import (
     MOST_WORDS,
     Config,
     Job,
-    NotTimed,
     Sample,
     batch_rows,
     check_same_loss,
@@ -31,21 +30,17 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.loader import BatchLoader
 from xpcap.models import CaptioningRNN
-from xpcap.training import solver as training
-from xpcap.training.solver import CaptioningSolver
 
 
 class Contender(NamedTuple):
     """How a contender prepares to train, to sample and to search, on the device of a backend."""
 
-    train: Callable[[Config, CaptionData, str], Job | NotTimed]
+    train: Callable[[Config, CaptionData, str], Job]
     sample: Callable[[Config, CaptionData, str], Sample] | None = None
     search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
-def train_xpcap(
-    config: Config, data: CaptionData, backend: str, *, graphs: bool = False
-) -> Job | NotTimed:
+def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
     `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
@@ -59,29 +54,16 @@ def train_xpcap(
     if pool is not None:
         gc.collect()
         pool.free_all_blocks()  # so that its size at the end is due to this configuration alone
-    solver = make_solver(config, data, graphs=graphs)
+    solver = make_solver(config, data)
     flat = solver.model.params.flat
     feed, rows = BatchLoader(data, flat), batch_rows(config, data)
     batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
-    if graphs and (why := _no_graph(solver, batches)):
-        return NotTimed(why)
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(flat),
         memory=peak_memory if pool is None else lambda: int(pool.total_bytes()),
         feed=_feeder(data, flat, rows) if pool is None else None,
     )
-
-
-def _no_graph(solver: CaptioningSolver, batches: Sequence[Any]) -> str:
-    """Train on each batch twice; why the steps do not run as a CUDA graph then, or nothing."""
-    for batch in (*batches, *batches):
-        solver.step(*batch)
-    workspace = solver._workspace
-    if workspace.layout is None:
-        return "no CUDA graph: its steps are not recorded"
-    replay = workspace.replay
-    return "" if replay.has_graph else f"no CUDA graph: {replay.refused}"
 
 
 def _check_device(config: Config, data: CaptionData) -> None:
@@ -176,19 +158,10 @@ def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
     return peer_torch.train_captured(config, data, backend)
 
 
-def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | NotTimed:
-    """xpcap's step as a CUDA graph, of batches that it pads."""
-    most = training.MAX_PADDED
-    if most < config.N:
-        return NotTimed(f"not padded: more than {most} captions")
-    return train_xpcap(config, data, backend, graphs=True)
-
-
 CONTENDERS = {
     "xpcap": Contender(train_xpcap, sample_xpcap, search_xpcap),
     "textbook": Contender(train_textbook, sample_textbook),
     "torch padded": torch("padded"),
     "torch packed": torch("packed"),
-    "xpcap graph": Contender(train_xpcap_graph),
     "torch graph": Contender(train_torch_graph),
 }

@@ -29,7 +29,6 @@ from benchmarks.work import (
     WIDTH,
     WORKS,
     Config,
-    NotTimed,
     batch_rows,
     check_same_captions,
     host_model,
@@ -62,20 +61,16 @@ def measure(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement | NotTimed]:
+) -> Iterator[Measurement]:
     """Time a contender on a backend, or on its device: each kind of work of each configuration."""
     for config in configs:
         for work in works_of(config, works):
             yield _MEASURE[work](contender, config, plan, backend)
 
 
-def _measure_training(
-    contender: str, config: Config, plan: Plan, backend: str
-) -> Measurement | NotTimed:
+def _measure_training(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     data = config.data(plan.batches)
     job = CONTENDERS[contender].train(config, data, backend)
-    if isinstance(job, NotTimed):
-        return job
     timer = Timer(job.step, job.clock, plan)
     timer.warm_up()
     memory = job.memory()  # before the matrix product adds to it
@@ -124,14 +119,12 @@ def _measure_captions(
     return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
 
 
-def _measure_beside(
-    contender: str, config: Config, plan: Plan, backend: str
-) -> Measurement | NotTimed:
+def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     with busy_neighbour():
         return _measure_training(contender, config, plan, backend)
 
 
-_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement | NotTimed]] = {
+_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement]] = {
     TRAINING: _measure_training,
     BESIDE: _measure_beside,
     SAMPLING: functools.partial(_measure_captions, beam=False),
@@ -165,7 +158,7 @@ def measure_in_process(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement | NotTimed]:
+) -> Iterator[Measurement]:
     """`measure`, in a fresh process.
 
     Raises
@@ -180,7 +173,7 @@ def measure_in_process(
         "works": list(works),
     }
     for answer in _answers(contender, task):
-        yield NotTimed(**answer) if "why" in answer else Measurement(**answer)
+        yield Measurement(**answer)
 
 
 def machine_in_process(backend: str) -> dict[str, str]:

@@ -17,7 +17,6 @@ from benchmarks.work import (
     TRAINING,
     WORKS,
     Config,
-    NotTimed,
     works_of,
 )
 from xpcap.device import cublas
@@ -26,9 +25,7 @@ from xpcap.progress import bar
 
 # Contenders by the name of the peer
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
-# Contenders that are timed with a peer on a card besides, and that only train
-CAPTURED = {"torch": ("torch graph", "xpcap graph")}
-GRAPHS = {name for names in CAPTURED.values() for name in names}
+GRAPH = "torch graph"  # timed with torch on a card besides; it only trains
 REDUCED_PRECISION = (
     *cublas.REDUCED_PRECISION,
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
@@ -61,9 +58,7 @@ class Result(NamedTuple):
     slowdown: float | None = None  # time beside a busy neighbour / time alone, in the same round
     ms_graph: float | None = None  # PyTorch's padded step in a captured CUDA graph
     ratio_graph: float | None = None
-    ms_own_graph: float | None = None  # xpcap's step in CUDA graphs
     why_no_graph: str | None = None
-    why_no_own_graph: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; fields that are None by default appear only if they have a value."""
@@ -130,8 +125,8 @@ def bench(
     about |= _check_peers(peers, backend)
     _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
-    if backend != "numpy" and TRAINING in works:
-        contenders += [contender for peer in peers for contender in CAPTURED.get(peer, ())]
+    if backend != "numpy" and TRAINING in works and "torch" in peers:
+        contenders.append(GRAPH)
     run = measure if alone and backend != "numpy" and contenders == [OURS] else measure_in_process
     found: dict[tuple[str, Config], Rounds] = {
         (work, config): {name: [] for name in contenders if work in _works(name, works)}
@@ -139,34 +134,31 @@ def bench(
         for config in configs
         if work in works_of(config, works)
     }
-    not_timed: dict[tuple[str, str, Config], str] = {}  # why, by contender and task
+    no_graph: dict[tuple[str, Config], str] = {}  # why, by task
     with bar((), "bench", plan.rounds * sum(map(len, found.values())), shown=progress) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
                 own = _works(contender, works)
                 tasks = [(work, config) for config in group for work in works_of(config, own)]
-                measurements: Iterable[Measurement | NotTimed]
+                measurements: Iterable[Measurement | str]
                 measurements = run(contender, group, plan, backend, own)
-                if contender in GRAPHS:
+                if contender == GRAPH:
                     measurements = _or_why_not(measurements, len(tasks))
                 for task, measurement in zip(tasks, measurements, strict=True):
-                    if isinstance(measurement, NotTimed):
-                        not_timed[contender, *task] = measurement.why
+                    if isinstance(measurement, str):
+                        no_graph[task] = measurement
                     else:
                         found[task][contender].append(measurement)
                     steps.update()
     return [
         _result(config, work, rounds, about, found.get((TRAINING, config)))._replace(
-            why_no_graph=not_timed.get(("torch graph", work, config)),
-            why_no_own_graph=not_timed.get(("xpcap graph", work, config)),
+            why_no_graph=no_graph.get((work, config))
         )
         for (work, config), rounds in found.items()
     ]
 
 
-def _or_why_not(
-    measurements: Iterable[Measurement | NotTimed], count: int
-) -> Iterator[Measurement | NotTimed]:
+def _or_why_not(measurements: Iterable[Measurement], count: int) -> Iterator[Measurement | str]:
     """So many measurements; from where their process fails on, the reason in their place."""
     done = 0
     try:
@@ -174,12 +166,12 @@ def _or_why_not(
             yield measurement
             done += 1
     except BackendError as error:
-        yield from [NotTimed(str(error))] * (count - done)
+        yield from [str(error)] * (count - done)
 
 
 def _works(contender: str, works: Sequence[str]) -> Sequence[str]:
     """The kinds of work that a contender does."""
-    return [TRAINING] if contender in GRAPHS else works
+    return [TRAINING] if contender == GRAPH else works
 
 
 def _turns(
@@ -272,9 +264,8 @@ def _result(
         ratio_textbook=ratios.get("textbook"),
         ratio_padded=ratios.get("torch padded"),
         ratio_packed=ratios.get("torch packed"),
-        ms_graph=times.get("torch graph"),
-        ratio_graph=ratios.get("torch graph"),
-        ms_own_graph=times.get("xpcap graph"),
+        ms_graph=times.get(GRAPH),
+        ratio_graph=ratios.get(GRAPH),
         gflops=statistics.median(m.gflops for m in ours),
         gemm_gflops=_median(ours, lambda m: m.gemm_gflops),
         gemm_fraction=_median(
@@ -319,7 +310,6 @@ COLUMNS = (
     Column("", "P", lambda r: r.config.P or None),
     Column("", "dropout", lambda r: r.config.dropout or None, "g"),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
-    Column("xpcap", "graph", lambda r: r.why_no_own_graph or r.ms_own_graph, ".2f"),
     Column("times", "alone", lambda r: r.slowdown, ".2f"),
     Column("textbook", "ms", lambda r: r.ms_textbook, ".1f"),
     Column("", "ratio", lambda r: r.ratio_textbook, ".2f"),

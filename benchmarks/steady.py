@@ -39,13 +39,12 @@ class Tenth(NamedTuple):
 
 
 class Steady(NamedTuple):
-    """Training by steps of random batches, as CUDA graphs where they can be."""
+    """Training by steps of random batches."""
 
     tenths: list[Tenth]
     steps: int
     fits: int  # steps that repeat the record, the first among them
-    graph: bool
-    refused: str  # why there is no record, or no graph
+    refused: str  # why there is no record
 
     @property
     def fault(self) -> str:
@@ -63,7 +62,7 @@ class Steady(NamedTuple):
                 self.fault or f"memory is flat at {self.tenths[-1].used / 1e6:.0f} MB",
                 f"{self.fits / self.steps:.1%} of {self.steps:,} batches fit",
                 f"{fastest:.2f} to {slowest:.2f} ms a step",
-                "as a CUDA graph" if self.graph else f"without a graph: {self.refused}",
+                f"launched anew: {self.refused}" if self.refused else "repeated as a list",
             ]
         )
 
@@ -71,7 +70,7 @@ class Steady(NamedTuple):
 def steady(config: Config, steps: int) -> Steady:
     """Train on the current backend, a device."""
     xp, data, rng = array_module(), config.data(BATCHES), np.random.default_rng(SEED)
-    solver, pool = make_solver(config, data, graphs=True), xp.get_default_memory_pool()
+    solver, pool = make_solver(config, data), xp.get_default_memory_pool()
     tenths = []
     for _ in range(TENTHS):
         start = time.perf_counter()
@@ -83,8 +82,7 @@ def steady(config: Config, steps: int) -> Steady:
         tenths.append(Tenth(ms, pool.used_bytes(), pool.total_bytes(), free, peak_memory() or 0))
     replay = solver._workspace.replay
     fits = replay.repeats + 1 if replay.nodes else 0
-    done = steps // TENTHS * TENTHS
-    return Steady(tenths, done, fits, replay.has_graph, replay.refused)
+    return Steady(tenths, steps // TENTHS * TENTHS, fits, replay.refused)
 
 
 def tenth_rows(found: Steady) -> list[tuple[str, ...]]:

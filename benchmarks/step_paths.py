@@ -2,12 +2,14 @@
 
     python -m benchmarks.step_paths --captions 64 --steps 200
 
-Unpadded or padded, every step is launched anew; padded, its launches can also be repeated as a
-list, or as a CUDA graph. All train on the same batches; the exit status is 1 if one of them does
-not train as NumPy does, or launches anew where it should repeat.
+In the plain way CuPy computes each step by its own operations. Unpadded or padded, every step
+launches xpcap's kernels anew; padded, its launches can also be repeated as a list. All train on
+the same batches; the exit status is 1 if one of them does not train as NumPy does, or launches anew
+where it should repeat.
 """
 
 import argparse
+import contextlib
 import functools
 import statistics
 import sys
@@ -25,11 +27,13 @@ from xpcap.cli.shared import table
 from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
 from xpcap.training.solver import CaptioningSolver
+from xpcap.way import plain
 
 # Adam divides by sqrt(v) + EPSILON: at the usual 1e-8, a gradient near 0 moves a parameter by a
 # whole step in the direction of its rounding
 EPSILON = 1e-3
 PARAMETER_TOLERANCE = LEARNING_RATE / 10  # most that a step of Adam moves one is the whole rate
+PATHS = ("plain", "unpadded", "padded", "list")
 BATCHES = 8  # of captions to draw from
 BLOCKS = 5  # that are timed
 
@@ -42,31 +46,27 @@ class PathResult(NamedTuple):
     loss: float  # worst relative difference from NumPy's loss of a step
     parameter: float  # worst difference from NumPy's parameters after the last step
     launches: int  # that a step repeats; 0: all are made anew
-    graph: bool
     fits: float | None = None  # share of the batches that repeat them, the first among these
     span: tuple[float, float] = (0.0, 0.0)  # ms a step in the fastest and the slowest block
 
     @property
     def fault(self) -> str:
-        """What is wrong; empty if nothing is. A graph that is refused is a result, no fault."""
+        """What is wrong; empty if nothing is."""
         if not (self.loss <= LOSS_TOLERANCE and self.parameter <= PARAMETER_TOLERANCE):
             return f"{self.name} does not train as NumPy does"
-        if self.name in ("list", "graph") and not self.launches:
-            return f"{self.name} repeats no launches"
-        return ""
+        return "list repeats no launches" if self.name == "list" and not self.launches else ""
 
 
 class Anew(Replay[Any]):
     """A record that is never made: each step is computed."""
 
-    def run(self, key: object, compute: Callable[[], Any], outputs: object) -> Any:
+    def run(self, key: object, compute: Callable[[], Any]) -> Any:
         return compute()
 
 
 def launch_anew(solver: CaptioningSolver) -> None:
     """Let no step of a solver on a device repeat another's launches; padding stays."""
-    workspace = solver._workspace
-    workspace.replay, workspace.forward_replay = Anew(), Anew()
+    solver._workspace.replay = Anew()
 
 
 def step_paths(config: Config, steps: int) -> list[PathResult]:
@@ -77,7 +77,8 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
     block = max(1, (steps - half) // BLOCKS)
 
     def train(name: str) -> tuple[PathResult, np.ndarray, np.ndarray]:
-        with use_backend("numpy" if name == "numpy" else "cupy"):
+        way = plain() if name == "plain" else contextlib.nullcontext()
+        with use_backend("numpy" if name == "numpy" else "cupy"), way:
             solver = CaptioningSolver(
                 make_model(config, data),
                 data,
@@ -86,7 +87,6 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
                 batch_size=config.N,
                 clip_norm=CLIP,
                 seed=SEED,
-                graphs=name == "graph",
             )
             workspace = solver._workspace
             if name == "unpadded":
@@ -103,15 +103,15 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             marks.append((steps, time.perf_counter()))
             times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
             ms, span = statistics.median(times), (min(times), max(times))
-            result = PathResult(name, ms, 0.0, 0.0, 0, False, span=span)
+            result = PathResult(name, ms, 0.0, 0.0, 0, span=span)
             if (replay := workspace.replay).nodes:
                 launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
-                result = result._replace(launches=launches, graph=replay.has_graph, fits=fits)
+                result = result._replace(launches=launches, fits=fits)
             return result, losses, to_numpy(solver.model.params.flat)
 
     host, expected, parameters = train("numpy")
     found = [host]
-    for name in ("unpadded", "padded", "list", "graph"):
+    for name in PATHS:
         result, losses, own = train(name)
         found.append(
             result._replace(
@@ -134,25 +134,22 @@ def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
             "worst parameter",
             "launches repeated",
             "fit",
-            "",
         )
     ]
     for one in found:
-        how = "as a CUDA graph" if one.graph else "graph refused" if one.name == "graph" else ""
         differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
         repeated = str(one.launches or "-"), "-" if one.fits is None else f"{one.fits:.0%}"
         times = (f"{ms:.3f}" for ms in (one.ms, *one.span))
-        rows.append((one.name, *times, *differences, *repeated, how))
+        rows.append((one.name, *times, *differences, *repeated))
     return rows
 
 
 def summary(found: Sequence[PathResult]) -> str:
-    """One line: what is wrong, or the times and what became of the graph."""
+    """One line: what is wrong, or the times."""
     if faults := "; ".join(filter(None, (one.fault for one in found))):
         return faults
     times = ", ".join(f"{one.name} {one.ms:.2f}" for one in found)
-    verdict = "graph accepted" if found[-1].graph else "graph refused"
-    return f"all train as NumPy does; {verdict}; ms a step: {times}"
+    return f"all train as NumPy does; ms a step: {times}"
 
 
 def main(words: Sequence[str] | None = None) -> int:

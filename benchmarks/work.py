@@ -158,12 +158,6 @@ class Job(NamedTuple):
     feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
 
 
-class NotTimed(NamedTuple):
-    """Why a contender does not train at a configuration."""
-
-    why: str
-
-
 GREEDY, BEAM = (
     Policy(max_length=MOST_WORDS),
     Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS),

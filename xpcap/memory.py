@@ -161,13 +161,11 @@ class Workspace:
     parts : most parts of a step; each has buffers of its own
     layout : what inputs of a step are padded to by the function that packs them, so that no buffer
         moves; on a device alone
-    graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
     constant : parameters do not change while the workspace lasts, so that what is computed from
         them alone is kept
     waiting : gives the context of a wait for the device, which other ranks may hold up
 
     replay : record of the work of padded steps
-    forward_replay : of their forward pass, where the host has work before the rest
     """
 
     def __init__(
@@ -176,7 +174,6 @@ class Workspace:
         parts: int = 1,
         *,
         layout: Any = None,
-        graphs: bool = False,
         constant: bool = False,
         waiting: Waiting = nullcontext,
     ) -> None:
@@ -184,7 +181,7 @@ class Workspace:
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._store.take, self._store.send, {} if constant else None)
         self.layout = layout if is_device_array(like) else None
-        self.replay, self.forward_replay = (Replay[Any](graphs=graphs) for _ in range(2))
+        self.replay = Replay[Any]()
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""

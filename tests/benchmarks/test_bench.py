@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from emulated import Emulator
-from emulated.cuda import Graph, Stream
 from refusals import refuses
 
 from benchmarks import __main__ as command
@@ -53,8 +52,7 @@ from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.device import probe
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
-from xpcap.ops import DeviceOps, HostOps, overridden
-from xpcap.ops.device import Equations
+from xpcap.ops import HostOps, overridden
 from xpcap.runs import Recipe
 
 DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
@@ -716,39 +714,28 @@ def test_the_peers_captured_step_is_its_step(one_thread: None) -> None:
     assert all(ours == theirs for ours, theirs in losses)
 
 
-def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training alone, and named in the table; where large batches of ours have none, it says why."""
+def test_on_a_card_a_peer_is_timed_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training alone, and named in the table."""
     asked: list[tuple[str, list[str]]] = []
 
     def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
         asked.append((contender, list(works)))
-        ms = {"torch graph": 3.0, "xpcap graph": 2.0}.get(contender, 4.0)
-        timed = Measurement(ms, 50.0, 40.0, 100.0, None, None)
-        large = [config.N > TINY.N for config in configs for _ in works]
-        none = work.NotTimed("not padded")
-        return [none if contender == "xpcap graph" and is_large else timed for is_large in large]
+        ms = 3.0 if contender == "torch graph" else 4.0
+        return [Measurement(ms, 50.0, 40.0, 100.0, None, None) for _ in configs for _ in works]
 
     monkeypatch.setattr(results, "measure_in_process", fake)
     monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})  # private: as above
     about = {"backend": "cupy", "card": "Card 0"}
-    large = dataclasses.replace(TINY, name="large", N=512)
-    found = results.bench([TINY, large], ["torch"], timing.Plan(rounds=2), about=about)
+    found = results.bench([TINY], ["torch"], timing.Plan(rounds=2), about=about)
     assert asked[: len(asked) // 2] == [
         *((name, list(work.WORKS)) for name in ("xpcap", "torch padded", "torch packed")),
         ("torch graph", [TRAINING]),
-        ("xpcap graph", [TRAINING]),
     ]
-    assert [(one.work, one.ms_graph, one.ratio_graph, one.ms_own_graph) for one in found] == [
-        (TRAINING, 3.0, 0.75, 2.0),
-        (TRAINING, 3.0, 0.75, None),
-        (SAMPLING, None, None, None),
-        (SAMPLING, None, None, None),
+    assert [(one.work, one.ms_graph, one.ratio_graph) for one in found] == [
+        (TRAINING, 3.0, 0.75),
+        (SAMPLING, None, None),
     ]
-    assert [one.to_json().get("ms_own_graph") for one in found] == [2.0, None, None, None]
-    assert ["why_no_own_graph" in one.to_json() for one in found] == [False, True, False, False]
-    (_, (first, below, *lines)), (_, (second, *_)) = results.tables(found)
-    (place,) = [k for k, cell in enumerate(below) if cell.strip() == "graph"]
-    assert [line[place].strip() for line in lines] == ["2.00", "not padded"]
+    (_, (first, *_)), (_, (second, *_)) = results.tables(found)
     assert [cell.strip() for cell in first].count("torch graph") == 1
     assert "torch graph" not in [cell.strip() for cell in second]
 
@@ -772,14 +759,12 @@ def test_a_graph_whose_process_fails_is_a_row_that_says_why(
         about = {"backend": "cupy", "card": "Card 0"}
         return results.bench([TINY, large], ["torch"], BRIEF, works=[TRAINING], about=about)
 
-    for failing, ms, why in (
-        ("torch graph", "ms_graph", "why_no_graph"),
-        ("xpcap graph", "ms_own_graph", "why_no_own_graph"),
-    ):
-        small, large_one = (one.to_json() for one in bench())
-        assert (small[ms], small.get(why)) == (4.0, None)
-        assert (large_one.get(ms), large_one[why]) == (None, f"bench: {failing} at large stopped")
-        assert f"{failing} at large" in str(results.tables(bench()))
+    failing = "torch graph"
+    small, large_one = (one.to_json() for one in bench())
+    assert (small["ms_graph"], small.get("why_no_graph")) == (4.0, None)
+    assert large_one.get("ms_graph") is None
+    assert large_one["why_no_graph"] == "bench: torch graph at large stopped"
+    assert "torch graph at large" in str(results.tables(bench()))
     failing = "torch padded"
     with refuses(BackendError, got="torch padded at large stopped"):
         bench()
@@ -880,44 +865,6 @@ def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> N
     assert job.clock(lambda: [job.step(k) for k in (0, 1)]) > 0
     assert device.reads == []
     assert [wait.how for wait in device.waits] == ["Device.synchronize", "Event.synchronize"]
-
-
-def test_emulated_bench_times_our_step_in_graphs(device: Emulator) -> None:
-    """Each step that it times is one launch of a graph, behind what sends the batch."""
-    job = contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
-    assert isinstance(job, work.Job)
-    for k in (0, 1):
-        with device.counting() as counts:
-            job.step(k)
-        assert counts.kinds()["graph"] == 1
-        assert counts.kinds()["product"] == 0
-
-
-def test_emulated_bench_says_why_a_large_batch_has_no_graph(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xpcap.training.solver.MAX_PADDED", TINY.N - 1)
-    (found,) = measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])
-    assert found == work.NotTimed("not padded: more than 4 captions")
-
-
-@pytest.mark.parametrize("fault", ["refused", "other-bits", "not-recorded"])
-def test_emulated_bench_says_why_it_times_no_graph(
-    fault: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fault == "refused":
-        why = "cudaErrorStreamCaptureUnsupported"
-        monkeypatch.setattr(Stream, "begin_capture", mock.Mock(side_effect=RuntimeError(why)))
-    elif fault == "other-bits":
-        why = "results differ"
-        monkeypatch.setattr(Graph, "launch", lambda self: None)
-    else:
-        why = "CuPy computes weighted_sum"
-        monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
-    (found,) = measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])
-    assert isinstance(found, work.NotTimed)
-    assert found.why.startswith("no CUDA graph: ")
-    assert why in found.why
 
 
 @pytest.mark.nightly

@@ -13,7 +13,7 @@ from benchmarks import steady, step_paths
 from benchmarks.step_paths import PathResult, launch_anew, summary
 from benchmarks.work import Config, batch_rows, make_solver
 from xpcap.backend import use_backend
-from xpcap.device.replay import Replay
+from xpcap.device.launch import KernelLaunch
 from xpcap.models.network import Network
 from xpcap.training.solver import CaptioningSolver
 
@@ -28,22 +28,20 @@ def test_emulated_paths_train_as_numpy_does_and_repeat_their_launches(
     assert step_paths.main(["--captions", "5", "--steps", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines[1:6]]
-    assert [row[0] for row in rows] == ["numpy", "unpadded", "padded", "list", "graph"]
-    assert [row[6] == "-" for row in rows] == [True, True, True, False, False]
-    assert rows[3][7] == rows[4][7] != "-"
+    assert [row[0] for row in rows] == ["numpy", *step_paths.PATHS]
+    assert [row[6] == "-" for row in rows] == [True, True, True, True, False]
+    assert rows[4][7] != "-"
     assert all(float(row[2]) <= float(row[1]) <= float(row[3]) for row in rows)
-    assert rows[4][8:] == "as a CUDA graph".split()
-    assert lines[6].startswith(
-        "5 captions: all train as NumPy does; graph accepted; ms a step: numpy "
-    )
+    assert lines[6].startswith("5 captions: all train as NumPy does; ms a step: numpy ")
 
 
 def test_emulated_path_that_computes_nothing_fails(
     device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step_paths, "CONFIGS", {"coco-dropout": TINY})
-    # private: a fault of the list alone, beside which the graph is right
-    monkeypatch.setattr(Replay, "_run_list", lambda self: None)
+    monkeypatch.setattr(
+        KernelLaunch, "call", lambda self: lambda: None
+    )  # a fault of the list alone
     assert step_paths.main(["--captions", "5", "--steps", "6"]) == 1
     assert "list does not train as NumPy does" in capsys.readouterr().out
 
@@ -85,7 +83,7 @@ def test_emulated_memory_that_grows_with_the_steps_is_named(
     assert [row.split()[0] for row in rows] == [str(k) for k in range(2, 21, 2)]
     assert line.startswith("memory grows: " if leaks else "memory is flat at ")
     assert " of 20 batches fit; " in line
-    assert line.endswith("; as a CUDA graph")
+    assert line.endswith("; repeated as a list")
 
 
 @pytest.mark.gpu
@@ -96,9 +94,9 @@ def test_paths_on_a_card_train_as_numpy_does() -> None:
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        (PathResult("list", 1, 0, 0, 0, False), "list repeats no launches"),
-        (PathResult("graph", 1, float("nan"), 0, 9, True), "graph does not train as NumPy does"),
-        (PathResult("graph", 1, 0, 0, 9, False), "all train as NumPy does; graph refused; ms"),
+        (PathResult("list", 1, 0, 0, 0), "list repeats no launches"),
+        (PathResult("list", 1, float("nan"), 0, 9), "list does not train as NumPy does"),
+        (PathResult("list", 1, 0, 0, 9), "all train as NumPy does; ms a step: list 1.00"),
     ],
 )
 def test_a_summary_is_what_the_paths_show(found: Any, line: str) -> None:

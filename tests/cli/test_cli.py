@@ -697,21 +697,3 @@ def test_training_whose_reader_has_gone_is_saved_and_says_how_to_go_on(tmp_path:
     assert "output pipe closed; training stopped and saved; continue with" in errors
     assert f"train --out {tmp_path / 'run'} --resume" in errors
     assert open_run(tmp_path / "run").meta["epoch"] >= 1
-
-
-def test_train_passes_graphs_on_and_names_them_where_training_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given = []
-
-    def stop(*_: object, graphs: bool, **__: object) -> None:
-        given.append(graphs)
-        raise saver.Stopped(2, 5, 1)
-
-    module = sys.modules["xpcap.cli.train"]
-    monkeypatch.setattr(module, "train_run", stop)
-    said = call("train", *SMALL, "--graphs", "auto").output
-    assert "--resume --graphs auto" in said
-    assert "--graphs" not in call("train", *SMALL).output
-    assert given == [True, False]
-    assert call("train", *SMALL, "--graphs", "on").exit_code == 2

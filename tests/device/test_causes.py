@@ -1,6 +1,5 @@
 """What an unusable device says: driver, CUDA, what was expected, and what to install."""
 
-import ctypes
 import functools
 import importlib.metadata
 import inspect
@@ -21,7 +20,7 @@ from programs import program
 from refusals import refuses
 
 import xpcap
-from xpcap.device import causes, cublas, probe
+from xpcap.device import causes, probe
 from xpcap.distributed.mpi import NCCL, Staged
 from xpcap.errors import BackendError
 
@@ -242,17 +241,16 @@ SEARCH = """
 import json, site, sys
 site.getsitepackages = lambda: [sys.argv[1]]
 from xpcap.device.causes import parts_of_cuda
-from xpcap.device.cublas import load_library
 part = parts_of_cuda()["cuBLAS"]
 if isinstance(part, Exception):
     print(json.dumps([type(part).__name__, str(part)]))
 else:
-    print(json.dumps([part.abs_path, load_library(int(sys.argv[2]))._name]))
+    print(json.dumps(part.abs_path))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the libraries are named as on Linux")
-def test_the_real_search_takes_the_newest_cuda_and_its_file_is_what_is_loaded(
+def test_the_real_search_takes_the_newest_cuda(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("cuda.pathfinder")
@@ -262,29 +260,11 @@ def test_the_real_search_takes_the_newest_cuda_and_its_file_is_what_is_loaded(
             shutil.copy(
                 np.random.bit_generator.__file__, tmp_path / folder / f"lib{name}.so.{version}"
             )
-    found = json.loads(program(SEARCH, tmp_path, 13, flags=()).stdout)
-    assert found == [str(tmp_path / CU13)] * 2
+    found = json.loads(program(SEARCH, tmp_path, flags=()).stdout)
+    assert found == str(tmp_path / CU13)
     (tmp_path / CU13).write_text("cut short")
-    kind, said = json.loads(program(SEARCH, tmp_path, 13, flags=()).stdout)
+    kind, said = json.loads(program(SEARCH, tmp_path, flags=()).stdout)
     assert (kind, CU13 in said) == ("RuntimeError", True)
-
-
-@pytest.mark.parametrize(
-    ("found", "loaded"),
-    [
-        (r"C:\pip\nvidia\cu13\bin\x86_64\cublas64_13.dll", None),
-        (r"C:\pip\nvidia\cublas\bin\cublas64_12.dll", "cublas64_13.dll"),  # not what CuPy has
-        (None, "cublas64_13.dll"),
-    ],
-)
-def test_cublas_is_loaded_by_the_path_of_cupys_where_there_is_one(
-    found: str | None, loaded: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows finds another file by the name alone."""
-    pathfinder_that_finds(monkeypatch, cublas=found)
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: name)
-    assert cublas.load_library(13) == (loaded or found)
 
 
 def test_parts_of_cuda_are_searched_as_cupy_searches_them() -> None:

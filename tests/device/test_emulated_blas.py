@@ -2,7 +2,6 @@
 would do in silence is refused or on record.
 """
 
-import gc
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from emulated import Emulator, install_or_skip
 from emulated.record import elements
+from test_launch import in_thread
 
 import xpcap
 from xpcap.device import cublas
@@ -58,11 +58,10 @@ class Operands:
         self.device = [xp.asarray(x) for x in self.host]
         self.parts = [x[1:, 1:-1] for x in self.device]
         self.numbers = np.array([2, beta], dtype)
-        self.handle = cublas.Handle(xp, xp.cuda.runtime.getDevice(), 0)
         (a, b, c), itemsize = (x.data.ptr for x in self.parts), dtype.itemsize
         lda, ldb, ldc = (x.shape[1] for x in self.device)
         self.arguments: dict[str, Any] = {
-            "handle": self.handle.address,
+            "handle": cublas.handle(xp),
             "transa": transa,
             "transb": transb,
             "m": M,
@@ -79,8 +78,7 @@ class Operands:
         }
 
     def call(self, **changes: Any) -> None:
-        gemm = self.handle.gemm[np.dtype(PRODUCTS[self.name]).char]
-        gemm(*{**self.arguments, **changes}.values())
+        getattr(self.xp.cuda.cublas, self.name)(*{**self.arguments, **changes}.values())
 
     def expected(self) -> np.ndarray:
         """The whole array that holds C, computed by NumPy."""
@@ -222,44 +220,22 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
             there.call(B=given.arguments["B"])
 
 
-def test_emulated_handles_are_gone_when_they_are_destroyed(xp: ModuleType) -> None:
-    given = Operands(xp)
-    gemm = given.handle.gemm["f"]
-    del given.handle
-    gc.collect()
-    with pytest.raises(ValueError, match="was never created, or is destroyed"):
-        gemm(*given.arguments.values())
+def test_emulated_handle_of_another_thread_is_refused(xp: ModuleType) -> None:
+    """In it, and once it has ended."""
+    given, errors = Operands(xp), list[str]()
 
+    def refused(**changes: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"the handle belongs to another thread|is destroyed"
+        ) as caught:
+            given.call(**changes)
+        errors.append(str(caught.value))
 
-def test_emulated_products_want_the_current_stream_and_memory_of_their_own(xp: ModuleType) -> None:
-    given = Operands(xp)
-    given.handle._library.cublasSetStream_v2(given.handle.address, 0)  # cuBLAS forgets the memory
-    with pytest.raises(ValueError, match="no workspace"):
-        given.call()
-    given.handle._use(7)
-    with pytest.raises(ValueError, match="has stream 0x7"):
-        given.call()
-
-
-def test_emulated_handles_want_equal_memory_that_is_alive(xp: ModuleType) -> None:
-    """cuBLAS chooses an algorithm, and thereby the bits, by how much there is."""
-    given, half = Operands(xp), Operands(xp)
-    handle, memory = half.handle, half.handle._memory
-    handle._library.cublasSetWorkspace_v2(handle.address, memory.data.ptr, memory.nbytes // 2)
-    for call in (given.call, half.call):
-        with pytest.raises(ValueError, match=r"bytes of memory and another handle"):
-            call()
-    del half, handle, memory, call
-    given.call()
-    del given.handle._memory
-    with pytest.raises(ValueError, match="the memory of the handle is freed"):
-        given.call()
-
-
-def test_emulated_status_of_cublas_is_an_error(xp: ModuleType) -> None:
-    given = Operands(xp)
-    with pytest.raises(RuntimeError, match="cuBLAS refuses cublasSetWorkspace_v2: status 7"):
-        given.handle._library.cublasSetWorkspace_v2(given.handle.address, 1, 1 << 20)
+    handles: list[int] = []
+    in_thread(lambda: (xp.cuda.Device(0).use(), handles.append(cublas.handle(xp)), refused()))
+    refused(handle=handles[0])
+    assert "another thread" in errors[0]
+    assert "destroyed" in errors[1]
 
 
 def test_emulated_raw_products_refuse_freed_memory(xp: ModuleType) -> None:
@@ -278,9 +254,8 @@ def test_emulated_raw_products_next_to_each_other_are_allowed(xp: ModuleType) ->
     one = np.ones(1, "f4")
     weights = xp.asarray(np.eye(3, dtype="f4"))
     zero = np.zeros(1, "f4")
-    handle = cublas.Handle(xp, 0, 0)
     numbers = [0, 0, 4, 3, 3, one.ctypes.data, both.data.ptr, 8, weights.data.ptr, 3]
-    handle.gemm["f"](handle.address, *numbers, zero.ctypes.data, both.data.ptr + 16, 8)
+    xp.cuda.cublas.sgemm(cublas.handle(xp), *numbers, zero.ctypes.data, both.data.ptr + 16, 8)
     np.testing.assert_array_equal(both.get()[:, 4:], both.get()[:, :4])
 
 

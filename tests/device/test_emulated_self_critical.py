@@ -1,8 +1,6 @@
-"""Self-critical steps on the emulated device: their gradient is recorded, and the device computes the
-forward pass of the samples while the host computes their rewards.
-"""
+"""Self-critical steps on the emulated device: the gradient of their samples is recorded and repeated."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,38 +15,9 @@ from test_replay import leave_losses
 import xpcap
 from xpcap import CaptioningSolver
 from xpcap.distributed import SINGLE, Group
-from xpcap.ops import DeviceOps
-from xpcap.ops.device import Equations
 from xpcap.training import SelfCritical
 
 PICTURES, SAMPLES, STEPS = 4, 3, 5
-BEFORE, AFTER = 1, 4  # launches of a step outside of records: masks; norm, update, figures
-
-
-class Mark(NamedTuple):
-    """How much the device had been given."""
-
-    launches: int
-    transfers: int
-
-
-class Marking(SelfCritical):
-    """Marks when samples are there, and when rewards are asked for."""
-
-    def __init__(self, device: Emulator) -> None:
-        super().__init__(make_data(), samples=SAMPLES)
-        self.device, self.marks = device, list[Mark]()
-
-    def mark(self) -> None:
-        self.marks.append(Mark(len(self.device.launches), len(self.device.transfers)))
-
-    def _gather(self, *args: Any) -> Any:
-        self.mark()
-        return super()._gather(*args)
-
-    def rewards(self, *args: Any) -> Any:
-        self.mark()
-        return super().rewards(*args)
 
 
 def solver(backend: str, objective: SelfCritical, **options: Any) -> CaptioningSolver:
@@ -88,41 +57,13 @@ def check_equal(ours: CaptioningSolver, theirs: CaptioningSolver) -> None:
     )
 
 
-def test_emulated_gradient_of_samples_is_recorded_around_the_rewards(device: Emulator) -> None:
-    """All that a step launches for it is in two records; it reads and sends as without them."""
-    objective = Marking(device)
-    recorded, unrecorded = (solver("cupy", objective) for _ in range(2))
-    unrecorded._workspace.layout = None
-    records = recorded._workspace
-    for step, pictures in enumerate(batches()):
-        with device.counting() as plain:
-            unrecorded.train_batch(pictures)
-        device.reset()
-        objective.marks.clear()
-        with device.counting() as counts:
-            recorded.train_batch(pictures)
-        sampled, rewarded = objective.marks
-        assert rewarded.launches - sampled.launches == BEFORE + len(records.forward_replay.nodes)
-        assert len(counts.launches) - rewarded.launches == len(records.replay.nodes) + AFTER
-        assert len(counts.transfers) - rewarded.transfers == 2, (
-            "weights of the samples, and the loss"
-        )
-        assert (records.forward_replay.repeats, records.replay.repeats) == (step, step)
-        assert len(counts.reads) == len(plain.reads)
-        assert len(counts.transfers) == len(plain.transfers)
-
-
-@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
 @pytest.mark.parametrize(
     "inject", ["every-step", pytest.param("attention", marks=pytest.mark.slow)]
 )
-def test_emulated_repeated_samples_train_as_numpy_does(
-    inject: str, graphs: bool, device: Emulator
-) -> None:
-    ours = trained("cupy", inject=inject, graphs=graphs)
+def test_emulated_repeated_samples_train_as_numpy_does(inject: str, device: Emulator) -> None:
+    ours = trained("cupy", inject=inject)
     check_equal(ours, trained("numpy", inject=inject))
-    for replay in (ours._workspace.forward_replay, ours._workspace.replay):
-        assert (replay.repeats, replay.has_graph) == (STEPS - 1, graphs)
+    assert ours._workspace.replay.repeats == STEPS - 1
 
 
 def test_emulated_ranks_repeat_their_share_of_the_samples(device: Emulator) -> None:
@@ -132,18 +73,6 @@ def test_emulated_ranks_repeat_their_share_of_the_samples(device: Emulator) -> N
         check_equal(ours, theirs)
         assert ours._workspace.layout.sizes[0] == PICTURES // 2 * SAMPLES
         assert ours._workspace.replay.repeats > 0
-
-
-def test_emulated_rest_of_a_step_is_not_repeated_after_a_forward_pass_that_was_not(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whose results may lie elsewhere than those of the step before."""
-    monkeypatch.setattr(DeviceOps, "gather_plus_image", Equations.gather_plus_image)
-    ours = trained("cupy")
-    check_equal(ours, trained("numpy"))
-    assert "gather_plus_image" in ours._workspace.forward_replay.refused
-    assert ours._workspace.replay.nodes
-    assert not ours._workspace.replay.repeats
 
 
 def test_emulated_resumed_steps_of_samples_have_the_bits_of_unbroken_ones(device: Emulator) -> None:

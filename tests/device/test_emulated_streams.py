@@ -14,12 +14,10 @@ import pytest
 pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import EMULATOR, Emulator
-from emulated.blas import Call
-from emulated.cuda import Event, Stream
+from emulated.cuda import Event
 from test_emulated_step import N, make, make_data
 
 import xpcap
-from xpcap.device import cublas, replay
 from xpcap.device.replay import recording
 from xpcap.device.transfers import AHEAD, AsyncCopy
 from xpcap.distributed import Group
@@ -51,15 +49,12 @@ def in_thread(work: Callable[[], object]) -> None:
         raise error
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
-def test_emulated_captioner_trains_and_samples_alike_on_any_stream(
-    graphs: bool, xp: ModuleType
-) -> None:
+def test_emulated_captioner_trains_and_samples_alike_on_any_stream(xp: ModuleType) -> None:
     found = []
     streams = xp.cuda.Stream.null, xp.cuda.Stream(non_blocking=True), xp.cuda.Stream()
     for stream in streams:
         with stream:
-            solver = make("cupy", graphs=graphs)
+            solver = make("cupy")
             solver.train()
             features = make_data().split("train").features
             policies = Sampling(max_length=6, seed=1), Beam(3, max_length=6)
@@ -135,7 +130,7 @@ def test_emulated_thread_launches_nothing_without_a_context(xp: ModuleType) -> N
     x, b = xp.ones((4, 4), "f4"), xp.ones(4, "f4")
     with recording() as record:
         get_ops(x).add_rows(x, b)
-    launch = record.nodes[0].call(0)
+    launch = record.nodes[0].call()
     with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_CONTEXT"):
         in_thread(launch)
     in_thread(lambda: (xp.empty(3), launch()))
@@ -143,115 +138,20 @@ def test_emulated_thread_launches_nothing_without_a_context(xp: ModuleType) -> N
     assert float(x[0, 0]) == 4
 
 
-def test_emulated_two_streams_of_a_thread_multiply_in_their_own_memory(xp: ModuleType) -> None:
-    streams = [xp.cuda.Stream(non_blocking=True) for _ in range(2)]
-    for stream in 2 * streams:
-        with stream:
-            multiply(xp.ones((4, 4), "f4"))
-
-
-def test_emulated_default_streams_of_threads_multiply_in_their_own_memory(
-    device: Emulator, xp: ModuleType
-) -> None:
-    """Every thread means its own by one address, and CuPy has one object for all."""
+def test_emulated_handles_of_cublas_are_a_threads_own(device: Emulator, xp: ModuleType) -> None:
+    """One for all streams of a thread, which ends with it."""
+    found: list[set[int]] = []
     before = set(device.handles)
 
     def work() -> None:
-        with xp.cuda.Stream.ptds:
-            multiply(xp.ones((4, 4), "f4"))
-            handles.append(set(device.handles) - before)
+        for stream in (xp.cuda.Stream.ptds, xp.cuda.Stream(), xp.cuda.Stream()):
+            with stream:
+                multiply(xp.ones((4, 4), "f4"))
+        found.append(set(device.handles) - before)
 
-    handles: list[set[int]] = []
     in_thread(lambda: (work(), in_thread(work)))
-    assert [len(made) for made in handles] == [1, 2]
+    assert [len(made) for made in found] == [1, 2]
     assert set(device.handles) == before
-
-
-def test_emulated_handles_go_with_their_streams(
-    device: Emulator, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(device.handles) == 1, "that of the null stream, from the probe"
-    cublas._handles.clear()
-    monkeypatch.setattr(cublas, "WORKSPACE", 256)
-    most = 0
-    for _ in range(1000):
-        with xp.cuda.Stream():
-            multiply(xp.ones((4, 4), "f4"))
-            most = max(most, len(device.handles))
-    assert most == 1
-    assert not device.handles
-
-
-class WatchedLock:
-    """A lock that knows of a thread that had to wait for it, or came through."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.waited, self.tried = False, threading.Event()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            self.waited = True
-            self.tried.set()
-            self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-
-@pytest.mark.parametrize("work", ["product", "list", "graph", "new handle", "dropped handle"])
-@pytest.mark.parametrize(
-    ("owner", "name"), [(Stream, "begin_capture"), (Call, "run")], ids=["capture", "product"]
-)
-def test_emulated_thread_waits_while_another_captures_or_multiplies(
-    owner: type, name: str, work: str, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A product may be several kernels that share memory; a capture ends where a handle does."""
-    lock = WatchedLock()
-    for module in (cublas, replay):
-        monkeypatch.setattr(module, "LAUNCH_LOCK", lock)
-    x = xp.ones((4, 4), "f4")
-
-    def make_step(graphs: bool) -> Callable[[], object]:
-        repeated, out = replay.Replay[Any](graphs=graphs), x.copy()
-        return lambda: repeated.run(1, lambda: get_ops(x).matmul(x, x, out), lambda done: [done])
-
-    captures, launches_graph, launches_list = (make_step(graphs) for graphs in (True, True, False))
-    for step in (captures, *[launches_graph] * 3, launches_list):
-        step()
-    out, memory = x.copy(), xp.empty(cublas.WORKSPACE, np.uint8)
-    handles = [cublas.Handle(xp, 0, 0, memory)]
-    others: dict[str, Callable[[], object]] = {
-        "product": lambda: get_ops(x).matmul(x, x, out),
-        "list": launches_list,
-        "graph": launches_graph,
-        "new handle": lambda: cublas.Handle(xp, 0, 0, memory),
-        "dropped handle": handles.clear,
-    }
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            xp.cuda.Device(0).use()
-            others[work]()
-        except Exception as error:
-            errors.append(error)
-        finally:
-            lock.tried.set()
-
-    thread, real = threading.Thread(target=run), getattr(owner, name)
-
-    def interrupted(self: Any, *args: Any) -> None:
-        real(self, *args)
-        if thread.ident is None:
-            thread.start()
-            lock.tried.wait()
-
-    monkeypatch.setattr(owner, name, interrupted)
-    captures()
-    thread.join()
-    assert not errors
-    assert lock.waited
 
 
 def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(
@@ -284,16 +184,13 @@ def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(
     assert seen == ["read"] * (4 + AHEAD)
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
-def test_emulated_solver_trains_in_one_thread_after_another(graphs: bool, device: Emulator) -> None:
+def test_emulated_solver_trains_in_one_thread_after_another(device: Emulator) -> None:
     """A step that one thread recorded is repeated by the next, when the first has ended."""
-    ours, theirs = (make("cupy", graphs=graphs, num_epochs=4) for _ in range(2))
+    ours, theirs = (make("cupy", num_epochs=4) for _ in range(2))
     theirs.train()
     for _ in range(theirs.iteration):
         in_thread(lambda: ours.train_batch(np.arange(N)))
-    repeated = ours._workspace.replay
-    assert repeated.nodes
-    assert repeated.has_graph is graphs
+    assert ours._workspace.replay.nodes
 
 
 def test_emulated_device_forgets_the_stream_of_a_with_that_ends(xp: ModuleType) -> None:

@@ -176,7 +176,7 @@ def test_the_page_holds_no_place_of_this_machine_and_the_ends_of_long_outputs(
 def test_every_part_of_the_page_is_read() -> None:
     """From the quickest on; tests under the sanitizer are those of kernels, and there are some."""
     assert [part.title for part in PARTS] == re.findall(r"^## (.*) \(", COMMANDS, re.MULTILINE)
-    assert [part.limit for part in PARTS[:3]] == [60, 300, 120]
+    assert [part.limit for part in PARTS[:3]] == [60, 300, 1800]
     checked = [part.commands[0] for part in PARTS if "compute-sanitizer" in part.commands[0]]
     assert [re.findall("--tool (.*) --error", command) for command in checked] == [
         ["memcheck --report-api-errors no"],
@@ -224,8 +224,7 @@ def test_emulated_check_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# xpcap on the emulated device: no time here is a card's, ")
     for title, line in (
-        ("A captured product", "adds up to 67108864.0, expected 67108864.0"),
-        ("Paths of a step", "5 captions: all train as NumPy does; graph accepted; "),
+        ("Paths of a step", "5 captions: all train as NumPy does; "),
         ("A thousand steps", "memory is flat at "),
         ("Training", "the same bytes: "),
         ("GPU tests", " passed, "),

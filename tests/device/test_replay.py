@@ -1,12 +1,8 @@
-"""Padded steps on the emulated device: the same launches, recorded once and repeated, as a list and as a
-graph.
-"""
+"""Padded steps on the emulated device: the same launches, recorded once and repeated."""
 
 import dataclasses
 import gc
 import sys
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,22 +11,20 @@ import pytest
 pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import Emulator, memory
-from emulated.cuda import Graph, Stream
 from new_cells import NEW_CELLS
 from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
 from test_launch import in_thread
 
 import xpcap
 from xpcap import CaptioningSolver
-from xpcap.device import cublas, replay
-from xpcap.device.cublas import Handle, Product
+from xpcap.device.cublas import Product
 from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
 from xpcap.memory import Workspace
 from xpcap.models import Sampling
 from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
 from xpcap.models.config import INJECT
-from xpcap.ops import DeviceOps, get_ops
+from xpcap.ops import DeviceOps
 from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
@@ -118,15 +112,12 @@ def test_emulated_padded_batches_make_the_same_launches(
     assert len(counts.transfers) == 1
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
 @pytest.mark.parametrize(
     "inject", ["every-step", pytest.param("attention", marks=pytest.mark.slow)]
 )
-def test_emulated_repeated_steps_train_as_numpy_does(
-    inject: str, graphs: bool, device: Emulator
-) -> None:
+def test_emulated_repeated_steps_train_as_numpy_does(inject: str, device: Emulator) -> None:
     """Two epochs, of batches that fit the layout, and of the last ones, which do not."""
-    ours, theirs = solver(inject=inject, graphs=graphs), solver("numpy", inject=inject)
+    ours, theirs = solver(inject=inject), solver("numpy", inject=inject)
     for one in (ours, theirs):
         split = one.data.split("train")
         one.data.splits["train"] = dataclasses.replace(  # type: ignore[index]
@@ -134,16 +125,14 @@ def test_emulated_repeated_steps_train_as_numpy_does(
             captions=np.concatenate([split.captions] * 3 + [split.captions[:5]]),
             image_idxs=np.concatenate([split.image_idxs] * 3 + [split.image_idxs[:5]]),
         )
-    ours, theirs = again(ours, graphs), again(theirs, False)
-    with device.counting() as counts:
-        ours.train()
+    ours, theirs = again(ours), again(theirs)
+    ours.train()
     theirs.train()
     check_equal(ours, theirs)
-    assert counts.kinds()["graph"] > 3 if graphs else not counts.kinds()["graph"]
-    assert ours._workspace.replay.nodes
+    assert ours._workspace.replay.repeats > 3
 
 
-def again(one: CaptioningSolver, graphs: bool) -> CaptioningSolver:
+def again(one: CaptioningSolver) -> CaptioningSolver:
     """A solver for the data as they are by now."""
     with xpcap.use_backend("numpy" if one._on_host else "cupy"):
         return CaptioningSolver(
@@ -156,7 +145,6 @@ def again(one: CaptioningSolver, graphs: bool) -> CaptioningSolver:
             seed=2,
             verbose=False,
             objective=CrossEntropy(0.1),
-            graphs=graphs,
         )
 
 
@@ -181,27 +169,24 @@ def test_emulated_steps_without_a_fused_kernel_are_recorded_too(
 ) -> None:
     """Each is a product and the gates: operations that have kernels."""
     monkeypatch.setattr("xpcap.ops.device.FUSED", 1)
-    ours = solver(graphs=True)
+    ours = solver()
     check_trains(ours)
-    assert ours._workspace.replay.has_graph
+    assert ours._workspace.replay.repeats
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
-def test_emulated_solver_goes_on_in_another_thread(graphs: bool, device: Emulator) -> None:
+def test_emulated_solver_goes_on_in_another_thread(device: Emulator) -> None:
     """The first is gone by then, with all that CuPy kept for it."""
-    ours, theirs = solver(graphs=graphs), solver("numpy")
+    ours, theirs = solver(), solver("numpy")
     leave_losses(ours)
     batches = fitting(theirs, 6)
 
-    def train(some: list[np.ndarray]) -> int:
+    def train(some: list[np.ndarray]) -> None:
         xpcap.use_backend("cupy")
-        with device.counting() as counts:
-            for rows in some:
-                ours.train_batch(rows)
-        return counts.kinds()["graph"]
+        for rows in some:
+            ours.train_batch(rows)
 
     in_thread(lambda: train(batches[:3]))
-    assert in_thread(lambda: train(batches[3:])) == (3 if graphs else 0)
+    in_thread(lambda: train(batches[3:]))
     for rows in batches:
         theirs.train_batch(rows)
     check_equal(ours, theirs)
@@ -235,7 +220,7 @@ def test_emulated_memory_goes_with_its_last_user_without_a_collection(device: Em
         return sum(block.nbytes for block in memory._blocks.values()), len(device.handles)
 
     def train() -> None:
-        trained = solver(graphs=True)
+        trained = solver()
         for rows in fitting(trained, 3):
             trained.train_batch(rows)
 
@@ -371,184 +356,3 @@ def test_a_batch_of_more_words_than_the_layout_is_not_padded() -> None:
     few = Layout((N,) * T, len(plain.words) - 1)
     assert not pack(LEAST[:N], 0, layout=few, V=500).padded
     assert pack(LEAST[:N], 0, layout=few._replace(words=few.words + 1), V=500).padded
-
-
-# ---- Graphs
-
-
-def test_emulated_step_by_graph_is_six_launches(device: Emulator) -> None:
-    one = solver(graphs=True)
-    leave_losses(one)
-    first, *more, last = fitting(one, 4)
-    for rows in (first, *more):
-        one.train_batch(rows)
-    with device.counting() as counts:
-        one.train_batch(last)
-    names = Counter(name for name in counts.names() if not name.startswith("graph"))
-    assert set(names) == {*OUTSIDE_RECORD, "raw record_step"}
-    assert counts.kinds() == {"raw": 5, "graph": 1}
-    assert (counts.reads, counts.waits, counts.allocations) == ([], [], [])
-
-
-def nothing(self: Graph, stream: Any = None) -> None:
-    """A launch of a graph that lost its work."""
-
-
-def all_but_the_last(self: Graph, stream: Any = None) -> None:
-    for run in self._work[:-1]:
-        run()
-
-
-def other_bits(self: Graph, stream: Any = None) -> None:
-    for run in self._work:
-        run()
-    self._work[0].args[1][0][...] = 7  # a buffer
-
-
-def raises(error: Exception) -> Callable[..., None]:
-    def run(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "instead", "reason"),
-    [
-        (Graph, "launch", nothing, "results differ"),
-        (Graph, "launch", all_but_the_last, "results differ"),
-        (
-            Stream,
-            "begin_capture",
-            raises(RuntimeError("cudaErrorStreamCaptureUnsupported")),
-            "Unsupported",
-        ),
-        (Stream, "end_capture", raises(MemoryError("Out of memory allocating 7 bytes")), "memory"),
-    ],
-    ids=["does-nothing", "misses-one", "refused", "out-of-memory"],
-)
-def test_emulated_graph_that_is_not_right_is_not_used(
-    owner: type,
-    name: str,
-    instead: Callable[..., None],
-    reason: str,
-    device: Emulator,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    real = getattr(owner, name)
-
-    def replaced(self: Any, *args: Any) -> Any:
-        if name == "end_capture":
-            real(self)  # as CUDA ends it
-        return instead(self, *args)
-
-    monkeypatch.setattr(owner, name, replaced)
-    ours = solver(graphs=True)
-    check_trains(ours)
-    shown = capsys.readouterr().err
-    assert shown.count("no CUDA graph") == 1
-    assert reason in shown
-    assert not ours._workspace.replay.has_graph
-
-
-def test_emulated_graph_that_is_right_is_announced_once(
-    device: Emulator, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ours = solver(graphs=True)
-    check_trains(ours)
-    launches = len(ours._workspace.replay.nodes)
-    assert f"CUDA graph of {launches} launches is bit-identical" in capsys.readouterr().err
-    ours.train_batch(fitting(ours, 1)[0])
-    assert not capsys.readouterr().err
-
-
-def test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory(device: Emulator) -> None:
-    """cuBLAS chooses an algorithm by it. A graph is captured by a twin of the stream's handle."""
-    handles, addresses = set(), set()
-    for graphs in (False, True):
-        trained = solver(graphs=graphs)
-        for rows in fitting(trained, 3):
-            trained.train_batch(rows)
-        products = [node for node in trained._workspace.replay.nodes if isinstance(node, Product)]
-        handles |= {product.handle for product in products}
-        addresses |= {product.arguments[0] for product in products}
-    (handle,) = handles
-    assert (addresses, handle.stream) == ({handle.address}, 0)
-    memories = [state.workspace for state in device.handles.values()]
-    assert memories == [(handle._memory.data.ptr, cublas.WORKSPACE)] * 2
-
-
-@pytest.mark.parametrize("enabled", [True, False], ids=["gc", "no-gc"])
-def test_emulated_capture_ends_no_handle_of_garbage(
-    enabled: bool, device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A collection may come anywhere; one is provoked where a capture has begun."""
-    import cupy
-
-    held, threshold, before = [Handle(cupy, 0, 0)], gc.get_threshold(), gc.isenabled()
-    address, begin, end = held[0].address, Stream.begin_capture, Stream.end_capture
-
-    def begin_capture(self: Stream) -> None:
-        begin(self)
-        garbage: list[Any] = [held.pop()]
-        garbage.append(garbage)
-        gc.set_threshold(1)
-
-    def end_capture(self: Stream) -> Graph:
-        assert address in device.handles
-        return end(self)
-
-    monkeypatch.setattr(Stream, "begin_capture", begin_capture)
-    monkeypatch.setattr(Stream, "end_capture", end_capture)
-    x, repeated = cupy.ones((4, 4), "f4"), Replay[Any](graphs=True)
-    out = x.copy()
-    (gc.enable if enabled else gc.disable)()
-    try:
-        for _ in range(2):
-            repeated.run(1, lambda: get_ops(x).matmul(x, x, out), lambda done: [done])
-        assert repeated.has_graph
-        assert gc.isenabled() is enabled
-    finally:
-        gc.set_threshold(*threshold)
-        (gc.enable if before else gc.disable)()
-    gc.collect()
-    assert address not in device.handles
-
-
-def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
-    with xpcap.use_backend("cupy"):
-        xp = xpcap.backend.array_module()
-        x, w, out = (xp.ones((4, 4), "f4") for _ in range(3))
-        with replay.recording() as record:
-            get_ops(x).matmul(x, w, out)
-        (product,) = record.nodes
-        assert isinstance(product, Product)
-        stream = xp.cuda.Stream(non_blocking=True)
-        captured, handle = product.call(stream.ptr), product.handle
-        with pytest.raises(RuntimeError, match="legacy"):
-            xp.cuda.Stream.null.begin_capture()
-        stream.begin_capture()
-        refused = (
-            lambda: xp.empty(3, "f4"),
-            lambda: float(out[0, 0]),
-            lambda: xp.cuda.Device().synchronize(),
-            lambda: get_ops(x).adam_update(
-                x, w, out, out, 1.0, 0.9, 0.9, 1e-8
-            ),  # on the null stream
-            lambda: out.__iadd__(x),
-            lambda: Handle(xp, 0, 0, handle._memory),
-            lambda: handle._library.cublasDestroy_v2(handle.address),
-        )
-        for what in refused:
-            with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-                what()
-        with pytest.raises(ValueError, match="the handle has stream 0x0"):
-            product.call(0)()
-        out_before = out.host.copy()
-        captured()
-        graph = stream.end_capture()
-        np.testing.assert_array_equal(out.host, out_before)  # nothing ran
-        x.fill(3)
-        graph.launch()
-        np.testing.assert_array_equal(xpcap.to_numpy(out), 12)

@@ -1,5 +1,5 @@
-"""The emulated cuBLAS, as ctypes shows its library: raw products of matrices at addresses, checked as
-strictly as arrays are.
+"""The emulated cupy.cuda.cublas: raw products of matrices at addresses, checked as strictly as arrays
+are.
 
 The real one takes any numbers: a wrong address, size or leading dimension reads or writes what lies
 there. Here each matrix has to lie in one allocation of the current device, of the right dtype. What
@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import operator
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from emulated import memory
 from emulated.cuda import Module
 from emulated.record import EMULATOR, Footprint
 
-MISSING = "emulated device: the binding of cuBLAS cannot be loaded (configured with cublas=False)"
+MISSING = "emulated device: cuBLAS cannot be loaded (configured with cublas=False)"
 _addresses = itertools.count(0x5EED0, 16)  # of handles
 NAMES = "handle transa transb m n k alpha A lda B ldb beta C ldc".split()
 
@@ -28,9 +29,6 @@ class Call:
 
     def __init__(self, name: str, dtype: np.dtype, given: dict[str, Any]) -> None:
         self.name, self.dtype = name, dtype
-        self.workspace = (
-            0  # address of the handle's memory at the call, which a graph goes on using
-        )
         self.numbers = {key: self._integer(key, value) for key, value in given.items()}
 
     def _integer(self, key: str, value: Any) -> int:
@@ -70,7 +68,7 @@ class Call:
                     f"{self.name}: C overlaps {key}, expected memory of its own; cuBLAS reads and"
                     " writes in no fixed order"
                 )
-        for address in (self._workspace(), a.address, b.address, c.address):
+        for address in (a.address, b.address, c.address):
             if block := memory.find(address):
                 block.use()
         with np.errstate(all="ignore"):
@@ -79,23 +77,19 @@ class Call:
         EMULATOR.multiply(self.name, a, b, c)
 
     def check_handle(self) -> None:
-        handle = self.numbers["handle"]
-        found = EMULATOR.handles.get(handle)
-        if found is None:
+        handle = EMULATOR.handles.get(self.numbers["handle"])
+        if handle is None:
             raise ValueError(
-                f"{self.name}: handle {handle:#x} was never created, or is destroyed by now"
+                f"{self.name}: handle {self.numbers['handle']:#x} was never created, or is"
+                " destroyed by now"
             )
-        if found.device != EMULATOR.current:
+        if handle.thread != threading.get_ident():
+            raise ValueError(f"{self.name}: the handle belongs to another thread")
+        if handle.device != EMULATOR.current:
             raise ValueError(
-                f"{self.name}: the handle belongs to device {found.device}, and device"
+                f"{self.name}: the handle belongs to device {handle.device}, and device"
                 f" {EMULATOR.current} is the current one"
             )
-
-    def _workspace(self) -> int:
-        """The address of the memory that its kernels share, which has to be alive."""
-        if memory.find(self.workspace) is None:
-            raise ValueError(f"{self.name}: the memory of the handle is freed")
-        return self.workspace
 
     def _footprint(self, key: str, shape: tuple[int, int]) -> Footprint:
         ld = self.numbers[f"ld{key.lower()}"]
@@ -162,94 +156,35 @@ class Call:
         )
 
 
-class HandleState:
-    """What the library knows of a handle."""
+class Handle:
+    """A handle of a thread and a device, which ends with its thread."""
 
     def __init__(self) -> None:
-        self.device, self.stream = EMULATOR.current, 0
-        self.workspace: tuple[int, int] | None = None  # address and bytes of memory of its own
+        self.device, self.thread = EMULATOR.current, threading.get_ident()
+        self.address = next(_addresses)
+        EMULATOR.handles[self.address] = self
 
 
-class Library:
-    """cuBLAS itself, as ctypes shows it: functions return a status."""
-
-    def __init__(self) -> None:
-        for name, dtype in (("sgemm", np.float32), ("dgemm", np.float64)):
-            gemm = functools.partial(self._gemm, name, np.dtype(dtype))
-            entry = f"cublas{name.capitalize()}_v2"
-            setattr(self, entry, Entry(entry, gemm, len(NAMES)))
-        self.cublasCreate_v2 = Entry("cublasCreate_v2", self._create, 1)
-        self.cublasDestroy_v2 = Entry("cublasDestroy_v2", self._destroy, 1)
-        self.cublasSetStream_v2 = Entry("cublasSetStream_v2", self._set_stream, 2)
-        self.cublasSetWorkspace_v2 = Entry("cublasSetWorkspace_v2", self._set_workspace, 3)
-
-    def _create(self, result: Any) -> int:
-        EMULATOR.refuse_in_capture("cublasCreate")
-        if not EMULATOR.has_context:
-            return 1  # CUBLAS_STATUS_NOT_INITIALIZED
-        address = next(_addresses)
-        EMULATOR.handles[address] = HandleState()
-        result._obj.value = address
-        return 0
-
-    def _destroy(self, handle: int) -> int:
-        EMULATOR.refuse_in_capture("cublasDestroy, which waits for the device")
-        EMULATOR.handles.pop(handle, None)  # that of an earlier test is gone already
-        return 0
-
-    def _set_stream(self, handle: int, stream: int) -> int:
-        state = EMULATOR.handles[handle]
-        state.stream, state.workspace = stream, None  # as documented
-        return 0
-
-    def _set_workspace(self, handle: int, address: int, nbytes: int) -> int:
-        block = memory.find(address)
-        if handle not in EMULATOR.handles or block is None or block.nbytes < nbytes:
-            return 7  # CUBLAS_STATUS_INVALID_VALUE
-        EMULATOR.handles[handle].workspace = address, nbytes
-        return 0
-
-    def _gemm(self, name: str, dtype: np.dtype, *args: int) -> int:
-        call, capture = Call(name, dtype, dict(zip(NAMES, args, strict=True))), EMULATOR.capture
-        call.check_handle()
-        state = EMULATOR.handles[args[0]]
-        expected = EMULATOR.stream_ptr if capture is None else capture.stream.ptr
-        if state.stream != expected or state.workspace is None:
-            raise ValueError(
-                f"{name}: the handle has stream {state.stream:#x} and"
-                f" {'its own' if state.workspace else 'no'} workspace, expected stream"
-                f" {expected:#x} and memory of its own"
-            )
-        call.workspace, nbytes = state.workspace
-        for other in EMULATOR.handles.values():
-            if other.workspace and other.workspace[1] != nbytes:
-                raise ValueError(
-                    f"{name}: the handle has {nbytes} bytes of memory and another handle"
-                    f" {other.workspace[1]}, expected the same: cuBLAS chooses the algorithm by it,"
-                    " and so the bits"
-                )
-        if capture is None:
-            call.run()
-        else:
-            capture.work.append(call.run)
-        return 0
+def get_cublas_handle() -> int:
+    """The address of this thread's handle for its current device."""
+    if not EMULATOR.cublas:
+        raise ImportError(MISSING)
+    EMULATOR.bind()
+    handles = EMULATOR.thread_handles
+    if EMULATOR.current not in handles:
+        handles[EMULATOR.current] = Handle()
+    return int(handles[EMULATOR.current].address)
 
 
-class Entry:
-    """A function of the library, whose arguments have to have types before it is called."""
-
-    argtypes: tuple[Any, ...] | None = None
-    errcheck: Any = None
-
-    def __init__(self, name: str, run: Any, count: int) -> None:
-        self.__name__, self._run, self._count = name, run, count
-
-    def __call__(self, *args: Any) -> int:
-        if self.argtypes is None or len(self.argtypes) != self._count != len(args):
-            raise TypeError("ctypes would cut addresses down to 32 bits: argtypes are not set")
-        given = [(x.value or 0) if isinstance(x, ctypes._SimpleCData) else x for x in args]
-        return int(self.errcheck(self._run(*given), self, args))
+def _gemm(name: str, dtype: type, *args: int) -> None:
+    if len(args) != len(NAMES):
+        raise TypeError(f"{name}() takes exactly {len(NAMES)} positional arguments")
+    Call(name, np.dtype(dtype), dict(zip(NAMES, args, strict=True))).run()
 
 
-CUBLAS = Module("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
-LIBRARY = Library()
+CUBLAS = Module(
+    "cuda.cublas",
+    "is not modelled; add it to tests/emulated/blas.py",
+    sgemm=functools.partial(_gemm, "sgemm", np.float32),
+    dgemm=functools.partial(_gemm, "dgemm", np.float64),
+)

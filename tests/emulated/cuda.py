@@ -90,27 +90,6 @@ class Event:
         return EMULATOR.is_over(*self.mark)
 
 
-class Capture:
-    """A stream that captures, and the work that it was given."""
-
-    def __init__(self, stream: "Stream") -> None:
-        self.stream, self.work = stream, []  # type: ignore[var-annotated]
-
-
-class Graph:
-    """Captured work, run again at each launch, on what its arrays hold by then."""
-
-    def __init__(self, work: list[Any]) -> None:
-        self._work, self._machine = work, EMULATOR.machine
-
-    def launch(self) -> None:
-        assert self._machine is EMULATOR.machine, "a graph of an earlier test"
-        EMULATOR.launch("graph", f"{len(self._work)} nodes")
-        with EMULATOR.uncounted():
-            for run in self._work:
-                run()
-
-
 class Stream:
     """A stream: the null stream, or one of its own. All work goes to a thread's current one."""
 
@@ -126,18 +105,6 @@ class Stream:
         self.ptr = 0 if null else 2 if ptds else next(self._addresses)
         self.waits_for_null = not non_blocking
         self._before: list[Any] = []
-
-    def begin_capture(self, mode: int | None = None) -> None:
-        if self.ptr == 0:
-            raise RuntimeError("cannot capture on the default (legacy) stream")
-        EMULATOR.refuse_in_capture("begin_capture")
-        EMULATOR.capture = Capture(self)
-
-    def end_capture(self) -> Graph:
-        if EMULATOR.capture is None or EMULATOR.capture.stream is not self:
-            raise RuntimeError(f"{self!r}: end_capture without begin_capture")
-        capture, EMULATOR.capture = EMULATOR.capture, None
-        return Graph(capture.work)
 
     def use(self) -> "Stream":
         EMULATOR.stream = self if self.ptr else None
@@ -249,7 +216,7 @@ class Cuda(Module):
 
 def namespace() -> Module:
     """cupy.cuda."""
-    from emulated import nccl
+    from emulated import blas, nccl
 
     runtime = Module(
         "cuda.runtime",
@@ -275,7 +242,7 @@ def namespace() -> Module:
         **streams,
         **devices,
         stream=Module("cuda.stream", **streams),
-        device=Module("cuda.device", **devices),
+        device=Module("cuda.device", get_cublas_handle=blas.get_cublas_handle, **devices),
         is_available=lambda: EMULATOR.devices > 0,
         alloc_pinned_memory=PinnedMemory,
         nccl=nccl.namespace(),

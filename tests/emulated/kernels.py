@@ -172,20 +172,13 @@ def launch_kernel(
         raise RuntimeError("CUDA_ERROR_INVALID_CONTEXT: invalid device context")
     if f not in _functions:
         raise ValueError(f"launchKernel: {f:#x} is no function, expected RawKernel.kernel.ptr")
-    kernel, capture = _functions[f], EMULATOR.capture
-    capturing = capture is not None and stream == capture.stream.ptr
-    if (not capturing and stream != EMULATOR.stream_ptr) or extra:
+    kernel = _functions[f]
+    if stream != EMULATOR.stream_ptr or extra:
         raise ValueError(
             f"{kernel.name}: was given to stream {stream:#x} with extra {extra}, expected the"
-            f" current stream {EMULATOR.stream_ptr:#x}, or one that captures, and 0"
+            f" current stream {EMULATOR.stream_ptr:#x} and 0"
         )
-    arguments, shape = kernel.arguments(kernel_params), ((gx, gy, gz), (bx, by, bz))
-    run = functools.partial(kernel, *shape, arguments, shared_mem=shared)
-    if capturing:
-        capture.work.append(run)
-    else:
-        EMULATOR.refuse_in_capture(f"{kernel.name} on another stream")
-        run()
+    kernel((gx, gy, gz), (bx, by, bz), kernel.arguments(kernel_params), shared_mem=shared)
 
 
 class Guarded:

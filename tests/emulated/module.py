@@ -103,11 +103,9 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     machine : devices, name, free, total, busy; see Emulator.configure
     """
     from xpcap import backend
-    from xpcap.device import cublas, probe
+    from xpcap.device import probe
 
     EMULATOR.configure(**machine)
-    # Filled with poison, as all memory: 32 MiB of it would take longer than most tests
-    monkeypatch.setattr(cublas, "WORKSPACE", 1 << 10)
     replace_cupy(monkeypatch)
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
@@ -118,17 +116,9 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
 
 
 def replace_cupy(monkeypatch: Any) -> Cupy:
-    """Put a module in place of cupy, and the emulated cuBLAS in place of its library.
-
-    Handles, each stream's with memory of its own, end with the module.
-    """
-    from emulated import blas
-    from xpcap.device import cublas
-
+    """Put a module in place of cupy."""
     module = Cupy()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
-    monkeypatch.setattr(cublas, "load_library", lambda version: blas.LIBRARY)
-    monkeypatch.setattr(cublas, "_handles", type(cublas._handles)())
     return module

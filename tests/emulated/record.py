@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ class Launch(NamedTuple):
     device.
     """
 
-    # elementwise, reduction, product, gather, scatter, copy, fetch, memset, scan, sort, graph or raw
+    # elementwise, reduction, product, gather, scatter, copy, fetch, memset, scan, sort or raw
     kind: str
     name: str
     place: Place
@@ -261,7 +262,8 @@ class Emulator(Counts):
             total,
             cublas,
         )
-        self.handles: dict[int, Any] = {}  # of cuBLAS, by address
+        # Handles of cuBLAS by address: the threads hold them
+        self.handles: Any = weakref.WeakValueDictionary()
         self.pool_free = 0  # bytes that CuPy's memory pool holds back
         # That of this test: what an earlier one left behind disturbs no count
         self.machine = object()
@@ -275,8 +277,6 @@ class Emulator(Counts):
         self.work, self._over, self._over_on = 0, 0, dict[int, int]()
         # Copies to and from pinned memory: which work it is, its stream's address, and what ends it
         self.copies: list[tuple[int, int, Callable[[], None]]] = []
-        self._silent = False
-        self.capture: Any = None  # the stream that captures, with the work that it has got
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
     @property
@@ -311,6 +311,14 @@ class Emulator(Counts):
         return 0 if self.stream is None else self.stream.ptr
 
     @property
+    def thread_handles(self) -> dict[int, Any]:
+        """This thread's handles of cuBLAS, by device."""
+        if not hasattr(self._thread, "handles"):
+            self._thread.handles = {}
+        handles: dict[int, Any] = self._thread.handles
+        return handles
+
+    @property
     def has_context(self) -> bool:
         """Whether this thread has a context by now."""
         return hasattr(self._thread, "device")
@@ -336,38 +344,21 @@ class Emulator(Counts):
         finally:
             self.recorded = None
 
-    @contextlib.contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Count nothing inside the ``with``: a graph is one launch, whatever is in it."""
-        self._silent = True
-        try:
-            yield
-        finally:
-            self._silent = False
-
     def _record(self, events: str, event: Any) -> None:
-        if self._silent:
-            return
         self.bind()
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
             counts.events.append(event)
 
-    def refuse_in_capture(self, what: str) -> None:
-        """RuntimeError : a stream captures, and CUDA would refuse this."""
-        if self.capture is not None:
-            raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
-
     @property
     def counted(self) -> bool:
-        """Whether somebody counts, and this too."""
-        return bool(self._open) and not self._silent
+        """Whether somebody counts."""
+        return bool(self._open)
 
     def _place(self) -> Place:
         return place() if self.counted else None
 
     def _launched(self, kind: str, name: str, where: Place) -> None:
-        self.refuse_in_capture(f"{name} on another stream")
         self._record("launches", Launch(kind, name, where))
 
     def launch(self, kind: str, name: str, *scratch: int) -> None:
@@ -381,7 +372,6 @@ class Emulator(Counts):
 
     def allocate(self, nbytes: int) -> None:
         if nbytes:
-            self.refuse_in_capture("an allocation")
             self._record("allocations", Allocation(nbytes, self._place()))
 
     def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
@@ -395,18 +385,14 @@ class Emulator(Counts):
         self._record("written", Written(name, changes, self._place()))
 
     def read(self, how: str) -> None:
-        self.refuse_in_capture(how)
         self.finish(self.stream_ptr)
         self._record("reads", Read(how, self._place()))
 
     def transfer(self, nbytes: int) -> None:
-        self.refuse_in_capture("a transfer on another stream")
         self._record("transfers", Transfer(nbytes, self._place()))
 
     def wait(self, how: str, *mark: int) -> None:
-        """Wait for what `finish` ends; while a stream captures in CuPy's mode, for an event alone."""
-        if how != "Event.synchronize":
-            self.refuse_in_capture(how)
+        """Wait for what `finish` ends."""
         self.finish(*mark)
         self._record("waits", Wait(how, self._place()))
 

@@ -272,27 +272,7 @@ def test_gradients_of_each_term_of_the_loss_match_finite_differences(
     assert max(slopes) < 1e-6
 
 
-def test_weights_by_a_function_give_the_bits_of_the_weights(workspace: Workspace) -> None:
-    """It is called once, whatever the parts, and not for a shard without captions."""
-    model, (features, captions), asked = make(), batch(), []
-
-    def weights() -> np.ndarray:
-        asked.append(1)
-        return WEIGHTS
-
-    for space in (None, workspace):
-        loss, grads = (
-            x.copy() for x in model.loss(features, captions, workspace=space, weights=WEIGHTS)
-        )
-        same, same_grads = model.loss(features, captions, workspace=space, weights=weights)
-        assert float(loss) == float(same)
-        np.testing.assert_array_equal(grads.flat, same_grads.flat)
-    model.loss(features[:0], captions, weights=weights, shard=np.zeros(0, int))
-    assert len(asked) == 2
-
-
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
-    for weights in (np.ones(shape), lambda: np.ones(shape)):
-        with refuses(ValueError, thing="weights", got="have shape", expected="(N,) = (10,)"):
-            make().loss(*batch(), weights=weights)
+    with refuses(ValueError, thing="weights", got="have shape", expected="(N,) = (10,)"):
+        make().loss(*batch(), weights=np.ones(shape))

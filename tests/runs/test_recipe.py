@@ -49,7 +49,7 @@ def test_each_field_is_an_option_with_help_and_a_role() -> None:
 def test_each_option_is_one_of_the_command_line() -> None:
     flags = {str(one.name): one for one in main.commands["train"].params}
     assert OPTIONS.keys() < flags.keys()
-    assert {*flags} - {*OPTIONS} == {"backend", "plain", "graphs", "verbose"}
+    assert {*flags} - {*OPTIONS} == {"backend", "plain", "verbose"}
 
 
 @refusals(

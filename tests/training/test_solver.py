@@ -867,7 +867,6 @@ WITHOUT_VAL = replace(DATA, splits={"train": TRAIN})
     make(verbose="no") | ValueError | thing: verbose | got: is 'no' | expected: True or False
     make(progress="no") | ValueError | thing: progress | got: is 'no' | expected: True or False
     make(replacement="no") | ValueError | thing: replacement | got: is 'no' | expected: True or False
-    make(graphs="no") | ValueError | thing: graphs | got: is 'no' | expected: True or False
     make(WITHOUT_VAL, select="cider") | OptionError | function: CaptioningSolver | thing: `select` | got: is cider, but the data has no val split
     make(WITHOUT_VAL, patience=2) | OptionError | function: CaptioningSolver | thing: `patience` | got: is 2, but the data has no val split
     make(select="last", patience=2) | OptionError | thing: `patience` | got: is 2, but `select` is last

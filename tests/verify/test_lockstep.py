@@ -12,6 +12,7 @@ import pytest
 from emulated import Emulator
 
 from xpcap import layers, ops, use_backend, way
+from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
 from xpcap.layers.lstm import LSTM, LSTMCell
 from xpcap.layers.rnn import RNNCell
@@ -291,14 +292,12 @@ def test_emulated_verify_has_rows_for_training(
         assert {row.case for row in rows} == {
             case
             for what in trained
-            for repeated, graph in (
-                [", 1 of them repeated", " as a list and as a graph"]
-                if has_kernels(layers.CELLS[what.split()[0]])
-                else ["", ""],
+            for repeated in (
+                [", 1 of them repeated"] if has_kernels(layers.CELLS[what.split()[0]]) else [""]
             )
             for case in (
                 f"lock-step {what} with numpy, 3 steps{repeated}",
-                f"same bits twice {what}, 3 steps{repeated}{graph}",
+                f"same bits twice {what}, 3 steps{repeated}",
             )
         }
         assert len(rows) == 8 * len(layers.CELLS)
@@ -320,22 +319,22 @@ def test_emulated_verify_has_rows_for_training(
 
 
 @pytest.mark.parametrize(
-    ("replaced", "instead", "found"),
+    ("owner", "replaced", "instead", "found"),
     [
-        ("_run_list", lambda self: None, "diverges at step"),
-        ("_try_graph", Replay._run_list, "no CUDA graph"),
-        ("run", lambda self, key, compute, outputs: compute(), "no step was repeated"),
+        (KernelLaunch, "call", lambda self: lambda: None, "diverges at step"),
+        (Replay, "run", lambda self, key, compute: compute(), "no step was repeated"),
     ],
-    ids=["records-do-nothing", "graphs-refused", "nothing-recorded"],
+    ids=["records-do-nothing", "nothing-recorded"],
 )
 def test_emulated_verify_fails_where_steps_are_not_repeated_as_in_training(
+    owner: type,
     replaced: str,
     instead: Any,
     found: str,
     device: Emulator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Replay, replaced, instead)
+    monkeypatch.setattr(owner, replaced, instead)
     monkeypatch.setattr(lockstep, "variants", lambda _: [("lstm", "lstm", "init")])
     with use_backend("cupy"):
         assert any(found in row.case for row in lockstep.rows() if not row.passed)
@@ -356,10 +355,9 @@ def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype
 def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(
     cell: str, dtype: str
 ) -> None:
-    """As a list and as a graph."""
     setup = Setup(cell, dtype, **NOTEBOOK)
     data = lockstep._draw(setup)
-    runs = [lockstep._Run(setup, data, on("cupy"), graphs) for graphs in (False, True)]
+    runs = [lockstep._Run(setup, data, on("cupy")) for _ in range(2)]
     for batch in lockstep._batches(setup, data):
         ours, theirs = (run.step(*batch) for run in runs)
         for name, x in ours.items():

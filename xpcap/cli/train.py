@@ -16,7 +16,6 @@ from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.printing import Printed
 from xpcap.cli.shared import (
     PATH,
-    Value,
     backend_option,
     begin,
     choose_backend,
@@ -28,7 +27,7 @@ from xpcap.cli.shared import (
 from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
-from xpcap.options import Names, Option
+from xpcap.options import Option
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import Recipe, Stopped, complete, train_run
@@ -75,23 +74,12 @@ def _text(value: object) -> str:
 @field_options(OPTIONS, default_text, data="DATA", start="--from")
 @backend_option
 @click.option(
-    "--graphs",
-    type=Value(Names(("auto", "off"))),
-    default="off",
-    help=(
-        "CUDA graphs for the steps of small batches; auto tests them on the GPU first and reports the"
-        " outcome. Results stay the same.  [default: off]"
-    ),
-)
-@click.option(
     "-v",
     "--verbose",
     is_flag=True,
     help="Print all options, as in the run folder's config.json.",
 )
-def train(
-    data: Path | None, backend: str | None, graphs: str, verbose: bool, **options: Any
-) -> None:
+def train(data: Path | None, backend: str | None, verbose: bool, **options: Any) -> None:
     """Train a captioner.
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
@@ -116,16 +104,13 @@ def train(
 
     words = ["--backend", backend] if backend else []
     words += ["--plain"] if is_plain() else []
-    words += ["--graphs", graphs] if graphs != "off" else []
     resume_command = command_line("train", "--out", str(recipe.out), "--resume", *words)
 
     def print_how_to_continue(why: str) -> None:
         click.echo(f"train: {why}; continue with\n  {resume_command}", err=True)
 
     try:
-        run, evaluation = train_run(
-            recipe, watchers=[Progress(recipe, verbose)], graphs=graphs == "auto"
-        )
+        run, evaluation = train_run(recipe, watchers=[Progress(recipe, verbose)])
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()

@@ -3,7 +3,7 @@
 =============  ================================================================================
 launch.py      kernels of CUDA C files: loaded, checked, launched
 cublas.py      matrix products
-replay.py      work recorded once, and run again as a list of launches or a CUDA graph
+replay.py      work recorded once, and repeated launch by launch
 transfers.py   copies between host and device that do not stop the host
 probe.py       CuPy, and the proof that a device computes
 =============  ================================================================================

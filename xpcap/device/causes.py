@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from xpcap.device.cublas import library_name
 from xpcap.errors import install
 
 # By the major version of CUDA that CuPy is built for: the oldest driver, on Linux, and the oldest
@@ -42,6 +41,11 @@ CAUSES: Mapping[tuple[str, int | None], Cause] = {
     ),
 }
 ROCM = Cause("CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU")
+
+
+def library_name(version: int) -> str:
+    """The file name of cuBLAS of a major version; on Linux, more of its version may follow."""
+    return f"cublas64_{version}.dll" if sys.platform == "win32" else f"libcublas.so.{version}"
 
 
 def version(number: int) -> str:

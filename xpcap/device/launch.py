@@ -62,7 +62,9 @@ class KernelLaunch(NamedTuple):
         shape, address = (*grid, kernel.threads, 1, 1, 0), ctypes.addressof(parameters)
         return kernel.address, *shape, stream, address, 0
 
-    def call(self, stream: int) -> Callable[[], object]:
+    def call(self) -> Callable[[], object]:
+        """A function that launches it again, on this thread's current stream."""
+        stream = self.kernel.current_stream().ptr
         return functools.partial(self.kernel.launch_kernel, *self.arguments(stream))
 
 

@@ -5,7 +5,7 @@ transfer.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -116,8 +116,7 @@ class Batch(NamedTuple):
     # (N,) int, picture number of each caption within its split, whose features a loader knows to be
     # finite; None: the features are a caller's own
     pictures: np.ndarray | None = None
-    # (N,) float, weight of each caption, or a function that returns them; None: 1 each
-    weights: np.ndarray | Callable[[], np.ndarray] | None = None
+    weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
@@ -133,19 +132,11 @@ class Batch(NamedTuple):
         """Captions that this process computes."""
         return len(self.captions if self.shard is None else self.shard)
 
-    def scale(self, caller: str) -> np.ndarray | float:
-        """Factor of each caption's loss (N,), or one number for all.
-
-        TypeError, ValueError : a function returns no weights; `caller` begins the message.
-        """
+    @property
+    def scale(self) -> np.ndarray | float:
+        """Factor of each caption's loss (N,), or one number for all."""
         total = len(self.captions) if self.total is None else self.total
-        weights = self.weights
-        if weights is None:
-            return 1 / total
-        if callable(weights):
-            weights = np.asarray(as_array(caller, "weights", weights()))
-            spec("weights:N=n!").check(caller, weights, sizes={"N": len(self.captions)})
-        return np.asarray(weights / total)
+        return 1 / total if self.weights is None else np.asarray(self.weights / total)
 
     def take(self, captions: slice) -> "Batch":
         """Features and captions of some captions alone."""
@@ -169,14 +160,11 @@ class Batch(NamedTuple):
 
         TypeError, ValueError : it is no batch for a model of this config; `caller` begins messages.
         """
-        captions = to_numpy(as_array(caller, "captions", self.captions))
-        weights = present_weights = self.weights
-        if callable(weights):
-            present_weights = None  # checked once they are there
-        elif weights is not None:
-            weights = present_weights = np.asarray(as_array(caller, "weights", weights))
+        captions, weights = to_numpy(as_array(caller, "captions", self.captions)), self.weights
+        if weights is not None:
+            weights = np.asarray(as_array(caller, "weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
-        sizes = arrays.check(caller, captions, present_weights, self.shard)
+        sizes = arrays.check(caller, captions, weights, self.shard)
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
@@ -234,7 +222,6 @@ class Part(NamedTuple):
     word_mask: Array | None = None  # (K, W), one row for each distinct input word
     hidden_mask: Array | None = None  # (L, H), one row for each row with a target
     terms: LossTerms = NO_TERMS  # with the factor of each row with a target (L,); or one for all
-    later: Callable[[], LossTerms] | None = None  # returns `terms`, for after the forward pass
     buffer: Buffer | None = None  # memory to compute it in
     indices: Array | None = None  # index arrays joined on the device; None: they are in place
 
@@ -261,10 +248,6 @@ class Part(NamedTuple):
             targets=targets,
             indices=None,
         )
-
-    def weighed(self) -> "Part":
-        """The part with its terms, whose factors the host may compute only now."""
-        return self if self.later is None else self._replace(terms=self.later(), later=None)
 
     def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
         """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
@@ -358,15 +341,15 @@ def prepare_batch(
         )
     ]
 
-    def terms_of(k: int, scale: np.ndarray | float) -> LossTerms:
-        if not isinstance(scale, float):
-            scale = _by_target(scale, packed[k], buffers[k], like.dtype)
-        return replace(terms, scale=scale)
-
-    if callable(batch.weights) and len(parts) == 1 and is_device_array(like):
-        return [parts[0]._replace(later=lambda: terms_of(0, batch.scale(caller)))]
-    scale = batch.scale(caller)
-    return [part._replace(terms=terms_of(k, scale)) for k, part in enumerate(parts)]
+    scales: Sequence[Array | float] = [scale := batch.scale] * len(parts)
+    if not isinstance(scale, float):
+        scales = [
+            _by_target(scale, *given, like.dtype) for given in zip(packed, buffers, strict=True)
+        ]
+    return [
+        part._replace(terms=replace(terms, scale=scale))
+        for part, scale in zip(parts, scales, strict=True)
+    ]
 
 
 def _by_target(scale: np.ndarray, part: Part, buffer: Buffer, dtype: DTypeLike) -> Array:

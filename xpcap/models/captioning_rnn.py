@@ -1,7 +1,7 @@
 """CaptioningRNN: an image sets the state of a recurrent cell, which generates words one by one."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -286,7 +286,7 @@ class CaptioningRNN(Captioner):
         captions: Array,
         *,
         workspace: Workspace | None = None,
-        weights: np.ndarray | Callable[[], np.ndarray] | None = None,
+        weights: np.ndarray | None = None,
         total: float | None = None,
         step: int | None = None,
         smoothing: float = 0.0,
@@ -315,10 +315,8 @@ class CaptioningRNN(Captioner):
             valid until its next use. A large enough batch is split into as many parts as the
             workspace has, computed in parallel. On a device, one that fits the workspace's layout
             is padded to it; its launches are recorded and repeated. None: fresh memory, one part.
-        weights : array (N,), real, or callable, or None
-            The weight of each caption, on the host. A function that returns them is called once: if
-            `shard` is empty, not at all; on a device as soon as the forward pass is launched, so
-            that both work at once. None: 1 each.
+        weights : array (N,), real, or None
+            The weight of each caption, on the host. None: 1 each.
         total : float or None
             Divisor of the sum. None: N.
         step : int or None

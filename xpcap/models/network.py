@@ -1,6 +1,5 @@
 """Network: forward and backward pass of the captioner over one part of a batch, on its device."""
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,29 +83,19 @@ class Network:
     def gradients(self, part: Part, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
         """Loss and gradients of one part; those of a batch are the sum over its parts.
 
-        What a padded part launches is recorded in the workspace, and run again for the next ones:
-        all that differs lies in what was uploaded. Where the host computes weights meanwhile, the
-        forward pass has a record of its own.
+        What a padded part launches is recorded in the workspace, and repeated for the next ones:
+        all that differs lies in what was uploaded.
         """
         if workspace is None or not part.padded or not isinstance(self._ops, DeviceOps):
             return self._gradients(part)
         # A record keeps its arrays alive, so no other ones have their addresses
         addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
-        key: tuple[object, ...] = addresses, self.config, part.hidden_mask is None
-        if part.later is None:
-            key, compute = (*key, part.terms.key), functools.partial(self._gradients, part)
-        else:
-            forward = functools.partial(self.forward, part)
-            cache = workspace.forward_replay.run(key, forward, lambda cache: (cache.hidden,))
-            part = part.weighed()
-            key = *key, part.terms.key, cache  # a record after this forward pass alone
-            compute = functools.partial(self._gradients, part, cache)
-        return workspace.replay.run(key, compute, lambda done: (done[0], done[1].flat))
+        key = addresses, self.config, part.hidden_mask is None, part.terms.key
+        return workspace.replay.run(key, lambda: self._gradients(part))
 
-    def _gradients(self, part: Part, cache: Forward | None = None) -> tuple[Array, Parameters]:
-        """Loss and gradients of one part; of a forward pass that is done, given its cache."""
+    def _gradients(self, part: Part) -> tuple[Array, Parameters]:
         grads, buffer, part = self._empty_gradients(), self.buffer, part.on_device()
-        cache, part = cache or self.forward(part), part.weighed()
+        cache = self.forward(part)
         nll, (dh, _, _) = vocabulary_loss(
             cache.hidden,
             self.params["W_vocab"],

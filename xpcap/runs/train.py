@@ -68,7 +68,6 @@ def train_run(
     on_epoch: Callable[[CaptioningSolver], object] | None = None,
     progress: bool | None = None,
     group: Group | None = None,
-    graphs: bool = False,
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
 
@@ -91,8 +90,6 @@ def train_run(
     group : Group or None
         The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
         0 writes; all return the same. None: those of the work in hand, by default this process.
-    graphs : bool
-        As in CaptioningSolver. It changes no result.
 
     Returns
     -------
@@ -142,7 +139,7 @@ def train_run(
                     watcher.stage(stage.options)
                 first = stage.folder != out
                 with reserve(stage.folder, True) if first else contextlib.nullcontext():
-                    records = _train(stage, plan.data, told, on_epoch, graphs)
+                    records = _train(stage, plan.data, told, on_epoch)
                     group.barrier()  # all is written
                     rerank = stage.options.neighbours and stage is plan.stages[-1]
                     trained = _finish(stage.folder, records, plan.data, rerank)
@@ -171,7 +168,6 @@ def _train(
     data: CaptionData,
     watchers: Sequence[Watcher],
     on_epoch: Callable[[CaptioningSolver], object] | None,
-    graphs: bool,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder, group = stage.options, stage.folder, current().group
@@ -213,7 +209,6 @@ def _train(
         on_epoch=on_epoch,
         objective=objective,
         group=group,
-        graphs=graphs,
     )
     if base is not None:
         if "val" in data.splits:

@@ -205,10 +205,7 @@ class SelfCritical(Objective):
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
-        """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`.
-
-        On a device the rewards are computed during the forward pass of the samples.
-        """
+        """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
             got = "names no pictures or no step"
             expected = "both, as `CaptioningSolver.train` gives them"
@@ -219,18 +216,11 @@ class SelfCritical(Objective):
         features = _repeated(_features(model, batch), K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
         captions, pictures = self._gather(sampled, rows, N * K), batch.pictures[shard].repeat(K)
-        rewards = np.zeros(len(rows))
-
-        def weights() -> np.ndarray:
-            rewards[:] = self.rewards(sampled, pictures)
-            of_all = np.zeros(N * K)
-            of_all[rows] = advantages(rewards.reshape(-1, K)).ravel()
-            return of_all
-
-        given = weights() if _has_own_loss(model) else weights
+        rewards, weights = self.rewards(sampled, pictures), np.zeros(N * K)
+        weights[rows] = advantages(rewards.reshape(-1, K)).ravel()
         rows_of_shard = None if batch.shard is None else rows
         batch = Batch(
-            features, captions, weights=given, total=N * K, shard=rows_of_shard, step=batch.step
+            features, captions, weights=weights, total=N * K, shard=rows_of_shard, step=batch.step
         )
         _, grads = model.loss(features, captions, workspace=workspace, **batch.options)
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)

@@ -11,8 +11,8 @@ Every step, from `step` to the loss:
 2. `prepare_batch` checks the batch. `pack` sorts captions by length, lists their rows step by step,
    and pads them to the workspace's `Layout`, so nearly all batches have the same shapes. `send`
    uploads all index arrays in one transfer (`Staging`), and `masks_of` launches the dropout masks.
-3. `Network.gradients` has `Replay.run` repeat the record of the first such step: its launches, one
-   by one, or as one CUDA graph. Nothing is decided again: what differs lies in what was uploaded.
+3. `Network.gradients` has `Replay.run` repeat the record of the first such step, launch by launch.
+   Nothing is decided again: what differs lies in what was uploaded.
 4. `Group.all_reduce` sums the gradients of several ranks, `clip_by_global_norm` scales them, and
    `Optimizer.update` changes the parameters. These are launched anew, as masks are: their arguments
    have the number of the step and the learning rate.
@@ -25,8 +25,6 @@ Once a record, when parameters, features, config or terms of the loss are others
    `get_ops` for operations, here methods of `DeviceOps`, and the workspace for arrays.
 2. A method calls `Kernels.launch`, which checks the arguments of a kernel of ops/cuda and launches
    it, or `multiply`, which calls cuBLAS. Both note what they did, and that is the record.
-3. With `graphs`, the next step captures the record as a graph and launches it, then the list, and
-   keeps the graph if both give the same bits.
 
 Outside of records: `Kernels` compile at their first use (`warm_up`), and features are sent, by
 `BatchLoader` for a whole data set, by `prepare_batch` for a step's own. Sampling, validation,
@@ -35,13 +33,9 @@ kernels take the same way through `DeviceOps`, but each launch is made anew.
 
 In the plain way (way.py) there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
 
-The host waits where it reads a result: a loss (`LossBuffer`), a graph's bits once a record,
-captions that are given on the device; for the oldest upload, when `AHEAD` are under way (`Staging`);
-and in all-reduces that go through its memory.
-
-In self-critical training `SelfCritical.loss` samples captions first. Their forward pass is a record
-of its own: while the device runs it the host computes the rewards, from which come the weights of
-the captions, uploaded before the record of the rest runs.
+The host waits where it reads a result: a loss (`LossBuffer`), captions that self-critical training
+samples, or that are given on the device; for the oldest upload, when `AHEAD` are under way
+(`Staging`); and in all-reduces that go through its memory.
 """
 
 import copy
@@ -168,9 +162,6 @@ class CaptioningSolver:
     group : Group
         The processes that train together; each computes its shard of every batch, and all do the
         same steps. SINGLE: this one.
-    graphs : bool
-        On a device, run the recorded step as a CUDA graph, if it gives the bits of the same
-        launches one by one. It is tested when it is made; a line on standard error tells.
 
     Attributes
     ----------
@@ -232,7 +223,6 @@ class CaptioningSolver:
     watchers: Iterable[Watcher] = ()
     objective: Any = None  # an Objective, once the solver is made
     group: Group = SINGLE
-    graphs: bool = option(Flag(), False)
 
     _built = False  # no field: true once the parts are made
 
@@ -269,7 +259,6 @@ class CaptioningSolver:
             flat,
             cores() if self._on_host else 1,
             layout=self._layout(),
-            graphs=self.graphs,
             # Each rank waits for its own uploads
             waiting=functools.partial(self.group.waiting, call=False),
         )

@@ -71,7 +71,6 @@ class Outcome(NamedTuple):
     error: float
     diverged: bool
     repeated: int = 0  # steps of the left run that repeated a record
-    graph: bool = False  # whether the right run did so by a CUDA graph
 
 
 def on(backend: str) -> Scope:
@@ -93,11 +92,8 @@ def rows() -> Iterator[Row]:
 
 
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
-    """A row of a run on the backend in force, whose steps are repeated, beside another.
-
-    The other is by graph if it runs on the device too.
-    """
-    outcome = lock_step(setup, on(get_backend()), other, tolerance, graphs=True)
+    """A row of a run on the backend in force, whose steps are repeated, beside another."""
+    outcome = lock_step(setup, on(get_backend()), other, tolerance)
     error = outcome.error
     if outcome.diverged:
         label += f": {outcome.tensor} diverges at step {outcome.step}"
@@ -105,29 +101,18 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
         label, error = f"{label}: no step was repeated from a record", math.inf
-    elif not tolerance and not outcome.graph:
-        label, error = f"{label}: no CUDA graph, as standard error says", math.inf
     else:
-        graph = "" if tolerance else " as a list and as a graph"
-        label += f", {setup.steps} steps, {outcome.repeated} of them repeated{graph}"
+        label += f", {setup.steps} steps, {outcome.repeated} of them repeated"
     return make_row(label, error, tolerance, setup.dtype)
 
 
-def lock_step(
-    setup: Setup,
-    left: Scope,
-    right: Scope,
-    tolerance: float | None = None,
-    *,
-    graphs: bool = False,
-) -> Outcome:
+def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None = None) -> Outcome:
     """Train two captioners alike, and compare after each step.
 
     left, right : context managers to enter while a run is created and while it steps: `on` a
         backend, or one around it
     tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
         TOLERANCE of the dtype; 0: equal bits
-    graphs : on a device, let the right run repeat its steps as a CUDA graph
 
     Tensors are compared in the order in which a step computes them: loss, gradients from the last
     layer to the first, norm, moments, parameters. So the first to diverge is the nearest to the
@@ -144,7 +129,7 @@ def lock_step(
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
     data = _draw(setup)
-    runs = [_Run(setup, data, left), _Run(setup, data, right, graphs)]
+    runs = [_Run(setup, data, left), _Run(setup, data, right)]
     worst = Outcome(1, "loss", 0.0, False)
     for step, batch in enumerate(_batches(setup, data), start=1):
         found, expected = (run.step(*batch) for run in runs)
@@ -154,9 +139,8 @@ def lock_step(
                 return Outcome(step, name, error, True)
             if error > worst.error:
                 worst = Outcome(step, name, error, False)
-    ours, theirs = (run.replay for run in runs)
-    repeated, graph = ours and ours.repeats, theirs and theirs.has_graph
-    return worst._replace(repeated=repeated or 0, graph=bool(graph))
+    replay = runs[0].replay
+    return worst._replace(repeated=0 if replay is None else replay.repeats)
 
 
 def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
@@ -204,7 +188,7 @@ class _GradientRecorder(CaptioningRNN):
 
 
 class _Run:
-    def __init__(self, setup: Setup, data: CaptionData, scope: Scope, graphs: bool = False) -> None:
+    def __init__(self, setup: Setup, data: CaptionData, scope: Scope) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
         self._scope = scope
         with scope():
@@ -225,7 +209,6 @@ class _Run:
                 batch_size=setup.N,
                 clip_norm=setup.clip,
                 seed=setup.seed,
-                graphs=graphs,
             )
 
     @property
