@@ -157,10 +157,12 @@ def test_emulated_number_that_c_cannot_hold_is_named(device: Emulator) -> None:
 
 def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
-        a, h = xpcap.asarray(np.ones((3, 4), "f4")), xpcap.asarray(np.ones((6, 8), "f4"))
-        loop = CellBuffers(a, a, (h[:, ::2],), (h[:, ::2],), ())
-        with refuses(ValueError, function="rnn_cell", thing="h", got="has strides"):
-            DeviceOps().cell_steps(CELLS["rnn"], loop, xpcap.asarray(np.ones((4, 4), "f4")), None)
+        a, Wh = (xpcap.asarray(np.ones((n, 16), "f4")) for n in (3, 4))
+        c, wide = (xpcap.asarray(np.ones((6, m), "f4")) for m in (4, 8))
+        states = wide[:, ::2], c
+        loop = CellBuffers(a, a, states, states, (a, c))
+        with refuses(ValueError, function="lstm_step", thing="h_prev", got="has strides"):
+            DeviceOps().cell_steps(CELLS["lstm"], loop, Wh, None)
 
 
 @pytest.mark.parametrize(

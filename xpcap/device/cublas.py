@@ -118,12 +118,13 @@ def _is_dense(flags: Any) -> bool:
 def multiply(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> Array:
     """out = x @ w + beta * out."""
     _check(x, w, out)
-    (n, k), m, real = x.shape, w.shape[1], out.dtype.char
+    (xp, gemm), real = _gemm(out), out.dtype.char
+    (n, k), m = x.shape, w.shape[1]
     (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
     factors = w.data.ptr, leading_w, x.data.ptr, leading_x
     sizes = flag_w, flag_x, m, n, k
     arguments = (*sizes, ONE[real], *factors, beta[real], out.data.ptr, m)
-    _run(Product(*_gemm(out), arguments, (x, w, out)))
+    _run(Product(xp, gemm, arguments, (x, w, out)))
     return out
 
 

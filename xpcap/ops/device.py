@@ -406,12 +406,12 @@ class DeviceOps(Equations):
         kernel = CELL_KERNELS.get(name_of(cell.equation))
         if kernel is None:
             return None
-        (h, *carried), H = loop.before, len(Wh)
+        (h, c), H = loop.before, len(Wh)
         # A stack holds N more than there are rows; a single step has separate arrays
         fits = (len(h) - len(loop.a) or len(h)) <= FUSED
-        if add is None and kernel == "lstm_gates" and fits:
+        if add is None and fits:
             return _fused_steps(loop, Wh)
-        launch = CUDA.prepared(kernel, loop.a, loop.r, *carried, *loop.after, *loop.saved)
+        launch = CUDA.prepared(kernel, loop.a, loop.r, c, *loop.after, *loop.saved)
         multiply = self.row_matmul(h, Wh, loop.r)
 
         def step_fn(step: Step) -> None:
@@ -419,8 +419,7 @@ class DeviceOps(Equations):
             multiply(before, 0, n)
             if add is not None:
                 add(step)
-            states = (before, after) if carried else (after,)
-            launch(n * H, first, *states, n, H)
+            launch(n * H, first, before, after, n, H)
 
         return step_fn
 
@@ -431,19 +430,19 @@ class DeviceOps(Equations):
         kernel = CELL_KERNELS.get(name_of(cell.gradient))
         if kernel is None:
             return None
-        carries, last, (dh_next, *carried) = grads.carries, grads.states[-1], grads.dstate
+        carries, (_, c), (dh_next, dc) = grads.carries, grads.states, grads.dstate
         multiply, H = self.row_matmul_nt(grads.da, Wh, dh_next), len(Wh)
         fits = len(dh_next) <= FUSED
-        if add is None and not carries and kernel == "lstm_gates_backward" and fits:
+        if add is None and not carries and fits:
             return _fused_backward_steps(grads, Wh, multiply)
-        arrays = grads.dh, *grads.dstate, *grads.saved, last, grads.da, *carried
+        arrays = grads.dh, dh_next, dc, *grads.saved, c, grads.da, dc
         launch = CUDA.prepared(kernel, *arrays)
         if carries:
             grads.begin()
 
         def step_fn(step: Step) -> None:
-            first, before, after, n, n_next = step
-            launch(n * H, first, before if carried else after, n, n if carries else n_next, H)
+            first, before, _, n, n_next = step
+            launch(n * H, first, before, n, n if carries else n_next, H)
             multiply(first, 0, n)
             if add is not None:
                 add(step)
@@ -455,8 +454,6 @@ class DeviceOps(Equations):
 CELL_KERNELS = {
     "xpcap.layers.lstm.LSTMCell.equation": "lstm_gates",
     "xpcap.layers.lstm.LSTMCell.gradient": "lstm_gates_backward",
-    "xpcap.layers.rnn.RNNCell.equation": "rnn_cell",
-    "xpcap.layers.rnn.RNNCell.gradient": "rnn_cell_backward",
 }
 
 
@@ -484,8 +481,8 @@ def _fused_backward_steps(grads: CellGradients, Wh: Array, multiply: MultiplyRow
 
     Each step multiplies the da of its next one itself: only the first step writes dh.
     """
-    (_, *dcarried), H = grads.dstate, len(Wh)
-    arrays = grads.dh, *grads.saved, grads.states[1], Wh, grads.da, *dcarried
+    (_, c), (_, dc), H = grads.states, grads.dstate, len(Wh)
+    arrays = grads.dh, *grads.saved, c, Wh, grads.da, dc
     launch = CUDA.prepared("lstm_step_backward", *arrays)
     across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])
 
