@@ -20,6 +20,7 @@ import click
 
 from xpcap import __version__
 from xpcap.cli.shared import SHARED, in_flags
+from xpcap.device.probe import first_line, is_device_error
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.files import NO_ROOM, write_advice
@@ -31,6 +32,10 @@ GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same 
 STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
 ANEW = "; the same command starts from the beginning"
+GPU_ADVICE = (
+    "--backend numpy computes on the CPU, and --plain on the GPU without xpcap's own kernels; make"
+    " gpu-check finds the cause"
+)
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
@@ -151,6 +156,13 @@ class Commands(click.Group):
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
             raise click.ClickException(f"{ctx.invoked_subcommand}: {_of_files(error)}") from error
+        except Exception as error:
+            if not is_device_error(error):
+                raise
+            message = (
+                f"{ctx.invoked_subcommand}: the GPU fails ({first_line(error)}); {_state(error)}"
+            )
+            raise click.ClickException(escape_control(f"{message}; {GPU_ADVICE}")) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         # With train's options, since a run may need more training before it can be used

@@ -27,6 +27,7 @@ from xpcap.cli.shared import (
 from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
+from xpcap.device.probe import is_device_error
 from xpcap.options import Option
 from xpcap.progress import say
 from xpcap.report import escape_control
@@ -39,7 +40,7 @@ from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
-from xpcap.way import current_way, is_plain
+from xpcap.way import current_way
 from xpcap.work import current
 
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
@@ -102,15 +103,19 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     given = {name: value for name, value in options.items() if value is not None}
     recipe = complete(data, given)
 
-    words = ["--backend", backend] if backend else []
-    words += ["--plain"] if is_plain() else []
-    resume_command = command_line("train", "--out", str(recipe.out), "--resume", *words)
+    progress = Progress(recipe, verbose)
+
+    def resume_command(*words: str) -> str:
+        plain = ["--plain"] if progress.way == "plain" else []
+        return command_line("train", "--out", str(recipe.out), "--resume", *words, *plain)
+
+    given_backend = ["--backend", backend] if backend else []
 
     def print_how_to_continue(why: str) -> None:
-        click.echo(f"train: {why}; continue with\n  {resume_command}", err=True)
+        click.echo(f"train: {why}; continue with\n  {resume_command(*given_backend)}", err=True)
 
     try:
-        run, evaluation = train_run(recipe, watchers=[Progress(recipe, verbose)])
+        run, evaluation = train_run(recipe, watchers=[progress])
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(recipe.out), LAST):
             leave_closed_pipe()
@@ -119,7 +124,12 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         raise closed
     except OSError as error:
         if find_file(str(recipe.out), LAST):
-            error.add_note(f"training is saved; continue with: {resume_command}")
+            error.add_note(f"training is saved; continue with: {resume_command(*given_backend)}")
+        raise
+    except Exception as error:
+        if is_device_error(error) and find_file(str(recipe.out), LAST):
+            again = resume_command("--backend", "numpy")
+            error.add_note(f"training is saved; continue with: {again}")
         raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
@@ -180,6 +190,7 @@ class Progress(Watcher):
         self, options: Recipe, verbose: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._given, self._verbose, self._clock = options, verbose, clock
+        self.way = current_way()
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
@@ -195,6 +206,7 @@ class Progress(Watcher):
             click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
 
     def begin(self, solver: CaptioningSolver) -> None:
+        self.way = solver.way
         if solver.iteration:
             say(
                 f"resuming after iteration {solver.iteration}; {solver.epoch} of"

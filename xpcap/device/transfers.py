@@ -1,5 +1,6 @@
 """Copies between host and device that do not stop the host."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -68,7 +69,8 @@ class Staging:
         return pinned, copied
 
     def __del__(self) -> None:
-        with self._waiting():
+        # After an error of CUDA, which is on its way to the caller, there is nothing to wait for
+        with self._waiting(), contextlib.suppress(RuntimeError):
             for _, copied in self._slots:
                 copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
 
@@ -103,7 +105,8 @@ class AsyncCopy:
 
     def __del__(self) -> None:
         if self._copied is not None:
-            self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
+            with contextlib.suppress(RuntimeError):  # as of Staging
+                self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
 
 
 def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
