@@ -53,6 +53,7 @@ class Cupy(ModuleType):
         )
         self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
         self.RawModule, self.RawKernel = RawModule, RawKernel
+        self._core = Module("_core", set_reduction_accelerators=set_reduction_accelerators)
         self.get_default_memory_pool, self.is_available = lambda: POOL, lambda: EMULATOR.devices > 0
 
     def __getattr__(self, name: str) -> Any:
@@ -75,6 +76,10 @@ class Cupy(ModuleType):
         raise NotImplementedError(
             f"emulated device: cupy.{name} is not modelled; add it to tests/emulated/functions.py"
         )
+
+
+def set_reduction_accelerators(accelerators: list[str]) -> None:
+    EMULATOR.reduction_accelerators = [*accelerators]
 
 
 def checked(name: str) -> Any:
@@ -102,7 +107,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
     machine : devices, name, free, total, busy; see Emulator.configure
     """
-    from xpcap import backend
+    from xpcap import backend, selfcheck
     from xpcap.device import probe
 
     EMULATOR.configure(**machine)
@@ -110,6 +115,8 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
     monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(selfcheck, "_ways", {})
+    monkeypatch.setattr(selfcheck, "is_stored", lambda key: True)
     backend.backend_status()  # the probe reads; what it reads is not the test's
     EMULATOR.reset()
     return EMULATOR

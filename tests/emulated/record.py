@@ -265,6 +265,8 @@ class Emulator(Counts):
         # Handles of cuBLAS by address: the threads hold them
         self.handles: Any = weakref.WeakValueDictionary()
         self.pool_free = 0  # bytes that CuPy's memory pool holds back
+        # What CuPy's reductions are compiled with, and whether that fails
+        self.reduction_accelerators, self.cub_fails = ["cub"], False
         # That of this test: what an earlier one left behind disturbs no count
         self.machine = object()
         self.busy = busy  # devices that refuse a context
@@ -365,6 +367,9 @@ class Emulator(Counts):
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
         result.
         """
+        if kind == "reduction" and self.cub_fails and "cub" in self.reduction_accelerators:
+            error = real.look_up("cuda.compiler.CompileException")
+            raise error("cub/cub.cuh(1): error: no such header", "", name, (), "nvrtc")
         where = self._place()
         self._launched(kind, name, where)
         for nbytes in filter(None, scratch):

@@ -269,7 +269,7 @@ class Chain:
 
     def __init__(self, words: list[str], table: np.ndarray) -> None:
         self.word_to_idx = {word: i for i, word in enumerate(words)}
-        self.like, self.table = table, table
+        self.like, self.table, self.dispatch = table, table, ()
 
     def start(self, features: np.ndarray) -> tuple[np.ndarray, ...]:
         return (np.zeros((len(features), 1), np.float32),)

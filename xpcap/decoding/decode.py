@@ -8,13 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
 from xpcap.decoding.hypotheses import Hypotheses, check_first
-from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special, require_policy
+from xpcap.decoding.policies import (
+    Choice,
+    LogitsProcessor,
+    Policy,
+    Sampling,
+    Special,
+    require_policy,
+)
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, Workspace
 from xpcap.ops import State, contiguous, get_ops, log_softmax
+from xpcap.ops.device import FUSED
+from xpcap.selfcheck import Results, computing, settle
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
@@ -41,6 +50,11 @@ class Decodable(ABC):
     """
 
     word_to_idx: dict[str, int]
+
+    @property
+    def dispatch(self) -> tuple[object, ...]:
+        """All that decides which fast versions compute a step, besides the dtype."""
+        return (type(self).__qualname__,)
 
     @property
     @abstractmethod
@@ -160,7 +174,15 @@ def decode(
     def decode_part(part: slice) -> Decoded:
         return _decode(model, features[part], policy, special, banned, scored, numbers[part])
 
-    results = parallel_map(decode_part, parts)
+    kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
+    way = settle(
+        f"{kind} decoding",
+        (*model.dispatch, N * policy.slots > FUSED),
+        model.like,
+        lambda: trial(model, features, policy, special, numbers),
+    )
+    with computing(way):
+        results = parallel_map(decode_part, parts)
     return Decoded(*(np.concatenate(arrays) for arrays in zip(*results, strict=True)))
 
 
@@ -302,3 +324,59 @@ def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
     else:
         totals = np.zeros(slots.shape)
     return Decoded(captions, probabilities, totals.astype(probabilities.dtype))
+
+
+# ---- The check of a device
+
+
+class _GivenScores(Decodable):
+    """A model whose scores are given numbers, so that two ways choose from the same."""
+
+    STEPS, PICTURES = 2, 4  # END is the likeliest after so many words
+
+    def __init__(self, model: Decodable, special: Special, rows: int) -> None:
+        self.word_to_idx, self._like, self._end = model.word_to_idx, model.like, special.end
+        size = rows, len(model.word_to_idx)
+        self._scores, self._t = 3 * np.random.default_rng(0).standard_normal(size), 0
+
+    @property
+    def like(self) -> Array:
+        return self._like
+
+    def start(self, features: Array) -> State:
+        return (self._zeros(len(features)),)
+
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
+        return self._zeros(len(words))
+
+    def _zeros(self, n: int) -> Array:
+        return asarray(np.zeros((n, 1), self._like.dtype), like=self._like)
+
+    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
+        scores = np.roll(self._scores, self._t, axis=0)[: len(a)].astype(self._like.dtype)
+        if self._end is not None and self._t >= self.STEPS:
+            scores[:, self._end] = 100
+        self._t += 1
+        return asarray(scores, like=self._like), state
+
+
+def trial(
+    model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
+) -> Results:
+    """Two steps of a model, and the words that a policy chooses from scores that are given.
+
+    A policy from elsewhere may count its calls: greedy decoding is tried for it.
+    """
+    state, results = model.start(features), dict[str, Array]()
+    words = asarray(np.full(len(features), special.start, np.int32), like=model.like)
+    buffer = Workspace(model.like, constant=True).buffer
+    for t in (1, 2):
+        scores, state = model.advance(model.project(words, buffer=buffer), state, buffer)
+        results[f"scores of word {t}"] = to_numpy(scores).copy()
+    if not type(policy).__module__.startswith("xpcap."):
+        policy = Policy()
+    few = min(len(features), _GivenScores.PICTURES)
+    given = _GivenScores(model, special, few * policy.slots)
+    banned = policy.banned("decode", len(model.word_to_idx), special.end)
+    decoded = _decode(given, features[:few], policy, special, banned, True, numbers[:few])
+    return results | decoded._asdict()

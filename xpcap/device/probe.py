@@ -98,9 +98,18 @@ def _unwritable(error: Exception) -> Cause | None:
     )
 
 
+def is_device_error(error: BaseException) -> bool:
+    """True for an error of CuPy's: of CUDA, its compiler or its libraries."""
+    return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
+
+
+def kernel_cache() -> Path:
+    """The folder in which CuPy keeps compiled kernels."""
+    return Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
+
+
 def _cached_kernels() -> int:
-    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
-    return len([*folder.glob("*")])
+    return len([*kernel_cache().glob("*")])
 
 
 def _announce(card: str) -> None:
@@ -114,22 +123,21 @@ def _announce(card: str) -> None:
 def prove(cupy: ModuleType, card: str, plain: bool) -> None:
     """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
 
-    An elementwise kernel, a sum, an argmax, a product by CuPy (8 x 8, since it computes very small
-    ones without cuBLAS), and unless only the plain equations are to run, a kernel and a product of
-    our own, launched as all are: every kind of computation in xpcap. If one of them had to be
-    compiled, the others will be too, and a line on standard error announces it.
+    An elementwise kernel, a reduction of rows, a product by CuPy (8 x 8, since it computes very
+    small ones without cuBLAS), and unless only the plain equations are to run, a kernel and a
+    product of our own, launched as all are: every kind of computation in xpcap. If one of them had
+    to be compiled, the others will be too, and a line on standard error announces it.
     """
     cached = _cached_kernels()
     if not cached:
         _announce(card)
     x = cupy.ones((8, 8), dtype="float32")
-    results = [
-        float((x * 2).sum()),
-        float(cupy.matmul(x, x)[0, 0]),
-        int((x.ravel() * cupy.arange(64, dtype="float32")).argmax()),
-    ]
-    expected = [128.0, 8.0, 63]
-    if not plain:
+    results, expected = [float((x * 2)[0, 0]), float(cupy.matmul(x, x)[0, 0])], [2.0, 8.0]
+    if plain:
+        without_cub(cupy)
+        results += [float(x.sum(axis=1)[0]), int(x.argmax(axis=1)[0])]
+        expected += [8.0, 0]
+    else:
         version = sys.modules["xpcap"].__version__
         code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
         module = cupy.RawModule(code=code, options=("-DREAL=float",))
@@ -166,6 +174,23 @@ def cards_of(cupy: ModuleType) -> tuple[str, ...]:
     runtime = cupy.cuda.runtime
     names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+
+@functools.cache
+def machine(cupy: ModuleType, device: int) -> tuple[str, ...]:
+    """CuPy, CUDA, driver and card of a device, for which a check holds."""
+    runtime = cupy.cuda.runtime
+    numbers = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+    return cupy.__version__, *map(str, numbers), cards_of(cupy)[device]
+
+
+@functools.cache
+def without_cub(cupy: ModuleType) -> None:
+    """Let CuPy reduce without CUB, whose headers have to be found and compiled; once a process.
+
+    CuPy's own reduction needs no more than its elementwise kernels do.
+    """
+    cupy._core.set_reduction_accelerators([])
 
 
 @functools.cache

@@ -16,7 +16,9 @@ from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.ops import State
+from xpcap.ops.cell import name_of
 from xpcap.options import Whole
+from xpcap.selfcheck import computing, settle
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
@@ -36,6 +38,12 @@ class Captioner(Decodable):
 
     config: ModelConfig
     idx_to_word: dict[int, str]
+
+    @property
+    def dispatch(self) -> tuple[object, ...]:
+        cell, methods = self.config.recurrent, ("equation", "gradient")
+        names = (name_of(getattr(cell, method, None)) for method in methods)
+        return type(self).__qualname__, self.config, type(cell).__qualname__, *names
 
     @property
     @abstractmethod
@@ -67,7 +75,14 @@ class Captioner(Decodable):
             ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
             the model scores highest; ``tokens``, how many there are.
         """
-        first, *others = self._in_parts("score", Batch(features, captions), network.score)
+        batch = Batch(features, captions)
+
+        def compute() -> list[Score]:
+            return self._in_parts("score", batch, network.score)
+
+        way = settle("scoring", self.dispatch, self.like, lambda: {"nll": compute()[0].nll})
+        with computing(way):
+            first, *others = compute()
         for nll, correct, tokens in others:
             first = Score(first.nll + nll, first.correct + correct, first.tokens + tokens)
         return first

@@ -278,12 +278,18 @@ class Network:
 
 def score(network: Network, part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout."""
-    xp, targets = get_array_module(part.table), part.targets
-    nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
+    xp, ops, targets = get_array_module(part.table), get_ops(part.table), part.targets
+    nll, correct = (xp.zeros((), np.float64) for _ in range(2))
     for rows, scores in _target_scores(network, part):
-        correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
-        nll = nll - _target_log_probabilities(scores, targets[rows]).sum(dtype=np.float64)
-    return Score(nll, correct, len(targets))
+        correct = correct + _total(ops.argmax(scores) == targets[rows])
+        nll = nll - _total(_target_log_probabilities(scores, targets[rows]))
+    return Score(nll, correct.astype(np.int64), len(targets))
+
+
+def _total(x: Array) -> Array:
+    """The sum of x (n,), in float64."""
+    x = x.astype(np.float64)
+    return get_ops(x).weighted_sum(x, 1.0, get_array_module(x).empty(()))
 
 
 def word_log_probabilities(network: Network, part: Part) -> np.ndarray:

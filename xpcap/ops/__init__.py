@@ -14,9 +14,12 @@ random.py            counter-based random numbers: dropout masks, augmentations,
 
 # ruff: noqa: F401 - imported for others
 
+import sys
+
 import numpy as np
 
-from xpcap.backend import Array
+from xpcap.backend import Array, is_device_array
+from xpcap.device.probe import without_cub
 from xpcap.device.replay import invalidate
 from xpcap.memory import Buffer
 from xpcap.ops.base import (
@@ -53,6 +56,8 @@ _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 def get_ops(x: Array) -> Ops:
     """The operations for an array; each function asks once."""
     if is_plain():
+        if is_device_array(x):
+            without_cub(sys.modules["cupy"])
         invalidate("plain")
         return _PLAIN
     return _HOST if isinstance(x, np.ndarray) else _DEVICE

@@ -39,6 +39,7 @@ from xpcap.runs.start import (
     open_base,
     write_inherited,
 )
+from xpcap.selfcheck import computing
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
     CROSS_ENTROPY,
@@ -151,13 +152,14 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool
     if not rerank:
         drop_ranking(folder)
     run, evaluation = open_run(folder), None
-    if rerank:
-        fit_ranking(run, run.data(data))
-        run = open_run(folder)
-    if "val_loss" in records[-1]:
-        evaluation = evaluate_run(run, data, "val")
+    with computing(run.config.way):
+        if rerank:
+            fit_ranking(run, run.data(data))
+            run = open_run(folder)
+        if "val_loss" in records[-1]:
+            evaluation = evaluate_run(run, data, "val")
     if current().group.rank == 0:
-        with work(group=SINGLE):
+        with work(group=SINGLE), computing(run.config.way):
             write_run_page(run, records, evaluation, data)
             write_run_card(run, evaluation, data)
     return Trained(run, evaluation)
@@ -205,48 +207,43 @@ def _train(
         clip_norm=options.clip or None,
         seed=options.seed,
         verbose=False,
-        watchers=[saver, *watchers, _WarmUp()],
+        watchers=[saver, *watchers],
         on_epoch=on_epoch,
         objective=objective,
         group=group,
     )
-    if base is not None:
-        if "val" in data.splits:
-            solver.score_start()
-        if options.objective == SELF_CRITICAL:
-            scale_logits(model.params, options.sharpen)
-        elif warm is not None:
-            scale_logits(model.params, 1 / inverse_temperature(warm))
-            if solver.start is not None:
-                solver.require_gain(MIN_GAIN)
-    if group.rank == 0:
-        write_start(stage, data, model.config)
-        if warm is not None:
-            write_inherited(folder, warm)
-    if checkpoint is None:
-        writer.begin(solver)
-    else:
-        writer.restore(solver, checkpoint.state)
-        _warn_if_ranks_changed(solver, folder)
-    if solver.finished:
-        for watcher in watchers:
-            watcher.begin(solver)
-    else:
-        # The solver itself reports a loss that is not finite
-        with stop, np.errstate(all="ignore"):
-            try:
-                solver.train()
-            finally:
-                writer.update_page(now=True)
-        saver.check_stop(solver)
+    solver.warm_up()
+    with computing(solver.way):
+        if base is not None:
+            if "val" in data.splits:
+                solver.score_start()
+            if options.objective == SELF_CRITICAL:
+                scale_logits(model.params, options.sharpen)
+            elif warm is not None:
+                scale_logits(model.params, 1 / inverse_temperature(warm))
+                if solver.start is not None:
+                    solver.require_gain(MIN_GAIN)
+        if group.rank == 0:
+            write_start(stage, data, model.config)
+            if warm is not None:
+                write_inherited(folder, warm)
+        if checkpoint is None:
+            writer.begin(solver)
+        else:
+            writer.restore(solver, checkpoint.state)
+            _warn_if_ranks_changed(solver, folder)
+        if solver.finished:
+            for watcher in watchers:
+                watcher.begin(solver)
+        else:
+            # The solver itself reports a loss that is not finite
+            with stop, np.errstate(all="ignore"):
+                try:
+                    solver.train()
+                finally:
+                    writer.update_page(now=True)
+            saver.check_stop(solver)
     return solver.records
-
-
-class _WarmUp(Watcher):
-    """Compiles kernels, which can take a while, once the other watchers have told of the beginning."""
-
-    def begin(self, solver: CaptioningSolver) -> None:
-        solver.warm_up()
 
 
 def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:

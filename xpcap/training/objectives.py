@@ -30,7 +30,13 @@ LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]
 
 
 class Objective:
-    """The quantity that training minimises. A subclass gives `loss`; all else has a default."""
+    """The quantity that training minimises. A subclass gives `loss`; all else has a default.
+
+    terms : the terms of its cross entropy, by which a device is checked
+    copies : captions of an item of a batch
+    """
+
+    terms, copies = LossTerms(), 1
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
@@ -68,7 +74,9 @@ class CrossEntropy(Objective):
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
         options = {**batch.options, **self.terms.given}  # not every model has all terms
-        return model.loss(_features(model, batch), batch.captions, workspace=workspace, **options)
+        return model.loss(
+            features_for(model, batch), batch.captions, workspace=workspace, **options
+        )
 
 
 def as_objective(given: Objective | LossFunction | None) -> Objective:
@@ -171,7 +179,7 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
+        self.samples = self.copies = SAMPLES.check("SelfCritical", "`samples`", samples)
         self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")
@@ -213,7 +221,7 @@ class SelfCritical(Objective):
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
-        features = _repeated(_features(model, batch), K)
+        features = _repeated(features_for(model, batch), K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
         captions, pictures = self._gather(sampled, rows, N * K), batch.pictures[shard].repeat(K)
         rewards, weights = self.rewards(sampled, pictures), np.zeros(N * K)
@@ -320,7 +328,7 @@ class GivenUniforms(Sampling):
         return self.given[numbers]
 
 
-def _features(model: Any, batch: Batch) -> Array | FeatureRows:
+def features_for(model: Any, batch: Batch) -> Array | FeatureRows:
     """Features for `model.loss`, as rows that need no check if a loader made them.
 
     A loss of one's own gets them as the batch has them.

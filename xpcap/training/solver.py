@@ -31,18 +31,20 @@ Outside of records: `Kernels` compile at their first use (`warm_up`), and featur
 batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
-In the plain way (way.py) there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
+Before the first step `_settle` compares all this with the plain way (way.py), where this machine has not
+done it yet. In the plain way there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
 
 The host waits where it reads a result: a loss (`LossBuffer`), captions that self-critical training
 samples, or that are given on the device; for the oldest upload, when `AHEAD` are under way
 (`Staging`); and in all-reduces that go through its memory.
 """
 
-import copy
+import contextlib
 import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, fields
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -50,7 +52,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from xpcap import optim
-from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
+from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.loader import BatchLoader
@@ -72,6 +74,7 @@ from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Names, Real, Whole, described, option
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
+from xpcap.selfcheck import Results, settle
 from xpcap.spec import as_array, as_numbers
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
@@ -93,8 +96,9 @@ from xpcap.training.state import (
     best_of,
     with_start,
 )
+from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Functions, Watcher, checked_watchers
-from xpcap.way import check_way, current_way
+from xpcap.way import check_way, current_way, plain
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
@@ -176,7 +180,8 @@ class CaptioningSolver:
         One for each epoch: epoch, steps, train_seconds, check_seconds.
     way : str
         "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step that
-        is asked for the other way is refused.
+        is asked for the other way is refused. On a device the first step, or `warm_up`, checks the
+        fast way; where that is not right it becomes "plain", for good, and a line says so.
     start : dict or None
         Record of the parameters that training starts from, as epoch 0, if they were scored.
     best_params : Parameters, or empty dict
@@ -246,7 +251,7 @@ class CaptioningSolver:
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
 
-        self.way = current_way()
+        self.way, self._settled, self._falls_back = current_way(), False, False
         flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
@@ -302,8 +307,15 @@ class CaptioningSolver:
             A loss or gradient is not finite. On the host that is found at once, on a device when
             losses are read: to print or save, and at the end of an epoch before anything of it is
             recorded. Best parameters and history are those of the epochs before.
+        BackendError
+            As in `warm_up`.
         """
         self._why_stopped = None
+        self._settle()
+        with self._computing():
+            self._train()
+
+    def _train(self) -> None:
         again = self.finished
         for watcher in self.watchers:
             watcher.begin(self)
@@ -337,7 +349,8 @@ class CaptioningSolver:
         if self.iteration:
             got, expected = f"is at iteration {self.iteration}", "0: score it before training"
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
-        figures = self._evaluate(self.model, between=lambda: None)
+        with self._computing():
+            figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
 
@@ -365,7 +378,8 @@ class CaptioningSolver:
             got, expected = "has no validation loss", "one to compare epochs with"
             cause = "call score_start first, with a val split"
             raise InvalidValueError(where, "the start", got, expected, cause)
-        loss = self._evaluate.validation(self.model, between=lambda: None).loss
+        with self._computing():
+            loss = self._evaluate.validation(self.model, between=lambda: None).loss
         self.start[LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
@@ -411,7 +425,10 @@ class CaptioningSolver:
             There is no such position.
         """
         where, count = "CaptioningSolver.train_batch", len(self._captions)
-        self._train_batch(as_numbers(where, "positions", positions, count, ""))
+        positions = as_numbers(where, "positions", positions, count, "")
+        self._settle()
+        with self._computing():
+            self._train_batch(positions)
 
     def _train_batch(self, positions: np.ndarray) -> None:
         """`train_batch` of positions that need no check."""
@@ -446,7 +463,6 @@ class CaptioningSolver:
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
-        check_way("CaptioningSolver", "the training", self.way)
         params = self.model.params
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
@@ -491,30 +507,78 @@ class CaptioningSolver:
         if self.group.size > 1:
             captions = to_numpy(as_array(where, "captions", captions))
             batch = batch._replace(captions=captions).shared(where, self._shard(captions))
-        loss, _ = self._step(batch, require_finite=self._on_host)
+        self._settle()
+        with self._computing():
+            loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
-    def warm_up(self) -> None:
-        """Run the work of training and validation once on a device, with a copy of the model.
+    # ---- The way on a device
 
-        Kernels are then compiled before any step is timed; at the real sizes, since CuPy compiles
-        for some of them. Parameters, moments, the order of captions and random streams are
-        unchanged. On the host this does nothing.
+    def warm_up(self) -> None:
+        """Run the work of training and validation on a device, with a copy of the model.
+
+        Kernels are then compiled before any step is timed, at the real sizes, and on a device that
+        has not done such work before they are checked against the plain equations; see `way`.
+        Parameters, moments, the order of captions and random streams are unchanged. On the host
+        this does nothing.
+
+        Raises
+        ------
+        BackendError
+            The plain equations fail on the device, too.
         """
-        flat = self.model.params.flat
-        if not is_device_array(flat):
+        if self._on_host:
             return
-        model, record = copy.copy(self.model), LossBuffer(flat, 1)
-        captions = self._captions[: self.batch_size]
-        # Features stay on the device
-        batch = self._loader.minibatch("train", captions)._replace(step=0)
-        loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
-        norm = self._clip(grads)
-        optimizer = Optimizer(self.update_rule, self.optim_config or {}, model.params)
-        optimizer.update(model.params, grads)
-        record.add(loss, norm)
-        self._evaluate.warm_up(model)
-        float(model.score(batch.features, batch.captions).nll)  # waits for the device
+        self._settle()
+        with self._computing():
+            self._trial()()
+            self._evaluate.warm_up(self.model)
+
+    def _settle(self) -> None:
+        """Check the fast way of a device, once, before the first step; all ranks go one way."""
+        if self._settled:
+            return
+        self._settled, like = True, self.model.params.flat
+        if self._on_host or self.way == "plain" or not hasattr(self.model, "loss"):
+            return
+        model, objective, sizes = self.model, self.objective, (self.batch_size, self.group.size)
+        dispatch = getattr(model, "dispatch", (type(model).__name__,))
+        more = sizes, self._layout(), objective.terms, self.clip_norm is None, self.update_rule
+        way = settle("training", (*dispatch, *more), like, self._trial(), runs=2)
+        ways = self.group.gather(way)
+        if "plain" in ways:
+            if way == "fast":
+                rank = ways.index("plain")
+                say(f"xpcap: rank {rank} computes in the plain way, so all ranks do", err=True)
+            self.way, self._falls_back, self._workspace.layout = "plain", True, None
+
+    def _trial(self) -> Callable[[], Results]:
+        """A function that computes a step, with a copy of the model, in the way in force."""
+        flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
+        n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.copies
+        memory = Workspace(flat, layout=self._layout())
+        batch = trial_batch(self._loader, objective, words.null, len(words), n, memory.layout)
+
+        def update(params: Parameters, grads: Parameters) -> Array:
+            norm = self._clip(grads, memory.buffer.scope("solver"))
+            Optimizer(self.update_rule, self.optim_config or {}, params).update(params, grads)
+            return norm
+
+        def compute() -> Results:
+            workspace = Workspace(flat) if current_way() == "plain" else memory
+            return trial_step(self.model, objective, batch, workspace, update)
+
+        return compute
+
+    def _computing(self) -> AbstractContextManager[None]:
+        """The context of all that the solver computes.
+
+        OptionError : this thread is asked for another way than that of the solver.
+        """
+        if self._falls_back:
+            return plain()
+        check_way("CaptioningSolver", "the training", self.way)
+        return contextlib.nullcontext()
 
     # ---- Progress
 
@@ -763,7 +827,9 @@ class CaptioningSolver:
         figures = {*COUNTED, *self._evaluate.names}
         if state.history:
             figures |= figures_of(self.objective, float(state.losses[-1:].sum())).keys()
-        state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
+        self._settle()
+        with self._computing():
+            state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
         best = None if best_params is None else params.holding(best_params)
         state.restore_into(params, self._optimizer, self._order)
         if best is None and state.is_best:

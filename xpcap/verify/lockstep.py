@@ -24,11 +24,11 @@ from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops, has_kernels
+from xpcap.selfcheck import TOLERANCE, relative_max_error
 from xpcap.training.solver import CaptioningSolver
 from xpcap.verify.published import Row, make_row, variants
 from xpcap.way import is_plain
 
-TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)
 # A backend, entered to create a run and for each of its steps
 Scope = Callable[[], AbstractContextManager[object]]
@@ -118,13 +118,9 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     layer to the first, norm, moments, parameters. So the first to diverge is the nearest to the
     mistake.
 
-    The tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6
-    (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512, with products added up in
-    another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a device's exp
-    and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet
-    anything computed in float32 fails it. Both rely on the large epsilon of Adam here. With the
-    usual 1e-8, an element whose gradient is all rounding moves by the sign of that rounding; the
-    parameters of a correct float32 run were then 9e-3 from those in float64.
+    The tolerances rely on the large epsilon of Adam here. With the usual 1e-8, an element whose
+    gradient is all rounding moves by the sign of that rounding; the parameters of a correct float32
+    run were then 9e-3 from those in float64.
     """
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
@@ -141,13 +137,6 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
                 worst = Outcome(step, name, error, False)
     replay = runs[0].replay
     return worst._replace(repeated=0 if replay is None else replay.repeats)
-
-
-def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
-    """max |x - y| as a share of the largest element of either; 0 where all are zero."""
-    largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
-    with np.errstate(invalid="ignore"):  # infinities give NaN, which no tolerance lets pass
-        return float(np.abs(x - y).max()) / largest if largest else 0.0
 
 
 def _draw(setup: Setup) -> CaptionData:

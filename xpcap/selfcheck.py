@@ -1,0 +1,196 @@
+"""The check at the start: on a device, what is fast beside the plain equations, before it is trusted.
+
+Kernels, products and records of xpcap's own are proven without a card. So where a device is first
+used for some work, that work is done both ways: in the fast way as often as `runs` says, then in
+the plain way. If all results agree, the work is fast from then on, and the agreement is stored. If
+they differ, or the fast way raises an error, a line says so, and the work is computed in the plain
+way; nothing is stored.
+"""
+
+import contextlib
+import contextvars
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from xpcap.backend import Array, is_device_array, to_numpy
+from xpcap.device import cublas, probe
+from xpcap.errors import BackendError
+from xpcap.progress import say
+from xpcap.way import current_way, plain
+
+# On a tensor's error. A float32 run differs from the float64 run with the same weights by at most
+# 4e-6 (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512, with products added up
+# in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a device's exp
+# and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet anything
+# computed in float32 fails it
+TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
+REDUCED_TOLERANCE = 1e-2  # where the environment takes cuBLAS's or CuPy's products out of float32
+Results = Mapping[str, Array | float]  # tensors and numbers of some work, by name
+
+_ways: dict[tuple[str, ...], str] = {}  # of the work that this process has checked
+# True within a check: parts of its work are not checked on their own
+_checking = contextvars.ContextVar("xpcap_checking", default=False)
+
+
+def settle(
+    work: str,
+    dispatch: Sequence[object],
+    like: Array,
+    compute: Callable[[], Results],
+    runs: int = 1,
+) -> str:
+    """The way to compute some work, of `WAYS`: that of this thread, or "plain" after a check.
+
+    Parameters
+    ----------
+    work : str
+        Such as ``"training"``, for the line that is printed.
+    dispatch : sequence
+        All that decides which fast versions the work takes, besides the dtype.
+    like : array
+        With the library, device and dtype of the work. On the host nothing is checked.
+    compute : callable
+        Does the work in the way in force; returns its results by name.
+    runs : int
+        Times that the fast way computes it; each result is compared.
+
+    Returns
+    -------
+    way : str
+
+    Raises
+    ------
+    BackendError
+        The plain way fails as well, as after an error that ends all work of a process on a device.
+    MemoryError
+        The device has too little memory.
+    """
+    if not is_device_array(like) or current_way() == "plain" or _checking.get():
+        return current_way()
+    machine = probe.machine(sys.modules["cupy"], like.data.device_id)
+    key = work, *map(str, dispatch), like.dtype.name, sources(), *machine
+    if key not in _ways:
+        token = _checking.set(True)
+        try:
+            _ways[key] = "fast" if is_stored(key) else _checked(key, like, compute, runs)
+        finally:
+            _checking.reset(token)
+    return _ways[key]
+
+
+def computing(way: str) -> AbstractContextManager[None]:
+    """A context in which this thread computes in a way that `settle` returned."""
+    return plain() if way == "plain" else contextlib.nullcontext()
+
+
+def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], runs: int) -> str:
+    """The way after a comparison, which a line tells."""
+    (work, *_, card), failure, found = key, None, list[dict[str, np.ndarray]]()
+    try:
+        found += [_on_host(compute()) for _ in range(runs)]
+    except MemoryError:
+        raise
+    except Exception as error:  # of any type: the plain way tells whether it is the caller's
+        failure = error
+    try:
+        with plain():
+            expected = _on_host(compute())
+    except Exception as error:
+        if failure is None or not probe.is_device_error(failure):
+            raise
+        got = f"fails at {work} ({probe.first_line(failure)}), and so does CuPy alone"
+        if probe.first_line(error) != probe.first_line(failure):
+            got += f" ({probe.first_line(error)})"
+        cause = "an error of CUDA may end all work of a process on its device: start again with"
+        cause += " `plain`, or `backend` numpy"
+        raise BackendError("settle", card, got, cause=cause) from failure
+    worst, tensor = max(
+        ((_error(results[name], expected[name]), name) for results in found for name in expected),
+        default=(0.0, ""),
+    )
+    tolerance = TOLERANCE[like.dtype.name]
+    if cublas.reduced_precision((*cublas.REDUCED_PRECISION, "CUPY_TF32")):
+        tolerance = REDUCED_TOLERANCE
+    if failure is None and worst <= tolerance:
+        store(key)
+        rounding = f"the largest difference is {worst:.0e}, in {tensor}"
+        say(
+            f"xpcap: {card}, {work}: own kernels agree with the plain equations; {rounding}",
+            err=True,
+        )
+        return "fast"
+    fault = f"differ from the plain equations by {worst:.1g} in {tensor}"
+    if failure is not None:
+        fault = f"fail ({probe.first_line(failure)})"
+    say(
+        f"xpcap: {card}, {work}: own kernels {fault}; going on in the plain way, which is slower."
+        " Please run make gpu-check and report it",
+        err=True,
+    )
+    return "plain"
+
+
+def _on_host(results: Results) -> dict[str, np.ndarray]:
+    """Results copied to the host, before the next run overwrites them."""
+    return {name: np.array(to_numpy(x), np.float64) for name, x in results.items()}
+
+
+def _error(x: np.ndarray, expected: np.ndarray) -> float:
+    """relative_max_error, infinite instead of NaN; 0 where the equations are not finite either."""
+    if x.shape != expected.shape:
+        return np.inf
+    if not np.isfinite(expected).all():
+        return 0.0
+    error = relative_max_error(x, expected)
+    return np.inf if np.isnan(error) else error
+
+
+def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
+    """max |x - y| as a share of the largest element of either; 0 where all are zero."""
+    if not x.size:
+        return 0.0
+    largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which no tolerance lets pass
+        return float(np.abs(x - y).max()) / largest if largest else 0.0
+
+
+# ---- Agreements that are stored
+
+
+@functools.cache
+def sources() -> str:
+    """The digest of all files that make the fast way of a device: kernels, and what launches them."""
+    digest = hashlib.sha256()
+    device, ops = (resources.files(f"xpcap.{room}") for room in ("device", "ops"))
+    for folder in (device, ops, ops.joinpath("cuda")):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if file.name.endswith((".py", ".cu", ".cuh")):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _file(key: tuple[str, ...]) -> Path:
+    name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+    return probe.kernel_cache() / f"xpcap-agreement-{name}.txt"
+
+
+def is_stored(key: tuple[str, ...]) -> bool:
+    """True if this machine has an agreement on this work; False where its file cannot be read."""
+    try:
+        return _file(key).read_text(encoding="utf-8") == "\n".join(key)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def store(key: tuple[str, ...]) -> None:
+    """Store an agreement beside CuPy's kernels; where that cannot be, the next process checks again."""
+    with contextlib.suppress(OSError):
+        _file(key).parent.mkdir(parents=True, exist_ok=True)
+        _file(key).write_text("\n".join(key), encoding="utf-8")

@@ -1,0 +1,61 @@
+"""A step of training and of scoring, by which the fast way of a device is checked."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import Array, to_numpy
+from xpcap.data.loader import BatchLoader
+from xpcap.memory import Workspace
+from xpcap.models.batch import Batch, Layout, pack
+from xpcap.models.parameters import Parameters
+from xpcap.selfcheck import Results
+from xpcap.training.losses import LossBuffer
+from xpcap.training.objectives import Objective, features_for
+
+TRIES = 20  # batches that are drawn for one that fits the layout; nearly all do
+FEW = 64  # captions of the step that is not padded, as the last of an epoch
+Update = Callable[[Parameters, Parameters], Array]  # of parameters by gradients; returns the norm
+
+
+def trial_batch(
+    loader: BatchLoader, objective: Objective, null: int, V: int, n: int, layout: Layout | None
+) -> Batch:
+    """n captions of the train split that fit the layout, with weights if the objective has them."""
+    count, rng = len(loader.split("train").captions), np.random.default_rng(0)
+    for _ in range(TRIES):
+        batch = loader.minibatch("train", rng.integers(0, count, n))
+        if layout is None or pack(batch.captions, null, layout=layout, V=V).padded:
+            break
+    weights = np.resize([1.0, -0.5], n) if objective.copies > 1 else None
+    return batch._replace(step=0, weights=weights, total=float(n))
+
+
+def trial_step(
+    model: Any, objective: Objective, batch: Batch, workspace: Workspace, update: Update
+) -> Results:
+    """Results of a step with a copy of the model, by name, on the host.
+
+    Cross entropy is compared, whatever the objective: sampled captions may differ by rounding. What
+    follows the gradients begins from numbers that both ways share, since Adam divides gradients by
+    their size, however small.
+    """
+    model, results = copy.copy(model), dict[str, Any]()
+    few = batch.take(slice(0, FEW))._replace(step=0)
+    for title, part, memory in (
+        ("", batch, workspace),
+        (" of few captions", few, Workspace(model.params.flat)),
+    ):
+        features = features_for(model, part)
+        options = part.options | objective.terms.given
+        loss, grads = model.loss(features, part.captions, workspace=memory, **options)
+        results[f"loss{title}"] = float(loss)
+        results |= {f"d{name}{title}": to_numpy(grad).copy() for name, grad in grads.items()}
+    grads.flat[...] = model.params.flat
+    norm, record = update(model.params, grads), LossBuffer(grads.flat, 1)
+    record.add(norm, norm)
+    score = model.score(batch.features, batch.captions)
+    results |= {f"updated {name}": to_numpy(w) for name, w in model.params.items()}
+    return results | {"norm": record.losses[0], "nll": float(score.nll)}
