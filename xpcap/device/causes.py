@@ -3,8 +3,9 @@
 import functools
 import importlib.metadata
 import platform
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,6 +20,16 @@ CARDS = {12: (5, 0), 13: (7, 5)}
 PYTORCH = {12: "before 2.11", 13: "2.11 or newer"}
 
 
+# By the status of CUDA, where driver, card and libraries are as they should be
+STATUSES = {
+    2: ("free memory on the device", "nvidia-smi shows who has it"),
+    46: ("a device that takes one more process", "nvidia-smi shows who has it to itself"),
+    100: ("a visible device", "does CUDA_VISIBLE_DEVICES hide it?"),
+    802: ("a device that is ready", "cards with NVSwitch need the service nvidia-fabricmanager"),
+    803: ("the driver's parts in one version", "was it updated? restart the machine"),
+}
+
+
 class Cause(NamedTuple):
     """The need of a device that cannot be used, and the likely cause or a remedy; both end a message."""
 
@@ -26,26 +37,130 @@ class Cause(NamedTuple):
     cause: str = ""
 
 
-# By type and status of an error, where driver, card and libraries are as they should be
-CAUSES: Mapping[tuple[str, int | None], Cause] = {
-    ("CUDARuntimeError", 2): Cause("free memory on the device", "nvidia-smi shows who has it"),
-    ("CUDARuntimeError", 46): Cause(
-        "a device that takes one more process", "nvidia-smi shows who has it to itself"
-    ),
-    ("CUDARuntimeError", 100): Cause("a visible device", "does CUDA_VISIBLE_DEVICES hide it?"),
-    ("CUDARuntimeError", 802): Cause(
-        "a device that is ready", "cards with NVSwitch need the service nvidia-fabricmanager"
-    ),
-    ("CUDARuntimeError", 803): Cause(
-        "the driver's parts in one version", "was it updated? restart the machine"
-    ),
-}
-ROCM = Cause("CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU")
+class Facts(NamedTuple):
+    """What is known of a machine."""
+
+    error: Exception | None = None
+    packages: Sequence[str] = ()  # that bring CuPy: of two, the later has overwritten the other
+    rocm: bool = False
+    built: int = 0  # the major version of CUDA that CuPy is built for; 0: it cannot be imported
+    driver: int = 0  # the newest that the driver supports; 0: there is no driver
+    card: tuple[int, int] | None = None  # its compute capability, if it is visible
+    parts: Mapping[str, Any] = {}  # see `parts_of_cuda`
+    conda: bool = False
+    jetson: bool = False
+    wsl: bool = False
+
+    def command(self, cuda: int) -> str:
+        """The command that installs CuPy for a version of CUDA, and the parts of CUDA it needs."""
+        if self.from_conda:
+            return f"conda install -c conda-forge cupy cuda-version={cuda}"
+        if self.jetson:  # the CUDA of the extra is for servers
+            return f"pip install . cupy-cuda{cuda}x"
+        return install(f"cuda{cuda}")
+
+    def instead(self, cuda: int) -> str:
+        """The commands that replace every installed CuPy by one for a version of CUDA."""
+        wheels = [name for name in self.packages if not (self.from_conda and name == "cupy")]
+        if not wheels:
+            return self.command(cuda)
+        reinstall = " --force-reinstall" if self.from_conda else ""  # the wheels shared its files
+        return f"pip uninstall -y {' '.join(wheels)}, then {self.command(cuda)}{reinstall}"
+
+    @property
+    def from_conda(self) -> bool:
+        """True if CuPy comes from conda, or has to."""
+        return self.conda and (not self.packages or "cupy" in self.packages)
 
 
-def library_name(version: int) -> str:
-    """The file name of cuBLAS of a major version; on Linux, more of its version may follow."""
-    return f"cublas64_{version}.dll" if sys.platform == "win32" else f"libcublas.so.{version}"
+def rows(f: Facts) -> Iterator[tuple[object, str, str]]:
+    """What is observed, what is expected, and the likely cause or a remedy, which the first row that
+    fits tells.
+    """
+    names, newest = " and ".join(f.packages), max(DRIVERS)
+    yield (
+        isinstance(f.error, OSError) and f.error.filename,  # a library's OSError has none
+        "a folder for CuPy's compiled kernels",
+        "set CUPY_CACHE_DIR to one you may write to",
+    )
+    yield f.rocm, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"
+    if not f.built:
+        wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
+        anew = f.instead(int(wheel[1]) if wheel else newest)
+        either = "write 12 for 13 where nvidia-smi shows CUDA 12"
+        unfit = f"{names} is damaged, or does not fit this NumPy: {anew}"
+        yield not names, "", f"{anew} installs it for an NVIDIA GPU; {either}"
+        yield len(f.packages) > 1, "one CuPy", f"{names} overwrite each other: {anew}; {either}"
+        yield True, "a CuPy that can be imported", unfit
+
+    where = " on Windows, never inside WSL" if f.wsl else ""
+    card, oldest = f.card or max(CARDS.values()), CARDS.get(f.built, (0, 0))
+    usable = [cuda for cuda in DRIVERS if cuda <= f.driver and card >= CARDS[cuda]]
+    best = max(usable, default=f.built)
+    take = f"take CUDA {best}: {f.instead(best)}" if usable else ""
+    yield (
+        not f.driver,
+        "NVIDIA's driver",
+        f"install it{where}; nvidia-smi should then list the card",
+    )
+    yield (
+        f.driver < f.built,
+        f"a driver for CUDA {f.built}, {DRIVERS.get(f.built, 'the newest')} or newer",
+        ", or ".join(filter(None, (f"update the driver{where}", take))),
+    )
+    yield (
+        card < oldest,
+        f"compute capability {'.'.join(map(str, oldest))} for CUDA {f.built}",
+        "; ".join(filter(None, ("the card is older", take))),
+    )
+    clash = f"{names} overwrite each other: {f.instead(best)}"
+    yield f.card and len(f.packages) > 1, "one CuPy", clash
+
+    command = f.command(f.built)
+    missing = ", ".join(title for title, part in f.parts.items() if part is None)
+    damaged = ", ".join(title for title, part in f.parts.items() if isinstance(part, Exception))
+    again = f"a file of CUDA is damaged or missing; {command} --force-reinstall brings it"
+    yield f.jetson and (missing or damaged), missing or damaged, "JetPack brings CUDA"
+    yield missing, missing, f"{command} installs what CuPy needs of CUDA"
+    yield damaged, f"{damaged} that can be loaded", again
+    path = getattr(f.parts.get("cuBLAS"), "abs_path", None) or ""
+    version = re.search(r"cublas(?:64_|\.so\.)(\d+)", path.lower())
+    cuda = int(version[1]) if version else f.built
+    another = f"cuBLAS of CUDA {f.built}, not {path}"
+    torch = f"beside PyTorch {PYTORCH.get(cuda)}, which brings CUDA {cuda}, take cuda{cuda}"
+    alone = "install xpcap where no PyTorch is: python -m venv .venv"
+    yield cuda != f.built and cuda in usable, another, f"{torch}: {f.instead(cuda)}"
+    yield cuda != f.built, another, f"driver or card are too old for it; {alone}"
+    if type(f.error).__name__ == "CUDARuntimeError":
+        status: Any = getattr(f.error, "status", None)
+        yield status in STATUSES, *STATUSES.get(status, ("", ""))
+
+
+def cause_of(
+    error: Exception | None,
+    cupy: ModuleType | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> Cause:
+    """The likely cause of an error of the import, or of a device with its properties, if visible."""
+    runtime, names = cupy and cupy.cuda.runtime, packages()
+    facts = Facts(
+        error,
+        names,
+        rocm=runtime.is_hip if runtime else any("rocm" in name or "amd" in name for name in names),
+        built=runtime.runtimeGetVersion() // 1000 if runtime else 0,
+        driver=runtime.driverGetVersion() // 1000 if runtime else 0,
+        card=(card["major"], card["minor"]) if card else None,
+        parts=parts_of_cuda() if card else {},
+        conda=Path(sys.prefix, "conda-meta").is_dir(),
+        jetson="tegra" in platform.release(),
+        wsl="microsoft" in platform.release().lower(),
+    )
+    return cause_by(facts)
+
+
+def cause_by(facts: Facts) -> Cause:
+    """The likely cause by what is known of a machine."""
+    return next((Cause(*texts) for observed, *texts in rows(facts) if observed), Cause())
 
 
 def version(number: int) -> str:
@@ -55,14 +170,15 @@ def version(number: int) -> str:
 
 def versions(cupy: ModuleType) -> str:
     """The CUDA that this CuPy was built for, and the CUDA that the driver supports."""
-    built, driver = _built_and_driver(cupy)
+    runtime = cupy.cuda.runtime
+    built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
     supports = f"a driver for CUDA {version(driver)}" if driver else "no NVIDIA driver"
     return f"CUDA {version(built)}, {supports}"
 
 
 @functools.cache  # it reads the metadata of every installed package
 def packages() -> list[str]:
-    """The installed packages that bring CuPy: of two, the later has overwritten the other."""
+    """The installed packages that bring CuPy."""
     names = importlib.metadata.packages_distributions().get("cupy", [])
     return sorted({name for name in names if name})
 
@@ -74,42 +190,7 @@ def named() -> str:
 
 def nccl_package(cupy: ModuleType) -> str:
     """The package with the NCCL that this CuPy loads."""
-    built, _ = _built_and_driver(cupy)
-    return f"nvidia-nccl-cu{built // 1000}"
-
-
-def _built_and_driver(cupy: ModuleType) -> tuple[int, int]:
-    runtime = cupy.cuda.runtime
-    return runtime.runtimeGetVersion(), runtime.driverGetVersion()
-
-
-def command(cuda: int) -> str:
-    """The command that installs CuPy for a version of CUDA, and the parts of CUDA it needs."""
-    if _has_condas_cupy():
-        return f"conda install -c conda-forge cupy cuda-version={cuda}"
-    if _on_jetson():  # the CUDA of the extra is for servers
-        return f"pip install . cupy-cuda{cuda}x"
-    return install(f"cuda{cuda}")
-
-
-def commands_instead(cuda: int) -> str:
-    """The commands that replace every installed CuPy by one for a version of CUDA."""
-    from_conda = _has_condas_cupy()
-    wheels = [name for name in packages() if not (from_conda and name == "cupy")]
-    if not wheels:
-        return command(cuda)
-    reinstall = " --force-reinstall" if from_conda else ""  # the wheels shared its files
-    return f"pip uninstall -y {' '.join(wheels)}, then {command(cuda)}{reinstall}"
-
-
-def _has_condas_cupy() -> bool:
-    """True if CuPy comes from conda, or has to."""
-    names = packages()
-    return Path(sys.prefix, "conda-meta").is_dir() and (not names or "cupy" in names)
-
-
-def _on_jetson() -> bool:
-    return "tegra" in platform.release()
+    return f"nvidia-nccl-cu{cupy.cuda.runtime.runtimeGetVersion() // 1000}"
 
 
 def parts_of_cuda() -> dict[str, Any]:
@@ -134,75 +215,3 @@ def parts_of_cuda() -> dict[str, Any]:
         except (OSError, RuntimeError) as error:  # a damaged file, or one that it needs is missing
             parts[title] = error
     return parts
-
-
-def cause_of_import() -> Cause:
-    """The likely cause of a CuPy that cannot be imported."""
-    names = packages()
-    oldest, newest = min(DRIVERS), max(DRIVERS)
-    either = f"write {oldest} for {newest} where nvidia-smi shows CUDA {oldest}"
-    if not names:
-        return Cause("", f"{command(newest)} installs it for an NVIDIA GPU; {either}")
-    if any("rocm" in name or name == "amd-cupy" for name in names):
-        return ROCM
-    if len(names) > 1:
-        return _clash(f"{commands_instead(newest)}; {either}")
-    cuda = next((cuda for cuda in DRIVERS if names == [f"cupy-cuda{cuda}x"]), newest)
-    cause = f"{names[0]} is damaged, or does not fit this NumPy: {commands_instead(cuda)}"
-    return Cause("a CuPy that can be imported", cause)
-
-
-def cause_of(error: Exception, cupy: ModuleType, card: Mapping[str, Any] | None) -> Cause:
-    """The likely cause of an error of a device, whose properties are known if it is visible."""
-    built, driver = (number // 1000 for number in _built_and_driver(cupy))
-    if not driver:
-        install_it = _on_windows("install it")
-        return Cause("NVIDIA's driver", f"{install_it}; nvidia-smi should then list the card")
-    capability = (card["major"], card["minor"]) if card is not None else max(CARDS.values())
-    usable = [cuda for cuda in DRIVERS if cuda <= driver and capability >= CARDS[cuda]]
-    change = [f"take CUDA {usable[-1]}: {commands_instead(usable[-1])}"] if usable else []
-    if driver < built:
-        expected = f"a driver for CUDA {built}, {DRIVERS.get(built, 'the newest')} or newer"
-        return Cause(expected, ", or ".join([_on_windows("update the driver"), *change]))
-    if card is not None:
-        if capability < (oldest := CARDS.get(built, (0, 0))):
-            expected = f"compute capability {'.'.join(map(str, oldest))} for CUDA {built}"
-            return Cause(expected, "; ".join(["the card is older", *change]))
-        if len(packages()) > 1:
-            return _clash(commands_instead(usable[-1] if usable else built))
-        if cause := _cause_in_parts(built, usable):
-            return cause
-    return CAUSES.get((type(error).__name__, getattr(error, "status", None)), Cause())
-
-
-def _on_windows(remedy: str) -> str:
-    """A remedy for the driver; in WSL, Windows has it."""
-    in_wsl = "microsoft" in platform.release().lower()
-    return f"{remedy} on Windows, never inside WSL" if in_wsl else remedy
-
-
-def _clash(commands: str) -> Cause:
-    return Cause("one CuPy", f"{named()} overwrite each other: {commands}")
-
-
-def _cause_in_parts(built: int, usable: list[int]) -> Cause | None:
-    """The part of CUDA that is missing, damaged or of another version; None: all are there."""
-    parts, source = parts_of_cuda(), "JetPack" if _on_jetson() else command(built)
-    if lacks := [title for title, part in parts.items() if part is None]:
-        expected = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
-        return Cause(expected, f"{source} installs what CuPy needs of CUDA")
-    for title, part in parts.items():
-        if isinstance(part, Exception):
-            again = source if _on_jetson() else f"{source} --force-reinstall"
-            cause = f"a file of CUDA is damaged or missing; {again} brings it"
-            return Cause(f"{title} that can be loaded", cause)
-    path = getattr(parts.get("cuBLAS"), "abs_path", None) or ""
-    if not path or library_name(built) in path.lower():
-        return None
-    expected = f"cuBLAS of CUDA {built}, not {path}"
-    for cuda in usable:
-        if library_name(cuda) in path.lower():
-            beside = f"beside PyTorch {PYTORCH[cuda]}, which brings CUDA {cuda}, take cuda{cuda}"
-            return Cause(expected, f"{beside}: {commands_instead(cuda)}")
-    cause = "driver or card are too old for it; install xpcap where no PyTorch is"
-    return Cause(expected, f"{cause}: python -m venv .venv")

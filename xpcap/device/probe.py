@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xpcap.device import cublas
-from xpcap.device.causes import ROCM, Cause, cause_of, cause_of_import, named, versions
+from xpcap.device.causes import Cause, cause_of, named, versions
 from xpcap.device.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
 from xpcap.progress import say
@@ -84,18 +84,6 @@ def first_line(error: BaseException) -> str:
 def _of_import(error: Exception) -> str:
     """Type and first line of what CuPy wraps into a page of advice."""
     return first_line(error.__cause__ or error)
-
-
-def _unwritable(error: Exception) -> Cause | None:
-    """The cause if CuPy could not write its compiled kernels.
-
-    A library that cannot be loaded is an OSError too, without a file's name.
-    """
-    if not isinstance(error, OSError) or error.filename is None:
-        return None
-    return Cause(
-        "a folder for CuPy's compiled kernels", "set CUPY_CACHE_DIR to one you may write to"
-    )
 
 
 def is_device_error(error: BaseException) -> bool:
@@ -203,12 +191,11 @@ def cupy_status(device: int, plain: bool) -> BackendStatus:
         cupy = load()
         cuda = versions(cupy)
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        why = _unwritable(error) or cause_of_import()
         reason = f"cupy cannot be imported ({_of_import(error)})"
-        return BackendStatus("cupy", False, "", (), reason, *why)
+        return BackendStatus("cupy", False, "", (), reason, *cause_of(error))
     if cupy.cuda.runtime.is_hip:
         reason = f"{named()} computes on AMD's GPUs, by ROCm"
-        return BackendStatus("cupy", False, cupy.__version__, (), reason, *ROCM)
+        return BackendStatus("cupy", False, cupy.__version__, (), reason, *cause_of(None, cupy))
     cards: tuple[str, ...] = ()
     card, reason, why = None, "", Cause()
     try:
@@ -222,7 +209,7 @@ def cupy_status(device: int, plain: bool) -> BackendStatus:
             with current(cupy, device):
                 prove(cupy, cards[device], plain)
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        why = _unwritable(error) or cause_of(error, cupy, card)
+        why = cause_of(error, cupy, card)
         details = f"{first_line(error)}; {named()} for {cuda}"
         reason = f"no usable CUDA device ({details})"
         if len(cards) > 1:
