@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,17 +16,18 @@ import pytest
 from commands import good
 from emulated import install_or_skip
 from emulated.cuda import get_device_properties
-from programs import program
+from packaging.specifiers import SpecifierSet
+from programs import ROOT, program
 from refusals import refuses
 
 import xpcap
 from xpcap.device import causes, probe
-from xpcap.device.causes import Facts, cause_by
+from xpcap.device.causes import RANGE, Facts, admits, cause_by
 from xpcap.distributed.mpi import NCCL, Staged
 from xpcap.errors import BackendError
 
 PIP = "pip install '.[cuda13]'"
-CONDA = "conda install -c conda-forge cupy cuda-version=13"
+CONDA = f"conda install -c conda-forge 'cupy{RANGE}' cuda-version=13"
 EITHER = "write 12 for 13 where nvidia-smi shows CUDA 12"
 CUPY12, CUPY13 = ["cupy-cuda12x"], ["cupy-cuda13x"]
 FROM_12 = f"pip uninstall -y cupy-cuda12x, then {PIP}"
@@ -69,6 +71,11 @@ def cublas(path: str) -> dict[str, Any]:
             {"error": OSError(13, "denied", "~/.cupy")},
             "a folder for CuPy's compiled kernels",
             "set CUPY_CACHE_DIR to one you may write to",
+        ),
+        (
+            {"version": "14.0.1", "packages": CUPY12, "built": 12},
+            "CuPy 13.6, or 14.1.1 and newer, below 15",
+            "pip uninstall -y cupy-cuda12x, then pip install '.[cuda12]'",
         ),
         # driver and card
         ({"driver": 0}, "NVIDIA's driver", "install it; nvidia-smi should then list the card"),
@@ -115,7 +122,7 @@ def cublas(path: str) -> dict[str, Any]:
             {"packages": CUPY13, "driver": 12, "jetson": True},
             "a driver for CUDA 13, 580 or newer",
             "update the driver, or take CUDA 12: pip uninstall -y cupy-cuda13x, then pip install ."
-            " cupy-cuda12x",
+            f" 'cupy-cuda12x{RANGE}'",
         ),
         # the parts of CUDA
         (
@@ -149,6 +156,11 @@ def cublas(path: str) -> dict[str, Any]:
             "cuBLAS of CUDA 12, not cublas64_13.DLL",
             "driver or card are too old for it; install xpcap where no PyTorch is: python -m venv"
             " .venv",
+        ),
+        (
+            {"error": ImportError("libcublas.so.13: cannot open shared object file")},
+            "a CUDA toolkit for CuPy 13",
+            f"a newer one needs none: pip uninstall -y cupy-cuda13x, then {PIP}",
         ),
         # CUDA's status
         *(
@@ -294,6 +306,30 @@ def test_a_cupy_for_rocm_is_told_that_cuda_is_needed(
         cause="xpcap needs CUDA",
     ):
         xpcap.use_backend("cupy")
+
+
+@pytest.mark.parametrize("version", ["13.5.1", "14.0.1", "14.1.0", "15.0.0rc1"])
+def test_a_cupy_out_of_range_is_refused_by_name(
+    version: str, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["cupy"], "__version__", version)
+    with refuses(
+        BackendError,
+        got=f"cupy-cuda13x is CuPy {version}",
+        expected="CuPy 13.6, or 14.1.1 and newer, below 15",
+        cause=f"pip uninstall -y cupy-cuda13x, then {PIP}",
+    ):
+        xpcap.use_backend("cupy")
+
+
+def test_the_range_of_cupy_is_one_in_code_and_packages() -> None:
+    versions = "12.3.0 13.5.1 13.6.0 13.6.1 14.0.0 14.0.1 14.1.0 14.1.1 14.2.0 15.0.0 15.0.0rc1"
+    for version in versions.split():
+        assert admits(version) == SpecifierSet(RANGE).contains(version, prereleases=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for extra, name in (("cuda12", "cuda12x"), ("cuda13", "cuda13x"), ("kernels", "cuda13x")):
+        assert extras[extra][0].partition(";")[0] == f"cupy-{name}{RANGE}"
 
 
 def test_a_device_that_works_is_shown_with_driver_and_cuda(runtime: Any) -> None:

@@ -90,9 +90,17 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> ndar
 
 
 def sort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
+    methods.stable(kind)
     x = a.flatten() if axis is None else copy(a)
-    x.sort(-1 if axis is None else axis, kind)
+    x.sort(-1 if axis is None else axis)
     return x
+
+
+def argsort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
+    """Its method has no `kind` in CuPy 13."""
+    methods.stable(kind)
+    array(a, "argsort")
+    return a.argsort(axis)
 
 
 def shares_memory(a: Any, b: Any, max_work: Any = None) -> bool:
@@ -107,11 +115,11 @@ HERE: dict[str, Function] = {
     f.__name__: f
     for f in (
         *(getattr(creation, name) for name in CREATION),
-        *(concatenate, stack, copy, tile, reshape, searchsorted, sort, shares_memory),
+        *(concatenate, stack, copy, tile, reshape, searchsorted, sort, argsort, shares_memory),
         *(elementwise.where, products.dot, products.vdot),
     )
 }
-TO_METHOD = (*methods.REDUCTIONS, "ravel", "take", "argsort", "nonzero")
+TO_METHOD = (*methods.REDUCTIONS, "ravel", "take", "nonzero")
 
 
 def _method(name: str) -> Function:

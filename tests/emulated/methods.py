@@ -230,18 +230,18 @@ def _is_adjacent(host: np.ndarray, axis: Any) -> bool:
 
 
 def argsort(self: ndarray, axis: Any = -1, kind: Any = None) -> ndarray:
-    _stable(kind)
+    stable(kind)
     EMULATOR.launch("sort", "argsort", self.nbytes, SCRATCH)
     return wrap(np.argsort(array(self, "argsort"), axis, kind="stable"))
 
 
 def sort(self: ndarray, axis: int = -1, kind: Any = None) -> None:
-    _stable(kind)
+    stable(kind)
     EMULATOR.launch("sort", "sort", SCRATCH)
     array(self, "sort").sort(axis, kind="stable")
 
 
-def _stable(kind: Any) -> None:
+def stable(kind: Any) -> None:
     if kind not in (None, "stable"):
         raise ValueError(f"cupy sorts stably and knows kinds None and 'stable', got {kind!r}")
 

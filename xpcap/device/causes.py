@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 from xpcap.errors import install
 
+# The admitted versions of CuPy, as in pyproject.toml. 13 needs CUDA's toolkit; 14.0
+# and 14.1.0 may compile with the NVRTC of a package and the headers of a toolkit (cupy#9719)
+RANGE = ">=13.6,!=14.0.*,!=14.1.0,<15"
+IN_WORDS = "CuPy 13.6, or 14.1.1 and newer, below 15"
 # By the major version of CUDA that CuPy is built for: the oldest driver, on Linux, and the oldest
 # card, by its compute capability; 13 no longer runs on V100 and P100
 DRIVERS = {12: 525, 13: 580}
@@ -42,6 +46,7 @@ class Facts(NamedTuple):
 
     error: Exception | None = None
     packages: Sequence[str] = ()  # that bring CuPy: of two, the later has overwritten the other
+    version: str = ""  # of CuPy
     rocm: bool = False
     built: int = 0  # the major version of CUDA that CuPy is built for; 0: it cannot be imported
     driver: int = 0  # the newest that the driver supports; 0: there is no driver
@@ -54,9 +59,9 @@ class Facts(NamedTuple):
     def command(self, cuda: int) -> str:
         """The command that installs CuPy for a version of CUDA, and the parts of CUDA it needs."""
         if self.from_conda:
-            return f"conda install -c conda-forge cupy cuda-version={cuda}"
+            return f"conda install -c conda-forge 'cupy{RANGE}' cuda-version={cuda}"
         if self.jetson:  # the CUDA of the extra is for servers
-            return f"pip install . cupy-cuda{cuda}x"
+            return f"pip install . 'cupy-cuda{cuda}x{RANGE}'"
         return install(f"cuda{cuda}")
 
     def instead(self, cuda: int) -> str:
@@ -77,7 +82,9 @@ def rows(f: Facts) -> Iterator[tuple[object, str, str]]:
     """What is observed, what is expected, and the likely cause or a remedy, which the first row that
     fits tells.
     """
-    names, newest = " and ".join(f.packages), max(DRIVERS)
+    names = " and ".join(f.packages)
+    wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
+    anew = f.instead(f.built or (int(wheel[1]) if wheel else max(DRIVERS)))
     yield (
         isinstance(f.error, OSError) and f.error.filename,  # a library's OSError has none
         "a folder for CuPy's compiled kernels",
@@ -85,13 +92,12 @@ def rows(f: Facts) -> Iterator[tuple[object, str, str]]:
     )
     yield f.rocm, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"
     if not f.built:
-        wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
-        anew = f.instead(int(wheel[1]) if wheel else newest)
         either = "write 12 for 13 where nvidia-smi shows CUDA 12"
         unfit = f"{names} is damaged, or does not fit this NumPy: {anew}"
         yield not names, "", f"{anew} installs it for an NVIDIA GPU; {either}"
         yield len(f.packages) > 1, "one CuPy", f"{names} overwrite each other: {anew}; {either}"
         yield True, "a CuPy that can be imported", unfit
+    yield f.version and not admits(f.version), IN_WORDS, anew
 
     where = " on Windows, never inside WSL" if f.wsl else ""
     card, oldest = f.card or max(CARDS.values()), CARDS.get(f.built, (0, 0))
@@ -123,6 +129,8 @@ def rows(f: Facts) -> Iterator[tuple[object, str, str]]:
     yield f.jetson and (missing or damaged), missing or damaged, "JetPack brings CUDA"
     yield missing, missing, f"{command} installs what CuPy needs of CUDA"
     yield damaged, f"{damaged} that can be loaded", again
+    lacks_library = not f.parts and "cannot open shared object" in str(f.error)
+    yield f.card and lacks_library, "a CUDA toolkit for CuPy 13", f"a newer one needs none: {anew}"
     path = getattr(f.parts.get("cuBLAS"), "abs_path", None) or ""
     version = re.search(r"cublas(?:64_|\.so\.)(\d+)", path.lower())
     cuda = int(version[1]) if version else f.built
@@ -146,6 +154,7 @@ def cause_of(
     facts = Facts(
         error,
         names,
+        cupy.__version__ if cupy else "",
         rocm=runtime.is_hip if runtime else any("rocm" in name or "amd" in name for name in names),
         built=runtime.runtimeGetVersion() // 1000 if runtime else 0,
         driver=runtime.driverGetVersion() // 1000 if runtime else 0,
@@ -161,6 +170,19 @@ def cause_of(
 def cause_by(facts: Facts) -> Cause:
     """The likely cause by what is known of a machine."""
     return next((Cause(*texts) for observed, *texts in rows(facts) if observed), Cause())
+
+
+def admits(version: str) -> bool:
+    """True for a version of CuPy in `RANGE`."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    return (13, 6) <= numbers < (14,) or (14, 1, 1) <= numbers < (15,)
+
+
+def unsuited(cupy: ModuleType) -> str:
+    """The reason why no device can be used by this CuPy, or an empty string."""
+    if cupy.cuda.runtime.is_hip:
+        return f"{named()} computes on AMD's GPUs, by ROCm"
+    return "" if admits(cupy.__version__) else f"{named()} is CuPy {cupy.__version__}"
 
 
 def version(number: int) -> str:

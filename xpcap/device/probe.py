@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xpcap.device import cublas
-from xpcap.device.causes import Cause, cause_of, named, versions
+from xpcap.device.causes import Cause, cause_of, named, unsuited, versions
 from xpcap.device.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
 from xpcap.progress import say
@@ -193,8 +193,7 @@ def cupy_status(device: int, plain: bool) -> BackendStatus:
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         reason = f"cupy cannot be imported ({_of_import(error)})"
         return BackendStatus("cupy", False, "", (), reason, *cause_of(error))
-    if cupy.cuda.runtime.is_hip:
-        reason = f"{named()} computes on AMD's GPUs, by ROCm"
+    if reason := unsuited(cupy):
         return BackendStatus("cupy", False, cupy.__version__, (), reason, *cause_of(None, cupy))
     cards: tuple[str, ...] = ()
     card, reason, why = None, "", Cause()
