@@ -6,7 +6,7 @@ VENV := .venv/bin/python
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
-	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
+	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU; XPCAP_REQUIRE_GPU=1 makes a GPU that is not usable an error"
 	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
 	@echo "make nightly    tests that take longer still, such as the sanitizers of all kernels; bash .ci/nightly runs them, fuzz and kill-test"
 	@echo "make kernels-check  after a change of a kernel: NVRTC for every architecture, and the sanitizers; writes down what was checked"
@@ -31,11 +31,17 @@ help:
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# What the tests of the CuPy path, of photographs, of several processes, of a web service and of an older threadpoolctl need beside that. No CuPy exists for other systems; there the tests skip, with the reason.
+# CuPy for the driver's CUDA, of which nvidia-smi prints "CUDA Version: 12.4" or "CUDA UMD Version: 13.3", and for every card: 13 takes none below 7.5. Without a GPU, CuPy's names and NVRTC.
+DRIVER_CUDA = $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA \(UMD \)*Version: *\([0-9]*\).*/\2/p')
+OLD_CARDS = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | awk '$$1 < 7.5')
+CUPY = $(if $(DRIVER_CUDA),$(if $(filter 12,$(DRIVER_CUDA))$(OLD_CARDS),cuda12,cuda13),kernels)
+
+# What the tests of the CuPy path, of photographs, of several processes, of a web service and of an older threadpoolctl need beside that. Two wheels of CuPy clash, so an earlier one goes. No CuPy exists for other systems; there the tests skip, with the reason.
 .venv/kernels: .venv/ready
 	@if [ "$$($(VENV) -c 'import platform; print(platform.system(), platform.libc_ver()[0])')" = "Linux glibc" ]; then \
-		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,mpi,export,serve]'"; \
-		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[kernels,images,heic,mpi,export,serve]'; \
+		echo "$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[$(CUPY),images,heic,mpi,export,serve]'"; \
+		$(VENV) -m pip uninstall -qq --yes --disable-pip-version-check cupy-cuda12x cupy-cuda13x; \
+		$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[$(CUPY),images,heic,mpi,export,serve]'; \
 		$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/threadpoolctl-3.7 threadpoolctl==3.7.0; \
 	else echo "no CuPy for this system: tests of the emulated device, of photographs and of several processes will skip"; fi
 	@touch $@

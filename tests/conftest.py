@@ -28,6 +28,12 @@ from xpcap.verify import Row, verify
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
 
 
+def pytest_configure() -> None:
+    """Where a GPU has to be tested, one that is not usable is an error with the probe's reason."""
+    if os.environ.get("XPCAP_REQUIRE_GPU", "0") != "0" and not CUPY.usable:
+        raise pytest.UsageError(f"XPCAP_REQUIRE_GPU: {CUPY.why}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked gpu need a device: skipped with the probe's own reason where there is none."""
     if not CUPY.usable:

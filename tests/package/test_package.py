@@ -183,6 +183,44 @@ def test_a_night_runs_all_parts_by_one_seed_and_sums_them_up(failing: str, tmp_p
     assert summary == "; ".join(["night 7", *lines])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="tests install CuPy on Linux alone")
+@pytest.mark.parametrize(
+    ("banner", "card", "extra"),
+    [
+        ("Driver Version: 550.54.14      CUDA Version: 12.4     |", "9.0", "cuda12"),
+        ("Driver Version: 580.65.06      CUDA Version: 13.0     |", "7.5\n12.0", "cuda13"),
+        ("KMD Version: 610.57.04     CUDA UMD Version: 13.3     |", "8.6", "cuda13"),
+        ("Driver Version: 580.65.06      CUDA Version: 13.0     |", "9.0\n7.0", "cuda12"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the driver.", "", "kernels"),
+    ],
+)
+def test_tests_install_the_cupy_that_driver_and_cards_take(
+    banner: str, card: str, extra: str, tmp_path: Path
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\n[ "$1" ] && echo "{card}" || echo "| {banner}"\n')
+    smi.chmod(0o755)
+    made = subprocess.run(
+        ["make", "--dry-run", "--always-make", ".venv/kernels"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(re.findall(r"'\.\[(\w+),images", made.stdout)) == {extra}
+
+
+def test_a_gpu_that_is_required_and_not_usable_is_an_error_with_the_reason() -> None:
+    code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ["-p", "no:cacheprovider", "tests/ops/test_kernels.py"]
+    hidden = {"CUDA_VISIBLE_DEVICES": "-1", "XPCAP_REQUIRE_GPU": "1"}
+    ended = program(code, *arguments, flags=(), status=pytest.ExitCode.USAGE_ERROR, **hidden)
+    assert re.search(
+        "XPCAP_REQUIRE_GPU: .*(no usable CUDA device|cannot be imported)", ended.stderr
+    )
+
+
 def test_extras_that_messages_and_docs_install_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
