@@ -45,8 +45,10 @@ from xpcap.options import kinds
 
 CELLS = {name: cell for name, cell in layers.CELLS.items() if isinstance(cell, Pointwise)}
 CELLS = {"lstm": CELLS.pop("lstm"), **CELLS}  # first: it has kernels
-# Largest difference from the equation in float64, relative to the largest value of an array
-TOLERANCES = {"float32": 1e-6, "float64": 2e-15}
+# Largest difference from the equation in float64, relative to the largest value of an array: on the
+# host or the emulated device, and on a card. Emulated, a card's roundings alone take 74 % of the
+# first, and a product summed in order 92 %; no card has shown what its cuBLAS takes.
+TOLERANCES = {"float32": (1e-6, 3e-6), "float64": (2e-15, 1e-14)}
 
 
 class Draw:
@@ -828,13 +830,13 @@ def run(
     return flat([returned, *(x for number, x in enumerate(copies) if number != scratch)])
 
 
-def check_equals_equation(version: Ops, op: str, dtype: str) -> None:
+def check_equals_equation(version: Ops, op: str, dtype: str, card: bool = False) -> None:
     """A version and the equation in float64, in the backend in force: results, and all arguments."""
     draw = Draw(dtype, device=not isinstance(version, ops.HostOps))
     for number, call in enumerate(TABLE[op].calls(draw)):
         for ours, theirs in compared(version, op, call):
             assert ours.dtype == (dtype if theirs.dtype == np.float64 else theirs.dtype)
-            atol = TOLERANCES[dtype] * largest(theirs)
+            atol = TOLERANCES[dtype][card] * largest(theirs)
             where = f"{op} of {type(version).__name__}, call {number}: an array {theirs.shape}"
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=where)
 

@@ -114,7 +114,7 @@ def test_host_operation_equals_its_equation(op: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_cuda_kernel_equals_the_plain_equations(op: str, dtype: str) -> None:
     with xpcap.use_backend("cupy"):
-        check_equals_equation(DeviceOps(), op, dtype)
+        check_equals_equation(DeviceOps(), op, dtype, card=True)
 
 
 # ---- Faster versions of cells
