@@ -1,31 +1,28 @@
-"""What a card runs with, and whether two runs are one: parts of docs/develop/gpu-check.md.
+"""What a card runs with: driver, CUDA's libraries and CuPy, with versions and paths."""
 
-python -m benchmarks.card libraries
-python -m benchmarks.card same RUN OTHER
-"""
-
-import filecmp
 import os
 import platform
+import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.timing import machine
-from xpcap.backend import use_backend
-from xpcap.errors import BackendError
-from xpcap.runs.folder import BEST, HISTORY, LAST
+from benchmarks.timing import cuda_version, machine
+from xpcap.backend import array_module, use_backend
+from xpcap.device.cublas import handle
 
 PACKAGES = ("xpcap", "numpy", "cupy", "cuda-", "nvidia-", "torch", "mpi4py", "pytest")
 VARIABLES = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_", "LD_")
-LIBRARIES = ("cublas", "cublasLt", "nvrtc")
+LIBRARIES = ("cuda", "cublas", "cublasLt", "nvrtc")  # cuda: the driver
 
 
-def libraries() -> int:
-    """Print system, commit, packages, variables, the libraries that are loaded, and the card."""
+def libraries() -> str:
+    """Print system, commit, packages, variables, the libraries that are loaded, and the card; return
+    card and versions in a line.
+
+    BackendError : the card is not usable.
+    """
     contained = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
     print(f"{platform.platform()}, {'in a container' if contained else 'in no container'}")
     commit = _git("describe", "--always", "--dirty") or "unknown"
@@ -37,19 +34,14 @@ def libraries() -> int:
         if package.name.lower().startswith(PACKAGES):
             installer = (package.read_text("INSTALLER") or "unknown").strip()
             print(f"{package.name} {package.version}, installed by {installer}")
-    problem = ""
     try:
         use_backend("cupy")  # loads the libraries
-    except BackendError as error:
-        problem = str(error)
-    _print_libraries()
-    if problem:
-        print(problem)
-        return 1
-    about = machine()
+    finally:
+        _print_libraries()
+    xp, about = array_module(), machine()
+    print(f"cublas {xp.cuda.cublas.getVersion(handle(xp))}, nvrtc {xp.cuda.nvrtc.getVersion()}")
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
-    print(f"{about['card']}, driver {about['driver']}, CuPy {about['cupy']}, commit {commit}")
-    return 0
+    return f"{about['card']}, driver {about['driver']}, CuPy {about['cupy']}, commit {commit}"
 
 
 def _git(*words: str) -> str:
@@ -71,28 +63,10 @@ def _print_libraries() -> None:
     for name in LIBRARIES:
         try:
             print(f"{name}: {pathfinder.load_nvidia_dynamic_lib(name).abs_path}")
-        except RuntimeError as error:  # not there, or broken
+        except (RuntimeError, ValueError) as error:  # not there, broken, or not known
             print(f"{name}: {type(error).__name__}")
-
-
-def same(run: str, other: str) -> int:
-    """Compare the parameters and the history of two runs, byte by byte."""
-    names = BEST, LAST, HISTORY
-    _, differing, missing = filecmp.cmpfiles(run, other, names, shallow=False)
-    told = [f"{name} differs" for name in differing] + [f"{name} is missing" for name in missing]
-    print("; ".join(told) or f"the same bytes: {', '.join(names)}")
-    return int(bool(told))
-
-
-def main(words: Sequence[str]) -> int:
-    """Run the function that the first word names."""
-    name, *rest = words
-    functions: dict[str, Callable[..., int]] = {"libraries": libraries, "same": same}
-    try:
-        return functions[name](*rest)
-    except BackendError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if folder := pathfinder.find_nvidia_header_directory("cudart"):
+        found = re.search(r"#define CUDA_VERSION +(\d+)", Path(folder, "cuda.h").read_text())
+        print(f"headers: {folder}, CUDA {cuda_version(int(found[1])) if found else 'unknown'}")
+    else:
+        print("headers: none found")

@@ -14,7 +14,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.work import CLIP, CONFIGS, LEARNING_RATE, LOSS_TOLERANCE, SEED, Config, make_model
 from xpcap.backend import to_numpy, use_backend
 from xpcap.cli.shared import table
+from xpcap.data.dataset import CaptionData
 from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
 from xpcap.training.solver import CaptioningSolver
@@ -69,30 +70,41 @@ def launch_anew(solver: CaptioningSolver) -> None:
     solver._workspace.replay = Anew()
 
 
+@contextlib.contextmanager
+def on_path(name: str, config: Config, data: CaptionData) -> Iterator[CaptioningSolver]:
+    """A solver whose steps take a path, or with "numpy" the host, inside the ``with``."""
+    way = plain() if name == "plain" else contextlib.nullcontext()
+    with use_backend("numpy" if name == "numpy" else "cupy"), way:
+        solver = CaptioningSolver(
+            make_model(config, data),
+            data,
+            update_rule="adam",
+            optim_config={"learning_rate": LEARNING_RATE, "epsilon": EPSILON},
+            batch_size=config.N,
+            clip_norm=CLIP,
+            seed=SEED,
+        )
+        if name == "unpadded":
+            solver._workspace.layout = None
+        elif name == "padded":
+            launch_anew(solver)
+        yield solver
+
+
+def draw_batches(config: Config, count: int) -> list[np.ndarray]:
+    """Numbers of the captions of each batch."""
+    rng = np.random.default_rng(SEED)
+    return [rng.permutation(BATCHES * config.N)[: config.N] for _ in range(count)]
+
+
 def step_paths(config: Config, steps: int) -> list[PathResult]:
     """Train on the backend cupy by each path, and on NumPy first."""
-    data, rng = config.data(BATCHES), np.random.default_rng(SEED)
-    batches = [rng.permutation(BATCHES * config.N)[: config.N] for _ in range(steps)]
+    data, batches = config.data(BATCHES), draw_batches(config, steps)
     half = steps // 2
     block = max(1, (steps - half) // BLOCKS)
 
     def train(name: str) -> tuple[PathResult, np.ndarray, np.ndarray]:
-        way = plain() if name == "plain" else contextlib.nullcontext()
-        with use_backend("numpy" if name == "numpy" else "cupy"), way:
-            solver = CaptioningSolver(
-                make_model(config, data),
-                data,
-                update_rule="adam",
-                optim_config={"learning_rate": LEARNING_RATE, "epsilon": EPSILON},
-                batch_size=config.N,
-                clip_norm=CLIP,
-                seed=SEED,
-            )
-            workspace = solver._workspace
-            if name == "unpadded":
-                workspace.layout = None
-            elif name == "padded":
-                launch_anew(solver)
+        with on_path(name, config, data) as solver:
             marks = []
             for k, captions in enumerate(batches):
                 if k >= half and (k - half) % block == 0:
@@ -104,7 +116,7 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
             ms, span = statistics.median(times), (min(times), max(times))
             result = PathResult(name, ms, 0.0, 0.0, 0, span=span)
-            if (replay := workspace.replay).nodes:
+            if (replay := solver._workspace.replay).nodes:
                 launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
                 result = result._replace(launches=launches, fits=fits)
             return result, losses, to_numpy(solver.model.params.flat)

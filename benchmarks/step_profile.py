@@ -28,7 +28,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.step_paths import launch_anew
-from benchmarks.timing import device_clock
+from benchmarks.timing import device_clock, host_clock
 from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
 from xpcap.cli.shared import table
@@ -141,7 +141,7 @@ def step_profiles(
         )
     marks = Marks(xp)
     with seams(marks.timed):
-        return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
+        return [_profile(marks, config, Ahead(xp), steps, warm_up) for config in configs]
 
 
 @contextlib.contextmanager
@@ -175,9 +175,7 @@ def _holders(named: str) -> list[tuple[Any, str, Any]]:
     ]
 
 
-def _profile(
-    marks: Marks, config: Config, ahead: "_Ahead", steps: int, warm_up: int
-) -> StepProfile:
+def _profile(marks: Marks, config: Config, ahead: "Ahead", steps: int, warm_up: int) -> StepProfile:
     data = config.data(warm_up + steps)
     solver, rows = make_solver(config, data), batch_rows(config, data)
     launch_anew(solver)  # so that its parts show
@@ -204,7 +202,7 @@ def _step(
     return marks.read()
 
 
-class _Ahead:
+class Ahead:
     """Work for the device to do while the host gets ahead of it."""
 
     def __init__(self, xp: ModuleType) -> None:
@@ -217,6 +215,16 @@ class _Ahead:
         """Hand over products that take the device at least `ms` milliseconds."""
         for _ in range(math.ceil(ms / self._ms)):
             self._multiply()
+
+    def apart(self, work: Callable[[], object], ms: float) -> tuple[float, float]:
+        """Milliseconds of host and of device for work that takes the host some `ms`."""
+        before, behind = self._xp.cuda.Event(), self._xp.cuda.Event()
+        self.keep_busy(2 * ms)
+        before.record()
+        host = host_clock(work)
+        behind.record()
+        behind.synchronize()
+        return host, float(self._xp.cuda.get_elapsed_time(before, behind))
 
     def _multiply(self) -> None:
         self._xp.dot(self._x, self._x, out=self._out)

@@ -19,6 +19,7 @@ LONG = (
     "Two cards",
 )
 FEWER = {
+    "benchmarks.ten_minutes": lambda m: f"{m[0]} --captions 5 --steps 4",
     r"step_paths --captions (\d+)": lambda m: f"step_paths --captions {int(m[1]) // 12} --steps 10",
     "--steps 1000": lambda _: "--captions 5 --steps 20",
     "xpcap train": lambda _: "xpcap train --hidden 16 --wordvec 8",

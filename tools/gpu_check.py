@@ -29,12 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ROOT / "docs" / "develop" / "gpu-check.md"
 PART = re.compile(r"^## (.+) \((\d+) min\)\n\n(\S(?s:.+?))\n\n((?:    .+\n)+)", re.MULTILINE)
 NEEDED = "  # needed"  # behind a command: the part is left out if it fails
+CARD = ".*, driver .*, commit [^:]*"  # in the first part's result
 RESULT = "  # result"  # behind a command: its last line stands for the part
 PYTHON = sys.executable
 TOOLKIT = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "bin"
 AGAIN = 300.0  # seconds: a longer part is not tried again
 GRACE = 10.0  # seconds for a command that is killed to say where it hangs
-WIDEST, LONGEST = 200, 24_000  # characters of a result in the table, and of an output
+WIDEST, LONGEST = 400, 24_000  # characters of a result in the table, and of an output
 QUESTIONS = """\
 ## Please add
 
@@ -214,14 +215,14 @@ def check(parts: Sequence[Part], page: Path) -> int:
     results: list[Result] = []
     for part in parts:
         print(f"== {part.title}, at most {part.limit / 60:.0f} min", flush=True)
-        result = run_part(part)
+        results.append(result := run_part(part))
+        page.write_text(written(results, parts[len(results) :]), encoding="utf-8")
         if result.state == "FAILED" and result.seconds < AGAIN:
             again = run_part(part)
             state = "FAILED twice" if again.state == "FAILED" else "FAILED, then ok"
-            result = result._replace(state=state, done=[*result.done, *again.done])
-        results.append(result)
+            results[-1] = result = result._replace(state=state, done=[*result.done, *again.done])
+            page.write_text(written(results, parts[len(results) :]), encoding="utf-8")
         print(f"{result.state}: {'; '.join(result.lines)}\n", flush=True)
-        page.write_text(written(results, parts[len(results) :]), encoding="utf-8")
         if result.state == "interrupted":
             return 130
     print(f"wrote {page}")
@@ -230,7 +231,8 @@ def check(parts: Sequence[Part], page: Path) -> int:
 
 def written(results: Sequence[Result], left: Sequence[Part]) -> str:
     """The page, as far as the check has come."""
-    cards = [result.lines[-1] for result in results if result.part.title == "Libraries"]
+    lines = [result.lines[-1] for result in results[:1] if result.lines]
+    cards = [found[0] for line in lines if (found := re.match(CARD, line))]
     rows = ["| part | state | result | decides | seconds |", "|---|---|---|---|---|"]
     for result in results:
         title, _, decides, _ = result.part

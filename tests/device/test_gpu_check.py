@@ -16,6 +16,8 @@ from emulated import install_or_skip
 from gpu_check import Done, Part, parts_of
 from libraries import CUPY
 
+from benchmarks import ten_minutes
+
 COMMANDS = gpu_check.COMMANDS.read_text(encoding="utf-8")
 PARTS = parts_of(COMMANDS)
 TESTS = """
@@ -174,9 +176,12 @@ def test_the_page_holds_no_place_of_this_machine_and_the_ends_of_long_outputs(
 
 
 def test_every_part_of_the_page_is_read() -> None:
-    """From the quickest on; tests under the sanitizer are those of kernels, and there are some."""
+    """From the quickest on, and each answer of the ten minutes is shown; tests under the sanitizer are those of kernels, and there are some."""
     assert [part.title for part in PARTS] == re.findall(r"^## (.*) \(", COMMANDS, re.MULTILINE)
-    assert [part.limit for part in PARTS[:3]] == [60, 300, 1800]
+    assert [part.limit for part in PARTS[:3]] == [600, 60, 1800]
+    titles = [f"{number}. {title}" for number, title in enumerate(ten_minutes.ANSWERS, 1)]
+    printed = re.findall(r"^    (\d\. .*)$", COMMANDS, re.MULTILINE)
+    assert list(dict.fromkeys(printed)) == titles
     checked = [part.commands[0] for part in PARTS if "compute-sanitizer" in part.commands[0]]
     assert [re.findall("--tool (.*) --error", command) for command in checked] == [
         ["memcheck --report-api-errors no"],
@@ -224,6 +229,7 @@ def test_emulated_check_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# xpcap on the emulated device: no time here is a card's, ")
     for title, line in (
+        ("Ten minutes", "own kernels agree "),
         ("Paths of a step", "5 captions: all train as NumPy does; "),
         ("A thousand steps", "memory is flat at "),
         ("Training", "the same bytes: "),

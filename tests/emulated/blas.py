@@ -187,4 +187,5 @@ CUBLAS = Module(
     "is not modelled; add it to tests/emulated/blas.py",
     sgemm=functools.partial(_gemm, "sgemm", np.float32),
     dgemm=functools.partial(_gemm, "dgemm", np.float64),
+    getVersion=lambda handle: 130000,
 )

@@ -246,4 +246,5 @@ def namespace() -> Module:
         is_available=lambda: EMULATOR.devices > 0,
         alloc_pinned_memory=PinnedMemory,
         nccl=nccl.namespace(),
+        nvrtc=Module("cuda.nvrtc", getVersion=lambda: (13, 0)),
     )

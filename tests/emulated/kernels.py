@@ -78,6 +78,12 @@ class RawKernel:
     def __init__(self, built: Any, name: str, number: int) -> None:
         self._built, self.name, self._device = built, name, number
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """Zeros: the CPU's registers are not a card's."""
+        real.look_up("RawKernel.attributes")
+        return dict.fromkeys(("num_regs", "local_size_bytes", "shared_size_bytes"), 0)
+
     @functools.cached_property
     def kernel(self) -> Function:
         function = Function(next(_addresses))

@@ -1,0 +1,360 @@
+"""Ten minutes with a card: eight answers with numbers, the first part of docs/develop/gpu-check.md.
+
+    python -m benchmarks.ten_minutes
+
+Whatever becomes of an answer, the next one is given. The exit status is 1 if one fails, or if
+xpcap's kernels do not compute what the equations do. The last line is the verdict.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import statistics
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.captured import Captured
+from benchmarks.card import libraries
+from benchmarks.step_paths import BATCHES, draw_batches, on_path
+from benchmarks.step_profile import Ahead
+from benchmarks.timing import host_clock
+from benchmarks.work import CONFIGS, LOSS_TOLERANCE, Config
+from xpcap.backend import array_module, get_backend, to_numpy
+from xpcap.cli.shared import table
+from xpcap.device.cublas import Product, multiply
+from xpcap.device.launch import Kernel
+from xpcap.ops import DeviceOps, device, overridden
+from xpcap.training.objectives import loss_and_gradients
+from xpcap.training.solver import CaptioningSolver
+
+HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
+GRADIENT_TOLERANCE = 3e-5  # of a tensor, relative to its largest value
+WORTH = 1.1  # a graph is worth its code if the list takes so many times as long
+SHOWN = 3  # faults in the verdict
+REPEATS = 200  # of a launch between two events
+WARM_UP = 10  # steps
+ROWS, INNER, COLUMNS = 64, 512, 2048  # of the product that is timed alone
+
+Rows = list[tuple[str, ...]]  # of a table
+Tensors = dict[str, np.ndarray]  # loss and gradients by name
+
+
+class Times(NamedTuple):
+    """Milliseconds of a step."""
+
+    ms: float  # one step behind the other
+    host: float  # until it has launched
+    device: float  # of what was launched, none of which waits for the host
+
+
+@dataclass
+class Check:
+    """What is checked, and what the answers leave to one another."""
+
+    config: Config
+    steps: int
+    card: str = "a card"
+    faults: list[str] = field(default_factory=list)
+    worst: dict[str, tuple[float, str]] = field(default_factory=dict)  # error and tensor, by way
+    times: dict[str, Times] = field(default_factory=dict)
+    nodes: Sequence[Any] = ()
+
+    @contextlib.contextmanager
+    def surviving(self, title: str) -> Iterator[None]:
+        """Keep an error as a fault, whatever card, driver or library raises, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.faults.append(f"{title}: {line_of(error)}")
+            print(f"FAILED: {self.faults[-1]}", flush=True)
+
+
+def line_of(error: Exception) -> str:
+    """An error in one line, with the line that raised it."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    text, *_ = [*str(error).strip().splitlines(), ""]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+# ---- 1 and 2: what runs
+
+
+def versions(check: Check) -> None:
+    """Versions and paths, and the seconds of compiling into an empty cache."""
+    check.card = libraries()
+    data, cache = check.config.data(1), Path(os.environ["CUPY_CACHE_DIR"])
+
+    def compile_kernels() -> None:
+        for name in device.CUDA.files:
+            load(name)
+
+    def warm_up(path: str) -> None:
+        with on_path(path, check.config, data) as solver:
+            solver.warm_up()
+
+    rows: Rows = [("compiling", "files in the cache", "seconds")]
+    for name, compiling in (
+        (f"xpcap's {len(device.CUDA.files)} kernels", compile_kernels),
+        ("what else a training needs", functools.partial(warm_up, "list")),
+        ("what the plain way needs", functools.partial(warm_up, "plain")),
+    ):
+        before = len([*cache.glob("*")])
+        seconds = host_clock(compiling) / 1e3
+        rows.append((name, str(len([*cache.glob("*")]) - before), f"{seconds:.1f}"))
+    print(table(rows))
+
+
+def load(name: str) -> Kernel:
+    """A kernel for float32; CuPy keeps what it has compiled."""
+    xp = array_module()
+    return device.CUDA._load(xp, xp.cuda.Device().id, name, "float")
+
+
+def attributes(check: Check) -> None:
+    """Registers, spills and shared memory of each kernel."""
+    keys = "num_regs", "local_size_bytes", "shared_size_bytes"
+    rows: Rows = [("kernel", "registers", "spilled bytes", "shared bytes")]
+    for name in device.CUDA.files:
+        with check.surviving(name):
+            numbers = load(name).function.attributes
+            rows.append((name, *(str(numbers[key]) for key in keys)))
+    print(table(rows))
+
+
+# ---- 3 and 4: what is computed
+
+
+def operations(check: Check) -> None:
+    """The worst error of each operation's kernels, in units of the tolerance of its tests."""
+    sys.path.append(str(HELPERS))
+    import operations as known  # type: ignore[import-not-found]
+
+    rows: Rows = [("operation", *known.TOLERANCES)]
+    for name in overridden(DeviceOps):
+        with check.surviving(name):
+            worst = []
+            for dtype, tolerance in known.TOLERANCES.items():
+                calls = known.TABLE[name].calls(known.Draw(dtype, device=True))
+                pairs = [pair for call in calls for pair in known.compared(DeviceOps(), name, call)]
+                worst.append(max(relative(*pair) for pair in pairs) / tolerance)
+            rows.append((name, *(f"{error:.2f}" for error in worst)))
+            if not max(worst) <= 1:
+                raise ArithmeticError(f"wrong by {max(worst):.3g} tolerances")
+    print(table(rows))
+
+
+def relative(x: np.ndarray, y: np.ndarray) -> float:
+    """The largest difference, relative to the largest finite value of y; NaN equals NaN."""
+    unlike = ~((x == y) | (np.isnan(x) & np.isnan(y)))
+    largest = np.abs(y[np.isfinite(y)]).max(initial=0)
+    with np.errstate(all="ignore"):
+        errors = np.abs(x[unlike].astype(float) - y[unlike]) / largest
+    return float(np.nan_to_num(errors, nan=np.inf).max(initial=0))
+
+
+def first_step(check: Check) -> None:
+    """Loss and gradients of the first step: fast, repeated and plain, against NumPy's."""
+    data, found = check.config.data(BATCHES), dict[str, Tensors]()
+    with on_path("list", check.config, data) as solver:
+        replay = solver._workspace.replay
+        for captions in draw_batches(check.config, BATCHES):
+            found["fast"] = gradients(solver, captions)
+            if replay.nodes:  # the batch fits the layout
+                break
+        found["repeated"] = gradients(solver, captions)
+        if not replay.repeats:
+            check.faults.append(f"no step is repeated: {replay.refused or 'no batch fits'}")
+    for name in ("plain", "numpy"):
+        with on_path(name, check.config, data) as solver:
+            found[name] = gradients(solver, captions)
+    expected = found.pop("numpy")
+    rows: Rows = [("step", *expected)]
+    for name, tensors in found.items():
+        errors = differences(tensors, expected)
+        worst, tensor = check.worst[name] = max((e, key) for key, e in errors.items())
+        rows.append((name, *(f"{error:.1e}" for error in errors.values())))
+        if not (errors["loss"] <= LOSS_TOLERANCE and worst <= GRADIENT_TOLERANCE):
+            check.faults.append(f"the first step, {name}, is wrong in {tensor} by {worst:.2g}")
+    print(f"NumPy's loss is {float(expected['loss']):.6f}; relative differences from NumPy:")
+    print(table(rows))
+
+
+def gradients(solver: CaptioningSolver, captions: np.ndarray) -> Tensors:
+    """Loss and gradients of a batch, with the dropout masks of the first step."""
+    batch = solver._loader.minibatch("train", captions)._replace(step=0)
+    loss, grads = loss_and_gradients(solver.objective, solver.model, batch, solver._workspace)
+    return {name: to_numpy(x).copy() for name, x in {"loss": loss, **grads}.items()}
+
+
+def differences(tensors: Tensors, expected: Tensors) -> dict[str, float]:
+    """The relative difference of each tensor."""
+    return {name: relative(x, expected[name]) for name, x in tensors.items()}
+
+
+# ---- 5, 6 and 7: what takes how long
+
+
+def paths(check: Check) -> None:
+    """Milliseconds of a step by each path, of host and device apart, and with a CUDA graph."""
+    data, batches = check.config.data(BATCHES), draw_batches(check.config, check.steps)
+    ahead = Ahead(array_module())
+    for name, path, fused in (
+        ("plain", "plain", device.FUSED),
+        ("unpadded", "unpadded", device.FUSED),
+        ("padded", "padded", device.FUSED),
+        ("list, FUSED 0", "list", 0),
+        ("list", "list", device.FUSED),
+    ):
+        with mock.patch.object(device, "FUSED", fused), on_path(path, check.config, data) as solver:
+            check.times[name] = timed(solver, batches, ahead)
+    workspace = solver._workspace
+    check.nodes = workspace.replay.nodes
+    try:
+        workspace.replay = Captured(workspace.replay)
+        for captions in batches[:BATCHES]:
+            graph = gradients(solver, captions)
+            with mock.patch.object(workspace, "layout", None):  # single launches
+                errors = differences(graph, gradients(solver, captions))
+            if not max(errors.values()) <= GRADIENT_TOLERANCE:
+                raise ArithmeticError(f"the graph differs from single launches: {errors}")
+        check.times["graph"] = timed(solver, batches, ahead)
+    except Exception as error:  # xpcap trains without one
+        print(f"no graph: {line_of(error)}")
+    rows: Rows = [("path", "ms a step", "host", "device")]
+    rows += [(name, *(f"{ms:.3f}" for ms in times)) for name, times in check.times.items()]
+    print(table(rows))
+
+
+def timed(solver: CaptioningSolver, batches: Sequence[np.ndarray], ahead: Ahead) -> Times:
+    """Times of a solver's steps; of host and device medians."""
+
+    def train(batches: Sequence[np.ndarray]) -> None:
+        for captions in batches:
+            solver.train_batch(captions)
+        float(solver.loss_history[-1])  # waits for the device
+
+    train(batches[:WARM_UP])
+    ms = host_clock(lambda: train(batches)) / len(batches)
+    steps = [functools.partial(solver.train_batch, captions) for captions in batches]
+    apart = [ahead.apart(step, ms) for step in steps]
+    return Times(ms, *map(statistics.median, zip(*apart, strict=True)))
+
+
+def launches(check: Check) -> None:
+    """Microseconds of each launch of the record, the mean of many."""
+    if not check.nodes:
+        raise ArithmeticError("there is no record")
+    ahead, times = Ahead(array_module()), []
+    rows: Rows = [("launch", "grid, or m n k", "us")]
+    for node in check.nodes:
+        gemm = isinstance(node, Product)
+        times.append(microseconds(node.call(), ahead))
+        sizes = " ".join(map(str, node.arguments[2:5] if gemm else node.grid))
+        rows.append(("gemm" if gemm else node.kernel.name, sizes, f"{times[-1]:.2f}"))
+    print(f"{table(rows)}\n{len(times)} launches, {sum(times):.0f} us")
+
+
+def microseconds(call: Callable[[], object], ahead: Ahead) -> float:
+    """Device time of a call, the mean of many between two events."""
+
+    def work() -> None:
+        for _ in range(REPEATS):
+            call()
+
+    _, ms = ahead.apart(work, host_clock(work))
+    return 1e3 * ms / REPEATS
+
+
+def products(check: Check) -> None:
+    """A product by cuBLAS's sgemm as xpcap calls it, and by CuPy's matmul."""
+    xp, rng = array_module(), np.random.default_rng(0)
+    ahead = Ahead(xp)
+    shapes = (ROWS, INNER), (INNER, COLUMNS)
+    x, w = (xp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    ours, theirs = (xp.empty((ROWS, COLUMNS), np.float32) for _ in range(2))
+    times = (
+        microseconds(lambda: multiply(x, w, ours), ahead),
+        microseconds(lambda: xp.matmul(x, w, out=theirs), ahead),
+    )
+    error = relative(to_numpy(ours), to_numpy(theirs))
+    bits = f"they differ by {error:.1e}" if error else "the same bits"
+    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, {bits}")
+
+
+# ---- 8: what follows
+
+
+def verdict(check: Check) -> None:
+    """What the card decides, in a line."""
+    print(f"{check.card}: {faults(check) if check.faults else decisions(check)}")
+
+
+def faults(check: Check) -> str:
+    """The first faults, and whether the plain way helps."""
+    worst, _ = check.worst.get("plain", (np.inf, ""))
+    plain = "helps" if worst <= GRADIENT_TOLERANCE else "does not help"
+    return "; ".join([f"--plain {plain}", f"{len(check.faults)} faults", *check.faults[:SHOWN]])
+
+
+def decisions(check: Check) -> str:
+    """Which ways pay, where all compute the same."""
+    ms = {name: times.ms for name, times in check.times.items()}
+    gain = ms["list"] / ms["graph"] if "graph" in ms else 0
+    worst, tensor = check.worst["repeated"]
+    graph = f"{gain - 1:+.0%} beside a graph, {'worth it' if gain > WORTH else 'not worth it'}"
+    fused = "on" if ms["list"] <= ms["list, FUSED 0"] else "off"
+    padding = "pays" if ms["list"] <= ms["unpadded"] else "does not pay: MAX_PADDED"
+    return "; ".join(
+        [
+            f"own kernels agree ({worst:.0e}, {tensor}), --plain ({ms['plain']:.2f} ms) not needed",
+            f"list {ms['list']:.2f} ms, {graph if gain else 'no graph timed'}",
+            f"FUSED {fused} ({ms['list, FUSED 0']:.2f} without)",
+            f"padding {padding} ({ms['unpadded']:.2f} without)",
+        ]
+    )
+
+
+ANSWERS: dict[str, Callable[[Check], None]] = {
+    "What runs": versions,
+    "Registers and spills": attributes,
+    "Operations, in units of their tolerance": operations,
+    "The first step": first_step,
+    "Milliseconds a step": paths,
+    "Microseconds a launch": launches,
+    "One product": products,
+    "Verdict": verdict,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the eight answers."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ten_minutes")
+    whole = functools.partial(parser.add_argument, type=int)
+    whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
+    whole("--steps", default=50, help="steps to time of each path (default: 50)")
+    given = parser.parse_args(words)
+    check = Check(replace(CONFIGS["coco-dropout"], N=given.captions), given.steps)
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
+        mock.patch.dict(os.environ, CUPY_CACHE_DIR=cache),
+    ):
+        for number, (title, answer) in enumerate(ANSWERS.items(), 1):
+            print(f"\n{number}. {title}", flush=True)
+            with check.surviving(title):
+                answer(check)
+            if get_backend() == "numpy":  # the card is not usable
+                break
+    return int(bool(check.faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
