@@ -142,7 +142,7 @@ def operations(check: Check) -> None:
     for name in overridden(DeviceOps):
         with check.surviving(name):
             worst = []
-            for dtype, tolerance in known.TOLERANCES.items():
+            for dtype, (_, tolerance) in known.TOLERANCES.items():
                 calls = known.TABLE[name].calls(known.Draw(dtype, device=True))
                 pairs = [pair for call in calls for pair in known.compared(DeviceOps(), name, call)]
                 worst.append(max(relative(*pair) for pair in pairs) / tolerance)

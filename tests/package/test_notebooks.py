@@ -1,5 +1,6 @@
-"""The notebooks of docs/ run from top to bottom, install xpcap where it is missing, and show the
-course's digits and that attention is on what a word names, afresh and as committed.
+"""The notebooks of docs/tutorials run from top to bottom, install xpcap where it is missing, and show
+the course's digits and that attention is on what a word names, afresh and as committed. Any other
+needs a GPU.
 """
 
 import ast
@@ -309,6 +310,19 @@ def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_
         r"(?<![\w.:])/(home|Users|root|tmp|var|usr|work|mnt|opt)\b|[A-Z]:\\\\", words
     )
     assert str(Path.home()) not in words or str(Path.home()) == os.sep
+
+
+def test_the_only_notebook_that_is_not_run_is_that_of_a_gpu_and_it_shows_nothing() -> None:
+    (path,) = {*(ROOT / "docs").rglob("*.ipynb")} - {*NOTEBOOKS}
+    assert path == ROOT / "docs" / "howto" / "ten-minutes.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [(cell.outputs, cell.execution_count) for cell in cells] == 3 * [([], None)]
+    install, check, show = code_of(notebook)
+    assert "run_line_magic('pip', 'install --quiet ./{CLONE}')" in install
+    assert "python -u -m benchmarks.ten_minutes > ten-minutes.txt" in check
+    assert 'print(Path(CLONE, "ten-minutes.txt")' in show
 
 
 def code_of(notebook: Any) -> list[str]:
