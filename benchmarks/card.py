@@ -56,17 +56,16 @@ def _git(*words: str) -> str:
 
 def _print_libraries() -> None:
     try:
-        from cuda import pathfinder
+        from cuda.pathfinder import find_nvidia_header_directory, load_nvidia_dynamic_lib
     except ImportError:  # a CuPy that searches by itself
-        print("cuda-pathfinder is not installed: where libraries come from is unknown")
+        print("no cuda-pathfinder, or an old one: where libraries come from is unknown")
         return
     for name in LIBRARIES:
         try:
-            print(f"{name}: {pathfinder.load_nvidia_dynamic_lib(name).abs_path}")
+            print(f"{name}: {load_nvidia_dynamic_lib(name).abs_path}")
         except (RuntimeError, ValueError) as error:  # not there, broken, or not known
             print(f"{name}: {type(error).__name__}")
-    if folder := pathfinder.find_nvidia_header_directory("cudart"):
-        found = re.search(r"#define CUDA_VERSION +(\d+)", Path(folder, "cuda.h").read_text())
-        print(f"headers: {folder}, CUDA {cuda_version(int(found[1])) if found else 'unknown'}")
-    else:
-        print("headers: none found")
+    header = Path(find_nvidia_header_directory("cudart") or "", "cuda_runtime_api.h")
+    text = header.read_text(encoding="utf-8", errors="replace") if header.is_file() else ""
+    found = re.search(r"#define CUDART_VERSION +(\d+)", text)
+    print(f"headers: {f'{header.parent}, {cuda_version(int(found[1]))}' if found else 'not found'}")
