@@ -86,7 +86,7 @@ def test_emulated_ten_minutes_go_on_after_an_answer_that_fails(
     def fails(*_: object) -> None:
         raise RuntimeError("CUDA_ERROR_INVALID_IMAGE\nand a page of advice")
 
-    monkeypatch.setattr(device_ops.CUDA, "_load", fails)
+    monkeypatch.setattr(ten_minutes, "load", fails)
     assert ten_minutes.main(WORDS) == 1
     runs, spills, *others, verdict = answers(capsys.readouterr().out)
     failed = "RuntimeError: CUDA_ERROR_INVALID_IMAGE (test_ten_minutes.py:"

@@ -93,8 +93,8 @@ class Kernel:
         threads: int = THREADS,
     ) -> None:
         self.threads = threads
-        self.name, self.function = name, module.get_function(name)
-        self.address: int = self.function.kernel.ptr
+        self.name, self._function = name, module.get_function(name).kernel
+        self.address: int = self._function.ptr
         self.launch_kernel: Callable[..., None] = xp.cuda.driver.launchKernel
         self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
         self._device, self._array, self._parameters = device, xp.ndarray, types
