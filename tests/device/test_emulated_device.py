@@ -19,6 +19,7 @@ from emulated.record import SCRATCH
 
 import xpcap
 from xpcap import gradcheck
+from xpcap.device.launch import Kernel, parameters
 
 LACKING = ("errstate", "insert", "spacing", "nditer", "ndenumerate", "geomspace")
 
@@ -87,48 +88,28 @@ x *= 2 ; xp.multiply(x, 2, out=x) | elementwise | -
 xp.multiply(x[1:], 2, out=x[:3]) | copy, elementwise | 72
 x[:0] + 1 | - | -
 xp.where(x > 1, x, 0) | 2 elementwise | 24 96
-xp.where(x, x, 0) | copy, elementwise | 24 96
-x.sum(axis=0) | reduction | 24
-x[:, :4].sum(axis=0, out=out[0]) | reduction | -
-# what lies side by side: CUB's scratch, and memory of its own where there is an out, too
-x.sum() ; x.max() | reduction | scratch 4
-x.max(axis=1) ; x.T.sum(axis=0) | reduction | scratch 16
-x.sum(axis=1, out=out[0]) | reduction, copy | scratch 16
-xp.argmax(x, axis=1) | reduction | 32
-# sums, divides
+x.sum(axis=0) ; x.max(axis=0) | reduction | scratch 24
+x.sum(axis=0, out=v) | reduction, copy | scratch 24
 x.mean() | reduction, elementwise | scratch 4
-x.mean(axis=0) | reduction, elementwise | 24
 x @ x.T | product | 64
 xp.dot(x, x.T, out=out) | product | -
 xp.dot(part.T, x) | copy, product | 48 72
 xp.dot(x, x.T.astype("f8")) | 2 copy, product | 192 192 128
 # over its own operand
 xp.dot(out, out, out=out) | product, copy | 64
-# multiplies, sums, copies
-xp.dot(v, v) | elementwise, reduction, copy | 24 4 scratch 4
 xp.vdot(x, x) | elementwise, reduction, copy | 96 4 scratch 4
-xp.matmul(x.reshape(2, 2, 6), x.reshape(2, 6, 2)) | product | 32
 x[1:], x[0, 0], x[:, None], x.T, x.reshape(6, 4), x.ravel(), list(x) | - | -
 part.reshape(-1) | copy | 48
 x.copy(), x.astype("f8") | 2 copy | 96 192
-x.astype("f4", copy=False), xp.ascontiguousarray(x) | - | -
-xp.ascontiguousarray(part) | copy | 48
-x[i] ; x.take(i, axis=0) | gather | 48
-x.take(i, axis=0, out=x[2:]) | gather | -
+x.astype("f4", copy=False), xp.ascontiguousarray(x), xp.asarray(x, dtype="f4") | - | -
+x[i] ; xp.take(x, i, axis=0) | gather | 48
 x[i, i] | memset, 2 elementwise, gather | 8 16
 x[[0, 1]] | gather | 16 48 | sent: 16
-# sizes that depend on values
-x[x > 30] | elementwise, scan | 24 192 | reads: boolean index
-x[x > 3] = 0.0 | elementwise, scan, scatter | 24 192 4 | reads: boolean index | sent: 4
-xp.nonzero(x) ; x.nonzero() | scan, elementwise | 192 184 184 | reads: nonzero
-xp.where(x > 1) | elementwise, scan, elementwise | 24 192 176 176 | reads: nonzero
 x[i] = x[:2] | scatter | -
 x[i] = 0.0 | scatter | 4 | sent: 4
-x[[0, 1]] = 1.0 | scatter | 16 4 | sent: 16 4
 xp.add.at(x, i, x[:2]) | scatter | -
 x[...] = 0 ; x.fill(0) | memset | -
 part[...] = 0 ; x[...] = 1 | elementwise | -
-x[0] = x[1] | copy | -
 # what lies under it
 x[1:4] = x[:3] | 2 copy | 72
 # the rows are then assigned to themselves, which launches nothing
@@ -137,18 +118,14 @@ xp.empty(3, "f4"), xp.empty_like(x), xp.ndarray((2, 2)), xp.empty((0, 3)) | - | 
 xp.zeros(3), xp.zeros_like(x), xp.zeros((0, 3)) | 2 memset | 24 96
 xp.full(2, 1, "i4"), xp.ones(1), xp.arange(4) | 3 elementwise | 8 8 32
 xp.asarray(host), xp.array(host), xp.asarray(2.0) | - | 96 96 8 | sent: 96 96 8
-xp.asarray(x, dtype="f4") | - | -
 x.set(host) | - | - | sent: 96 | waits: set from memory that is not pinned
 xp.concatenate([row] * 3) ; xp.stack([row] * 3) | 3 copy | 72
 # many small ones: their addresses are sent
 xp.concatenate([row] * 9) | copy | 72 216 | sent: 72
 xp.argsort(x) | sort | 96 scratch 192
-xp.argsort(v) | sort | 24 scratch 48
-x.cumsum() | scan | scratch 96
-v.cumsum() | scan | scratch 24
+x.cumsum(axis=1) | scan | scratch 96
 x.get() | - | - | reads: get
 part.get() | copy | 48 | reads: get
-x.tolist() | - | - | reads: tolist
 float(s) | - | - | reads: float
 int(s) | - | - | reads: int
 "yes" if s > 0 else "no" | elementwise | 1 | reads: bool
@@ -187,16 +164,6 @@ def test_emulated_place_is_the_line_of_xpcap_that_asked(x: Any, emulator: Emulat
     assert counts.reads[0].place.endswith("(rel_error)")
 
 
-def test_emulated_iteration_reads_only_what_is_looked_at(
-    xp: ModuleType, emulator: Emulator
-) -> None:
-    total = sum(row for row in xp.ones(4))
-    assert emulator.reads == []
-    assert float(total) == 4.0
-    assert 3.0 not in xp.ones(4)
-    assert len(emulator.reads) == 5
-
-
 def test_emulated_counts_nest_and_reset(xp: ModuleType, emulator: Emulator) -> None:
     with emulator.counting() as outer:
         xp.zeros(3)
@@ -206,18 +173,9 @@ def test_emulated_counts_nest_and_reset(xp: ModuleType, emulator: Emulator) -> N
     assert [len(counts.launches) for counts in (inner, outer, emulator)] == [2, 3, 4]
     assert inner.names() == {"elementwise full": 1, "elementwise exp": 1}
     assert [len(counts.allocations) for counts in (inner, outer, emulator)] == [2, 3, 4]
-    assert str(inner) == "2 launches (2 elementwise), 2 allocations, 0 reads, 0 transfers, 0 waits"
     emulator.reset()
     assert emulator.launches == emulator.allocations == []
     assert (len(outer.launches), len(outer.allocations)) == (3, 3)
-
-
-def test_emulated_probe_is_not_counted(emulator: Emulator) -> None:
-    with xpcap.use_backend("cupy"):
-        assert xpcap.backend_status()["cupy"].devices == ("emulated", "emulated")
-        assert type(xpcap.asarray(np.zeros(3))).__module__ == "cupy"
-    assert (emulator.reads, emulator.launches) == ([], [])
-    assert xpcap.get_backend() == "numpy"
 
 
 def test_emulated_clock_is_read_after_a_wait(xp: ModuleType, emulator: Emulator) -> None:
@@ -234,23 +192,13 @@ def test_emulated_clock_is_read_after_a_wait(xp: ModuleType, emulator: Emulator)
     assert waits == ["Event", "Stream", "Device"]
 
 
-def test_emulated_memory_is_what_the_test_says(xp: ModuleType, emulator: Emulator) -> None:
-    emulator.free, emulator.pool_free = 100, 28
-    assert xp.cuda.runtime.memGetInfo() == (100, emulator.total)
-    pool = xp.get_default_memory_pool()
-    assert (pool.free_bytes(), pool.total_bytes()) == (28, 28)
-    pool.free_all_blocks()
-    assert xp.cuda.runtime.memGetInfo() == (128, emulator.total)
-    assert xp.cuda.runtime.getDeviceProperties(0)["name"] == b"emulated"
-
-
 # ---- Results
 
 
 @cases("""
-x.sum() ; x.max() ; x.mean() ; x.argmax() ; x[1, 2] ; x[1][2] ; xp.vdot(x, x) ; xp.dot(v, v) ;
-(x > 3).any() ; xp.sqrt(2.0) ; next(iter(v)) | ()
-x.T + 1 ; xp.exp(x.T) | (6, 4)
+x.sum() ; x.max() ; x.mean() ; x.argmax() ; x[1, 2] ; xp.vdot(x, x) ; xp.dot(v, v) ;
+(x > 3).all() ; xp.sqrt(2.0) ; next(iter(v)) | ()
+x.T + 1 | (6, 4)
 x.T[i] | (2, 4)
 x.T.max(axis=0) | (4,)
 x.T @ x | (6, 6)
@@ -265,17 +213,9 @@ def test_emulated_results_are_contiguous_arrays_and_never_scalars(
     assert result.flags.c_contiguous
 
 
-@cases("2 ; 2.0 ; True ; np.float32(2) ; np.int64(2) ; np.bool_(True)")
-def test_emulated_scalars_are_operands(row: list[str], names: dict[str, Any]) -> None:
-    for use in ("x * {}", "{} * x", "xp.maximum(x, {})", "xp.where(x > {0}, x, {0})"):
-        result = eval(use.format(row[0]), names)
-        assert type(result) is names["xp"].ndarray
-        assert result.shape == (4, 6)
-
-
 @cases("""
 a * 2.0 ; a * np.float64(2) ; a / 3 ; a + xp.ones(2, "float32") ; a + a.sum() ; a.mean() ; a @ a ;
-a.sum(dtype=np.float64) ; a.argmax(axis=0) ; xp.where(a > 0, a, 0) ; xp.exp(a) ; a.cumsum() ;
+a.sum(dtype=np.float64) ; a.argmax(axis=0) ; xp.where(a > 0, a, 0) ; xp.exp(a) ; a.cumsum(axis=1) ;
 xp.arange(3) ; xp.full(3, 2) ; xp.maximum(a, 0.5)
 """)
 def test_emulated_dtypes_are_those_of_numpy_2(row: list[str], xp: ModuleType) -> None:
@@ -357,69 +297,57 @@ def test_emulated_addresses_are_remembered_for_the_thread_that_asked(x: Any) -> 
 # NumPy takes no array of the device
 np.asarray(x) ; np.array(x) ; np.ascontiguousarray(x) ; host[...] = x ;
 h5py.File(io.BytesIO(), "w")["x"] = x | TypeError | Implicit conversion
-np.add(host, 1, out=x) ; np.exp(x) ; np.sum(x) ; np.zeros_like(x) ; np.isfinite(x) ;
-np.multiply(np.float32(2), x) ; np.concatenate([x, x]) ;
+np.add(host, 1, out=x) ; np.exp(x) ; np.sum(x) ; np.float32(2) * x ; host + x ; np.concatenate([x, x]) ;
 np.linalg.norm(x) | TypeError | was called on a device array
-range(x.argmax()) | TypeError | cannot be interpreted as an integer
 # and the device none of the host
-x + host ; host + x ; x += host ; x @ host.T ; x == host ; x * np.array(2.0) ; xp.exp(host) ;
+x + host ; x += host ; x @ host.T ; x == host ; x * np.array(2.0) ; xp.exp(host) ;
 xp.maximum(host, 0) ; xp.where(x > 1, host, 0) ; xp.where(host > 1, x, 0) ; xp.dot(host, host.T) ;
-x.dot(host.T) ; xp.vdot(x, host) ; xp.sum(host) ; xp.reshape(host, (6, 4)) ; xp.take(host, 0) ;
-x.take(np.array([0, 1])) ; xp.argsort(host) ; xp.concatenate([x, host]) ; xp.stack([host, host]) ;
+xp.vdot(x, host) ; xp.reshape(host, (6, 4)) ; xp.take(host, 0) ; xp.take(x, np.array([0, 1])) ;
+xp.argsort(host) ; xp.concatenate([x, host]) ; xp.stack([host, host]) ;
 xp.zeros_like(host) ; xp.searchsorted(v, host[0]) ; x[np.array([0, 1])] ; x[:] = host ;
 x[0] = host[0] ; x[i] = host[:2] ; x[np.array([0])] = 1.0 ; xp.add.at(x, i, host[:2]) ;
 xp.exp(x, out=host) | TypeError | numpy.ndarray
-xp.add(x, [1, 2, 3, 4, 5, 6]) ; xp.max([1.0, 2.0]) ; x[0] = [1, 2, 3, 4, 5, 6] | TypeError | list
+xp.add(x, [1, 2, 3, 4, 5, 6]) ; x[0] = [1, 2, 3, 4, 5, 6] | TypeError | list
 x.fill(np.array(1.0)) | TypeError | expected a scalar
 # calls that cupy would not take
-xp.sum(x, where=x > 0) ; x.sum(where=x > 0) ; xp.max(x, initial=0) ; x.max(initial=0) ;
-xp.exp(x, where=x > 0) ; xp.take(x, i, mode="clip") ; x.take(i, mode="clip") ;
-xp.asarray(host, device="cpu") ; xp.asarray(host, like=x) ; xp.empty(3, like=x) ;
-x.argsort(stable=True) ; xp.dot(x, x.T, None, 1) ; xp.exp(x, x, x) | TypeError | cupy.
+x.sum(where=x > 0) ; x.max(initial=0) ; xp.exp(x, where=x > 0) ; xp.take(x, i, mode="clip") ;
+xp.asarray(host, device="cpu") ; xp.empty(3, like=x) ; xp.dot(x, x.T, None, 1) ;
+xp.exp(x, x, x) | TypeError | cupy.
 xp.add.at(xp.zeros(3, "i8"), i, 1) | TypeError | int64
 xp.argsort(x, kind="quicksort") | ValueError | stably
 xp.asarray(np.array(["a"])) ; xp.asarray(np.array([None])) ;
 xp.asarray(np.array(["2020-01-01"], "M8[D]")) ; xp.empty(3, "O") | ValueError | Unsupported dtype
 x.get(out=np.empty_like(host), blocking=False) | ValueError | pinned memory
 # indices out of range, which cupy wraps, and equal ones in an assignment
-x[i + 2] ; x[i - 5] ; x[i + 2, i] ; x[i - 5, i] ; x.take(i + 2, axis=0) ; x.take(i - 5, axis=0) ;
-xp.take(x, i + 2, axis=0) ; xp.take(x, i - 5, axis=0) ; x[i + 2] = 0.0 ; x[i - 5] = 0.0 ;
+x[i + 2] ; x[i - 5] ; x[i + 2, i] ; x[i - 5, i] ; xp.take(x, i + 2, axis=0) ;
+xp.take(x, i - 5, axis=0) ; x[i + 2] = 0.0 ; x[i - 5] = 0.0 ;
 xp.add.at(x, i + 2, 1.0) ; xp.add.at(x, i - 5, 1.0) | IndexError | out of bounds
 x[xp.asarray([1, 1])] = 1.0 ; x[xp.asarray([3, -1])] = 1.0 ;
 x[xp.asarray([0, 0]), xp.asarray([1, 1])] = xp.ones(2, "f4") ;
 x[:, xp.asarray([3, 3])] = 1.0 | IndexError | duplicate
+# a mask, for whose size the host waits
+x[x > 3] ; x[x > 3] = 0.0 | IndexError | expected integers
 # casts whose results differ between the libraries
 xp.asarray([1.0, np.nan]).astype("i4") ; xp.asarray([1.0, np.inf]).astype("i8") ;
 xp.asarray([1.0, -1.0]).astype("u1") ; xp.asarray([1.0, 3e9]).astype("i4") ;
 xp.empty(2, "i4")[:] = xp.asarray([1.0, np.nan]) ;
-xp.empty(2, "i8")[:] = xp.asarray([1.0, np.inf]) ;
-xp.empty(2, "u1")[:] = xp.asarray([1.0, -1.0]) ;
-xp.empty(2, "i4")[:] = xp.asarray([1.0, 3e9]) | ValueError | cupy and numpy differ
+xp.empty(2, "u1")[:] = xp.asarray([1.0, -1.0]) | ValueError | cupy and numpy differ
 # an out of another dtype, shape or layout
-xp.dot(x, x.T, out=xp.empty((4, 4), "f8")) | ValueError | out
 xp.dot(x, x.T, out=xp.empty((4, 8), "f4")[:, ::2]) | ValueError | C-contiguous
-xp.dot(x, x.T, out=xp.empty((4, 2), "f4")) ; xp.exp(x, out=xp.empty((4, 6), "f8")) ;
-xp.exp(x, out=xp.empty((1, 6), "f4")) ; x.sum(axis=0, out=xp.empty(6, "f8")) | TypeError | out is
+xp.dot(x, x.T, out=xp.empty((4, 4), "f8")) ; xp.dot(x, x.T, out=xp.empty((4, 2), "f4")) ;
+xp.exp(x, out=xp.empty((4, 6), "f8")) ; xp.exp(x, out=xp.empty((1, 6), "f4")) ; x.sum(axis=0, out=xp.empty(6, "f8")) | TypeError | out is
 # arrays of another device
 v[:3] + there ; xp.exp(there) ; there.sum() ; xp.dot(v[:3], there) ; there[xp.asarray([0])] ;
 there.fill(0) | ValueError | array device = 1 while current = 0
+scale(shift=there) | ValueError | lies on device 1
 xp.cuda.Device(2) | RuntimeError | cudaErrorInvalidDevice
 # names that are not there
-xp.kaiser | NotImplementedError | cupy.kaiser is not modelled
-x.choose | NotImplementedError | cupy.ndarray.choose is not modelled
+xp.kaiser ; x.choose ; xp.cuda.Graph | NotImplementedError | is not modelled
 xp.random.default_rng(0) | NotImplementedError | xpcap draws on the host
-x.tostring ; x.setflags ; x.flags.writeable ; xp.cuda.graphs ; xp.cuda.runtime.getCard ;
-xp.random.random_integer | AttributeError | has no attribute
-# arguments that a kernel in C would misread
-scale(n=300) ; scale(by=2.0) ; scale(n=np.int64(300)) ; scale(ahead=np.int32(0)) ;
-scale(by=np.float32(2)) ; scale(x=xp.arange(300, dtype="f8")) ; scale(shift=xp.asarray([7])) ;
-scale(x=np.arange(300, dtype="f4")) ; scale(x=np.float32(1)) ;
-scale(by=xp.full((), 2.0)) | TypeError | scale
-scale(ahead=...) | TypeError | scale: got 5 arguments
-scale(more=np.int32(0)) | TypeError | scale: got 7 arguments
+x.tostring ; x.setflags ; x.flags.writeable ; xp.cuda.runtime.getCard | AttributeError | has no attribute
+# arrays that a kernel in C would misread
+scale(x=xp.arange(300, dtype="f8")) ; scale(shift=xp.asarray([7])) | TypeError | scale
 scale(x=xp.arange(600, dtype="f4")[::2]) | ValueError | C-contiguous
-scale(grid=2) | TypeError | grid is a int
-scale(block=(2048,)) | ValueError | block
 scale(name="scales") | AttributeError | no kernel 'scales'
 xp.RawModule(code="", option=("-DREAL=float",)) | TypeError | option
 # that writes, or lies, where it should not
@@ -445,7 +373,6 @@ def test_emulated_device_takes_what_is_next_to_the_refused(
     out = xp.empty((4, 4), "f4")
     assert xp.dot(x, x.T, out=out) is out
     np.testing.assert_array_equal(out.get(), x.get() @ x.get().T)
-    assert (np.shape(x), np.ndim(x), np.size(x), len(x)) == ((4, 6), 2, 24, 4)
     assert not x.T.flags.c_contiguous
     there = names["there"]
     with xp.cuda.Device(1):
@@ -457,14 +384,14 @@ def test_emulated_device_takes_what_is_next_to_the_refused(
 
 def test_emulated_names_are_those_of_cupy(xp: ModuleType, x: Any) -> None:
     """What the device offers cupy has, and documents; and what NumPy has alone is missing."""
-    from emulated.functions import BY_NAME, FUNCTIONS
+    from emulated.functions import FUNCTIONS
 
     lacking = {name for name in dir(np) if not name.startswith("_")} - set(dir(real.cupy()))
     assert lacking.issuperset(LACKING)
     for name in lacking:
         with pytest.raises(AttributeError, match=f"module 'cupy' has no attribute '{name}'"):
             getattr(xp, name)
-    assert {name for name in (*FUNCTIONS, *BY_NAME) if not hasattr(real.cupy(), name)} == set()
+    assert {name for name in FUNCTIONS if not hasattr(real.cupy(), name)} == set()
     own = "host number __weakref__ __getattr__ __annotations__ __dict__".split()
     ours = {name for name in vars(type(x)) if name not in own}
     assert {name for name in ours if not hasattr(real.cupy().ndarray, name)} == set()
@@ -486,35 +413,26 @@ N = 300
 SCALED = np.arange(N) * 2 + 7
 
 
-def kernel(guard: str = "k < n", name: str = "scale") -> Any:
-    import cupy
-
-    code = SCALE.replace("GUARD", guard)
-    return cupy.RawModule(code=code, options=("-DREAL=float",)).get_function(name)
-
-
-def arguments(**changes: Any) -> tuple[Any, ...]:
-    """Those of the kernel, with some changed, added, or, for ..., left out."""
+def scale(guard: str = "k < n", name: str = "scale", **changes: Any) -> Any:
+    """Launch the kernel, with some arguments changed; its array `out`."""
     import cupy
 
     named = {
         "x": cupy.arange(N, dtype="f4"),
         "shift": cupy.asarray(np.array([7], "i4")),
         "out": cupy.empty(N, "f4"),
-        "by": np.float64(2),
-        "n": np.int32(N),
-        "ahead": np.int64(0),
+        "by": 2.0,
+        "n": N,
+        "ahead": 0,
     }
-    return tuple(x for x in {**named, **changes}.values() if x is not ...)
-
-
-def scale(
-    grid: Any = (2,), block: Any = (256,), guard: str = "k < n", name: str = "scale", **changes: Any
-) -> Any:
-    """Launch the kernel; its array `out`."""
-    args = arguments(**changes)
-    kernel(guard, name)(grid, block, args)
-    return args[2]
+    code = SCALE.replace("GUARD", guard)
+    module, types = (
+        cupy.RawModule(code=code, options=("-DREAL=float",)),
+        parameters(code, "scale", "float"),
+    )
+    args = {**named, **changes}
+    Kernel(cupy, 0, module, name, types)(N, *args.values())
+    return args["out"]
 
 
 def test_emulated_kernels_run(xp: ModuleType, emulator: Emulator) -> None:
@@ -526,17 +444,8 @@ def test_emulated_kernels_run(xp: ModuleType, emulator: Emulator) -> None:
     np.testing.assert_array_equal(out.get(), SCALED * 2 + 7)
 
 
-def test_emulated_kernels_run_on_the_device_of_their_arrays(xp: ModuleType) -> None:
-    args, loaded = arguments(), kernel()
-    with xp.cuda.Device(1):
-        with pytest.raises(ValueError, match="was loaded on device 0"):
-            loaded((2,), (256,), args)
-        with pytest.raises(ValueError, match="x lies on device 0"):
-            kernel()((2,), (256,), args)
-
-
 def test_emulated_kernels_read_nan_beyond_their_arrays(xp: ModuleType) -> None:
-    found = scale(ahead=np.int64(1)).get()
+    found = scale(ahead=1).get()
     assert np.isnan(found[-1])
     assert not np.isnan(found[:-1]).any()
 
@@ -557,11 +466,10 @@ def test_emulated_kernels_leave_a_record_of_what_they_wrote(
     """A kernel that is given a whole buffer and goes wrong inside it is seen by this alone."""
     out = xp.empty((N, 5), "f4")
     with emulator.counting() as counts:
-        scale(out=out, n=np.int32(20), guard="k >= 10 && k < n")
-        scale(x=out, out=out, n=np.int32(20), guard="k % 7 == 0 && k < n")
+        scale(out=out, n=20, guard="k >= 10 && k < n")
+        scale(x=out, out=out, n=20, guard="k % 7 == 0 && k < n")
     first, second = counts.written
     assert first.kernel == "scale"
-    assert first.place.startswith("test_emulated_device.py:")
     ranges = {name: changes.ranges for name, changes in first.changes.items()}
     assert ranges == {"x": [], "shift": [], "out": [(10, 20)]}
     assert second.changes["x"] == second.changes["out"]

@@ -2,8 +2,6 @@
 are attached by the files beside this one.
 """
 
-import dis
-import sys
 from typing import Any
 
 import numpy as np
@@ -32,13 +30,6 @@ class Flags:
             host.flags.f_contiguous,
             host.base is None,
         )
-
-    def __getitem__(self, name: str) -> bool:
-        return {
-            "C_CONTIGUOUS": self.c_contiguous,
-            "F_CONTIGUOUS": self.f_contiguous,
-            "OWNDATA": self.owndata,
-        }[name]
 
 
 class Pointer:
@@ -136,18 +127,9 @@ class ndarray:  # noqa: N801 - cupy's name
         )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """cupy takes over here without a word; a stray np. is to be seen. An operator with a NumPy
-        scalar on its left comes this way too.
+        """cupy takes over here without a word, also for an operator with a NumPy scalar on its left;
+        a stray np. is to be seen.
         """
-        if (
-            method == "__call__"
-            and not kwargs
-            and not isinstance(inputs[0], ndarray)
-            and _is_operator(sys._getframe(1))
-        ):
-            from emulated.elementwise import UFUNCS
-
-            return UFUNCS[ufunc.__name__](*inputs)
         raise TypeError(
             f"numpy.{ufunc.__name__} was called on a device array; write xp.{ufunc.__name__}, with"
             " xp from get_array_module"
@@ -172,11 +154,6 @@ def _hold(x: ndarray, host: np.ndarray, number: int) -> ndarray:
     x.ndim, x.size, x.itemsize, x.nbytes = host.ndim, host.size, host.itemsize, host.nbytes
     x.data = Pointer(host, number)
     return x
-
-
-def _is_operator(frame: Any) -> bool:
-    """Whether `frame` is at an operator, not at a call."""
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("BINARY_OP", "COMPARE_OP")
 
 
 def supported(dtype: Any) -> np.dtype[Any]:

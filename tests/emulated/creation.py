@@ -22,7 +22,7 @@ def make(
     """The one way in for host arrays."""
     if isinstance(obj, ndarray):
         same = dtype is None or supported(dtype) == obj.dtype
-        lies = order in (None, "K", "A") or obj.flags[f"{order}_CONTIGUOUS"]
+        lies = order in (None, "K", "A") or getattr(obj.flags, f"{order.lower()}_contiguous")
         if same and lies and not copy:
             return obj
         return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=True)

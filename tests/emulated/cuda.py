@@ -62,9 +62,6 @@ class Device:
     def pci_bus_id(self) -> str:
         return f"0000:{self.id:02X}:00.0"
 
-    def __repr__(self) -> str:
-        return f"<CUDA Device {self.id}>"
-
 
 class Event:
     """A mark in the work of a stream; its time is known only after a synchronisation."""
@@ -84,10 +81,6 @@ class Event:
     def synchronize(self) -> None:
         if self._machine is EMULATOR.machine:
             EMULATOR.wait("Event.synchronize", *self.mark)
-
-    @property
-    def done(self) -> bool:
-        return EMULATOR.is_over(*self.mark)
 
 
 class Stream:
@@ -123,11 +116,6 @@ class Stream:
     def synchronize(self) -> None:
         EMULATOR.wait("Stream.synchronize", self.ptr)
 
-    def record(self, event: Event | None = None) -> Event:
-        event = event or Event()
-        event.record(self)
-        return event
-
     def wait_event(self, event: Event) -> None:
         """Work on the device waits, the host does not. Here all that the event marks is over."""
         EMULATOR.finish(*event.mark)
@@ -137,7 +125,7 @@ Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
-    if not (start_event.seconds and end_event.seconds and end_event.done):
+    if not (start_event.seconds and end_event.seconds and EMULATOR.is_over(*end_event.mark)):
         raise cuda_error("cudaErrorNotReady")
     return 1e3 * (end_event.seconds - start_event.seconds)
 

@@ -19,10 +19,6 @@ BINARY = {
     "mod": "remainder",
     "pow": "power",
     "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "lshift": "left_shift",
-    "rshift": "right_shift",
 }
 COMPARISONS = {
     "lt": "less",
@@ -32,7 +28,6 @@ COMPARISONS = {
     "eq": "equal",
     "ne": "not_equal",
 }
-UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
 ATOMIC = (
     "int32",
     "float16",
@@ -51,49 +46,24 @@ class Ufunc:
     def __init__(self, name: str) -> None:
         self._real = real.look_up(name)
         self.__name__ = name
-        self.nin, self.nout, self.nargs = self._real.nin, self._real.nout, self._real.nargs
         self._numpy = getattr(np, name)
 
-    def __repr__(self) -> str:
-        return f"<emulated ufunc {self.__name__!r}>"
-
-    def __call__(
-        self,
-        *args: Any,
-        out: Any = None,
-        dtype: Any = None,
-        casting: str = "same_kind",
-        **wrong: Any,
-    ) -> Any:
-        if wrong:
-            raise TypeError(f"cupy.{self.__name__}: Wrong arguments {wrong}")
-        if not self.nin <= len(args) <= self.nargs:
+    def __call__(self, *args: Any, out: Any = None, dtype: Any = None, **wrong: Any) -> Any:
+        if wrong or len(args) != self._real.nin or self._real.nout != 1:
             raise TypeError(
-                f"cupy.{self.__name__}: takes {self.nin} arguments, {self.nargs} with outputs; got"
-                f" {len(args)}"
+                f"cupy.{self.__name__}: got {len(args)} arguments and {wrong}, expected"
+                f" {self._real.nin}, out= and dtype=; no other call is modelled"
             )
-        if len(args) > self.nin:
-            if out is not None:
-                raise ValueError("Cannot specify 'out' as both a positional and keyword argument")
-            args, out = args[: self.nin], args[self.nin :]
-        outs = out if isinstance(out, tuple) else (None,) * self.nout if out is None else (out,)
-        given = [x for x in outs if x is not None]
-        result = self._compute([operand(x, self.__name__) for x in args], dtype, casting)
-        for x in given:
-            array(x, f"{self.__name__}(out=)")
-        self._count(args, given, result)
-        results = result if isinstance(result, tuple) else (result,)
-        done = tuple(
-            deliver(value, x, self.__name__) for x, value in zip(outs, results, strict=True)
-        )
-        return done if isinstance(result, tuple) else done[0]
+        result = self._compute([operand(x, self.__name__) for x in args], dtype)
+        if out is not None:
+            array(out, f"{self.__name__}(out=)")
+        self._count(args, out, result)
+        return deliver(result, out, self.__name__)
 
     def in_place(self, x: ndarray, other: Any) -> ndarray:
         """`x op= other`: casts within a kind, as NumPy does."""
-        result = self._compute(
-            [array(x, self.__name__), operand(other, self.__name__)], None, "same_kind"
-        )
-        self._count((x, other), [x], result)
+        result = self._compute([array(x, self.__name__), operand(other, self.__name__)], None)
+        self._count((x, other), x, result)
         if result.shape != x.shape or not np.can_cast(result.dtype, x.dtype, "same_kind"):
             raise TypeError(
                 f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype}"
@@ -113,19 +83,20 @@ class Ufunc:
             raise TypeError(f"cupy.add.at: got {a.dtype}, expected one of {', '.join(ATOMIC)}")
         add_at(a, indices, operand(b, "add.at"))
 
-    def _compute(self, hosts: list[Any], dtype: Any, casting: str) -> Any:
+    def _compute(self, hosts: list[Any], dtype: Any) -> Any:
         settings = {} if dtype is None else {"dtype": dtype}
-        if casting != "same_kind":
-            settings["casting"] = casting
         with np.errstate(all="ignore"):  # a device says nothing of overflow or 0/0
             return self._numpy(*hosts, **settings)
 
-    def _count(self, args: Any, given: list[ndarray], result: Any) -> None:
-        if any(np.size(x) == 0 for x in (result if isinstance(result, tuple) else (result,))):
+    def _count(self, args: Any, out: ndarray | None, result: Any) -> None:
+        if np.size(result) == 0:
             return
         for x in args:
-            if isinstance(x, ndarray) and any(
-                x is not out and np.may_share_memory(x.host, out.host) for out in given
+            if (
+                out is not None
+                and x is not out
+                and isinstance(x, ndarray)
+                and np.may_share_memory(x.host, out.host)
             ):
                 EMULATOR.launch("copy", f"{self.__name__}: input under the output", x.nbytes)
         EMULATOR.launch("elementwise", self.__name__)
@@ -133,10 +104,11 @@ class Ufunc:
 
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     mask = array(condition, "where")
-    if x is None and y is None:
-        return condition.nonzero()
-    if mask.dtype != bool:
-        EMULATOR.launch("copy", "where: condition to bool", mask.size)
+    if x is None or mask.dtype != bool:
+        raise NotImplementedError(
+            "emulated device: cupy.where of a mask, x and y alone is modelled; see"
+            " tests/emulated/elementwise.py"
+        )
     result = np.where(mask, operand(x, "where"), operand(y, "where"))
     if result.size:
         EMULATOR.launch("elementwise", "where")
@@ -174,8 +146,7 @@ def _attach() -> None:
 
     for operator, name in {**BINARY, **COMPARISONS}.items():
         binary(operator, name)
-    for operator, name in UNARY.items():
-        setattr(ndarray, f"__{operator}__", lambda self, name=name: UFUNCS[name](self))
+    ndarray.__neg__ = lambda self: UFUNCS["negative"](self)
 
 
 _attach()

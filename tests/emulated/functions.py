@@ -55,11 +55,6 @@ def stack(
     return concatenate(parts, axis, out, dtype=dtype, casting=casting)
 
 
-def copy(a: Any, order: str = "K") -> ndarray:
-    array(a, "copy")
-    return a.copy(order)
-
-
 def tile(A: Any, reps: Any) -> ndarray:
     return _rearranged("tile", np.tile(array(A, "tile"), reps))
 
@@ -68,13 +63,6 @@ def _rearranged(name: str, host: np.ndarray) -> ndarray:
     if host.size:
         EMULATOR.launch("copy", name)
     return wrap(host)
-
-
-# Views
-
-
-def _reshaped(name: str, a: Any, change: Callable[[np.ndarray], np.ndarray]) -> ndarray:
-    return view(change(a.host if isinstance(a, ndarray) else array(a, name)), a)
 
 
 def reshape(a: Any, shape: Any, order: str = "C", *, copy: Any = None) -> ndarray:
@@ -91,9 +79,15 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> ndar
 
 def sort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
     methods.stable(kind)
-    x = a.flatten() if axis is None else copy(a)
-    x.sort(-1 if axis is None else axis)
+    array(a, "sort")
+    x = a.copy("K")
+    x.sort(axis)
     return x
+
+
+def take(a: Any, indices: Any, axis: Any = None, out: Any = None) -> ndarray:
+    array(a, "take")
+    return a.take(indices, axis, out)
 
 
 def argsort(a: Any, axis: Any = -1, kind: Any = None) -> ndarray:
@@ -115,22 +109,8 @@ HERE: dict[str, Function] = {
     f.__name__: f
     for f in (
         *(getattr(creation, name) for name in CREATION),
-        *(concatenate, stack, copy, tile, reshape, searchsorted, sort, argsort, shares_memory),
+        *(concatenate, stack, tile, reshape, searchsorted, sort, take, argsort, shares_memory),
         *(elementwise.where, products.dot, products.vdot),
     )
 }
-TO_METHOD = (*methods.REDUCTIONS, "ravel", "take", "nonzero")
-
-
-def _method(name: str) -> Function:
-    """A function that is the method of its first argument."""
-
-    def call(a: Any, **arguments: Any) -> Any:
-        array(a, name)
-        return getattr(a, name)(**arguments)
-
-    return call
-
-
 FUNCTIONS: dict[str, Function] = {**HERE, "array": creation.make, "matmul": products.matmul}
-BY_NAME: dict[str, Function] = {name: _method(name) for name in TO_METHOD}

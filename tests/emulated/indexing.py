@@ -1,9 +1,8 @@
 """Reading and writing by index, with the launches of cupy/_core/_routines_indexing.pyx and none of
 its silence.
 
-Where cupy wraps an index that is out of range, this raises; where it leaves open which of two equal
-indices wins, this raises; and a boolean mask counts as a read, since the size of what comes out of
-it has to be known on the host.
+Where cupy wraps an index that is out of range, this raises, and where it leaves open which of two equal
+indices wins. A boolean mask, whose result has a size that the host would wait for, is refused.
 """
 
 import math
@@ -22,9 +21,8 @@ class Key:
 
     def __init__(self, key: Any, who: str) -> None:
         self.arrays: list[np.ndarray] = []
-        self.masks = 0
         parts = [self._part(part, who) for part in (key if isinstance(key, tuple) else (key,))]
-        self.basic = not self.arrays and not self.masks
+        self.basic = not self.arrays
         if not any(part is Ellipsis for part in parts):
             parts.append(Ellipsis)  # so that NumPy gives a 0-d array, never a scalar
         self.host = tuple(parts)
@@ -41,39 +39,26 @@ class Key:
             EMULATOR.transfer(8 * len(part))  # cupy sends it, and says nothing
             part = fresh(np.asarray(part, dtype=None if part else np.int32))
         index = array(part, f"{who} by index")
-        if index.dtype == bool:
-            self.masks += 1
-            EMULATOR.read("boolean index")
-        elif index.dtype.kind in "iu":
-            self.arrays.append(index)
-        else:
+        if index.dtype.kind not in "iu":
             raise IndexError(
-                f"cupy.{who}: an index has dtype {index.dtype}, expected integers or booleans"
+                f"cupy.{who}: an index has dtype {index.dtype}, expected integers; with a mask the"
+                " host waits for the size of what it takes: use where"
             )
+        self.arrays.append(index)
         return index
 
     def count(self, kind: str, size: int) -> None:
         """The launches of a gather or a scatter of `size` elements."""
-        if self.masks:
-            EMULATOR.launch(
-                "scan", f"{kind} by mask", *(8 * part.size for part in self.host if _is_mask(part))
-            )
-        if len(self.arrays) + self.masks > 1:
-            places = (
-                np.broadcast_shapes(*(index.shape for index in self.arrays))
-                if not self.masks
-                else (size,)
-            )
+        if len(self.arrays) > 1:
+            places = np.broadcast_shapes(*(index.shape for index in self.arrays))
             EMULATOR.launch("memset", f"{kind}: linear index", 8 * math.prod(places))
-            for _ in range(len(self.arrays) + self.masks):
+            for _ in self.arrays:
                 EMULATOR.launch("elementwise", f"{kind}: linear index")
         if size:
-            EMULATOR.launch(kind, "mask" if self.masks else "index")
+            EMULATOR.launch(kind, "index")
 
     def refuse_duplicates(self, shape: tuple[int, ...]) -> None:
         """An IndexError where two elements of the index arrays name one place."""
-        if not self.arrays:
-            return
         axes = self._axes(shape)
         linear = np.zeros(np.broadcast_shapes(*(index.shape for index in self.arrays)), np.int64)
         for index, size in zip(self.arrays, axes, strict=True):
@@ -86,22 +71,17 @@ class Key:
 
     def _axes(self, shape: tuple[int, ...]) -> list[int]:
         """The sizes of the axes that the integer arrays index."""
-        taken = sum(part.ndim if _is_mask(part) else part is not None for part in self.host) - 1
+        taken = sum(part is not None for part in self.host) - 1
         sizes, axis = [], 0
         for part in self.host:
             if part is Ellipsis:
                 axis += len(shape) - taken
             elif isinstance(part, np.ndarray):
-                if part.dtype != bool:
-                    sizes.append(shape[axis])
-                axis += part.ndim if part.dtype == bool else 1
+                sizes.append(shape[axis])
+                axis += 1
             elif part is not None:
                 axis += 1
         return sizes
-
-
-def _is_mask(part: Any) -> bool:
-    return isinstance(part, np.ndarray) and part.dtype == bool
 
 
 def getitem(x: ndarray, key: Any) -> ndarray:
@@ -172,30 +152,17 @@ def add_at(x: ndarray, key: Any, value: Any) -> None:
     """
     index = Key(key, "add.at")
     memory = array(x, "add.at")
-    if index.basic:
-        memory[index.host] += value
-        EMULATOR.launch("elementwise", "add")
-        return
+    if len(index.arrays) != 1 or len(index.host) != 2 or index.arrays[0].ndim != 1:
+        raise NotImplementedError("cupy.add.at: rows by one vector of numbers alone are modelled")
     index.count("scatter", memory[index.host].size)
     EMULATOR.atomics += 1
-    if (
-        len(index.arrays) == 1
-        and len(index.host) == 2
-        and index.host[0] is index.arrays[0]
-        and index.arrays[0].ndim == 1
-    ):
-        order = np.random.default_rng(EMULATOR.atomics).permutation(len(index.arrays[0]))
-        rows = np.broadcast_to(value, (len(order), *memory.shape[1:]))
-        np.add.at(memory, index.arrays[0][order], rows[order].astype(memory.dtype))
-    else:
-        np.add.at(memory, index.host, value)
+    order = np.random.default_rng(EMULATOR.atomics).permutation(len(index.arrays[0]))
+    rows = np.broadcast_to(value, (len(order), *memory.shape[1:]))
+    np.add.at(memory, index.arrays[0][order], rows[order].astype(memory.dtype))
 
 
 def take(x: ndarray, indices: Any, axis: Any = None, out: Any = None) -> ndarray:
     memory = array(x, "take")
-    if isinstance(indices, list):
-        EMULATOR.transfer(8 * len(indices))
-        indices = fresh(np.asarray(indices, dtype=int))
     where = indices if isinstance(indices, int | np.integer) else array(indices, "take by index")
     if isinstance(where, np.ndarray) and where.dtype.kind not in "iu":
         raise TypeError(f"cupy.take: indices have dtype {where.dtype}, expected integers")

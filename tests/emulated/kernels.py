@@ -1,8 +1,7 @@
 """The emulated RawModule: the same CUDA C text, compiled by g++ and run on the host.
 
-A kernel is launched as CuPy launches it, or through the driver's binding by addresses. Arguments are
-held against the C parameter list: CuPy passes on whatever it is given, and the driver reads what
-lies at an address. Each array is laid between margins while the kernel
+A kernel is launched through the driver's binding, by addresses. What lies there is held against the C
+parameter list, and CUDA reads it whatever it is. Each array is laid between margins while the kernel
 runs, so that what it reads beyond an end is NaN and what it writes there is an error. What a launch
 changed inside its arrays is in `Counts.written`.
 """
@@ -134,19 +133,12 @@ class RawKernel:
         held = (ctypes.c_char * size).from_address(address)
         return view_on(np.ndarray(asked.shape, asked.dtype, held), asked.device)
 
-    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
-        for what, value in (("grid", grid), ("block", block), ("args", args)):
-            if not isinstance(value, tuple):
-                raise TypeError(
-                    f"{self.name}: {what} is a {type(value).__name__}, expected a tuple"
-                )
+    def run(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
         if self._device != EMULATOR.current:
             raise ValueError(
                 f"{self.name}: was loaded on device {self._device}, and device {EMULATOR.current}"
                 " is the current one"
             )
-        if shared_mem:
-            raise NotImplementedError("emulated RawKernel: dynamic shared memory is not modelled")
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
         for x in args:
             if isinstance(x, ndarray) and (held := memory.find(x.host.ctypes.data)):
@@ -179,12 +171,12 @@ def launch_kernel(
     if f not in _functions:
         raise ValueError(f"launchKernel: {f:#x} is no function, expected RawKernel.kernel.ptr")
     kernel = _functions[f]
-    if stream != EMULATOR.stream_ptr or extra:
+    if stream != EMULATOR.stream_ptr or extra or shared:
         raise ValueError(
-            f"{kernel.name}: was given to stream {stream:#x} with extra {extra}, expected the"
-            f" current stream {EMULATOR.stream_ptr:#x} and 0"
+            f"{kernel.name}: was given to stream {stream:#x} with {shared} bytes of shared"
+            f" memory and extra {extra}, expected the current stream {EMULATOR.stream_ptr:#x}, 0 and 0"
         )
-    kernel((gx, gy, gz), (bx, by, bz), kernel.arguments(kernel_params), shared_mem=shared)
+    kernel.run((gx, gy, gz), (bx, by, bz), kernel.arguments(kernel_params))
 
 
 class Guarded:
@@ -200,32 +192,17 @@ class Guarded:
         self._arrays: dict[
             str, tuple[np.ndarray, np.ndarray]
         ] = {}  # by parameter: the array given, and its place
-        if len(args) != len(parameters):
-            raise TypeError(
-                f"{who}: got {len(args)} arguments, expected {len(parameters)}:"
-                f" {', '.join(p.name for p in parameters)}"
-            )
         self.args = [
             self._argument(parameter, x) for parameter, x in zip(parameters, args, strict=True)
         ]
 
     def _argument(self, parameter: Any, x: Any) -> Any:
         who = f"{self._who}: {parameter.name}"
-        if parameter.pointer != isinstance(x, ndarray):
-            raise TypeError(
-                f"{who} is a {type(x).__module__}.{type(x).__name__}, expected"
-                f" {'a device array' if parameter.pointer else 'a NumPy scalar'}"
-            )
         if not parameter.pointer:
             return x
         if x.number != EMULATOR.current:
             raise ValueError(
                 f"{who} lies on device {x.number}, and device {EMULATOR.current} is the current one"
-            )
-        if not x.flags.c_contiguous:
-            raise ValueError(
-                f"{who} has strides {x.strides} for shape {x.shape}, expected C-contiguous rows; a"
-                " kernel gets a bare pointer"
             )
         laid = self._laid(parameter.name, x.host)
         laid = laid if laid.shape == x.shape else laid.reshape(x.shape)

@@ -7,17 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from emulated import indexing, memory, products, real, scan
+from emulated import indexing, memory, real
 from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
 from emulated.record import EMULATOR, SCRATCH
 
-# Launches of a reduction (cupy/_core/_routines_statistics.pyx); the rest are one kernel.
-STEPS: dict[str, tuple[tuple[str, str], ...]] = {
-    "mean": (("reduction", "mean"), ("elementwise", "mean: divide")),
-    "cumsum": (("scan", "cumsum"),),
-}
-CUB = ("sum", "max", "min", "mean")  # by axes; argmax of whole arrays too
-REDUCTIONS = (*CUB, "argmax", "all", "any", "cumsum")
+REDUCTIONS = "sum", "max", "mean", "argmax", "all", "cumsum"
 
 
 # Reads: every way from the device to the host
@@ -58,10 +52,6 @@ def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
         return x.host.copy()
     out[...] = x.host
     return out
-
-
-def tolist(self: ndarray) -> Any:
-    return read(self, "tolist").tolist()
 
 
 def truth(self: ndarray) -> bool:
@@ -162,7 +152,7 @@ def transpose(self: ndarray, *axes: Any) -> ndarray:
     return view(self.host.transpose(*axes), self)
 
 
-# Reductions, sorting, and what has to be read to know its size
+# Reductions and sorting
 
 
 def reduction(name: str) -> Callable[..., ndarray]:
@@ -174,69 +164,26 @@ def reduction(name: str) -> Callable[..., ndarray]:
         if name == "cumsum":
             del arguments["keepdims"]
         with np.errstate(all="ignore"):
-            if _by_rows(name, self.host, arguments.get("axis")):
-                result = scan.sums_along_rows(array(self, name))
-            else:
-                result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
+            result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
         if dtype is not None:
             result = result.astype(dtype)
-        _count_reduction(name, self.host, arguments.get("axis"), result, out)
+        # With CUB, which CuPy uses by default, it takes scratch, and memory of its own beside an out
+        EMULATOR.launch("scan" if name == "cumsum" else "reduction", name, SCRATCH)
+        if name == "mean":
+            EMULATOR.launch("elementwise", "mean: divide")
+        if out is not None:
+            EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
         return deliver(result, out, name)
 
     return reduce
 
 
-def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray, out: Any) -> None:
-    """The launches of a reduction, and what it takes from the pool besides its result.
-
-    CUB, which CuPy uses by default, wants scratch memory, and writes to memory of its own even
-    where there is an out= (cupy/cuda/cub.pyx).
-    """
-    steps = STEPS.get(name, (("reduction", name),))
-    if _by_rows(name, host, axis):
-        steps = scan.FEW if host.shape[1] <= scan.BLOCK else scan.MANY
-    adjacent = _is_adjacent(host, axis)
-    for kind, step in steps:
-        EMULATOR.launch(
-            kind,
-            step,
-            (
-                SCRATCH
-                if kind == "scan"
-                or (kind == "reduction" and adjacent and (name in CUB or result.size == 1))
-                else 0
-            ),
-        )
-    if adjacent and name in CUB and out is not None:
-        EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
-
-
-def _by_rows(name: str, host: np.ndarray, axis: Any) -> bool:
-    return name == "cumsum" and host.ndim == 2 and axis in (1, -1) and host.dtype.kind == "f"
-
-
-def _is_adjacent(host: np.ndarray, axis: Any) -> bool:
-    """Whether elements that are reduced to one lie side by side."""
-    axes = (
-        range(host.ndim)
-        if axis is None
-        else sorted(a % host.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
-    )
-    ends = tuple(range(host.ndim - len(axes), host.ndim)), tuple(range(len(axes)))
-    return any(
-        flag and tuple(axes) == end
-        for flag, end in zip((host.flags.c_contiguous, host.flags.f_contiguous), ends, strict=True)
-    )
-
-
-def argsort(self: ndarray, axis: Any = -1, kind: Any = None) -> ndarray:
-    stable(kind)
+def argsort(self: ndarray, axis: Any = -1) -> ndarray:
     EMULATOR.launch("sort", "argsort", self.nbytes, SCRATCH)
     return wrap(np.argsort(array(self, "argsort"), axis, kind="stable"))
 
 
-def sort(self: ndarray, axis: int = -1, kind: Any = None) -> None:
-    stable(kind)
+def sort(self: ndarray, axis: int = -1) -> None:
     EMULATOR.launch("sort", "sort", SCRATCH)
     array(self, "sort").sort(axis, kind="stable")
 
@@ -246,17 +193,8 @@ def stable(kind: Any) -> None:
         raise ValueError(f"cupy sorts stably and knows kinds None and 'stable', got {kind!r}")
 
 
-def nonzero(self: ndarray) -> tuple[ndarray, ...]:
-    found = np.nonzero(array(self, "nonzero"))
-    EMULATOR.launch("scan", "nonzero", 8 * self.size)
-    EMULATOR.read("nonzero")
-    EMULATOR.launch("elementwise", "nonzero")
-    return tuple(wrap(index) for index in found)
-
-
 METHODS: dict[str, Callable[..., Any]] = {
     "get": get,
-    "tolist": tolist,
     "set": upload,
     "copy": copy,
     "astype": astype,
@@ -265,10 +203,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     "ravel": ravel,
     "transpose": transpose,
     "take": indexing.take,
-    "dot": products.dot,
     "argsort": argsort,
     "sort": sort,
-    "nonzero": nonzero,
 }
 
 

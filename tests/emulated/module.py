@@ -11,8 +11,8 @@ import numpy as np
 from emulated import real
 from emulated.arrays import ndarray
 from emulated.cuda import PINNED, POOL, Module, driver, namespace
-from emulated.functions import BY_NAME, FUNCTIONS
-from emulated.kernels import RawKernel, RawModule
+from emulated.functions import FUNCTIONS
+from emulated.kernels import RawModule
 from emulated.record import EMULATOR, Emulator
 
 HOST = (
@@ -52,7 +52,7 @@ class Cupy(ModuleType):
             Module("linalg"),
         )
         self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
-        self.RawModule, self.RawKernel = RawModule, RawKernel
+        self.RawModule = RawModule
         self._core = Module("_core", set_reduction_accelerators=set_reduction_accelerators)
         self.get_default_memory_pool, self.is_available = lambda: POOL, lambda: EMULATOR.devices > 0
 
@@ -65,7 +65,7 @@ class Cupy(ModuleType):
         return value
 
     def _model(self, name: str, found: Any) -> Any:
-        if name in FUNCTIONS or name in BY_NAME:
+        if name in FUNCTIONS:
             return checked(name)
         if isinstance(found, real.look_up("ufunc")):
             from emulated.elementwise import UFUNCS
@@ -84,17 +84,13 @@ def set_reduction_accelerators(accelerators: list[str]) -> None:
 
 def checked(name: str) -> Any:
     """A function that refuses the calls that cupy's own would."""
-    function = FUNCTIONS.get(name)
+    function = FUNCTIONS[name]
 
-    @functools.wraps(function or BY_NAME[name])
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = real.bind(name, args, kwargs)
-        if function:
-            return function(*args, **kwargs)
-        first = bound.pop(next(iter(bound)))
-        return BY_NAME[name](first, **bound)
+        real.bind(name, args, kwargs)
+        return function(*args, **kwargs)
 
-    call.__name__ = name
     return call
 
 

@@ -23,17 +23,15 @@ from emulated import real
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
+# Who called them says more
 CONVERSIONS = tuple(
     PACKAGE + name
     for name in (
         "backend.py",
         "memory.py",
-        "device/launch.py",
-        "device/cublas.py",
-        "device/replay.py",
-        "device/transfers.py",
+        *(f"device/{x}.py" for x in ("launch", "cublas", "replay", "transfers")),
     )
-)  # who called them says more
+)
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
 Place = str | None  # as in "xpcap/backend.py:96 (to_numpy)"; None while nobody counts
@@ -161,15 +159,18 @@ class Wait(NamedTuple):
 class Counts:
     """Everything the device did while these counts were open, in order."""
 
+    launches: list[Launch]
+    allocations: list[Allocation]
+    products: list[Product]
+    written: list[Written]
+    reads: list[Read]
+    transfers: list[Transfer]
+    waits: list[Wait]
+    events: list[Any]  # all of them, in order
+
     def __init__(self) -> None:
-        self.launches: list[Launch] = []
-        self.allocations: list[Allocation] = []
-        self.products: list[Product] = []
-        self.written: list[Written] = []
-        self.reads: list[Read] = []
-        self.transfers: list[Transfer] = []
-        self.waits: list[Wait] = []
-        self.events: list[Launch | Read | Transfer | Wait] = []  # all of them, in order
+        for name in Counts.__annotations__:
+            setattr(self, name, [])
 
     def kinds(self) -> Counter[str]:
         """Launches by kind."""
@@ -201,33 +202,8 @@ class Counts:
 
     def reset(self) -> None:
         """Forget what was counted so far."""
-        for events in (
-            self.launches,
-            self.allocations,
-            self.products,
-            self.written,
-            self.reads,
-            self.transfers,
-            self.waits,
-            self.events,
-        ):
-            events.clear()
-
-    def __str__(self) -> str:
-        launches = ", ".join(f"{count} {kind}" for kind, count in self.kinds().most_common())
-        counted = (
-            f"{len(self.launches)} launches ({launches})",
-            f"{len(self.allocations)} allocations",
-        )
-        return ", ".join(
-            (
-                *counted,
-                *(
-                    f"{len(getattr(self, events))} {events}"
-                    for events in ("reads", "transfers", "waits")
-                ),
-            )
-        )
+        for name in Counts.__annotations__:
+            getattr(self, name).clear()
 
 
 class Emulator(Counts):
