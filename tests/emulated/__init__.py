@@ -10,20 +10,12 @@ what CUDA does: see the table in docs/develop/testing-without-a-gpu.md.
 import pytest
 
 from emulated import real
+from emulated.module import install
 from emulated.record import EMULATOR, Counts, Emulator
 
 MISSING = "cupy is not installed: the kernels extra is not installed"
 
 __all__ = ["EMULATOR", "Counts", "Emulator", "device", "install", "install_or_skip"]
-
-
-def install(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
-    """The emulated device in place of cupy until `monkeypatch` is undone. Needs the real package,
-    though no device.
-    """
-    from emulated.module import install as put
-
-    return put(monkeypatch, **machine)
 
 
 def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:

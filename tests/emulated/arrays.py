@@ -25,11 +25,7 @@ class Flags:
     """
 
     def __init__(self, host: np.ndarray) -> None:
-        self.c_contiguous, self.f_contiguous, self.owndata = (
-            host.flags.c_contiguous,
-            host.flags.f_contiguous,
-            host.base is None,
-        )
+        self.c_contiguous, self.f_contiguous = host.flags.c_contiguous, host.flags.f_contiguous
 
 
 class Pointer:
@@ -195,11 +191,6 @@ def loaded(host: np.ndarray) -> ndarray:
 def view(host: np.ndarray, like: ndarray) -> ndarray:
     """NumPy's array `host`, which lies in the memory of `like`."""
     return _hold(ndarray.__new__(ndarray), host, like.number)
-
-
-def view_on(host: np.ndarray, number: int) -> ndarray:
-    """NumPy's array `host`, which lies in memory of device `number`."""
-    return _hold(ndarray.__new__(ndarray), host, number)
 
 
 def here(x: ndarray, who: str) -> np.ndarray:

@@ -9,33 +9,19 @@ from emulated.methods import send
 from emulated.record import EMULATOR
 
 
-def make(
-    obj: Any,
-    dtype: Any = None,
-    copy: Any = True,
-    order: Any = "K",
-    subok: bool = False,
-    ndmin: int = 0,
-    *,
-    blocking: bool = False,
-) -> ndarray:
+def make(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K") -> ndarray:
     """The one way in for host arrays."""
     if isinstance(obj, ndarray):
         same = dtype is None or supported(dtype) == obj.dtype
-        lies = order in (None, "K", "A") or getattr(obj.flags, f"{order.lower()}_contiguous")
+        lies = order in ("K", "A") or getattr(obj.flags, f"{order.lower()}_contiguous")
         if same and lies and not copy:
             return obj
-        return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=True)
-    host = np.array(
-        obj, dtype=None if dtype is None else supported(dtype), order=order or "K", ndmin=ndmin
-    )
-    return send(host)
+        return obj.astype(obj.dtype if dtype is None else dtype, order, copy=True)
+    return send(np.array(obj, dtype=None if dtype is None else supported(dtype), order=order))
 
 
-def asarray(
-    a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False
-) -> ndarray:
-    return make(a, dtype, bool(copy), order)
+def asarray(a: Any, dtype: Any = None, order: Any = None) -> ndarray:
+    return make(a, dtype, False, order or "K")
 
 
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
@@ -47,72 +33,41 @@ def empty(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
     return fresh(poisoned(shape, dtype, order))
 
 
-def full(shape: Any, fill_value: Any, dtype: Any = None, order: Any = "C") -> ndarray:
-    value = operand(fill_value, "full")
-    x = empty(shape, np.asarray(value).dtype if dtype is None else dtype, order)
-    if x.size:
-        EMULATOR.launch("elementwise", "full")
-    x.host[...] = value
-    return x
-
-
-def zeros(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
-    x = empty(shape, dtype, order)
-    return _zeroed("zeros", x)
-
-
-def ones(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
-    return full(shape, 1, dtype, order)
-
-
-def empty_like(
-    prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
-) -> ndarray:
-    host = np.empty_like(
-        _any_device(prototype), None if dtype is None else supported(dtype), order, shape=shape
-    )
+def empty_like(prototype: Any, dtype: Any = None) -> ndarray:
+    # A prototype may lie on another device: only its shape and dtype are asked for
+    like = prototype.host if isinstance(prototype, ndarray) else array(prototype, "empty_like")
+    host = np.empty_like(like, None if dtype is None else supported(dtype))
     host[...] = poisoned((), host.dtype)
     return fresh(host)
 
 
-def zeros_like(
-    a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
-) -> ndarray:
-    x = empty_like(a, dtype, order, subok, shape)
-    return _zeroed("zeros_like", x)
+def full(shape: Any, fill_value: Any, dtype: Any = None) -> ndarray:
+    value = operand(fill_value, "full")
+    x = empty(shape, np.asarray(value).dtype if dtype is None else dtype)
+    return _filled(x, value, "elementwise", "full")
 
 
-def _zeroed(name: str, x: ndarray) -> ndarray:
+def zeros(shape: Any, dtype: Any = float) -> ndarray:
+    return _filled(empty(shape, dtype), 0, "memset", "zeros")
+
+
+def ones(shape: Any, dtype: Any = float) -> ndarray:
+    return full(shape, 1, dtype)
+
+
+def zeros_like(a: Any, dtype: Any = None) -> ndarray:
+    return _filled(empty_like(a, dtype), 0, "memset", "zeros_like")
+
+
+def ones_like(a: Any, dtype: Any = None) -> ndarray:
+    return _filled(empty_like(a, dtype), 1, "elementwise", "full")
+
+
+def _filled(x: ndarray, value: Any, kind: str, name: str) -> ndarray:
     if x.size:
-        EMULATOR.launch("memset", name)
-    x.host[...] = 0
+        EMULATOR.launch(kind, name)
+    x.host[...] = value
     return x
-
-
-def full_like(
-    a: Any,
-    fill_value: Any,
-    dtype: Any = None,
-    order: Any = "K",
-    subok: Any = None,
-    shape: Any = None,
-) -> ndarray:
-    x = empty_like(a, dtype, order, subok, shape)
-    if x.size:
-        EMULATOR.launch("elementwise", "full")
-    x.host[...] = operand(fill_value, "full_like")
-    return x
-
-
-def ones_like(
-    a: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
-) -> ndarray:
-    return full_like(a, 1, dtype, order, subok, shape)
-
-
-def _any_device(x: Any) -> np.ndarray:
-    """A prototype may lie on another device: only its shape and dtype are asked for."""
-    return x.host if isinstance(x, ndarray) else array(x, "empty_like")
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:

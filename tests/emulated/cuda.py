@@ -66,9 +66,7 @@ class Device:
 class Event:
     """A mark in the work of a stream; its time is known only after a synchronisation."""
 
-    def __init__(
-        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
-    ) -> None:
+    def __init__(self, disable_timing: bool = False) -> None:
         self.seconds, self._machine = 0.0, EMULATOR.machine
         self.mark = 0, 0  # the stream, and the last work that was given before
 
@@ -88,14 +86,8 @@ class Stream:
 
     _addresses = itertools.count(0xA5000, 16)
 
-    def __init__(
-        self,
-        null: bool = False,
-        non_blocking: bool = False,
-        ptds: bool = False,
-        priority: int | None = None,
-    ) -> None:
-        self.ptr = 0 if null else 2 if ptds else next(self._addresses)
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self.ptr = 0 if null else next(self._addresses)
         self.waits_for_null = not non_blocking
         self._before: list[Any] = []
 
@@ -121,7 +113,7 @@ class Stream:
         EMULATOR.finish(*event.mark)
 
 
-Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
+Stream.null = Stream(null=True)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
@@ -223,15 +215,12 @@ def namespace() -> Module:
         "get_current_stream": lambda: EMULATOR.stream or Stream.null,
         "get_elapsed_time": get_elapsed_time,
     }
-    devices = {"Device": Device}
     return Cuda(
         "cuda",
         runtime=runtime,
         **streams,
-        **devices,
-        stream=Module("cuda.stream", **streams),
-        device=Module("cuda.device", get_cublas_handle=blas.get_cublas_handle, **devices),
-        is_available=lambda: EMULATOR.devices > 0,
+        Device=Device,
+        device=Module("cuda.device", get_cublas_handle=blas.get_cublas_handle),
         alloc_pinned_memory=PinnedMemory,
         nccl=nccl.namespace(),
         nvrtc=Module("cuda.nvrtc", getVersion=lambda: (13, 0)),

@@ -11,31 +11,15 @@ from emulated.arrays import array, deliver, ndarray, operand, wrap
 from emulated.record import EMULATOR
 
 BINARY = {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "true_divide",
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "pow": "power",
-    "and": "bitwise_and",
-}
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "and": "bitwise_and",
+    "floordiv": "floor_divide", "mod": "remainder", "pow": "power",
+}  # fmt: skip
 COMPARISONS = {
-    "lt": "less",
-    "le": "less_equal",
-    "gt": "greater",
-    "ge": "greater_equal",
-    "eq": "equal",
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
     "ne": "not_equal",
-}
-ATOMIC = (
-    "int32",
-    "float16",
-    "float32",
-    "float64",
-    "uint32",
-    "uint64",
-)  # what add.at takes in every release that xpcap allows
+}  # fmt: skip
+# What add.at takes in every release that xpcap allows
+ATOMIC = "int32", "float16", "float32", "float64", "uint32", "uint64"
 
 
 class Ufunc:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from emulated import memory, real
-from emulated.arrays import ndarray, view_on
-from emulated.record import EMULATOR, Changes
+from emulated.record import EMULATOR
 
 MARGIN = 1024  # elements before and behind: more than the threads of a last block that has no guard
 
@@ -57,13 +56,6 @@ class RawModule:
         return RawKernel(built, name, self._device)
 
 
-class Function:
-    """What the driver knows of a kernel."""
-
-    def __init__(self, ptr: int) -> None:
-        self.ptr = ptr
-
-
 _addresses = itertools.count(0xF00D000, 64)
 _functions: dict[int, "RawKernel"] = {}  # by address
 # The arrays of a launch through the driver, by its function and the address of its parameters, with
@@ -76,18 +68,14 @@ class RawKernel:
 
     def __init__(self, built: Any, name: str, number: int) -> None:
         self._built, self.name, self._device = built, name, number
+        self.kernel, self.ptr = self, next(_addresses)  # what the driver knows of it
+        _functions[self.ptr] = self
 
     @property
     def attributes(self) -> dict[str, int]:
         """Zeros: the CPU's registers are not a card's."""
         real.look_up("RawKernel.attributes")
         return dict.fromkeys(("num_regs", "local_size_bytes", "shared_size_bytes"), 0)
-
-    @functools.cached_property
-    def kernel(self) -> Function:
-        function = Function(next(_addresses))
-        _functions[function.ptr] = self
-        return function
 
     def arguments(self, address: int) -> tuple[Any, ...]:
         """The arguments at the addresses that lie at `address`, one behind the other."""
@@ -102,7 +90,7 @@ class RawKernel:
             for slot, parameter in zip(slots, parameters, strict=True)
         )
         pointers = [int(v) for v, p in zip(values, parameters, strict=True) if p.pointer]
-        key, found = (self.kernel.ptr, address), memory.take_asked(pointers)
+        key, found = (self.ptr, address), memory.take_asked(pointers)
         if found is not None:
             _launched[key] = values, found
         elif key in _launched and _launched[key][0] == values:
@@ -118,11 +106,16 @@ class RawKernel:
             for p, value in zip(parameters, values, strict=True)
         )
 
-    def _array(self, address: int, asked: memory.Asked) -> ndarray:
+    def _array(self, address: int, asked: memory.Asked) -> np.ndarray:
         block = memory.find(address)
         size = asked.dtype.itemsize * int(np.prod(asked.shape))
+        if asked.device != EMULATOR.current:
+            raise ValueError(
+                f"{self.name}: an array lies on device {asked.device}, and device"
+                f" {EMULATOR.current} is the current one"
+            )
         if not size:
-            return view_on(np.empty(asked.shape, asked.dtype), asked.device)
+            return np.empty(asked.shape, asked.dtype)
         if block is None or address + size > block.start + block.nbytes:
             raise ValueError(f"{self.name}: the array at {address:#x} was freed before this launch")
         if not asked.contiguous:
@@ -130,8 +123,9 @@ class RawKernel:
                 f"{self.name}: an argument has strides {asked.strides} for shape {asked.shape},"
                 " expected C-contiguous rows; a kernel gets a bare pointer"
             )
+        block.use()
         held = (ctypes.c_char * size).from_address(address)
-        return view_on(np.ndarray(asked.shape, asked.dtype, held), asked.device)
+        return np.ndarray(asked.shape, asked.dtype, held)
 
     def run(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
         if self._device != EMULATOR.current:
@@ -140,9 +134,6 @@ class RawKernel:
                 " is the current one"
             )
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
-        for x in args:
-            if isinstance(x, ndarray) and (held := memory.find(x.host.ctypes.data)):
-                held.use()
         if EMULATOR.recorded is not None:
             EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))
         self._built.launch(self.name, grid, block, guarded.args, EMULATOR.seed)
@@ -186,28 +177,17 @@ class Guarded:
 
     def __init__(self, who: str, parameters: Any, args: tuple[Any, ...]) -> None:
         self._who = who
-        self._places: dict[
-            tuple[int, int, str], tuple[str, np.ndarray, np.ndarray, np.ndarray]
-        ] = {}
-        self._arrays: dict[
-            str, tuple[np.ndarray, np.ndarray]
-        ] = {}  # by parameter: the array given, and its place
+        # Name, array, room and inside of it, by what makes two arrays one
+        self._places: dict[Any, tuple[str, np.ndarray, np.ndarray, np.ndarray]] = {}
         self.args = [
-            self._argument(parameter, x) for parameter, x in zip(parameters, args, strict=True)
+            self._laid(p.name, x).reshape(x.shape) if p.pointer else x
+            for p, x in zip(parameters, args, strict=True)
         ]
-
-    def _argument(self, parameter: Any, x: Any) -> Any:
-        who = f"{self._who}: {parameter.name}"
-        if not parameter.pointer:
-            return x
-        if x.number != EMULATOR.current:
-            raise ValueError(
-                f"{who} lies on device {x.number}, and device {EMULATOR.current} is the current one"
-            )
-        laid = self._laid(parameter.name, x.host)
-        laid = laid if laid.shape == x.shape else laid.reshape(x.shape)
-        self._arrays[parameter.name] = x.host, laid
-        return laid
+        self._arrays = {
+            p.name: (x, laid)
+            for p, x, laid in zip(parameters, args, self.args, strict=True)
+            if p.pointer
+        }
 
     def _laid(self, name: str, host: np.ndarray) -> np.ndarray:
         key = (host.ctypes.data, host.size, host.dtype.str)
@@ -219,16 +199,12 @@ class Guarded:
                 )
             behind = margin(host.dtype.str, len(self._places))
             room = np.concatenate((behind[::-1], host.reshape(-1), behind))
-            self._places[key] = (
-                name,
-                host,
-                room,
-                room[MARGIN : MARGIN + host.size].reshape(host.shape),
-            )
+            inside = room[MARGIN : MARGIN + host.size].reshape(host.shape)
+            self._places[key] = name, host, room, inside
         return self._places[key][3]
 
-    def changes(self) -> dict[str, Changes]:
-        """What the kernel changed, by parameter."""
+    def changes(self) -> dict[str, np.ndarray]:
+        """The addresses of what the kernel changed, by parameter."""
         return {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
 
     def leave(self) -> None:
@@ -246,18 +222,10 @@ class Guarded:
             host[...] = inside
 
 
-def changed(before: np.ndarray, after: np.ndarray) -> Changes:
-    """Where two C-contiguous arrays have different bits."""
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The addresses where two C-contiguous arrays have different bits."""
     old, new = (x.reshape(-1).view(f"u{x.itemsize}") for x in (before, after))
-    different = np.zeros(old.size + 2, bool)
-    np.not_equal(old, new, out=different[1:-1])
-    edges = np.flatnonzero(different[1:] != different[:-1])
-    return Changes(
-        before.ctypes.data,
-        before.itemsize,
-        before.shape,
-        [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)],
-    )
+    return before.ctypes.data + before.itemsize * np.flatnonzero(old != new)
 
 
 @functools.cache
@@ -272,8 +240,6 @@ def margin(dtype: str, number: int) -> np.ndarray:
     if there.kind != "f":
         return np.resize(np.array([-1, -2]), MARGIN).astype(there)
     values = np.full(MARGIN, 1000 + number, there)
-    bits = np.array(np.nan, there).view(f"u{there.itemsize}") + np.array(
-        number + 1, f"u{there.itemsize}"
-    )
-    values.view(f"u{there.itemsize}")[::2] = bits
+    unsigned = np.dtype(f"u{there.itemsize}")
+    values.view(unsigned)[::2] = np.array(np.nan, there).view(unsigned) + unsigned.type(number + 1)
     return values

@@ -27,11 +27,7 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
     """A copy that is under way until somebody waits for it."""
     from emulated.cuda import is_pinned
 
-    if (
-        not isinstance(out, np.ndarray)
-        or not is_pinned(out)
-        or (out.shape, out.dtype) != (x.shape, x.dtype)
-    ):
+    if not is_pinned(out) or (out.shape, out.dtype) != (x.shape, x.dtype):
         raise ValueError(
             "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned"
             " memory; any other makes the host wait"
@@ -237,13 +233,11 @@ def _attach() -> None:
         setattr(ndarray, name, checked(name, method))
     for name in REDUCTIONS:
         setattr(ndarray, name, checked_by_name(name, reduction(name)))
-    for special, how, convert in (
-        ("__float__", "float", float),
-        ("__int__", "int", int),
-        ("__repr__", "repr", repr),
-        ("__str__", "str", str),
-    ):
-        setattr(ndarray, special, lambda self, how=how, convert=convert: convert(read(self, how)))
+    for convert in (float, int, repr, str):
+        how = convert.__name__
+        setattr(
+            ndarray, f"__{how}__", lambda self, how=how, convert=convert: convert(read(self, how))
+        )
     ndarray.__bool__ = truth
     ndarray.__format__ = lambda self, spec: format(read(self, "format"), spec)
     ndarray.__copy__ = lambda self: copy(self)

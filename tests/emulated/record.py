@@ -78,11 +78,9 @@ class Footprint(NamedTuple):
     @property
     def nbytes(self) -> int:
         """From the first element to the end of the last one."""
-        return (
-            (self.ld * (self.columns - 1) + self.rows) * self.itemsize
-            if self.rows and self.columns
-            else 0
-        )
+        if not (self.rows and self.columns):
+            return 0
+        return (self.ld * (self.columns - 1) + self.rows) * self.itemsize
 
     def elements(self) -> set[int]:
         """The address of every element. A test holds it against `elements(x)` of the arrays that it
@@ -113,32 +111,13 @@ class Product(NamedTuple):
     place: Place
 
 
-class Changes(NamedTuple):
-    """Elements of one argument that a launch left with other bits: ranges from start to before
-    stop, in C order.
-    """
-
-    address: int
-    itemsize: int
-    shape: tuple[int, ...]
-    ranges: list[tuple[int, int]]
-
-    def elements(self) -> set[int]:
-        """The address of every element that changed."""
-        return {
-            self.address + self.itemsize * i
-            for start, stop in self.ranges
-            for i in range(start, stop)
-        }
-
-
 class Written(NamedTuple):
-    """What one launch of a kernel changed, by parameter. An element that got the bits it had is not
-    among it: let tests begin with poison.
+    """Addresses of the elements that one launch of a kernel changed, by parameter. One that got the
+    bits it had is not among them: let tests begin with poison.
     """
 
     kernel: str
-    changes: dict[str, Changes]
+    changes: dict[str, np.ndarray]
     place: Place
 
 
@@ -182,13 +161,8 @@ class Counts:
 
     def changed_by_kernels(self) -> set[int]:
         """The addresses of the elements that kernels left with other bits."""
-        return set().union(
-            *(
-                changes.elements()
-                for written in self.written
-                for changes in written.changes.values()
-            )
-        )
+        changes = [one for written in self.written for one in written.changes.values()]
+        return set().union(*(addresses.tolist() for addresses in changes))
 
     def written_by_products(self) -> set[int]:
         """The addresses of the results of raw products."""
@@ -196,9 +170,7 @@ class Counts:
 
     def read_by_products(self) -> set[int]:
         """The addresses of the factors of raw products."""
-        return set().union(
-            *(product.A.elements() | product.B.elements() for product in self.products)
-        )
+        return set().union(*(x.elements() for one in self.products for x in (one.A, one.B)))
 
     def reset(self) -> None:
         """Forget what was counted so far."""
@@ -231,13 +203,8 @@ class Emulator(Counts):
         """
         self.reset()
         self._open.clear()
-        self.devices, self.name, self.free, self.total, self.cublas = (
-            devices,
-            name,
-            free,
-            total,
-            cublas,
-        )
+        self.devices, self.name, self.cublas = devices, name, cublas
+        self.free, self.total = free, total
         # Handles of cuBLAS by address: the threads hold them
         self.handles: Any = weakref.WeakValueDictionary()
         self.pool_free = 0  # bytes that CuPy's memory pool holds back
@@ -293,8 +260,7 @@ class Emulator(Counts):
         """This thread's handles of cuBLAS, by device."""
         if not hasattr(self._thread, "handles"):
             self._thread.handles = {}
-        handles: dict[int, Any] = self._thread.handles
-        return handles
+        return self._thread.handles  # type: ignore[no-any-return]
 
     @property
     def has_context(self) -> bool:
@@ -355,13 +321,13 @@ class Emulator(Counts):
         if nbytes:
             self._record("allocations", Allocation(nbytes, self._place()))
 
-    def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
+    def multiply(self, name: str, A: Footprint, B: Footprint, C: Footprint) -> None:
         """A raw product: one launch, and the memory that it reads and writes."""
         where = self._place()
         self._launched("product", name, where)
         self._record("products", Product(name, A, B, C, where))
 
-    def wrote(self, name: str, changes: "dict[str, Changes]") -> None:
+    def wrote(self, name: str, changes: dict[str, np.ndarray]) -> None:
         """What a kernel changed."""
         self._record("written", Written(name, changes, self._place()))
 
@@ -444,6 +410,5 @@ def known(path: str) -> str:
     )
 
 
-EMULATOR = (
-    Emulator()
-)  # one a process: arrays and kernels made by one test speak to the machine that is installed now
+# One a process: arrays and kernels made by one test speak to the machine that is installed now
+EMULATOR = Emulator()
