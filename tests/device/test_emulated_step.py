@@ -468,24 +468,6 @@ def test_emulated_second_device_computes_where_it_was_asked_for(
     assert float(losses[0]) == float(losses[1])
 
 
-def test_emulated_sampling_says_what_numpy_says(device: Emulator) -> None:
-    """Captions of several lengths, so that ended ones are dropped on the way."""
-    said = []
-    for backend in ("numpy", "cupy"):
-        model = make(backend).model
-        model.params["W_proj"][...] *= 10
-        model.params["W_vocab"][:, VOCABULARY.end] *= 4
-        said.append(
-            model.sample_with_probabilities(
-                make_data().split("train").features, 6, forbid=[VOCABULARY.start]
-            )
-        )
-    (host, probabilities), (emulated, emulated_probabilities) = said
-    assert len(set((host != VOCABULARY.null).sum(axis=1))) > 2
-    np.testing.assert_array_equal(emulated, host)
-    np.testing.assert_allclose(emulated_probabilities, probabilities, rtol=1e-5)
-
-
 def test_emulated_parameters_are_saved_as_they_are(device: Emulator, tmp_path: Path) -> None:
     params = make("cupy").model.params
     run_folder.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("PIL")  # test_emulated_step
 
-from emulated import EMULATOR, Emulator
+from emulated import Emulator
 from emulated.cuda import Event
 from test_emulated_step import N, make, make_data
 
@@ -138,22 +138,6 @@ def test_emulated_thread_launches_nothing_without_a_context(xp: ModuleType) -> N
     assert float(x[0, 0]) == 4
 
 
-def test_emulated_handles_of_cublas_are_a_threads_own(device: Emulator, xp: ModuleType) -> None:
-    """One for all streams of a thread, which ends with it."""
-    found: list[set[int]] = []
-    before = set(device.handles)
-
-    def work() -> None:
-        for stream in (xp.cuda.Stream(), xp.cuda.Stream()):
-            with stream:
-                multiply(xp.ones((4, 4), "f4"))
-        found.append(set(device.handles) - before)
-
-    in_thread(lambda: (work(), in_thread(work)))
-    assert [len(made) for made in found] == [1, 2]
-    assert set(device.handles) == before
-
-
 def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,19 +166,3 @@ def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(
     assert seen == ["read"] * 4
     del solver
     assert seen == ["read"] * (4 + AHEAD)
-
-
-def test_emulated_solver_trains_in_one_thread_after_another(device: Emulator) -> None:
-    """A step that one thread recorded is repeated by the next, when the first has ended."""
-    ours, theirs = (make("cupy", num_epochs=4) for _ in range(2))
-    theirs.train()
-    for _ in range(theirs.iteration):
-        in_thread(lambda: ours.train_batch(np.arange(N)))
-    assert ours._workspace.replay.nodes
-
-
-def test_emulated_device_forgets_the_stream_of_a_with_that_ends(xp: ModuleType) -> None:
-    stream = xp.cuda.Stream(non_blocking=True)
-    with contextlib.suppress(ZeroDivisionError), stream, xp.cuda.Stream():
-        raise ZeroDivisionError
-    assert EMULATOR.stream_ptr == 0

@@ -180,8 +180,7 @@ class Guarded:
         # Name, array, room and inside of it, by what makes two arrays one
         self._places: dict[Any, tuple[str, np.ndarray, np.ndarray, np.ndarray]] = {}
         self.args = [
-            self._laid(p.name, x).reshape(x.shape) if p.pointer else x
-            for p, x in zip(parameters, args, strict=True)
+            self._laid(p.name, x) if p.pointer else x for p, x in zip(parameters, args, strict=True)
         ]
         self._arrays = {
             p.name: (x, laid)
@@ -201,7 +200,8 @@ class Guarded:
             room = np.concatenate((behind[::-1], host.reshape(-1), behind))
             inside = room[MARGIN : MARGIN + host.size].reshape(host.shape)
             self._places[key] = name, host, room, inside
-        return self._places[key][3]
+        inside = self._places[key][3]
+        return inside if inside.shape == host.shape else inside.reshape(host.shape)
 
     def changes(self) -> dict[str, np.ndarray]:
         """The addresses of what the kernel changed, by parameter."""

@@ -4,7 +4,6 @@ packing and the parts.
 
 from typing import Any
 
-import cpu_build
 import numpy as np
 import philox
 import pytest
@@ -48,24 +47,6 @@ def test_philox_gives_the_published_answers() -> None:
             counter=np.array([before >> 64 * k & 2**64 - 1 for k in range(4)], np.uint64),
         )
         assert numpys.random_raw(4).tolist() == words
-
-
-def test_the_kernels_philox_gives_the_published_answers() -> None:
-    body = (
-        "const Words y = philox({x[0], x[1], x[2], x[3]}, x[4], x[5]); x[0] = y.a; x[1] = y.b; x[2]"
-        " = y.c; x[3] = y.d;"
-    )
-    text = (
-        cpu_build.text_of(cpu_build.KERNELS / "philox.cu")
-        + f'extern "C" __global__ void answer(long long* signs) {{ word* x = (word*)signs; {body}'
-        " }\n"
-    )
-    with cpu_build.or_skip():
-        built = cpu_build.build(text, "float")
-    for counter, key, words in philox.published():
-        x = np.array(counter + key, np.uint64)
-        built.launch("answer", (1,), (1,), [x.view(np.int64)])
-        assert x[:4].tolist() == words
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
