@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from xpcap.device.launch import Kernels
+from xpcap.device import launch
+from xpcap.device.launch import Kernels, Parameter
 from xpcap.ops.device import CUDA
 
 HERE = Path(__file__).parent
@@ -71,17 +72,6 @@ def or_skip() -> Iterator[None]:
         pytest.skip(str(reason))
 
 
-class Parameter(NamedTuple):
-    """One parameter of a kernel: its name, its C type without const and star, whether it is a
-    pointer, and whether what it points to is const.
-    """
-
-    name: str
-    type: str
-    pointer: bool
-    const: bool
-
-
 class Launch(NamedTuple):
     """A launch of a kernel of a text, built for a real type, and its arguments before it."""
 
@@ -112,12 +102,6 @@ DTYPES = {
     "float": np.float32,
     "unsigned char": np.uint8,
 }
-SLOTS = {
-    "int": "i4x",
-    "long long": "q",
-    "float": "f4x",
-    "double": "d",
-}  # of scalars, eight bytes each
 
 
 def files() -> list[Path]:
@@ -150,26 +134,9 @@ def functions(text: str) -> dict[str, tuple[int, int]]:
 
 @functools.cache
 def parameters(source: Path | str) -> Mapping[str, tuple[Parameter, ...]]:
-    """The kernels of a file (or of its text), and what each takes."""
-    found = {}
-    for name, inside in re.findall(
-        r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(([^)]*)\)', _bare(text_of(source))
-    ):
-        found[name] = tuple(_parameter(part) for part in inside.split(","))
-    if len(found) != text_of(source).count("__global__"):
-        raise ValueError(
-            f'cpu_build: {source}: a __global__ function that does not read extern "C" __global__ void'
-            " NAME(...)"
-        )
-    return found
-
-
-def _parameter(part: str) -> Parameter:
-    match = re.fullmatch(r"\s*(const )?\s*([\w ]+?)\s*(\*?)\s*(?:__restrict__ )?\s*(\w+)\s*", part)
-    if not match:
-        raise ValueError(f"cpu_build: cannot read the parameter {part!r}")
-    const, type_, star, name = match.groups()
-    return Parameter(name, type_, bool(star), bool(const))
+    """The kernels of a file (or of its text), and what each takes, as launches are packed for."""
+    text = text_of(source)
+    return {name: launch.parameters(text, name, "real") for name in launch.signatures(text)}
 
 
 @functools.cache
@@ -233,8 +200,11 @@ def _program(source: Path | str) -> str:
     for name, wanted in parameters(source).items():
         barriers = str(reaches(source, name, "__syncthreads")).lower()
         arguments = (
-            f"argument<{p.type}{'*' if p.pointer else ''}>(slots, {k})"
-            for k, p in enumerate(wanted)
+            f"argument<{p.type}{'*' * p.pointer}>(slots, {k})" for k, p in enumerate(wanted)
+        )
+        types = (f"{'const ' * p.const}{p.type}{'*' * p.pointer}" for p in wanted)
+        launchers.append(
+            f"static_assert(std::is_same_v<decltype(&{name}), void (*)({', '.join(types)})>);"
         )
         launchers.append(f"LAUNCHER({name}, {barriers}, {', '.join(arguments)})")
     calls = [
@@ -349,8 +319,8 @@ class CpuBuild:
         """Run kernel `name`, writing to its arrays. `seed` above 0 shuffles the order in which
         blocks and threads run.
 
-        Raises TypeError or ValueError for arguments that are not exactly what the kernel takes,
-        RuntimeError for a barrier that some threads miss.
+        TypeError : an array is not of the type that the kernel takes
+        RuntimeError : some threads miss a barrier
         """
         slots, _ = pack(self.parameters[name], self.real, name, args)
         fault = self.launchers[name](
@@ -393,54 +363,23 @@ def dtype_of(parameter: Parameter, real: str) -> np.dtype:
     return np.dtype(np.uint64 if parameter.pointer else DTYPES[type_])
 
 
-@functools.cache
-def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtype]]:
-    dtypes = [np.dtype(DTYPES[_c_type(p, real)]) for p in wanted]
-    return "<" + "".join("Q" if p.pointer else SLOTS[_c_type(p, real)] for p in wanted), dtypes
-
-
-def _c_type(parameter: Parameter, real: str) -> str:
-    return real if parameter.type == "real" else parameter.type
-
-
 def pack(
     wanted: tuple[Parameter, ...], real: str, name: str, args: Sequence[Any]
 ) -> tuple[bytes, list[np.ndarray]]:
-    """Arguments as eight bytes each, checked against the kernel's parameters, and the arrays among
-    them.
+    """Arguments as eight bytes each, and the arrays among them, each C-contiguous.
 
-    An array is C-contiguous and of the pointer's type (bool passes for unsigned char), and writable
-    where the pointer is not const. A scalar is a NumPy scalar of the C type: CuPy would pass a
-    Python number as eight bytes, whatever the kernel expects.
+    TypeError : an array is not of the pointer's type; bool passes for unsigned char
     """
-    if len(args) != len(wanted):
-        raise TypeError(
-            f"{name}: {len(args)} arguments, expected {len(wanted)}:"
-            f" {', '.join(p.name for p in wanted)}"
-        )
-    layout, dtypes = _layout(wanted, real)
-    values, arrays = [], []
-    for p, dtype, arg in zip(wanted, dtypes, args, strict=True):
-        if not isinstance(arg, np.ndarray if p.pointer else np.generic) or not (
-            arg.dtype == dtype or (dtype == np.uint8 and arg.dtype == bool)
-        ):
-            got = (
-                f"{type(arg).__name__} of {arg.dtype}"
-                if hasattr(arg, "dtype")
-                else f"{type(arg).__name__} {arg!r}"
-            )
-            raise TypeError(
-                f"{name}: {p.name} is {got}, expected"
-                f" {'an array' if p.pointer else 'a NumPy scalar'} of {dtype}"
-            )
+    layout, values, arrays = "<", list[Any](), list[np.ndarray]()
+    for p, arg in zip(wanted, args, strict=True):
+        type_ = real if p.type == "real" else p.type
         if not p.pointer:
+            layout += launch.SLOTS[type_]
             values.append(arg.item())
             continue
-        if not arg.flags.c_contiguous or not (p.const or arg.flags.writeable):
-            raise ValueError(
-                f"{name}: {p.name} is an array with strides {arg.strides}, expected one that is"
-                " contiguous, and writable if not const"
-            )
+        if arg.dtype != DTYPES[type_] and (type_, arg.dtype) != ("unsigned char", bool):
+            raise TypeError(f"{name}: {p.name} has dtype {arg.dtype}, expected {type_}")
+        layout += "Q"
         values.append(arg.__array_interface__["data"][0])
         arrays.append(arg)
     return struct.pack(layout, *values), arrays
