@@ -26,6 +26,7 @@ from xpcap.ops.device import FUSED
 from xpcap.selfcheck import Results, computing, settle
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
+from xpcap.way import current_way
 
 MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
 MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core does not pay off
@@ -174,14 +175,7 @@ def decode(
     def decode_part(part: slice) -> Decoded:
         return _decode(model, features[part], policy, special, banned, scored, numbers[part])
 
-    kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
-    way = settle(
-        f"{kind} decoding",
-        (*model.dispatch, N * policy.slots > FUSED),
-        model.like,
-        lambda: trial(model, features, policy, special, numbers),
-    )
-    with computing(way):
+    with computing(_way(model, features, policy, special, numbers)):
         results = parallel_map(decode_part, parts)
     return Decoded(*(np.concatenate(arrays) for arrays in zip(*results, strict=True)))
 
@@ -360,15 +354,33 @@ class _GivenScores(Decodable):
         return asarray(scores, like=self._like), state
 
 
-def trial(
+def _way(
+    model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
+) -> str:
+    """The way to decode: that of this thread, or after a check on a device the plain one."""
+    if not len(features):
+        return current_way()
+    kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
+    return settle(
+        f"{kind} decoding",
+        (*model.dispatch, len(features) * policy.slots > FUSED),
+        model.like,
+        lambda: _trial(model, features, policy, special, numbers),
+    )
+
+
+def _trial(
     model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
 ) -> Results:
     """Two steps of a model, and the words that a policy chooses from scores that are given.
 
     A policy from elsewhere may count its calls: greedy decoding is tried for it.
     """
-    state, results = model.start(features), dict[str, Array]()
-    words = asarray(np.full(len(features), special.start, np.int32), like=model.like)
+    # As many rows as decoding has, within the limits of what one kernel computes, or two
+    n = int(np.clip(len(features) * policy.slots, FUSED // 2, 2 * FUSED))
+    rows = asarray(np.resize(np.arange(len(features)), n), like=model.like)
+    state, results = model.start(features[rows]), dict[str, Array]()
+    words = asarray(np.full(n, special.start, np.int32), like=model.like)
     buffer = Workspace(model.like, constant=True).buffer
     for t in (1, 2):
         scores, state = model.advance(model.project(words, buffer=buffer), state, buffer)

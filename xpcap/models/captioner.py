@@ -17,8 +17,9 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.ops import State
 from xpcap.ops.cell import name_of
+from xpcap.ops.device import FUSED
 from xpcap.options import Whole
-from xpcap.selfcheck import computing, settle
+from xpcap.selfcheck import Results, computing, settle
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
@@ -75,14 +76,7 @@ class Captioner(Decodable):
             ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
             the model scores highest; ``tokens``, how many there are.
         """
-        batch = Batch(features, captions)
-
-        def compute() -> list[Score]:
-            return self._in_parts("score", batch, network.score)
-
-        way = settle("scoring", self.dispatch, self.like, lambda: {"nll": compute()[0].nll})
-        with computing(way):
-            first, *others = compute()
+        first, *others = self._in_parts("score", Batch(features, captions), network.score)
         for nll, correct, tokens in others:
             first = Score(first.nll + nll, first.correct + correct, first.tokens + tokens)
         return first
@@ -276,7 +270,13 @@ class Captioner(Decodable):
         def of_part(rows: slice) -> T:
             return compute(self._network(), self._part(method, batch.take(rows)))
 
-        return parallel_map(of_part, parts)
+        def trial() -> Results:
+            part, whole = self._part(method, batch), self._network()
+            log_probabilities = network.word_log_probabilities(whole, part)
+            return {"nll": network.score(whole, part).nll, "log-probabilities": log_probabilities}
+
+        with computing(settle("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
+            return parallel_map(of_part, parts)
 
     def _part(self, method: str, batch: Batch) -> Part:
         """Given captions as one part on the model's device."""
