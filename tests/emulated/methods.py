@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import indexing, memory, real
+from emulated import indexing, memory, products, real
 from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
 from emulated.record import EMULATOR, SCRATCH
 
@@ -199,6 +199,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "ravel": ravel,
     "transpose": transpose,
     "take": indexing.take,
+    "dot": products.dot,
     "argsort": argsort,
     "sort": sort,
 }
