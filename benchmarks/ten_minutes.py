@@ -323,7 +323,7 @@ def decisions(check: Check) -> str:
     padding = "pays" if ms["list"] <= ms["unpadded"] else "does not pay: MAX_PADDED"
     return "; ".join(
         [
-            f"own kernels agree ({worst:.0e}, {tensor}), --plain ({ms['plain']:.2f} ms) not needed",
+            f"CUDA kernels agree ({worst:.0e}, {tensor}), --plain ({ms['plain']:.2f} ms) not needed",
             f"list {ms['list']:.2f} ms, {graph if gain else 'no graph timed'}",
             f"FUSED {fused} ({ms['list, FUSED 0']:.2f} without)",
             f"padding {padding} ({ms['unpadded']:.2f} without)",

@@ -39,7 +39,7 @@ _ways: dict[tuple[str, ...], str] = {}  # of the work that this process has chec
 _checking = contextvars.ContextVar("xpcap_checking", default=False)
 
 
-def settle(
+def checked_way(
     work: str,
     dispatch: Sequence[object],
     like: Array,
@@ -86,21 +86,21 @@ def settle(
 
 
 def computing(way: str) -> AbstractContextManager[None]:
-    """A context in which this thread computes in a way that `settle` returned."""
+    """A context in which this thread computes in a way that `checked_way` returned."""
     return plain() if way == "plain" else contextlib.nullcontext()
 
 
 def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], runs: int) -> str:
     """The way after a comparison, which a line tells."""
-    (work, *_, card), failure, found = key, None, list[dict[str, np.ndarray]]()
+    (work, *_, card), failure, fast_results = key, None, list[dict[str, np.ndarray]]()
     try:
-        found += [_on_host(compute()) for _ in range(runs)]
+        fast_results += [_on_host(compute()) for _ in range(runs)]
     except MemoryError:
         raise
     except Exception as error:  # of any type: the plain way tells whether it is the caller's
         failure = error
     try:
-        with plain():
+        with plain(), probe.restored_reductions(sys.modules["cupy"]):
             expected = _on_host(compute())
     except Exception as error:
         if failure is None or not probe.is_device_error(failure):
@@ -110,9 +110,13 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
             got += f" ({probe.first_line(error)})"
         cause = "an error of CUDA may end all work of a process on its device: start again with"
         cause += " `plain`, or `backend` numpy"
-        raise BackendError("settle", card, got, cause=cause) from failure
+        raise BackendError("checked_way", card, got, cause=cause) from failure
     worst, tensor = max(
-        ((_error(results[name], expected[name]), name) for results in found for name in expected),
+        (
+            (_error(results[name], expected[name]), name)
+            for results in fast_results
+            for name in expected
+        ),
         default=(0.0, ""),
     )
     tolerance = TOLERANCE[like.dtype.name]
@@ -122,7 +126,7 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
         store(key)
         rounding = f"the largest difference is {worst:.0e}, in {tensor}"
         say(
-            f"xpcap: {card}, {work}: own kernels agree with the plain equations; {rounding}",
+            f"xpcap: {card}, {work}: CUDA kernels agree with the plain equations; {rounding}",
             err=True,
         )
         return "fast"
@@ -130,7 +134,7 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
     if failure is not None:
         fault = f"fail ({probe.first_line(failure)})"
     say(
-        f"xpcap: {card}, {work}: own kernels {fault}; going on in the plain way, which is slower."
+        f"xpcap: {card}, {work}: CUDA kernels {fault}; going on in the plain way, which is slower."
         " Please run make gpu-check and report it",
         err=True,
     )

@@ -59,7 +59,7 @@ def test_emulated_ten_minutes_give_eight_answers_with_numbers(
     assert {"gemm", "lstm_step"} < {row.split()[0] for row in launches.splitlines()}
     assert product.endswith(" us, the same bits")
     assert verdict.startswith("emulated, driver ")
-    assert ": own kernels agree (" in verdict
+    assert ": CUDA kernels agree (" in verdict
     assert "; FUSED " in verdict
 
 

@@ -48,7 +48,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     return lambda: [
         line
         for line in capsys.readouterr().err.splitlines()
-        if "own kernels" in line or "plain way" in line
+        if "CUDA kernels" in line or "plain way" in line
     ]
 
 
@@ -111,7 +111,7 @@ def test_emulated_agreement_is_a_line_for_each_work_and_is_stored(
     assert [line.split(": ")[1] for line in lines] == [
         f"emulated, {work}" for work in ("training", "scoring", "greedy decoding")
     ]
-    assert all("own kernels agree with the plain equations; the largest" in line for line in lines)
+    assert all("CUDA kernels agree with the plain equations; the largest" in line for line in lines)
     with device.counting() as counts:
         make("cupy", select="cider").warm_up()
     assert said() == []
@@ -121,7 +121,7 @@ def test_emulated_agreement_is_a_line_for_each_work_and_is_stored(
     assert said() == []
     assert again.names() == counts.names()
     make("cupy", batch_size=7).warm_up()
-    assert ["training: own kernels agree" in line for line in said()] == [True]
+    assert ["training: CUDA kernels agree" in line for line in said()] == [True]
 
 
 @pytest.mark.parametrize("content", [None, "", "another card"])
@@ -150,7 +150,7 @@ def test_emulated_flipped_sign_is_found_and_the_plain_way_trains(
     solver = make("cupy")
     solver.train()
     (training, *others) = said()
-    assert "training: own kernels differ from the plain equations by " in training
+    assert "training: CUDA kernels differ from the plain equations by " in training
     assert "; going on in the plain way, which is slower" in training
     assert others == []  # all that the solver computes is plain
     assert solver.way == solver.state().way == "plain"
@@ -168,7 +168,7 @@ def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
     good(*numpy)
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
     output = good(*cupy).output
-    assert output.count("own kernels differ") == 1
+    assert output.count("CUDA kernels differ") == 1
     assert json.loads((tmp_path / "cupy" / CONFIG).read_text())["way"] == "plain"
     losses = [
         [
@@ -211,7 +211,7 @@ def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
         if met:
             break
     assert met, "no work launches it"
-    assert any("own kernels fail (CUDARuntimeError: " in line for line in said())
+    assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in said())
     solver.train()
     check_is_numpys(solver, num_epochs=1, **options)
 
@@ -239,7 +239,7 @@ def test_emulated_error_of_each_product_leads_to_the_plain_way(
         shapes.clear()
         said()
         make("cupy", inject="every-step").warm_up()
-        assert "own kernels fail (CUBLASError: CUBLAS_STATUS" in said()[0], fails
+        assert "CUDA kernels fail (CUBLASError: CUBLAS_STATUS" in said()[0], fails
 
 
 def test_emulated_wrong_choice_of_words_is_found(
@@ -250,7 +250,7 @@ def test_emulated_wrong_choice_of_words_is_found(
     solver = make("cupy", inject="init")
     check_captions(solver, inject="init")
     greedy = said()[0]
-    assert "greedy decoding: own kernels differ from the plain equations by " in greedy
+    assert "greedy decoding: CUDA kernels differ from the plain equations by " in greedy
 
 
 def test_emulated_error_that_ends_all_work_says_what_to_type(
@@ -271,7 +271,7 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     last = result.output.splitlines()[-1]
-    assert last.startswith("Error: settle: emulated fails at training (CUDARuntimeError: ")
+    assert last.startswith("Error: checked_way: emulated fails at training (CUDARuntimeError: ")
     assert last.endswith("start again with --plain, or --backend numpy")
     monkeypatch.setattr(device, "launch", launch)
     good("train", "--out", tmp_path / "run", *SMALL, "--backend", "cupy", "--plain")
@@ -314,15 +314,33 @@ def test_emulated_error_in_the_middle_of_a_command_is_a_message(
         assert "train --out run --resume --backend numpy" in last
 
 
+class OthersBeam(Beam):
+    """A policy of somebody else's."""
+
+
+def test_emulated_policy_from_elsewhere_vouches_for_greedy_decoding_alone(
+    said: Callable[[], list[str]],
+) -> None:
+    model, features = make("cupy").model, make_data().split("train").features
+    for policy in (OthersBeam(3, max_length=6), Beam(3, max_length=6)):
+        model.sample(features, policy=policy)
+    assert [line.split(": ")[1] for line in said()] == [
+        "emulated, greedy decoding",
+        "emulated, beam decoding",
+    ]
+
+
 @pytest.mark.parametrize("more", [[], ["--plain"]], ids=["fast", "plain"])
-def test_emulated_reductions_that_do_not_compile_are_not_needed(
+def test_emulated_training_and_captions_need_no_reduction_that_may_not_compile(
     more: list[str], device: Emulator, few_pictures: None
 ) -> None:
-    """Neither way takes CuPy's with CUB, whose headers may not be found."""
+    """Neither way takes CuPy's with CUB, whose headers may not be found; the fast way leaves it on."""
     device.cub_fails = True
     output = good("train", "--out", "run", *SMALL, "--backend", "cupy", *more).output
-    assert "own kernels fail" not in output
-    good("caption", "run", "--split", "val", "--backend", "cupy", "--beam", 3, *more)
+    assert "CUDA kernels fail" not in output
+    for beam in (1, 3):
+        good("caption", "run", "--split", "val", "--backend", "cupy", "--beam", beam, *more)
+    assert device.reduction_accelerators == ([] if more else ["cub"])
 
 
 def test_emulated_ranks_go_one_way(
@@ -331,7 +349,7 @@ def test_emulated_ranks_go_one_way(
     """That of a rank whose card is wrong."""
     thread = threading.local()
     ways = "fast", "plain"
-    monkeypatch.setattr(solver_module, "settle", lambda *args, **more: ways[thread.rank])
+    monkeypatch.setattr(solver_module, "checked_way", lambda *args, **more: ways[thread.rank])
 
     def train(group: Any) -> Any:
         thread.rank = group.rank

@@ -229,7 +229,7 @@ def test_emulated_check_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# xpcap on the emulated device: no time here is a card's, ")
     for title, line in (
-        ("Ten minutes", "own kernels agree "),
+        ("Ten minutes", "CUDA kernels agree "),
         ("Paths of a step", "5 captions: all train as NumPy does; "),
         ("A thousand steps", "memory is flat at "),
         ("Training", "the same bytes: "),

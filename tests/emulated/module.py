@@ -37,7 +37,11 @@ class Cupy(ModuleType):
         )
         self.cuda.driver, self.get_default_pinned_memory_pool = driver(), lambda: PINNED
         self.RawModule = RawModule
-        self._core = Module("_core", set_reduction_accelerators=set_reduction_accelerators)
+        self._core = Module(
+            "_core",
+            get_reduction_accelerators=lambda: EMULATOR.reduction_accelerators,
+            set_reduction_accelerators=set_reduction_accelerators,
+        )
         self.get_default_memory_pool = lambda: POOL
 
     def __getattr__(self, name: str) -> Any:

@@ -21,9 +21,9 @@ from xpcap.decoding.policies import (
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import State, contiguous, get_ops, log_softmax
+from xpcap.ops import State, contiguous, get_ops
 from xpcap.ops.device import FUSED
-from xpcap.selfcheck import Results, computing, settle
+from xpcap.selfcheck import Results, checked_way, computing
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.way import current_way
@@ -234,7 +234,7 @@ def _decode(
         if policy.slots > 1:
             get_ops(scores).log_softmax_(scores)
         elif scored:
-            log_p = log_softmax(scores)
+            log_p = get_ops(scores).log_softmax_(scores.copy())
         process(scores, t, hypotheses, alive)
         choice = choose(scores, totals, t, alive)
         check_choice(policy, choice, scores, parents=not behind)
@@ -357,36 +357,41 @@ class _GivenScores(Decodable):
 def _way(
     model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
 ) -> str:
-    """The way to decode: that of this thread, or after a check on a device the plain one."""
+    """The way to decode: that of this thread, or after a check on a device the plain one.
+
+    A policy from elsewhere may count its calls: greedy decoding is tried for it.
+    """
     if not len(features):
         return current_way()
+    rows = len(features) * policy.slots
+    if not type(policy).__module__.startswith("xpcap."):
+        policy = Policy()
     kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
-    return settle(
+    return checked_way(
         f"{kind} decoding",
-        (*model.dispatch, len(features) * policy.slots > FUSED),
+        (*model.dispatch, rows > FUSED),
         model.like,
-        lambda: _trial(model, features, policy, special, numbers),
+        lambda: _trial(model, features, policy, special, numbers, rows),
     )
 
 
 def _trial(
-    model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
+    model: Decodable,
+    features: Array,
+    policy: Policy,
+    special: Special,
+    numbers: np.ndarray,
+    rows: int,
 ) -> Results:
-    """Two steps of a model, and the words that a policy chooses from scores that are given.
-
-    A policy from elsewhere may count its calls: greedy decoding is tried for it.
-    """
-    # As many rows as decoding has, within the limits of what one kernel computes, or two
-    n = int(np.clip(len(features) * policy.slots, FUSED // 2, 2 * FUSED))
-    rows = asarray(np.resize(np.arange(len(features)), n), like=model.like)
-    state, results = model.start(features[rows]), dict[str, Array]()
+    """Two steps of a model of as many rows, and the words that a policy chooses from given scores."""
+    n = int(np.clip(rows, FUSED // 2, 2 * FUSED))  # enough for the same kernels
+    pictures = asarray(np.resize(np.arange(len(features)), n), like=model.like)
+    state, results = model.start(features[pictures]), dict[str, Array]()
     words = asarray(np.full(n, special.start, np.int32), like=model.like)
     buffer = Workspace(model.like, constant=True).buffer
     for t in (1, 2):
         scores, state = model.advance(model.project(words, buffer=buffer), state, buffer)
         results[f"scores of word {t}"] = to_numpy(scores).copy()
-    if not type(policy).__module__.startswith("xpcap."):
-        policy = Policy()
     few = min(len(features), _GivenScores.PICTURES)
     given = _GivenScores(model, special, few * policy.slots)
     banned = policy.banned("decode", len(model.word_to_idx), special.end)

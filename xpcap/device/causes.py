@@ -42,7 +42,7 @@ class Cause(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a machine."""
+    """Facts of a machine, as far as they are known."""
 
     error: Exception | None = None
     packages: Sequence[str] = ()  # that bring CuPy: of two, the later has overwritten the other
@@ -78,69 +78,73 @@ class Facts(NamedTuple):
         return self.conda and (not self.packages or "cupy" in self.packages)
 
 
-def rows(f: Facts) -> Iterator[tuple[object, str, str]]:
-    """What is observed, what is expected, and the likely cause or a remedy, which the first row that
-    fits tells.
+def rows(facts: Facts) -> Iterator[tuple[object, str, str]]:
+    """Rows of an observation, what is expected, and the likely cause or a remedy: the first that is
+    observed counts.
     """
-    names = " and ".join(f.packages)
+    names = " and ".join(facts.packages)
     wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
-    anew = f.instead(f.built or (int(wheel[1]) if wheel else max(DRIVERS)))
+    anew = facts.instead(facts.built or (int(wheel[1]) if wheel else max(DRIVERS)))
     yield (
-        isinstance(f.error, OSError) and f.error.filename,  # a library's OSError has none
+        isinstance(facts.error, OSError) and facts.error.filename,  # a library's OSError has none
         "a folder for CuPy's compiled kernels",
         "set CUPY_CACHE_DIR to one you may write to",
     )
-    yield f.rocm, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"
-    if not f.built:
+    yield facts.rocm, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"
+    if not facts.built:
         either = "write 12 for 13 where nvidia-smi shows CUDA 12"
         unfit = f"{names} is damaged, or does not fit this NumPy: {anew}"
         yield not names, "", f"{anew} installs it for an NVIDIA GPU; {either}"
-        yield len(f.packages) > 1, "one CuPy", f"{names} overwrite each other: {anew}; {either}"
+        yield len(facts.packages) > 1, "one CuPy", f"{names} overwrite each other: {anew}; {either}"
         yield True, "a CuPy that can be imported", unfit
-    yield f.version and not admits(f.version), IN_WORDS, anew
+    yield facts.version and not admits(facts.version), IN_WORDS, anew
 
-    where = " on Windows, never inside WSL" if f.wsl else ""
-    card, oldest = f.card or max(CARDS.values()), CARDS.get(f.built, (0, 0))
-    usable = [cuda for cuda in DRIVERS if cuda <= f.driver and card >= CARDS[cuda]]
-    best = max(usable, default=f.built)
-    take = f"take CUDA {best}: {f.instead(best)}" if usable else ""
+    where = " on Windows, never inside WSL" if facts.wsl else ""
+    card, oldest = facts.card or max(CARDS.values()), CARDS.get(facts.built, (0, 0))
+    usable = [cuda for cuda in DRIVERS if cuda <= facts.driver and card >= CARDS[cuda]]
+    best = max(usable, default=facts.built)
+    take = f"take CUDA {best}: {facts.instead(best)}" if usable else ""
     yield (
-        not f.driver,
+        not facts.driver,
         "NVIDIA's driver",
         f"install it{where}; nvidia-smi should then list the card",
     )
     yield (
-        f.driver < f.built,
-        f"a driver for CUDA {f.built}, {DRIVERS.get(f.built, 'the newest')} or newer",
+        facts.driver < facts.built,
+        f"a driver for CUDA {facts.built}, {DRIVERS.get(facts.built, 'the newest')} or newer",
         ", or ".join(filter(None, (f"update the driver{where}", take))),
     )
     yield (
         card < oldest,
-        f"compute capability {'.'.join(map(str, oldest))} for CUDA {f.built}",
+        f"compute capability {'.'.join(map(str, oldest))} for CUDA {facts.built}",
         "; ".join(filter(None, ("the card is older", take))),
     )
-    clash = f"{names} overwrite each other: {f.instead(best)}"
-    yield f.card and len(f.packages) > 1, "one CuPy", clash
+    clash = f"{names} overwrite each other: {facts.instead(best)}"
+    yield facts.card and len(facts.packages) > 1, "one CuPy", clash
 
-    command = f.command(f.built)
-    missing = ", ".join(title for title, part in f.parts.items() if part is None)
-    damaged = ", ".join(title for title, part in f.parts.items() if isinstance(part, Exception))
+    command = facts.command(facts.built)
+    missing = ", ".join(title for title, part in facts.parts.items() if part is None)
+    damaged = ", ".join(title for title, part in facts.parts.items() if isinstance(part, Exception))
     again = f"a file of CUDA is damaged or missing; {command} --force-reinstall brings it"
-    yield f.jetson and (missing or damaged), missing or damaged, "JetPack brings CUDA"
+    yield facts.jetson and (missing or damaged), missing or damaged, "JetPack brings CUDA"
     yield missing, missing, f"{command} installs what CuPy needs of CUDA"
     yield damaged, f"{damaged} that can be loaded", again
-    lacks_library = not f.parts and "cannot open shared object" in str(f.error)
-    yield f.card and lacks_library, "a CUDA toolkit for CuPy 13", f"a newer one needs none: {anew}"
-    path = getattr(f.parts.get("cuBLAS"), "abs_path", None) or ""
+    lacks_library = not facts.parts and "cannot open shared object" in str(facts.error)
+    yield (
+        facts.card and lacks_library,
+        "a CUDA toolkit for CuPy 13",
+        f"a newer one needs none: {anew}",
+    )
+    path = getattr(facts.parts.get("cuBLAS"), "abs_path", None) or ""
     version = re.search(r"cublas(?:64_|\.so\.)(\d+)", path.lower())
-    cuda = int(version[1]) if version else f.built
-    another = f"cuBLAS of CUDA {f.built}, not {path}"
+    cuda = int(version[1]) if version else facts.built
+    another = f"cuBLAS of CUDA {facts.built}, not {path}"
     torch = f"beside PyTorch {PYTORCH.get(cuda)}, which brings CUDA {cuda}, take cuda{cuda}"
     alone = "install xpcap where no PyTorch is: python -m venv .venv"
-    yield cuda != f.built and cuda in usable, another, f"{torch}: {f.instead(cuda)}"
-    yield cuda != f.built, another, f"driver or card are too old for it; {alone}"
-    if type(f.error).__name__ == "CUDARuntimeError":
-        status: Any = getattr(f.error, "status", None)
+    yield cuda != facts.built and cuda in usable, another, f"{torch}: {facts.instead(cuda)}"
+    yield cuda != facts.built, another, f"driver or card are too old for it; {alone}"
+    if type(facts.error).__name__ == "CUDARuntimeError":
+        status: Any = getattr(facts.error, "status", None)
         yield status in STATUSES, *STATUSES.get(status, ("", ""))
 
 

@@ -172,13 +172,22 @@ def machine(cupy: ModuleType, device: int) -> tuple[str, ...]:
     return cupy.__version__, *map(str, numbers), cards_of(cupy)[device]
 
 
-@functools.cache
 def without_cub(cupy: ModuleType) -> None:
-    """Let CuPy reduce without CUB, whose headers have to be found and compiled; once a process.
+    """Let CuPy reduce without CUB, whose headers have to be found and compiled.
 
-    CuPy's own reduction needs no more than its elementwise kernels do.
+    Without it a reduction needs no more than an elementwise kernel does.
     """
     cupy._core.set_reduction_accelerators([])
+
+
+@contextlib.contextmanager
+def restored_reductions(cupy: ModuleType) -> Iterator[None]:
+    """Restore, after the ``with``, what CuPy reduces by."""
+    accelerators = cupy._core.get_reduction_accelerators()
+    try:
+        yield
+    finally:
+        cupy._core.set_reduction_accelerators(accelerators)
 
 
 @functools.cache

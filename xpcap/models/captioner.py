@@ -19,7 +19,7 @@ from xpcap.ops import State
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import FUSED
 from xpcap.options import Whole
-from xpcap.selfcheck import Results, computing, settle
+from xpcap.selfcheck import Results, checked_way, computing
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
@@ -275,7 +275,7 @@ class Captioner(Decodable):
             log_probabilities = network.word_log_probabilities(whole, part)
             return {"nll": network.score(whole, part).nll, "log-probabilities": log_probabilities}
 
-        with computing(settle("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
+        with computing(checked_way("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
             return parallel_map(of_part, parts)
 
     def _part(self, method: str, batch: Batch) -> Part:

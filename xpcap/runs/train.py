@@ -158,10 +158,10 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool
             run = open_run(folder)
         if "val_loss" in records[-1]:
             evaluation = evaluate_run(run, data, "val")
-    if current().group.rank == 0:
-        with work(group=SINGLE), computing(run.config.way):
-            write_run_page(run, records, evaluation, data)
-            write_run_card(run, evaluation, data)
+        if current().group.rank == 0:
+            with work(group=SINGLE):
+                write_run_page(run, records, evaluation, data)
+                write_run_card(run, evaluation, data)
     return Trained(run, evaluation)
 
 

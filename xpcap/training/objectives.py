@@ -33,10 +33,10 @@ class Objective:
     """The quantity that training minimises. A subclass gives `loss`; all else has a default.
 
     terms : the terms of its cross entropy, by which a device is checked
-    copies : captions of an item of a batch
+    samples : captions of an item of a batch
     """
 
-    terms, copies = LossTerms(), 1
+    terms, samples = LossTerms(), 1
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
@@ -179,7 +179,7 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        self.samples = self.copies = SAMPLES.check("SelfCritical", "`samples`", samples)
+        self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
         self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")

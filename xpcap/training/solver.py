@@ -31,7 +31,7 @@ Outside of records: `Kernels` compile at their first use (`warm_up`), and featur
 batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
-Before the first step `_settle` compares all this with the plain way (way.py), where this machine has not
+Before the first step `_check_device` compares all this with the plain way (way.py), where this machine has not
 done it yet. In the plain way there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
 
 The host waits where it reads a result: a loss (`LossBuffer`), captions that self-critical training
@@ -74,7 +74,7 @@ from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Names, Real, Whole, described, option
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
-from xpcap.selfcheck import Results, settle
+from xpcap.selfcheck import Results, checked_way
 from xpcap.spec import as_array, as_numbers
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
@@ -251,7 +251,7 @@ class CaptioningSolver:
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
 
-        self.way, self._settled, self._falls_back = current_way(), False, False
+        self.way, self._is_checked, self._falls_back = current_way(), False, False
         flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
@@ -311,7 +311,7 @@ class CaptioningSolver:
             As in `warm_up`.
         """
         self._why_stopped = None
-        self._settle()
+        self._check_device()
         with self._computing():
             self._train()
 
@@ -426,7 +426,7 @@ class CaptioningSolver:
         """
         where, count = "CaptioningSolver.train_batch", len(self._captions)
         positions = as_numbers(where, "positions", positions, count, "")
-        self._settle()
+        self._check_device()
         with self._computing():
             self._train_batch(positions)
 
@@ -507,7 +507,7 @@ class CaptioningSolver:
         if self.group.size > 1:
             captions = to_numpy(as_array(where, "captions", captions))
             batch = batch._replace(captions=captions).shared(where, self._shard(captions))
-        self._settle()
+        self._check_device()
         with self._computing():
             loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
@@ -529,22 +529,26 @@ class CaptioningSolver:
         """
         if self._on_host:
             return
-        self._settle()
+        self._check_device()
         with self._computing():
             self._trial()()
             self._evaluate.warm_up(self.model)
 
-    def _settle(self) -> None:
+    def _check_device(self) -> None:
         """Check the fast way of a device, once, before the first step; all ranks go one way."""
-        if self._settled:
+        if self._is_checked:
             return
-        self._settled, like = True, self.model.params.flat
+        self._is_checked, like = True, self.model.params.flat
         if self._on_host or self.way == "plain" or not hasattr(self.model, "loss"):
             return
         model, objective, sizes = self.model, self.objective, (self.batch_size, self.group.size)
+        rule, trial = (
+            self._optimizer.rule.name,
+            functools.cache(self._trial),
+        )  # made if it is needed
         dispatch = getattr(model, "dispatch", (type(model).__name__,))
-        more = sizes, self._layout(), objective.terms, self.clip_norm is None, self.update_rule
-        way = settle("training", (*dispatch, *more), like, self._trial(), runs=2)
+        more = sizes, self._layout(), objective.terms, self.clip_norm is None, rule
+        way = checked_way("training", (*dispatch, *more), like, lambda: trial()(), runs=2)
         ways = self.group.gather(way)
         if "plain" in ways:
             if way == "fast":
@@ -555,7 +559,7 @@ class CaptioningSolver:
     def _trial(self) -> Callable[[], Results]:
         """A function that computes a step, with a copy of the model, in the way in force."""
         flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
-        n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.copies
+        n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.samples
         memory = Workspace(flat, layout=self._layout())
         batch = trial_batch(self._loader, objective, words.null, len(words), n, memory.layout)
 
@@ -827,7 +831,7 @@ class CaptioningSolver:
         figures = {*COUNTED, *self._evaluate.names}
         if state.history:
             figures |= figures_of(self.objective, float(state.losses[-1:].sum())).keys()
-        self._settle()
+        self._check_device()
         with self._computing():
             state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
         best = None if best_params is None else params.holding(best_params)

@@ -29,7 +29,7 @@ def trial_batch(
         batch = loader.minibatch("train", rng.integers(0, count, n))
         if layout is None or pack(batch.captions, null, layout=layout, V=V).padded:
             break
-    weights = np.resize([1.0, -0.5], n) if objective.copies > 1 else None
+    weights = np.resize([1.0, -0.5], n) if objective.samples > 1 else None
     return batch._replace(step=0, weights=weights, total=float(n))
 
 
