@@ -1,4 +1,4 @@
-"""The check at the start: on a device, what is fast beside the plain equations, before it is trusted.
+"""The check at the start: a device's fast versions against the plain equations.
 
 Kernels, products and records of xpcap's own are proven without a card. So where a device is first
 used for some work, that work is done both ways: in the fast way as often as `runs` says, then in

@@ -1,5 +1,5 @@
-"""The check at the start, on the emulated device: a fast way that is right is used, any other is said to
-be wrong, and the plain way computes.
+"""The check at the start, on the emulated device: a fast way that is right is used; of any other a line
+tells, and the plain way computes.
 """
 
 import json
@@ -22,7 +22,7 @@ from test_emulated_step import make, make_data
 import xpcap
 from xpcap import selfcheck
 from xpcap.device.launch import Kernel, Kernels
-from xpcap.errors import OptionError
+from xpcap.errors import BackendError, OptionError
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.ops import device as ops_device
 from xpcap.runs.folder import CONFIG, HISTORY
@@ -43,8 +43,8 @@ def untried(device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """The lines that were said of checks since the last call."""
+def check_lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """The lines of checks since the last call."""
     return lambda: [
         line
         for line in capsys.readouterr().err.splitlines()
@@ -54,18 +54,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 
 def planted(text: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels whose source differs."""
-    read, met = Kernels._read, list[str]()
+    read, hits = Kernels._read, list[str]()
 
     def mutated(self: Kernels, name: str) -> str:
         source = read(self, name)
-        met.extend([name] if text in source else [])
+        hits.extend([name] if text in source else [])
         return source.replace(text, instead)
 
     monkeypatch.setattr(Kernels, "_read", mutated)
     kernels = Kernels("xpcap.ops", ops_device.CUDA.constants, ops_device.CUDA.threads)
     monkeypatch.setattr(ops_device, "CUDA", kernels)
     kernels.files  # noqa: B018 - reads them all
-    assert met, "no kernel has this text"
+    assert hits, "no kernel has this text"
 
 
 def error(status: int) -> Exception:
@@ -103,32 +103,32 @@ def check_captions(solver: Any, **options: Any) -> None:
 
 
 def test_emulated_agreement_is_a_line_for_each_work_and_is_stored(
-    device: Emulator, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    device: Emulator, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solver = make("cupy", select="cider")
     solver.warm_up()
-    lines = said()
+    lines = check_lines()
     assert [line.split(": ")[1] for line in lines] == [
         f"emulated, {work}" for work in ("training", "scoring", "greedy decoding")
     ]
     assert all("CUDA kernels agree with the plain equations; the largest" in line for line in lines)
     with device.counting() as counts:
         make("cupy", select="cider").warm_up()
-    assert said() == []
+    assert check_lines() == []
     monkeypatch.setattr(selfcheck, "_ways", {})  # as in another process
     with device.counting() as again:
         make("cupy", select="cider").warm_up()
-    assert said() == []
+    assert check_lines() == []
     assert again.names() == counts.names()
     make("cupy", batch_size=7).warm_up()
-    assert ["training: CUDA kernels agree" in line for line in said()] == [True]
+    assert ["training: CUDA kernels agree" in line for line in check_lines()] == [True]
 
 
 @pytest.mark.parametrize("content", [None, "", "another card"])
 def test_emulated_agreement_whose_file_is_of_no_use_is_checked_again(
     content: str | None,
     tmp_path: Path,
-    said: Callable[[], list[str]],
+    check_lines: Callable[[], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It cannot be written, or is cut short, or not that of this work."""
@@ -137,19 +137,19 @@ def test_emulated_agreement_whose_file_is_of_no_use_is_checked_again(
     make("cupy").warm_up()
     for file in (tmp_path / "kernels").glob("xpcap-agreement-*"):
         file.write_text(content or "")
-    before = said()
+    before = check_lines()
     monkeypatch.setattr(selfcheck, "_ways", {})
     make("cupy").warm_up()
-    assert said() == before != []
+    assert check_lines() == before != []
 
 
 def test_emulated_flipped_sign_is_found_and_the_plain_way_trains(
-    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
     solver = make("cupy")
     solver.train()
-    (training, *others) = said()
+    (training, *others) = check_lines()
     assert "training: CUDA kernels differ from the plain equations by " in training
     assert "; going on in the plain way, which is slower" in training
     assert others == []  # all that the solver computes is plain
@@ -190,14 +190,14 @@ def kernels() -> list[str]:
 
 @pytest.mark.parametrize("kernel", kernels())
 def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
-    kernel: str, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    kernel: str, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each kernel of training, scoring and decoding in turn, of whatever cell and entry of the image."""
-    launch, met = Kernel.__call__, list[str]()
+    launch, hits = Kernel.__call__, list[str]()
 
     def failing(self: Kernel, *args: Any) -> None:
         if self.name == kernel:
-            met.append(kernel)
+            hits.append(kernel)
             raise error(701)
         launch(self, *args)
 
@@ -208,16 +208,16 @@ def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
         solver = make("cupy", num_epochs=1, **options)
         solver.warm_up()
         check_captions(solver, **options)
-        if met:
+        if hits:
             break
-    assert met, "no work launches it"
-    assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in said())
+    assert hits, "no work launches it"
+    assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in check_lines())
     solver.train()
     check_is_numpys(solver, num_epochs=1, **options)
 
 
 def test_emulated_error_of_each_product_leads_to_the_plain_way(
-    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each that differs from all before it in its sizes and flags."""
     import cupy
@@ -237,19 +237,19 @@ def test_emulated_error_of_each_product_leads_to_the_plain_way(
     for fails[0] in first:
         monkeypatch.setattr(selfcheck, "_ways", {})
         shapes.clear()
-        said()
+        check_lines()
         make("cupy", inject="every-step").warm_up()
-        assert "CUDA kernels fail (CUBLASError: CUBLAS_STATUS" in said()[0], fails
+        assert "CUDA kernels fail (CUBLASError: CUBLAS_STATUS" in check_lines()[0], fails
 
 
 def test_emulated_wrong_choice_of_words_is_found(
-    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernels of training are right; captions are those of the plain way."""
     planted("words[blockIdx.x] = places[0]", "words[blockIdx.x] = 1 - places[0] % 2", monkeypatch)
     solver = make("cupy", inject="init")
     check_captions(solver, inject="init")
-    greedy = said()[0]
+    greedy = check_lines()[0]
     assert "greedy decoding: CUDA kernels differ from the plain equations by " in greedy
 
 
@@ -257,7 +257,7 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     few_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Emulator
 ) -> None:
     """After it CuPy alone fails as well, until another process begins."""
-    launch = device.launch
+    launch, solver = device.launch, make("cupy")
 
     def failing(*args: Any) -> None:
         raise error(700)
@@ -273,6 +273,9 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     last = result.output.splitlines()[-1]
     assert last.startswith("Error: checked_way: emulated fails at training (CUDARuntimeError: ")
     assert last.endswith("start again with --plain, or --backend numpy")
+    for _ in range(2):  # a second call is no way around the check
+        with refuses(BackendError, function="checked_way"):
+            solver.train()
     monkeypatch.setattr(device, "launch", launch)
     good("train", "--out", tmp_path / "run", *SMALL, "--backend", "cupy", "--plain")
 
@@ -319,12 +322,12 @@ class OthersBeam(Beam):
 
 
 def test_emulated_policy_from_elsewhere_vouches_for_greedy_decoding_alone(
-    said: Callable[[], list[str]],
+    check_lines: Callable[[], list[str]],
 ) -> None:
     model, features = make("cupy").model, make_data().split("train").features
     for policy in (OthersBeam(3, max_length=6), Beam(3, max_length=6)):
         model.sample(features, policy=policy)
-    assert [line.split(": ")[1] for line in said()] == [
+    assert [line.split(": ")[1] for line in check_lines()] == [
         "emulated, greedy decoding",
         "emulated, beam decoding",
     ]
@@ -344,7 +347,7 @@ def test_emulated_training_and_captions_need_no_reduction_that_may_not_compile(
 
 
 def test_emulated_ranks_go_one_way(
-    said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of a rank whose card is wrong."""
     thread = threading.local()
@@ -360,7 +363,7 @@ def test_emulated_ranks_go_one_way(
     with xpcap.use_backend("cupy"):  # which a rank that is done leaves in force
         solvers = together(2, train)
     assert [solver.way for solver in solvers] == ["plain", "plain"]
-    assert [line.split("xpcap: ")[1] for line in said()] == [
+    assert [line.split("xpcap: ")[1] for line in check_lines()] == [
         "rank 1 computes in the plain way, so all ranks do"
     ]
 

@@ -538,18 +538,15 @@ class CaptioningSolver:
         """Check the fast way of a device, once, before the first step; all ranks go one way."""
         if self._is_checked:
             return
-        self._is_checked, like = True, self.model.params.flat
-        if self._on_host or self.way == "plain" or not hasattr(self.model, "loss"):
+        model, sizes = self.model, (self.batch_size, self.group.size)
+        if self._on_host or self.way == "plain" or not hasattr(model, "loss"):
             return
-        model, objective, sizes = self.model, self.objective, (self.batch_size, self.group.size)
-        rule, trial = (
-            self._optimizer.rule.name,
-            functools.cache(self._trial),
-        )  # made if it is needed
+        trial = functools.cache(self._trial)  # made if there is no agreement yet
         dispatch = getattr(model, "dispatch", (type(model).__name__,))
-        more = sizes, self._layout(), objective.terms, self.clip_norm is None, rule
-        way = checked_way("training", (*dispatch, *more), like, lambda: trial()(), runs=2)
-        ways = self.group.gather(way)
+        terms, rule = self.objective.terms, self._optimizer.rule.name
+        dispatch = *dispatch, sizes, self._layout(), terms, self.clip_norm is None, rule
+        way = checked_way("training", dispatch, model.params.flat, lambda: trial()(), runs=2)
+        ways, self._is_checked = self.group.gather(way), True
         if "plain" in ways:
             if way == "fast":
                 rank = ways.index("plain")

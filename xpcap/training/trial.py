@@ -43,10 +43,10 @@ def trial_step(
     their size, however small.
     """
     model, results = copy.copy(model), dict[str, Any]()
-    few = batch.take(slice(0, FEW))._replace(step=0)
+    small_batch = batch.take(slice(0, FEW))._replace(step=0)
     for title, part, memory in (
         ("", batch, workspace),
-        (" of few captions", few, Workspace(model.params.flat)),
+        (" of few captions", small_batch, Workspace(model.params.flat)),
     ):
         features = features_for(model, part)
         options = part.options | objective.terms.given
