@@ -28,8 +28,8 @@ from xpcap.threads import (
 )
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
-# lock between calls
-BLOCK = 1 << 17
+# lock between calls, for which a thread by itself never waits
+BLOCK, LONE_BLOCK = 1 << 17, 1 << 15
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
 SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` transposes it
 UNPACKED = 10**6  # multiplications of a product that OpenBLAS's small kernels compute, at most
@@ -330,26 +330,29 @@ class HostOps(Ops):
             super().adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon)
             return
 
+        parts = split_evenly(w.size, min(cores(), w.size // MIN_ADAM_SHARE))
+        size = BLOCK if len(parts) > 1 else LONE_BLOCK
+
         def update(part: slice) -> None:
-            step, scratch = np.empty((2, min(BLOCK, part.stop - part.start)), w.dtype)
-            for start in range(part.start, part.stop, BLOCK):
-                block = slice(start, min(start + BLOCK, part.stop))
-                g = dw[block]
+            step, scratch = np.empty((2, min(size, part.stop - part.start)), w.dtype)
+            for start in range(part.start, part.stop, size):
+                block = slice(start, min(start + size, part.stop))
+                weights, g, mean, square = w[block], dw[block], m[block], v[block]
                 s, t = step[: g.size], scratch[: g.size]
-                m[block] *= beta1
+                mean *= beta1
                 np.multiply(g, 1 - beta1, out=t)
-                m[block] += t
-                v[block] *= beta2
+                mean += t
+                square *= beta2
                 np.multiply(g, g, out=t)
                 t *= 1 - beta2
-                v[block] += t
-                np.sqrt(v[block], out=t)
+                square += t
+                np.sqrt(square, out=t)
                 t += epsilon
-                np.multiply(m[block], alpha, out=s)
+                np.multiply(mean, alpha, out=s)
                 s /= t
-                w[block] -= s
+                weights -= s
 
-        parallel_map(update, split_evenly(w.size, min(cores(), w.size // MIN_ADAM_SHARE)))
+        parallel_map(update, parts)
 
     # ---- Choices of words
 
