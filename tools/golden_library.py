@@ -214,7 +214,7 @@ def hash_loops(sheet: Sheet) -> None:
             shapes = cell.shapes(SIZES["D"], H)
             params = {name: draw.floats(*shape) for name, shape in shapes.items()}
             (columns,) = shapes[cell.inputs[1]]
-            state0 = tuple(draw.floats(N, H) for _ in cell.initial(np.zeros((1, H))))
+            state0 = tuple(draw.floats(N, H) for _ in cell.states)
             h, cache = cell.rows_forward(draw.floats(sum(sizes), columns), state0, params, rows)
             case = f"{name}_rows {case} {'full' if full else 'packed'}"
             sheet.put(f"{case}: h", h)

@@ -249,6 +249,20 @@ def test_a_gradient_that_the_fast_form_would_not_use_is_refused() -> None:
         contract.Trial("plain").loop().run()
 
 
+@pytest.mark.parametrize("name", ["shapes", "split", "step_forward", "step_backward"])
+def test_an_override_that_would_never_run_is_refused_when_the_class_is_made(name: str) -> None:
+    def override(*_: Any) -> None:
+        raise AssertionError
+
+    mixin = type("Mixin", (), {name: override})
+    for bases, methods in (((LSTMCell,), {name: override}), ((mixin, LSTMCell), {})):
+        with refuses(TypeError, function="Mine", thing=name, cause="subclass Cell"):
+            type("Mine", bases, methods)
+    with refuses(TypeError, function="Mine", thing="gradient", cause="LSTMCell.gradient"):
+        type("Mine", (LSTMCell,), {"equation": override})
+    type("Mine", (LSTMCell,), {"equation": override, "gradient": LSTMCell.gradient})
+
+
 def test_an_unfinished_cell_is_named_with_what_is_missing() -> None:
     class NoStep(Cell):
         blocks = "h"

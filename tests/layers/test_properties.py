@@ -232,7 +232,7 @@ def padded(
     weight, bias = cell.inputs
     x = features * mask_x
     h = x @ p["W_proj"] + p["b_proj"]
-    state = cell.initial(h)
+    state = (h, *[np.zeros_like(h)] * (len(cell.states) - 1))
     table, caches, states, dscores, loss = p["W_embed"] * mask_w, [], [], [], 0.0
     for t in range(T):
         state, cache = cell.step_forward(table[inputs[:, t]] @ p[weight] + p[bias], state, p)

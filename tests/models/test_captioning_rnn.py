@@ -413,7 +413,7 @@ def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -
     for row, x in zip(out, features, strict=True):
         A = x[None] @ p["W_proj"] + p["b_proj"]
         h, word = A.mean(axis=1) if "Wattn" in p else A, 1
-        state = (h,) * len(cell.states) if "Wattn" in p else cell.initial(h)
+        state = (h, *[h if "Wattn" in p else np.zeros_like(h)] * (len(cell.states) - 1))
         b = bias + h @ p["W_image"] if "W_image" in p else bias
         for t in range(length):
             a = p["W_embed"][[word]] @ weight + b

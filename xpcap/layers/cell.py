@@ -79,6 +79,15 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
+    fixed: ClassVar[dict[str, str]] = {}  # methods that no loop runs: what a subclass overrides
+
+    def __init_subclass__(cls) -> None:
+        """Refuse an override that would never run."""
+        for kind in cls.__mro__:
+            for name, expected in vars(kind).get("fixed", {}).items():
+                if getattr(cls, name) is not getattr(kind, name):
+                    got, cause = "is overridden, and would never run", "or subclass Cell"
+                    raise InvalidTypeError(cls.__name__, name, got, expected, cause)
 
     # ---- What a cell writes
 
@@ -186,21 +195,6 @@ class Cell:
             In the order of the buffer.
         """
         return [name for name in self.shapes(1, 1) if name not in self.inputs]
-
-    def initial(self, h0: Array) -> State:
-        """The state before the first step.
-
-        Parameters
-        ----------
-        h0 : array (n, H), float
-
-        Returns
-        -------
-        state : tuple of array
-            h0, and zeros for the other arrays.
-        """
-        xp = get_array_module(h0)
-        return (h0, *(xp.zeros_like(h0) for _ in self.states[1:]))
 
     def advance(
         self,

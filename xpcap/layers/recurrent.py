@@ -14,7 +14,7 @@ the last two sections.
 from typing import Any, ClassVar, NamedTuple
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import InvalidValueError
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Cell, Params, StepCache
 from xpcap.layers.checks import check_upstream
 from xpcap.memory import Buffer, allocator, one_block
@@ -75,15 +75,26 @@ class Pointwise(Cell):
 
     saved: ClassVar[dict[str, int]] = {}
     scales_recurrence = False
+    fixed: ClassVar = {
+        "shapes": "Wx, Wh and b",
+        "split": "blocks of H columns side by side",
+        "step_forward": "an `equation`",
+        "step_backward": "a `gradient`",
+    }
 
     def __init_subclass__(cls) -> None:
-        """Leave the memory gate of another equation behind."""
+        """Leave the memory gate of another equation behind, and refuse its gradient."""
+        super().__init_subclass__()
 
         def owner(name: str) -> int:
             return next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
 
         if owner("memory_gate") > owner("equation"):
             cls.memory_gate = None
+        if owner("gradient") > owner("equation") and cls.gradient is not Pointwise.gradient:
+            got, base = "is that of another equation", cls.__mro__[owner("gradient")].__name__
+            cause = f"if it is right, say so: gradient = {base}.gradient"
+            raise InvalidTypeError(cls.__name__, "gradient", got, "one of its own", cause)
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """The pointwise half of a step.

@@ -231,8 +231,9 @@ class Network:
 
     def start(self, features: Array) -> State:
         """State before the first word: the cell's, then the image's terms of every step, if any."""
-        image, cell = self.project_image(features), self.cell
-        state = (image.h0,) * len(cell.states) if self.config.attends else cell.initial(image.h0)
+        image, zeros = self.project_image(features), get_array_module(features).zeros_like
+        state0 = image.start(len(self.cell.states))
+        state = (zeros(image.h0) if x is None else x for x in state0)
         constant = image.term, None if image.attention is None else image.attention.A
         return (*state, *(array for array in constant if array is not None))
 
