@@ -89,10 +89,10 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
         assert found == pytest.approx(norm, rel=1e-6, nan_ok=True)
 
 
-def rule(**changed: Any) -> UpdateRule:
+def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> UpdateRule:
     fields: dict[str, Any] = {"numbers": {"learning_rate": (0.1, optim.RATE)}}
     fields |= {"state": {"m": optim.AS_W}, **changed}
-    return UpdateRule("own", lambda w, dw, state, config: None, **fields)
+    return UpdateRule("own", update, **fields)
 
 
 @refusals(
@@ -119,6 +119,7 @@ def rule(**changed: Any) -> UpdateRule:
     rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | got: has none | expected: learning_rate
     rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | got: has 'v' | expected: some of m
     rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | got: the state 'm' | expected: AS_W
+    optim.update(rule(lambda w, dw, state, config: (w - dw, config)), w, w, {}) | TypeError | function: UpdateRule 'own' | thing: update | got: returned a tuple | cause: w[...] = next_w
     optim.clip_by_global_norm(w, 0) | OptionError | thing: max_norm | got: is 0 | expected: positive
     """
 )

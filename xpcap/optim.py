@@ -6,12 +6,13 @@ Start with `UpdateRule` and RULES: solver, checkpoints and tests know of a rule 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import InvalidValueError, OptionError, unknown
+from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Names, OptionKind, Real, Whole
@@ -36,7 +37,8 @@ class UpdateRule:
         In messages and checkpoints.
     update : callable
         ``update(w, dw, state, config)``, a step in place on an array of parameters w, of any shape,
-        and on its `state`, arrays by name; dw is the gradient, config holds the numbers.
+        and on its `state`, arrays by name, which returns None; dw is the gradient, config holds the
+        numbers.
     numbers : dict of str to (float, OptionKind)
         Default and kind of each number. One is ``learning_rate``. ``t``, if it is among them, is
         the number of the step, from 1.
@@ -57,7 +59,7 @@ class UpdateRule:
     """
 
     name: str
-    update: Callable[[Array, Array, StateArrays, Config], None]
+    update: Callable[[Array, Array, StateArrays, Config], object]
     numbers: Mapping[str, tuple[float, OptionKind]]
     state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     squares: tuple[str, ...] = ()
@@ -98,13 +100,26 @@ class UpdateRule:
         ----------
         arrays : iterable of (w, dw, state)
         config : dict
+
+        Raises
+        ------
+        TypeError
+            The rule returns something, or assigns a state array instead of writing to it.
         """
         before = dict(config)
         try:
             if "t" in self.numbers:
                 config["t"] += 1
             for w, dw, state in arrays:
-                self.update(w, dw, state, config)
+                result = self.update(w, dw, MappingProxyType(state), config)
+                if result is not None:
+                    raise InvalidTypeError(
+                        f"UpdateRule {self.name!r}",
+                        "`update`",
+                        f"returned a {type(result).__name__}",
+                        expected="None: it changes w in place",
+                        cause="of a rule that returns the new w write w[...] = next_w",
+                    )
         except BaseException:
             config.update(before)  # a step that is interrupted is taken again
             raise

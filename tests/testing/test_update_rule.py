@@ -150,8 +150,11 @@ def test_rule_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> Non
 
 def test_state_that_is_rebound_is_an_error_with_the_claim_and_the_rule() -> None:
     """It would be lost: the next step begins with the array as it was."""
+    rule = replace(MOMENTUM, update=rebound)
+    with pytest.raises(TypeError, match="mappingproxy"):
+        optim.update(rule, np.ones(3), np.ones(3), {})
     with pytest.raises(TypeError, match="mappingproxy") as caught:
-        check_update_rule(replace(MOMENTUM, update=rebound))
+        check_update_rule(rule)
     assert caught.value.__notes__ == ["check_update_rule: writes_stated, rule 'sgd_momentum'"]
 
 

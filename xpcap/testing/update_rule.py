@@ -11,7 +11,6 @@ holds a rule to all of it.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +83,7 @@ def writes_stated(trial: Trial) -> None:
         for name, shape in SHAPES.items():
             w, dw = params[name].copy(), grads[name].copy()
             config = optim.init(rule, w, {"learning_rate": RATE})
-            shapes = rule.state_shapes(shape)
-            state = MappingProxyType({key: config[key] for key in shapes})  # arrays stay the same
+            state = {key: config[key] for key in rule.state_shapes(shape)}
             rule.step([(w, dw, state)], config)
             thing = f"w {shape} of {np.dtype(dtype)}"
             if not np.array_equal(to_numpy(dw), to_numpy(grads[name])):
@@ -96,7 +94,7 @@ def writes_stated(trial: Trial) -> None:
             if now != counted:
                 fail(f"config of {thing}", f"has become {now}", counted)
             optim.update(rule, w, dw, config)  # which takes state of the dtype of w alone
-            for key in shapes:
+            for key in state:
                 if not to_numpy(config[key]).any():
                     wanted = f"the rule to write to it: state[{key!r}][...] = ..."
                     fail(f"state {key!r} of {thing}", "is all zeros after two steps", wanted)
