@@ -21,7 +21,7 @@ from programs import program
 from refusals import refuses
 from trainings import completed_for
 
-from xpcap import CaptioningRNN, CaptioningSolver, files, generate, open_run, plain, runs
+from xpcap import CaptioningRNN, CaptioningSolver, Watcher, files, generate, open_run, plain, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
@@ -179,16 +179,17 @@ def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
 
 @pytest.mark.slow
 def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
-    def spoil(solver: Any) -> None:
-        if solver.epoch == 2:
-            # The third epoch begins far from where the second ended
-            solver.model.params.flat[...] += 1
+    class Spoil(Watcher):
+        def epoch(self, solver: Any) -> None:
+            if solver.epoch == 2:
+                # The third epoch begins far from where the second ended
+                solver.model.params.flat[...] += 1
 
     runs.train_run(
         runs.Recipe(
             out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0, select="loss"
         ),
-        on_epoch=spoil,
+        watchers=[Spoil()],
     )
     losses = [
         json.loads(line)["val_loss"]
@@ -320,15 +321,16 @@ def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Pa
 def test_a_run_is_kept_when_a_later_epoch_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(solver: Any) -> None:
-        if solver.epoch == 2:
-            raise KeyboardInterrupt
+    class Stop(Watcher):
+        def epoch(self, solver: Any) -> None:
+            if solver.epoch == 2:
+                raise KeyboardInterrupt
 
     options = runs.Recipe(
         out=tmp_path / "deep" / "r", hidden=8, wordvec=4, epochs=3, score_epochs=0
     )
     with pytest.raises(KeyboardInterrupt):
-        runs.train_run(options, on_epoch=stop)
+        runs.train_run(options, watchers=[Stop()])
     assert open_run(tmp_path / "deep" / "r").meta["epoch"] in (1, 2)
 
     def at_once(*args: Any, **kwargs: Any) -> None:
@@ -615,13 +617,14 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
     data = generate(0, train=6, val=2)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
 
-    def on_step(solver: CaptioningSolver) -> None:
-        progress.step(solver)  # again, as between the batches of a validation
-        if solver.iteration == 4:
-            raise KeyboardInterrupt
+    class Validation(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:
+            progress.step(solver)  # again, as between the batches of a validation
+            if solver.iteration == 4:
+                raise KeyboardInterrupt
 
     how = {"batch_size": 5, "num_epochs": 40, "verbose": False}
-    solver = CaptioningSolver(model, data, **how, watchers=[progress], on_step=on_step)
+    solver = CaptioningSolver(model, data, **how, watchers=[progress, Validation()])
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     first, few, second = capsys.readouterr().out.splitlines()

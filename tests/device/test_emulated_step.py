@@ -21,7 +21,7 @@ from new_cells import NEW_CELLS
 from tqdm import tqdm
 
 import xpcap
-from xpcap import CaptioningRNN, CaptioningSolver, to_numpy, training
+from xpcap import CaptioningRNN, CaptioningSolver, Watcher, to_numpy, training
 from xpcap.data import loader
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
@@ -356,17 +356,16 @@ def test_emulated_bar_reads_losses_by_the_clock(
     """Every half second, however short the steps; `print_every` decides only what is printed."""
     clock = [0.0]
 
-    def tick(solver: CaptioningSolver) -> None:
-        clock[0] += (
-            0.125 if solver._order.position < solver.steps_per_epoch else 0
-        )  # validation calls as well
+    class Tick(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:  # told in validation as well
+            clock[0] += 0.125 if solver._order.position < solver.steps_per_epoch else 0
 
     monkeypatch.setattr(
         training.solver,
         "bar",
         lambda batches, *_, **__: tqdm(batches, disable=False, file=io.StringIO()),
     )
-    solver = make("cupy", num_epochs=1, batch_size=2, print_every=1, on_step=tick)
+    solver = make("cupy", num_epochs=1, batch_size=2, print_every=1, watchers=[Tick()])
     solver._pace = Pace(0.5, lambda: clock[0])
     with device.counting() as counts:
         solver.train()

@@ -47,7 +47,7 @@ from xpcap.runs import Recipe, open_run, train_run
 from xpcap.runs.folder import RANKING
 from xpcap.runs.rerank import fit_ranking
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
-from xpcap.training.solver import CaptioningSolver
+from xpcap.training import CaptioningSolver, Watcher
 
 MADE = tempfile.mkdtemp()  # until this process ends
 atexit.register(shutil.rmtree, MADE, ignore_errors=True)
@@ -95,12 +95,13 @@ def _run_files() -> dict[str, bytes]:
     sizes: dict[str, Any] = {"hidden": 12, "wordvec": 8, "batch_size": 12, "epochs": 24}
     options = {**sizes, "score_epochs": 0, "inject": "attention", "select": "last"}
 
-    def stop(solver: CaptioningSolver) -> None:
-        if solver.epoch == 2:
-            raise KeyboardInterrupt
+    class Stop(Watcher):
+        def epoch(self, solver: CaptioningSolver) -> None:
+            if solver.epoch == 2:
+                raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        train_run(Recipe(data, out=folder, **options), on_epoch=stop)
+        train_run(Recipe(data, out=folder, **options), watchers=[Stop()])
     run = open_run(folder)
     fit_ranking(run, run.data())
     stored = [path for path in folder.iterdir() if path.suffix not in ("", ".html")]

@@ -19,7 +19,7 @@ from programs import program
 Image = pytest.importorskip("PIL.Image")
 
 import xpcap.data  # noqa: E402 - after the skip
-from xpcap import CaptioningRNN, runs  # noqa: E402
+from xpcap import CaptioningRNN, Watcher, runs  # noqa: E402
 from xpcap.data import (  # noqa: E402
     CaptionData,
     Source,
@@ -302,11 +302,12 @@ def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Path, tmp_pat
 
 
 def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: Path) -> None:
-    def stop(solver: object) -> None:
-        raise KeyboardInterrupt
+    class Stop(Watcher):
+        def epoch(self, solver: object) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(Recipe(data=made / "data.h5", out=tmp_path / "run", **SMALL), on_epoch=stop)
+        train_run(Recipe(data=made / "data.h5", out=tmp_path / "run", **SMALL), watchers=[Stop()])
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
 
 

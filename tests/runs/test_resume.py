@@ -335,14 +335,15 @@ def test_the_page_shows_every_epoch_when_training_stops(
     broken_off(out, 1, "--resume")
     assert shown(out) == 4
 
-    def sicken(solver: Any) -> None:
-        if solver.epoch == 3:
-            solver.model.params["W_proj"][...] = np.nan
+    class Sicken(Watcher):
+        def epoch(self, solver: Any) -> None:
+            if solver.epoch == 3:
+                solver.model.params["W_proj"][...] = np.nan
 
     with pytest.raises(TrainingError):
         runs.train_run(
             runs.Recipe(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
-            on_epoch=sicken,
+            watchers=[Sicken()],
         )
     assert shown(tmp_path / "sick") == 3
 

@@ -25,7 +25,7 @@ from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
 from xpcap.runs import load_state, save_state
 from xpcap.shapes import generate
-from xpcap.training import CrossEntropy, teacher_forced
+from xpcap.training import CrossEntropy, Watcher, teacher_forced
 from xpcap.training.solver import BUILT_IN
 from xpcap.training.state import best_of
 
@@ -230,11 +230,12 @@ def test_with_replacement_and_a_seed_a_training_goes_on_from_a_file(tmp_path: Pa
     whole, saved = make(replacement=True), tmp_path / "state.safetensors"
     whole.train()
 
-    def save(solver: CaptioningSolver) -> None:
-        if solver.iteration == 6:  # 4 of an epoch's 200 // 48
-            save_state(saved, solver.state())
+    class Saver(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:
+            if solver.iteration == 6:  # 4 of an epoch's 200 // 48
+                save_state(saved, solver.state())
 
-    make(replacement=True, num_epochs=2, on_step=save).train()
+    make(replacement=True, num_epochs=2, watchers=[Saver()]).train()
     resumed = make(replacement=True)
     resumed.restore(load_state(saved, resumed.model.params.shapes))
     assert (resumed.epoch, resumed.best_params) == (1, {})  # two steps after the best
@@ -302,8 +303,9 @@ def test_an_interrupted_step_is_tried_again_with_the_same_dropout_masks(name: st
 
 
 def test_an_interrupted_validation_is_repeated() -> None:
-    on_step = interrupted(lambda solver: None, 2 * (5 + 2))  # after all steps of the second epoch
-    solver, whole = make(lr_decay=0.5, on_step=on_step), make(lr_decay=0.5)
+    watcher = Watcher()
+    watcher.step = interrupted(watcher.step, 2 * (5 + 2))  # after all steps of the second epoch
+    solver, whole = make(lr_decay=0.5, watchers=[watcher]), make(lr_decay=0.5)
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     assert (solver.epoch, solver.iteration) == (1, 10)
@@ -312,24 +314,6 @@ def test_an_interrupted_validation_is_repeated() -> None:
     assert solver.history == whole.history
     assert solver.loss_history == whole.loss_history
     assert solver.best_epoch == whole.best_epoch
-
-
-def test_an_interrupted_on_epoch_is_called_again_and_no_epoch_is_added() -> None:
-    epochs: list[int] = []
-
-    def on_epoch(solver: CaptioningSolver) -> None:
-        epochs.append(solver.epoch)
-        if len(epochs) == 3:
-            raise KeyboardInterrupt
-
-    solver = make(on_epoch=on_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        solver.train()
-    solver.train()
-    assert epochs == [1, 2, 3, 3]
-    assert solver.epoch == 3
-    solver.train()
-    assert solver.epoch == 6
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -577,12 +561,6 @@ def test_model_and_data_must_mean_the_same_words() -> None:
         CaptioningSolver(CaptioningRNN(shifted, DATA.feature_dim), DATA)
 
 
-def test_on_epoch_is_called_when_the_epoch_is_recorded() -> None:
-    seen: list[tuple[int, int]] = []
-    make(on_epoch=lambda solver: seen.append((solver.epoch, len(solver.history)))).train()
-    assert seen == [(1, 1), (2, 2), (3, 3)]
-
-
 def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_goes_on() -> None:
     solver = make(dropout=0.0, num_epochs=40, optim_config={"learning_rate": 3e-2})  # overfits soon
     solver.train()
@@ -596,15 +574,19 @@ def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_go
     assert float(score.nll) / 60 == pytest.approx(solver.best_val_loss, rel=1e-5)
 
 
+class Rates(Watcher):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def step(self, solver: CaptioningSolver) -> None:
+        self.rates.append(solver.learning_rate)
+
+
 def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epochs() -> None:
-    rates: list[float] = []
-    solver = make(
-        lr_decay="linear", num_epochs=2, on_step=lambda solver: rates.append(solver.learning_rate)
-    )
+    watcher = Rates()
+    rates, solver = watcher.rates, make(lr_decay="linear", num_epochs=2, watchers=[watcher])
     solver.train()
-    steps = [
-        rates[k] for k in range(len(rates)) if k == 0 or rates[k] != rates[k - 1]
-    ]  # on_step is called in validation too
+    steps = list(dict.fromkeys(rates))  # watchers are told of batches of a validation too
     np.testing.assert_allclose(steps, 1e-2 * (1 - np.arange(1, 11) / 10), rtol=1e-12)
     state = solver.state()
     rates.clear()
@@ -672,7 +654,8 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
 
 def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
     """Of a linear rate none, unless one is set, with which more epochs begin then."""
-    solver = make(lr_decay="linear", num_epochs=1)
+    watcher = Rates()
+    solver = make(lr_decay="linear", num_epochs=1, watchers=[watcher])
     solver.train()
     before = solver.model.params.flat.copy()
     solver.train_batch(np.arange(6))
@@ -682,11 +665,10 @@ def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
     solver.train_batch(np.arange(6))
     assert (solver.iteration, solver.learning_rate) == (7, 1e-3)
     assert (solver.model.params.flat != before).any()
-    rates: list[float] = []
-    solver.on_step = lambda solver: rates.append(solver.learning_rate)
+    watcher.rates.clear()
     solver.train()
     assert (solver.epoch, solver.iteration, solver.learning_rate) == (2, 12, 0)
-    assert rates[0] == pytest.approx(1e-3 * 4 / 5)
+    assert watcher.rates[0] == pytest.approx(1e-3 * 4 / 5)
 
 
 @pytest.mark.parametrize("rule", list(optim.RULES))

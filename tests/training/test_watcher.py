@@ -1,5 +1,6 @@
 """What watchers are told, in which order, and how one ends training."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -44,37 +45,31 @@ class StopAfter(Watcher):
             solver.stop("enough")
 
 
-def test_watchers_are_told_in_their_order_and_before_functions() -> None:
+def test_watchers_are_told_in_their_order_once_also_by_a_solver_made_of_another() -> None:
     told: list[str] = []
-    solver = make(
-        Notes("a", told),
-        Watcher(),  # does nothing
-        Notes("b", told),
-        num_epochs=1,
-        on_step=lambda solver: told.append("on_step"),
-        on_epoch=lambda solver: told.append("on_epoch"),
-    )
-    solver.train()
-    assert told[:5] == ["a begin 0", "b begin 0", "a step 1", "b step 1", "on_step"]
-    assert told[-3:] == ["a epoch 1", "b epoch 1", "on_epoch"]
-    # three batches of training; a validation pauses as well
-    assert told.count("b step 3") == told.count("on_step") - 2 > 1
+    watchers = Notes("a", told), Watcher(), Notes("b", told)
+    dataclasses.replace(make(*watchers), num_epochs=1).train()
+    assert told[:4] == ["a begin 0", "b begin 0", "a step 1", "b step 1"]
+    assert told[-2:] == ["a epoch 1", "b epoch 1"]
+    # three batches of training, and two of validation
+    assert [told.count(f"b step {step}") for step in (1, 2, 3)] == [1, 1, 3]
 
 
-def test_an_epoch_whose_watchers_raised_is_told_to_all_again() -> None:
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_an_epoch_whose_watchers_raised_is_told_to_all_again_and_none_is_added(epoch: int) -> None:
     told: list[str] = []
-    solver = make(Notes("a", told), Notes("b", told, fails=2))
+    solver = make(Notes("a", told), Notes("b", told, fails=epoch))
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
-    assert [line for line in told if "epoch" in line or "begin" in line] == [
-        "a begin 0",
-        "b begin 0",
-        *("a epoch 1", "b epoch 1", "a epoch 2", "b epoch 2"),
-        "a begin 6",
-        "b begin 6",
-        *("a epoch 2", "b epoch 2", "a epoch 3", "b epoch 3"),
+    assert [line for line in told if "step" not in line] == [
+        *("a begin 0", "b begin 0"),
+        *(f"{name} epoch {k}" for k in range(1, epoch + 1) for name in "ab"),
+        *(f"{name} begin {3 * epoch}" for name in "ab"),
+        *(f"{name} epoch {k}" for k in range(epoch, 4) for name in "ab"),
     ]
+    solver.train()
+    assert solver.epoch == 6
 
 
 def test_a_watcher_ends_training_after_an_epoch_and_a_second_call_takes_the_epochs_left() -> None:

@@ -1,7 +1,7 @@
 """`train_run`: from options to a finished run folder, new or resumed."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +66,6 @@ def train_run(
     options: Recipe,
     *,
     watchers: Iterable[Watcher] = (),
-    on_epoch: Callable[[CaptioningSolver], object] | None = None,
     progress: bool | None = None,
     group: Group | None = None,
 ) -> Trained:
@@ -84,8 +83,6 @@ def train_run(
     watchers : iterable of Watcher
         Told of stages, steps and epochs; each epoch once it is saved. ``solver.stop(why)`` ends the
         stage after an epoch, and the run is scored and written as it is.
-    on_epoch : callable or None
-        Called with the solver after each epoch, once the watchers have been told.
     progress : bool or None
         Show progress bars on a terminal. None: as the work in hand does, by default not.
     group : Group or None
@@ -140,7 +137,7 @@ def train_run(
                     watcher.stage(stage.options)
                 first = stage.folder != out
                 with reserve(stage.folder, True) if first else contextlib.nullcontext():
-                    records = _train(stage, plan.data, told, on_epoch)
+                    records = _train(stage, plan.data, told)
                     group.barrier()  # all is written
                     rerank = stage.options.neighbours and stage is plan.stages[-1]
                     trained = _finish(stage.folder, records, plan.data, rerank)
@@ -165,12 +162,7 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool
     return Trained(run, evaluation)
 
 
-def _train(
-    stage: Stage,
-    data: CaptionData,
-    watchers: Sequence[Watcher],
-    on_epoch: Callable[[CaptioningSolver], object] | None,
-) -> list[Record]:
+def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder, group = stage.options, stage.folder, current().group
     resumed = stage.config is not None and (folder / LAST).exists()
@@ -208,7 +200,6 @@ def _train(
         seed=options.seed,
         verbose=False,
         watchers=[saver, *watchers],
-        on_epoch=on_epoch,
         objective=objective,
         group=group,
     )

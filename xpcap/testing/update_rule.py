@@ -22,7 +22,7 @@ from xpcap.models import CaptioningRNN, Parameters
 from xpcap.optim import UpdateRule
 from xpcap.runs import load_state, save_state
 from xpcap.testing.claims import check, check_close, fail
-from xpcap.training import CaptioningSolver
+from xpcap.training import CaptioningSolver, Watcher
 from xpcap.training.optimizer import LINEAR, Optimizer
 
 SHAPES = {"W": (3, 4), "b": (5,), "gain": (), "A": (2, 3, 2)}
@@ -57,14 +57,25 @@ class Trial(NamedTuple):
             optimizer.update(params, dw)
         return params, optimizer
 
-    def solver(self, lr_decay: float | str, on_step: Any = None) -> CaptioningSolver:
+    def solver(self, lr_decay: float | str, *watchers: Watcher) -> CaptioningSolver:
         """A training of two steps an epoch."""
         data = draw_data(12, 6, 20, seed=0)
         words = data.vocabulary.word_to_idx
         model = CaptioningRNN(words, 6, 5, 7, "lstm", seed=0)
         options: dict[str, Any] = {"batch_size": 7, "num_epochs": 3, "seed": 0, "verbose": False}
-        options |= {"clip_norm": 5.0, "lr_decay": lr_decay, "on_step": on_step}
+        options |= {"clip_norm": 5.0, "lr_decay": lr_decay, "watchers": watchers}
         return CaptioningSolver(model, data, update_rule=self.rule, **options)
+
+
+class _Saver(Watcher):
+    """Saves the state after the first step of the second epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def step(self, solver: CaptioningSolver) -> None:
+        if solver.iteration == solver.steps_per_epoch + 1:
+            save_state(self._path, solver.state())
 
 
 Claim = Callable[[Trial], None]
@@ -152,16 +163,12 @@ def resumes(trial: Trial) -> None:
         early, last = Path(folder, "early"), Path(folder, "last")
         for lr_decay in (0.5, LINEAR):
 
-            def save(solver: CaptioningSolver) -> None:
-                if solver.iteration == solver.steps_per_epoch + 1:
-                    save_state(early, solver.state())
-
             def outcome(solver: CaptioningSolver) -> tuple[Array, bytes]:
                 solver.train()
                 save_state(last, solver.state())
                 return solver.model.params.flat, last.read_bytes()
 
-            whole, resumed = trial.solver(lr_decay, save), trial.solver(lr_decay)
+            whole, resumed = trial.solver(lr_decay, _Saver(early)), trial.solver(lr_decay)
             expected, file = outcome(whole)
             state = load_state(early, whole.model.params.shapes, rule=trial.rule)
             resumed.restore(state)

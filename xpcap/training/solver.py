@@ -97,7 +97,7 @@ from xpcap.training.state import (
     with_start,
 )
 from xpcap.training.trial import trial_batch, trial_step
-from xpcap.training.watcher import Functions, Watcher, checked_watchers
+from xpcap.training.watcher import Watcher, checked_watchers
 from xpcap.way import check_way, current_way, plain
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
@@ -152,14 +152,9 @@ class CaptioningSolver:
         before `num_epochs`.
     progress : bool or None
         Show a progress bar if standard error is a terminal. None: as the work in hand does.
-    on_step : callable or None
-        Called with the solver after each step and between the batches of a validation, when `state`
-        may be called. An exception from it ends training; `train`, or the state, continues from
-        there.
-    on_epoch : callable or None
-        Called with the solver after each epoch, once it is recorded.
     watchers : iterable of Watcher
-        Told when training begins, and of steps and epochs, each before `on_step` and `on_epoch`.
+        Told when training begins, and of steps and epochs. An exception from one ends training;
+        `train`, or a state, continues from there.
     objective : Objective, callable or None
         A function of (model, batch, workspace) that returns loss and gradients, or an Objective.
         None: cross entropy.
@@ -190,8 +185,8 @@ class CaptioningSolver:
     learning_rate : float
         Rate of the next step; may be set.
     lr_decay : float or "linear"
-        May be set, as may `num_epochs`, `clip_norm`, `patience`, `print_every`, `verbose`,
-        `progress`, `on_step` and `on_epoch`.
+        May be set, as may `num_epochs`, `clip_norm`, `patience`, `print_every`, `verbose` and
+        `progress`.
 
     Raises
     ------
@@ -223,8 +218,6 @@ class CaptioningSolver:
     seed: int | None = option(Whole(0), None)
     patience: int | None = option(Whole(1), None)
     progress: bool | None = option(Flag(), None)
-    on_step: Callable[["CaptioningSolver"], object] | None = None
-    on_epoch: Callable[["CaptioningSolver"], object] | None = None
     watchers: Iterable[Watcher] = ()
     objective: Any = None  # an Objective, once the solver is made
     group: Group = SINGLE
@@ -238,7 +231,7 @@ class CaptioningSolver:
             self.data = from_coco(self.data)
         self.optim_config = MappingProxyType(dict(self.optim_config or {}))
         self.objective = as_objective(self.objective)
-        self.watchers = (*checked_watchers("CaptioningSolver", self.watchers), Functions())
+        self.watchers = checked_watchers("CaptioningSolver", self.watchers)
         _check_model(self.model, self.data.vocabulary)
         _check_choice(self.select, self.patience, self.data)
         _check_group(self.group, self.seed, self.batch_size)
@@ -762,7 +755,7 @@ class CaptioningSolver:
     # ---- The state
 
     def state(self) -> TrainingState:
-        """State of the training, copied to the host. For callbacks, and between trainings.
+        """State of the training, copied to the host. For watchers, and between trainings.
 
         Returns
         -------
@@ -859,7 +852,7 @@ class CaptioningSolver:
         raise InvalidTypeError(
             "CaptioningSolver",
             "",
-            "cannot be copied or pickled, since it holds callbacks and buffers",
+            "cannot be copied or pickled, since it holds buffers",
             cause="make another solver from the same arguments, and write"
             " other.restore(solver.state())",
         )
@@ -869,7 +862,7 @@ OPTIONS = described(CaptioningSolver)
 # Arguments that parts of a solver are built from; all others may be set at any time
 BUILT_IN = {field.name for field in fields(CaptioningSolver)} - {
     *("model", "lr_decay", "num_epochs", "print_every", "verbose", "clip_norm", "patience"),
-    *("progress", "on_step", "on_epoch"),
+    "progress",
 }
 
 

@@ -49,18 +49,6 @@ class Watcher:
         """
 
 
-class Functions(Watcher):
-    """The solver's `on_step` and `on_epoch` as a watcher; both may be set at any time."""
-
-    def step(self, solver: Any) -> None:
-        if solver.on_step is not None:
-            solver.on_step(solver)
-
-    def epoch(self, solver: Any) -> None:
-        if solver.on_epoch is not None:
-            solver.on_epoch(solver)
-
-
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
     """The watchers given to a function. Raise InvalidTypeError unless they are a list of them."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
