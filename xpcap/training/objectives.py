@@ -102,8 +102,7 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
         got = "is called as objective(model, batch, workspace)"
         expected = f"one that takes these ({error})"
         raise InvalidTypeError("CaptioningSolver", "objective", got, expected) from error
-    objective = Objective()
-    objective.loss = given  # type: ignore[method-assign, assignment]
+    objective: Objective = type("FunctionObjective", (Objective,), {"loss": staticmethod(given)})()
     return objective
 
 
