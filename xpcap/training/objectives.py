@@ -36,6 +36,7 @@ class Objective:
     samples : captions of an item of a batch
     """
 
+    __slots__ = ()  # so that what a subclass below does not read cannot be set
     terms, samples = LossTerms(), 1
 
     def loss(
@@ -66,6 +67,8 @@ class CrossEntropy(Objective):
 
     smoothing : label smoothing, in [0, 1), else OptionError; see CaptioningRNN.loss
     """
+
+    __slots__ = ("terms",)
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.terms = LossTerms.checked("CrossEntropy", smoothing=smoothing)
@@ -176,6 +179,11 @@ class SelfCritical(Objective):
     of Luo 2020, *A Better Variant of Self-Critical Sequence Training*. NULL and START, which are
     never targets, are not drawn; the gradient is exact up to their probability.
     """
+
+    __slots__ = (
+        *("samples", "_group", "_words", "_max_length", "_data", "_pictures", "_captions"),
+        *("_first", "_length", "_score"),
+    )
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)

@@ -64,6 +64,7 @@ from xpcap.errors import (
     InvalidValueError,
     OptionError,
     TrainingError,
+    unknown,
 )
 from xpcap.memory import Buffer, Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layout, deal
@@ -268,17 +269,15 @@ class CaptioningSolver:
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; an option is set to what its kind returns.
 
-        Raise OptionError if the value is not of that kind, or parts were built from the former one.
+        Raise OptionError if the value is not of that kind, if parts were built from the former one,
+        or if there is no such attribute.
         """
+        if self._built and not hasattr(self, name):
+            raise unknown("CaptioningSolver", "attribute", name, SETTABLE)
         if self._built and name in BUILT_IN:
-            raise OptionError(
-                "CaptioningSolver",
-                f"`{name}`",
-                "cannot be changed once the solver is made",
-                expected="it as an argument of CaptioningSolver",
-                cause="make another solver of the same model with it; other.restore(solver.state())"
-                " works only with the same data, batch size and update rule",
-            )
+            got = "cannot be changed once the solver is made"
+            expected = f"another solver: dataclasses.replace(solver, {name}=...)"
+            raise OptionError("CaptioningSolver", f"`{name}`", got, expected)
         if name in OPTIONS:
             value = OPTIONS[name].check("CaptioningSolver", f"`{name}`", value)
         if self._built and name == "patience":
@@ -859,11 +858,12 @@ class CaptioningSolver:
 
 
 OPTIONS = described(CaptioningSolver)
-# Arguments that parts of a solver are built from; all others may be set at any time
-BUILT_IN = {field.name for field in fields(CaptioningSolver)} - {
-    *("model", "lr_decay", "num_epochs", "print_every", "verbose", "clip_norm", "patience"),
-    "progress",
-}
+SETTABLE = (
+    *("learning_rate", "lr_decay", "num_epochs", "clip_norm", "patience", "print_every"),
+    *("verbose", "progress"),
+)
+# Arguments that parts of a solver are built from
+BUILT_IN = {field.name for field in fields(CaptioningSolver)}.difference(SETTABLE)
 
 
 # ---- Checks of a solver's arguments
