@@ -450,6 +450,14 @@ class Telling(CrossEntropy):
         return self.told
 
 
+class Varying(CrossEntropy):
+    epochs = 0
+
+    def figures(self, mean_loss: float) -> dict[str, float]:
+        self.epochs += 1
+        return {f"train_{self.epochs}": mean_loss}
+
+
 @refusals(
     """
     make(objective="self-critical") | TypeError | thing: objective | got: is 'self-critical' | expected: a function of (model, batch, workspace)
@@ -461,6 +469,7 @@ class Telling(CrossEntropy):
     make(objective=Telling()).train() | OptionError | function: Telling.figures | thing: the figures | got: are missing
     make(objective=Telling(train_kl=1.0, val_loss=2.0)).train() | OptionError | function: Telling.figures | thing: the figures | got: are named train_kl, val_loss
     make(objective=Telling(train_kl=np.inf)).train() | OptionError | function: Telling.figures | thing: train_kl | got: is inf
+    make(objective=Varying()).train() | OptionError | function: Varying.figures | thing: the figures | got: are named train_2 | expected: train_1, as in the first epoch
     make(objective=Telling(train_kl="low")).train() | OptionError | function: Telling.figures | thing: train_kl | got: is 'low'
     """
 )

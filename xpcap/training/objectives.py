@@ -1,7 +1,7 @@
 """Objectives: loss of a batch and its gradients, by cross entropy or self-critical training."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
 from xpcap.options import Real, Whole
-from xpcap.training.state import RESERVED
+from xpcap.training.state import RESERVED, Record
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
@@ -140,15 +140,21 @@ def loss_and_gradients(
     return loss, grads
 
 
-def figures_of(objective: Objective, mean_loss: float) -> dict[str, float]:
+def figures_of(
+    objective: Objective, mean_loss: float, history: Sequence[Record] = ()
+) -> dict[str, float]:
     """Training figures of an objective, checked, as Python floats, which a checkpoint can hold.
 
-    OptionError : there is none, its name is that of another figure, or it is no finite number.
+    OptionError : there is none, its name is that of another figure, or none in the history; or it
+        is no finite number.
     """
     figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
+    got = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
     if not figures or RESERVED & figures.keys():
-        got = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
         expected = f"at least one, under a name other than {', '.join(sorted(RESERVED))}"
+        raise OptionError(function, "the figures", got, expected)
+    if history and (names := history[0].keys() - RESERVED) != figures.keys():
+        expected = f"{', '.join(sorted(names))}, as in the first epoch"
         raise OptionError(function, "the figures", got, expected)
     return {str(name): Real().check(function, str(name), x) for name, x in figures.items()}
 

@@ -707,7 +707,7 @@ class CaptioningSolver:
             "epoch": self.epoch + 1,
             "iteration": self.iteration,
             "learning_rate": self.learning_rate,
-            **figures_of(self.objective, float(np.mean(losses))),
+            **figures_of(self.objective, float(np.mean(losses)), self._history),
             **self._evaluate(self.model, between=self._tell_step),
         }
         if self.select == "last":
