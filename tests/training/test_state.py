@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,11 @@ def test_a_state_of_parameters_in_another_order_is_refused() -> None:
 @pytest.mark.parametrize("name", ["order", "losses"])
 def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> None:
     params = Parameters({name: (2,)}, np.zeros(2))
-    parts = params, Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
+    parts = SimpleNamespace(params=params), Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
     with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
-        TrainingState.of(*parts, batch_size=1, losses=[], history=[], way="fast", start=None)
+        TrainingState.of(
+            *parts, batch_size=1, losses=[], history=[], way="fast", start=None, steps=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -193,3 +196,64 @@ def test_a_state_of_a_rule_of_ones_own_wants_that_rule(tmp_path: Path) -> None:
         other.restore(solver.state())
     assert set(solver.optim_configs["Wx"]) == {"learning_rate", "t", "row"}
     assert set(solver.optim_configs["b"]) == {"learning_rate", "t", "v"}
+
+
+def train(solver: CaptioningSolver) -> None:
+    solver.train()
+
+
+def step(solver: CaptioningSolver) -> None:
+    """One that is not recorded."""
+    solver.step(*DATA.minibatch("train", np.arange(5)))
+
+
+def score(solver: CaptioningSolver) -> None:
+    solver.score_start()
+    solver.learning_rate = 0.3  # at which it overshoots
+    solver.require_gain(0.01)
+
+
+VALIDATED = replace(DATA, splits={**DATA.splits, "val": DATA.split("train")})
+WAYS_TO_TRAIN: dict[str, tuple[dict[str, Any], list[Callable[[CaptioningSolver], None]]]] = {
+    "dropout": ({}, [train]),
+    "steps of one's own": ({}, [step, step, train, step]),
+    "replacement": ({"replacement": True}, [train]),
+    "score": ({"select": "cider", "patience": 1, "lr_decay": 0.5}, [score, train, train]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TRAIN)
+def test_a_training_goes_on_from_each_of_its_states(way: str, tmp_path: Path) -> None:
+    """In a solver made alike, of a model that draws weights and masks from NumPy's stream."""
+    options, calls = WAYS_TO_TRAIN[way]
+    states: list[tuple[Any, ...]] = []
+
+    def of_dropout(**others: Any) -> CaptioningSolver:
+        model = CaptioningRNN(DATA.vocabulary.word_to_idx, 6, 5, 7, "lstm", dropout=0.5)
+        settings = {"update_rule": "adam", "batch_size": 7, "num_epochs": 2, "seed": 0}
+        settings |= {"verbose": False, **options, **others}
+        return CaptioningSolver(model, VALIDATED, **settings)
+
+    def outcome(solver: CaptioningSolver, calls: list[Any]) -> tuple[bytes, ...]:
+        for call in calls:
+            call(solver)
+        save_state(tmp_path / "state", solver.state())
+        best = (x.tobytes() for x in solver.best_params.values())
+        return (tmp_path / "state").read_bytes(), *best
+
+    def pause(solver: CaptioningSolver) -> None:
+        best = solver.best_params and solver.best_params.copy()
+        states.append((solver.state(), best, solver.num_epochs, number))
+
+    whole = of_dropout(on_step=pause)
+    for number, call in enumerate(calls):
+        call(whole)
+        if call is not train:
+            number += 1
+            pause(whole)
+    expected = outcome(whole, [])
+    for state, best, epochs, number in states:
+        resumed = of_dropout(num_epochs=epochs)
+        resumed.restore(state, best_params=best or None)
+        equal = outcome(resumed, calls[number:]) == expected
+        assert equal, f"from iteration {state.iteration}"

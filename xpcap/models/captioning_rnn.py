@@ -148,7 +148,7 @@ class CaptioningRNN(Captioner):
         dtype : dtype
             numpy.float32 or numpy.float64.
         seed : int or None
-            As in the constructor.
+            As in the constructor. None with `params`: 0.
         params : mapping of str to array, or None
             Weights to copy in. None: they are drawn.
 

@@ -147,7 +147,7 @@ class CaptioningSolver:
         per-word mean is about 55 here.
     seed : int or None
         Seed of the caption order. None draws it from NumPy's legacy global stream, which only a
-        single process can. Dropout masks come from `model.seed` and the iteration.
+        single process can. Dropout masks come from `model.seed` and the number of the step.
     patience : int or None
         Stop after this many epochs in a row without a better one, by the val split. None: never
         before `num_epochs`.
@@ -241,6 +241,7 @@ class CaptioningSolver:
         self._history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
+        self._steps = 0  # taken, recorded or not
         self._last_epoch = self.num_epochs
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
@@ -304,8 +305,12 @@ class CaptioningSolver:
         """
         self._why_stopped = None
         self._check_device()
-        with self._computing():
-            self._train()
+        try:
+            with self._computing():
+                self._train()
+        except TrainingError:
+            self._order.end()  # once the caller has mended the model, an epoch begins anew
+            raise
 
     def _train(self) -> None:
         again = self.finished
@@ -426,10 +431,9 @@ class CaptioningSolver:
         """`train_batch` of positions that need no check."""
         split, captions = self._loader.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
-        views = draw_views(len(captions), split.views, seed, self.iteration)
+        views = draw_views(len(captions), split.views, seed, self._steps)
         shard = None if self.group.size == 1 else self._shard(split.captions[captions])
         batch = self._loader.minibatch("train", captions, views, shard)
-        batch = batch._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         steps_left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
@@ -455,13 +459,14 @@ class CaptioningSolver:
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
-        params = self.model.params
+        params, batch = self.model.params, batch._replace(step=self._steps)
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
         norm = self._clip(grads, self._workspace.buffer.scope("solver"))
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
         self._optimizer.update(params, grads)
+        self._steps += 1
         return loss, norm
 
     def _clip(self, grads: Parameters, buffer: Buffer | None = None) -> Array:
@@ -473,9 +478,8 @@ class CaptioningSolver:
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """Take an optimisation step on a given minibatch, without a record.
 
-        Nothing is read from a device, but for captions that lie there. Dropout masks are those of
-        the step after the model's last one: `model.loss` counts. Of several ranks each computes its
-        share of the batch.
+        Nothing is read from a device, but for captions that lie there. Of several ranks each
+        computes its share of the batch.
 
         Parameters
         ----------
@@ -748,7 +752,6 @@ class CaptioningSolver:
             self._fail(fault)
 
     def _fail(self, why: str) -> None:
-        self._order.end()  # once the caller has mended the model, an epoch begins anew
         raise TrainingError("CaptioningSolver", "", why)
 
     # ---- The state
@@ -772,7 +775,7 @@ class CaptioningSolver:
         self._require_stream("state")
         self._require_finite()
         return TrainingState.of(
-            self.model.params,
+            self.model,
             self._optimizer,
             self._order,
             batch_size=self.batch_size,
@@ -780,6 +783,7 @@ class CaptioningSolver:
             history=self._history,
             way=self.way,
             start=self.start,
+            steps=self._steps,
         )
 
     def restore(
@@ -794,7 +798,7 @@ class CaptioningSolver:
         ----------
         state : TrainingState
             Of a solver for the same model, data, update rule and batch size, whose records have the
-            same figures; hyperparameters are taken from it.
+            same figures; hyperparameters and `model.seed` are taken from it.
         best_params : mapping of str to array, or None
             The best ones by then. If the last epoch was the best and nothing was trained since,
             they are in `state`.
@@ -824,7 +828,8 @@ class CaptioningSolver:
         with self._computing():
             state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
         best = None if best_params is None else params.holding(best_params)
-        state.restore_into(params, self._optimizer, self._order)
+        state.restore_into(self.model, self._optimizer, self._order)
+        self._steps = state.steps
         if best is None and state.is_best:
             best = params.copy()
         self._report_due = False

@@ -11,7 +11,7 @@ from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.json_text import Form, check_json
 from xpcap.models.parameters import Parameters
 from xpcap.optim import RULES, UpdateRule
-from xpcap.options import Flag, Names, Real, Whole
+from xpcap.options import SEED, Flag, Names, Real, Whole
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
 from xpcap.way import WAYS, check_way
@@ -127,11 +127,13 @@ class TrainingState(NamedTuple):
     start: Record | None = None  # of the parameters that training started from, if scored
     replacement: bool = False  # captions are drawn with replacement: there is no order
     first_rate: float | None = None  # of a linear rate, if one was set; see Optimizer
+    seed: int | None = None  # of the model's dropout masks, if it has one
+    steps: int = 0  # taken, recorded or not: numbers of dropout masks
 
     @classmethod
     def of(
         cls,
-        params: Parameters,
+        model: Any,
         optimizer: Optimizer,
         order: EpochOrder,
         *,
@@ -140,12 +142,14 @@ class TrainingState(NamedTuple):
         history: Sequence[Record],
         way: str,
         start: Record | None,
+        steps: int,
     ) -> "TrainingState":
         """State of the parts of a solver.
 
         Raise TrainingError if a parameter or moment is not finite, OptionError if a parameter has
         the name of another tensor of a state's file.
         """
+        params = model.params
         if clashes := [name for name in TENSORS if name in params]:
             got, expected = "has the name of a tensor of the state", "another: a file holds both"
             thing = f"parameter {clashes[0]!r}"
@@ -171,6 +175,8 @@ class TrainingState(NamedTuple):
             start=None if start is None else dict(start),
             replacement=order.replacement,
             first_rate=optimizer.first_rate,
+            seed=getattr(model, "seed", None),
+            steps=steps,
         )
         rate = optimizer.config["learning_rate"]
         cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
@@ -249,11 +255,14 @@ class TrainingState(NamedTuple):
                 cause = "of another training?"
                 raise DataError("CaptioningSolver.restore", "", got, "the same", cause)
 
-    def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
+    def restore_into(self, model: Any, optimizer: Optimizer, order: EpochOrder) -> None:
         """Write the state to the parts of a solver. Raise DataError if hyperparameters are bad."""
         with _option_errors_as_data_errors("CaptioningSolver.restore"):
             optimizer.config = optimizer.rule.complete(self.optimizer)
         optimizer.first_rate = self.first_rate
+        params = model.params
+        if self.seed is not None:
+            model.seed = self.seed
         for key, moment in self.moments.items():
             optimizer.state[key].flat[...] = asarray(moment.flat, like=params.flat)
         params.flat[...] = asarray(self.params.flat, like=params.flat)
@@ -281,6 +290,8 @@ META: dict[str, Form] = {  # of a state's file
     "start?": {"epoch": COUNT, "*": Real()},
     "replacement?": Flag(),
     "first_rate?": Real(0),
+    "seed?": SEED,
+    "steps": COUNT,
 }
 
 
@@ -302,6 +313,8 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         **({} if state.start is None else {"start": state.start}),
         **({"replacement": True} if state.replacement else {}),
         **({} if state.first_rate is None else {"first_rate": state.first_rate}),
+        **({} if state.seed is None else {"seed": state.seed}),
+        "steps": state.steps,
     }
     return tensors, meta
 
@@ -365,6 +378,7 @@ def from_tensors(
     max_position = iteration - (history[-1]["iteration"] if history else 0)
     if order is not None:
         max_position = batches_of_epoch(captions, batch_size, replacement)
+    require(meta["steps"] >= iteration, f"steps are {meta['steps']}", f"at least {iteration}")
     misfit = f"position {position} in {captions} captions by {batch_size}"
     require(position <= max_position, misfit, "one within an epoch")
     if start is not None:
@@ -388,6 +402,8 @@ def from_tensors(
         start=start,
         replacement=replacement,
         first_rate=meta.get("first_rate"),
+        seed=meta.get("seed"),
+        steps=meta["steps"],
     )
 
 
