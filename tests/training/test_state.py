@@ -12,7 +12,15 @@ import pytest
 from refusals import refuses
 from update_rules import ROW_ADAGRAD, RULES
 
-from xpcap import CaptionData, CaptioningRNN, CaptioningSolver, load_state, optim, save_state
+from xpcap import (
+    CaptionData,
+    CaptioningRNN,
+    CaptioningSolver,
+    Watcher,
+    load_state,
+    optim,
+    save_state,
+)
 from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, OptionError, TrainingError
@@ -86,7 +94,7 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
     parts = SimpleNamespace(params=params), Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
     with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
         TrainingState.of(
-            *parts, batch_size=1, losses=[], history=[], way="fast", start=None, steps=0
+            *parts, batch_size=1, losses=[], history=[], way="fast", start=None, steps=0, begun=0
         )
 
 
@@ -213,11 +221,24 @@ def score(solver: CaptioningSolver) -> None:
     solver.require_gain(0.01)
 
 
+def set_three_epochs(solver: CaptioningSolver) -> None:
+    solver.num_epochs = 3
+
+
+class OneEpoch(Watcher):
+    def epoch(self, solver: CaptioningSolver) -> None:
+        if solver.epoch == 1:
+            solver.stop("enough")
+
+
 VALIDATED = replace(DATA, splits={**DATA.splits, "val": DATA.split("train")})
 WAYS_TO_TRAIN: dict[str, tuple[dict[str, Any], list[Callable[[CaptioningSolver], None]]]] = {
     "dropout": ({}, [train]),
     "steps of one's own": ({}, [step, step, train, step]),
     "replacement": ({"replacement": True}, [train]),
+    "a second training": ({"lr_decay": "linear"}, [train, train]),
+    "more epochs": ({"lr_decay": "linear"}, [train, set_three_epochs, train]),
+    "stop": ({"lr_decay": "linear", "watchers": [OneEpoch()]}, [train, train]),
     "score": ({"select": "cider", "patience": 1, "lr_decay": 0.5}, [score, train, train]),
 }
 
@@ -241,19 +262,24 @@ def test_a_training_goes_on_from_each_of_its_states(way: str, tmp_path: Path) ->
         best = (x.tobytes() for x in solver.best_params.values())
         return (tmp_path / "state").read_bytes(), *best
 
-    def pause(solver: CaptioningSolver) -> None:
+    def keep(solver: CaptioningSolver, done: int) -> None:
         best = solver.best_params and solver.best_params.copy()
-        states.append((solver.state(), best, solver.num_epochs, number))
+        states.append((solver.state(), best, solver.num_epochs, calls[done:]))
 
-    whole = of_dropout(on_step=pause)
-    for number, call in enumerate(calls):
+    class Keeper(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:
+            keep(solver, done)
+
+        def epoch(self, solver: CaptioningSolver) -> None:
+            keep(solver, done + solver.finished)
+
+    whole = of_dropout(watchers=[*options.get("watchers", ()), Keeper()])
+    for done, call in enumerate(calls):
         call(whole)
-        if call is not train:
-            number += 1
-            pause(whole)
+        keep(whole, done + 1)
     expected = outcome(whole, [])
-    for state, best, epochs, number in states:
+    for state, best, epochs, others in states:
         resumed = of_dropout(num_epochs=epochs)
         resumed.restore(state, best_params=best or None)
-        equal = outcome(resumed, calls[number:]) == expected
+        equal = outcome(resumed, others) == expected
         assert equal, f"from iteration {state.iteration}"

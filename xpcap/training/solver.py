@@ -106,6 +106,20 @@ from xpcap.way import check_way, current_way, plain
 MAX_PADDED = 512
 
 
+@dataclass
+class Plan:
+    """The plan of a call of `train`, for `num_epochs` epochs.
+
+    begun : epochs done when it began; below 0 once `num_epochs` is raised after all of them
+    stopped : reason to end earlier, of `stop`
+    report_due : an epoch is recorded, but not all watchers have been told
+    """
+
+    begun: int = 0
+    stopped: str | None = None
+    report_due: bool = False
+
+
 @dataclass(eq=False, repr=False)
 class CaptioningSolver:
     """The training loop: CS231n's class, with the validation and best parameters it only promised.
@@ -242,9 +256,7 @@ class CaptioningSolver:
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._steps = 0  # taken, recorded or not
-        self._last_epoch = self.num_epochs
-        self._why_stopped: str | None = None
-        self._report_due = False  # true until all have been told of the last epoch
+        self._plan = Plan()
 
         self.way, self._is_checked, self._falls_back = current_way(), False, False
         flat = self.model.params.flat
@@ -283,8 +295,8 @@ class CaptioningSolver:
             value = OPTIONS[name].check("CaptioningSolver", f"`{name}`", value)
         if self._built and name == "patience":
             _check_choice(self.select, value, self.data)
-        if self._built and name == "num_epochs" and self.epoch < self._last_epoch:
-            self._last_epoch += value - self.num_epochs
+        if self._built and name == "num_epochs" and self.epoch >= self._last_epoch:
+            self._plan.begun = self.epoch - value  # so that `train` begins as many more
         super().__setattr__(name, value)
 
     def train(self) -> None:
@@ -303,7 +315,7 @@ class CaptioningSolver:
         BackendError
             As in `warm_up`.
         """
-        self._why_stopped = None
+        self._plan.stopped = None
         self._check_device()
         try:
             with self._computing():
@@ -316,10 +328,10 @@ class CaptioningSolver:
         again = self.finished
         for watcher in self.watchers:
             watcher.begin(self)
-        if self._report_due:
+        if self._plan.report_due:
             self._report_epoch()
         elif again:
-            self._last_epoch = self.epoch + self.num_epochs
+            self._plan.begun = self.epoch
             self._optimizer.begin_again(self.lr_decay)
             self._train_epoch()
         while not self.finished:
@@ -333,7 +345,7 @@ class CaptioningSolver:
         why : str
             What `ending` then tells.
         """
-        self._why_stopped = why
+        self._plan.stopped = why
 
     def score_start(self) -> None:
         """Score the model as epoch 0. Its parameters count as the best until an epoch is better.
@@ -400,7 +412,7 @@ class CaptioningSolver:
         self._history.append(record)
         self._optimizer.end_epoch(self.lr_decay)
         self._order.end()
-        self._report_due = True
+        self._plan.report_due = True
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
@@ -595,6 +607,11 @@ class CaptioningSolver:
         return len(self._history)
 
     @property
+    def _last_epoch(self) -> int:
+        """Number of the last epoch that is planned."""
+        return self._plan.begun + self.num_epochs
+
+    @property
     def finished(self) -> bool:
         """True if all epochs are done, patience has ended, or there is another reason to end."""
         impatient = self.patience is not None and self.epoch - self.best_epoch >= self.patience
@@ -603,8 +620,8 @@ class CaptioningSolver:
     @property
     def ending(self) -> str | None:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
-        if self._why_stopped is not None or not self._history:
-            return self._why_stopped
+        if self._plan.stopped is not None or not self._history:
+            return self._plan.stopped
         return self.objective.collapse(self._history[-1])
 
     @property
@@ -744,7 +761,7 @@ class CaptioningSolver:
         """Tell of an epoch; that stays due until all have returned."""
         for watcher in self.watchers:
             watcher.epoch(self)
-        self._report_due = False
+        self._plan.report_due = False
 
     def _require_finite(self) -> None:
         """Raise TrainingError if a step so far was not finite. To call before a loss is recorded."""
@@ -784,6 +801,7 @@ class CaptioningSolver:
             way=self.way,
             start=self.start,
             steps=self._steps,
+            begun=self._plan.begun,
         )
 
     def restore(
@@ -798,7 +816,8 @@ class CaptioningSolver:
         ----------
         state : TrainingState
             Of a solver for the same model, data, update rule and batch size, whose records have the
-            same figures; hyperparameters and `model.seed` are taken from it.
+            same figures; hyperparameters and `model.seed` are taken from it. `num_epochs` may
+            differ: a larger one adds epochs to the plan.
         best_params : mapping of str to array, or None
             The best ones by then. If the last epoch was the best and nothing was trained since,
             they are in `state`.
@@ -832,14 +851,13 @@ class CaptioningSolver:
         self._steps = state.steps
         if best is None and state.is_best:
             best = params.copy()
-        self._report_due = False
         self._record = LossBuffer(
             params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
         )
         self.start = state.start and dict(state.start)
         self._history, self.times = [dict(record) for record in state.history], []
         self.best_params = {} if best is None else best
-        self._last_epoch = self.num_epochs
+        self._plan = Plan(state.begun)
 
     def _require_stream(self, method: str) -> None:
         """Raise OptionError if captions are drawn from NumPy's global stream."""

@@ -129,6 +129,7 @@ class TrainingState(NamedTuple):
     first_rate: float | None = None  # of a linear rate, if one was set; see Optimizer
     seed: int | None = None  # of the model's dropout masks, if it has one
     steps: int = 0  # taken, recorded or not: numbers of dropout masks
+    begun: int = 0  # epochs done when the present call of `train` began; see Plan
 
     @classmethod
     def of(
@@ -143,6 +144,7 @@ class TrainingState(NamedTuple):
         way: str,
         start: Record | None,
         steps: int,
+        begun: int,
     ) -> "TrainingState":
         """State of the parts of a solver.
 
@@ -177,6 +179,7 @@ class TrainingState(NamedTuple):
             first_rate=optimizer.first_rate,
             seed=getattr(model, "seed", None),
             steps=steps,
+            begun=begun,
         )
         rate = optimizer.config["learning_rate"]
         cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
@@ -292,6 +295,7 @@ META: dict[str, Form] = {  # of a state's file
     "first_rate?": Real(0),
     "seed?": SEED,
     "steps": COUNT,
+    "begun": Whole(-(2**53), 2**53),
 }
 
 
@@ -315,6 +319,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         **({} if state.first_rate is None else {"first_rate": state.first_rate}),
         **({} if state.seed is None else {"seed": state.seed}),
         "steps": state.steps,
+        "begun": state.begun,
     }
     return tensors, meta
 
@@ -404,6 +409,7 @@ def from_tensors(
         first_rate=meta.get("first_rate"),
         seed=meta.get("seed"),
         steps=meta["steps"],
+        begun=meta["begun"],
     )
 
 
