@@ -897,12 +897,19 @@ def test_a_start_is_scored_before_the_first_step() -> None:
     assert solver.best_params is best
 
 
-def test_histories_are_copies() -> None:
+def test_what_a_reader_does_to_records_changes_no_state(tmp_path: Path) -> None:
     solver = make(num_epochs=1)
+    solver.score_start()
     solver.train()
-    solver.loss_history.clear()
-    solver.history.clear()
-    assert (solver.iteration, solver.epoch, len(solver.loss_history)) == (5, 1, 5)
+    save_state(tmp_path / "before", solver.state())
+    assert solver.start is not None
+    for record in (*solver.history, *solver.records, solver.start, *solver.times):
+        record.clear()
+    for records in (solver.history, solver.records, solver.times, solver.loss_history):
+        records.clear()
+    save_state(tmp_path / "after", solver.state())
+    assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+    assert solver.times[0]["epoch"] == solver.best_epoch == 1
 
 
 def test_epochs_with_equal_captions_are_told_apart_by_their_loss() -> None:

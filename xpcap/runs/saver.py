@@ -133,7 +133,7 @@ class RunWriter:
     history and, at the end of an epoch that is the best so far, also the best parameters. So the
     process may be killed between any two writes; `restore` repeats those that are missing. Scored
     parameters of the start are written before all checkpoints. `saved` is the iteration that is safe
-    on disk; 0: none.
+    on disk, 0 if none is; `times` has a record for each epoch of the run.
 
     out : the run folder
     epochs : of the stage
@@ -153,6 +153,7 @@ class RunWriter:
         self.out, self._scaling, self._vocabulary = out, scaling, vocabulary
         self._writes = current().group.rank == 0
         self.saved = 0
+        self.times: list[Record] = []
         self._epochs, self._pace = epochs, Pace(PAGE_SECONDS, clock)
         self._records: list[Record] = []  # as they were last saved
         self._shown = 0  # of them, by the page
@@ -163,15 +164,15 @@ class RunWriter:
         if self._writes and solver.start is not None:
             self._write_best(solver.start, solver.best_params)
 
-    def write(self, state: TrainingState, times: list[Record] | None) -> None:
-        """Write a checkpoint; after an epoch, with the `times` of all, best parameters and history.
+    def write(self, state: TrainingState, epoch_ended: bool) -> None:
+        """Write a checkpoint; at the end of an epoch also best parameters, history and times.
 
         OSError : a file cannot be written.
         """
         save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
         self.saved, self._records = state.iteration, state.records
-        if times is not None:
-            self._write_epoch(state, times)
+        if epoch_ended:
+            self._write_epoch(state)
 
     def update_page(self, now: bool = False) -> None:
         """Write the page if it lacks an epoch and a minute is over, or `now` is set.
@@ -200,17 +201,17 @@ class RunWriter:
         best = best_of(state.records)
         best_params = self._read_best(best, state) if best and not state.is_best else None
         solver.restore(state, best_params=best_params)
-        solver.times = read_times(self.out, state.epoch)
+        self.times = read_times(self.out, state.epoch)
         self.saved, self._records = state.iteration, state.records
         if self._writes and state.order is None and state.history:
-            self._write_epoch(state, solver.times)
+            self._write_epoch(state)
         self.update_page()
 
-    def _write_epoch(self, state: TrainingState, times: list[Record]) -> None:
+    def _write_epoch(self, state: TrainingState) -> None:
         if state.is_best:
             self._write_best(state.history[-1], state.params)
         write_lines(self.out / HISTORY, state.records)
-        write_lines(self.out / TIMES, times)
+        write_lines(self.out / TIMES, self.times)
 
     def _write_best(self, record: Record, params: Mapping[str, Array]) -> None:
         meta = {**record, "vocabulary": self._vocabulary}
@@ -275,21 +276,22 @@ class Checkpointer(Watcher):
 
     def epoch(self, solver: CaptioningSolver) -> None:
         """Save the end of an epoch. Raises SaveError."""
-        solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0
-        self._save(solver, solver.times)  # counts in the next epoch
+        self._writer.times.append({**solver.times[-1], "save_seconds": self._seconds})
+        self._seconds = 0.0
+        self._save(solver, epoch_ended=True)  # counts in the next epoch
 
     def check_stop(self, solver: CaptioningSolver) -> None:
         """Raise Stopped if a signal has come, once training is on disk as it stands."""
         if signum := self._signal():
             self._end(signum, solver)
 
-    def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
+    def _save(self, solver: CaptioningSolver, epoch_ended: bool = False) -> None:
         """Write a checkpoint; SaveError without room or permission, with the last one intact."""
         if self._group.rank:
             return
         start = time.perf_counter()
         try:
-            self._writer.write(solver.state(), times)
+            self._writer.write(solver.state(), epoch_ended)
         except OSError as error:
             raise self._explain(error) from error
         self._writer.update_page()

@@ -222,7 +222,7 @@ def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list
             writer.begin(solver)
         else:
             writer.restore(solver, checkpoint.state)
-            _warn_if_ranks_changed(solver, folder)
+            _warn_if_ranks_changed(writer)
         if solver.finished:
             for watcher in watchers:
                 watcher.begin(solver)
@@ -294,11 +294,11 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
     return checkpoint
 
 
-def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path) -> None:
-    before = (solver.times[-1] if solver.times else {}).get("ranks", 1)
-    now = solver.group.size
-    if solver.times and before != now:
+def _warn_if_ranks_changed(writer: RunWriter) -> None:
+    now = current().group.size
+    before = writer.times[-1].get("ranks", 1) if writer.times else now
+    if before != now:
         notice(
-            f"train_run: {out} was trained by {before} process(es) and continues with {now}: same"
+            f"train_run: {writer.out} was trained by {before} process(es) and continues with {now}: same"
             " batches, same dropout; sums are rounded differently"
         )

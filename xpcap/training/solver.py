@@ -40,6 +40,7 @@ samples, or that are given on the device; for the oldest upload, when `AHEAD` ar
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
 import time
@@ -182,12 +183,12 @@ class CaptioningSolver:
     loss_history : list of float
         The loss of each iteration; a copy.
     history : list of dict
-        A list of its own, with one for each epoch: epoch, iteration, learning_rate, train_loss or
-        train_reward, train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and
-        unless loss selects the best, val_cider, val_distinct, val_length; latest, if the last is
-        kept.
+        One for each epoch: epoch, iteration, learning_rate, train_loss or train_reward,
+        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and unless loss
+        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept. A copy,
+        as are `times` and `start`.
     times : list of dict
-        One for each epoch: epoch, steps, train_seconds, check_seconds.
+        One for each epoch trained here: epoch, steps, train_seconds, check_seconds.
     way : str
         "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step that
         is asked for the other way is refused. On a device the first step, or `warm_up`, checks the
@@ -251,9 +252,9 @@ class CaptioningSolver:
         _check_choice(self.select, self.patience, self.data)
         _check_group(self.group, self.seed, self.batch_size)
 
-        self.start: Record | None = None
+        self._start: Record | None = None
         self._history: list[Record] = []
-        self.times: list[Record] = []
+        self._times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._steps = 0  # taken, recorded or not
         self._plan = Plan()
@@ -360,7 +361,7 @@ class CaptioningSolver:
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
         with self._computing():
             figures = self._evaluate(self.model, between=lambda: None)
-        self.start = {"epoch": 0, "iteration": 0, **figures}
+        self._start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
 
     def require_gain(self, share: float) -> None:
@@ -383,13 +384,13 @@ class CaptioningSolver:
         """
         where = "CaptioningSolver.require_gain"
         share = Real(0, below=1).check(where, "share", share)
-        if self.start is None or "val_loss" not in self.start:
+        if self._start is None or "val_loss" not in self._start:
             got, expected = "has no validation loss", "one to compare epochs with"
             cause = "call score_start first, with a val split"
             raise InvalidValueError(where, "the start", got, expected, cause)
         with self._computing():
             loss = self._evaluate.validation(self.model, between=lambda: None).loss
-        self.start[LIMIT] = (1 - share) * loss
+        self._start[LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
         """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
@@ -408,7 +409,7 @@ class CaptioningSolver:
         times |= {"train_seconds": trained - begun, "check_seconds": time.perf_counter() - trained}
         if best_of([*self.records, record]) is record:
             self.best_params = self.model.params.copy()
-        self.times.append(times)
+        self._times.append(times)
         self._history.append(record)
         self._optimizer.end_epoch(self.lr_decay)
         self._order.end()
@@ -622,7 +623,7 @@ class CaptioningSolver:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
         if self._plan.stopped is not None or not self._history:
             return self._plan.stopped
-        return self.objective.collapse(self._history[-1])
+        return self.objective.collapse(self.history[-1])
 
     @property
     def loss_history(self) -> list[float]:
@@ -631,13 +632,23 @@ class CaptioningSolver:
 
     @property
     def history(self) -> list[Record]:
-        """Records of the epochs so far, in a list of its own."""
-        return list(self._history)
+        """Records of the epochs so far, as copies."""
+        return copy.deepcopy(self._history)
+
+    @property
+    def times(self) -> list[Record]:
+        """Seconds of the epochs that were trained here, as copies."""
+        return copy.deepcopy(self._times)
+
+    @property
+    def start(self) -> Record | None:
+        """Record of epoch 0 if it was scored, as a copy."""
+        return copy.deepcopy(self._start)
 
     @property
     def records(self) -> list[Record]:
-        """Records of the epochs, after that of the start if it was scored."""
-        return with_start(self.start, self._history)
+        """Records of the epochs, after that of the start if it was scored; copies."""
+        return with_start(self.start, self.history)
 
     @property
     def best_epoch(self) -> int:
@@ -728,7 +739,7 @@ class CaptioningSolver:
             "epoch": self.epoch + 1,
             "iteration": self.iteration,
             "learning_rate": self.learning_rate,
-            **figures_of(self.objective, float(np.mean(losses)), self._history),
+            **figures_of(self.objective, float(np.mean(losses)), self.history),
             **self._evaluate(self.model, between=self._tell_step),
         }
         if self.select == "last":
@@ -854,8 +865,8 @@ class CaptioningSolver:
         self._record = LossBuffer(
             params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
         )
-        self.start = state.start and dict(state.start)
-        self._history, self.times = [dict(record) for record in state.history], []
+        self._start, self._history = copy.deepcopy((state.start, state.history))
+        self._times = []
         self.best_params = {} if best is None else best
         self._plan = Plan(state.begun)
 
