@@ -250,9 +250,9 @@ def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
 ) -> None:
     saved: list[tuple[int, bool]] = []
 
-    def write(keeper: RunWriter, state: Any, epoch_ended: bool) -> None:
-        saved.append((state.iteration, epoch_ended))
-        original(keeper, state, epoch_ended)
+    def write(keeper: RunWriter, solver: CaptioningSolver, epoch_ended: bool) -> None:
+        saved.append((solver.iteration, epoch_ended))
+        original(keeper, solver, epoch_ended)
 
     original = RunWriter.write
     monkeypatch.setattr(RunWriter, "write", write)

@@ -6,14 +6,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
 
-from xpcap.backend import Array
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
@@ -162,17 +161,18 @@ class RunWriter:
     def begin(self, solver: CaptioningSolver) -> None:
         """Write the parameters that training starts from, if scored: they are the best so far."""
         if self._writes and solver.start is not None:
-            self._write_best(solver.start, solver.best_params)
+            self._write_best(solver)
 
-    def write(self, state: TrainingState, epoch_ended: bool) -> None:
+    def write(self, solver: CaptioningSolver, epoch_ended: bool) -> None:
         """Write a checkpoint; at the end of an epoch also best parameters, history and times.
 
         OSError : a file cannot be written.
         """
+        state = solver.state()
         save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
-        self.saved, self._records = state.iteration, state.records
+        self.saved, self._records = solver.iteration, solver.records
         if epoch_ended:
-            self._write_epoch(state)
+            self._write_epoch(solver)
 
     def update_page(self, now: bool = False) -> None:
         """Write the page if it lacks an epoch and a minute is over, or `now` is set.
@@ -194,37 +194,37 @@ class RunWriter:
             self._page_failed = True
 
     def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
-        """Restore a solver, and repeat the writes of an epoch that may not have been finished.
+        """Restore a solver, and repeat the writes of its last epoch, which may not have been finished.
 
         DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         best = best_of(state.records)
-        best_params = self._read_best(best, state) if best and not state.is_best else None
+        best_params = self._read_best(best, solver) if best and not state.is_best else None
         solver.restore(state, best_params=best_params)
-        self.times = read_times(self.out, state.epoch)
-        self.saved, self._records = state.iteration, state.records
-        if self._writes and state.order is None and state.history:
-            self._write_epoch(state)
+        self.times = read_times(self.out, solver.epoch)
+        self.saved, self._records = solver.iteration, solver.records
+        if self._writes and solver.epoch:
+            self._write_epoch(solver)
         self.update_page()
 
-    def _write_epoch(self, state: TrainingState) -> None:
-        if state.is_best:
-            self._write_best(state.history[-1], state.params)
-        write_lines(self.out / HISTORY, state.records)
+    def _write_epoch(self, solver: CaptioningSolver) -> None:
+        if solver.best_epoch == solver.epoch:
+            self._write_best(solver)
+        write_lines(self.out / HISTORY, self._records)
         write_lines(self.out / TIMES, self.times)
 
-    def _write_best(self, record: Record, params: Mapping[str, Array]) -> None:
-        meta = {**record, "vocabulary": self._vocabulary}
-        save_parameters(self.out / BEST, params, self._scaling, meta)
+    def _write_best(self, solver: CaptioningSolver) -> None:
+        meta = {**(best_of(solver.records) or {}), "vocabulary": self._vocabulary}
+        save_parameters(self.out / BEST, solver.best_params, self._scaling, meta)
 
-    def _read_best(self, best: Record, state: TrainingState) -> dict[str, np.ndarray]:
+    def _read_best(self, best: Record, solver: CaptioningSolver) -> dict[str, np.ndarray]:
         path = self.out / BEST
         tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
             got = f"is of epoch {str(meta.get('epoch'))[:20]}"
             expected = f"epoch {best['epoch']}, the best of {LAST}"
             raise DataError("train_run", path, got, expected, "from another run?")
-        check_parameters(path, tensors, state.params.shapes)
+        check_parameters(path, tensors, solver.model.params.shapes)
         return tensors
 
 
@@ -291,7 +291,7 @@ class Checkpointer(Watcher):
             return
         start = time.perf_counter()
         try:
-            self._writer.write(solver.state(), epoch_ended)
+            self._writer.write(solver, epoch_ended)
         except OSError as error:
             raise self._explain(error) from error
         self._writer.update_page()

@@ -360,9 +360,9 @@ class CaptioningSolver:
             got, expected = f"is at iteration {self.iteration}", "0: score it before training"
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
         with self._computing():
-            figures = self._evaluate(self.model, between=lambda: None)
+            figures = self._evaluate(self._scored, between=lambda: None)
         self._start = {"epoch": 0, "iteration": 0, **figures}
-        self.best_params = self.model.params.copy()
+        self.best_params = self._scored.params.copy()
 
     def require_gain(self, share: float) -> None:
         """Let no epoch count as better than the start whose validation loss is not lower as well.
@@ -408,7 +408,7 @@ class CaptioningSolver:
             times["ranks"] = self.group.size
         times |= {"train_seconds": trained - begun, "check_seconds": time.perf_counter() - trained}
         if best_of([*self.records, record]) is record:
-            self.best_params = self.model.params.copy()
+            self.best_params = self._scored.params.copy()
         self._times.append(times)
         self._history.append(record)
         self._optimizer.end_epoch(self.lr_decay)
@@ -730,6 +730,11 @@ class CaptioningSolver:
 
     # ---- Parts of an epoch
 
+    @property
+    def _scored(self) -> Any:
+        """The model that is scored, and of whose parameters the best are kept."""
+        return self.model
+
     def _evaluate_epoch(self) -> Record:
         """Record of the epoch that was just trained."""
         self._require_finite()
@@ -740,7 +745,7 @@ class CaptioningSolver:
             "iteration": self.iteration,
             "learning_rate": self.learning_rate,
             **figures_of(self.objective, float(np.mean(losses)), self.history),
-            **self._evaluate(self.model, between=self._tell_step),
+            **self._evaluate(self._scored, between=self._tell_step),
         }
         if self.select == "last":
             record[LATEST] = 1
@@ -857,17 +862,17 @@ class CaptioningSolver:
         self._check_device()
         with self._computing():
             state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
-        best = None if best_params is None else params.holding(best_params)
+        best: Any = None if best_params is None else params.holding(best_params)
         state.restore_into(self.model, self._optimizer, self._order)
         self._steps = state.steps
-        if best is None and state.is_best:
-            best = params.copy()
+        if best is None:
+            best = self._scored.params.copy() if state.is_best else {}
         self._record = LossBuffer(
             params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
         )
         self._start, self._history = copy.deepcopy((state.start, state.history))
         self._times = []
-        self.best_params = {} if best is None else best
+        self.best_params = best
         self._plan = Plan(state.begun)
 
     def _require_stream(self, method: str) -> None:
