@@ -618,8 +618,9 @@ def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epo
 
 
 def test_a_linear_rate_that_was_set_is_that_of_a_resumed_training_as_well(tmp_path: Path) -> None:
-    """Of more epochs; the one that a solver was made with, if none was set."""
-    solver, resumed, plain = (make(lr_decay="linear", num_epochs=1) for _ in range(3))
+    """Of more epochs; the one that its solver was made with, if none was set."""
+    solver, plain = (make(lr_decay="linear", num_epochs=1) for _ in range(2))
+    resumed = make(lr_decay="linear", num_epochs=1, optim_config={"learning_rate": 1.0})
     states = [tmp_path / name for name in ("plain", "set")]
     plain.train()
     save_state(states[0], plain.state())
@@ -627,7 +628,6 @@ def test_a_linear_rate_that_was_set_is_that_of_a_resumed_training_as_well(tmp_pa
     solver.train()
     save_state(states[1], solver.state())
     for path, whole in zip(states, (plain, solver), strict=True):
-        resumed.learning_rate = 1.0
         resumed.restore(load_state(path, resumed.model.params.shapes))
         for each in (resumed, whole):
             each.train()

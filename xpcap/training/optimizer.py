@@ -21,8 +21,7 @@ class Optimizer:
 
     Its attributes:
     config : all numbers as they are now
-    first_rate : the rate with which a linear one begins again, to be set with the rate; None: the
-        one in the config that it was made with
+    first_rate : the rate with which a linear one begins again, to be set with the rate
     state : state arrays of the parameters that have them, by name
     """
 
@@ -31,8 +30,7 @@ class Optimizer:
     ) -> None:
         self.rule = as_rule(rule)
         self.config, self.state = self.rule.complete(config), {}
-        self._given_rate: float = self.config["learning_rate"]
-        self.first_rate: float | None = None
+        self.first_rate: float = self.config["learning_rate"]
         xp, dtype = get_array_module(params.flat), params.flat.dtype
         for key, shapes in state_shapes(self.rule, params.shapes).items():
             self.state[key] = Parameters.empty(shapes, dtype, xp)
@@ -64,8 +62,7 @@ class Optimizer:
     def begin_again(self, lr_decay: float | str) -> None:
         """Restore a linear rate, before more epochs than were planned."""
         if lr_decay == LINEAR:
-            rate = self._given_rate if self.first_rate is None else self.first_rate
-            self.config["learning_rate"] = rate
+            self.config["learning_rate"] = self.first_rate
 
 
 def state_shapes(

@@ -126,7 +126,7 @@ class TrainingState(NamedTuple):
     way: str  # that all steps were computed, of WAYS
     start: Record | None = None  # of the parameters that training started from, if scored
     replacement: bool = False  # captions are drawn with replacement: there is no order
-    first_rate: float | None = None  # of a linear rate, if one was set; see Optimizer
+    first_rate: float = 0.0  # of a linear rate; see Optimizer
     seed: int | None = None  # of the model's dropout masks, if it has one
     steps: int = 0  # taken, recorded or not: numbers of dropout masks
     begun: int = 0  # epochs done when the present call of `train` began; see Plan
@@ -292,7 +292,7 @@ META: dict[str, Form] = {  # of a state's file
     "way": Names(WAYS),
     "start?": {"epoch": COUNT, "*": Real()},
     "replacement?": Flag(),
-    "first_rate?": Real(0),
+    "first_rate": Real(0),
     "seed?": SEED,
     "steps": COUNT,
     "begun": Whole(-(2**53), 2**53),
@@ -316,7 +316,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "way": state.way,
         **({} if state.start is None else {"start": state.start}),
         **({"replacement": True} if state.replacement else {}),
-        **({} if state.first_rate is None else {"first_rate": state.first_rate}),
+        "first_rate": state.first_rate,
         **({} if state.seed is None else {"seed": state.seed}),
         "steps": state.steps,
         "begun": state.begun,
@@ -406,7 +406,7 @@ def from_tensors(
         way=meta["way"],
         start=start,
         replacement=replacement,
-        first_rate=meta.get("first_rate"),
+        first_rate=meta["first_rate"],
         seed=meta.get("seed"),
         steps=meta["steps"],
         begun=meta["begun"],
