@@ -592,18 +592,16 @@ class TestStages:
     ) -> None:
         shapes = open_run(spoilt).model.params.shapes
         state = load_state(spoilt / "last.safetensors", shapes)
-        assert state.start is not None
-        for odd in (
-            {**state.start, "epoch": 1},
-            {"epoch": 0},
+        start, *epochs = state.records
+        for odd, refusal in (
+            ({"epoch": 1}, {"got": "record 1 is", "expected": "the figures of epoch 1"}),
+            ({"val_bleu": 0.0}, {"got": "record 0 is", "expected": "the figures of epoch 0"}),
+            ({"val_cider": "much"}, {"thing": "records[0].val_cider", "got": "is 'much'"}),
         ):
-            save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
-            with refuses(DataError, got="start is", expected="the figures of epoch 0"):
+            state = state._replace(records=[{**start, **odd}, *epochs])
+            save_state(tmp_path / "odd.safetensors", state, vocabulary="v")
+            with refuses(DataError, **refusal):
                 load_state(tmp_path / "odd.safetensors", shapes)
-        odd = {**state.start, "val_cider": "much"}
-        save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
-        with refuses(DataError, thing="start['val_cider']", got="is 'much'"):
-            load_state(tmp_path / "odd.safetensors", shapes)
 
     @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
     def test_a_run_stopped_in_its_first_stage_is_opened_by_that_and_says_so(

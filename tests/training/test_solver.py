@@ -256,10 +256,10 @@ def test_a_perplexity_as_large_as_evaluation_gives_goes_through_a_file(tmp_path:
     solver = make(num_epochs=1)
     solver.train()
     state = solver.state()
-    state.history[0]["val_perplexity"] = math.exp(700)
+    state.records[0]["val_perplexity"] = math.exp(700)
     save_state(tmp_path / "state.safetensors", state)
     again = load_state(tmp_path / "state.safetensors", solver.model.params.shapes)
-    assert again.history == state.history
+    assert again.records == state.records
 
 
 def test_train_called_again_goes_on_as_one_longer_training_would() -> None:

@@ -93,21 +93,19 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
     params = Parameters({name: (2,)}, np.zeros(2))
     parts = SimpleNamespace(params=params), Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
     with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
-        TrainingState.of(
-            *parts, batch_size=1, losses=[], history=[], way="fast", start=None, steps=0, begun=0
-        )
+        TrainingState.of(*parts, batch_size=1, losses=[], records=[], way="fast", steps=0, begun=0)
 
 
 @pytest.mark.parametrize(
     ("epochs", "options", "got"),
     [
-        (1, {"select": "loss"}, "['val_cider'], of this solver: []"),
+        (1, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], of this solver: []"),
         (
             1,
             {"objective": SelfCritical(DATA, samples=2)},
             "['train_loss'], of this solver: ['train_reward']",
         ),
-        (0, {"select": "loss"}, "['val_cider'], of this solver: []"),
+        (0, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], of this solver: []"),
     ],
 )
 def test_a_state_of_other_figures_is_refused_before_training(

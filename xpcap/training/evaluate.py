@@ -19,7 +19,7 @@ from xpcap.models import Captioner, Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
 from xpcap.spec import as_numbers
-from xpcap.training.state import CIDER, VALIDATED
+from xpcap.training.state import EPOCHS, EVERY, figures_with
 
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
 SELECT = ("loss", "cider", "last")
@@ -190,9 +190,9 @@ class EpochEvaluator:
 
     @property
     def names(self) -> set[str]:
-        """Names of the figures, `val_distinct` and `val_length` left out."""
-        validated = VALIDATED if "val" in self._data.splits else set()
-        return {"train_accuracy", *validated, *([CIDER] if self._captions else [])}
+        """Names of the figures that an epoch's record has before those of the objective."""
+        validated, captioned = "val" in self._data.splits, self._captions is not None
+        return figures_with(EVERY, EPOCHS, "val_loss" * validated, "val_cider" * captioned)
 
     def validation(self, model: Captioner, between: Callable[[], None]) -> TeacherForced:
         """Teacher-forced scores of the val split."""

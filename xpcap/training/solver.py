@@ -89,14 +89,13 @@ from xpcap.training.objectives import (
 )
 from xpcap.training.optimizer import DECAY, Optimizer
 from xpcap.training.state import (
-    COUNTED,
     LATEST,
     LIMIT,
     EpochOrder,
     Record,
     TrainingState,
     best_of,
-    with_start,
+    epochs_of,
 )
 from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Watcher, checked_watchers
@@ -252,8 +251,7 @@ class CaptioningSolver:
         _check_choice(self.select, self.patience, self.data)
         _check_group(self.group, self.seed, self.batch_size)
 
-        self._start: Record | None = None
-        self._history: list[Record] = []
+        self._records: list[Record] = []  # of epochs, and before them of the start if scored
         self._times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._steps = 0  # taken, recorded or not
@@ -361,7 +359,7 @@ class CaptioningSolver:
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
         with self._computing():
             figures = self._evaluate(self._scored, between=lambda: None)
-        self._start = {"epoch": 0, "iteration": 0, **figures}
+        self._records = [{"epoch": 0, "iteration": 0, **figures}]
         self.best_params = self._scored.params.copy()
 
     def require_gain(self, share: float) -> None:
@@ -384,13 +382,13 @@ class CaptioningSolver:
         """
         where = "CaptioningSolver.require_gain"
         share = Real(0, below=1).check(where, "share", share)
-        if self._start is None or "val_loss" not in self._start:
+        if "val_loss" not in (self.start or {}):
             got, expected = "has no validation loss", "one to compare epochs with"
             cause = "call score_start first, with a val split"
             raise InvalidValueError(where, "the start", got, expected, cause)
         with self._computing():
             loss = self._evaluate.validation(self.model, between=lambda: None).loss
-        self._start[LIMIT] = (1 - share) * loss
+        self._records[0][LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
         """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
@@ -407,10 +405,10 @@ class CaptioningSolver:
         if self.group.size > 1:
             times["ranks"] = self.group.size
         times |= {"train_seconds": trained - begun, "check_seconds": time.perf_counter() - trained}
-        if best_of([*self.records, record]) is record:
+        if best_of([*self._records, record]) is record:
             self.best_params = self._scored.params.copy()
         self._times.append(times)
-        self._history.append(record)
+        self._records.append(record)
         self._optimizer.end_epoch(self.lr_decay)
         self._order.end()
         self._plan.report_due = True
@@ -605,7 +603,7 @@ class CaptioningSolver:
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return len(self._history)
+        return self._records[-1]["epoch"] if self._records else 0
 
     @property
     def _last_epoch(self) -> int:
@@ -621,9 +619,9 @@ class CaptioningSolver:
     @property
     def ending(self) -> str | None:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
-        if self._plan.stopped is not None or not self._history:
+        if self._plan.stopped is not None or not self.epoch:
             return self._plan.stopped
-        return self.objective.collapse(self.history[-1])
+        return self.objective.collapse(self.records[-1])
 
     @property
     def loss_history(self) -> list[float]:
@@ -633,7 +631,7 @@ class CaptioningSolver:
     @property
     def history(self) -> list[Record]:
         """Records of the epochs so far, as copies."""
-        return copy.deepcopy(self._history)
+        return epochs_of(self.records)
 
     @property
     def times(self) -> list[Record]:
@@ -643,12 +641,12 @@ class CaptioningSolver:
     @property
     def start(self) -> Record | None:
         """Record of epoch 0 if it was scored, as a copy."""
-        return copy.deepcopy(self._start)
+        return next((record for record in self.records if not record["epoch"]), None)
 
     @property
     def records(self) -> list[Record]:
         """Records of the epochs, after that of the start if it was scored; copies."""
-        return with_start(self.start, self.history)
+        return copy.deepcopy(self._records)
 
     @property
     def best_epoch(self) -> int:
@@ -667,17 +665,17 @@ class CaptioningSolver:
 
     @property
     def _best(self) -> Record:
-        return best_of(self.records) or {}
+        return best_of(self._records) or {}
 
     @property
     def train_acc_history(self) -> list[float]:
         """Share of training words guessed right after each epoch, on at most 1,000 captions."""
-        return [record["train_accuracy"] for record in self._history]
+        return [record["train_accuracy"] for record in self.history]
 
     @property
     def val_acc_history(self) -> list[float]:
         """Share of validation words guessed right after each epoch; empty without a val split."""
-        return [record["val_accuracy"] for record in self._history if "val_accuracy" in record]
+        return [record["val_accuracy"] for record in self.history if "val_accuracy" in record]
 
     @property
     def learning_rate(self) -> float:
@@ -813,9 +811,8 @@ class CaptioningSolver:
             self._order,
             batch_size=self.batch_size,
             losses=self._record.losses,
-            history=self._history,
+            records=self._records,
             way=self.way,
-            start=self.start,
             steps=self._steps,
             begun=self._plan.begun,
         )
@@ -856,8 +853,8 @@ class CaptioningSolver:
             raise InvalidTypeError("CaptioningSolver.restore", "state", got, expected)
         params = self.model.params
         self._require_stream("restore")
-        figures = {*COUNTED, *self._evaluate.names}
-        if state.history:
+        figures = self._evaluate.names
+        if state.epoch:
             figures |= figures_of(self.objective, float(state.losses[-1:].sum())).keys()
         self._check_device()
         with self._computing():
@@ -870,8 +867,7 @@ class CaptioningSolver:
         self._record = LossBuffer(
             params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
         )
-        self._start, self._history = copy.deepcopy((state.start, state.history))
-        self._times = []
+        self._records, self._times = copy.deepcopy(state.records), []
         self.best_params = best
         self._plan = Plan(state.begun)
 

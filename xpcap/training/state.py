@@ -11,7 +11,7 @@ from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.json_text import Form, check_json
 from xpcap.models.parameters import Parameters
 from xpcap.optim import RULES, UpdateRule
-from xpcap.options import SEED, Flag, Names, Real, Whole
+from xpcap.options import SEED, Flag, Names, OptionKind, Real, Whole
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
 from xpcap.way import WAYS, check_way
@@ -47,9 +47,52 @@ def best_of(history: Sequence[Record]) -> Record | None:
     return history[-1] if history else None
 
 
-def with_start(start: Record | None, history: Sequence[Record]) -> list[Record]:
-    """Records of start and epochs: the candidates for the best."""
-    return [*([] if start is None else [start]), *history]
+def epochs_of(records: Sequence[Record]) -> list[Record]:
+    """The records without that of the start."""
+    return [record for record in records if record["epoch"]]
+
+
+COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # what JSON and doubles hold exactly
+# The records that have a figure: all, those of epochs, any; or those that also have another figure
+EVERY, EPOCHS, ANY = "every", "epochs", "any"
+FIGURES: dict[str, tuple[OptionKind, str]] = {  # all others are figures of an objective
+    **dict.fromkeys(("epoch", "iteration"), (COUNT, EVERY)),
+    "train_accuracy": (Real(), EVERY),
+    "learning_rate": (Real(), EPOCHS),
+    **dict.fromkeys(("val_loss", "val_perplexity", "val_accuracy"), (Real(), "val_loss")),
+    **dict.fromkeys(("val_cider", "val_distinct", "val_length"), (Real(), "val_cider")),
+    **dict.fromkeys((LATEST, LIMIT), (Real(), ANY)),
+}
+RESERVED = FIGURES.keys()
+
+
+def figures_with(*others: str) -> set[str]:
+    """Names of the figures that come with others."""
+    return {name for name, (_, other) in FIGURES.items() if other in others}
+
+
+def unmatched(record: Record, figures: Set[str]) -> tuple[list[str], list[str]]:
+    """Figures that a record has beyond those of an epoch, and those that it lacks."""
+    if not record["epoch"]:
+        figures = figures & RESERVED - figures_with(EPOCHS)
+    names = record.keys() - figures_with(ANY)
+    return sorted(names - figures), sorted(figures - names)
+
+
+def check_records(records: Sequence[Record]) -> tuple[str, str]:
+    """The first record that does not follow from those before it, and what was expected; or empty.
+
+    Epochs count from 1, or 0 if the start was scored, and have the figures of the last.
+    """
+    last = records[-1] if records else {}
+    own_figures = last.keys() - RESERVED
+    figures = figures_with(EVERY, EPOCHS, *last) | own_figures
+    for number, record in enumerate(records, start=len(epochs_of(records[:1]))):
+        fits = record["epoch"] == number and not any(unmatched(record, figures))
+        compared = "val_loss" in record or not {"val_cider", LIMIT} & record.keys()
+        if not (fits and compared and (own_figures or not number)):
+            return f"record {number} is {_short(record)}", f"the figures of epoch {number}"
+    return "", ""
 
 
 # ---- The order of captions
@@ -121,10 +164,9 @@ class TrainingState(NamedTuple):
     order: np.ndarray | None  # (n,) int32, of the epoch under way; None between two epochs
     position: int  # batches of it done
     losses: np.ndarray  # (iterations,), of the dtype of the parameters
-    history: list[Record]  # one an epoch
+    records: list[Record]  # one an epoch, and before them that of the start if it was scored
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
     way: str  # that all steps were computed, of WAYS
-    start: Record | None = None  # of the parameters that training started from, if scored
     replacement: bool = False  # captions are drawn with replacement: there is no order
     first_rate: float = 0.0  # of a linear rate; see Optimizer
     seed: int | None = None  # of the model's dropout masks, if it has one
@@ -140,9 +182,8 @@ class TrainingState(NamedTuple):
         *,
         batch_size: int,
         losses: Sequence[float],
-        history: Sequence[Record],
+        records: Sequence[Record],
         way: str,
-        start: Record | None,
         steps: int,
         begun: int,
     ) -> "TrainingState":
@@ -171,10 +212,9 @@ class TrainingState(NamedTuple):
             order=None if order.captions is None else order.captions.astype(np.int32),
             position=order.position,
             losses=np.array(losses, params.flat.dtype),
-            history=[dict(record) for record in history],
+            records=[dict(record) for record in records],
             order_rng=dict(order.rng.bit_generator.state),
             way=way,
-            start=None if start is None else dict(start),
             replacement=order.replacement,
             first_rate=optimizer.first_rate,
             seed=getattr(model, "seed", None),
@@ -203,19 +243,14 @@ class TrainingState(NamedTuple):
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return len(self.history)
-
-    @property
-    def records(self) -> list[Record]:
-        """Records of start and epochs, as those of a solver."""
-        return with_start(self.start, self.history)
+        return self.records[-1]["epoch"] if self.records else 0
 
     @property
     def is_best(self) -> bool:
         """True if `params` are the best so far: the best epoch has just ended."""
-        if self.order is not None or self.position or not self.history:
+        if self.order is not None or self.position or not self.epoch:
             return False
-        last = self.history[-1]  # after it there may be the steps of an epoch that failed
+        last = self.records[-1]  # after it there may be the steps of an epoch that failed
         return last["iteration"] == self.iteration and best_of(self.records) is last
 
     def check_fits(
@@ -245,13 +280,8 @@ class TrainingState(NamedTuple):
             ),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
         }
-        if self.records:  # of a start alone those that the epochs are compared with
-            record = self.records[-1].keys()
-            compared = (record | figures) - OPTIONAL if self.history else {*VALIDATED, CIDER}
-            pairs["unmatched figures"] = (
-                sorted(compared & record - figures),
-                sorted(compared & figures - record),
-            )
+        if self.records:
+            pairs["unmatched figures"] = unmatched(self.records[-1], figures)
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 got = f"{thing} of the state: {theirs}, of this solver: {ours}"
@@ -277,20 +307,18 @@ class TrainingState(NamedTuple):
 
 # ---- As tensors and JSON
 
-CIDER = "val_cider"
-VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
-COUNTED = {"epoch", "iteration", "learning_rate", "train_accuracy"}  # a record has all of them
-OPTIONAL = {"val_distinct", "val_length", LATEST, LIMIT}
-RESERVED = {*VALIDATED, CIDER, *COUNTED, *OPTIONAL}  # all others are figures of an objective
-COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # what JSON and doubles hold exactly
 META: dict[str, Form] = {  # of a state's file
     "optimizer": {},
     **dict.fromkeys(("epoch", "iteration", "position"), COUNT),
     **dict.fromkeys(("captions", "batch_size"), SIZE),
-    "history": [{**dict.fromkeys(sorted(COUNTED), Real()), "*": Real()}],
+    "records": [
+        {
+            **{name + "?" * (other != EVERY): kind for name, (kind, other) in FIGURES.items()},
+            "*": Real(),
+        }
+    ],
     "rng": {"order": {}},
     "way": Names(WAYS),
-    "start?": {"epoch": COUNT, "*": Real()},
     "replacement?": Flag(),
     "first_rate": Real(0),
     "seed?": SEED,
@@ -311,10 +339,9 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "position": state.position,
         "captions": state.captions,
         "batch_size": state.batch_size,
-        "history": state.history,
+        "records": state.records,
         "rng": {"order": state.order_rng},
         "way": state.way,
-        **({} if state.start is None else {"start": state.start}),
         **({"replacement": True} if state.replacement else {}),
         "first_rate": state.first_rate,
         **({} if state.seed is None else {"seed": state.seed}),
@@ -345,7 +372,7 @@ def from_tensors(
             raise DataError(where, "", misfit, expected, "damaged, or not the state of a training?")
 
     check_json(where, "", meta, META)
-    history, start, replacement = meta["history"], meta.get("start"), bool(meta.get("replacement"))
+    records, replacement = meta["records"], bool(meta.get("replacement"))
     epoch, iteration, position, captions, batch_size = (
         meta[name] for name in ("epoch", "iteration", "position", "captions", "batch_size")
     )
@@ -374,22 +401,16 @@ def from_tensors(
     require(once, "order is not a permutation", f"each of 0..{captions - 1} once")
 
     # Relations
-    require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
-    for number, record in enumerate(history, start=1):
-        fits = _is_of_epoch(record, number) and record.keys() ^ history[0].keys() <= OPTIONAL
-        misfit = f"record {number} of the history is {_short(record)}"
-        require(fits and bool(record.keys() - RESERVED), misfit, f"the figures of epoch {number}")
+    misfit, expected = check_records(records)
+    require(not misfit, misfit, expected)
+    require(len(epochs_of(records)) == epoch, f"records are {_short(records)}", f"{epoch} epochs")
     # Without an order, steps since the last epoch: a caller may take them by itself
-    max_position = iteration - (history[-1]["iteration"] if history else 0)
+    max_position = iteration - (records[-1]["iteration"] if records else 0)
     if order is not None:
         max_position = batches_of_epoch(captions, batch_size, replacement)
     require(meta["steps"] >= iteration, f"steps are {meta['steps']}", f"at least {iteration}")
     misfit = f"position {position} in {captions} captions by {batch_size}"
     require(position <= max_position, misfit, "one within an epoch")
-    if start is not None:
-        others = history[0].keys() if history else start.keys()
-        fits = _is_of_epoch(start, 0) and not {*VALIDATED, CIDER} & (start.keys() ^ others)
-        require(fits, f"start is {_short(start)}", "the figures of epoch 0")
 
     return TrainingState(
         params=params,
@@ -401,10 +422,9 @@ def from_tensors(
         order=order,
         position=position,
         losses=tensors["losses"],
-        history=history,
+        records=records,
         order_rng=_checked_rng(where, meta["rng"]["order"]),
         way=meta["way"],
-        start=start,
         replacement=replacement,
         first_rate=meta["first_rate"],
         seed=meta.get("seed"),
@@ -430,11 +450,6 @@ def _gathered(
     arrays = Parameters.empty(shapes, tensors["losses"].dtype, np)
     arrays.update((name, tensors[prefix + name]) for name in shapes)
     return arrays
-
-
-def _is_of_epoch(record: Record, epoch: int) -> bool:
-    """True for a record of that epoch that has all figures of validation or none."""
-    return record["epoch"] == epoch and len(VALIDATED & record.keys()) in (0, len(VALIDATED))
 
 
 def _checked_rng(where: str, state: Any) -> dict[str, Any]:
