@@ -153,7 +153,7 @@ def test_emulated_flipped_sign_is_found_and_the_plain_way_trains(
     assert "training: CUDA kernels differ from the plain equations by " in training
     assert "; going on in the plain way, which is slower" in training
     assert others == []  # all that the solver computes is plain
-    assert solver.way == solver.state().way == "plain"
+    assert solver.way == solver.state().meta["way"] == "plain"
     check_is_numpys(solver)
 
 

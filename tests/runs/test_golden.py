@@ -52,7 +52,7 @@ def losses(path: Path) -> list[float]:
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     begin, end = json.loads(content[8:start])["losses"]["data_offsets"]
-    return np.frombuffer(content[start + begin : start + end], "<f4").tolist()
+    return np.frombuffer(content[start + begin : start + end], "<f8").tolist()
 
 
 def arrays(path: Path) -> dict[str, str]:

@@ -213,10 +213,11 @@ def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     # epoch 0 is the run before the score: take the parameters of epoch 1, which are sharpened
     state = load_state(tmp_path / "score" / "last.safetensors", base.model.params.shapes)
     meta = {**base.meta, "epoch": 1}
-    save_parameters(tmp_path / "score" / "best.safetensors", state.params, base.scaling, meta)
+    params = {name: state.arrays[f"params.{name}"] for name in base.model.params}
+    save_parameters(tmp_path / "score" / "best.safetensors", params, base.scaling, meta)
     good("train", own, "--from", tmp_path / "score", "--out", tmp_path / "on", *FEW, "--lr", 1e-12)
     on, V = open_run(tmp_path / "on"), len(base.vocabulary)
-    last = load_state(tmp_path / "on" / "last.safetensors", on.model.params.shapes).params
+    last = load_state(tmp_path / "on" / "last.safetensors", on.model.params.shapes).arrays
     assert on.meta["epoch"] == 0
-    np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], state.params["W_vocab"])
-    np.testing.assert_allclose(last["W_vocab"][:, :V] * 2, state.params["W_vocab"], atol=1e-8)
+    np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], params["W_vocab"])
+    np.testing.assert_allclose(last["params.W_vocab"][:, :V] * 2, params["W_vocab"], atol=1e-8)

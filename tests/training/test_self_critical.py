@@ -598,7 +598,7 @@ class TestStages:
             ({"val_bleu": 0.0}, {"got": "record 0 is", "expected": "the figures of epoch 0"}),
             ({"val_cider": "much"}, {"thing": "records[0].val_cider", "got": "is 'much'"}),
         ):
-            state = state._replace(records=[{**start, **odd}, *epochs])
+            state.meta["records"] = [{**start, **odd}, *epochs]
             save_state(tmp_path / "odd.safetensors", state, vocabulary="v")
             with refuses(DataError, **refusal):
                 load_state(tmp_path / "odd.safetensors", shapes)

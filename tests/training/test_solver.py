@@ -245,7 +245,8 @@ def test_with_replacement_and_a_seed_a_training_goes_on_from_a_file(tmp_path: Pa
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
     with refuses(DataError, got="replacement of the state: True, of this solver: False"):
         make().restore(load_state(saved, resumed.model.params.shapes))
-    odd = load_state(saved, resumed.model.params.shapes)._replace(position=5)
+    odd = load_state(saved, resumed.model.params.shapes)
+    odd.meta["position"] = 5
     save_state(tmp_path / "odd.safetensors", odd)
     with refuses(DataError, got="position 5 in 200 captions by 48"):
         load_state(tmp_path / "odd.safetensors", resumed.model.params.shapes)
@@ -735,7 +736,7 @@ def test_the_learning_rate_can_be_set_and_goes_into_the_next_step_and_the_state(
     for each in (solver, other):
         each.step(*batch)
     np.testing.assert_array_equal(solver.model.params.flat, other.model.params.flat)
-    assert solver.state().optimizer["learning_rate"] == 3e-2
+    assert solver.state().meta["optimizer"]["learning_rate"] == 3e-2
     solver.train()
     assert solver.history[0]["learning_rate"] == 3e-2
     assert solver.learning_rate == 1.5e-2

@@ -21,7 +21,7 @@ from xpcap.optim import UpdateRule
 from xpcap.options import Text
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import Spec
-from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
+from xpcap.training.state import Record, TrainingState, read_state
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -230,9 +230,8 @@ def save_state(
     if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
         got, expected = "has a mean or a scale alone", "both, or neither"
         raise InvalidValueError("save_state", "scaling", got, expected)
-    tensors, meta = to_tensors(state)
-    tensors |= scaling_tensors(scaling or FeatureScaling())
-    write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
+    arrays = {**state.arrays, **scaling_tensors(scaling or FeatureScaling())}
+    write_tensors(Path(path), arrays, {**state.meta, "vocabulary": vocabulary})
 
 
 def load_state(
@@ -267,7 +266,7 @@ def load_checkpoint(
     tensors, meta = read_tensors(path, "load_state")
     scaling = pop_scaling(tensors)
     check_json("load_state", path, meta, {"vocabulary": str})
-    state = from_tensors(f"load_state: {path}", tensors, meta, shapes, rule)
+    state = read_state(f"load_state: {path}", tensors, meta, shapes, rule)
     return Checkpoint(state, scaling, meta["vocabulary"])
 
 

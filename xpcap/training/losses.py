@@ -1,6 +1,6 @@
 """Losses and gradient norms: gathered on the device, read in one go, checked for being finite."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -38,19 +38,14 @@ class LossBuffer:
 
     like : array with the library, device and dtype of the numbers
     capacity : steps that may wait, up to MAX_WAITING; one more reads them
-    losses : of the steps before
     group : ranks whose sums a read waits for
     """
 
-    def __init__(
-        self, like: Array, capacity: int, losses: Sequence[float] = (), *, group: Group = SINGLE
-    ) -> None:
+    def __init__(self, like: Array, capacity: int, *, group: Group = SINGLE) -> None:
         rows = min(capacity, MAX_WAITING) + 1
         self._waiting = get_array_module(like).empty((rows, 2), like.dtype)
-        self._losses, self._group = list(losses), group
-        self._last_good: StepLoss | None = None
-        self._first_bad: StepLoss | None = None
-        self._clear()
+        self._group = group
+        self.losses = []
 
     def _clear(self) -> None:
         self._waiting[0] = 1  # the flag
@@ -79,6 +74,13 @@ class LossBuffer:
         """Loss of every step; reads those that wait."""
         self._read()
         return self._losses
+
+    @losses.setter
+    def losses(self, values: Iterable[float]) -> None:
+        self._losses = [float(loss) for loss in values]
+        self._last_good: StepLoss | None = None
+        self._first_bad: StepLoss | None = None
+        self._clear()
 
     def _read(self) -> None:
         """Bring the waiting steps to the host, which waits for the device."""

@@ -800,22 +800,11 @@ class CaptioningSolver:
             A loss, gradient norm, parameter or moment is not finite: training cannot continue from
             it.
         OptionError
-            Captions are drawn from NumPy's global stream, which no state holds, or a parameter is
-            named as another tensor of a state's file, ``losses`` or ``order``.
+            Captions are drawn from NumPy's global stream, which no state holds.
         """
         self._require_stream("state")
         self._require_finite()
-        return TrainingState.of(
-            self.model,
-            self._optimizer,
-            self._order,
-            batch_size=self.batch_size,
-            losses=self._record.losses,
-            records=self._records,
-            way=self.way,
-            steps=self._steps,
-            begun=self._plan.begun,
-        )
+        return TrainingState.of(self)
 
     def restore(
         self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None
@@ -851,25 +840,19 @@ class CaptioningSolver:
             got = f"is a {type(state).__name__}"
             expected = "a TrainingState, as CaptioningSolver.state() or load_state returns"
             raise InvalidTypeError("CaptioningSolver.restore", "state", got, expected)
-        params = self.model.params
         self._require_stream("restore")
         figures = self._evaluate.names
         if state.epoch:
-            figures |= figures_of(self.objective, float(state.losses[-1:].sum())).keys()
+            figures |= figures_of(self.objective, float(state.arrays["losses"][-1:].sum())).keys()
         self._check_device()
         with self._computing():
-            state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
-        best: Any = None if best_params is None else params.holding(best_params)
-        state.restore_into(self.model, self._optimizer, self._order)
-        self._steps = state.steps
+            state.check_fits(self, figures)
+        best: Any = None if best_params is None else self.model.params.holding(best_params)
+        self._times, self._plan = [], Plan()
+        state.write_to(self)
         if best is None:
             best = self._scored.params.copy() if state.is_best else {}
-        self._record = LossBuffer(
-            params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
-        )
-        self._records, self._times = copy.deepcopy(state.records), []
         self.best_params = best
-        self._plan = Plan(state.begun)
 
     def _require_stream(self, method: str) -> None:
         """Raise OptionError if captions are drawn from NumPy's global stream."""

@@ -1,6 +1,8 @@
 """State of a training, which decides how it goes on: in memory, and as tensors of a file."""
 
-import contextlib
+import copy
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -8,19 +10,18 @@ import numpy as np
 
 from xpcap.backend import asarray, to_numpy
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.json_text import Form, check_json
-from xpcap.models.parameters import Parameters
+from xpcap.json_text import check_json
 from xpcap.optim import RULES, UpdateRule
 from xpcap.options import SEED, Flag, Names, OptionKind, Real, Whole
 from xpcap.spec import Spec, check_finite
-from xpcap.training.optimizer import Optimizer, state_shapes
+from xpcap.training.optimizer import state_shapes
 from xpcap.way import WAYS, check_way
 
 Record = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
 
 LATEST = "latest"  # key of a record that is the best while it is the latest
 LIMIT = "val_loss_limit"  # in the record of a start
-TENSORS = ("losses", "order")  # of a state's file, besides parameters and moments
 ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 
 
@@ -79,22 +80,6 @@ def unmatched(record: Record, figures: Set[str]) -> tuple[list[str], list[str]]:
     return sorted(names - figures), sorted(figures - names)
 
 
-def check_records(records: Sequence[Record]) -> tuple[str, str]:
-    """The first record that does not follow from those before it, and what was expected; or empty.
-
-    Epochs count from 1, or 0 if the start was scored, and have the figures of the last.
-    """
-    last = records[-1] if records else {}
-    own_figures = last.keys() - RESERVED
-    figures = figures_with(EVERY, EPOCHS, *last) | own_figures
-    for number, record in enumerate(records, start=len(epochs_of(records[:1]))):
-        fits = record["epoch"] == number and not any(unmatched(record, figures))
-        compared = "val_loss" in record or not {"val_cider", LIMIT} & record.keys()
-        if not (fits and compared and (own_figures or not number)):
-            return f"record {number} is {_short(record)}", f"the figures of epoch {number}"
-    return "", ""
-
-
 # ---- The order of captions
 
 
@@ -110,7 +95,7 @@ class EpochOrder:
 
     Its attributes:
     rng : numpy.random.Generator that draws the orders; None: NumPy's legacy global stream does
-    captions : array (count,), int, of the epoch under way; None between two epochs, and with
+    captions : array (count,), int32, of the epoch under way; None between two epochs, and with
         replacement
     position : batches of the epoch done
     """
@@ -135,7 +120,8 @@ class EpochOrder:
             return (draw(self.count, size) for _ in range(self.position, self.steps(size)))
         assert self.rng is not None
         if self.captions is None:
-            self.captions, self.position = self.rng.permutation(self.count), 0
+            captions = self.rng.permutation(self.count)
+            self.captions, self.position = captions.astype(np.int32), 0
         captions, first = self.captions, self.position
         return (captions[start : start + size] for start in range(first * size, self.count, size))
 
@@ -153,315 +139,263 @@ def batches_of_epoch(count: int, size: int, replacement: bool) -> int:
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps: from CaptioningSolver.state(), for restore(). All on the host."""
+    """Training between two steps, as its file has it: from CaptioningSolver.state(), for restore().
 
-    params: Parameters
-    rule: str  # the update rule
-    optimizer: dict[str, Any]  # its hyperparameters as they are now, and Adam's t
-    moments: dict[str, Parameters]  # its state arrays, of the parameters that have them
-    captions: int  # n, training captions
-    batch_size: int
-    order: np.ndarray | None  # (n,) int32, of the epoch under way; None between two epochs
-    position: int  # batches of it done
-    losses: np.ndarray  # (iterations,), of the dtype of the parameters
-    records: list[Record]  # one an epoch, and before them that of the start if it was scored
-    order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
-    way: str  # that all steps were computed, of WAYS
-    replacement: bool = False  # captions are drawn with replacement: there is no order
-    first_rate: float = 0.0  # of a linear rate; see Optimizer
-    seed: int | None = None  # of the model's dropout masks, if it has one
-    steps: int = 0  # taken, recorded or not: numbers of dropout masks
-    begun: int = 0  # epochs done when the present call of `train` began; see Plan
+    arrays : by name, on the host; see ARRAYS
+    meta : a JSON object; see MEMBERS
+    """
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        model: Any,
-        optimizer: Optimizer,
-        order: EpochOrder,
-        *,
-        batch_size: int,
-        losses: Sequence[float],
-        records: Sequence[Record],
-        way: str,
-        steps: int,
-        begun: int,
-    ) -> "TrainingState":
-        """State of the parts of a solver.
-
-        Raise TrainingError if a parameter or moment is not finite, OptionError if a parameter has
-        the name of another tensor of a state's file.
-        """
-        params = model.params
-        if clashes := [name for name in TENSORS if name in params]:
-            got, expected = "has the name of a tensor of the state", "another: a file holds both"
-            thing = f"parameter {clashes[0]!r}"
-            raise OptionError("CaptioningSolver.state", thing, got, expected)
-
-        def on_host(arrays: Parameters) -> Parameters:
-            return Parameters(arrays.shapes, np.array(to_numpy(arrays.flat)))
-
-        assert order.rng is not None
-        state = cls(
-            params=on_host(params),
-            rule=optimizer.rule.name,
-            optimizer=dict(optimizer.config),
-            moments={key: on_host(arrays) for key, arrays in optimizer.state.items()},
-            captions=order.count,
-            batch_size=batch_size,
-            order=None if order.captions is None else order.captions.astype(np.int32),
-            position=order.position,
-            losses=np.array(losses, params.flat.dtype),
-            records=[dict(record) for record in records],
-            order_rng=dict(order.rng.bit_generator.state),
-            way=way,
-            replacement=order.replacement,
-            first_rate=optimizer.first_rate,
-            seed=getattr(model, "seed", None),
-            steps=steps,
-            begun=begun,
-        )
-        rate = optimizer.config["learning_rate"]
-        cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
-        for name, x in state.arrays.items():
+    def of(cls, solver: Any) -> "TrainingState":
+        """State of a solver. Raise TrainingError if a parameter or moment is not finite."""
+        meta = {part.key: x for part in MEMBERS if (x := part.of(solver)) is not None}
+        named = (item for part in ARRAYS for item in _named(part.key, part.of(solver)))
+        arrays = {name: np.array(to_numpy(x)) for name, x in named}
+        cause = f"is the learning rate, now {solver.learning_rate:g}, too high?"
+        for name, x in arrays.items():
             check_finite("CaptioningSolver", name, x, TrainingError, cause)
-        return state
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Parameters by their names, and the rule's arrays, as adam.m.Wx."""
-        arrays = dict(self.params)
-        for key, moment in self.moments.items():
-            arrays |= {f"{self.rule}.{key}.{name}": x for name, x in moment.items()}
-        return arrays
+        return cls(arrays, copy.deepcopy(meta))
 
     @property
     def iteration(self) -> int:
         """Steps done."""
-        return len(self.losses)
+        return self.meta["iteration"]
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return self.records[-1]["epoch"] if self.records else 0
+        return self.meta["epoch"]
+
+    @property
+    def records(self) -> list[Record]:
+        """Records of start and epochs, as those of a solver."""
+        return self.meta["records"]
 
     @property
     def is_best(self) -> bool:
-        """True if `params` are the best so far: the best epoch has just ended."""
-        if self.order is not None or self.position or not self.epoch:
+        """True if the parameters are the best so far: the best epoch has just ended."""
+        if "order" in self.arrays or self.meta["position"] or not self.epoch:
             return False
         last = self.records[-1]  # after it there may be the steps of an epoch that failed
         return last["iteration"] == self.iteration and best_of(self.records) is last
 
-    def check_fits(
-        self,
-        params: Parameters,
-        optimizer: Optimizer,
-        order: EpochOrder,
-        batch_size: int,
-        figures: Set[str],
-    ) -> None:
+    def check(self, where: str, shapes: Shapes, rules: Mapping[str, UpdateRule]) -> None:
+        """Check every piece; numbers of the update rule that are missing become its defaults.
+
+        Raise DataError if anything is missing, unknown, of another shape or type, or not finite.
+
+        where : function, and file if there is one, for messages
+        shapes : those of the model's parameters
+        rules : the update rule is one of them
+        """
+        meta, spec = self.meta, Spec("")
+        check_json(where, "", meta, {part.name: part.form for part in MEMBERS})
+        try:
+            rule = rules[Names(rules).check("", "update rule", meta["update rule"])]
+            meta["optimizer"] = rule.complete(meta["optimizer"])
+        except OptionError as error:
+            got, cause = _short(error.got, str), error.cause or "damaged?"
+            raise DataError(where, error.thing, got, error.expected, cause) from error
+        for part in ARRAYS:
+            if part.name == part.key or part.key in self.arrays:
+                named = dict(_named(part.key, part.form(shapes, rule, meta)))
+                spec.entries += Spec.of(named, part.kind or FLOATS[meta["dtype"]]).entries
+        spec.check_file(where, self.arrays, "from another run?")
+        for part in (*MEMBERS, *ARRAYS):
+            if misfit := part.misfit(self, rule):
+                raise DataError(where, "", *misfit, "damaged, or not the state of a training?")
+
+    def check_fits(self, solver: Any, figures: Set[str]) -> None:
         """Raise DataError if model, data, update rule, batch size or figures are not the state's.
 
         OptionError : the state was computed another way than this thread computes.
 
         figures : names in the records that the solver will write
         """
-        check_way("CaptioningSolver.restore", "the state", self.way)
+        where = "CaptioningSolver.restore"
+        check_way(where, "the state", self.meta["way"])
         pairs = {
-            "update rule": (self.rule, optimizer.rule.name),
-            "batch_size": (self.batch_size, batch_size),
-            "number of captions": (self.captions, order.count),
-            "replacement": (self.replacement, order.replacement),
-            "parameters": (self.params.layout, params.layout),
-            "the rule's state": tuple(
-                {key: arrays.layout for key, arrays in state.items()}
-                for state in (self.moments, optimizer.state)
-            ),
-            "dtype": (self.params.flat.dtype, params.flat.dtype),
+            part.key: (self.meta[part.key], part.of(solver))
+            for part in MEMBERS
+            if part.role == FIXED
         }
         if self.records:
             pairs["unmatched figures"] = unmatched(self.records[-1], figures)
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 got = f"{thing} of the state: {theirs}, of this solver: {ours}"
-                cause = "of another training?"
-                raise DataError("CaptioningSolver.restore", "", got, "the same", cause)
+                raise DataError(where, "", got, "the same", "of another training?")
+        rule = solver._optimizer.rule
+        self.check(where, solver.model.params.shapes, {rule.name: rule})
 
-    def restore_into(self, model: Any, optimizer: Optimizer, order: EpochOrder) -> None:
-        """Write the state to the parts of a solver. Raise DataError if hyperparameters are bad."""
-        with _option_errors_as_data_errors("CaptioningSolver.restore"):
-            optimizer.config = optimizer.rule.complete(self.optimizer)
-        optimizer.first_rate = self.first_rate
-        params = model.params
-        if self.seed is not None:
-            model.seed = self.seed
-        for key, moment in self.moments.items():
-            optimizer.state[key].flat[...] = asarray(moment.flat, like=params.flat)
-        params.flat[...] = asarray(self.params.flat, like=params.flat)
-        assert order.rng is not None
-        order.rng.bit_generator.state = self.order_rng
-        order.captions = None if self.order is None else self.order.astype(np.int64)
-        order.position = self.position
+    def write_to(self, solver: Any) -> None:
+        """Write the state to a solver that it fits."""
+        for part in MEMBERS:
+            if part.role == WRITTEN and (value := self.meta.get(part.key)) is not None:
+                part.write(solver, copy.deepcopy(value))
+        for part in ARRAYS:
+            if isinstance(target := part.of(solver), Mapping):
+                for name, x in _named(part.key, target):
+                    x[...] = asarray(self.arrays[name], like=x)
+            else:
+                part.write(solver, copy.copy(self.arrays.get(part.key)))
 
 
-# ---- As tensors and JSON
-
-META: dict[str, Form] = {  # of a state's file
-    "optimizer": {},
-    **dict.fromkeys(("epoch", "iteration", "position"), COUNT),
-    **dict.fromkeys(("captions", "batch_size"), SIZE),
-    "records": [
-        {
-            **{name + "?" * (other != EVERY): kind for name, (kind, other) in FIGURES.items()},
-            "*": Real(),
-        }
-    ],
-    "rng": {"order": {}},
-    "way": Names(WAYS),
-    "replacement?": Flag(),
-    "first_rate": Real(0),
-    "seed?": SEED,
-    "steps": COUNT,
-    "begun": Whole(-(2**53), 2**53),
-}
-
-
-def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A state as named arrays and a JSON object."""
-    tensors = {**state.arrays, "losses": state.losses}
-    if state.order is not None:
-        tensors["order"] = state.order
-    meta = {
-        "optimizer": {"rule": state.rule, **state.optimizer},
-        "epoch": state.epoch,
-        "iteration": state.iteration,
-        "position": state.position,
-        "captions": state.captions,
-        "batch_size": state.batch_size,
-        "records": state.records,
-        "rng": {"order": state.order_rng},
-        "way": state.way,
-        **({"replacement": True} if state.replacement else {}),
-        "first_rate": state.first_rate,
-        **({} if state.seed is None else {"seed": state.seed}),
-        "steps": state.steps,
-        "begun": state.begun,
-    }
-    return tensors, meta
-
-
-def from_tensors(
+def read_state(
     where: str,
-    tensors: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     rule: UpdateRule | None = None,
 ) -> TrainingState:
-    """State from the tensors and JSON of to_tensors, with every piece checked.
+    """State from the arrays and JSON of a file, checked; `rule` is one that RULES lacks."""
+    known = {part.key for part in MEMBERS}
+    state = TrainingState(dict(arrays), {key: x for key, x in meta.items() if key in known})
+    state.check(where, shapes, RULES if rule is None else {rule.name: rule})
+    return state
 
-    Raise DataError if anything is missing, unknown, of another shape or type, or not finite.
 
-    where : function and file, for messages
-    shapes : those of the model's parameters
-    rule : one that RULES lacks
+# ---- Its parts
+
+Misfit = tuple[str, str] | None  # what came, and what was expected
+
+
+def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
+    """Epochs count from 1, or 0 if the start was scored, and have the figures of the last."""
+    records, last = state.records, (state.records or [{}])[-1]
+    own_figures = last.keys() - RESERVED
+    figures = figures_with(EVERY, EPOCHS, *last) | own_figures
+    for number, record in enumerate(records, start=len(epochs_of(records[:1]))):
+        fits = record["epoch"] == number and not any(unmatched(record, figures))
+        compared = "val_loss" in record or not {"val_cider", LIMIT} & record.keys()
+        if not (fits and compared and (own_figures or not number)):
+            return f"record {number} is {_short(record)}", f"the figures of epoch {number}"
+    count = f"records are {_short(records)}", f"those of {state.epoch} epochs"
+    return None if last.get("epoch", 0) == state.epoch else count
+
+
+def _position(state: TrainingState, rule: UpdateRule) -> Misfit:
+    position, captions, size = (state.meta[x] for x in ("position", "captions", "batch_size"))
+    # Without an order, steps since the last epoch: a caller may take them by itself
+    last = state.iteration - (state.records[-1]["iteration"] if state.records else 0)
+    if "order" in state.arrays:
+        last = batches_of_epoch(captions, size, state.meta["replacement"])
+    misfit = f"position {position} in {captions} captions by {size}", "one within an epoch"
+    return misfit if position > last else None
+
+
+def _steps(state: TrainingState, rule: UpdateRule) -> Misfit:
+    steps, least = state.meta["steps"], state.iteration
+    return (f"steps are {steps}", f"at least {least}") if steps < least else None
+
+
+def _rng(state: TrainingState, rule: UpdateRule) -> Misfit:
+    try:
+        np.random.default_rng(0).bit_generator.state = state.meta["rng"]
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        return f"rng is {_short(state.meta['rng'])} ({error!r})", "the state of NumPy's PCG64"
+    return None
+
+
+def _order(state: TrainingState, rule: UpdateRule) -> Misfit:
+    order = state.arrays.get("order")
+    if order is None or np.array_equal(np.sort(order), np.arange(len(order))):
+        return None
+    return "order is not a permutation", f"each of 0..{len(order) - 1} once"
+
+
+def _moments(state: TrainingState, rule: UpdateRule) -> Misfit:
+    for key, (name, x) in itertools.product(rule.squares, state.arrays.items()):
+        if name.startswith(f"moments.{key}.") and (least := x.min(initial=0)) < 0:
+            return f"{name} goes down to {least:g}", "squares"
+    return None
+
+
+WRITTEN, FIXED, COUNTED = "written", "fixed", "counted"  # roles
+
+
+class Part(NamedTuple):
+    """A part of the state: an attribute of a solver.
+
+    name : in the JSON, or of the array; arrays of a mapping are called ``name.key``. What has a
+        question mark may be missing
+    attribute : of a solver, dotted
+    form : of the JSON; of arrays a function that returns shapes, from the parameters' shapes, the
+        rule and the JSON
+    misfit : a contradiction within a state
+    kind : of arrays, in the language of shapes; "" is that of the parameters
+    role : WRITTEN to a solver; FIXED, a solver has to have the same; COUNTED from other parts
     """
 
-    def require(fits: bool, misfit: str, expected: str) -> None:
-        if not fits:
-            raise DataError(where, "", misfit, expected, "damaged, or not the state of a training?")
+    name: str
+    attribute: str
+    form: Any
+    misfit: Callable[[TrainingState, UpdateRule], Misfit] = lambda state, rule: None
+    kind: str = ""
+    role: str = WRITTEN
 
-    check_json(where, "", meta, META)
-    records, replacement = meta["records"], bool(meta.get("replacement"))
-    epoch, iteration, position, captions, batch_size = (
-        meta[name] for name in ("epoch", "iteration", "position", "captions", "batch_size")
-    )
-    rules, numbers = RULES if rule is None else {rule.name: rule}, dict(meta["optimizer"])
-    with _option_errors_as_data_errors(where):
-        rule = rules[Names(rules).check("", "update rule", numbers.pop("rule", None))]
-        numbers = rule.complete(numbers)
+    @property
+    def key(self) -> str:
+        """The name alone."""
+        return self.name.removesuffix("?")
 
-    # Tensors
-    groups: dict[str, Mapping[str, tuple[int, ...]]] = {"": shapes}  # by the prefix of their names
-    for key, moment_shapes in state_shapes(rule, shapes).items():
-        groups[f"{rule.name}.{key}."] = moment_shapes
-    known = {prefix + name: x for prefix, group in groups.items() for name, x in group.items()}
-    wide = "losses" in tensors and tensors["losses"].dtype == np.float64
-    spec = Spec.of({**known, "losses": (iteration,)}, "f8!" if wide else "f4!")
-    if "order" in tensors:
-        spec.entries += Spec.of({"order": (captions,)}, "i4").entries
-    spec.check_file(where, tensors, "from another run?")
-    params, *arrays = (_gathered(tensors, prefix, group) for prefix, group in groups.items())
-    moments, order = dict(zip(rule.state, arrays, strict=True)), tensors.get("order")
-    for key in rule.squares:
-        for name, square in moments[key].items():
-            least = square.min(initial=0)
-            require(least >= 0, f"{rule.name}.{key}.{name} goes down to {least:g}", "squares")
-    once = order is None or np.array_equal(np.sort(order), np.arange(captions))
-    require(once, "order is not a permutation", f"each of 0..{captions - 1} once")
+    def of(self, solver: Any) -> Any:
+        """The attribute; None if there is none."""
+        path = self.attribute.split(".")
+        return functools.reduce(lambda value, name: getattr(value, name, None), path, solver)
 
-    # Relations
-    misfit, expected = check_records(records)
-    require(not misfit, misfit, expected)
-    require(len(epochs_of(records)) == epoch, f"records are {_short(records)}", f"{epoch} epochs")
-    # Without an order, steps since the last epoch: a caller may take them by itself
-    max_position = iteration - (records[-1]["iteration"] if records else 0)
-    if order is not None:
-        max_position = batches_of_epoch(captions, batch_size, replacement)
-    require(meta["steps"] >= iteration, f"steps are {meta['steps']}", f"at least {iteration}")
-    misfit = f"position {position} in {captions} captions by {batch_size}"
-    require(position <= max_position, misfit, "one within an epoch")
-
-    return TrainingState(
-        params=params,
-        rule=rule.name,
-        optimizer=numbers,
-        moments=moments,
-        captions=captions,
-        batch_size=batch_size,
-        order=order,
-        position=position,
-        losses=tensors["losses"],
-        records=records,
-        order_rng=_checked_rng(where, meta["rng"]["order"]),
-        way=meta["way"],
-        replacement=replacement,
-        first_rate=meta["first_rate"],
-        seed=meta.get("seed"),
-        steps=meta["steps"],
-        begun=meta["begun"],
-    )
+    def write(self, solver: Any, value: Any) -> None:
+        """Set the attribute."""
+        *path, name = self.attribute.split(".")
+        setattr(functools.reduce(getattr, path, solver), name, value)
 
 
-@contextlib.contextmanager
-def _option_errors_as_data_errors(where: str) -> Iterator[None]:
-    """The OptionErrors of a block, as DataErrors of a file, shortened."""
-    try:
-        yield
-    except OptionError as error:
-        got, cause = _short(error.got, str), error.cause or "damaged?"
-        raise DataError(where, error.thing, got, error.expected, cause) from error
+FLOATS = {"float32": "f4!", "float64": "f8!"}
+RECORD = [{name + "?" * (x != EVERY): kind for name, (kind, x) in FIGURES.items()} | {"*": Real()}]
+MEMBERS = (
+    Part("way", "way", Names(WAYS), role=FIXED),
+    Part("dtype", "model.params.flat.dtype.name", Names(FLOATS), role=FIXED),
+    Part("captions", "_order.count", SIZE, role=FIXED),
+    Part("batch_size", "batch_size", SIZE, role=FIXED),
+    Part("replacement", "_order.replacement", Flag(), role=FIXED),
+    Part("update rule", "_optimizer.rule.name", str, role=FIXED),
+    Part("epoch", "epoch", COUNT, role=COUNTED),
+    Part("iteration", "iteration", COUNT, role=COUNTED),
+    Part("optimizer", "_optimizer.config", {}),  # hyperparameters as they are now, and Adam's t
+    Part("first_rate", "_optimizer.first_rate", Real(0)),  # of a linear rate
+    Part("rng", "_order.rng.bit_generator.state", {}, _rng),
+    Part("records", "_records", RECORD, _records),
+    Part("position", "_order.position", COUNT, _position),  # batches of the epoch done
+    Part("begun", "_plan.begun", Whole(-(2**53), 2**53)),
+    Part("seed?", "model.seed", SEED),  # of dropout masks
+    Part("steps", "_steps", COUNT, _steps),  # taken, recorded or not
+)
+ARRAYS = (
+    Part("params", "model.params", lambda shapes, *_: shapes),
+    Part(
+        "moments", "_optimizer.state", lambda shapes, rule, _: state_shapes(rule, shapes), _moments
+    ),
+    Part("losses", "_record.losses", lambda shapes, rule, meta: (meta["iteration"],), kind="f8!"),
+    Part(
+        "order?",
+        "_order.captions",
+        lambda shapes, rule, meta: (meta["captions"],),
+        _order,
+        kind="i4",
+    ),
+)
 
 
-def _gathered(
-    tensors: Mapping[str, np.ndarray], prefix: str, shapes: Mapping[str, tuple[int, ...]]
-) -> Parameters:
-    """Tensors of one prefix, in a flat buffer."""
-    arrays = Parameters.empty(shapes, tensors["losses"].dtype, np)
-    arrays.update((name, tensors[prefix + name]) for name in shapes)
-    return arrays
-
-
-def _checked_rng(where: str, state: Any) -> dict[str, Any]:
-    """State of a generator, once NumPy has taken it."""
-    generator = np.random.default_rng(0)
-    try:
-        generator.bit_generator.state = state
-    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
-        thing = "the state of a random generator"
-        got = f"is {_short(state)}"
-        raise DataError(where, thing, got, "NumPy's of PCG64", f"damaged? ({error!r})") from error
-    return dict(generator.bit_generator.state)
+def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by their names; None is no leaf."""
+    if isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from _named(f"{name}.{key}", item)
+    elif tree is not None:
+        yield name, tree
 
 
 def _short(value: object, text_of: Callable[[object], str] = repr) -> str:
