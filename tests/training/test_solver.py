@@ -750,13 +750,16 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     before, history = other.model.params.flat.copy(), list(other.history)
     with refuses(DataError, got="batch_size of the state: 48, of this solver: 20"):
         other.restore(solver.state())
+    dropping = make(dropout=0.5)
+    with refuses(DataError, got="dropout of the state: 0.2, of this solver: 0.5"):
+        dropping.restore(solver.state())
     right = make()
     with refuses(ValueError, thing="Wh", got="missing or unknown"):
         right.restore(
             solver.state(),
             best_params={name: value for name, value in solver.best_params.items() if name != "Wh"},
         )
-    for each in (other, right):
+    for each in (other, dropping, right):
         np.testing.assert_array_equal(each.model.params.flat, before)
         assert (each.history, each.iteration) == (history, 0)
 

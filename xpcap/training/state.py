@@ -218,7 +218,7 @@ class TrainingState(NamedTuple):
         where = "CaptioningSolver.restore"
         check_way(where, "the state", self.meta["way"])
         pairs = {
-            part.key: (self.meta[part.key], part.of(solver))
+            part.key: (self.meta.get(part.key), part.of(solver))
             for part in MEMBERS
             if part.role == FIXED
         }
@@ -358,6 +358,8 @@ RECORD = [{name + "?" * (x != EVERY): kind for name, (kind, x) in FIGURES.items(
 MEMBERS = (
     Part("way", "way", Names(WAYS), role=FIXED),
     Part("dtype", "model.params.flat.dtype.name", Names(FLOATS), role=FIXED),
+    Part("cell?", "model.config.cell", str, role=FIXED),
+    Part("dropout?", "model.config.dropout", Real(0, below=1), role=FIXED),
     Part("captions", "_order.count", SIZE, role=FIXED),
     Part("batch_size", "batch_size", SIZE, role=FIXED),
     Part("replacement", "_order.replacement", Flag(), role=FIXED),
