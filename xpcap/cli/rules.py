@@ -79,17 +79,12 @@ def check_rules() -> None:
         )
 
     for rule in RULES[command]:
+        excludes = isinstance(rule, Excludes)
         options, others = (
             [name for name in names if name in given] for names in (rule.options, rule.others)
         )
-        if isinstance(rule, Excludes):
-            broken, verb, objects = bool(options and others), "exclude", listed(others)
-        else:
-            broken, verb, objects = (
-                bool(options) and not others,
-                "require",
-                listed(rule.others, "or"),
-            )
-        if broken:
+        if options and bool(others) == excludes:
+            verb = "exclude" if excludes else "require"
+            objects = listed(others) if excludes else listed(rule.others, "or")
             got = f"{verb}{'s' if len(options) == 1 else ''} {objects}"
             raise OptionError(command, listed(options), got, cause=rule.reason)
