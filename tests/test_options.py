@@ -22,7 +22,6 @@ from xpcap.options import (
     Whole,
     check_fields,
     described,
-    kinds,
     option,
 )
 
@@ -120,7 +119,7 @@ class Sizes:
 
 def test_dataclass_is_checked_by_the_kinds_of_its_fields() -> None:
     assert Sizes(3) == Sizes(3, 0.5)
-    assert list(kinds(Sizes(3))) == ["hidden", "rate", "width"]
+    assert list(described(Sizes)) == ["hidden", "rate", "width"]
     with pytest.raises(TypeError, match="hidden"):
         Sizes()  # type: ignore[call-arg]
     with refuses(OptionError, function="Sizes", thing="`hidden`", got="is -3"):

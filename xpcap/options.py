@@ -268,20 +268,23 @@ def option(
     return field(default=default, metadata={"option": entry})
 
 
+def described(options: object) -> Mapping[str, Option]:
+    """The options of a dataclass, or of an instance of one, by name, in the order of its fields."""
+    return _described(options if isinstance(options, type) else type(options))
+
+
 @functools.cache
-def described(cls: type) -> Mapping[str, Option]:
-    """The options of a dataclass, by name, in the order of its fields."""
+def _described(cls: type) -> Mapping[str, Option]:
     entries = {f.name: f.metadata["option"] for f in fields(cls) if "option" in f.metadata}
     return MappingProxyType(entries)
 
 
 def documented(cls: type[T]) -> type[T]:
     """Write the parameters of a dataclass into its docstring, from its options."""
-    options_class: type = cls
-    options = described(options_class)
+    options = described(cls)
     rows = (
         f"\n{entry.name} : {inspect.formatannotation(entry.type)}\n    {options[entry.name].help}"
-        for entry in fields(options_class)
+        for entry in fields(cls)  # type: ignore[arg-type]
         if entry.name in options
     )
     text, raises, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\nRaises\n")
@@ -289,22 +292,11 @@ def documented(cls: type[T]) -> type[T]:
     return cls
 
 
-def kinds(options: object) -> Mapping[str, OptionKind]:
-    """The kinds of the options of a dataclass, or of an instance of one, by name."""
-    return _kinds(options if isinstance(options, type) else type(options))
-
-
-@functools.cache
-def _kinds(cls: type) -> Mapping[str, OptionKind]:
-    return MappingProxyType({name: entry.kind for name, entry in described(cls).items()})
-
-
 def check_fields(options: object, caller: str = "") -> None:
     """Check the options of a dataclass, and store them as their kinds return them.
 
     OptionError : a value is not of its kind; the error names the function, or else the class.
     """
-    cls: type = type(options)
-    for name, entry in described(cls).items():
-        value = entry.check(caller or cls.__name__, f"`{name}`", getattr(options, name))
+    for name, entry in described(options).items():
+        value = entry.check(caller or type(options).__name__, f"`{name}`", getattr(options, name))
         object.__setattr__(options, name, value)  # the dataclass may be frozen

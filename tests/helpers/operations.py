@@ -41,7 +41,7 @@ from xpcap.ops import (
     segments,
     single_step,
 )
-from xpcap.options import kinds
+from xpcap.options import described
 
 CELLS = {name: cell for name, cell in layers.CELLS.items() if isinstance(cell, Pointwise)}
 CELLS = {"lstm": CELLS.pop("lstm"), **CELLS}  # first: it has kernels
@@ -218,7 +218,7 @@ def row_matmul_nt(draw: Draw) -> Iterator[Any]:
 
 
 # Weights of each term of the loss alone, which checks of losses walk
-TERMS: list[dict[str, Any]] = [{name: 0.1} for name in kinds(LossTerms)]
+TERMS: list[dict[str, Any]] = [{name: 0.1} for name in described(LossTerms)]
 
 
 def with_terms(plain: list[Any], weighted: list[Any]) -> Iterator[tuple[int, Any, dict[str, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from xpcap.data.features import FeatureScaling, LazyRows, RowSource, blocks
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
-from xpcap.options import LARGEST, Text, Whole, check_fields, documented, kinds, option
+from xpcap.options import LARGEST, Text, Whole, check_fields, described, documented, option
 from xpcap.spec import Spec, as_numbers, check_range
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Source:
         except (TypeError, ValueError) as error:
             got, expected = f"cannot be stored: {error}", "what JSON holds"
             raise OptionError("Source", "record", got, expected) from error
-        if twice := [name for name in kinds(self) if name in self.record]:
+        if twice := [name for name in described(self) if name in self.record]:
             got, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
             raise OptionError("Source", "record", got, expected)
 
@@ -56,8 +56,8 @@ class Source:
 
         DataError : a field has the wrong type or range.
         """
-        record = {key: value for key, value in stored.items() if key not in kinds(cls)}
-        known = [(name, kind) for name, kind in kinds(cls).items() if name in stored]
+        record = {key: value for key, value in stored.items() if key not in described(cls)}
+        known = [(name, entry.kind) for name, entry in described(cls).items() if name in stored]
         try:  # each is checked, as null is no text
             fields = {name: kind.check("Source", name, stored[name]) for name, kind in known}
             return cls(**fields, record=record)
@@ -67,7 +67,7 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, keys in alphabetical order, without the fields that are None."""
-        fields = {name: getattr(self, name) for name in kinds(self)}
+        fields = {name: getattr(self, name) for name in described(self)}
         known = {name: value for name, value in fields.items() if value is not None}
         return dict(sorted({**self.record, **known}.items()))
 

@@ -22,7 +22,7 @@ from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import LossTerms, State, has_kernels
-from xpcap.options import SEED, kinds
+from xpcap.options import SEED, described
 from xpcap.threads import one_blas_thread, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
@@ -114,7 +114,7 @@ class CaptioningRNN(Captioner):
             ("wordvec", "wordvec_dim", wordvec_dim),
             ("hidden", "hidden_dim", hidden_dim),
         ):
-            kinds(ModelConfig)[field].check("CaptioningRNN", name, value)
+            described(ModelConfig)[field].check("CaptioningRNN", name, value)
         _check_words(word_to_idx)
         config = ModelConfig(
             len(word_to_idx),

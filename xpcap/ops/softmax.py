@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.options import Real, kinds, option
+from xpcap.options import Real, described, option
 
 # Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
 # -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
@@ -70,15 +70,15 @@ class LossTerms:
     @classmethod
     def checked(cls, caller: str, **terms: float) -> Self:
         """Terms from the options of a function; OptionError if one is not of its kind."""
-        kind_of = kinds(cls)
+        options = described(cls)
         return cls(
-            **{name: kind_of[name].check(caller, f"`{name}`", terms[name]) for name in terms}
+            **{name: options[name].check(caller, f"`{name}`", terms[name]) for name in terms}
         )
 
     @property
     def given(self) -> dict[str, float]:
         """The terms that are not 0, by name."""
-        return {name: weight for name in kinds(self) if (weight := getattr(self, name))}
+        return {name: weight for name in described(self) if (weight := getattr(self, name))}
 
     @property
     def key(self) -> tuple[object, ...]:
