@@ -41,10 +41,7 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     "n": ("?bBhHiIlLqQefdg", "real numbers"),
     "b": ("?", "booleans"),
     "t": ("US", "text"),
-    **{
-        kind: (np.dtype(kind).char, np.dtype(kind).name)
-        for kind in "f2 f4 f8 i4 u1 u2 u4 u8".split()
-    },
+    **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 i4 u1 u4 u8".split()},
 }
 Sizes = dict[str, Any]  # by letter, an int; of "..." the tuple of its axes
 
