@@ -663,23 +663,32 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
     np.testing.assert_array_equal(last.best_params.flat, last.model.params.flat)
 
 
-def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
-    """Of a linear rate none, unless one is set, with which more epochs begin then."""
-    watcher = Rates()
-    solver = make(lr_decay="linear", num_epochs=1, watchers=[watcher])
+@pytest.mark.parametrize("replacement", [False, True])
+def test_steps_besides_those_of_train_leave_the_epoch_and_the_rate_alone(replacement: bool) -> None:
+    """Before, within and after an epoch. More epochs begin with the linear rate that was set."""
+    watcher, interrupt = Rates(), Watcher()
+    interrupt.step = interrupted(interrupt.step, 2)
+    options = {"lr_decay": "linear", "num_epochs": 1, "replacement": replacement}
+    solver = make(watchers=[watcher, interrupt], **options)
+    steps = solver.steps_per_epoch
+    solver.train_batch(np.arange(6))
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    solver.train_batch(np.arange(6))
+    solver.step(*DATA.minibatch("train", np.arange(6)))
     solver.train()
+    assert solver.times[0]["steps"] == steps - 2
+    np.testing.assert_allclose(watcher.rates[:steps], 1e-2 * (1 - np.arange(1, steps + 1) / steps))
     before = solver.model.params.flat.copy()
     solver.train_batch(np.arange(6))
-    assert (solver.iteration, solver.learning_rate) == (6, 0)
     np.testing.assert_array_equal(solver.model.params.flat, before)
     solver.learning_rate = 1e-3
     solver.train_batch(np.arange(6))
-    assert (solver.iteration, solver.learning_rate) == (7, 1e-3)
-    assert (solver.model.params.flat != before).any()
+    assert solver.learning_rate == 1e-3
     watcher.rates.clear()
     solver.train()
-    assert (solver.epoch, solver.iteration, solver.learning_rate) == (2, 12, 0)
-    assert watcher.rates[0] == pytest.approx(1e-3 * 4 / 5)
+    assert (solver.epoch, solver.iteration, solver.learning_rate) == (2, 2 * steps + 4, 0)
+    assert watcher.rates[0] == pytest.approx(1e-3 * (steps - 1) / steps)
 
 
 @pytest.mark.parametrize("rule", list(optim.RULES))

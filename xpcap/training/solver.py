@@ -138,8 +138,8 @@ class CaptioningSolver:
     optim_config : mapping or None
         Hyperparameters of the rule, as in xpcap.optim.
     lr_decay : float or "linear"
-        Factor on the learning rate after each epoch; "linear": the rate falls with every step, to
-        zero after the last epoch.
+        Factor on the learning rate after each epoch of `train`; "linear": the rate falls with every
+        step, to zero after the last epoch.
     select : str
         Epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
         CIDEr-D of greedy captions of the val split; "last", the last one, for a split too small to
@@ -397,6 +397,10 @@ class CaptioningSolver:
         with bar(batches, title, self.steps_per_epoch, first, shown=self.progress) as shown:
             for positions in shown:
                 self._train_batch(positions)
+                epochs_left, position = self._last_epoch - self.epoch, self._order.position
+                steps_left = epochs_left * self.steps_per_epoch - position  # this one included
+                self._optimizer.end_step(self.lr_decay, steps_left)
+                self._order.position += 1
                 self._show_loss(shown)
                 self._tell_step()
         trained = time.perf_counter()
@@ -415,10 +419,10 @@ class CaptioningSolver:
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
-        """A training step, recorded.
+        """A training step, recorded, which counts for no epoch.
 
-        With a linear `lr_decay` a step after the last epoch has the rate that is left: none, unless
-        one is set.
+        The learning rate stays as it is: `train` alone lowers it, in the end to 0 if `lr_decay` is
+        linear. With that rate a step changes nothing until another is set.
 
         Parameters
         ----------
@@ -447,11 +451,6 @@ class CaptioningSolver:
         batch = self._loader.minibatch("train", captions, views, shard)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
-        steps_left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
-        self._optimizer.end_step(
-            self.lr_decay, steps_left
-        )  # this one included: `position` rises below
-        self._order.position += 1
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:
         """This rank's captions of a batch (N, T+1), of equal work on every rank."""
@@ -489,8 +488,8 @@ class CaptioningSolver:
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """Take an optimisation step on a given minibatch, without a record.
 
-        Nothing is read from a device, but for captions that lie there. Of several ranks each
-        computes its share of the batch.
+        The learning rate is that of a `train_batch`. Nothing is read from a device, but for
+        captions that lie there. Of several ranks each computes its share of the batch.
 
         Parameters
         ----------
