@@ -110,6 +110,7 @@ def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> Upd
     optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan
     optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | got: 'momentum'
     optim.sgd([1.0], [1.0]) | TypeError | thing: w | got: is a list
+    optim.sgd(w, np.ma.array(w)) | TypeError | thing: dw | got: is a masked array | cause: dw.filled
     optim.sgd(w[0], w[0]) | TypeError | thing: w | got: is a float64
     optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | got: is a float64
     optim.sgd(w, [1.0] * 3) | TypeError | thing: dw | got: is a list

@@ -72,6 +72,7 @@ def test_sizes_that_are_known_bind_first() -> None:
     [
         ("x:N", [1.0], "is a list", "an array"),
         ("x:N", zeros(2, 2).view(np.matrix), "is a numpy.matrix", "a numpy.ndarray"),
+        ("x:N", np.ma.array(zeros(2)), "is a masked array", "a numpy.ndarray"),
         ("x:N", zeros(2, dtype="i4"), "has dtype int32", "float32 or float64"),
         ("x:N", zeros(2, dtype="f2"), "has dtype float16", "float32 or float64"),
         ("x:N=i", zeros(2), "has dtype float32", "integers"),

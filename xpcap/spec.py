@@ -344,7 +344,10 @@ def check_library(caller: str, name: str, x: Array, first_name: str, first: Arra
 
 
 def require_array(caller: str, name: str, x: object) -> None:
-    """Raise InvalidTypeError unless x is, or acts as, an array; a numpy.matrix is refused."""
+    """Raise InvalidTypeError unless x is, or acts as, an array; matrices and masks are refused."""
+    if isinstance(x, np.ma.MaskedArray):
+        cause = f"give {name}.filled(number): what is masked would be computed with"
+        raise InvalidTypeError(caller, name, "is a masked array", "a numpy.ndarray", cause)
     if isinstance(x, np.matrix):
         cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
         raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)

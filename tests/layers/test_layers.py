@@ -47,6 +47,7 @@ def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(
             (ValueError, dout[..., :1], {"expected": "the shape of the output"}),
             (TypeError, dout.astype(np.float32), {"got": "dtype float32"}),
             (TypeError, dout.tolist(), {"got": "is a list"}),
+            (TypeError, np.ma.array(dout), {"got": "is a masked array"}),
         ):
             with refuses(error, thing=name, **fields):
                 trial.gradients(upstream | {name: bad}, cache)
@@ -60,7 +61,7 @@ def test_arguments_of_another_shape_dtype_kind_or_library_are_refused(
 
     arrays, _ = trial.draw()
     for name, x in arrays.items():
-        for bad in (x.astype(complex), x.tolist()):
+        for bad in (x.astype(complex), x.tolist(), np.ma.array(x)):
             with refuses(TypeError, thing=name):
                 trial.run(arrays | {name: bad})
         if len(arrays) == 1:
