@@ -344,17 +344,13 @@ class GivenUniforms(Sampling):
 def features_for(model: Any, batch: Batch) -> Array | FeatureRows:
     """Features for `model.loss`, as rows that need no check if a loader made them.
 
-    A loss of one's own gets them as the batch has them.
+    A loss of one's own gets them as the batch has them, since it may take arrays alone.
     """
     features = batch.features
-    if _has_own_loss(model) or batch.pictures is None or isinstance(features, FeatureRows):
+    is_own = getattr(type(model), "loss", None) is not CaptioningRNN.loss
+    if is_own or batch.pictures is None or isinstance(features, FeatureRows):
         return features
     return FeatureRows(features, np.arange(len(features)), trusted=True)
-
-
-def _has_own_loss(model: Any) -> bool:
-    """True of a model whose `loss` may take arrays alone."""
-    return getattr(type(model), "loss", None) is not CaptioningRNN.loss
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
