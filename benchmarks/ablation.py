@@ -13,12 +13,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from benchmarks.work import CONFIGS, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
 from xpcap.layers import vocabulary_loss
-from xpcap.memory import Workspace, allocator
+from xpcap.memory import Workspace
 from xpcap.models import batch
 from xpcap.ops import HostOps, Ops, overridden, segments
 from xpcap.threads import cores
@@ -38,13 +39,11 @@ TOGETHER = {
 class Forgetful(Workspace):
     """A workspace that allocates fresh memory each time."""
 
-    def __init__(self, like: Array, parts: int = 1) -> None:
-        super().__init__(like)
-        self._others = [Forgetful(like) for _ in range(parts - 1)]
-        self.buffer = allocator(like)
+    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
+        return np.empty(shape, dtype or self.dtype)
 
 
-def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.Part:
+def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.Packed:
     """Pack so that no rows share a word.
 
     Only the amount of work is right: the gradient of a repeated word is that of its last row.

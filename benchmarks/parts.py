@@ -14,7 +14,7 @@ import numpy as np
 
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.recurrent import forward_steps
-from xpcap.memory import allocator
+from xpcap.memory import Workspace
 from xpcap.ops import CellBuffers, HostOps, LossTerms, Ops, segments, single_step
 from xpcap.threads import parallel_map
 
@@ -59,7 +59,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         before, after, saved = (c, c), (h, c_next), (blocks, tanh_c)
         states = (tuple(x[half] for x in arrays) for arrays in (before, after, saved))
         loop = CellBuffers(a[half], r[half], *states)
-        step_fn = forward_steps(ops, LSTM, loop, ops.factor(Wh), allocator(Wh))
+        step_fn = forward_steps(ops, LSTM, loop, ops.factor(Wh), Workspace.fresh(Wh))
         for _ in range(16):
             step_fn(single_step(64))
 

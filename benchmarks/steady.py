@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.step_paths import BATCHES
+from benchmarks.step_paths import BATCHES, device_workspace
 from benchmarks.timing import peak_memory
 from benchmarks.work import CONFIGS, SEED, Config, make_solver
 from xpcap.backend import array_module, use_backend
@@ -80,7 +80,7 @@ def steady(config: Config, steps: int) -> Steady:
         ms = 1e3 * (time.perf_counter() - start) / (steps // TENTHS)
         free, _ = xp.cuda.runtime.memGetInfo()
         tenths.append(Tenth(ms, pool.used_bytes(), pool.total_bytes(), free, peak_memory() or 0))
-    replay = solver._workspace.replay
+    replay = device_workspace(solver).replay
     fits = replay.repeats + 1 if replay.nodes else 0
     return Steady(tenths, steps // TENTHS * TENTHS, fits, replay.refused)
 

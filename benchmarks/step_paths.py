@@ -29,6 +29,7 @@ from xpcap.cli.shared import table
 from xpcap.data.dataset import CaptionData
 from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
+from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.training.solver import CaptioningSolver
 from xpcap.way import plain
 
@@ -69,7 +70,13 @@ class Anew(Replay[Any]):
 
 def launch_anew(solver: CaptioningSolver) -> None:
     """Let no step of a solver on a device repeat another's launches; padding stays."""
-    solver._workspace.replay = Anew()
+    device_workspace(solver).replay = Anew()
+
+
+def device_workspace(solver: CaptioningSolver) -> DeviceWorkspace:
+    """Memory of a solver on a device, with its layout and record."""
+    assert isinstance(solver._workspace, DeviceWorkspace)
+    return solver._workspace
 
 
 @contextlib.contextmanager
@@ -91,7 +98,7 @@ def on_path(name: str, config: Config, data: CaptionData) -> Iterator[Captioning
             seed=SEED,
         )
         if name == "unpadded":
-            solver._workspace.layout = None
+            device_workspace(solver).layout = None
         elif name == "padded":
             launch_anew(solver)
         yield solver
@@ -122,7 +129,7 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
             ms, span = statistics.median(times), (min(times), max(times))
             result = PathResult(name, ms, 0.0, 0.0, 0, span=span)
-            if (replay := solver._workspace.replay).nodes:
+            if name != "numpy" and (replay := device_workspace(solver).replay).nodes:
                 launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
                 result = result._replace(launches=launches, fits=fits)
             return result, losses, to_numpy(solver.model.params.flat)

@@ -42,9 +42,15 @@ PRODUCT = 2048  # size of the matrices that keep the device busy
 # The parts of a step: functions and methods, replaced wherever they were imported. All that exist
 # count, and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
-    "packing": ("xpcap.models.batch:prepare_batch",),
-    "masks": ("xpcap.models.batch:masks_of",),
-    "gradients": ("xpcap.models.network:Network.gradients",),
+    "packing": (
+        "xpcap.models.batch:prepare_parts",
+        "xpcap.models.device_batch:DeviceNetwork._sent",
+    ),
+    "masks": ("xpcap.models.batch:draw_masks",),
+    "gradients": (
+        "xpcap.device.replay:Replay.run",
+        "xpcap.models.network:Network.part_gradients",
+    ),
     "update": (
         "xpcap.optim:clip_by_global_norm",
         "xpcap.training.optimizer:Optimizer.update",

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.captured import Captured
 from benchmarks.card import libraries
-from benchmarks.step_paths import BATCHES, draw_batches, on_path
+from benchmarks.step_paths import BATCHES, device_workspace, draw_batches, on_path
 from benchmarks.step_profile import Ahead
 from benchmarks.timing import host_clock
 from benchmarks.work import CONFIGS, LOSS_TOLERANCE, Config
@@ -173,7 +173,7 @@ def first_step(check: Check) -> None:
     """Loss and gradients of the first step: fast, repeated and plain, against NumPy's."""
     data, found = check.config.data(BATCHES), dict[str, Tensors]()
     with on_path("list", check.config, data) as solver:
-        replay = solver._workspace.replay
+        replay = device_workspace(solver).replay
         for captions in draw_batches(check.config, BATCHES):
             found["fast"] = gradients(solver, captions)
             if replay.nodes:  # the batch fits the layout
@@ -224,7 +224,7 @@ def paths(check: Check) -> None:
     ):
         with mock.patch.object(device, "FUSED", fused), on_path(path, check.config, data) as solver:
             check.times[name] = timed(solver, batches, ahead)
-    workspace = solver._workspace
+    workspace = device_workspace(solver)
     check.nodes = workspace.replay.nodes
     try:
         workspace.replay = Captured(workspace.replay)

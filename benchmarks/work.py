@@ -15,7 +15,7 @@ from xpcap.data.synthetic import LIKE_COCO, Lengths, draw_data
 from xpcap.data.vocabulary import END, NULL, START, UNK
 from xpcap.layers import CELLS
 from xpcap.models import Beam, CaptioningRNN, Policy
-from xpcap.models.batch import pack
+from xpcap.models.batch import caption_lengths, deal, pack
 from xpcap.training.solver import CaptioningSolver
 
 LEARNING_RATE = 1e-3
@@ -268,7 +268,8 @@ def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> 
 
 
 def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
-    packed = pack(captions, null)
+    lengths = caption_lengths(captions, null)
+    packed = pack(captions, null, deal(lengths)[0], lengths)
     # Live rows, distinct input words, rows with a target
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
     G = config.columns

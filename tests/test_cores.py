@@ -19,8 +19,8 @@ from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
 from xpcap.layers.lstm import LSTM
-from xpcap.memory import Workspace, allocator
-from xpcap.models import captioning_rnn
+from xpcap.memory import Workspace
+from xpcap.models import network
 from xpcap.ops import HostOps
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.training import CrossEntropy
@@ -214,8 +214,8 @@ def test_stretches_cover_everything_once() -> None:
 @pytest.fixture
 def parts_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a part have 32 captions at least, however small the model is."""
-    monkeypatch.setattr(captioning_rnn, "MIN_CAPTIONS_PER_CORE", 32)
-    monkeypatch.setattr(captioning_rnn, "MIN_PRODUCT", 1)
+    monkeypatch.setattr(network, "MIN_CAPTIONS_PER_CORE", 32)
+    monkeypatch.setattr(network, "MIN_PRODUCT", 1)
 
 
 @CELLS
@@ -343,9 +343,9 @@ def test_a_sampler_lays_out_each_matrix_once_and_sees_parameters_that_have_chang
     laid_out: list[tuple[int, ...]] = []
     factor = HostOps.factor
 
-    def noted(ops: HostOps, w: np.ndarray, buffer: Any = None) -> Any:
+    def noted(ops: HostOps, w: np.ndarray, memory: Any = None) -> Any:
         laid_out.append(w.shape)
-        return factor(ops, w, buffer)
+        return factor(ops, w, memory)
 
     monkeypatch.setattr(HostOps, "factor", noted)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 90)}}
@@ -363,10 +363,11 @@ def test_a_sampler_lays_out_each_matrix_once_and_sees_parameters_that_have_chang
 
 def test_cells_that_share_a_scope_multiply_each_by_its_own_matrix(rng: np.random.Generator) -> None:
     matrices, a = rng.standard_normal((2, 32, 128)), rng.standard_normal((5, 128))
-    shared, state = Workspace(a, constant=True).buffer, tuple(rng.standard_normal((2, 5, 32)))
+    shared, state = Workspace(a), tuple(rng.standard_normal((2, 5, 32)))
     for Wh in (*matrices, *matrices):
         after = [
-            LSTM.advance(a.copy(), state, {"Wh": Wh}, buffer) for buffer in (shared, allocator(a))
+            LSTM.advance(a.copy(), state, LSTM.laid_out({"Wh": Wh}, memory), memory)
+            for memory in (shared, Workspace.fresh(a))
         ]
         np.testing.assert_array_equal(*after)
 

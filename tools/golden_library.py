@@ -30,6 +30,7 @@ import numpy as np
 
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, gradcheck, layers, models, optim, training
+from xpcap.memory import Workspace
 
 DTYPES = ("float32", "float64")
 IDS = ("int32", "int64")
@@ -429,7 +430,8 @@ def hash_scores_of(sheet: Sheet, kind: Kind) -> None:
     sheet.put(f"trace {kind.name}", model.trace(features[few], captions[few]))
     state = model.start(features[few])
     sheet.put(f"start {kind.name}", state)
-    sheet.put(f"project {kind.name}", model.project(captions[few, 1]))
+    stepper = model.stepper(Workspace.fresh(model.like))
+    sheet.put(f"project {kind.name}", stepper.project(captions[few, 1]))
     sheet.put(f"step {kind.name}", model.step(captions[few, 1], state))
 
 

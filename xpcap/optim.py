@@ -13,7 +13,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, unknown
-from xpcap.memory import Buffer
+from xpcap.memory import Workspace
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Names, OptionKind, Real, Whole
 from xpcap.spec import check_float, require_array
@@ -421,7 +421,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
     return _pure("adam", w, dw, config)
 
 
-def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None = None) -> Array:
+def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | None = None) -> Array:
     """Scale gradients down in place to the norm `max_norm` if theirs is larger and finite.
 
     Parameters
@@ -430,7 +430,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
         All gradients, flat.
     max_norm : float
         Largest Euclidean norm.
-    buffer : Buffer or None
+    memory : Workspace or None
         Memory for the norm, which the next step overwrites. None allocates.
 
     Returns
@@ -450,7 +450,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     """
     max_norm = MAX_NORM.check("clip_by_global_norm", "max_norm", max_norm)
     largest, flat = float(np.finfo(grads.dtype).max), contiguous(grads)
-    norm = get_ops(grads).clip_by_norm(flat, min(max_norm, largest), buffer)
+    norm = get_ops(grads).clip_by_norm(flat, min(max_norm, largest), memory)
     if flat is not grads:  # a view on a device was copied
         grads[...] = flat
     return norm

@@ -21,7 +21,7 @@ def test_a_row_of_an_ablated_step_shares_its_word_with_no_other() -> None:
     ):
         model.loss(*arguments)
     (part,) = (call.args[1] for call in spy.call_args_list)
-    assert len(part.words) == len(part.inputs.ids) == 5
+    assert len(part.packed.words) == len(part.packed.inputs.ids) == 5
 
 
 def test_a_step_without_one_optimisation_has_the_loss_of_a_step_with_all() -> None:

@@ -484,10 +484,10 @@ def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> 
     with refuses(ValueError, got="made on CUDA stream 0x0, and the current stream is 0x"):
         solver._step(solver._loader.minibatch("train", rows))
     here = Workspace(solver.model.params.flat)
-    here.buffer.upload("rows", rows)
+    here.send("rows", rows)
     cupy.cuda.Stream.null.use()
     with refuses(ValueError, got=", and the current stream is 0x0"):
-        here.buffer.upload("rows", rows)
+        here.send("rows", rows)
 
 
 def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
@@ -503,7 +503,7 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
     send = Staging.send
 
     def counted(self: Staging, *arrays: Any) -> None:
-        sent.append(self is solver._workspace._store._staging)
+        sent.append(self is solver._workspace._staging)
         send(self, *arrays)
 
     monkeypatch.setattr(Staging, "send", counted)

@@ -20,10 +20,10 @@ from xpcap import CaptioningSolver
 from xpcap.device.cublas import Product
 from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
-from xpcap.memory import Workspace
 from xpcap.models import Sampling
-from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
+from xpcap.models.batch import Packed, caption_lengths, deal, mask_rows_of, pack
 from xpcap.models.config import INJECT
+from xpcap.models.device_batch import DeviceWorkspace, Layout, _padded_mask_rows
 from xpcap.ops import DeviceOps
 from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
@@ -42,6 +42,16 @@ def leave_losses(one: CaptioningSolver) -> None:
     one._record = LossBuffer(one.model.params.flat, 100)
 
 
+def padded(captions: np.ndarray, layout: Layout, V: int) -> Packed | None:
+    lengths = caption_lengths(captions, 0)
+    return layout.pack(captions, 0, deal(lengths)[0], lengths, V)
+
+
+def unpadded(captions: np.ndarray) -> Packed:
+    lengths = caption_lengths(captions, 0)
+    return pack(captions, 0, deal(lengths)[0], lengths)
+
+
 def fitting(one: CaptioningSolver, count: int) -> list[np.ndarray]:
     """Different batches that fit the layout."""
     found, rng = [], np.random.default_rng(0)
@@ -49,7 +59,7 @@ def fitting(one: CaptioningSolver, count: int) -> list[np.ndarray]:
     layout = Layout.of(captions, 0, N)
     while len(found) < count:
         rows = rng.permutation(2 * N)[:N]
-        if pack(captions[rows], 0, layout=layout, V=len(one.model.word_to_idx)).padded:
+        if padded(captions[rows], layout, len(one.model.word_to_idx)):
             found.append(rows)
     return found
 
@@ -299,7 +309,7 @@ def test_emulated_padding_changes_no_loss_and_no_gradient(device: Emulator) -> N
     layout = Layout((N,) * 9 + tuple(range(N, N - T + 9, -1)), 40)
     weights = np.random.default_rng(2).random(N)
     results = []
-    for space in (None, Workspace(one.model.params.flat, layout=layout)):
+    for space in (None, DeviceWorkspace(one.model.params.flat, layout)):
         loss, grads = one.model.loss(
             features, captions, workspace=space, step=4, weights=weights, smoothing=0.1
         )
@@ -327,9 +337,9 @@ def test_a_layout_fits_nearly_all_batches_with_little_padding(
     fits, rows, wide, distinct = 0, 0, 0, 0
     for _ in range(200):
         some = captions[rng.permutation(3000)[:n]]
-        packed, plain = pack(some, 0, layout=layout, V=words + 2), pack(some, 0)
-        fits += packed.padded
-        rows, wide = rows + plain.rows.R, wide + packed.rows.R
+        packed, plain = padded(some, layout, words + 2), unpadded(some)
+        fits += packed is not None
+        rows, wide = rows + plain.rows.R, wide + (packed or plain).rows.R
         distinct += len(plain.words)
     assert fits >= 190
     assert wide < (1 + padding) * rows
@@ -338,11 +348,13 @@ def test_a_layout_fits_nearly_all_batches_with_little_padding(
 
 def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
     for V, words in ((40, 64), (500, 64)):
-        plain = pack(LEAST[:N], 0)
-        packed = pack(LEAST[:N], 0, layout=Layout((N,) * T, words), V=V)
+        plain = unpadded(LEAST[:N])
+        packed = padded(LEAST[:N], Layout((N,) * T, words), V)
+        assert packed is not None
         assert len(packed.words) == min(words, V)
         assert (np.diff(packed.words) > 0).all()
-        rows = mask_rows_of([packed], LEAST[:N], caption_lengths(LEAST[:N], 0))[0][0][1]
+        (numbers,), _ = mask_rows_of([packed], LEAST[:N], caption_lengths(LEAST[:N], 0))
+        rows = _padded_mask_rows(packed, *numbers)[1]
         real = rows >= 0
         np.testing.assert_array_equal(packed.words[real], plain.words)
         np.testing.assert_array_equal(rows[real], np.arange(len(plain.words)))
@@ -352,7 +364,7 @@ def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
 
 
 def test_a_batch_of_more_words_than_the_layout_is_not_padded() -> None:
-    plain = pack(LEAST[:N], 0)
+    plain = unpadded(LEAST[:N])
     few = Layout((N,) * T, len(plain.words) - 1)
-    assert not pack(LEAST[:N], 0, layout=few, V=500).padded
-    assert pack(LEAST[:N], 0, layout=few._replace(words=few.words + 1), V=500).padded
+    assert padded(LEAST[:N], few, 500) is None
+    assert padded(LEAST[:N], few._replace(words=few.words + 1), 500) is not None

@@ -23,7 +23,7 @@ from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
 from xpcap.errors import OptionError
 from xpcap.layers import CELLS
-from xpcap.memory import allocator
+from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT
 from xpcap.onnx_graph import Graph
@@ -106,7 +106,8 @@ def scores_along(folder: Path, run: Run, features: np.ndarray) -> Any:
         outputs = [value.name for value in step.get_outputs()]
         out = dict(zip(outputs, step.run(None, {"words": words, **state}), strict=True))
         state |= {name: out[f"next_{name}"] for name in run.model.config.recurrent.states}
-        scores, own = run.model.advance(run.model.project(words), own, allocator(run.model.like))
+        stepper = run.model.stepper(Workspace.fresh(run.model.like))
+        scores, own = stepper.advance(stepper.project(words), own)
         found.append(out["scores"])
         wanted.append(scores.copy())
         words = column.astype(np.int64)

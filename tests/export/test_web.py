@@ -274,10 +274,13 @@ class Chain:
     def start(self, features: np.ndarray) -> tuple[np.ndarray, ...]:
         return (np.zeros((len(features), 1), np.float32),)
 
-    def project(self, words: np.ndarray, *, buffer: Any = None) -> np.ndarray:
+    def stepper(self, memory: Any) -> "Chain":
+        return self
+
+    def project(self, words: np.ndarray) -> np.ndarray:
         return words[:, None].astype(np.float32)
 
-    def advance(self, a: np.ndarray, state: Any, buffer: Any) -> Any:
+    def advance(self, a: np.ndarray, state: Any) -> Any:
         last, before = a[:, 0].astype(int), state[0][:, 0].astype(int)
         return self.table[before, last].copy(), (a.copy(),)
 

@@ -25,7 +25,7 @@ from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.layers import Pointwise
 from xpcap.layers.recurrent import backward_steps, forward_steps
-from xpcap.memory import allocator
+from xpcap.memory import Workspace
 from xpcap.ops import (
     NO_TARGET,
     OPERATIONS,
@@ -672,7 +672,7 @@ def _cell_forwards(steps: Sequence[Step]) -> Callable[[Any, Any], None]:
         cell, loop, Wh, add = arguments
         if step_fn is None:
             term = Mock(forward_steps=Mock(return_value=add)) if add else None
-            step_fn = forward_steps(Ops(), cell, loop, Wh, allocator(loop.a), term)
+            step_fn = forward_steps(Ops(), cell, loop, Wh, Workspace.fresh(loop.a), term)
         for step in steps:
             step_fn(step)
         loop.r[...] = 0  # memory of a step

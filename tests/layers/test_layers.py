@@ -3,7 +3,6 @@ contract, in tests/testing/test_layer_contract.py.
 """
 
 import itertools
-import math
 from typing import Any
 
 import layer_cases
@@ -17,7 +16,7 @@ from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary_loss
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.rnn import RNN
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops import LossTerms, PackedSequences
 from xpcap.testing.layer import Trial, trials
 
@@ -266,7 +265,6 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | got: has shape (1, 3)
     loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | got: has shape (0, 2, 9)
-    vocabulary_loss.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()) | function: vocabulary_loss | thing: targets | got: hold 3..3 | expected: 0..2
     """,
     error=ValueError,
 )
@@ -372,34 +370,32 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
         monkeypatch.setattr(vocabulary_loss, name, block)
     monkeypatch.setattr(vocabulary_loss, "MIN_ROWS", least)
     h, w, b, scale = lib(*(rng.standard_normal(shape) for shape in ((10, 4), (4, 3), 3, 10)))
-    targets, fresh = lib(rng.integers(0, 3, 10).astype(np.int32)), allocator(h)
-    held: dict[str, int] = {}
-
-    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        held[name] = max(held.get(name, 0), math.prod(shape))
-        return fresh(name, shape, dtype)
-
-    buffer = Buffer(take, fresh.upload)
-    nll, grads = vocabulary_loss.vocabulary_loss(h, w, b, targets, LossTerms(scale), buffer)
+    targets, memory = lib(rng.integers(0, 3, 10).astype(np.int32)), Workspace(h)
+    dw, db = memory.take("dw", w.shape), memory.take("db", b.shape)
+    nll, dh = vocabulary_loss.vocabulary_loss(
+        h, w, b, targets, LossTerms(scale), memory, out=(dw, db)
+    )
     scores, cache = layers.affine_forward(h, w, b)
     loss, dscores = layers.temporal_softmax_loss(
         scores[None], targets[None], lib(np.ones((1, 10), bool))
     )
     assert float(nll.sum()) == pytest.approx(float(loss), rel=1e-14)
     for got, expected in zip(
-        grads, layers.affine_backward(scale[:, None] * dscores[0], cache), strict=True
+        (dh, dw, db), layers.affine_backward(scale[:, None] * dscores[0], cache), strict=True
     ):
         np.testing.assert_allclose(to_numpy(got), to_numpy(expected), rtol=1e-12, atol=1e-15)
     rows = max(least, block // 3)
-    assert held["scores"] == min(10, rows) * 3
+    assert memory._arrays["scores"].size == min(10, rows) * 3
 
 
 def test_vocabulary_loss_of_no_row_is_nothing() -> None:
-    nll, (dh, dw, db) = vocabulary_loss.vocabulary_loss(
-        np.zeros((0, 4)), np.ones((4, 3)), np.ones(3), np.zeros(0, int), LossTerms(np.zeros(0))
+    h, w, b = np.zeros((0, 4)), np.ones((4, 3)), np.ones(3)
+    dw, db = np.empty_like(w), np.empty_like(b)
+    terms, memory = LossTerms(np.zeros(0)), Workspace.fresh(h)
+    nll, dh = vocabulary_loss.vocabulary_loss(
+        h, w, b, np.zeros(0, int), terms, memory, out=(dw, db)
     )
-    assert nll.shape == (0,)
-    assert [x.shape for x in (dh, dw, db)] == [(0, 4), (4, 3), (3,)]
+    assert [x.shape for x in (nll, dh)] == [(0,), (0, 4)]
     assert not np.any(dw)
     assert not np.any(db)
 

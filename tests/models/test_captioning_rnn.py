@@ -12,7 +12,7 @@ from refusals import Refusal, refusals, refuses
 from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy, use_backend
 from xpcap.memory import Workspace
 from xpcap.models import FeatureRows, captioner
-from xpcap.models.batch import caption_lengths, mask_rows_of, pack
+from xpcap.models.batch import Packed, caption_lengths, deal, mask_rows_of, pack
 from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, "plain"])
@@ -271,9 +271,14 @@ def test_float32_model_takes_float64_features_and_stays_float32(rng: np.random.G
     assert loss.dtype == grads.flat.dtype == np.float32
 
 
+def packed_rows(captions: np.ndarray) -> Packed:
+    lengths = caption_lengths(captions, 0)
+    return pack(captions, 0, deal(lengths)[0], lengths)
+
+
 def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     captions = np.array([[1, 5, 2, 0, 0], [1, 5, 6, 0, 2], [0, 0, 0, 0, 0]])
-    packed = pack(captions, null=0)
+    packed = packed_rows(captions)
     assert packed.rows.batch_sizes == (2, 2, 1, 1)
     assert packed.rows.N == 3
     assert packed.rows.sequence.tolist() == [0, 1, 0, 1, 0, 0]
@@ -290,7 +295,7 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
 
 
 def test_the_layout_of_a_batch_that_others_share_cannot_be_written_to() -> None:
-    rows = pack(np.array([[1, 3, 2], [1, 2, 0]]), null=0).rows
+    rows = packed_rows(np.array([[1, 3, 2], [1, 2, 0]])).rows
     for indices in (rows.previous, rows.sequence, rows.firsts):
         with pytest.raises(ValueError, match="read-only"):
             indices[...] = 0

@@ -17,7 +17,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.memory import Workspace
-from xpcap.models import Batch, Parameters, captioning_rnn
+from xpcap.models import Batch, Parameters, network
 from xpcap.training import CrossEntropy
 
 D, W, H, V, N = 5, 4, 6, 12, 10
@@ -166,6 +166,22 @@ def test_parameters_of_another_model_are_refused_and_change_nothing(refusal: Ref
 # Saved parameters
 
 
+def test_assigned_parameters_may_swap() -> None:
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, D, H, H, "lstm", seed=3)
+    params, before = model.params, model.params.copy()
+    model.params = {**params, "Wx": params["Wh"], "Wh": params["Wx"]}
+    np.testing.assert_array_equal(params["Wx"], before["Wh"])
+    np.testing.assert_array_equal(params["Wh"], before["Wx"])
+    params.update(Wx=params["Wh"], Wh=params["Wx"])
+    np.testing.assert_array_equal(params.flat, before.flat)
+
+
+def test_parameters_are_set_by_key_alone() -> None:
+    params = make().params
+    with pytest.raises(AttributeError, match="'Parameters' object has no attribute 'Wx'"):
+        params.Wx = np.ones(params["Wx"].shape)  # type: ignore[attr-defined]
+
+
 def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
     params = make().params
     file = io.BytesIO()
@@ -192,8 +208,8 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
 @pytest.fixture(params=[1, 3], ids=["whole", "in-parts"])
 def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """For a batch of N captions at once, or in parts of three or four."""
-    monkeypatch.setattr(captioning_rnn, "MIN_CAPTIONS_PER_CORE", 3)
-    monkeypatch.setattr(captioning_rnn, "MIN_PRODUCT", 1)
+    monkeypatch.setattr(network, "MIN_CAPTIONS_PER_CORE", 3)
+    monkeypatch.setattr(network, "MIN_PRODUCT", 1)
     return Workspace(make().params.flat, request.param)
 
 

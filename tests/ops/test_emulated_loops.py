@@ -51,7 +51,7 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: Pointwise, device: Em
     with xpcap.use_backend("cupy"):
         Wh, draw = drawn(H, len(cell.blocks) * H), Draw("float32")
         loop = each(xpcap.asarray, cell_buffers(draw, cell, N, R, H, after=False))
-        step_fn = forward_steps(get_ops(Wh), cell, loop, Wh, Workspace(Wh).buffer)
+        step_fn = forward_steps(get_ops(Wh), cell, loop, Wh, Workspace(Wh))
         for step in ROWS.steps:
             counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(loop.before[0][step.states_before]) | (
@@ -116,9 +116,9 @@ def test_row_products_are_added_in_memory_of_the_buffer() -> None:
     expected[1:5] += x[2:6] @ w
     expected[:2] += x[4:] @ w
     workspace = Workspace(x)
-    for buffer in (workspace.buffer, None):
+    for memory in (workspace, None):
         added = out.copy()
-        multiply = get_ops(x).row_matmul_add(x, w, added, buffer)
+        multiply = get_ops(x).row_matmul_add(x, w, added, memory)
         multiply(2, 1, 4)
         multiply(4, 0, 2)
         np.testing.assert_allclose(added, expected, rtol=1e-14)

@@ -71,8 +71,8 @@ def test_arguments_are_drawn_by_the_shapes_of_a_docstring_or_a_row_is_asked_for(
 
     calls = drawn("scaled", scaled).calls(Draw("float32"))
     for (K, C, R, *_), call in zip(ROUNDS, calls, strict=False):
-        x, rows, keep, out, buffer = call.arguments
-        assert (x.shape, rows.shape, keep, out.shape, buffer) == ((K, C), (R,), 0.75, (R, C), None)
+        x, rows, keep, out, memory = call.arguments
+        assert (x.shape, rows.shape, keep, out.shape, memory) == ((K, C), (R,), 0.75, (R, C), None)
         assert rows.max() < K
         assert np.isnan(out).all()
     for call in drawn("added", added).calls(Draw("float32"))[:-1]:

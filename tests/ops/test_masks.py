@@ -11,9 +11,10 @@ from refusals import refuses
 
 from xpcap import CaptioningRNN, to_numpy, way
 from xpcap.backend import asarray
-from xpcap.memory import allocator
-from xpcap.models import Batch
-from xpcap.models.batch import prepare_batch
+from xpcap.memory import Workspace
+from xpcap.models import network
+from xpcap.models.batch import Part
+from xpcap.models.network import Network
 from xpcap.ops import get_ops
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
@@ -117,7 +118,7 @@ def batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
-    parts: int, lib: Any, rng: np.random.Generator
+    parts: int, lib: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, (features, captions) = captioner(), batch(rng)
     lengths = [int(np.flatnonzero(row[1:]).max(initial=-1)) + 1 for row in captions]
@@ -127,28 +128,28 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
         philox.kept(SEED, place, STEP, shape, KEEP)
         for place, shape in enumerate([(9, D), (len(words), W), (len(live), H)])
     )
-    buffers = [allocator(model.params.flat) for _ in range(parts)]
+    computed: list[Part] = []
+    forward = Network.forward
+    monkeypatch.setattr(network, "MIN_PRODUCT", 1)
+    monkeypatch.setattr(network, "MIN_CAPTIONS_PER_CORE", len(captions) // parts)
+    monkeypatch.setattr(
+        Network, "forward", lambda self, part: (computed.append(part), forward(self, part))[1]
+    )
+    model.loss(features, captions, step=STEP, workspace=Workspace(model.params.flat, parts))
+    assert len(computed) == (parts if lib.xp is np else 1)
     seen = []
-    given = Batch(features, captions, step=STEP).checked("loss", model.config)
-    like, null = model.params.flat, WORDS["<NULL>"]
-    for part in prepare_batch("loss", given, model.config, like, null, buffers, seed=SEED):
-        order = part.order
-        np.testing.assert_array_equal(to_numpy(part.feature_mask), of_features[order])
-        np.testing.assert_array_equal(
-            to_numpy(part.word_mask),
-            of_words[[words.index(word) for word in to_numpy(part.words)]],
-        )
+    for packed, _, _, masks, *_ in computed:
+        order = packed.order
+        np.testing.assert_array_equal(to_numpy(masks.features), of_features[order])
+        word_rows = [words.index(word) for word in to_numpy(packed.words)]
+        np.testing.assert_array_equal(to_numpy(masks.words), of_words[word_rows])
         steps = [
-            (int(order[place]), t)
-            for t, n in enumerate(part.rows.batch_sizes)
-            for place in range(n)
+            (int(order[k]), t) for t, n in enumerate(packed.rows.batch_sizes) for k in range(n)
         ]
-        kept = (
-            range(len(steps)) if part.target_rows is None else to_numpy(part.target_rows)
-        )  # a NULL inside a caption has no mask
-        np.testing.assert_array_equal(
-            to_numpy(part.hidden_mask), of_hidden[[live.index(steps[row]) for row in kept]]
-        )
+        target_rows = packed.target_rows  # a NULL inside a caption has no mask
+        rows = range(len(steps)) if target_rows is None else to_numpy(target_rows)
+        hidden_rows = [live.index(steps[row]) for row in rows]
+        np.testing.assert_array_equal(to_numpy(masks.hidden), of_hidden[hidden_rows])
         seen += steps
     assert sorted(seen) == live
 

@@ -12,6 +12,7 @@ from operations import TERMS
 import xpcap
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers.vocabulary_loss import vocabulary_loss
+from xpcap.memory import Workspace
 from xpcap.ops import DeviceOps, HostOps, LossTerms, Ops, log_softmax
 from xpcap.ops.softmax import softmax, softmax_backward
 from xpcap.options import Real, option
@@ -58,10 +59,10 @@ def test_gradients_of_each_term_match_finite_differences(
         )
         assert rel_error(dscores, numeric) < 1e-7
     arrays = h, w, b = *(rng.standard_normal(shape) for shape in ((R, H), (H, V))), scores[0]
-    for x, dx in zip(arrays, vocabulary_loss(h, w, b, TARGETS, terms)[1], strict=True):
-        numeric = eval_numerical_gradient_array(
-            lambda _: vocabulary_loss(h, w, b, TARGETS, terms)[0], x, scale
-        )
+    memory, (dw, db) = Workspace.fresh(h), (np.empty_like(x) for x in (w, b))
+    nll = lambda _=None: vocabulary_loss(h, w, b, TARGETS, terms, memory, (dw, db))  # noqa: E731
+    for x, dx in zip(arrays, (nll()[1], dw.copy(), db.copy()), strict=True):
+        numeric = eval_numerical_gradient_array(lambda _: nll()[0], x, scale)
         assert rel_error(dx, numeric) < 1e-7
 
 

@@ -45,7 +45,7 @@ from xpcap.device.replay import Replay
 from xpcap.distributed import SINGLE, Group
 from xpcap.layers import CELLS
 from xpcap.models import Sampling
-from xpcap.models.batch import Layout
+from xpcap.models.device_batch import Layout
 from xpcap.ops import HostOps, overridden
 from xpcap.runs.folder import FIRST, HISTORY, LAST
 

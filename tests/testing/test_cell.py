@@ -148,10 +148,12 @@ def write(found: Any, a: Any, *_: Any) -> Any:
     return found
 
 
-def add_up(found: Any, dh: Any, cache: Any, buffer: Any = None, *_: Any) -> Any:
-    """Add the gradient of Wh to whatever the buffer holds."""
+def add_up(found: Any, dh: Any, cache: Any, memory: Any = None, *_: Any) -> Any:
+    """Add the gradient of Wh to whatever the memory holds."""
     da, dstate0, grads = found
-    total = np.zeros_like(grads["Wh"]) if buffer is None else buffer("total", grads["Wh"].shape)
+    total = (
+        np.zeros_like(grads["Wh"]) if memory is None else memory.take("total", grads["Wh"].shape)
+    )
     total += grads["Wh"]
     return da, dstate0, {"Wh": total}
 
@@ -185,7 +187,7 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
         "while another cache is alive",
         "differs from the one alone",
     ),
-    "memory_reused": (changed(rows_backward=add_up), "Wh, in buffers of NaN", "differs"),
+    "memory_reused": (changed(rows_backward=add_up), "Wh, in arrays of NaN", "differs"),
     "rows_alone": (
         changed(rows_forward=lambda found, *_: (found[0] - found[0].mean(axis=0), found[1])),
         "h of sequence 0",
@@ -222,9 +224,9 @@ def test_cell_that_breaks_a_claim_is_named_with_what_is_wrong(
 
 
 def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_buffer(after: Any, a: Any, state: Any, params: Any, buffer: Any, *_: Any) -> Any:
-        """A state that lies in the buffer, which the next step overwrites."""
-        h = buffer("h", state[0].shape)
+    def in_buffer(after: Any, a: Any, state: Any, params: Any, memory: Any, *_: Any) -> Any:
+        """A state that lies in the memory, which the next step overwrites."""
+        h = memory.take("h", state[0].shape)
         h[...] = after[0]
         return (h,)
 

@@ -10,7 +10,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError
-from xpcap.memory import Buffer, view
+from xpcap.memory import Workspace, view
 from xpcap.ops import BeamRows, get_ops
 from xpcap.options import Real, Whole, documented, option
 
@@ -99,8 +99,8 @@ class Beam(Policy):
         """Hypotheses of a picture; j in group g of picture i has slot (g * N + i) * size + j."""
         return self.width
 
-    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
-        return Search(self, len(numbers), special.null, buffer)
+    def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:
+        return Search(self, len(numbers), special.null, memory)
 
     def finished(self, hypotheses: Hypotheses) -> np.ndarray:
         by_slot = hypotheses.ended, hypotheses.totals, self._scores(hypotheses)
@@ -127,8 +127,8 @@ class Beam(Policy):
 class Search:
     """StepFunction of a beam for N pictures."""
 
-    def __init__(self, beam: Beam, N: int, null: int, buffer: Buffer) -> None:
-        self._beam, self._N, self._null, self._buffer = beam, N, null, buffer
+    def __init__(self, beam: Beam, N: int, null: int, memory: Workspace) -> None:
+        self._beam, self._N, self._null, self._memory = beam, N, null, memory
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
         ops, xp = get_ops(scores), get_array_module(scores)
@@ -172,7 +172,7 @@ class Search:
                 next_rows = (rows[:, None] + np.arange(size)).reshape(-1)
                 firsts = firsts.repeat(size)
             parts += rows, next_rows, firsts
-        uploaded = self._buffer.upload(
+        uploaded = self._memory.send(
             "groups", np.concatenate(parts).astype(np.int32)
         )  # all at once
         starts = accumulate(map(len, parts), initial=0)

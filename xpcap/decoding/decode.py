@@ -1,10 +1,9 @@
 """Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
 
-import functools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from xpcap.decoding.policies import (
 )
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Buffer, Workspace
+from xpcap.memory import Workspace
 from xpcap.ops import State, contiguous, get_ops
 from xpcap.ops.device import FUSED
 from xpcap.selfcheck import Results, checked_way, computing
@@ -39,6 +38,20 @@ class Decoded(NamedTuple):
     probabilities: np.ndarray  # (N, n, max_length), the model's dtype; of the words, 0 after END
     # (N, n), the model's dtype: totals over a caption's words, END included; -inf without a caption
     log_probabilities: np.ndarray
+
+
+class Stepper(Protocol):
+    """Steps of a model, from word to word. Results last until the next call."""
+
+    def project(self, words: Array) -> Array:
+        """Inputs (n, G) of a step that reads the words (n,), int. A row depends on its word alone."""
+
+    def advance(self, a: Array, state: State) -> tuple[Array, State]:
+        """Scores (n, V) of the next word, log-probabilities up to a constant, and the new state.
+
+        a : array (n, G), of `project`. It may be overwritten.
+        state : of `Decodable.start`, or of the step before. New ones last.
+        """
 
 
 class Decodable(ABC):
@@ -67,41 +80,8 @@ class Decodable(ABC):
         """State before the first word, captions first, from features (n, D) or (n, P, D)."""
 
     @abstractmethod
-    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """Inputs of a step that reads given words. A row depends on its word alone.
-
-        Parameters
-        ----------
-        words : array (n,), int
-            Ids, on the model's device.
-        buffer : Buffer or None
-            Memory for the result. None allocates.
-
-        Returns
-        -------
-        a : array (n, G), float
-        """
-
-    @abstractmethod
-    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """Take a step.
-
-        Parameters
-        ----------
-        a : array (n, G), float
-            Of `project`. It may be overwritten.
-        state : tuple of array
-            Of `start`, or of the step before.
-        buffer : Buffer
-            Memory for temporaries and scores.
-
-        Returns
-        -------
-        scores : array (n, V), float
-            Held in `buffer`; log-probabilities of the next word, up to a constant.
-        state : tuple of array
-            The new one.
-        """
+    def stepper(self, memory: Workspace) -> Stepper:
+        """Steps in this memory, while parameters do not change."""
 
 
 def special_words(caller: str, ids: dict[str, int]) -> Special:
@@ -116,14 +96,14 @@ def special_words(caller: str, ids: dict[str, int]) -> Special:
 
 
 class WordTable:
-    """A cache of `model.project`: a step gathers the rows of its words.
+    """A cache of `Stepper.project`: a step gathers the rows of its words.
 
     The host projects a word when it first occurs, a device all words at the start.
     """
 
-    def __init__(self, model: Decodable, buffer: Buffer) -> None:
-        self._project = functools.partial(model.project, buffer=buffer.scope("table"))
-        self._buffer = buffer
+    def __init__(self, model: Decodable, memory: Workspace) -> None:
+        self._project = model.stepper(memory.scope("table")).project
+        self._memory = memory
         self._missing: np.ndarray | None = None  # (V,) bool, on the host
         xp, V = get_array_module(model.like), len(model.word_to_idx)
         if xp is np:
@@ -134,11 +114,11 @@ class WordTable:
             self._table = contiguous(self._project(xp.arange(V, dtype=np.int32)))
 
     def __call__(self, words: Array) -> Array:
-        """model.project(words), (n, G), in the buffer."""
+        """Inputs (n, G) of a step that reads the words."""
         if self._missing is not None and (new := np.unique(words[self._missing[words]])).size:
             self._table[new] = self._project(new)
             self._missing[new] = False
-        out = self._buffer("a", (len(words), self._table.shape[1]))
+        out = self._memory.take("a", (len(words), self._table.shape[1]))
         return get_ops(out).gather(self._table, contiguous(words), out=out)
 
 
@@ -192,13 +172,12 @@ def _decode(
     """Captions of one part of the pictures."""
     state = model.start(features)
     h = state[0]
-    xp, buffer = get_array_module(h), Workspace(h, constant=True).buffer
-    if xp is np or len(model.word_to_idx) <= MAX_TABLE_WORDS:
-        project: Callable[[Array], Array] = WordTable(model, buffer)
-    else:
-        project = functools.partial(model.project, buffer=buffer)
-    choose = policy.start(numbers, special, buffer.scope("policy"))
-    process = LogitsProcessor(policy, banned, special, buffer.scope("mask"))
+    xp, memory = get_array_module(h), Workspace(h)
+    stepper = model.stepper(memory)
+    has_table = xp is np or len(model.word_to_idx) <= MAX_TABLE_WORDS
+    project = WordTable(model, memory) if has_table else stepper.project
+    choose = policy.start(numbers, special, memory.scope("policy"))
+    process = LogitsProcessor(policy, banned, special, memory.scope("mask"))
     slots = len(features) * policy.slots
     hypotheses = Hypotheses(slots, policy.max_length, special.end, special.null, h.dtype)
 
@@ -218,7 +197,7 @@ def _decode(
         if going.size == 0:
             break
         if len(going) < len(alive):
-            rows = buffer.upload("going", going.astype(np.int32))
+            rows = memory.send("going", going.astype(np.int32))
             alive, words = alive[going], words[rows]
             totals = None if totals is None else totals[rows]
             parents = rows if parents is None else parents[rows]
@@ -227,7 +206,7 @@ def _decode(
 
         # Probabilities are over the whole vocabulary, so they come before the mask. To compare
         # totals of several hypotheses, the policy gets log-probabilities, too.
-        scores, state = model.advance(project(words), state, buffer)
+        scores, state = stepper.advance(project(words), state)
         scores = log_p = contiguous(scores)
         if t == 0 and isinstance(scores, np.ndarray):  # a device's show in the probabilities
             check_first(scores.max(axis=1))
@@ -340,13 +319,16 @@ class _GivenScores(Decodable):
     def start(self, features: Array) -> State:
         return (self._zeros(len(features)),)
 
-    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
+    def stepper(self, memory: Workspace) -> Stepper:
+        return self
+
+    def project(self, words: Array) -> Array:
         return self._zeros(len(words))
 
     def _zeros(self, n: int) -> Array:
         return asarray(np.zeros((n, 1), self._like.dtype), like=self._like)
 
-    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
+    def advance(self, a: Array, state: State) -> tuple[Array, State]:
         scores = np.roll(self._scores, self._t, axis=0)[: len(a)].astype(self._like.dtype)
         if self._end is not None and self._t >= self.STEPS:
             scores[:, self._end] = 100
@@ -388,9 +370,9 @@ def _trial(
     pictures = asarray(np.resize(np.arange(len(features)), n), like=model.like)
     state, results = model.start(features[pictures]), dict[str, Array]()
     words = asarray(np.full(n, special.start, np.int32), like=model.like)
-    buffer = Workspace(model.like, constant=True).buffer
+    stepper = model.stepper(Workspace(model.like))
     for t in (1, 2):
-        scores, state = model.advance(model.project(words, buffer=buffer), state, buffer)
+        scores, state = stepper.advance(stepper.project(words), state)
         results[f"scores of word {t}"] = to_numpy(scores).copy()
     few = min(len(features), _GivenScores.PICTURES)
     given = _GivenScores(model, special, few * policy.slots)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend import Array, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
-from xpcap.memory import Buffer
+from xpcap.memory import Workspace
 from xpcap.metrics.variety import LONGEST_STUTTER
 from xpcap.ops import get_ops, tempered
 from xpcap.options import SEED, Flag, OptionKind, Real, Whole, check_fields, documented, option
@@ -180,7 +180,7 @@ class Policy:
             raise OptionError(caller, "`forbid`", got, expected)
         return banned
 
-    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
+    def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:
         """StepFunction for pictures (N,): `choose` with a further argument, the slots (n,).
 
         With several `slots` a picture, scores are log-probabilities; else they are so up to a
@@ -253,14 +253,14 @@ class Sampling(Policy):
         cut = "".join(f", top {name} {x:g}" for name, x in cuts.items() if x is not None)
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
-    def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
-        dtype = buffer("", (0,)).dtype
+    def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:
+        dtype = memory.dtype
         below_1 = np.nextafter(dtype.type(1), dtype.type(0))  # rounding to float32 may give 1
         uniforms = np.minimum(self.uniforms(numbers).T.astype(dtype), below_1)  # (T, N)
 
         def choose(scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
             ops = get_ops(scores)
-            u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, slots]))
+            u = memory.send("uniforms", np.ascontiguousarray(uniforms[t, slots]))
             if self.top_k is None and self.top_p is None:
                 return Choice(ops.sample_words(scores, u, self.temperature))
             return Choice(ops.sample_words(self.weights(scores), u))
@@ -296,16 +296,16 @@ class LogitsProcessor:
     """Set the scores of `banned` ids, and of words beyond a policy's limits, to -inf."""
 
     def __init__(
-        self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
+        self, policy: Policy, banned: Sequence[int], special: Special, memory: Workspace
     ) -> None:
         self._least_length, self._policy = policy.least_length, policy
         short = set(banned) if special.end is None else {*banned, special.end}
-        self._buffer = buffer
-        self._always = self._send(banned)
-        self._first = self._send(sorted(short) if policy.least_length else ())
+        self._memory = memory
+        self._always = self._send("always", banned)
+        self._first = self._send("first", sorted(short) if policy.least_length else ())
 
-    def _send(self, ids: Sequence[int]) -> Array | None:
-        return asarray(np.array(ids, np.int32), like=self._buffer("", (0,))) if ids else None
+    def _send(self, name: str, ids: Sequence[int]) -> Array | None:
+        return self._memory.send(name, np.array(ids, np.int32)) if ids else None
 
     def __call__(self, scores: Array, t: int, hypotheses: Hypotheses, slots: np.ndarray) -> None:
         """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
@@ -316,8 +316,8 @@ class LogitsProcessor:
             return
         rows, ids = self._policy.repeating(hypotheses.captions[slots, :t])
         if rows.size:
-            at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
-            hidden = self._buffer("hidden", (rows.size,))  # a number would have to be sent
+            at = self._memory.send("repeated", rows * scores.shape[1] + ids)
+            hidden = self._memory.take("hidden", (rows.size,))  # a number would have to be sent
             hidden[...] = -np.inf
             scores.reshape(-1)[at] = hidden
 

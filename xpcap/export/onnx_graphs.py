@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling, Projection
@@ -23,7 +24,7 @@ from xpcap.export.tensor import (
     weight,
 )
 from xpcap.layers.attention import Attention
-from xpcap.memory import Buffer
+from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
 from xpcap.onnx_graph import Graph
@@ -37,6 +38,17 @@ class _Parameters(dict[str, Array]):
     """Parameters by name, without a flat array."""
 
     flat = None
+
+
+class _Tensors(Workspace):
+    """Memory of new tensors of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(np.empty(0, np.float32))
+        self._graph = graph
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
+        return Tensor(self._graph, None, np.zeros(shape, dtype or self.dtype))
 
 
 class _Recorded(Network):
@@ -112,10 +124,7 @@ class Captioner:
             for name, array in self._params.items()
         )
 
-        def take(name: str, shape: tuple[int, ...], dtype: Any) -> Tensor:
-            return Tensor(graph, None, np.zeros(shape, dtype or np.float32))
-
-        return _Recorded(self.config, params, Buffer(take, lambda name, host: host))
+        return _Recorded(self.config, params, _Tensors(graph))
 
 
 # ---- The graphs

@@ -14,7 +14,7 @@ from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.recurrent import InputStepCache, step_backward, step_forward
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops import (
     PackedSequences,
     Step,
@@ -97,7 +97,7 @@ class Attention:
     A : array (N, P, H), float
         The regions of each sequence's picture, in the order of sequences.
     Wattn : array (H, G), float
-    buffer : Buffer or None
+    memory : Workspace or None
         Memory for cache and results. None allocates.
 
     Attributes
@@ -115,9 +115,9 @@ class Attention:
     _dcontext: Array  # (R, H)
     _dscores: Array  # (R, P)
 
-    def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
+    def __init__(self, A: Array, Wattn: Array, memory: Workspace | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self.A, self._Wattn, self._buffer = A, Wattn, buffer or allocator(A)
+        self.A, self._Wattn, self._memory = A, Wattn, memory or Workspace.fresh(A)
 
     @property
     def hidden(self) -> int:
@@ -132,7 +132,7 @@ class Attention:
         h0 : array (N, H), float
         """
         N, _, H = self.A.shape
-        return get_ops(self.A).mean_regions(self.A, self._buffer("h0", (N, H)))
+        return get_ops(self.A).mean_regions(self.A, self._memory.take("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array, R: int) -> StepFn:
         """Steps that add the term, as in RecurrentTerm.
@@ -151,11 +151,11 @@ class Attention:
         step_fn : callable
             Function of one Step.
         """
-        ops, buffer, (_, P, H) = get_ops(r), self._buffer, self.A.shape
+        ops, memory, (_, P, H) = get_ops(r), self._memory, self.A.shape
         self._h, self._passes = h, self._passes + 1
-        self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
+        self.weights, self._context = memory.take("weights", (R, P)), memory.take("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
-        add = ops.row_matmul_add(self._context, self._Wattn, r, buffer)
+        add = ops.row_matmul_add(self._context, self._Wattn, r, memory)
 
         def step_fn(step: Step) -> None:
             attend(step)
@@ -187,9 +187,9 @@ class Attention:
             got = f"has run {self._passes or 'no'} forward passes"
             cause = "make an Attention for each forward pass, from the same A and Wattn"
             raise InvalidValueError("Attention.backward_steps", "the term", got, "one", cause)
-        ops, buffer = get_ops(da), self._buffer
-        self._dcontext = buffer("dcontext", self._context.shape)
-        self._dscores = buffer("dscores", self.weights.shape)
+        ops, memory = get_ops(da), self._memory
+        self._dcontext = memory.take("dcontext", self._context.shape)
+        self._dscores = memory.take("dscores", self.weights.shape)
         multiply = ops.row_matmul_nt(da, self._Wattn, self._dcontext)
         attend = ops.attend_backward_steps(
             self._dcontext, self.A, self.weights, self._dscores, dh_prev
@@ -223,9 +223,9 @@ class Attention:
         dWattn : array (H, G), float
         """
         if dWattn is None:
-            dWattn = self._buffer("dWattn", self._Wattn.shape)
+            dWattn = self._memory.take("dWattn", self._Wattn.shape)
         ops, da, dh0 = get_ops(da), contiguous(da), contiguous(dh0)
-        out = self._buffer("dA", self.A.shape)
+        out = self._memory.take("dA", self.A.shape)
         ops.matmul(self._context.T, da, out=dWattn)
         dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
         ops.add_to_regions(dA, dh0)  # each region has its share of the mean

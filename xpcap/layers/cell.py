@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import check_upstream
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops import (
     PackedSequences,
     RecurrentTerm,
@@ -92,7 +92,7 @@ class Cell:
     # ---- What a cell writes
 
     def shapes(self, W: int, H: int) -> Shapes:
-        """Names and shapes of the parameters, in the order of the buffer.
+        """Names and shapes of the parameters, in the order of the memory.
 
         Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
 
@@ -192,16 +192,30 @@ class Cell:
         Returns
         -------
         names : list of str
-            In the order of the buffer.
+            In the order of the memory.
         """
         return [name for name in self.shapes(1, 1) if name not in self.inputs]
+
+    def laid_out(self, params: Params, memory: Workspace) -> Params:
+        """Parameters for `advance`, laid out for many steps. They stay as they are meanwhile.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+        memory : Workspace
+
+        Returns
+        -------
+        params : mapping of str to array, or what stands for one in `xpcap.ops`
+        """
+        return params
 
     def advance(
         self,
         a: Array,
         state: State,
         params: Params,
-        buffer: Buffer,
+        memory: Workspace,
         extra_term: RecurrentTerm | None = None,
     ) -> State:
         """The state after one step, in memory of its own; for sampling.
@@ -213,9 +227,9 @@ class Cell:
         state : tuple of array (n, H), float
             The state before the step.
         params : mapping of str to array
-            The parameters by name.
-        buffer : Buffer
-            Memory for temporaries.
+            The parameters by name, or as `laid_out` returns them.
+        memory : Workspace
+            For temporaries.
         extra_term : RecurrentTerm or None
             A term that is added to a, such as attention.
 
@@ -223,7 +237,7 @@ class Cell:
         -------
         after : tuple of array (n, H), float
         """
-        a = a.copy()  # the caller's buffer, and a state may be a view of a
+        a = a.copy()  # the caller's memory, and a state may be a view of a
         if extra_term is not None:
             extra_term.forward_steps(state[0], a, len(a))(single_step(len(a)))
         after, _ = self._checked_step(a, state, params)
@@ -236,7 +250,7 @@ class Cell:
         state0: tuple[Any, ...],
         params: Params,
         rows: PackedSequences,
-        buffer: Buffer | None = None,
+        memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, Any]:
         """Run the cell over packed rows.
@@ -249,7 +263,7 @@ class Cell:
             The state before the first step. None, but for h: zeros.
         params : mapping of str to array
         rows : PackedSequences
-        buffer : Buffer or None
+        memory : Workspace or None
             Memory for results and cache. None allocates.
         extra_term : RecurrentTerm or None
             A term that each step adds to its pre-activations, such as attention.
@@ -267,12 +281,12 @@ class Cell:
             Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
         """
         self._check_rows(a, state0, params, rows)
-        buffer, shape = buffer or allocator(a), (rows.N + rows.R, state0[0].shape[1])
-        stacks = tuple(buffer(f"state {name}", shape) for name in self.states)
+        memory, shape = memory or Workspace.fresh(a), (rows.N + rows.R, state0[0].shape[1])
+        stacks = tuple(memory.take(f"state {name}", shape) for name in self.states)
         get_ops(a).start_states(tuple(map(contiguous, state0)), stacks)
         add, caches = None, []
         if extra_term is not None:
-            with_term = buffer("a with term", (rows.N, a.shape[1]))
+            with_term = memory.take("a with term", (rows.N, a.shape[1]))
             add = extra_term.forward_steps(stacks[0], with_term, len(a))
         for step in rows.steps:
             step_a = _read_only(a[step.rows])
@@ -292,7 +306,7 @@ class Cell:
 
     @one_blas_thread()
     def rows_backward(
-        self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+        self, dh: Array, cache: Any, memory: Workspace | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
         """Gradients of `rows_forward`.
 
@@ -301,7 +315,7 @@ class Cell:
         dh : array (R, H), float
             The upstream gradient of each row, from the layers above.
         cache : object
-        buffer : Buffer or None
+        memory : Workspace or None
             Memory for results. None allocates.
         grads : mapping of str to array, or None
             Memory for the gradients of all parameters but the two of `inputs`, by name. None
@@ -323,12 +337,12 @@ class Cell:
         h, G, caches, params, rows, extra_term = cache
         N, R, H = rows.N, rows.R, h.shape[1]
         check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, (R, H), h)
-        buffer = buffer or allocator(h)
-        da = buffer("da", (R, G))
-        dstate = tuple(buffer(f"dstate {name}", (N, H)) for name in self.states)
+        memory = memory or Workspace.fresh(h)
+        da = memory.take("da", (R, G))
+        dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in self.states)
         if grads is None:
             names = self.recurrent_names()
-            grads = {name: buffer(f"gradient {name}", params[name].shape) for name in names}
+            grads = {name: memory.take(f"gradient {name}", params[name].shape) for name in names}
         for total in (*dstate, *grads.values()):
             total[...] = 0
         add = None if extra_term is None else extra_term.backward_steps(da, dstate[0])

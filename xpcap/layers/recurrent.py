@@ -17,7 +17,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Cell, Params, StepCache
 from xpcap.layers.checks import check_upstream
-from xpcap.memory import Buffer, allocator, one_block
+from xpcap.memory import Workspace, one_block
 from xpcap.ops import (
     CellBuffers,
     CellGradients,
@@ -28,7 +28,6 @@ from xpcap.ops import (
     State,
     Step,
     StepFn,
-    constant_factor,
     contiguous,
     from_rows,
     get_ops,
@@ -156,22 +155,24 @@ class Pointwise(Cell):
         dh = dr @ params["Wh"].T
         return da, (dh if direct is None else dh + direct, *others), {"Wh": before[0].T @ dr}
 
+    def laid_out(self, params: Params, memory: Workspace) -> Params:
+        return {**params, "Wh": get_ops(params["Wh"]).factor(params["Wh"], memory)}
+
     def advance(
         self,
         a: Array,
         state: State,
         params: Params,
-        buffer: Buffer,
+        memory: Workspace,
         extra_term: RecurrentTerm | None = None,
     ) -> State:
         n, H = state[0].shape
         after = tuple(get_array_module(a).empty_like(x) for x in state)
         saved = tuple(
-            buffer(f"saved {name}", (n, columns * H)) for name, columns in self.saved.items()
+            memory.take(f"saved {name}", (n, columns * H)) for name, columns in self.saved.items()
         )
-        loop = CellBuffers(a, buffer("r", a.shape), state, after, saved)
-        Wh = constant_factor(params["Wh"], buffer.scope("Wh"))
-        forward_steps(get_ops(a), self, loop, Wh, buffer, extra_term)(single_step(n))
+        loop = CellBuffers(a, memory.take("r", a.shape), state, after, saved)
+        forward_steps(get_ops(a), self, loop, params["Wh"], memory, extra_term)(single_step(n))
         return after
 
     @one_blas_thread()
@@ -181,20 +182,20 @@ class Pointwise(Cell):
         state0: tuple[Any, ...],
         params: Params,
         rows: PackedSequences,
-        buffer: Buffer | None = None,
+        memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, RowsCache]:
         self._check_rows(a, state0, params, rows)
         state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
-        return forward_loop(self, a, state0, params["Wh"], rows, buffer, extra_term)
+        return forward_loop(self, a, state0, params["Wh"], rows, memory, extra_term)
 
     @one_blas_thread()
     def rows_backward(
-        self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+        self, dh: Array, cache: Any, memory: Workspace | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
         shape, h = (cache.rows.R, len(cache.Wh)), cache.states[0]
         check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, shape, h)
-        da, dstate0, dWh = backward_loop(dh, cache, buffer, None if grads is None else grads["Wh"])
+        da, dstate0, dWh = backward_loop(dh, cache, memory, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
     def block_values(self, cache: RowsCache) -> dict[str, Array]:
@@ -211,23 +212,23 @@ def forward_loop(
     state0: tuple[Array | None, ...],
     Wh: Array,
     rows: PackedSequences,
-    buffer: Buffer | None = None,
+    memory: Workspace | None = None,
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
     """Pointwise.rows_forward without its checks: h (R, H), a view into the cache."""
     R, N, (H, G) = len(a), rows.N, Wh.shape
     shapes = [(N, G)] + [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
-    if buffer is None:
+    if memory is None:
         r, *arrays = one_block(a, shapes)
-        buffer = allocator(a)
+        memory = Workspace.fresh(a)
     else:
         names = [f"state {name}" for name in cell.states] + [f"saved {name}" for name in cell.saved]
-        r, *arrays = map(buffer, ("r", *names), shapes)
+        r, *arrays = map(memory.take, ("r", *names), shapes)
     states, saved = tuple(arrays[: len(cell.states)]), tuple(arrays[len(cell.states) :])
     ops = get_ops(a)
     ops.start_states(state0, states)
     loop = CellBuffers(a, r, states, states, saved)
-    step_fn = forward_steps(ops, cell, loop, ops.factor(Wh, buffer), buffer, extra_term)
+    step_fn = forward_steps(ops, cell, loop, ops.factor(Wh, memory), memory, extra_term)
     for step in rows.steps:
         step_fn(step)
     by_name = dict(zip(cell.saved, saved, strict=True))
@@ -239,13 +240,13 @@ def forward_steps(
     cell: Pointwise,
     loop: CellBuffers,
     Wh: Factor,
-    buffer: Buffer,
+    memory: Workspace,
     extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
     """A step of a cell: the equations, unless the operations have a faster version of them."""
     h, r, add, with_term = loop.before[0], loop.r, None, None
     if extra_term is not None:
-        with_term = buffer("a with term", r.shape) if cell.scales_recurrence else None
+        with_term = memory.take("a with term", r.shape) if cell.scales_recurrence else None
         add = extra_term.forward_steps(h, r if with_term is None else with_term, len(loop.a))
     if with_term is None and (fast := ops.cell_steps(cell, loop, Wh, add)):
         return fast
@@ -272,7 +273,7 @@ def forward_steps(
 def backward_loop(
     dh: Array,
     cache: RowsCache,
-    buffer: Buffer | None = None,
+    memory: Workspace | None = None,
     dWh: Array | None = None,
     last: tuple[Array | None, ...] | None = None,
 ) -> tuple[Array, State, Array]:
@@ -283,10 +284,10 @@ def backward_loop(
     """
     cell, states, saved, Wh, rows, extra_term = cache
     (H, G), R, N, h = Wh.shape, rows.R, rows.N, states[0]
-    ops, buffer = get_ops(h), buffer or allocator(h)
-    da = buffer("da", (R, G))
-    dr = buffer("dr", (R, G)) if cell.scales_recurrence else da
-    dstate = tuple(buffer(f"dstate {name}", (N, H)) for name in cell.states)
+    ops, memory = get_ops(h), memory or Workspace.fresh(h)
+    da = memory.take("da", (R, G))
+    dr = memory.take("dr", (R, G)) if cell.scales_recurrence else da
+    dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in cell.states)
     last_states = last or (None,) * len(states)
     grads = CellGradients(states, tuple(saved.values()), dh, dstate, last_states, da, dr)
     step_fn = backward_steps(ops, cell, grads, Wh, extra_term)
@@ -294,15 +295,15 @@ def backward_loop(
         step_fn(step)
     if last is None:
         zero_without_steps(rows, *dstate)
-    dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    return da, dstate, ops.matmul(_states_before(rows, h, buffer).T, dr, out=dWh)
+    dWh = memory.take("dWh", Wh.shape) if dWh is None else dWh
+    return da, dstate, ops.matmul(_states_before(rows, h, memory).T, dr, out=dWh)
 
 
-def _states_before(rows: PackedSequences, stack: Array, buffer: Buffer) -> Array:
+def _states_before(rows: PackedSequences, stack: Array, memory: Workspace) -> Array:
     """The state (R, H) that each row starts from."""
     if rows.previous is None:
         return stack[: rows.R]
-    out = buffer("previous", (rows.R, stack.shape[1]))
+    out = memory.take("previous", (rows.R, stack.shape[1]))
     return get_ops(stack).gather(stack, contiguous(asarray(rows.previous, like=stack)), out)
 
 

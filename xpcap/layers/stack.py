@@ -6,7 +6,7 @@ from typing import Any
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Activation, Cell, Params, Shapes, StepCache
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
 
 
@@ -95,17 +95,24 @@ class _Stack(Cell):
             grads |= {f"{name}{k}": grad for name, grad in layer_grads.items()}
         return da, dstate, grads
 
+    def laid_out(self, params: Params, memory: Workspace) -> Params:
+        return {
+            f"{name}{k}": x
+            for k, cell in self._cells.items()
+            for name, x in cell.laid_out(self._of_layer(params, k), memory.scope(str(k))).items()
+        }
+
     def advance(
         self,
         a: Array,
         state: State,
         params: Params,
-        buffer: Buffer,
+        memory: Workspace,
         extra_term: RecurrentTerm | None = None,
     ) -> State:
         after: State = ()
         for k, cell in self._cells.items():
-            scope, layer_params = buffer.scope(str(k)), self._of_layer(params, k)
+            scope, layer_params = memory.scope(str(k)), self._of_layer(params, k)
             a = self._inputs(k, after[0], layer_params, scope) if after else a
             term = extra_term if k == 1 else None
             after = cell.advance(a, self._state(state, k), layer_params, scope, term) + after
@@ -117,14 +124,14 @@ class _Stack(Cell):
         state0: tuple[Any, ...],
         params: Params,
         rows: PackedSequences,
-        buffer: Buffer | None = None,
+        memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, list[Any]]:
-        buffer = buffer or allocator(a)
+        memory = memory or Workspace.fresh(a)
         h: Array | None = None
         caches: list[Any] = []
         for k, cell in self._cells.items():
-            scope, layer_params = buffer.scope(str(k)), self._of_layer(params, k)
+            scope, layer_params = memory.scope(str(k)), self._of_layer(params, k)
             a = a if h is None else self._inputs(k, h, layer_params, scope)
             h0, *others = self._state(state0, k)
             if h0 is None:
@@ -138,10 +145,10 @@ class _Stack(Cell):
         self,
         dh: Array,
         caches: list[Any],
-        buffer: Buffer | None = None,
+        memory: Workspace | None = None,
         grads: Params | None = None,
     ) -> tuple[Array, State, Params]:
-        ops, buffer = get_ops(dh), buffer or allocator(dh)
+        ops, memory = get_ops(dh), memory or Workspace.fresh(dh)
         if grads is None:
             params = {
                 f"{name}{k}": x
@@ -149,12 +156,12 @@ class _Stack(Cell):
                 for name, x in layer_params.items()
             }
             grads = {
-                name: buffer(f"d{name}", params[name].shape) for name in self.recurrent_names()
+                name: memory.take(f"d{name}", params[name].shape) for name in self.recurrent_names()
             }
         dstate0: State = ()
         for k, cell in reversed(self._cells.items()):
             (cache, below, params), layer_grads = caches[k - 1], self._of_layer(grads, k)
-            scope = buffer.scope(str(k))
+            scope = memory.scope(str(k))
             recurrent = {name: layer_grads[name] for name in cell.recurrent_names()}
             da, dstate, _ = cell.rows_backward(dh, cache, scope, recurrent)
             dstate0 += dstate
@@ -162,7 +169,7 @@ class _Stack(Cell):
                 weight, bias = cell.inputs
                 ops.matmul(below.T, da, out=layer_grads[weight])
                 ops.column_sum(da, out=layer_grads[bias])
-                dh = ops.matmul(da, params[weight].T, out=scope("dh_below", below.shape))
+                dh = ops.matmul(da, params[weight].T, out=scope.take("dh_below", below.shape))
         return da, dstate0, grads
 
     def activations(self, caches: list[Any]) -> dict[str, Activation]:
@@ -190,7 +197,7 @@ class _Stack(Cell):
         above = sum(len(cell.states) for number, cell in self._cells.items() if number > k)
         return state[above : above + len(self._cells[k].states)]
 
-    def _inputs(self, k: int, h: Array, layer_params: Params, buffer: Buffer) -> Array:
+    def _inputs(self, k: int, h: Array, layer_params: Params, memory: Workspace) -> Array:
         """Pre-activations (n, G) of layer k from the states below it."""
         (weight, bias), ops = (layer_params[name] for name in self._cells[k].inputs), get_ops(h)
-        return ops.add_rows(ops.matmul(h, weight, buffer("inputs", (len(h), len(bias)))), bias)
+        return ops.add_rows(ops.matmul(h, weight, memory.take("inputs", (len(h), len(bias)))), bias)

@@ -1,6 +1,7 @@
 """Captioning models: configuration, parameters, loss and gradients. Open network.py first.
 
-batch.py packs a batch for it; captioning_rnn.py is the model that people use.
+batch.py packs a batch for it, device_batch.py has what only a device does; captioning_rnn.py is the
+model that people use.
 """
 
 from xpcap.decoding.beam import Beam

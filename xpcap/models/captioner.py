@@ -10,9 +10,9 @@ from xpcap.backend import Array, asarray, to_numpy
 from xpcap.decoding.decode import Decodable, Decoded, decode
 from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidValueError
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.models import network
-from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
+from xpcap.models.batch import Batch, FeatureRows, Part, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.ops import State
@@ -101,8 +101,9 @@ class Captioner(Decodable):
         batch, compute = Batch(features, captions), network.word_log_probabilities
         return np.concatenate(self._in_parts("word_log_probabilities", batch, compute))
 
+    @one_blas_thread()
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Take a step from the words themselves: `advance` after `project`, in fresh memory.
+        """Take a step from the words themselves, in fresh memory.
 
         Parameters
         ----------
@@ -137,7 +138,8 @@ class Captioner(Decodable):
             raise InvalidValueError(caller, "state", got, "one for each word")
         V = self.config.vocabulary
         check_range(caller, "words", to_numpy(words), V, "from another vocabulary?")
-        return self.advance(self.project(asarray(words, like=like)), state, allocator(like))
+        stepper = self.stepper(Workspace.fresh(like))
+        return stepper.advance(stepper.project(asarray(words, like=like)), state)
 
     def sample(
         self,
@@ -281,12 +283,10 @@ class Captioner(Decodable):
     def _part(self, method: str, batch: Batch) -> Part:
         """Given captions as one part on the model's device."""
         caller, null = f"{self._name}.{method}", self.word_to_idx["<NULL>"]
-        batch, buffers = batch.checked(caller, self.config), [allocator(self.like)]
-        (part,) = prepare_batch(caller, batch, self.config, self.like, null, buffers)
-        return part
+        return self._network().part(caller, batch.checked(caller, self.config), null)
 
     @abstractmethod
-    def _network(self, buffer: Buffer | None = None) -> network.Network:
+    def _network(self, memory: Workspace | None = None) -> network.Network:
         """The network, in this memory or in fresh one."""
 
     @property

@@ -7,27 +7,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, asarray, to_numpy
+from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Buffer, Workspace, allocator
-from xpcap.models.batch import (
-    Batch,
-    FeatureRows,
-    prepare_batch,
-    prepare_features,
-)
+from xpcap.memory import Workspace
+from xpcap.models.batch import Batch, FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig
+from xpcap.models.device_batch import DeviceNetwork
 from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import LossTerms, State, has_kernels
+from xpcap.ops import LossTerms, State
 from xpcap.options import SEED, described
-from xpcap.threads import one_blas_thread, parallel_map
+from xpcap.threads import one_blas_thread
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-# For another core to pay off: captions of a part, and multiplications of the product of its step
-MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
 
 
 class CaptioningRNN(Captioner):
@@ -261,21 +255,9 @@ class CaptioningRNN(Captioner):
     def size(self) -> int:
         return int(self.params.flat.size)
 
-    def _network(self, buffer: Buffer | None = None) -> Network:
-        return Network(self.config, self.params, buffer)
-
-    def _buffers(self, workspace: Workspace | None, batch: Batch) -> list[Buffer]:
-        """Memory for the parts of a batch, one each; of a large enough one as many as there are."""
-        if not isinstance(workspace, Workspace | None):
-            got = f"is a {type(workspace).__name__}"
-            expected = "an xpcap.memory.Workspace, or None"
-            raise InvalidTypeError("CaptioningRNN.loss", "workspace", got, expected)
-        if workspace is None:
-            return [allocator(self.like)]
-        size = self.config.hidden * self.config.columns  # of Wh, or of as many others
-        least = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
-        parts = workspace.parts[: max(1, batch.computed // least)]
-        return [part.buffer for part in parts]
+    def _network(self, memory: Workspace | None = None) -> Network:
+        network = DeviceNetwork if is_device_array(self.like) else Network
+        return network(self.config, self.params, memory)
 
     # ---- Training
 
@@ -313,8 +295,7 @@ class CaptioningRNN(Captioner):
         workspace : Workspace or None
             An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
             valid until its next use. A large enough batch is split into as many parts as the
-            workspace has, computed in parallel. On a device, one that fits the workspace's layout
-            is padded to it; its launches are recorded and repeated. None: fresh memory, one part.
+            workspace has, computed in parallel. None: fresh memory, one part.
         weights : array (N,), real, or None
             The weight of each caption, on the host. None: 1 each.
         total : float or None
@@ -348,37 +329,16 @@ class CaptioningRNN(Captioner):
         terms = LossTerms.checked(caller, smoothing=smoothing)
         given = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
         batch = given.checked(caller, self.config)
-        buffers = self._buffers(workspace, batch)
-        if not batch.computed:
-            self._next_step = step + 1
-            return self._network(buffers[0]).zero_gradients()
-        layout = None
-        if workspace is not None and has_kernels(self.config.recurrent):
-            layout = workspace.layout
-        parts = prepare_batch(
-            caller,
-            batch,
-            self.config,
-            self.like,
-            self._null,
-            buffers,
-            layout=layout,
-            seed=self.seed if self.dropout else None,
-            terms=terms,
-        )
-
-        # Parts are computed in parallel, each with gradients of its own, and added up in order
-        def of_part(k: int) -> tuple[Array, Parameters]:
-            return self._network(parts[k].buffer).gradients(parts[k], workspace)
-
-        results = parallel_map(of_part, range(len(parts)))
-        loss, grads = results[0]
-        for other_loss, other in results[1:]:
-            loss = loss + other_loss
-            flat = grads.flat
-            flat += other.flat
+        if not isinstance(workspace, Workspace | None):
+            got = f"is a {type(workspace).__name__}"
+            raise InvalidTypeError(caller, "workspace", got, "an xpcap.memory.Workspace, or None")
+        network, seed = self._network(workspace), self.seed if self.dropout else None
+        if batch.computed:
+            results = network.gradients(caller, batch, self._null, seed=seed, terms=terms)
+        else:
+            results = network.zero_gradients()
         self._next_step = step + 1
-        return loss, grads
+        return results
 
     @one_blas_thread()
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
@@ -409,7 +369,7 @@ class CaptioningRNN(Captioner):
         part = self._part("attention", Batch(features, captions))
         attention = self._network().forward(part).image.attention
         assert attention is not None
-        return part.unpack(to_numpy(attention.weights))
+        return part.packed.unpack(to_numpy(attention.weights))
 
     @one_blas_thread()
     def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:
@@ -437,7 +397,7 @@ class CaptioningRNN(Captioner):
         """
         part = self._part("trace", Batch(features, captions))
         # The part has the pictures sorted by the length of their captions
-        unsorted = asarray(np.argsort(part.order), like=self.like)
+        unsorted = asarray(np.argsort(part.packed.order), like=self.like)
         network = self._network()
         image = network.image(part.table, part.pictures[unsorted])
         return trace(network, image, to_numpy(captions), self._null)
@@ -463,15 +423,8 @@ class CaptioningRNN(Captioner):
         features = prepare_features(caller, features, shape, self.like, read=False)
         return self._network().start(features)
 
-    @one_blas_thread()
-    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        return self._network(buffer).project(words)
-
-    @one_blas_thread()
-    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        network = self._network(buffer)
-        state = network.step(a, state)
-        return network.scores(state[0]), state
+    def stepper(self, memory: Workspace) -> Network:
+        return self._network(memory)
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:

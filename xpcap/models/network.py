@@ -1,5 +1,6 @@
-"""Network: forward and backward pass of the captioner over one part of a batch, on its device."""
+"""Network: loss and gradients of a batch, and the forward and backward pass over a part of it."""
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,22 +10,25 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.layers.attention import Attention
+from xpcap.layers.cell import Params
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
-from xpcap.memory import Buffer, Workspace, allocator
-from xpcap.models.batch import Part
+from xpcap.memory import Workspace
+from xpcap.models.batch import NO_TERMS, Batch, Part, prepare_parts
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
 from xpcap.ops import (
-    DeviceOps,
+    Factor,
+    LossTerms,
     PackedSequences,
     State,
-    constant_factor,
     contiguous,
     get_ops,
 )
-from xpcap.threads import run_parallel
+from xpcap.threads import parallel_map, run_parallel
 
-GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
+GRADIENTS = "grads"  # name of the array of all gradients in a workspace
+# For another core to pay off: captions of a part, and multiplications of the product of its step
+MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
 
 
 class Score(NamedTuple):
@@ -63,147 +67,176 @@ class Network:
 
     config : ModelConfig
     params : Parameters, with the shapes of the config
-    buffer : memory for results and temporaries; None: fresh memory
+    memory : for results and temporaries; None: fresh memory
     """
 
     def __init__(
-        self, config: ModelConfig, params: Parameters, buffer: Buffer | None = None
+        self, config: ModelConfig, params: Parameters, memory: Workspace | None = None
     ) -> None:
         self.config, self.params, self.cell = config, params, config.recurrent
-        self.buffer = buffer or allocator(params.flat)
+        self.memory = memory or Workspace.fresh(params.flat)
         self._ops, self._keep = get_ops(params.flat), 1 - config.dropout
+        self._factors: dict[str, Factor] = {}
+
+    def within(self, memory: Workspace) -> "Network":
+        """The same network in other memory."""
+        return type(self)(self.config, self.params, memory)
 
     @property
     def cell_params(self) -> dict[str, Array]:
         """The cell's parameters by name."""
         return {name: self.params[name] for name in self.config.cell_shapes()}
 
+    @functools.cached_property
+    def _step_params(self) -> Params:
+        """The cell's parameters for steps of decoding."""
+        return self.cell.laid_out(self.cell_params, self.memory.scope("cell"))
+
     # ---- Loss and gradients
 
-    def gradients(self, part: Part, workspace: Workspace | None = None) -> tuple[Array, Parameters]:
-        """Loss and gradients of one part; those of a batch are the sum over its parts.
+    def gradients(
+        self,
+        caller: str,
+        batch: Batch,
+        null: int,
+        *,
+        seed: int | None = None,
+        terms: LossTerms = NO_TERMS,
+    ) -> tuple[Array, Parameters]:
+        """Loss and gradients of a checked batch; arguments as of `prepare_parts`.
 
-        What a padded part launches is recorded in the workspace, and repeated for the next ones:
-        all that differs lies in what was uploaded.
+        A large enough batch is divided into parts, as many as the memory has. They are computed in
+        parallel, and added up in order.
         """
-        if workspace is None or not part.padded or not isinstance(self._ops, DeviceOps):
-            return self._gradients(part)
-        # A record keeps its arrays alive, so no other ones have their addresses
-        addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
-        key = addresses, self.config, part.hidden_mask is None, part.terms.key
-        return workspace.replay.run(key, lambda: self._gradients(part))
+        size = self.config.hidden * self.config.columns  # of Wh, or of as many others
+        least = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
+        memories = self.memory.parts[: max(1, batch.computed // least)]
+        parts = prepare_parts(
+            caller, batch, self.config, self.params.flat, null, memories, seed=seed, terms=terms
+        )
+        results = parallel_map(lambda part: self.within(part.memory).part_gradients(part), parts)
+        loss, grads = results[0]
+        for other_loss, other in results[1:]:
+            loss = loss + other_loss
+            flat = grads.flat
+            flat += other.flat
+        return loss, grads
 
-    def _gradients(self, part: Part) -> tuple[Array, Parameters]:
-        grads, buffer, part = self._empty_gradients(), self.buffer, part.on_device()
-        cache = self.forward(part)
-        nll, (dh, _, _) = vocabulary_loss(
+    def part(self, caller: str, batch: Batch, null: int) -> Part:
+        """A checked batch as one part, without dropout."""
+        like = self.params.flat
+        (part,) = prepare_parts(caller, batch, self.config, like, null, [self.memory])
+        return part
+
+    def part_gradients(self, part: Part) -> tuple[Array, Parameters]:
+        """Loss and gradients of one part."""
+        grads, cache = self._empty_gradients(), self.forward(part)
+        nll, dh = vocabulary_loss(
             cache.hidden,
             self.params["W_vocab"],
             self.params["b_vocab"],
-            part.targets,
+            part.packed.targets,
             part.terms,
-            buffer=buffer.scope("vocabulary"),
+            self.memory.scope("vocabulary"),
             out=(grads["W_vocab"], grads["b_vocab"]),
         )
         self.backward(dh, part, cache, grads)
-        return self._ops.weighted_sum(nll, part.terms.scale, buffer("loss", ())), grads
+        loss = self.memory.take("loss", ())
+        return self._ops.weighted_sum(nll, part.terms.scale, loss), grads
 
     def zero_gradients(self) -> tuple[Array, Parameters]:
         """Loss and gradients of no captions."""
-        grads, loss = self._empty_gradients(), self.buffer("loss", ())
+        grads, loss = self._empty_gradients(), self.memory.take("loss", ())
         grads.flat[...] = 0
         loss[...] = 0
         return loss, grads
 
     def _empty_gradients(self) -> Parameters:
         shapes = self.params.shapes
-        return Parameters(shapes, self.buffer(GRADIENTS, self.params.flat.shape))
+        return Parameters(shapes, self.memory.take(GRADIENTS, self.params.flat.shape))
 
     def forward(self, part: Part) -> Forward:
         """Hidden states of the rows with a target, from features and words."""
-        part, buffer, ops = part.on_device(), self.buffer, self._ops
+        packed, masks, memory, ops = part.packed, part.masks, self.memory, self._ops
         weight, bias = (self.params[name] for name in self.cell.inputs)
-        image, rows = self.image(part.table, part.pictures, part.feature_mask), part.rows
+        image, rows = self.image(part.table, part.pictures, masks.features), packed.rows
 
         # Each distinct word and each image is projected once; rows gather the results.
-        K, G = len(part.words), len(bias)
-        out = buffer("vectors", (K, self.config.wordvec))
-        embedding = self.params["W_embed"]
-        vectors = ops.gather(embedding, part.words, out, part.word_mask, self._keep)  # (K, W)
-        projected = ops.matmul(vectors, weight, out=buffer("projected", (K, G)))
-        a = buffer("a", (rows.R, G))
+        K, G = len(packed.words), len(bias)
+        out = memory.take("vectors", (K, self.config.wordvec))
+        vectors = ops.gather(self.params["W_embed"], packed.words, out, masks.words, self._keep)
+        projected = ops.matmul(vectors, weight, out=memory.take("projected", (K, G)))
+        a = memory.take("a", (rows.R, G))
         if image.term is None:
-            ops.gather_plus(projected, part.inputs.ids, bias, a)
+            ops.gather_plus(projected, packed.inputs.ids, bias, a)
         else:
-            ops.gather_plus_image(projected, part.inputs.ids, bias, image.term, rows, a)
+            ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
-        state0, scope = image.start(len(self.cell.states)), buffer.scope("cell")
+        state0, scope = image.start(len(self.cell.states)), memory.scope("cell")
         h, cache = self.cell.rows_forward(a, state0, self.cell_params, rows, scope, image.attention)
-        if part.target_rows is not None or part.hidden_mask is not None:
-            out = buffer("hidden", (len(part.targets), self.config.hidden))
-            h = ops.gather(contiguous(h), part.target_rows, out, part.hidden_mask, self._keep)
+        if packed.target_rows is not None or masks.hidden is not None:
+            out = memory.take("hidden", (len(packed.targets), self.config.hidden))
+            h = ops.gather(h, packed.target_rows, out, masks.hidden, self._keep)
         return Forward(image, vectors, cache, h)
 
     def backward(self, dh: Array, part: Part, cache: Forward, grads: Parameters) -> None:
         """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
-        buffer, ops = self.buffer, self._ops
+        packed, masks, memory, ops = part.packed, part.masks, self.memory, self._ops
         image, vectors, (weight, bias) = cache.image, cache.vectors, self.cell.inputs
-        if part.target_rows is not None:
-            out = buffer("dh_rows", (part.rows.R, dh.shape[1]))
-            dh = ops.scatter(dh, part.target_rows, out, part.hidden_mask, self._keep)  # (R, H)
-        elif part.hidden_mask is not None:
-            dh = ops.gather(dh, None, buffer("dh_rows", dh.shape), part.hidden_mask, self._keep)
-        da, dstate0 = self._cell_backward(dh, cache.cell, grads)
+        if packed.target_rows is not None:
+            out = memory.take("dh_rows", (packed.rows.R, dh.shape[1]))
+            dh = ops.scatter(dh, packed.target_rows, out, masks.hidden, self._keep)  # (R, H)
+        elif masks.hidden is not None:
+            out = memory.take("dh_rows", dh.shape)
+            dh = ops.gather(dh, None, out, masks.hidden, self._keep)
+        recurrent = {name: grads[name] for name in self.cell.recurrent_names()}
+        da, dstate0, _ = self.cell.rows_backward(dh, cache.cell, memory.scope("cell"), recurrent)
 
         # Rows of one word share its projection, so their gradients add up before the products.
-        out = buffer("dwords", (len(vectors), da.shape[1]))
-        dwords = ops.segment_sum(da, part.inputs, out=out)  # (K, G)
+        out = memory.take("dwords", (len(vectors), da.shape[1]))
+        dwords = ops.segment_sum(da, packed.inputs, out=out)  # (K, G)
         ops.column_sum(dwords, out=grads[bias])
 
         def weights_and_image() -> None:
-            self.image_backward(da, dstate0, part.rows, image, grads)
+            self.image_backward(da, dstate0, packed.rows, image, grads)
             ops.matmul(vectors.T, dwords, out=grads[weight])
 
         def words() -> None:
-            out = buffer("dvectors", vectors.shape)
+            out = memory.take("dvectors", vectors.shape)
             dvectors = ops.matmul(dwords, self.params[weight].T, out=out)  # (K, W)
-            ops.scatter(dvectors, part.words, grads["W_embed"], part.word_mask, self._keep)
+            ops.scatter(dvectors, packed.words, grads["W_embed"], masks.words, self._keep)
 
         work = dwords.size * self.config.wordvec
         run_parallel(self.params.flat, work, weights_and_image, words)
-
-    def _cell_backward(self, dh: Array, loop: Any, grads: Parameters) -> tuple[Array, State]:
-        """da (R, G) and dstate0 of the cell's loop; the gradients of its parameters go to `grads`."""
-        recurrent = {name: grads[name] for name in self.cell.recurrent_names()}
-        da, dstate0, _ = self.cell.rows_backward(dh, loop, self.buffer.scope("cell"), recurrent)
-        return contiguous(da), tuple(contiguous(dstate) for dstate in dstate0)
 
     # ---- The image
 
     def image(self, table: Array, pictures: Array, mask: Array | None = None) -> Image:
         """Projected images of table[pictures], after dropout if there is a mask (N, D)."""
         take = self._ops.gather_regions if self.config.attends else self._ops.gather
-        out = self.buffer("x", (len(pictures), *self.config.feature_shape))
+        out = self.memory.take("x", (len(pictures), *self.config.feature_shape))
         return self.project_image(take(table, pictures, out, mask, self._keep))
 
     def project_image(self, features: Array) -> Image:
         """Projected images of features (N, D), or grids (N, P, D)."""
-        config, params, buffer, ops = self.config, self.params, self.buffer, self._ops
+        config, params, memory, ops = self.config, self.params, self.memory, self._ops
         N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
         x = features.reshape(math.prod((N, *regions)), D)
-        projected = ops.matmul(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
+        out = memory.take("projected image", (len(x), H))
+        projected = ops.matmul(x, params["W_proj"], out=out)
         ops.add_rows(projected, params["b_proj"])
         h0, attention, term = projected, None, None
         if config.attends:
             attention = self._attention(projected.reshape(N, *regions, H))
             h0 = attention.start()
         if config.every_step:
-            term = ops.matmul(h0, params["W_image"], out=buffer("image", (N, config.columns)))
+            out = memory.take("image", (N, config.columns))
+            term = ops.matmul(h0, params["W_image"], out=out)
         return Image(x, h0, term, attention)
 
     def _attention(self, A: Array) -> Attention:
         """Attention to projected regions A (N, P, H)."""
-        return Attention(A, self.params["Wattn"], self.buffer.scope("attention"))
+        return Attention(A, self.params["Wattn"], self.memory.scope("attention"))
 
     def image_backward(
         self, da: Array, dstate0: State, rows: PackedSequences, image: Image, grads: Parameters
@@ -214,9 +247,9 @@ class Network:
         """
         (x, h0, term, attention), ops, (dh0, *others) = image, self._ops, dstate0
         if term is not None:
-            dterm = ops.sequence_sum(da, rows, self.buffer("dimage", term.shape))  # (N, G)
+            dterm = ops.sequence_sum(da, rows, self.memory.take("dimage", term.shape))  # (N, G)
             ops.matmul(h0.T, dterm, out=grads["W_image"])
-            ops.matmul_add(dterm, self.params["W_image"].T, dh0, self.buffer)
+            ops.matmul_add(dterm, self.params["W_image"].T, dh0, self.memory)
         if attention is None:
             dprojected = dh0
         else:
@@ -238,15 +271,19 @@ class Network:
         return (*state, *(array for array in constant if array is not None))
 
     def project(self, words: Array) -> Array:
-        """Pre-activations (n, G) of words (n,), in the buffer."""
-        ops, buffer, (weight, bias) = self._ops, self.buffer, self.cell.inputs
-        out = buffer("vectors", (len(words), self.config.wordvec))
+        """Pre-activations (n, G) of words (n,), which the next call overwrites."""
+        ops, memory, (weight, bias) = self._ops, self.memory, self.cell.inputs
+        out = memory.take("vectors", (len(words), self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], contiguous(words), out=out)
-        out = buffer("a", (len(words), self.config.columns))
-        factor = constant_factor(self.params[weight], buffer.scope(weight))
-        a = ops.matmul(vectors, factor, out=out)
+        out = memory.take("a", (len(words), self.config.columns))
+        a = ops.matmul(vectors, self._factor(weight), out=out)
         a += self.params[bias]
         return a
+
+    def advance(self, a: Array, state: State) -> tuple[Array, State]:
+        """Scores (n, V) and the state after pre-activations a (n, G), as of `Stepper.advance`."""
+        state = self.step(a, state)
+        return self.scores(state[0]), state
 
     def step(self, a: Array, state: State) -> State:
         """The state after pre-activations a (n, G) of words, which are overwritten.
@@ -262,16 +299,22 @@ class Network:
 
     def cell_step(self, a: Array, state: State, attention: Attention | None) -> State:
         """The cell's state after whole pre-activations a (n, G), which are overwritten."""
-        return self.cell.advance(a, state, self.cell_params, self.buffer.scope("cell"), attention)
+        return self.cell.advance(a, state, self._step_params, self.memory.scope("cell"), attention)
 
     def scores(self, h: Array) -> Array:
-        """Scores (n, V) of the next word from hidden states (n, H), in the buffer."""
-        W_vocab, b_vocab = self.params["W_vocab"], self.params["b_vocab"]
-        out = self.buffer("scores", (len(h), len(b_vocab)))
-        factor = constant_factor(W_vocab, self.buffer.scope("W_vocab"))
-        scores = self._ops.matmul(contiguous(h), factor, out=out)
+        """Scores (n, V) of the next word from h (n, H), which the next call overwrites."""
+        b_vocab = self.params["b_vocab"]
+        out = self.memory.take("scores", (len(h), len(b_vocab)))
+        scores = self._ops.matmul(contiguous(h), self._factor("W_vocab"), out=out)
         scores += b_vocab
         return scores
+
+    def _factor(self, name: str) -> Factor:
+        """A weight laid out for products of few rows, once."""
+        if name not in self._factors:
+            memory = self.memory.scope(name)
+            self._factors[name] = self._ops.factor(self.params[name], memory)
+        return self._factors[name]
 
 
 # ---- Scores of given captions
@@ -279,7 +322,7 @@ class Network:
 
 def score(network: Network, part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout."""
-    xp, ops, targets = get_array_module(part.table), get_ops(part.table), part.targets
+    xp, ops, targets = get_array_module(part.table), get_ops(part.table), part.packed.targets
     nll, correct = (xp.zeros((), np.float64) for _ in range(2))
     for rows, scores in _target_scores(network, part):
         correct = correct + _total(ops.argmax(scores) == targets[rows])
@@ -295,12 +338,12 @@ def _total(x: Array) -> Array:
 
 def word_log_probabilities(network: Network, part: Part) -> np.ndarray:
     """Log-probability (N, T) of each target of a part, by caption and step; on the host."""
-    targets = part.targets
+    packed = part.packed
     log_probabilities = [
-        to_numpy(_target_log_probabilities(scores, targets[rows]))
+        to_numpy(_target_log_probabilities(scores, packed.targets[rows]))
         for rows, scores in _target_scores(network, part)
     ]
-    return part.unpack(np.concatenate(log_probabilities), part.target_rows)
+    return packed.unpack(np.concatenate(log_probabilities), packed.target_rows)
 
 
 def _target_log_probabilities(scores: Array, targets: Array) -> Array:
@@ -312,5 +355,5 @@ def _target_log_probabilities(scores: Array, targets: Array) -> Array:
 def _target_scores(network: Network, part: Part) -> Iterator[tuple[slice, Array]]:
     """Blocks of the rows with a target, and scores (n, V) of their words."""
     h = network.forward(part).hidden
-    for rows in blocks(len(part.targets), network.config.vocabulary, h):
+    for rows in blocks(len(part.packed.targets), network.config.vocabulary, h):
         yield rows, network.scores(h[rows])

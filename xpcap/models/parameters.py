@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +28,8 @@ class Parameters(MutableMapping[str, Array]):
     flat : array (sum of sizes,); the buffer itself, not a copy. ``params.flat = array`` copies into
         it, too
     """
+
+    __slots__ = "_flat", "_views", "shapes"  # no others: params.Wx = array would be lost
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> None:
         self.shapes = dict(shapes)
@@ -106,6 +109,14 @@ class Parameters(MutableMapping[str, Array]):
                 cause = "are they from another model?"
                 raise InvalidValueError("params", name, got, self[name].shape, cause)
         self.update(values)
+
+    def update(self, *values: Any, **more: Array) -> None:
+        """Copy in some parameters, whose values may be views of this buffer, as where two swap."""
+        copies = {
+            name: as_array("params", name, value).copy()
+            for name, value in dict(*values, **more).items()
+        }
+        super().update(copies)
 
     def holding(self, values: Mapping[str, Array]) -> "Parameters":
         """A copy with these values. ValueError : as in `assign`."""

@@ -21,7 +21,6 @@ import numpy as np
 from xpcap.backend import Array, is_device_array
 from xpcap.device.probe import without_cub
 from xpcap.device.replay import invalidate
-from xpcap.memory import Buffer
 from xpcap.ops.base import (
     OPERATIONS,
     Factor,
@@ -61,8 +60,3 @@ def get_ops(x: Array) -> Ops:
         invalidate("plain")
         return _PLAIN
     return _HOST if isinstance(x, np.ndarray) else _DEVICE
-
-
-def constant_factor(w: Array, buffer: Buffer) -> Factor:
-    """w (k, m) as a factor, laid out once where the buffer's owner changes no parameters."""
-    return buffer.constant("factor", w, lambda: get_ops(w).factor(w, buffer))

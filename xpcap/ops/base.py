@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.packed import PackedSequences, Step, StepFn
@@ -71,8 +71,8 @@ class Ops:
 
     # ---- Products
 
-    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
-        """w (k, m), laid out for several products x @ w of few rows each, in memory of `buffer`.
+    def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
+        """w (k, m), laid out for several products x @ w of few rows each, in `memory`.
 
         It stands for w in `matmul`, `row_matmul` and `row_matmul_add`, until w changes.
         """
@@ -82,9 +82,9 @@ class Ops:
         """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
         return get_array_module(x, w).dot(x, w, out=out)
 
-    def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
-        """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
-        out += self.matmul(x, w, out=(buffer or allocator(out))("product", out.shape))
+    def matmul_add(self, x: Array, w: Array, out: Array, memory: Workspace | None = None) -> Array:
+        """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `memory`."""
+        out += self.matmul(x, w, out=(memory or Workspace.fresh(out)).take("product", out.shape))
         return out
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
@@ -103,18 +103,18 @@ class Ops:
         return multiply
 
     def row_matmul_add(
-        self, x: Array, w: Factor, out: Array, buffer: Buffer | None = None
+        self, x: Array, w: Factor, out: Array, memory: Workspace | None = None
     ) -> MultiplyRows:
         """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 
-        Memory for a product comes from `buffer`, if needed.
+        Memory for a product comes from `memory`, if needed.
         """
         scratch = out[:0]
 
         def multiply(i: int, o: int, n: int) -> None:
             nonlocal scratch
             if n > len(scratch):  # once: the first step has the most rows
-                scratch = (buffer or allocator(out))("product", (n, out.shape[1]))
+                scratch = (memory or Workspace.fresh(out)).take("product", (n, out.shape[1]))
             to = out[o : o + n]
             to += self.matmul(x[i : i + n], w, out=scratch[:n])
 
@@ -282,18 +282,18 @@ class Ops:
 
     # ---- The update of a training step
 
-    def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
-        """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `buffer`."""
+    def global_norm(self, x: Array, memory: Workspace | None = None) -> Array:
+        """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `memory`."""
         xp = get_array_module(x)
         wide = x.astype(xp.float64)
         return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
-    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
+    def clip_by_norm(self, x: Array, max_norm: float, memory: Workspace | None = None) -> Array:
         """Norm of x (n,), which is scaled in place to `max_norm` if it is larger.
 
         Where the norm is not finite x stays as it is: it shows which numbers are at fault.
         """
-        xp, norm = get_array_module(x), self.global_norm(x, buffer)
+        xp, norm = get_array_module(x), self.global_norm(x, memory)
         factor = max_norm / xp.maximum(norm, max_norm)
         x *= xp.where(xp.isfinite(norm), factor, xp.ones_like(factor))
         return norm

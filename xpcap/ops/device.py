@@ -15,7 +15,7 @@ from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.device import cublas
 from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops.base import OPERATIONS, Factor, MultiplyRows, Ops, Segments, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State, name_of
 from xpcap.ops.choosing import BeamRows
@@ -83,11 +83,11 @@ def _launch_loss(
     CUDA.launch("softmax_loss", (R,), scores, b, biased, targets, *scale, kept, rest, nll, out, V)
 
 
-def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
+def _squares(x: Array, memory: Workspace) -> tuple[Array, Array]:
     """Partial sums of squares, as many as a block has threads, and memory for the norm."""
-    partial = buffer("squares", (CUDA.threads,), np.float64)
+    partial = memory.take("squares", (CUDA.threads,), np.float64)
     CUDA.launch("squares", (CUDA.threads,), x, partial, x.size)
-    return partial, buffer("norm", ())
+    return partial, memory.take("norm", ())
 
 
 def _fits_a_block(A: Array) -> bool:
@@ -110,15 +110,15 @@ class DeviceOps(Equations):
             return cublas.multiply(x, w, _empty(x, len(x), w.shape[1]) if out is None else out)
         return super().matmul(x, w, out)
 
-    def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
+    def matmul_add(self, x: Array, w: Array, out: Array, memory: Workspace | None = None) -> Array:
         if x.size and w.size:
             return cublas.multiply(x, w, out, cublas.ONE)
-        return super().matmul_add(x, w, out, buffer)
+        return super().matmul_add(x, w, out, memory)
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
         return self.matmul(x, w.T, out)
 
-    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
+    def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
         """cuBLAS takes w as it is."""
         return w
 
@@ -128,11 +128,11 @@ class DeviceOps(Equations):
         return super().row_matmul(x, w, out)
 
     def row_matmul_add(
-        self, x: Array, w: Factor, out: Array, buffer: Buffer | None = None
+        self, x: Array, w: Factor, out: Array, memory: Workspace | None = None
     ) -> MultiplyRows:
         if x.size and w.size:
             return cublas.multiply_rows(x, w, out, cublas.ONE)
-        return super().row_matmul_add(x, w, out, buffer)
+        return super().row_matmul_add(x, w, out, memory)
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
         return self.row_matmul(x, w.T, out)
@@ -263,13 +263,13 @@ class DeviceOps(Equations):
 
     # ---- The update of a training step
 
-    def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
-        partial, norm = _squares(x, buffer or allocator(x))
+    def global_norm(self, x: Array, memory: Workspace | None = None) -> Array:
+        partial, norm = _squares(x, memory or Workspace.fresh(x))
         CUDA.launch("root", (1,), partial, norm)
         return norm
 
-    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
-        partial, norm = _squares(x, buffer or allocator(x))
+    def clip_by_norm(self, x: Array, max_norm: float, memory: Workspace | None = None) -> Array:
+        partial, norm = _squares(x, memory or Workspace.fresh(x))
         CUDA.launch("clip", (CUDA.threads,), x, partial, norm, max_norm, x.size)
         return norm
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import Workspace
 from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
 from xpcap.ops.cell import CellBuffers, PointwiseSteps, name_of
 from xpcap.ops.packed import Step, StepFn
@@ -138,14 +138,14 @@ class HostOps(Ops):
 
     # ---- Products
 
-    def factor(self, w: Array, buffer: Buffer | None = None) -> Factor:
+    def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
         """Columns of w that lie together: OpenBLAS packs neither factor of such small products."""
         k, m = w.shape
         columns = _width(k, COLUMNS)
         if not 0 < columns <= m:
             return w
         count = m // columns
-        blocks = (buffer or allocator(w))("factor", (count, k, columns))
+        blocks = (memory or Workspace.fresh(w)).take("factor", (count, k, columns))
         blocks[...] = w[:, : count * columns].reshape(k, count, columns).transpose(1, 0, 2)
         return Blocks(w, blocks)
 
@@ -300,14 +300,14 @@ class HostOps(Ops):
     # ---- The update of a training step
 
     @one_blas_thread()
-    def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
-        return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
+    def global_norm(self, x: Array, memory: Workspace | None = None) -> Array:
+        return _norm(x) if x.ndim == 1 else super().global_norm(x, memory)
 
     @one_blas_thread()
-    def clip_by_norm(self, x: Array, max_norm: float, buffer: Buffer | None = None) -> Array:
+    def clip_by_norm(self, x: Array, max_norm: float, memory: Workspace | None = None) -> Array:
         """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
         if x.ndim != 1:
-            return super().clip_by_norm(x, max_norm, buffer)
+            return super().clip_by_norm(x, max_norm, memory)
         norm = _norm(x)
         if max_norm < norm < np.inf:
             x *= max_norm / norm

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
-from xpcap.memory import Buffer, Workspace, allocator
+from xpcap.memory import Workspace
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import INJECT, has_attention
 from xpcap.models.network import Network
@@ -125,16 +126,16 @@ class Loop(NamedTuple):
             return None
         return Attention(self.arrays["the regions"], self.arrays["Wattn"])
 
-    def forward(self, buffer: Buffer | None = None) -> tuple[Array, Any]:
+    def forward(self, memory: Workspace | None = None) -> tuple[Array, Any]:
         """h (R, H), and what `backward` takes."""
         term = self.attention()
-        h, cache = self.cell.rows_forward(self.a, self.state0, self.params, self.rows, buffer, term)
+        h, cache = self.cell.rows_forward(self.a, self.state0, self.params, self.rows, memory, term)
         return h, (cache, term)
 
-    def backward(self, cache: Any, buffer: Buffer | None = None) -> dict[str, Array]:
+    def backward(self, cache: Any, memory: Workspace | None = None) -> dict[str, Array]:
         """Gradients by the names of `arrays`."""
         loop, term = cache
-        da, dstate0, param_grads = self.cell.rows_backward(self.dh, loop, buffer)
+        da, dstate0, param_grads = self.cell.rows_backward(self.dh, loop, memory)
         names = self.cell.states
         if len(dstate0) != len(names):
             fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
@@ -149,11 +150,11 @@ class Loop(NamedTuple):
                 fail("rows_backward", "returns no gradient", f"one of {name}")
         return {name: grads[name] for name in self.arrays}
 
-    def run(self, buffer: Buffer | None = None) -> dict[str, Array]:
+    def run(self, memory: Workspace | None = None) -> dict[str, Array]:
         """h and all gradients."""
-        h, cache = self.forward(buffer)
-        h = h.copy()  # may lie in the buffer
-        grads = self.backward(cache, buffer)
+        h, cache = self.forward(memory)
+        h = h.copy()  # may lie in the memory
+        grads = self.backward(cache, memory)
         return {"h": h} | {f"the gradient of {name}": x for name, x in grads.items()}
 
     def rows_of(self, sequence: int) -> list[int]:
@@ -254,7 +255,7 @@ def inputs_unchanged(trial: Trial) -> None:
         loop.a[: len(STEPS) - 1],
         tuple(x[:-1] for x in loop.state0),
         loop.params,
-        allocator(loop.a),
+        Workspace.fresh(loop.a),
         loop.attention(),
     )
     for name, x in given.items():
@@ -273,16 +274,21 @@ def caches_apart(trial: Trial) -> None:
         check_close(f"{name}, while another cache is alive,", x, alone[name], "the one alone")
 
 
+class Spoiled(Workspace):
+    """Memory of NaN."""
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
+        array = super().take(name, shape, dtype)
+        array[...] = np.nan if dtype is None else 7
+        return array
+
+
 def memory_reused(trial: Trial) -> None:
     """Buffers may hold anything, such as the step before."""
     loop = trial.loop()
-    xp, dtype, expected = get_array_module(loop.a), loop.a.dtype, loop.run()
-    spoiled = Buffer(
-        lambda name, shape, kind: xp.full(shape, np.nan if kind is None else 7, kind or dtype),
-        lambda name, host: asarray(host, like=loop.a),
-    )
-    for name, x in loop.run(spoiled).items():
-        check_close(f"{name}, in buffers of NaN,", x, expected[name], "the one in new memory")
+    expected = loop.run()
+    for name, x in loop.run(Spoiled(loop.a)).items():
+        check_close(f"{name}, in arrays of NaN,", x, expected[name], "the one in new memory")
     model, features = trial.captioner(), trial.features()
     workspace = Workspace(model.params.flat)
     model.loss(3 * features, CAPTIONS[:, ::-1], step=STEP, workspace=workspace)
@@ -320,11 +326,11 @@ def steps_compose(trial: Trial) -> None:
     """Steps of sampling are those of the loop, and their states stay when a next one is taken."""
     loop = trial.loop()
     h, _ = loop.forward()
-    state, buffer, first, steps = loop.state0, Workspace(loop.a).buffer, 0, []
+    state, memory, first, steps = loop.state0, Workspace(loop.a), 0, []
     for n in loop.rows.batch_sizes:
         rows = slice(first, first + n)
         state = tuple(x[:n] for x in state)
-        state = loop.cell.advance(loop.a[rows], state, loop.params, buffer, loop.attention())
+        state = loop.cell.advance(loop.a[rows], state, loop.params, memory, loop.attention())
         if len(state) != len(loop.cell.states):
             fail("advance", f"returns {len(state)} arrays of a state", loop.cell.states)
         steps.append((rows, state[0]))

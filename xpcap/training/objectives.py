@@ -15,8 +15,9 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import Batch, FeatureRows, Layout
+from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.device_batch import Layout
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
 from xpcap.options import Real, Whole

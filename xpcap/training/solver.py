@@ -8,10 +8,10 @@ Every step, from `step` to the loss:
 
 1. `step` makes a `Batch` of features and captions, and the objective passes it to
    `CaptioningRNN.loss`, with the solver's `Workspace`: memory that lasts from step to step.
-2. `prepare_batch` checks the batch. `pack` sorts captions by length, lists their rows step by step,
-   and pads them to the workspace's `Layout`, so nearly all batches have the same shapes. `send`
-   uploads all index arrays in one transfer (`Staging`), and `masks_of` launches the dropout masks.
-3. `Network.gradients` has `Replay.run` repeat the record of the first such step, launch by launch.
+2. `DeviceNetwork` packs the batch: captions sorted by length, their rows step by step, padded to the
+   workspace's `Layout`, so nearly all batches have the same shapes. All index arrays go up in one
+   transfer (`Staging`), and `draw_masks` launches the dropout masks.
+3. `DeviceNetwork.gradients` has `Replay.run` repeat the record of the first such step, launch by launch.
    Nothing is decided again: what differs lies in what was uploaded.
 4. `Group.all_reduce` sums the gradients of several ranks, `clip_by_global_norm` scales them, and
    `Optimizer.update` changes the parameters. These are launched anew, as masks are: their arguments
@@ -27,7 +27,7 @@ Once a record, when parameters, features, config or terms of the loss are others
    it, or `multiply`, which calls cuBLAS. Both note what they did, and that is the record.
 
 Outside of records: `Kernels` compile at their first use (`warm_up`), and features are sent, by
-`BatchLoader` for a whole data set, by `prepare_batch` for a step's own. Sampling, validation,
+`BatchLoader` for a whole data set, by `DeviceNetwork` for a step's own. Sampling, validation,
 batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
@@ -67,8 +67,9 @@ from xpcap.errors import (
     TrainingError,
     unknown,
 )
-from xpcap.memory import Buffer, Workspace
-from xpcap.models.batch import Batch, FeatureRows, Layout, deal
+from xpcap.memory import Workspace
+from xpcap.models.batch import Batch, FeatureRows, caption_lengths, deal
+from xpcap.models.device_batch import DeviceWorkspace, Layout
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
@@ -266,13 +267,11 @@ class CaptioningSolver:
         self._record = LossBuffer(flat, self.steps_per_epoch, group=self.group)
         self._evaluate = EpochEvaluator(self.data, self._loader, self.select, self.group)
         self._optimizer = Optimizer(self.update_rule, self.optim_config, self.model.params)
-        self._workspace = Workspace(
-            flat,
-            cores() if self._on_host else 1,
-            layout=self._layout(),
-            # Each rank waits for its own uploads
-            waiting=functools.partial(self.group.waiting, call=False),
-        )
+        if self._on_host:
+            self._workspace = Workspace(flat, cores())
+        else:
+            waiting = functools.partial(self.group.waiting, call=False)  # for its own uploads
+            self._workspace = DeviceWorkspace(flat, self._layout(), waiting=waiting)
         if (memory := self.group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
@@ -454,7 +453,8 @@ class CaptioningSolver:
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:
         """This rank's captions of a batch (N, T+1), of equal work on every rank."""
-        return deal(captions, self.data.vocabulary.null, self.group.size)[self.group.rank]
+        lengths = caption_lengths(captions, self.data.vocabulary.null)
+        return deal(lengths, self.group.size)[self.group.rank]
 
     def _layout(self) -> Layout | None:
         """Layout for whole batches of this rank; None in the plain way, and where the host does not
@@ -472,18 +472,18 @@ class CaptioningSolver:
         params, batch = self.model.params, batch._replace(step=self._steps)
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
-        norm = self._clip(grads, self._workspace.buffer.scope("solver"))
+        norm = self._clip(grads, self._workspace.scope("solver"))
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
         self._optimizer.update(params, grads)
         self._steps += 1
         return loss, norm
 
-    def _clip(self, grads: Parameters, buffer: Buffer | None = None) -> Array:
+    def _clip(self, grads: Parameters, memory: Workspace | None = None) -> Array:
         """Norm of the gradients, 0-d, before they are clipped in place."""
         if self.clip_norm is None:
-            return get_ops(grads.flat).global_norm(grads.flat, buffer)
-        return optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
+            return get_ops(grads.flat).global_norm(grads.flat, memory)
+        return optim.clip_by_global_norm(grads.flat, self.clip_norm, memory=memory)
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """Take an optimisation step on a given minibatch, without a record.
@@ -557,17 +557,17 @@ class CaptioningSolver:
             if way == "fast":
                 rank = ways.index("plain")
                 say(f"xpcap: rank {rank} computes in the plain way, so all ranks do", err=True)
-            self.way, self._falls_back, self._workspace.layout = "plain", True, None
+            self.way, self._falls_back = "plain", True
 
     def _trial(self) -> Callable[[], Results]:
         """A function that computes a step, with a copy of the model, in the way in force."""
         flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
         n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.samples
-        memory = Workspace(flat, layout=self._layout())
+        memory = DeviceWorkspace(flat, self._layout())
         batch = trial_batch(self._loader, objective, words.null, len(words), n, memory.layout)
 
         def update(params: Parameters, grads: Parameters) -> Array:
-            norm = self._clip(grads, memory.buffer.scope("solver"))
+            norm = self._clip(grads, memory.scope("solver"))
             Optimizer(self.update_rule, self.optim_config or {}, params).update(params, grads)
             return norm
 

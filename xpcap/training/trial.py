@@ -9,7 +9,8 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.loader import BatchLoader
 from xpcap.memory import Workspace
-from xpcap.models.batch import Batch, Layout, pack
+from xpcap.models.batch import Batch, caption_lengths, deal
+from xpcap.models.device_batch import Layout
 from xpcap.models.parameters import Parameters
 from xpcap.selfcheck import Results
 from xpcap.training.losses import LossBuffer
@@ -27,7 +28,8 @@ def trial_batch(
     count, rng = len(loader.split("train").captions), np.random.default_rng(0)
     for _ in range(TRIES):
         batch = loader.minibatch("train", rng.integers(0, count, n))
-        if layout is None or pack(batch.captions, null, layout=layout, V=V).padded:
+        lengths = caption_lengths(batch.captions, null)
+        if layout is None or layout.pack(batch.captions, null, deal(lengths)[0], lengths, V):
             break
     weights = np.resize([1.0, -0.5], n) if objective.samples > 1 else None
     return batch._replace(step=0, weights=weights, total=float(n))

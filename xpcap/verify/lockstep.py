@@ -22,6 +22,7 @@ from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
+from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops, has_kernels
 from xpcap.selfcheck import TOLERANCE, relative_max_error
@@ -204,7 +205,7 @@ class _Run:
     def replay(self) -> Replay[Any] | None:
         """The record of its steps; None on the host."""
         workspace = self._solver._workspace
-        return workspace.replay if workspace.layout is not None else None
+        return workspace.replay if isinstance(workspace, DeviceWorkspace) else None
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and copy all its results to the host, in the order computed."""
