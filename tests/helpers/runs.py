@@ -11,7 +11,7 @@ import pytest
 from xpcap.backend import use_backend
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import TOKENISER
-from xpcap.models import Captioner
+from xpcap.models import CaptioningRNN
 from xpcap.runs.config import Config
 from xpcap.runs.recipe import Recipe
 
@@ -40,7 +40,7 @@ class Runs:
         return folder / name
 
 
-def config_of(model: Captioner, max_words: int, source: Source | None = None) -> Config:
+def config_of(model: CaptioningRNN, max_words: int, source: Source | None = None) -> Config:
     """The config of a run whose model is made in a test."""
     return Config(
         recipe=Recipe(),

@@ -11,7 +11,7 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy, use_backend
 from xpcap.memory import Workspace
-from xpcap.models import FeatureRows, captioner
+from xpcap.models import FeatureRows, captioning_rnn
 from xpcap.models.batch import Packed, caption_lengths, deal, mask_rows_of, pack
 from xpcap.verify import read_cases
 
@@ -335,8 +335,8 @@ def test_scores_do_not_depend_on_cores_or_on_where_features_lie(
     table = FeatureRows(features[::-1].copy(), np.arange(30)[::-1])
     whole, logs = model.score(features, captions), model.word_log_probabilities(features, captions)
     assert float(whole.nll) == pytest.approx(-logs.sum(), rel=1e-12)
-    monkeypatch.setattr(captioner, "MIN_SCORED_PER_CORE", 7)
-    monkeypatch.setattr(captioner, "cores", lambda: 3)
+    monkeypatch.setattr(captioning_rnn, "MIN_SCORED_PER_CORE", 7)
+    monkeypatch.setattr(captioning_rnn, "cores", lambda: 3)
     for given in (features, table):
         score = model.score(given, captions)
         assert score[1:] == whole[1:]

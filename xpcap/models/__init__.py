@@ -8,7 +8,6 @@ from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decoded
 from xpcap.decoding.policies import Choice, Greedy, Policy, Sampling
 from xpcap.models.batch import Batch, FeatureRows
-from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN, build_model
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
@@ -18,7 +17,6 @@ from xpcap.models.trace import Saturation, Trace
 __all__ = [
     "Batch",
     "Beam",
-    "Captioner",
     "CaptioningRNN",
     "Choice",
     "Decoded",

@@ -1,30 +1,37 @@
 """CaptioningRNN: an image sets the state of a recurrent cell, which generates words one by one."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
+from xpcap.decoding.decode import Decodable, Decoded, decode
+from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Workspace
-from xpcap.models.batch import Batch, FeatureRows, prepare_features
-from xpcap.models.captioner import Captioner
+from xpcap.models.batch import Batch, FeatureRows, Part, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.device_batch import DeviceNetwork
-from xpcap.models.network import Network
+from xpcap.models.network import Network, Score, score, word_log_probabilities
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import LossTerms, State
-from xpcap.options import SEED, described
-from xpcap.threads import one_blas_thread
+from xpcap.ops.cell import name_of
+from xpcap.ops.device import FUSED
+from xpcap.options import SEED, Whole, described
+from xpcap.selfcheck import Results, checked_way, computing
+from xpcap.spec import as_array, check_range, spec
+from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
+T = TypeVar("T")
 WEIGHTS = 0  # random stream of the initial weights, from the seed
+MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
 
 
-class CaptioningRNN(Captioner):
+class CaptioningRNN(Decodable):
     """An image captioner with a recurrent cell, such as an LSTM.
 
     The image sets the first state, and each word takes a step::
@@ -212,7 +219,7 @@ class CaptioningRNN(Captioner):
         return self._word_to_idx
 
     @property
-    def idx_to_word(self) -> dict[int, str]:  # type: ignore[override]
+    def idx_to_word(self) -> dict[int, str]:
         """The vocabulary, id to word."""
         return self._idx_to_word
 
@@ -254,6 +261,12 @@ class CaptioningRNN(Captioner):
     @property
     def size(self) -> int:
         return int(self.params.flat.size)
+
+    @property
+    def dispatch(self) -> tuple[object, ...]:
+        cell, methods = self.config.recurrent, ("equation", "gradient")
+        names = (name_of(getattr(cell, method, None)) for method in methods)
+        return type(self).__qualname__, self.config, type(cell).__qualname__, *names
 
     def _network(self, memory: Workspace | None = None) -> Network:
         network = DeviceNetwork if is_device_array(self.like) else Network
@@ -340,6 +353,50 @@ class CaptioningRNN(Captioner):
         self._next_step = step + 1
         return results
 
+    # ---- Scores and values of given captions
+
+    @one_blas_thread()
+    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
+        """Scores of given captions, without dropout.
+
+        Parameters
+        ----------
+        features : array (N, D) or FeatureRows
+            As in CaptioningRNN.loss.
+        captions : array (N, T+1), int
+            As in CaptioningRNN.loss.
+
+        Returns
+        -------
+        score : Score
+            ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
+            the model scores highest; ``tokens``, how many there are.
+        """
+        first, *others = self._in_parts("score", Batch(features, captions), score)
+        for nll, correct, tokens in others:
+            first = Score(first.nll + nll, first.correct + correct, first.tokens + tokens)
+        return first
+
+    @one_blas_thread()
+    def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        """Log-probability of each word of given captions, without dropout.
+
+        Parameters
+        ----------
+        features : array (N, D) or FeatureRows
+            As in `score`.
+        captions : array (N, T+1), int
+            As in `score`.
+
+        Returns
+        -------
+        log_probabilities : array (N, T), the model's dtype
+            On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
+            0 after END.
+        """
+        batch, compute = Batch(features, captions), word_log_probabilities
+        return np.concatenate(self._in_parts("word_log_probabilities", batch, compute))
+
     @one_blas_thread()
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Attention over regions at each word of given captions, without dropout.
@@ -402,7 +459,33 @@ class CaptioningRNN(Captioner):
         image = network.image(part.table, part.pictures[unsorted])
         return trace(network, image, to_numpy(captions), self._null)
 
-    # ---- Sampling
+    def _in_parts(
+        self, method: str, batch: Batch, compute: Callable[[Network, Part], T]
+    ) -> list[T]:
+        """A result for each part of given captions; on the host a core computes each."""
+        batch = batch.checked(f"CaptioningRNN.{method}", self.config)  # whole: a part takes rows
+        N = len(batch.captions)
+        parts = [slice(0, N)]
+        if isinstance(self.like, np.ndarray):
+            parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
+
+        def of_part(rows: slice) -> T:
+            return compute(self._network(), self._part(method, batch.take(rows)))
+
+        def trial() -> Results:
+            part, whole = self._part(method, batch), self._network()
+            log_probabilities = word_log_probabilities(whole, part)
+            return {"nll": score(whole, part).nll, "log-probabilities": log_probabilities}
+
+        with computing(checked_way("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
+            return parallel_map(of_part, parts)
+
+    def _part(self, method: str, batch: Batch) -> Part:
+        """Given captions as one part on the model's device."""
+        caller = f"CaptioningRNN.{method}"
+        return self._network().part(caller, batch.checked(caller, self.config), self._null)
+
+    # ---- Decoding
 
     @one_blas_thread()
     def start(self, features: Array) -> State:
@@ -425,6 +508,164 @@ class CaptioningRNN(Captioner):
 
     def stepper(self, memory: Workspace) -> Network:
         return self._network(memory)
+
+    @one_blas_thread()
+    def step(self, words: Array, state: State) -> tuple[Array, State]:
+        """Take a step from the words themselves, in fresh memory.
+
+        Parameters
+        ----------
+        words : array (n,), int
+            Ids. They are checked: those of a device are read, which waits for it.
+        state : tuple of array
+            Of `start`, or of the step before.
+
+        Returns
+        -------
+        scores : array (n, V), float
+            Log-probabilities of the next word, up to a constant.
+        state : tuple of array
+            The new one.
+
+        Raises
+        ------
+        TypeError
+            `words` are no integers.
+        ValueError
+            `words` have another shape, an id is outside the vocabulary, or `state` is of other words
+            or of another model.
+        """
+        caller, words = "CaptioningRNN.step", as_array("CaptioningRNN.step", "words", words)
+        n, like = spec("words:n=i").check(caller, words)["n"], self.like
+        arrays = self.config.state_arrays
+        if len(state) != arrays:
+            got = f"has {len(state)} arrays"
+            raise InvalidValueError(caller, "state", got, arrays, "is it of another model?")
+        if len(state[0]) != n:
+            got = f"has {len(state[0])} rows, but `words` has length {n}"
+            raise InvalidValueError(caller, "state", got, "one for each word")
+        V = self.config.vocabulary
+        check_range(caller, "words", to_numpy(words), V, "from another vocabulary?")
+        stepper = self.stepper(Workspace.fresh(like))
+        return stepper.advance(stepper.project(asarray(words, like=like)), state)
+
+    def sample(
+        self,
+        features: Array,
+        max_length: int = 30,
+        *,
+        forbid: Iterable[int] = (),
+        policy: Policy | None = None,
+    ) -> np.ndarray:
+        """Captions of a batch, greedy if no policy is given.
+
+        Parameters
+        ----------
+        features : array (N, D), float
+            On the host or a device; with attention (N, P, D).
+        max_length : int
+            Most words in a caption, END included.
+        forbid : iterable of int
+            Ids of words that are never chosen.
+        policy : Policy or None
+            Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word
+            at each step.
+
+        Returns
+        -------
+        captions : array (N, max_length), int32
+            On the host; without START, NULL after END.
+
+        Raises
+        ------
+        ValueError
+            Features do not match or are not finite, the vocabulary has no ``<START>``, max_length
+            is below 1, `forbid` has an id outside the vocabulary or all of it, or the policy
+            returns several captions of a picture.
+        TrainingError
+            Scores of the host are not finite, since a parameter is not, or is too large. Those of
+            a device are checked in `decode` and `sample_with_probabilities`, which read more.
+        """
+        caller = "CaptioningRNN.sample"
+        forbid = [*forbid]
+        if policy is not None and (max_length != Policy.max_length or forbid):
+            got = "is given with a policy"
+            expected = "the policy to have them"
+            raise InvalidValueError(caller, "max_length or forbid", got, expected)
+        policy = self._greedy("sample", max_length, forbid) if policy is None else policy
+        require_policy(caller, policy)
+        if (policy.n_best or 1) > 1:
+            got, cause = f"has n_best {policy.n_best}", "call decode for several captions"
+            expected = "n_best 1: sample returns one caption of each picture"
+            raise InvalidValueError(caller, "policy", got, expected, cause)
+        return self._decode("sample", features, policy, scored=False).captions[:, 0]
+
+    def sample_with_probabilities(
+        self, features: Array, max_length: int = 30, *, forbid: Iterable[int] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy captions, and the probability of each word.
+
+        Parameters
+        ----------
+        features : array (N, D), float
+            As in `sample`.
+        max_length : int
+            As in `sample`.
+        forbid : iterable of int
+            As in `sample`.
+
+        Returns
+        -------
+        captions : array (N, max_length), int32
+            As in `sample`.
+        probabilities : array (N, max_length), the model's dtype
+            On the host: softmax over the whole vocabulary, forbidden words included, given the
+            words before; 0 after END.
+        """
+        policy = self._greedy("sample_with_probabilities", max_length, forbid)
+        decoded = self._decode("sample_with_probabilities", features, policy, scored=True)
+        return decoded.captions[:, 0], decoded.probabilities[:, 0]
+
+    def decode(
+        self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None
+    ) -> Decoded:
+        """Captions by a policy, with probabilities.
+
+        Parameters
+        ----------
+        features : array (N, D), float
+            As in `sample`.
+        policy : Policy
+        numbers : sequence of int, or None
+            Numbers of the pictures, the keys of a policy that samples. None: 0..N-1.
+
+        Returns
+        -------
+        decoded : Decoded
+            ``captions`` (N, n, max_length), with n of each picture, the best first; their words'
+            ``probabilities``, and their ``log_probabilities`` (N, n). On the host.
+        """
+        return self._decode("decode", features, policy, scored=True, numbers=numbers)
+
+    def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
+        """Greedy decoding within limits, which a method takes as its own arguments."""
+        caller = f"CaptioningRNN.{method}"
+        cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
+        length = Whole(1, cause=cause).check(caller, "max_length", max_length)
+        return Policy(max_length=length, forbid=WordIds().check(caller, "forbid", forbid))
+
+    def _decode(
+        self,
+        method: str,
+        features: Array,
+        policy: Policy,
+        *,
+        scored: bool,
+        numbers: Sequence[int] | np.ndarray | None = None,
+    ) -> Decoded:
+        caller = f"CaptioningRNN.{method}"
+        features = prepare_features(caller, features, self.config.feature_shape, self.like)
+        return decode(self, features, policy, scored, caller, numbers)
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import InvalidValueError
 from xpcap.metrics.cider import CiderD
-from xpcap.models import Captioner, Policy
+from xpcap.models import CaptioningRNN, Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
 from xpcap.spec import as_numbers
@@ -47,7 +47,7 @@ class TeacherForced(NamedTuple):
 
 
 def teacher_forced(
-    model: Captioner,
+    model: CaptioningRNN,
     data: CaptionData | BatchLoader,
     split: str,
     *,
@@ -88,7 +88,7 @@ def teacher_forced(
 
 
 def accuracy(
-    model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int
+    model: CaptioningRNN, features: Array, captions: Array, most: int | None, batch_size: int
 ) -> float:
     """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: all."""
     where, count = "CaptioningSolver.check_accuracy", len(captions)
@@ -122,7 +122,7 @@ class CaptionScore:
         self._score = CiderD([references[picture] for picture in self._pictures.tolist()])
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
-    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: CaptioningRNN, between: Callable[[], None]) -> dict[str, float]:
         """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
         words, shard = self._data.vocabulary, []
         for batch in self._group.batches(len(self._pictures), BATCH_PICTURES):
@@ -139,7 +139,7 @@ class CaptionScore:
             "val_length": sum(map(len, captions)) / n,
         }
 
-    def warm_up(self, model: Captioner) -> None:
+    def warm_up(self, model: CaptioningRNN) -> None:
         """Caption a batch for three words, the fewest after which captions leave it on a device."""
         policy = _HalfStop(max_length=3, forbid=self._forbid)
         model.sample(self._data.features("val", self._pictures[:BATCH_PICTURES]), policy=policy)
@@ -176,7 +176,7 @@ class EpochEvaluator:
         scored = select != "loss" and "val" in data.splits
         self._captions = CaptionScore(data, group) if scored else None
 
-    def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: CaptioningRNN, between: Callable[[], None]) -> dict[str, float]:
         """Figures of `model`. `between` is called between batches; its exceptions end it."""
         accuracy = self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy
         figures = {"train_accuracy": accuracy}
@@ -194,17 +194,17 @@ class EpochEvaluator:
         validated, captioned = "val" in self._data.splits, self._captions is not None
         return figures_with(EVERY, EPOCHS, "val_loss" * validated, "val_cider" * captioned)
 
-    def validation(self, model: Captioner, between: Callable[[], None]) -> TeacherForced:
+    def validation(self, model: CaptioningRNN, between: Callable[[], None]) -> TeacherForced:
         """Teacher-forced scores of the val split."""
         return self._scored(model, "val", len(self._data.split("train").captions), between)
 
-    def warm_up(self, model: Captioner) -> None:
+    def warm_up(self, model: CaptioningRNN) -> None:
         """Run the work of captioning once on a device."""
         if self._captions is not None:
             self._captions.warm_up(model)
 
     def _scored(
-        self, model: Captioner, split: str, most: int, between: Callable[[], None]
+        self, model: CaptioningRNN, split: str, most: int, between: Callable[[], None]
     ) -> TeacherForced:
         captions = evenly_spaced(len(self._data.split(split).captions), most)
         return teacher_forced(
