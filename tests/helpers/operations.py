@@ -647,9 +647,8 @@ def cell_gradients(
     G, loop = len(cell.blocks) * H, cell_buffers(draw, cell, N, R, H, after=True)
     da = draw.poison(R, G)
     dr = draw.poison(R, G) if cell.scales_recurrence else da
-    lasts = tuple(draw.normal(N, H) if last else None for _ in cell.states)
-    dstate = tuple(draw.poison(N, H) for _ in cell.states)
-    return CellGradients(loop.after, loop.saved, draw.normal(R, H), dstate, lasts, da, dr)
+    dstate = tuple((draw.normal if last else draw.poison)(N, H) for _ in cell.states)
+    return CellGradients(loop.after, loop.saved, draw.normal(R, H), dstate, last, da, dr)
 
 
 class Half(NamedTuple):

@@ -99,7 +99,7 @@ def test_a_state_may_be_a_view_of_what_a_step_is_given() -> None:
     [
         (name, attends)
         for name, cell in (CELLS | NEW_CELLS).items()
-        if type(cell).rows_forward is not Cell.rows_forward
+        if type(cell).run_forward is not Cell.run_forward
         # a stack attends from the state of its bottom layer, which is not its first
         for attends in ((False, True) if isinstance(cell, Pointwise) else (False,))
     ],
@@ -116,8 +116,8 @@ def test_a_loop_of_its_own_gives_what_the_plain_one_gives(
     dh = rng.standard_normal((rows.R, H))
     for loop in (type(fast), Cell):
         term = Attention(A, Wattn) if attends else None
-        h, cache = loop.rows_forward(fast, a, state0, params, rows, extra_term=term)
-        da, dstate0, grads = loop.rows_backward(fast, dh, cache)
+        h, cache = loop.run_forward(fast, a, state0, params, rows, extra_term=term)
+        da, dstate0, grads = loop.run_backward(fast, dh, cache)
         found.append([h, da, *dstate0, *grads.values()])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-13)
@@ -207,6 +207,43 @@ def test_what_a_steps_gradient_returns_wrongly_is_named(refusal: Refusal) -> Non
     refusal.check({"backward": backward})
 
 
+class ChangedLSTM(type(CELLS["lstm"])):  # type: ignore[misc]
+    """An LSTM whose equation and gradient return what `forward` and `backward` make of it."""
+
+    def __init__(self, forward: Any, backward: Any) -> None:
+        self.forward, self.backward = forward, backward
+
+    def equation(self, a: Any, r: Any, *state: Any) -> Any:
+        return self.forward(*super().equation(a, r, *state))
+
+    def gradient(self, *arguments: Any) -> Any:
+        return self.backward(*super().gradient(*arguments))
+
+
+def same(*results: Any) -> Any:
+    return results
+
+
+def run_lstm(forward: Any = same, backward: Any = same) -> None:
+    """Run the loop of an LSTM whose results are changed."""
+    CELLS["plain"] = ChangedLSTM(forward, backward)
+    contract.Trial("plain").loop().run()
+
+
+@refusals(
+    """
+    run_lstm(lambda after, saved: after) | TypeError | function: ChangedLSTM.equation, state | got: got a ndarray
+    run_lstm(lambda after, saved: ((after[0][:1], after[1]), saved)) | ValueError | function: ChangedLSTM.equation | thing: state h | got: has shape (1, 3) | expected: (3, 3)
+    run_lstm(lambda after, saved: (after, (saved[0], saved[1].astype("f4")))) | TypeError | thing: saved tanh_c | got: has dtype float32
+    run_lstm(same, lambda da, dr, before: (da, dr, before[1:])) | TypeError | function: ChangedLSTM.gradient, state | got: got a tuple of 1
+    run_lstm(same, lambda da, dr, before: (da, dr, (None, before[1][:1]))) | ValueError | function: ChangedLSTM.gradient | thing: gradient of state c | got: has shape (1, 3) | expected: (2, 3)
+    run_lstm(same, lambda da, dr, before: (da[0], dr, before)) | ValueError | thing: the result | cause: scales_recurrence
+    """,
+)
+def test_what_an_equation_returns_wrongly_is_named(refusal: Refusal) -> None:
+    refusal.check({"run_lstm": run_lstm, "same": same})
+
+
 @pytest.mark.parametrize("name", ["a", "h"])
 def test_a_step_cannot_write_to_what_it_is_given(name: str) -> None:
     def write(after: Any, cache: Any) -> Any:
@@ -249,7 +286,7 @@ def test_a_gradient_that_the_fast_form_would_not_use_is_refused() -> None:
         contract.Trial("plain").loop().run()
 
 
-@pytest.mark.parametrize("name", ["shapes", "split", "step_forward", "step_backward"])
+@pytest.mark.parametrize("name", ["shapes", "split", "step_forward", "rows_forward"])
 def test_an_override_that_would_never_run_is_refused_when_the_class_is_made(name: str) -> None:
     def override(*_: Any) -> None:
         raise AssertionError

@@ -165,31 +165,31 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
         "differs from finite differences",
     ),
     "gradient": (
-        changed(rows_backward=lambda found, *_: (-found[0], *found[1:])),
+        changed(run_backward=lambda found, *_: (-found[0], *found[1:])),
         ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of"),
         "differs from finite differences",
     ),
     "dtype_kept": (
         changed(
-            rows_backward=lambda found, *_: (*found[:2], {"Wh": found[2]["Wh"].astype("f8")})
+            run_backward=lambda found, *_: (*found[:2], {"Wh": found[2]["Wh"].astype("f8")})
         ),
         "the gradient of Wh",
         "has dtype float64",
     ),
     "inputs_unchanged": (
-        changed(rows_forward=write), "the pre-activation of the loop", "has changed",
+        changed(run_forward=write), "the pre-activation of the loop", "has changed",
     ),
     "caches_apart": (
         changed(
-            rows_forward=keep_last,
-            rows_backward=lambda _, dh, cache, *rest: RNN.rows_backward(dh, SEEN[0], *rest),
+            run_forward=keep_last,
+            run_backward=lambda _, dh, cache, *rest: RNN.run_backward(dh, SEEN[0], *rest),
         ),
         "while another cache is alive",
         "differs from the one alone",
     ),
-    "memory_reused": (changed(rows_backward=add_up), "Wh, in arrays of NaN", "differs"),
+    "memory_reused": (changed(run_backward=add_up), "Wh, in arrays of NaN", "differs"),
     "rows_alone": (
-        changed(rows_forward=lambda found, *_: (found[0] - found[0].mean(axis=0), found[1])),
+        changed(run_forward=lambda found, *_: (found[0] - found[0].mean(axis=0), found[1])),
         "h of sequence 0",
         "differs from that of the sequence alone",
     ),
@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
         "differs from that of the loop",
     ),
     "no_words": (
-        changed(rows_backward=lambda found, *_: (found[0], (found[1][0] + 1,), found[2])),
+        changed(run_backward=lambda found, *_: (found[0], (found[1][0] + 1,), found[2])),
         "W_proj of captions without words",
         "is [",
     ),
@@ -237,7 +237,7 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
         (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of a state"),
         (lambda found, *_: (*found[:2], {}), "returns no gradient"),
     ):
-        monkeypatch.setitem(CELLS, "broken", changed(rows_backward=change))
+        monkeypatch.setitem(CELLS, "broken", changed(run_backward=change))
         with refuses(ContractError, thing="rows_backward", got=got):
             check_cell("broken", [contract.caches_apart])
 
@@ -245,7 +245,7 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
 def test_error_of_a_cell_goes_through_with_the_claim_and_the_captioner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(CELLS, "broken", changed(rows_forward=lambda found, *_: 1 / 0))
+    monkeypatch.setitem(CELLS, "broken", changed(run_forward=lambda found, *_: 1 / 0))
     with pytest.raises(ZeroDivisionError) as caught:
         check_cell("broken")
     assert caught.value.__notes__ == [f"check_cell: gradient, {Trial('broken')}"]

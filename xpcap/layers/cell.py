@@ -43,6 +43,11 @@ class LoopCache(NamedTuple):
     rows: PackedSequences
     extra_term: RecurrentTerm | None
 
+    @property
+    def output(self) -> Array:
+        """h after each row (R, H)."""
+        return self.h[self.rows.N :]
+
 
 class Cell:
     """A recurrent cell: a step and its gradient, from parameters that it names.
@@ -79,7 +84,11 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
-    fixed: ClassVar[dict[str, str]] = {}  # methods that no loop runs: what a subclass overrides
+    # Methods that training does not run: what a subclass overrides
+    fixed: ClassVar[dict[str, str]] = {
+        "rows_forward": "a `step_forward`",
+        "rows_backward": "a `step_backward`",
+    }
 
     def __init_subclass__(cls) -> None:
         """Refuse an override that would never run."""
@@ -281,9 +290,33 @@ class Cell:
             Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
         """
         self._check_rows(a, state0, params, rows)
+        state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
+        return self.run_forward(a, state0, params, rows, memory, extra_term)
+
+    def run_forward(
+        self,
+        a: Array,
+        state0: tuple[Any, ...],
+        params: Params,
+        rows: PackedSequences,
+        memory: Workspace | None = None,
+        extra_term: RecurrentTerm | None = None,
+    ) -> tuple[Array, Any]:
+        """`rows_forward` of arguments that are trusted.
+
+        Parameters
+        ----------
+        a, state0, params, rows, memory, extra_term : object
+            As of `rows_forward`.
+
+        Returns
+        -------
+        h, cache : array, object
+            As of `rows_forward`.
+        """
         memory, shape = memory or Workspace.fresh(a), (rows.N + rows.R, state0[0].shape[1])
         stacks = tuple(memory.take(f"state {name}", shape) for name in self.states)
-        get_ops(a).start_states(tuple(map(contiguous, state0)), stacks)
+        get_ops(a).start_states(state0, stacks)
         add, caches = None, []
         if extra_term is not None:
             with_term = memory.take("a with term", (rows.N, a.shape[1]))
@@ -334,9 +367,27 @@ class Cell:
             Libraries, dtypes or shapes do not match, also in what a step's gradient returns, or a
             gradient is missing.
         """
+        h = cache.output
+        check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, h.shape, h)
+        return self.run_backward(dh, cache, memory, grads)
+
+    def run_backward(
+        self, dh: Array, cache: Any, memory: Workspace | None = None, grads: Params | None = None
+    ) -> tuple[Array, State, Params]:
+        """`rows_backward` of arguments that are trusted.
+
+        Parameters
+        ----------
+        dh, cache, memory, grads : object
+            As of `rows_backward`.
+
+        Returns
+        -------
+        da, dstate0, grads : array, tuple of array, mapping
+            As of `rows_backward`.
+        """
         h, G, caches, params, rows, extra_term = cache
         N, R, H = rows.N, rows.R, h.shape[1]
-        check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, (R, H), h)
         memory = memory or Workspace.fresh(h)
         da = memory.take("da", (R, G))
         dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in self.states)

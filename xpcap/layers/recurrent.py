@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Cell, Params, StepCache
-from xpcap.layers.checks import check_upstream
 from xpcap.memory import Workspace, one_block
 from xpcap.ops import (
     CellBuffers,
@@ -35,7 +34,6 @@ from xpcap.ops import (
     to_rows,
     zero_without_steps,
 )
-from xpcap.threads import one_blas_thread
 
 
 class RowsCache(NamedTuple):
@@ -49,9 +47,9 @@ class RowsCache(NamedTuple):
     extra_term: RecurrentTerm | None
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """R rows of N sequences, H units."""
-        return {"R": self.rows.R, "N": self.rows.N, "H": len(self.Wh)}
+    def output(self) -> Array:
+        """h after each row (R, H)."""
+        return self.states[0][self.rows.N :]
 
 
 class Pointwise(Cell):
@@ -175,8 +173,7 @@ class Pointwise(Cell):
         forward_steps(get_ops(a), self, loop, params["Wh"], memory, extra_term)(single_step(n))
         return after
 
-    @one_blas_thread()
-    def rows_forward(
+    def run_forward(
         self,
         a: Array,
         state0: tuple[Any, ...],
@@ -185,16 +182,11 @@ class Pointwise(Cell):
         memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, RowsCache]:
-        self._check_rows(a, state0, params, rows)
-        state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
         return forward_loop(self, a, state0, params["Wh"], rows, memory, extra_term)
 
-    @one_blas_thread()
-    def rows_backward(
+    def run_backward(
         self, dh: Array, cache: Any, memory: Workspace | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
-        shape, h = (cache.rows.R, len(cache.Wh)), cache.states[0]
-        check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, shape, h)
         da, dstate0, dWh = backward_loop(dh, cache, memory, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
@@ -232,7 +224,8 @@ def forward_loop(
     for step in rows.steps:
         step_fn(step)
     by_name = dict(zip(cell.saved, saved, strict=True))
-    return states[0][N:], RowsCache(cell, states, by_name, Wh, rows, extra_term)
+    cache = RowsCache(cell, states, by_name, Wh, rows, extra_term)
+    return cache.output, cache
 
 
 def forward_steps(
@@ -261,7 +254,10 @@ def forward_steps(
         if add is not None:
             add(step)
         state = (x[step.states_before] for x in loop.before)
-        after, saved = cell.equation(a, r[:n], *state)
+        results = cell.equation(a, r[:n], *state)
+        if not step.first:  # of the most rows: none passes by being broadcast
+            _check_equation(cell, results, loop, step)
+        after, saved = results
         for x, value in zip(loop.after, after, strict=True):
             x[step.states_after] = value
         for x, value in zip(loop.saved, saved, strict=True):
@@ -288,8 +284,9 @@ def backward_loop(
     da = memory.take("da", (R, G))
     dr = memory.take("dr", (R, G)) if cell.scales_recurrence else da
     dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in cell.states)
-    last_states = last or (None,) * len(states)
-    grads = CellGradients(states, tuple(saved.values()), dh, dstate, last_states, da, dr)
+    for x, dx in zip(last or (), dstate, strict=False):
+        dx[...] = 0 if x is None else x
+    grads = CellGradients(states, tuple(saved.values()), dh, dstate, last is not None, da, dr)
     step_fn = backward_steps(ops, cell, grads, Wh, extra_term)
     for step in reversed(rows.steps):
         step_fn(step)
@@ -320,7 +317,9 @@ def backward_steps(
     if fast := ops.cell_backward_steps(cell, grads, Wh, add):
         return fast
     multiply = ops.row_matmul_nt(grads.dr, Wh, dh_next)
-    grads.begin()
+    if not grads.begun:
+        for x in grads.dstate:
+            x[...] = 0
 
     def step_fn(step: Step) -> None:
         n, rows = step.n, step.rows
@@ -328,12 +327,10 @@ def backward_steps(
         before = tuple(x[step.states_before] for x in grads.states)
         after = tuple(x[step.states_after] for x in grads.states)
         saved = tuple(x[rows] for x in grads.saved)
-        da, dr, (direct, *carried) = cell.gradient(dstate, before, after, saved)
-        if grads.dr is grads.da and (dr is not da or direct is not None):
-            caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
-            got = "has separate gradients of a and r, or one of h"
-            expected = "one array for both a and r, and None for h"
-            raise InvalidValueError(caller, "the result", got, expected, cause)
+        results = cell.gradient(dstate, before, after, saved)
+        if not (step.first and step.n_next):  # the first to run, and that of the most rows
+            _check_gradient(cell, results, grads, step)
+        da, dr, (direct, *carried) = results
         grads.da[rows] = da
         if grads.dr is not grads.da:
             grads.dr[rows] = dr
@@ -346,6 +343,34 @@ def backward_steps(
             add(step)
 
     return step_fn
+
+
+def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step) -> None:
+    """TypeError, ValueError : results of an equation are not as the arrays that they go to."""
+    after, saved = cell._unpacked("equation", results, "the state after", "what is saved")
+    states = cell._unpacked("equation, state", after, *cell.states)
+    others = cell._unpacked("equation, saved", saved, *cell.saved)
+    for name, x, array in zip(cell.states, states, loop.after, strict=True):
+        cell._check("equation", f"state {name}", x, array[step.states_after])
+    for name, x, array in zip(cell.saved, others, loop.saved, strict=True):
+        cell._check("equation", f"saved {name}", x, array[step.rows])
+
+
+def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: Step) -> None:
+    """TypeError, ValueError : results of a gradient are not as the arrays that they go to."""
+    da, dr, dbefore = cell._unpacked("gradient", results, "da", "dr", "the gradient of a state")
+    direct, *others = cell._unpacked("gradient, state", dbefore, *cell.states)
+    if grads.dr is grads.da and (dr is not da or direct is not None):
+        caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
+        got = "has separate gradients of a and r, or one of h"
+        expected = "one array for both a and r, and None for h"
+        raise InvalidValueError(caller, "the result", got, expected, cause)
+    cell._check("gradient", "da", da, grads.da[step.rows])
+    cell._check("gradient", "dr", dr, grads.dr[step.rows])
+    states = others if direct is None else (direct, *others)
+    names, arrays = cell.states[-len(states) :], grads.dstate[-len(states) :]
+    for name, x, array in zip(names, states, arrays, strict=False):
+        cell._check("gradient", f"gradient of state {name}", x, array[: step.n])
 
 
 # ---- A step from its inputs x (N, D)

@@ -1,7 +1,7 @@
 """Cells on top of each other, as one Cell."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
@@ -42,6 +42,17 @@ def stack(*cells: Cell) -> Cell:
             "stack", "", f"got {'one cell' if cells else 'no cell'}", "two or more"
         )
     return _Stack(cells)
+
+
+class StackCache(NamedTuple):
+    """Cache of a stack."""
+
+    layers: list[tuple[Any, Array | None, Params]]  # cache, input from the layer below, parameters
+
+    @property
+    def output(self) -> Array:
+        """h of the top layer (R, H)."""
+        return self.layers[-1][0].output
 
 
 class _Stack(Cell):
@@ -118,7 +129,7 @@ class _Stack(Cell):
             after = cell.advance(a, self._state(state, k), layer_params, scope, term) + after
         return after
 
-    def rows_forward(
+    def run_forward(
         self,
         a: Array,
         state0: tuple[Any, ...],
@@ -126,7 +137,7 @@ class _Stack(Cell):
         rows: PackedSequences,
         memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
-    ) -> tuple[Array, list[Any]]:
+    ) -> tuple[Array, StackCache]:
         memory = memory or Workspace.fresh(a)
         h: Array | None = None
         caches: list[Any] = []
@@ -137,14 +148,14 @@ class _Stack(Cell):
             if h0 is None:
                 h0 = get_array_module(a).zeros_like(state0[0])
             below, term = h, extra_term if k == 1 else None
-            h, cache = cell.rows_forward(a, (h0, *others), layer_params, rows, scope, term)
+            h, cache = cell.run_forward(a, (h0, *others), layer_params, rows, scope, term)
             caches.append((cache, below, layer_params))
-        return h, caches
+        return h, StackCache(caches)
 
-    def rows_backward(
+    def run_backward(
         self,
         dh: Array,
-        caches: list[Any],
+        cache: Any,
         memory: Workspace | None = None,
         grads: Params | None = None,
     ) -> tuple[Array, State, Params]:
@@ -152,7 +163,7 @@ class _Stack(Cell):
         if grads is None:
             params = {
                 f"{name}{k}": x
-                for k, (*_, layer_params) in enumerate(caches, 1)
+                for k, (*_, layer_params) in enumerate(cache.layers, 1)
                 for name, x in layer_params.items()
             }
             grads = {
@@ -160,10 +171,10 @@ class _Stack(Cell):
             }
         dstate0: State = ()
         for k, cell in reversed(self._cells.items()):
-            (cache, below, params), layer_grads = caches[k - 1], self._of_layer(grads, k)
+            (loop, below, params), layer_grads = cache.layers[k - 1], self._of_layer(grads, k)
             scope = memory.scope(str(k))
             recurrent = {name: layer_grads[name] for name in cell.recurrent_names()}
-            da, dstate, _ = cell.rows_backward(dh, cache, scope, recurrent)
+            da, dstate, _ = cell.run_backward(dh, loop, scope, recurrent)
             dstate0 += dstate
             if below is not None:
                 weight, bias = cell.inputs
@@ -172,19 +183,19 @@ class _Stack(Cell):
                 dh = ops.matmul(da, params[weight].T, out=scope.take("dh_below", below.shape))
         return da, dstate0, grads
 
-    def activations(self, caches: list[Any]) -> dict[str, Activation]:
-        return self._numbered([cell.activations for cell in self._cells.values()], caches)
+    def activations(self, cache: Any) -> dict[str, Activation]:
+        return self._numbered(cache, "activations")
 
-    def block_values(self, caches: list[Any]) -> dict[str, Array]:
-        return self._numbered([cell.block_values for cell in self._cells.values()], caches)
+    def block_values(self, cache: Any) -> dict[str, Array]:
+        return self._numbered(cache, "block_values")
 
-    def _numbered(self, functions: Sequence[Any], caches: list[Any]) -> dict[str, Any]:
-        """Results of each layer's function on its cache, under numbered names."""
-        found = enumerate(zip(functions, caches, strict=True), 1)
+    def _numbered(self, cache: Any, method: str) -> dict[str, Any]:
+        """Results of a method of each layer's cell on its cache, under numbered names."""
+        layers = zip(self._cells.items(), cache.layers, strict=True)
         return {
             f"{name}{k}": x
-            for k, (function, (cache, *_)) in found
-            for name, x in function(cache).items()
+            for (k, cell), (loop, *_) in layers
+            for name, x in getattr(cell, method)(loop).items()
         }
 
     def _of_layer(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:

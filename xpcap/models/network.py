@@ -173,7 +173,7 @@ class Network:
             ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
         state0, scope = image.start(len(self.cell.states)), memory.scope("cell")
-        h, cache = self.cell.rows_forward(a, state0, self.cell_params, rows, scope, image.attention)
+        h, cache = self.cell.run_forward(a, state0, self.cell_params, rows, scope, image.attention)
         if packed.target_rows is not None or masks.hidden is not None:
             out = memory.take("hidden", (len(packed.targets), self.config.hidden))
             h = ops.gather(h, packed.target_rows, out, masks.hidden, self._keep)
@@ -190,7 +190,7 @@ class Network:
             out = memory.take("dh_rows", dh.shape)
             dh = ops.gather(dh, None, out, masks.hidden, self._keep)
         recurrent = {name: grads[name] for name in self.cell.recurrent_names()}
-        da, dstate0, _ = self.cell.rows_backward(dh, cache.cell, memory.scope("cell"), recurrent)
+        da, dstate0, _ = self.cell.run_backward(dh, cache.cell, memory.scope("cell"), recurrent)
 
         # Rows of one word share its projection, so their gradients add up before the products.
         out = memory.take("dwords", (len(vectors), da.shape[1]))

@@ -22,27 +22,17 @@ class CellGradients(NamedTuple):
 
     `dstate` (N, H) hands gradients from a step to the one before it: a step reads its first n rows
     and overwrites them. Only the first `n_next` sequences of a step have a next one, which has just
-    written their rows. The others end here: theirs are as the loop began, 0 or `last`. So sequences
-    may end at any step, without a test or a mask.
+    written their rows. The others end here: theirs are as the loop began. So sequences may end at
+    any step, without a test or a mask.
     """
 
     states: State  # stacks of the forward loop
     saved: State  # (R, .), by row; of the forward loop
     dh: Array  # (R, H), by row; upstream gradient of h
     dstate: State  # each (N, H); with dh the gradient of the state after a step
-    last: tuple[Array | None, ...]  # each (N, H), gradient of a sequence's last state; None: 0
+    begun: bool  # dstate has gradients of the last states; else they are 0, and it has nothing
     da: Array  # (R, G), by row; written to
     dr: Array  # (R, G), by row; da itself, unless the cell scales r
-
-    @property
-    def carries(self) -> bool:
-        """True if a last state has a gradient."""
-        return any(last is not None for last in self.last)
-
-    def begin(self) -> None:
-        """Put what the last states have into dstate."""
-        for x, last in zip(self.dstate, self.last, strict=True):
-            x[...] = 0 if last is None else last
 
 
 class PointwiseSteps(Protocol):

@@ -430,19 +430,17 @@ class DeviceOps(Equations):
         kernel = CELL_KERNELS.get(name_of(cell.gradient))
         if kernel is None:
             return None
-        carries, (_, c), (dh_next, dc) = grads.carries, grads.states, grads.dstate
+        (_, c), (dh_next, dc) = grads.states, grads.dstate
         multiply, H = self.row_matmul_nt(grads.da, Wh, dh_next), len(Wh)
         fits = len(dh_next) <= FUSED
-        if add is None and not carries and fits:
+        if add is None and not grads.begun and fits:
             return _fused_backward_steps(grads, Wh, multiply)
         arrays = grads.dh, dh_next, dc, *grads.saved, c, grads.da, dc
         launch = CUDA.prepared(kernel, *arrays)
-        if carries:
-            grads.begin()
 
         def step_fn(step: Step) -> None:
             first, before, _, n, n_next = step
-            launch(n * H, first, before, n, n if carries else n_next, H)
+            launch(n * H, first, before, n, n if grads.begun else n_next, H)
             multiply(first, 0, n)
             if add is not None:
                 add(step)
