@@ -390,16 +390,6 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
         fit_scaling("standardize", features)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_features_that_a_solver_has_checked_are_not_checked_at_each_step() -> None:
-    """What turns bad later shows in the loss."""
-    train = replace(TRAIN, features=TRAIN.features.copy())
-    solver = make(replace(DATA, splits={**DATA.splits, "train": train}))
-    train.features[...] = np.nan
-    with refuses(TrainingError, got="has loss nan"):
-        solver.train_batch(np.arange(20))
-
-
 @pytest.mark.parametrize("rate", [0, 0.0, np.float32(0.5)])
 def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> None:
     solver = make()

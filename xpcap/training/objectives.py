@@ -16,7 +16,6 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionE
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
-from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.device_batch import Layout
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
@@ -78,9 +77,7 @@ class CrossEntropy(Objective):
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
         options = {**batch.options, **self.terms.given}  # not every model has all terms
-        return model.loss(
-            features_for(model, batch), batch.captions, workspace=workspace, **options
-        )
+        return model.loss(batch.features, batch.captions, workspace=workspace, **options)
 
 
 def as_objective(given: Objective | LossFunction | None) -> Objective:
@@ -235,16 +232,22 @@ class SelfCritical(Objective):
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
-        features = _repeated(features_for(model, batch), K)
+
+        # Forward
+        features = _repeated(batch.features, K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
-        captions, pictures = self._gather(sampled, rows, N * K), batch.pictures[shard].repeat(K)
-        rewards, weights = self.rewards(sampled, pictures), np.zeros(N * K)
+
+        # Rewards
+        rewards = self.rewards(sampled, batch.pictures[shard].repeat(K))
+        weights = np.zeros(N * K)
         weights[rows] = advantages(rewards.reshape(-1, K)).ravel()
-        rows_of_shard = None if batch.shard is None else rows
-        batch = Batch(
-            features, captions, weights=weights, total=N * K, shard=rows_of_shard, step=batch.step
-        )
-        _, grads = model.loss(features, captions, workspace=workspace, **batch.options)
+
+        # Backward
+        captions = self._gather(sampled, rows, N * K)
+        options = {"weights": weights, "total": N * K, "step": batch.step}
+        if batch.shard is not None:
+            options["shard"] = rows
+        _, grads = model.loss(features, captions, workspace=workspace, **options)
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)
         return asarray(loss, like=grads.flat), grads
 
@@ -340,18 +343,6 @@ class GivenUniforms(Sampling):
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
         assert self.given is not None
         return self.given[numbers]
-
-
-def features_for(model: Any, batch: Batch) -> Array | FeatureRows:
-    """Features for `model.loss`, as rows that need no check if a loader made them.
-
-    A loss of one's own gets them as the batch has them, since it may take arrays alone.
-    """
-    features = batch.features
-    is_own = getattr(type(model), "loss", None) is not CaptioningRNN.loss
-    if is_own or batch.pictures is None or isinstance(features, FeatureRows):
-        return features
-    return FeatureRows(features, np.arange(len(features)), trusted=True)
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:

@@ -14,7 +14,7 @@ from xpcap.models.device_batch import Layout
 from xpcap.models.parameters import Parameters
 from xpcap.selfcheck import Results
 from xpcap.training.losses import LossBuffer
-from xpcap.training.objectives import Objective, features_for
+from xpcap.training.objectives import Objective
 
 TRIES = 20  # batches that are drawn for one that fits the layout; nearly all do
 FEW = 64  # captions of the step that is not padded, as the last of an epoch
@@ -50,9 +50,8 @@ def trial_step(
         ("", batch, workspace),
         (" of few captions", small_batch, Workspace(model.params.flat)),
     ):
-        features = features_for(model, part)
         options = part.options | objective.terms.given
-        loss, grads = model.loss(features, part.captions, workspace=memory, **options)
+        loss, grads = model.loss(part.features, part.captions, workspace=memory, **options)
         results[f"loss{title}"] = float(loss)
         results |= {f"d{name}{title}": to_numpy(grad).copy() for name, grad in grads.items()}
     grads.flat[...] = model.params.flat
