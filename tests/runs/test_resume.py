@@ -772,8 +772,8 @@ def test_a_new_folder_that_a_held_lock_keeps_goes_once_the_lock_is_released(
 @pytest.mark.parametrize(
     ("every", "backend", "words"),
     [
-        (1, "numpy", ("a gradient of norm", "the gradients of", "the largest finite parameter is")),
-        (4, "cupy", ("a gradient of norm", "are not finite by now")),  # where losses are read
+        (1, "numpy", ("a gradient of norm", "the gradients of")),
+        (4, "cupy", ("a gradient of norm", "are not finite now")),  # where losses are read
     ],
 )
 def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_sick(

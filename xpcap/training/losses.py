@@ -7,11 +7,11 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.distributed import SINGLE, Group
+from xpcap.errors import TrainingError
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 
 MAX_WAITING = 4096  # steps whose losses may wait on the device
-MAX_HEALTHY_NORM = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
 
 
 class StepLoss(NamedTuple):
@@ -22,8 +22,7 @@ class StepLoss(NamedTuple):
     norm: float
 
     def __str__(self) -> str:
-        loss, norm = f"{self.loss:g}", f"{self.norm:g}"
-        return f"iteration {self.iteration} has loss {loss} and a gradient of norm {norm}"
+        return "iteration {} has loss {:g} and a gradient of norm {:g}".format(*self)
 
     @property
     def finite(self) -> bool:
@@ -89,91 +88,56 @@ class LossBuffer:
         with self._group.waiting(call=False):  # rank 0 alone prints and saves
             table = to_numpy(self._waiting[: self._unread + 1])
         first = len(self._losses) + 1
-        steps = [
-            StepLoss(k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), first)
-        ]
+        steps = [StepLoss(k, *row) for k, row in enumerate(table[1:].tolist(), first)]
         self._losses += [step.loss for step in steps]
         self._clear()
         if self._first_bad is None:
-            bad = len(steps)
-            if table[0, 0] != 1:
-                bad = [step.finite for step in steps].index(False)
+            bad = len(steps) if table[0, 0] == 1 else [step.finite for step in steps].index(False)
             self._last_good = steps[bad - 1] if bad else self._last_good
             self._first_bad = steps[bad] if bad < len(steps) else None
 
-    def fault(self, params: Parameters, learning_rate: float) -> str:
-        """Diagnosis of the first step that was not finite, given once; else empty. Reads losses."""
+    def fault(self, params: Parameters, learning_rate: float) -> TrainingError | None:
+        """Diagnosis of the first step that was not finite, given once. Reads losses."""
         self._read()
         step, self._first_bad = self._first_bad, None
-        if step is None:
-            return ""
-        return diagnose(step, self._last_good, params, None, learning_rate)
+        return step and diagnosis(step, self._last_good, params, None, learning_rate)
 
     def explain(
         self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float
-    ) -> str:
+    ) -> TrainingError:
         """Diagnosis of a step that is not finite and not recorded, before its update."""
         self._read()
         step = StepLoss(len(self) + 1, float(loss), float(norm))
-        return diagnose(step, self._last_good, params, grads, learning_rate)
+        return diagnosis(step, self._last_good, params, grads, learning_rate)
 
 
-def diagnose(
+def diagnosis(
     step: StepLoss,
     before: StepLoss | None,
     params: Parameters,
     grads: Parameters | None,
     learning_rate: float,
-) -> str:
-    """Diagnosis of a step that is not finite: its symptoms, the norms before it, the likely cause.
+) -> TrainingError:
+    """Error of the first step that is not finite, with its symptoms and likely causes.
 
-    step, before : the first step that is not finite, and the one before it
+    before : the step before it
     params, grads : as they are now. On the host that is at this step, before its update. On a
         device it is some steps later, when the losses are read, and the gradients are gone: None
     """
-    norms = {name: _norm(value) for name, value in params.items()}
-    bad = _not_finite(norms)
-    bad_grads = _not_finite({name: _norm(value) for name, value in (grads or {}).items()})
-    finite = {name: norm for name, norm in norms.items() if name not in bad}
-    parts = [str(step)]
+    symptoms, causes = [str(step)], [f"is the learning rate, now {learning_rate:g}, too high?"]
     if before is not None:
-        parts.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
-    if bad_grads:
-        parts.append(f"the gradients of {', '.join(bad_grads)} are not finite")
-    if bad:
-        late = " by now" if grads is None else ""
-        parts.append(f"the parameters {', '.join(bad)} are not finite{late}")
-    if finite:
-        largest = max(finite, key=lambda name: finite[name])
-        norm = f"{finite[largest]:.3g}"
-        parts.append(f"the largest finite parameter is {largest} with norm {norm}")
-    most = max([0.0, *finite.values()])
-    cause = _cause(before, bad, most, grads is not None, learning_rate)
-    return f"{'; '.join(parts)}; expected finite numbers; {cause}"
+        symptoms.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
+    else:
+        causes.append("Are features of a size near 1, as `feature_scaling` standardize makes them?")
+    if bad_grads := _not_finite(grads or {}):
+        symptoms.append(f"the gradients of {bad_grads} are not finite")
+    if bad := _not_finite(params):
+        symptoms.append(f"the parameters {bad} are not finite now")
+        causes += ["Was one of them set from outside?"] * (grads is not None)
+    return TrainingError(
+        "CaptioningSolver", "", "; ".join(symptoms), "finite numbers", " ".join(causes)
+    )
 
 
-def _cause(
-    before: StepLoss | None, bad: list[str], largest: float, at_once: bool, learning_rate: float
-) -> str:
-    """The likely cause. `at_once`: found at the step itself, before its update."""
-    diverged = largest > MAX_HEALTHY_NORM or (before is not None and before.norm > MAX_HEALTHY_NORM)
-    if at_once and bad:
-        return (
-            f"was {bad[0]} set from outside, or did the last update, with the learning rate"
-            f" {learning_rate:g}, overflow?"
-        )
-    if at_once and before is None and not diverged:
-        return (
-            "this is the first step: are the features finite, and of a size near 1? Scale them, as"
-            " `feature_scaling` standardize does"
-        )
-    return f"is the learning rate, now {learning_rate:g}, too high?"
-
-
-def _not_finite(norms: Mapping[str, float]) -> list[str]:
-    return [name for name, norm in norms.items() if not np.isfinite(norm)]
-
-
-def _norm(value: Array) -> float:
-    with np.errstate(all="ignore"):
-        return float(np.linalg.norm(to_numpy(value).astype(np.float64).ravel()))
+def _not_finite(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(name for name, x in arrays.items() if not np.isfinite(to_numpy(x)).all())

@@ -474,7 +474,7 @@ class CaptioningSolver:
         loss = _all_reduce(self.group, loss, grads)
         norm = self._clip(grads, self._workspace.scope("solver"))
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
-            self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
+            raise self._record.explain(loss, norm, params, grads, self.learning_rate)
         self._optimizer.update(params, grads)
         self._steps += 1
         return loss, norm
@@ -747,10 +747,9 @@ class CaptioningSolver:
         if self.select == "last":
             record[LATEST] = 1
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
-            self._fail(
-                f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; "
-                f"is the learning rate, now {self.learning_rate:g}, too high?"
-            )
+            thing, got = f"val_loss of epoch {record['epoch']}", f"is {val_loss}"
+            cause = f"is the learning rate, now {self.learning_rate:g}, too high?"
+            raise TrainingError("CaptioningSolver", thing, got, "a finite number", cause)
         return record
 
     def _show_loss(self, shown: Any) -> None:
@@ -778,11 +777,8 @@ class CaptioningSolver:
 
     def _require_finite(self) -> None:
         """Raise TrainingError if a step so far was not finite. To call before a loss is recorded."""
-        if fault := self._record.fault(self.model.params, self.learning_rate):
-            self._fail(fault)
-
-    def _fail(self, why: str) -> None:
-        raise TrainingError("CaptioningSolver", "", why)
+        if error := self._record.fault(self.model.params, self.learning_rate):
+            raise error
 
     # ---- The state
 
