@@ -9,7 +9,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.data.dataset import CaptionData
-from xpcap.data.vocabulary import END, UNK
+from xpcap.data.vocabulary import END
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
@@ -184,23 +184,17 @@ class SelfCritical(Objective):
     never targets, are not drawn; the gradient is exact up to their probability.
     """
 
-    __slots__ = (
-        *("samples", "_group", "_words", "_max_length", "_data", "_pictures", "_captions"),
-        *("_first", "_length", "_score"),
-    )
+    __slots__ = "_data", "_group", "_length", "_max_length", "_pictures", "_score", "_words", "samples"
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
-        self._group, self._words = group, data.vocabulary
+        self._group, self._data, self._words = group, data, data.vocabulary
         self._max_length = data.max_words + 1
-        self._data, split = data, data.split("train")
-        self._pictures = np.unique(split.image_idxs)
-        # Captions by picture: those of picture i lie from _first[i] to _first[i + 1]
-        self._captions = np.argsort(split.image_idxs, kind="stable")
-        ordered = split.image_idxs[self._captions]
-        self._first = np.searchsorted(ordered, np.arange(len(split.images) + 1))
-        self._length = float(self._lengths().mean())
-        self._score = CiderD(self._references(picture) for picture in self._pictures.tolist())
+        references = data.reference_words("train")
+        self._pictures = np.array(list(references))
+        ended = ([[*words, END] for words in captions] for captions in references.values())
+        self._score = CiderD(ended)
+        self._length = float(self._words.is_word(data.split("train").captions).sum(axis=1).mean())
 
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
         """Index of the first caption of each picture that has any.
@@ -285,17 +279,6 @@ class SelfCritical(Objective):
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)
         ]
         return self._score.scores(words, np.searchsorted(self._pictures, pictures))
-
-    def _references(self, picture: int) -> list[list[str]]:
-        """Reference captions of a picture of the train split, END as a word."""
-        captions = self._captions[self._first[picture] : self._first[picture + 1]]
-        references = self._data.words("train", captions)
-        return [[*(word for word in words if word != UNK), END] for words in references]
-
-    def _lengths(self) -> np.ndarray:
-        """Words of each train caption, as encoded."""
-        lengths: np.ndarray = self._words.is_word(self._data.split("train").captions).sum(axis=1)
-        return lengths
 
     def _sample(
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
