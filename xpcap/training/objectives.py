@@ -184,12 +184,11 @@ class SelfCritical(Objective):
     never targets, are not drawn; the gradient is exact up to their probability.
     """
 
-    __slots__ = "_data", "_group", "_length", "_max_length", "_pictures", "_score", "_words", "samples"
+    __slots__ = "_data", "_group", "_length", "_pictures", "_score", "_words", "samples"
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
         self._group, self._data, self._words = group, data, data.vocabulary
-        self._max_length = data.max_words + 1
         references = data.reference_words("train")
         self._pictures = np.array(list(references))
         ended = ([[*words, END] for words in captions] for captions in references.values())
@@ -284,19 +283,20 @@ class SelfCritical(Objective):
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
     ) -> np.ndarray:
         """Sampled captions (len(rows), T), the ones numbered `rows` of the n of a step."""
-        uniforms = draw_uniforms(n, self._max_length, model.seed, step)[rows]
-        never = self._words.null, self._words.start
-        policy = GivenUniforms(max_length=self._max_length, forbid=never, given=uniforms)
+        T, never = self._data.max_words + 1, (self._words.null, self._words.start)
+        uniforms = draw_uniforms(n, T, model.seed, step)[rows]
+        policy = GivenUniforms(max_length=T, forbid=never, given=uniforms)
         if isinstance(features, FeatureRows):
             features = features.gather()
         return model.sample(features, policy=policy)
 
     def _gather(self, sampled: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
         """Captions (n, T+1) of all ranks, START first."""
-        captions = np.full((n, self._max_length + 1), self._words.null, np.int32)
+        T = self._data.max_words + 1
+        captions = np.full((n, T + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start
         for theirs, words in self._group.gather((rows.tolist(), sampled.tolist())):
-            captions[theirs, 1:] = np.reshape(words, (len(theirs), self._max_length))
+            captions[theirs, 1:] = np.reshape(words, (len(theirs), T))
         return captions
 
 
