@@ -203,6 +203,10 @@ def set_three_epochs(solver: CaptioningSolver) -> None:
     solver.num_epochs = 3
 
 
+def set_rate(solver: CaptioningSolver) -> None:
+    solver.learning_rate = 3e-3
+
+
 class OneEpoch(Watcher):
     def epoch(self, solver: CaptioningSolver) -> None:
         if solver.epoch == 1:
@@ -215,6 +219,7 @@ WAYS_TO_TRAIN: dict[str, tuple[dict[str, Any], list[Callable[[CaptioningSolver],
     "steps of one's own": ({}, [step, step, train, step]),
     "replacement": ({"replacement": True}, [train]),
     "a second training": ({"lr_decay": "linear"}, [train, train]),
+    "a rate that was set": ({"lr_decay": "linear"}, [set_rate, train, train]),
     "more epochs": ({"lr_decay": "linear"}, [train, set_three_epochs, train]),
     "stop": ({"lr_decay": "linear", "watchers": [OneEpoch()]}, [train, train]),
     "score": ({"select": "cider", "patience": 1, "lr_decay": 0.5}, [score, train, train]),
