@@ -448,7 +448,7 @@ class CaptioningSolver:
         views = draw_views(len(captions), split.views, seed, self._steps)
         shard = None if self.group.size == 1 else self._shard(split.captions[captions])
         batch = self._loader.minibatch("train", captions, views, shard)
-        loss, norm = self._step(batch)
+        loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:
@@ -467,13 +467,13 @@ class CaptioningSolver:
         layout = self.objective.layout(captions, self.data.vocabulary.null, n)
         return layout if layout.sizes[0] <= MAX_PADDED else None
 
-    def _step(self, batch: Batch) -> tuple[Array, Array]:
+    def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
         params, batch = self.model.params, batch._replace(step=self._steps)
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
         norm = self._clip(grads, self._workspace.scope("solver"))
-        if self._on_host and not (np.isfinite(loss) and np.isfinite(norm)):
+        if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             raise self._record.explain(loss, norm, params, grads, self.learning_rate)
         self._optimizer.update(params, grads)
         self._steps += 1
@@ -515,7 +515,7 @@ class CaptioningSolver:
             batch = batch._replace(captions=captions).shared(where, self._shard(captions))
         self._check_device()
         with self._computing():
-            loss, _ = self._step(batch)
+            loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
     # ---- The way on a device
