@@ -653,11 +653,6 @@ class CaptioningSolver:
         return self._best.get("epoch", 0)
 
     @property
-    def best_val_loss(self) -> float:
-        """Validation loss of the best epoch; infinity without one."""
-        return self._best.get("val_loss", float("inf"))
-
-    @property
     def best_val_acc(self) -> float:
         """Validation accuracy of the best epoch; 0 without one."""
         return self._best.get("val_accuracy", 0.0)
