@@ -176,7 +176,7 @@ class SelfCritical(Objective):
 
     data : CaptionData; rewards are those of its train split, which is the solver's
     samples : K, captions of a picture, at least 2
-    group : the ranks that train together; each samples for its shard of the pictures
+    group : the solver's; each rank samples for its shard of the pictures
     OptionError : fewer than two samples.
 
     Rennie et al. 2017, *Self-critical Sequence Training for Image Captioning*; the baseline is that
@@ -184,11 +184,11 @@ class SelfCritical(Objective):
     never targets, are not drawn; the gradient is exact up to their probability.
     """
 
-    __slots__ = "_data", "_group", "_length", "_pictures", "_score", "_words", "samples"
+    __slots__ = "_data", "_length", "_pictures", "_score", "_words", "group", "samples"
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
-        self._group, self._data, self._words = group, data, data.vocabulary
+        self.group, self._data, self._words = group, data, data.vocabulary
         references = data.reference_words("train")
         self._pictures = np.array(list(references))
         ended = ([[*words, END] for words in captions] for captions in references.values())
@@ -295,7 +295,7 @@ class SelfCritical(Objective):
         T = self._data.max_words + 1
         captions = np.full((n, T + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start
-        for theirs, words in self._group.gather((rows.tolist(), sampled.tolist())):
+        for theirs, words in self.group.gather((rows.tolist(), sampled.tolist())):
             captions[theirs, 1:] = np.reshape(words, (len(theirs), T))
         return captions
 

@@ -250,7 +250,7 @@ class CaptioningSolver:
         self.watchers = checked_watchers("CaptioningSolver", self.watchers)
         _check_model(self.model, self.data.vocabulary)
         _check_choice(self.select, self.patience, self.data)
-        _check_group(self.group, self.seed, self.batch_size)
+        _check_group(self.group, self.objective, self.seed, self.batch_size)
 
         self._records: list[Record] = []  # of epochs, and before them of the start if scored
         self._times: list[Record] = []
@@ -910,8 +910,11 @@ def _check_choice(select: str, patience: int | None, data: CaptionData) -> None:
         raise OptionError("CaptioningSolver", "`patience`", got, "None", cause)
 
 
-def _check_group(group: Group, seed: int | None, batch_size: int) -> None:
+def _check_group(group: Group, objective: Any, seed: int | None, batch_size: int) -> None:
     """Raise OptionError if the ranks of a group cannot share batches."""
+    if (theirs := getattr(objective, "group", group)) is not group:
+        got, expected = f"has a group of {theirs.size}", f"the solver's, of {group.size}"
+        raise OptionError("CaptioningSolver", "`objective`", got, expected)
     if seed is None and group.size > 1:
         raise OptionError(
             "CaptioningSolver",
