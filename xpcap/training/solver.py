@@ -420,6 +420,7 @@ class CaptioningSolver:
     def train_batch(self, positions: np.ndarray) -> None:
         """A training step, recorded, which counts for no epoch.
 
+        Within an epoch its loss enters the mean that the epoch's record has.
         The learning rate stays as it is: `train` alone lowers it, in the end to 0 if `lr_decay` is
         linear. With that rate a step changes nothing until another is set.
 
