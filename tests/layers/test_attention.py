@@ -114,6 +114,17 @@ def test_a_term_of_two_forward_passes_gives_no_gradients(rng: np.random.Generato
             kind.rows_backward(h, cache)
 
 
+def test_an_attention_to_another_number_of_pictures_is_refused(rng: np.random.Generator) -> None:
+    _, A, _, Wh, Wattn, _ = draw("lstm", rng)
+    a, h0 = rng.standard_normal((N * T, Wh.shape[1])), A[:, 0]
+    lstm, rows = layers.CELLS["lstm"], PackedSequences.full(N, T)
+    for pictures, way in ((A[:1], "forward"), (np.concatenate((A, A)), "backward")):
+        term = layers.Attention(pictures, Wattn)
+        with refuses(ValueError, function=f"Attention.{way}_steps", expected=f"{N} sequences"):
+            h, cache = lstm.rows_forward(a, (h0, h0), {"Wh": Wh}, rows, extra_term=term)
+            lstm.rows_backward(h, cache)
+
+
 @CELLS
 def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with

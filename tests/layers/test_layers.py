@@ -254,6 +254,7 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | got: has shape (2, 2) | expected: (3, 2)
     layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | got: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
     LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | got: has shape (6, 2) | expected: (7, 2)
+    LSTM.step_forward(zeros(6, 4 * H), (zeros(1, H), zeros(1, H)), {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_forward | thing: a | got: has 6 rows | expected: 1, as the state
     packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2] with N = 4
     packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [2, 3, 2] with N = 4
     packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [5, 2] with N = 4

@@ -15,6 +15,7 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
 from xpcap.data.synthetic import draw_data
+from xpcap.errors import OptionError
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.memory import Workspace
 from xpcap.models import Batch, Parameters, network
@@ -164,6 +165,15 @@ def test_parameters_of_another_model_are_refused_and_change_nothing(refusal: Ref
 
 
 # Saved parameters
+
+
+def test_a_model_whose_cell_is_not_registered_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.CELLS, "mine", layers.CELLS["lstm"])
+    pickled = pickle.dumps(make("mine"))
+    monkeypatch.delitem(layers.CELLS, "mine")
+    model = pickle.loads(pickled)
+    with refuses(OptionError, thing="cell", got="'mine' does not exist"):
+        model.loss(*batch())
 
 
 def test_assigned_parameters_may_swap() -> None:

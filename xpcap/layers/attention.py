@@ -150,8 +150,16 @@ class Attention:
         -------
         step_fn : callable
             Function of one Step.
+
+        Raises
+        ------
+        ValueError
+            There are fewer pictures than sequences.
         """
-        ops, memory, (_, P, H) = get_ops(r), self._memory, self.A.shape
+        ops, memory, (N, P, H) = get_ops(r), self._memory, self.A.shape
+        if r.shape[0] > N:
+            got, expected = f"has {N} pictures", f"one for each of {r.shape[0]} sequences"
+            raise InvalidValueError("Attention.forward_steps", "A", got, expected)
         self._h, self._passes = h, self._passes + 1
         self.weights, self._context = memory.take("weights", (R, P)), memory.take("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
@@ -181,12 +189,19 @@ class Attention:
         Raises
         ------
         ValueError
-            It has run no forward pass, or several: it holds the states of the last one alone.
+            It has run no forward pass, or several: it holds the states of the last one alone. Or
+            there are more pictures than sequences.
         """
         if self._passes != 1:
             got = f"has run {self._passes or 'no'} forward passes"
             cause = "make an Attention for each forward pass, from the same A and Wattn"
             raise InvalidValueError("Attention.backward_steps", "the term", got, "one", cause)
+        if len(self.A) != len(dh_prev):
+            got, expected = (
+                f"has {len(self.A)} pictures",
+                f"one for each of {len(dh_prev)} sequences",
+            )
+            raise InvalidValueError("Attention.backward_steps", "A", got, expected)
         ops, memory = get_ops(da), self._memory
         self._dcontext = memory.take("dcontext", self._context.shape)
         self._dscores = memory.take("dscores", self.weights.shape)

@@ -142,6 +142,9 @@ class Pointwise(Cell):
     # ---- What it gets
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
+        if len(a) != len(state[0]):
+            got, expected = f"has {len(a)} rows", f"{len(state[0])}, as the state has"
+            raise InvalidValueError(self._caller("step_forward"), "a", got, expected)
         after, saved = self.equation(a, state[0] @ params["Wh"], *state)
         return after, {"before": state, "after": after, "saved": saved}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from xpcap.errors import InvalidValueError, OptionError
+from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
 from xpcap.options import Names, Real, Several, Whole, check_fields, option
@@ -91,7 +91,9 @@ class ModelConfig:
 
     @property
     def recurrent(self) -> Cell:
-        """The cell."""
+        """The cell. OptionError : it is not in CELLS, as where a model is unpickled before it is."""
+        if self.cell not in CELLS:
+            raise unknown("ModelConfig", "cell", self.cell, CELLS)
         return CELLS[self.cell]
 
     def cell_shapes(self) -> Shapes:
