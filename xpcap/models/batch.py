@@ -27,8 +27,7 @@ class FeatureRows(NamedTuple):
 
     table: Array  # (m, D), or grids (m, P, D)
     rows: np.ndarray  # (N,) int, on the host
-    # Set by a loader: the rows are there and finite, and a table on the host may be sent
-    trusted: bool = False
+    trusted: bool = False  # set by a loader: the rows are there and finite
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +45,7 @@ class FeatureRows(NamedTuple):
         row; one of the host is not finite.
         """
         if self.trusted:
-            return cast_features(caller, self.table, like, finite=True)
+            return self.table
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
             got = f"is a {type(self.table).__module__} array of {dtype}"
@@ -70,9 +69,7 @@ class Batch(NamedTuple):
 
     features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n with `shard`
     captions: np.ndarray  # (N, T+1) int
-    # (N,) int, picture number of each caption within its split, whose features a loader knows to be
-    # finite; None: the features are a caller's own
-    pictures: np.ndarray | None = None
+    pictures: np.ndarray | None = None  # (N,) int, picture of each caption within its split
     weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
@@ -277,18 +274,16 @@ def prepare_features(
     return contiguous(asarray(cast_features(caller, features, like), like=like))
 
 
-def cast_features(caller: str, features: Array, like: Array, *, finite: bool = False) -> Array:
+def cast_features(caller: str, features: Array, like: Array) -> Array:
     """Features in the dtype of `like`; those of the host stay there.
 
-    ValueError : features of the host are not finite in that dtype, unless they are known to be
-    `finite`. Nothing is read from a device.
+    ValueError : features of the host are not finite in that dtype. Nothing is read from a device.
     """
     if is_device_array(features):
         return asarray(features, dtype=like.dtype, like=like)
     with np.errstate(over="ignore"):
         cast = np.asarray(features, like.dtype)
-    if not finite:
-        check_finite(caller, cast, features)
+    check_finite(caller, cast, features)
     return cast
 
 
