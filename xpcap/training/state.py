@@ -279,10 +279,7 @@ def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
 
 def _position(state: TrainingState, rule: UpdateRule) -> Misfit:
     position, captions, size = (state.meta[x] for x in ("position", "captions", "batch_size"))
-    # Without an order, steps since the last epoch: a caller may take them by itself
-    last = state.iteration - (state.records[-1]["iteration"] if state.records else 0)
-    if "order" in state.arrays:
-        last = batches_of_epoch(captions, size, state.meta["replacement"])
+    last = batches_of_epoch(captions, size, state.meta["replacement"])
     misfit = f"position {position} in {captions} captions by {size}", "one within an epoch"
     return misfit if position > last else None
 
