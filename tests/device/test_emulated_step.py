@@ -377,10 +377,10 @@ def test_emulated_features_live_on_the_device_where_they_fit(device: Emulator) -
     solver = make("cupy")
     size = solver.data.split("train").features.nbytes
     device.free = int(size / loader.SHARE)
-    assert solver._loader.resident("train")
+    assert solver._loader._table("train") is not None
     scarce = make("cupy")
     device.free -= 4
-    assert not scarce._loader.resident("train")
+    assert scarce._loader._table("train") is None
     losses = [
         [float(s.step(*s._loader.minibatch("train", np.arange(N))[:2])) for _ in range(3)]
         for s in (solver, scarce)
@@ -445,9 +445,9 @@ def test_emulated_staging_memory_goes_back_once_features_are_sent(
 ) -> None:
     freed: list[None] = []
     monkeypatch.setattr("emulated.cuda.PINNED.free_all_blocks", lambda: freed.append(None))
-    assert make("cupy")._loader.resident("train")
+    assert make("cupy")._loader._table("train") is not None
     assert len(freed) == 1
-    assert not make("numpy")._loader.resident("train")
+    assert make("numpy")._loader._table("train") is None
     assert len(freed) == 1
 
 

@@ -28,10 +28,6 @@ class BatchLoader:
         """The split of that name."""
         return self._data.split(name)
 
-    def resident(self, name: str) -> bool:
-        """True if the model's device holds all features of a split; never on the host."""
-        return self._table(name) is not None
-
     def minibatch(
         self,
         name: str,
