@@ -79,7 +79,7 @@ from xpcap.options import Flag, Names, Real, Whole, described, option
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.selfcheck import Results, checked_way
 from xpcap.spec import as_array, as_numbers
-from xpcap.threads import cores
+from xpcap.threads import cores, one_blas_thread
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import (
@@ -468,6 +468,7 @@ class CaptioningSolver:
         layout = self.objective.layout(captions, self.data.vocabulary.null, n)
         return layout if layout.sizes[0] <= MAX_PADDED else None
 
+    @one_blas_thread()
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
         params, batch = self.model.params, batch._replace(step=self._steps)
