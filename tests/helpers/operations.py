@@ -406,19 +406,8 @@ def adam_update(draw: Draw) -> Iterator[Any]:
 
 @row()
 def record_step(draw: Draw) -> Iterator[Any]:
-    inf, nan = np.inf, np.nan
-    for n, i, loss, norm, before in (
-        (5, 2, 1.5, 2.5, 1),
-        (2, 0, nan, 2.5, 1),
-        (10, 8, inf, 2.5, 1),
-        (5, 2, 1.5, nan, 1),
-        (5, 2, 1.5, -inf, 1),
-        (5, 2, 1.5, 2.5, 0),
-        (5, 2, nan, inf, 0),
-    ):
-        record = draw.normal(n, 2)
-        record[0, 0] = before
-        yield record, i, np.array(loss, draw.dtype), np.array(norm, draw.dtype)
+    for n, i, loss, norm in ((5, 2, 1.5, 2.5), (1, 0, np.nan, 2.5), (10, 9, np.inf, np.nan)):
+        yield draw.normal(n, 2), i, np.array(loss, draw.dtype), np.array(norm, draw.dtype)
 
 
 # ---- Choices of words, and masks

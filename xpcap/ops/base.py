@@ -321,14 +321,9 @@ class Ops:
         w -= alpha * m / (xp.sqrt(v) + epsilon)
 
     def record_step(self, record: Array, i: int, loss: Array, norm: Array) -> None:
-        """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2).
-
-        record[0, 0] starts at 1 and becomes 0 when any of them is not finite.
-        """
-        xp = get_array_module(record, loss, norm)
-        record[1 + i, 0] = loss
-        record[1 + i, 1] = norm
-        record[0, 0] *= xp.isfinite(loss) & xp.isfinite(norm)
+        """Write loss and gradient norm (both 0-d) of step i to row i of record (n, 2)."""
+        record[i, 0] = loss
+        record[i, 1] = norm
 
     # ---- Choices of words. On the host they go by blocks of rows that stay in a core's cache
 

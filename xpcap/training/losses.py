@@ -33,7 +33,7 @@ class StepLoss(NamedTuple):
 class LossBuffer:
     """Losses of all steps.
 
-    The latest wait on the device with their gradient norms and one flag: all are finite.
+    The latest wait on the device with their gradient norms.
 
     like : array with the library, device and dtype of the numbers
     capacity : steps that may wait, up to MAX_WAITING; one more reads them
@@ -41,14 +41,10 @@ class LossBuffer:
     """
 
     def __init__(self, like: Array, capacity: int, *, group: Group = SINGLE) -> None:
-        rows = min(capacity, MAX_WAITING) + 1
+        rows = min(capacity, MAX_WAITING)
         self._waiting = get_array_module(like).empty((rows, 2), like.dtype)
         self._group = group
         self.losses = []
-
-    def _clear(self) -> None:
-        self._waiting[0] = 1  # the flag
-        self._unread = 0
 
     def __len__(self) -> int:
         """Steps recorded."""
@@ -57,7 +53,7 @@ class LossBuffer:
     @property
     def full(self) -> bool:
         """True if the next step needs a read first."""
-        return self._unread + 1 == len(self._waiting)
+        return self._unread == len(self._waiting)
 
     def add(self, loss: Array, norm: Array) -> None:
         """Record a step, both numbers 0-d. Reads nothing unless the buffer is full."""
@@ -79,22 +75,22 @@ class LossBuffer:
         self._losses = [float(loss) for loss in values]
         self._last_good: StepLoss | None = None
         self._first_bad: StepLoss | None = None
-        self._clear()
+        self._unread = 0
 
     def _read(self) -> None:
         """Bring the waiting steps to the host, which waits for the device."""
         if not self._unread:
             return
         with self._group.waiting(call=False):  # rank 0 alone prints and saves
-            table = to_numpy(self._waiting[: self._unread + 1])
-        first = len(self._losses) + 1
-        steps = [StepLoss(k, *row) for k, row in enumerate(table[1:].tolist(), first)]
+            rows = to_numpy(self._waiting[: self._unread]).tolist()
+        steps = [StepLoss(k, *row) for k, row in enumerate(rows, len(self._losses) + 1)]
         self._losses += [step.loss for step in steps]
-        self._clear()
-        if self._first_bad is None:
-            bad = len(steps) if table[0, 0] == 1 else [step.finite for step in steps].index(False)
-            self._last_good = steps[bad - 1] if bad else self._last_good
-            self._first_bad = steps[bad] if bad < len(steps) else None
+        self._unread = 0
+        for step in steps:
+            if not step.finite:
+                self._first_bad = self._first_bad or step
+            elif self._first_bad is None:
+                self._last_good = step
 
     def fault(self, params: Parameters, learning_rate: float) -> TrainingError | None:
         """Diagnosis of the first step that was not finite, given once. Reads losses."""

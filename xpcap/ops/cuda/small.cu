@@ -54,13 +54,9 @@ extern "C" __global__ void weighted_sum(const real* x, const real* scale, real s
     if (thread == 0) out[0] = sums[0];
 }
 
-// record (capacity + 1, 2): row 1 + i holds loss and norm of step i; record[0, 0] starts at 1 and
-// becomes 0 with the first one that is not finite. Only the first thread works.
+// record (capacity, 2): row i holds loss and norm of step i. Only the first thread works.
 extern "C" __global__ void record_step(real* record, const real* loss, const real* norm, int i) {
     if (threadIdx.x > 0) return;
-    const real loss_now = loss[0], norm_now = norm[0];
-    record[2 * (1LL + i)] = loss_now;
-    record[2 * (1LL + i) + 1] = norm_now;
-    const bool finite = loss_now - loss_now == 0 && norm_now - norm_now == 0;  // inf - inf and NaN are NaN
-    if (!finite) record[0] = 0;
+    record[2LL * i] = loss[0];
+    record[2LL * i + 1] = norm[0];
 }
