@@ -119,11 +119,6 @@ class Attention:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
         self.A, self._Wattn, self._memory = A, Wattn, memory or Workspace.fresh(A)
 
-    @property
-    def hidden(self) -> int:
-        """H, the size of a region and of a state."""
-        return self.A.shape[2]
-
     def start(self) -> Array:
         """State before the first step, and c0: the mean of A over regions.
 
@@ -253,18 +248,14 @@ class Attention:
 class AttentionCache(NamedTuple):
     """Cache of attention_forward."""
 
-    x: Array  # (T*N, D), time-major
+    x: Array  # (N, T, D)
+    A: Array  # in the layout that was given
+    x_rows: Array  # (T*N, D), time-major
     Wx: Array  # (D, G)
-    shape: tuple[int, ...]  # of A as it was given
     attention: Attention
     rows: PackedSequences
     cell: str
     loop: object  # the cache of the cell's loop
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences of T steps, H units."""
-        return {"N": self.rows.N, "T": len(self.rows.batch_sizes), "H": self.attention.hidden}
 
 
 @layer("x:N,T,D A:N,P,H|N,H,J,K Wx:D,G Wh:H,G Wattn:H,G b:G -> h:N,T,H")
@@ -301,7 +292,7 @@ def attention_forward(
     a += b
     state0 = (attention.start(),) * len(recurrent_cell.states)
     h, loop = recurrent_cell.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
-    return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
+    return from_rows(h, N, T), AttentionCache(x, A, x_rows, Wx, attention, rows, cell, loop)
 
 
 @gradient(attention_forward)
@@ -312,32 +303,15 @@ def attention_backward(
 
     dA has the layout of A.
     """
-    x, Wx, shape, attention, rows, cell, loop = cache
+    x, A, x_rows, Wx, attention, rows, cell, loop = cache
     matmul = get_ops(dh).matmul
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    dx = from_rows(matmul(da, Wx.T), rows.N, len(rows.batch_sizes))
-    return dx, from_regions(dA, shape), matmul(x.T, da), grads["Wh"], dWattn, da.sum(axis=0)
+    dx, dWx = from_rows(matmul(da, Wx.T), *x.shape[:2]), matmul(x_rows.T, da)
+    return dx, from_regions(dA, A.shape), dWx, grads["Wh"], dWattn, da.sum(axis=0)
 
 
 # ---- One LSTM step with a context
-
-
-class AttentionLSTMStepCache(NamedTuple):
-    """Cache of attention_lstm_step_forward."""
-
-    D: int
-    step: InputStepCache  # of the step on [x, attn]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences, H units."""
-        return self.step.sizes
-
-    @property
-    def like(self) -> Array:
-        """An array like all others."""
-        return self.step.x
 
 
 @layer(
@@ -353,7 +327,7 @@ def attention_lstm_step_forward(
     Wh: Array,
     Wattn: Array,
     b: Array,
-) -> tuple[Array, Array, AttentionLSTMStepCache]:
+) -> tuple[Array, Array, InputStepCache]:
     """One LSTM step with a context, a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
     attn is the context, as from dot_product_attention_forward. It extends the input:
@@ -361,17 +335,17 @@ def attention_lstm_step_forward(
     """
     concatenate = get_array_module(x).concatenate
     inputs, weights = concatenate((x, attn), axis=1), concatenate((Wx, Wattn))
-    (next_h, next_c), step = step_forward(LSTM, inputs, (prev_h, prev_c), weights, Wh, b)
-    return next_h, next_c, AttentionLSTMStepCache(len(Wx), step)
+    (next_h, next_c), cache = step_forward(LSTM, inputs, (prev_h, prev_c), weights, Wh, b)
+    return next_h, next_c, cache
 
 
 @gradient(attention_lstm_step_forward)
 def attention_lstm_step_backward(
-    dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
+    dnext_h: Array, dnext_c: Array, cache: InputStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_lstm_step_forward, from dnext_h, dnext_c and the cache."""
-    D, step = cache
-    dinput, (dprev_h, dprev_c), dweights, dWh, db = step_backward((dnext_h, dnext_c), step)
+    D = len(cache.Wx) - len(cache.Wh)
+    dinput, (dprev_h, dprev_c), dweights, dWh, db = step_backward((dnext_h, dnext_c), cache)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 

@@ -68,10 +68,9 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
 def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]]:
     """Decorator of the backward pass of `forward`, a function of upstream gradients and `cache`.
 
-    Upstream gradients must be as the results of the forward pass were. Its sizes are `cache.sizes`,
-    by letter, or else those of the fields that are named as its arguments are; dtype and library
-    are those of `cache.like`, or else of the first such field of floats. An upstream gradient that
-    is optional in the shapes may be None; a result may have none at all.
+    Upstream gradients must be as the results of the forward pass were. The fields of the cache that
+    are named as its arguments are tell its sizes, the first of floats its dtype and library. An
+    upstream gradient that is optional in the shapes may be None; a result may have none at all.
 
     forward : decorated with `layer`
     """
@@ -96,20 +95,17 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
 
 def _sizes(spec: Spec, cache: Any) -> tuple[dict[str, Any], Array]:
     """Sizes of a forward pass, and an array like its others, from its cache."""
+    sizes: dict[str, Any] = {}
     fields = [entry for entry in spec.entries if hasattr(cache, entry.name) and not entry.optional]
     floats = [getattr(cache, entry.name) for entry in fields if not entry.kind]
-    like = getattr(cache, "like", floats[0] if floats else None)
-    if like is None:
+    if not floats:
         raise TypeError(
             f"{type(cache).__name__}: has no array named as an argument of the forward pass, expected"
-            " one that tells dtype and library, or `like` and `sizes`"
+            " one that tells dtype and library"
         )
-    if hasattr(cache, "sizes"):
-        return cache.sizes, like
-    sizes: dict[str, Any] = {}
     for entry in fields:
         entry.bind(getattr(cache, entry.name).shape, sizes)
-    return sizes, like
+    return sizes, floats[0]
 
 
 def _decorated(

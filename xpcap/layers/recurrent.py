@@ -388,11 +388,6 @@ class InputStepCache(NamedTuple):
     Wh: Array
     step: StepCache
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences, D inputs, H units."""
-        return {"N": len(self.x), "D": len(self.Wx), "H": len(self.Wh)}
-
 
 def step_forward(
     cell: Pointwise, x: Array, before: State, Wx: Array, Wh: Array, b: Array
@@ -416,16 +411,12 @@ def step_backward(dafter: State, cache: InputStepCache) -> tuple[Array, State, A
 class SequenceCache(NamedTuple):
     """Cache of sequence_forward."""
 
-    x: Array  # (T*N, D), time-major
+    x: Array  # (N, T, D)
+    x_rows: Array  # (T*N, D), time-major
     Wx: Array  # (D, G)
+    Wh: Array  # (H, G)
     loop: RowsCache
     carried: bool  # the state besides h was given, and its last value returned
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences of T steps, D inputs, H units."""
-        rows = self.loop.rows
-        return {"N": rows.N, "T": len(rows.batch_sizes), "D": len(self.Wx), "H": len(self.loop.Wh)}
 
     @property
     def last_state(self) -> State:
@@ -442,14 +433,15 @@ def sequence_forward(
     a = get_ops(x).matmul(x_rows, Wx)  # (T*N, G)
     a += b
     h, loop = forward_loop(cell, a, state0, Wh, PackedSequences.full(N, T))
-    return from_rows(h, N, T), SequenceCache(x_rows, Wx, loop, state0[-1] is not None)
+    cache = SequenceCache(x, x_rows, Wx, Wh, loop, state0[-1] is not None)
+    return from_rows(h, N, T), cache
 
 
 def sequence_backward(
     dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
 ) -> tuple[Array, State, Array, Array, Array]:
     """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
-    (x, Wx, loop, _), matmul = cache, get_ops(dh).matmul
+    (x, x_rows, Wx, _, loop, _), matmul = cache, get_ops(dh).matmul
     da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
-    dx = from_rows(matmul(da, Wx.T), loop.rows.N, len(loop.rows.batch_sizes))
-    return dx, dstate0, matmul(x.T, da), dWh, da.sum(axis=0)
+    dx = from_rows(matmul(da, Wx.T), *x.shape[:2])
+    return dx, dstate0, matmul(x_rows.T, da), dWh, da.sum(axis=0)
