@@ -89,6 +89,7 @@ class Workspace:
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the array of a name."""
         assert self._arrays is not None
+        name = self._prefix + name
         self._drop(name)
         self._arrays[name] = flat
 

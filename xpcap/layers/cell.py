@@ -84,7 +84,7 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
-    # Methods that training does not run: what a subclass overrides
+    # Methods that a loop does without, or relies on as they are: what a subclass overrides
     fixed: ClassVar[dict[str, str]] = {
         "rows_forward": "a `step_forward`",
         "rows_backward": "a `step_backward`",

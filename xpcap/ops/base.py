@@ -283,7 +283,10 @@ class Ops:
     # ---- The update of a training step
 
     def global_norm(self, x: Array, memory: Workspace | None = None) -> Array:
-        """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `memory`."""
+        """Euclidean norm of x (n,), 0-d, in x's dtype; on a device in `memory`.
+
+        Squares are summed in double, or by blocks in x's dtype whose sums are added in double.
+        """
         xp = get_array_module(x)
         wide = x.astype(xp.float64)
         return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
