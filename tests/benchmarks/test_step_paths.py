@@ -14,7 +14,7 @@ from benchmarks.step_paths import PathResult, launch_anew, summary
 from benchmarks.work import Config, batch_rows, make_solver
 from xpcap.backend import use_backend
 from xpcap.device.launch import KernelLaunch
-from xpcap.models.network import Network
+from xpcap.models.device_batch import DeviceNetwork
 from xpcap.training.solver import CaptioningSolver
 
 TINY = Config("tiny", N=5, D=12, W=6, H=10, V=40, dropout=0.4)
@@ -52,11 +52,15 @@ def test_emulated_steps_that_are_launched_anew_are_padded(device: Emulator) -> N
         data = TINY.data(4)
         solver = make_solver(TINY, data)
         launch_anew(solver)
-        compute = Network._gradients  # private: the work that a record repeats
-        with mock.patch.object(Network, "_gradients", autospec=True, side_effect=compute) as spy:
+        sent = DeviceNetwork._sent
+        padded = []
+        with mock.patch.object(
+            DeviceNetwork,
+            "_sent",
+            lambda *args: (part := sent(*args), padded.append(part.padded))[0],
+        ):
             for captions in batch_rows(TINY, data):
                 solver.train_batch(captions)
-    padded = [call.args[1].padded for call in spy.call_args_list]
     assert len(padded) == 4
     assert sum(padded) >= 2
 
