@@ -255,6 +255,7 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | got: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
     LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | got: has shape (6, 2) | expected: (7, 2)
     LSTM.step_forward(zeros(6, 4 * H), (zeros(1, H), zeros(1, H)), {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_forward | thing: a | got: has 6 rows | expected: 1, as the state
+    LSTM.step_backward((zeros(1, H),) * 2, step, {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_backward | thing: dh | got: has shape (1, 2) | expected: (3, 2)
     packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2] with N = 4
     packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [2, 3, 2] with N = 4
     packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [5, 2] with N = 4
@@ -301,14 +302,15 @@ def call(pair: str, **changed: Any) -> Any:
 
 
 def caches() -> dict[str, Any]:
-    """Upstream gradients of an LSTM, and caches of one with c0, without, and of rows."""
+    """Upstream gradients of an LSTM, and caches of one with c0, without, of rows and of a step."""
     arguments, upstream = SEQUENCE.draw(np.float32)
     rows = PackedSequences.of([3, 2, 2], 4)
-    state0, Wh = (zeros(4, H),) * 2, zeros(H, 4 * H)
+    state0, state, Wh = (zeros(4, H),) * 2, (zeros(N, H),) * 2, zeros(H, 4 * H)
     return upstream | {
         "plain": layers.lstm_forward(**arguments)[-1],
         "carried": layers.lstm_forward(**arguments, c0=zeros(N, H))[-1],
         "rows": LSTM.rows_forward(zeros(7, 4 * H), state0, {"Wh": Wh}, rows)[-1],
+        "step": LSTM.step_forward(zeros(N, 4 * H), state, {"Wh": Wh})[-1],
     }
 
 

@@ -127,10 +127,16 @@ def test_a_loop_of_its_own_gives_what_the_plain_one_gives(
 
 
 @pytest.mark.parametrize(
-    "attribute", [{"states": ("h", "a")}, {"scales_recurrence": True}], ids=str
+    "attribute",
+    [
+        {"states": ("h", "a")},
+        {"states": ("r", "tanh_c"), "saved": {"h": 4, "da": 1}},
+        {"scales_recurrence": True},
+    ],
+    ids=str,
 )
-def test_an_lstm_has_its_gradients_whatever_it_calls_c_or_says_of_r(attribute: Any) -> None:
-    """A state may be called as the pre-activations are, and dr be da though they may differ."""
+def test_an_lstm_has_its_gradients_whatever_it_calls_arrays_or_says_of_r(attribute: Any) -> None:
+    """States and saved arrays may be called as others are, and dr be da though they may differ."""
     CELLS["plain"] = type("Renamed", (LSTMCell,), attribute)()
     data = draw_data(8, 5, 30, seed=0)
     batch, grads = data.minibatch("train", np.arange(8)), []
@@ -258,12 +264,15 @@ def test_a_step_cannot_write_to_what_it_is_given(name: str) -> None:
     shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | got: has a parameter 'W_vocab' | expected: another name
     shapes=lambda W, H: shapes(H, H) | got: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
     inputs=("Wx", "bx") | got: of shapes (5, 14) and ()
+    states=("h h",) | got: has the name 'h h' | expected: identifiers
+    states=("h", "c:c") | got: has the name 'c:c' | expected: identifiers
+    states=("h", "h") | got: has the name 'h' | expected: each of one state
     """,
     error=ValueError,
     function="ModelConfig",
     thing="cell 'plain'",
 )
-def test_parameters_that_do_not_fit_in_are_refused(refusal: Refusal) -> None:
+def test_parameters_and_states_that_do_not_fit_in_are_refused(refusal: Refusal) -> None:
     def model(**change: Any) -> CaptioningRNN:
         CELLS["plain"] = Changed(**change)
         return CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "plain")

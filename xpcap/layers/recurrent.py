@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Cell, Params, StepCache
+from xpcap.layers.checks import check_upstream
 from xpcap.memory import Workspace, one_block
 from xpcap.ops import (
     CellBuffers,
@@ -152,6 +153,8 @@ class Pointwise(Cell):
         self, dafter: State, cache: StepCache, params: Params
     ) -> tuple[Array, State, Params]:
         before, after, saved = cache["before"], cache["after"], cache["saved"]
+        for name, dout, x in zip(self.states, dafter, after, strict=True):
+            check_upstream(self._caller("step_backward"), f"d{name}", dout, x.shape, x)
         da, dr, (direct, *others) = self.gradient(dafter, before, after, saved)
         dh = dr @ params["Wh"].T
         return da, (dh if direct is None else dh + direct, *others), {"Wh": before[0].T @ dr}

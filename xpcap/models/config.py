@@ -78,12 +78,16 @@ class ModelConfig:
             got, expected = f"is {self.recurrent!r:.80}", "an instance of a subclass of Cell"
             cause = f'CELLS["{self.cell}"] = {getattr(self.recurrent, "__name__", "MyCell")}()?'
             raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected, cause)
-        own = self.cell_shapes()
-        if taken := [name for name in OWN if name in own]:
+        shapes, states = self.cell_shapes(), self.recurrent.states
+        for name in (*states, *shapes):  # of arrays in memory, and of entries in lines of shapes
+            if not name.isidentifier() or states.count(name) > 1:
+                got, expected = f"has the name {name!r}", "identifiers, each of one state"
+                raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
+        if taken := [name for name in OWN if name in shapes]:
             got = f"has a parameter {taken[0]!r}"
             expected = "another name: that one is the captioner's"
             raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
-        weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
+        weight, bias = (shapes.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             got = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
             expected = f"(W, G) and (G,) with W = {self.wordvec}"
