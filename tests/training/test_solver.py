@@ -863,3 +863,15 @@ def test_an_epoch_above_the_starts_limit_of_the_validation_loss_is_not_the_best(
     records[0]["val_loss_limit"] = 39.2
     assert best_of(records) is records[2]
     assert best_of(records[:2]) is records[0]
+
+
+def test_a_subclass_may_have_attributes() -> None:
+    class Timed(CaptioningSolver):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.seconds = 0.0
+
+    solver = make()
+    timed = Timed(solver.model, DATA, seed=0, verbose=False)
+    timed.seconds += 1
+    assert timed.seconds == 1

@@ -8,11 +8,11 @@ Every step, from `step` to the loss:
 
 1. `step` makes a `Batch` of features and captions, and the objective passes it to
    `CaptioningRNN.loss`, with the solver's `Workspace`: memory that lasts from step to step.
-2. `DeviceNetwork` packs the batch: captions sorted by length, their rows step by step, padded to the
-   workspace's `Layout`, so nearly all batches have the same shapes. All index arrays go up in one
-   transfer (`Staging`), and `draw_masks` launches the dropout masks.
-3. `DeviceNetwork.gradients` has `Replay.run` repeat the record of the first such step, launch by launch.
-   Nothing is decided again: what differs lies in what was uploaded.
+2. `DeviceNetwork` packs the batch: captions sorted by length, their rows step by step, padded to
+   the workspace's `Layout`, so nearly all batches have the same shapes. All index arrays go up in
+   one transfer (`Staging`), and `draw_masks` launches the dropout masks.
+3. `DeviceNetwork.gradients` has `Replay.run` repeat the record of the first such step, launch by
+   launch. Nothing is decided again: what differs lies in what was uploaded.
 4. `Group.all_reduce` sums the gradients of several ranks, `clip_by_global_norm` scales them, and
    `Optimizer.update` changes the parameters. These are launched anew, as masks are: their arguments
    have the number of the step and the learning rate.
@@ -281,9 +281,9 @@ class CaptioningSolver:
         """Set an attribute; an option is set to what its kind returns.
 
         Raise OptionError if the value is not of that kind, if parts were built from the former one,
-        or if there is no such attribute.
+        or if there is no such attribute. A subclass may add some.
         """
-        if self._built and not hasattr(self, name):
+        if self._built and type(self) is CaptioningSolver and not hasattr(self, name):
             raise unknown("CaptioningSolver", "attribute", name, SETTABLE)
         if self._built and name in BUILT_IN:
             got = "cannot be changed once the solver is made"
@@ -386,7 +386,7 @@ class CaptioningSolver:
             cause = "call score_start first, with a val split"
             raise InvalidValueError(where, "the start", got, expected, cause)
         with self._computing():
-            loss = self._evaluate.validation(self.model, between=lambda: None).loss
+            loss = self._evaluate.validation(self._scored, between=lambda: None).loss
         self._records[0][LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
