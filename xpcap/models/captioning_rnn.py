@@ -463,19 +463,22 @@ class CaptioningRNN(Decodable):
         self, method: str, batch: Batch, compute: Callable[[Network, Part], T]
     ) -> list[T]:
         """A result for each part of given captions; on the host a core computes each."""
-        batch = batch.checked(f"CaptioningRNN.{method}", self.config)  # whole: a part takes rows
+        caller = f"CaptioningRNN.{method}"
+        batch = batch.checked(caller, self.config)  # whole: a part takes rows
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
             parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
 
         def of_part(rows: slice) -> T:
-            return compute(self._network(), self._part(method, batch.take(rows)))
+            network = self._network()
+            return compute(network, network.part(caller, batch.take(rows), self._null))
 
         def trial() -> Results:
-            part, whole = self._part(method, batch), self._network()
-            log_probabilities = word_log_probabilities(whole, part)
-            return {"nll": score(whole, part).nll, "log-probabilities": log_probabilities}
+            network = self._network()
+            part = network.part(caller, batch, self._null)
+            log_probabilities = word_log_probabilities(network, part)
+            return {"nll": score(network, part).nll, "log-probabilities": log_probabilities}
 
         with computing(checked_way("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
             return parallel_map(of_part, parts)
