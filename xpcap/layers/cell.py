@@ -91,17 +91,17 @@ class Cell:
     }
 
     def __init_subclass__(cls) -> None:
-        """Refuse an override that would never run."""
+        """Refuse an override that a loop would not follow."""
         for kind in cls.__mro__:
             for name, expected in vars(kind).get("fixed", {}).items():
                 if getattr(cls, name) is not getattr(kind, name):
-                    got, cause = "is overridden, and would never run", "or subclass Cell"
+                    got, cause = "is overridden, which no loop would follow", "or subclass Cell"
                     raise InvalidTypeError(cls.__name__, name, got, expected, cause)
 
     # ---- What a cell writes
 
     def shapes(self, W: int, H: int) -> Shapes:
-        """Names and shapes of the parameters, in the order of the memory.
+        """Names and shapes of the parameters, in the order of the buffer.
 
         Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
 
@@ -201,7 +201,7 @@ class Cell:
         Returns
         -------
         names : list of str
-            In the order of the memory.
+            In the order of the buffer.
         """
         return [name for name in self.shapes(1, 1) if name not in self.inputs]
 

@@ -164,7 +164,7 @@ def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
 
 
 class Packed(NamedTuple):
-    """Captions as packed rows, longest caption first, on the host.
+    """Captions as packed rows, longest caption first; made on the host.
 
     N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
     """
@@ -240,23 +240,23 @@ def prepare_parts(
     """
     captions, lengths = batch.captions, caption_lengths(batch.captions, null)
     orders = deal(lengths, len(memories), batch.shard)
-    packed = [pack(captions, null, order, lengths) for order in orders]
+    packs = [pack(captions, null, order, lengths) for order in orders]
     table, pictures = batch.table(caller, like)
-    masks = [Masks()] * len(packed)
+    masks = [Masks()] * len(packs)
     if seed is not None:
         assert batch.step is not None
-        mask_rows, counts = mask_rows_of(packed, captions, lengths)
+        mask_rows, counts = mask_rows_of(packs, captions, lengths)
         masks = draw_masks(config, seed, batch.step, mask_rows, counts, memories)
     return [
         Part(
-            rows,
+            packed,
             table,
-            pictures[rows.order],
+            pictures[packed.order],
             part_masks,
-            replace(terms, scale=rows.by_target(batch.scale, like.dtype)),
+            replace(terms, scale=packed.by_target(batch.scale, like.dtype)),
             memory,
         )
-        for rows, part_masks, memory in zip(packed, masks, memories, strict=True)
+        for packed, part_masks, memory in zip(packs, masks, memories, strict=True)
     ]
 
 

@@ -30,7 +30,7 @@ class CellGradients(NamedTuple):
     saved: State  # (R, .), by row; of the forward loop
     dh: Array  # (R, H), by row; upstream gradient of h
     dstate: State  # each (N, H); with dh the gradient of the state after a step
-    begun: bool  # dstate has gradients of the last states; else they are 0, and it has nothing
+    begun: bool  # dstate holds the gradients of the last states; else these are 0, and not written
     da: Array  # (R, G), by row; written to
     dr: Array  # (R, G), by row; da itself, unless the cell scales r
 

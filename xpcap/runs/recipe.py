@@ -80,7 +80,9 @@ def _parse_save_interval(text: object) -> SaveInterval | None:
     return SaveInterval(seconds=float(match[1])) if match[1] else SaveInterval(steps=int(match[2]))
 
 
-OF_MODEL, OF_LOSS, OF_SOLVER = map(described, (ModelConfig, LossTerms, CaptioningSolver))
+MODEL_OPTIONS, LOSS_OPTIONS, SOLVER_OPTIONS = map(
+    described, (ModelConfig, LossTerms, CaptioningSolver)
+)
 SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 
 
@@ -124,7 +126,7 @@ class Recipe:
     sharpen: float = option(
         Real(above=0), 1.5, "Factor on the logits when self-critical training begins; above 1"
         " favours likely words.", role=SELF_CRITICAL)
-    cell: str = option(OF_MODEL["cell"].kind, "lstm", "Recurrent cell.", role=MODEL)
+    cell: str = option(MODEL_OPTIONS["cell"].kind, "lstm", "Recurrent cell.", role=MODEL)
     hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
     wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
     epochs: int = option(
@@ -144,19 +146,19 @@ class Recipe:
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
         " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
     select: str | None = option(
-        OF_SOLVER["select"].kind, None, "Epoch to keep: lowest val loss, highest CIDEr-D of greedy val"
+        SOLVER_OPTIONS["select"].kind, None, "Epoch to keep: lowest val loss, highest CIDEr-D of greedy val"
         " captions, or last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
         Real(0), 50.0, "Gradient clipping: maximum global norm; 0: off.", role=TRAINING)
     dropout: float = option(
-        OF_MODEL["dropout"].kind, 0.4, "Dropout rate of features, word vectors and hidden units.",
+        MODEL_OPTIONS["dropout"].kind, 0.4, "Dropout rate of features, word vectors and hidden units.",
         role=TRAINING, generated=0.0, warm=0.4)
     smoothing: float | None = option(
-        OF_LOSS["smoothing"].kind, None, "Label smoothing: probability mass spread evenly over the"
+        LOSS_OPTIONS["smoothing"].kind, None, "Label smoothing: probability mass spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        OF_MODEL["inject"].kind, "every-step", "Use of the image: as initial state (init), also as a"
+        MODEL_OPTIONS["inject"].kind, "every-step", "Use of the image: as initial state (init), also as a"
         " term of every step (every-step), by attention over a grid, or by both.", role=MODEL)
     feature_scaling: str = option(
         Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",

@@ -168,9 +168,9 @@ def resumes(trial: Trial) -> None:
                 save_state(last, solver.state())
                 return solver.model.params.flat, last.read_bytes()
 
-            whole, resumed = trial.solver(lr_decay, _Saver(early)), trial.solver(lr_decay)
-            expected, file = outcome(whole)
-            state = load_state(early, whole.model.params.shapes, rule=trial.rule)
+            unbroken, resumed = trial.solver(lr_decay, _Saver(early)), trial.solver(lr_decay)
+            expected, file = outcome(unbroken)
+            state = load_state(early, unbroken.model.params.shapes, rule=trial.rule)
             resumed.restore(state)
             params, again = outcome(resumed)
             thing = f"a training with lr_decay {lr_decay!r}, resumed,"
