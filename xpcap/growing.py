@@ -218,7 +218,7 @@ class GrowingTable(GrowingFile):
     def _parse_row(self, row: bytes) -> Row | None:
         if row.count(b'"') % 2:
             raise ValueError("a row that is cut off")
-        text = row.decode("utf-8-sig", "surrogateescape")
+        text = row.decode("utf-8-sig")
         if not self._begun:
             self._adopt(text)
             return None
@@ -243,11 +243,11 @@ class GrowingTable(GrowingFile):
         """The row of these cells, with its line end."""
         text = io.StringIO()
         csv.writer(text, delimiter=self._delimiter, lineterminator=self.newline).writerow(cells)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 class SkippedList(GrowingTable):
-    """A table of failures with reasons: NAME.skipped.csv, next to the output.
+    """A table of failures with reasons: FILE.skipped.csv, next to the output.
 
     caller : function that errors name
     made : path of what was made
@@ -257,8 +257,8 @@ class SkippedList(GrowingTable):
     def __init__(self, caller: str, made: Path, *, name: str) -> None:
         self.reasons: dict[str, str] = {}
         self._stale = False  # a row of the file counts no more
-        header = (name, "reason")
-        super().__init__(caller, made.with_suffix(SKIPPED), header, self._parse_reason)
+        path = made.with_name(made.name + SKIPPED)
+        super().__init__(caller, path, (name, "reason"), self._parse_reason)
 
     def _parse_reason(self, cells: Sequence[str]) -> Row:
         self._stale |= cells[0] in self.reasons

@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str)
 
 
 def skipped_list() -> list[list[str]]:
-    with Path("own.skipped.csv").open(encoding="utf-8", newline="") as file:
+    with Path("own.h5.skipped.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["name", "reason"]
     return rows
@@ -357,7 +357,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
         "prepare one.csv two.csv --pictures photos --encoder histogram --fractions 1 --out own.h5"
     )
     output = good(*line.split()).output
-    assert "own.skipped.csv lists all skipped items with reasons" in output
+    assert "own.h5.skipped.csv lists all skipped items with reasons" in output
     expected = f"expected {formats()}"
     text, empty = (
         f"pictures that cannot be read: {reason}"
@@ -379,12 +379,12 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
     write("two.csv", table({f"{number}.jpg": ["a dog"] for number in range(6)}))
     photos({f"deep/{number}.jpg": (0, 0, 0) for number in range(6)})
     assert "skipped" not in good(*line.split()).output
-    assert not Path("own.skipped.csv").exists()
+    assert not Path("own.h5.skipped.csv").exists()
     Path("own.h5").unlink()
-    write("own.skipped.csv", "mine")
+    write("own.h5.skipped.csv", "mine")
     failing(
         line.split(),
-        "own.skipped.csv",
+        "own.h5.skipped.csv",
         "expected a new file, or a table with the header name,reason",
     )
 

@@ -49,7 +49,8 @@ pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 
 
 @pytest.fixture
-def path(kind: type[Growing], tmp_path: Path) -> Path:
+def path(kind: type[Growing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # rows have paths from there
     return tmp_path / f"c{kind.suffix}"
 
 
@@ -79,6 +80,7 @@ def check_refused(
 def test_a_picture_is_known_by_its_row_whatever_its_name(kind: type[Growing], path: Path) -> None:
     write(kind(path), NAMES)
     assert kept(kind(path)) == READABLE
+    assert path.read_text("utf-8").count(CAPTIONER) == len(READABLE)
 
 
 @pytest.mark.parametrize("best", [1, 3])
@@ -159,7 +161,7 @@ def test_beside_another_file_what_both_have_is_left_out(kind: type[Growing], pat
             write(one(file), pictures)
         contents.append(file.read_bytes())
         file.unlink()
-        file.with_suffix(SKIPPED).unlink()
+        file.with_name(file.name + SKIPPED).unlink()
         write(one(file), names)
     notices: list[str] = []
     with work(on_notice=notices.append):
@@ -171,4 +173,4 @@ def test_beside_another_file_what_both_have_is_left_out(kind: type[Growing], pat
     ]
     for (_, file), content in zip(pair, contents, strict=True):
         assert file.read_bytes() == content
-        assert file.with_suffix(SKIPPED).is_file()
+        assert file.with_name(file.name + SKIPPED).is_file()

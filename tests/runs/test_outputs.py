@@ -60,7 +60,7 @@ def photos(run: Path) -> Path:
 
 
 def rows(path: str, delimiter: str = ",") -> list[list[str]]:
-    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
         return list(csv.reader(file, delimiter=delimiter))
 
 
@@ -99,13 +99,13 @@ def test_a_table_has_a_row_of_every_caption_in_order_and_a_list_what_failed(
     ]
     assert {name: caption for name, caption, _ in found} == expected
     assert {row[2] for row in found} == {open_run(run).signature()}
-    header, *failed = rows("captions.skipped.csv")
+    header, *failed = rows("captions.csv.skipped.csv")
     assert header == ["picture", "reason"]
     assert [name for name, _ in failed] == BROKEN
     assert "is empty" in failed[1][1]
     assert result.stdout == (
         "wrote 10 captions to captions.csv\n"
-        "captions.skipped.csv has 2 pictures that were not captioned; the same command tries again\n"
+        "captions.csv.skipped.csv has 2 pictures that were not captioned; the same command tries again\n"
     )
     assert [line for line in result.stderr.splitlines() if line.startswith("skipped")] == [
         f"skipped {name}: {why}" for name, why in failed
@@ -132,7 +132,7 @@ def test_an_interrupted_file_is_continued_to_the_bytes_of_one_that_was_not(
     result = good("caption", run, photos, kind.flag, part)
     assert f"note: {part} has 4 of 12 pictures already; adding the other 8" in result.stderr
     assert part.read_bytes() == whole.read_bytes()
-    assert Path("part.skipped.csv").read_bytes() == Path("whole.skipped.csv").read_bytes()
+    assert Path("part.csv.skipped.csv").read_bytes() == Path("whole.csv.skipped.csv").read_bytes()
     assert len(encoded) == 8
     again = good("caption", run, photos, kind.flag, part)
     assert f"note: {part} has 10 of 12 pictures already; adding the other 2\n" in again.stderr
@@ -148,12 +148,27 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
     text = io.StringIO()
     table = csv.writer(text, delimiter=saved[0], lineterminator=saved[1:])
     table.writerows(rows("whole.csv"))
-    whole = b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "surrogateescape")
+    whole = b"\xef\xbb\xbf" + text.getvalue().encode()
     for cut in range(whole.index(b"\n") + 1, len(whole) + 1):
         Path("cut.csv").write_bytes(whole[:cut])
         captioner.write(NAMES, CsvTable(Path("cut.csv")))
         assert Path("cut.csv").read_bytes() == whole
     assert rows("cut.csv", saved[0]) == rows("whole.csv")
+
+
+def test_a_table_knows_a_picture_by_its_file(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, albums = Path("t.csv").absolute(), ["albums/a", "albums/b"]
+    for album in albums:
+        Path(album).mkdir(parents=True)
+        shutil.copy(photos / "val00000.png", Path(album, "1.png"))
+        with monkeypatch.context() as patch:
+            patch.chdir(album)
+            good("caption", run.absolute(), ".", "--csv", table)
+    again = good("caption", run, Path("albums").absolute(), "photos/../albums", "--csv", "t.csv")
+    assert "t.csv has 4 of 4 pictures already" in again.stderr
+    assert [row[0] for row in rows("t.csv")[1:]] == [f"{album}/1.png" for album in albums]
 
 
 def test_a_table_takes_captions_of_its_captioner_alone(
@@ -215,14 +230,15 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
         ("more.csv", "picture,caption,caption_2,captioner\n"),
         ("wide.csv", "picture,caption,captioner\na.png,a dog,me,and more\n"),
         ("cut.csv", "picture;caption"),
+        ("excel.csv", "picture;caption;captioner\na.png;ein Mädchen;me\n"),
         ("one.txt", ""),
     ):
-        Path(name).write_text(content)
+        Path(name).write_text(content, "cp1252")
         failing(["caption", run, photos, "--csv", name], name, "expected a")
-        assert Path(name).read_text() == content
-    Path("a.skipped.csv").write_text("name,reason\na.png,left out by prepare\n")
+        assert Path(name).read_text("cp1252") == content
+    Path("a.csv.skipped.csv").write_text("name,reason\na.png,left out by prepare\n")
     failing(
-        ["caption", run, photos, "--csv", "a.csv"], "a.skipped.csv", "the header picture,reason"
+        ["caption", run, photos, "--csv", "a.csv"], "a.csv.skipped.csv", "the header picture,reason"
     )
     failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is not a folder")
     Path("link.csv").symlink_to("nowhere.csv")
@@ -417,41 +433,41 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
     command = ("caption", run, slow, gone, photos / "val00000.png", broken, "--csv", "c.csv")
     first = good(*command)
     assert f"skipped {slow}: cannot be read: timed out" in first.stderr
-    assert "c.skipped.csv has 3 pictures that were not captioned" in first.stdout
-    assert [row[0] for row in rows("c.skipped.csv")[1:]] == [slow, gone, str(broken)]
-    listed = Path("c.skipped.csv").read_bytes()
+    assert "c.csv.skipped.csv has 3 pictures that were not captioned" in first.stdout
+    assert [row[0] for row in rows("c.csv.skipped.csv")[1:]] == [slow, gone, str(broken)]
+    listed = Path("c.csv.skipped.csv").read_bytes()
     good(*command)
-    assert Path("c.skipped.csv").read_bytes() == listed
+    assert Path("c.csv.skipped.csv").read_bytes() == listed
     down = False
     shutil.copy(photos / "val00002.png", broken)  # as if its format could be read now
     good(*command)
-    assert rows("c.skipped.csv")[1:] == [[gone, "gives HTTP Error 404: Not Found"]]
+    assert rows("c.csv.skipped.csv")[1:] == [[gone, "gives HTTP Error 404: Not Found"]]
     assert [row[0] for row in rows("c.csv")[1:]] == [
         str(photos / "val00000.png"),
         slow,
         str(broken),
     ]
     good("caption", run, photos / "2023", "--csv", "c.csv")
-    assert [row[0] for row in rows("c.skipped.csv")[1:]] == [gone, "photos/2023/empty.jpg"]
+    assert [row[0] for row in rows("c.csv.skipped.csv")[1:]] == [gone, "photos/2023/empty.jpg"]
     monkeypatch.setattr(captions, "read_url", lambda url: read_picture(photos / "val00001.png"))
     (photos / "2023" / "empty.jpg").unlink()
     shutil.copy(photos / "val00002.png", photos / "2023" / "empty.jpg")
     last = good("caption", run, gone, photos / "2023", "--csv", "c.csv")
     assert last.stdout == "wrote 2 captions to c.csv\n"
-    assert not Path("c.skipped.csv").exists()
+    assert not Path("c.csv.skipped.csv").exists()
 
 
 def test_a_list_of_failures_survives_a_kill_between_caption_and_list() -> None:
     table = Path("c.csv")
     FixedCaptioner().write(NAMES, CsvTable(table))
-    listed = rows("c.skipped.csv")
+    listed = rows("c.csv.skipped.csv")
     assert [row[0] for row in listed] == ["picture", "x.png", "y.png"]
-    with Path("c.skipped.csv").open("a", encoding="utf-8") as file:
+    with Path("c.csv.skipped.csv").open("a", encoding="utf-8") as file:
         file.write("a.png,was captioned after this\ncut o")  # by the process that was killed
     FixedCaptioner().write(NAMES, CsvTable(table))
-    assert rows("c.skipped.csv") == listed
+    assert rows("c.csv.skipped.csv") == listed
     FixedCaptioner(unreadable=()).write(NAMES, CsvTable(table))
-    assert not Path("c.skipped.csv").exists()
+    assert not Path("c.csv.skipped.csv").exists()
     assert len(rows("c.csv")) == 1 + len(NAMES)
 
 
@@ -500,5 +516,5 @@ def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> N
         ["caption", run, photos / "broken.jpg", "--csv", "a.csv"],
         "a.csv was not written: no picture was captioned",
         "none of 1 could be read",
-        left=("a.skipped.csv",),
+        left=("a.csv.skipped.csv",),
     )

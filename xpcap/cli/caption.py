@@ -123,7 +123,7 @@ def caption(
 
     Outputs can be combined. Those that replace printing write each caption as soon as it is made, so
     they take any number of pictures. If the table of --csv exists, the command continues it: all
-    outputs skip the pictures that are in the table, and those in NAME.skipped.csv are tried again. A
+    outputs skip the pictures that are in the table, and those in FILE.skipped.csv are tried again. A
     table holds captions of one run with one set of options.
 
     The default decoding is a beam search ranked by similar photos, if the run has an index of

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from xpcap.encoders import scheme_of
 from xpcap.errors import DataError, OptionError
 from xpcap.files import require_new_file, write_new
 from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
@@ -51,6 +52,7 @@ class Sink:
             name for name, asked in (("n_best", best > 1), ("explanation", explain)) if asked
         }
         self.had = 0  # of the pictures it is begun for
+        self.paths = False  # the pictures' names are paths and URLs, not those of a split
         self.captions: list[PictureCaption] = []
         self.skipped: list[Skipped] = []
         self.check()
@@ -118,12 +120,18 @@ def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
 
 
 def begin_sinks(
-    sinks: Sequence[Sink], run: Run, policy: Policy | None, names: Sequence[str]
+    sinks: Sequence[Sink],
+    run: Run,
+    policy: Policy | None,
+    names: Sequence[str],
+    *,
+    paths: bool = False,
 ) -> list[int]:
     """Begin each sink, and choose the pictures for all: those that some file that grows lacks."""
     files = [sink for sink in sinks if isinstance(sink, Growing)]
     captioner = run.signature(policy) if files else ""  # which reads all parameters
     for sink in sinks:
+        sink.paths = paths
         sink.begin(run, captioner, names)
     chosen = [k for k, name in enumerate(names) if not files or any(name not in f for f in files)]
     alone = sum(not isinstance(sink, Failures) for sink in sinks) == 1
@@ -154,7 +162,8 @@ def caption_sources(
         if sink.of_files and (urls := [source for source in sources if isinstance(source, str)]):
             option, got = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
             raise OptionError("caption", option, got, "pictures in files", "download it first")
-    numbers = begin_sinks(sinks, captioner.run, policy, list(map(str, sources)))
+    names = list(map(str, sources))
+    numbers = begin_sinks(sinks, captioner.run, policy, names, paths=True)
     yield from skipped
     wants = wanted(sinks)
     yield from captioner.captions(
@@ -276,27 +285,44 @@ class Growing(Sink):
         """
         several = f", n_best {self.best}" if self.best > 1 else ""
         super().begin(run, captioner + several, names)
-        self._names = set(names)
+        self._names = set(map(self.row_name, names))
         self._file = self.open()
         self._file.begin()
 
+    @property
+    def names(self) -> set[str]:
+        """The names of the rows."""
+        return set() if self._file is None else self._file.names
+
     def __contains__(self, name: str) -> bool:
         """True if the file has a row of the picture."""
-        return self._file is not None and name in self._file.names
+        return self.row_name(name) in self.names
+
+    def row_name(self, name: str) -> str:
+        """The name of a picture in its row: of a file its path from the folder of this one.
+
+        So a picture has one row, however its path is typed. Bytes that are no text are escaped.
+        """
+        if self.paths and not scheme_of(name):
+            path, folder = Path(name), self.path.parent.resolve()
+            with contextlib.suppress(ValueError):  # on another drive of Windows
+                path = Path(os.path.relpath(path.parent.resolve() / path.name, folder))
+            name = path.as_posix()
+        return name.encode("utf-8", "backslashreplace").decode()
 
     def add(self, caption: PictureCaption) -> None:
         """Write a row, unless there is one. OSError : it cannot be written."""
         assert self._file is not None
-        if caption.image not in self:
-            self._file.append(self.encode(caption))
-            self._file.names.add(caption.image)
+        if (name := self.row_name(caption.image)) not in self.names:
+            self._file.append(self.encode(caption._replace(image=name)))
+            self._file.names.add(name)
             self._rows += 1
 
     def skip(self, failure: Skipped) -> None:
         """Leave it to the list of failures."""
 
     def close(self) -> str:
-        if self._file is None or not self._file.names:
+        if not self.names:
             return f"{self.path} was not written: no picture was captioned"
         return f"wrote {_captions(self._rows)} to {self.path}"
 
@@ -305,7 +331,7 @@ class Growing(Sink):
             return
         self._file.__exit__(kind, error, traceback)
         if isinstance(error, KeyboardInterrupt | OSError):
-            done, count = len(self._names & self._file.names), len(self._names)
+            done, count = len(self._names & self.names), len(self._names)
             error.add_note(
                 f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
             )
@@ -342,28 +368,27 @@ class CsvTable(Growing):
 
 
 class Failures(Sink):
-    """The list of pictures that were not captioned, next to files that grow: NAME.skipped.csv.
+    """The list of pictures that a file which grows lacks, next to it: FILE.skipped.csv.
 
     The same command tries them again; one that succeeds leaves the list.
     """
 
-    def __init__(self, files: Sequence[Growing]) -> None:
+    def __init__(self, file: Growing) -> None:
         super().__init__()
-        self._files, self._list = files, SkippedList("caption", files[0].path, name="picture")
+        self._sink, self._list = file, SkippedList("caption", file.path, name="picture")
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         self._names = set(names)
         self._list.begin()
-        for name in [*self._list.reasons]:  # a process was killed between caption and list
-            if all(name in file for file in self._files):
-                self._list.remove(name)
+        for name in self._sink.names & self._list.reasons.keys():
+            self._list.remove(name)  # a process was killed between caption and list
 
     def add(self, caption: PictureCaption) -> None:
-        self._list.remove(caption.image)
+        self._list.remove(self._sink.row_name(caption.image))
 
     def skip(self, failure: Skipped) -> None:
         if failure.image in self._names:  # else it is a folder without a picture
-            self._list.add(failure.image, failure.reason)
+            self._list.add(self._sink.row_name(failure.image), failure.reason)
 
     def close(self) -> str:
         if not (failed := len(self._list.reasons)):
@@ -378,12 +403,8 @@ class Failures(Sink):
 
 
 def with_failures(sinks: Sequence[Sink]) -> list[Sink]:
-    """The sinks, and a list of failures for the files that grow, one for each name."""
-    files: dict[Path, list[Growing]] = {}
-    for sink in sinks:
-        if isinstance(sink, Growing):
-            files.setdefault(sink.path.with_suffix(""), []).append(sink)
-    return [*sinks, *map(Failures, files.values())]
+    """The sinks, and a list of failures for each file that grows."""
+    return [*sinks, *(Failures(sink) for sink in sinks if isinstance(sink, Growing))]
 
 
 def _captions(count: int) -> str:
