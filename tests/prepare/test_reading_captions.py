@@ -293,6 +293,14 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
     assert by_name(read_captions([("a", plain), ("b", plain)])) == {"a": SAID, "b": SAID}
 
 
+def test_an_annotation_without_an_id_is_known_by_its_number() -> None:
+    file = images({"id": 1, "file_name": "a"}, annotations=[{"image_id": 1, "caption": "b"}] * 2)
+    rows = read_captions([(None, write("c.json", file))])
+    assert [row.source for row in rows] == [
+        f"read_captions: c.json, annotation number {number}" for number in (1, 2)
+    ]
+
+
 # what does not fit
 
 

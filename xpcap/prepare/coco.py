@@ -35,15 +35,15 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
             names[image["id"]] = name
             captions[name] = []
     for number, annotation in enumerate(file.json["annotations"], start=1):
-        image_id, number = annotation["image_id"], annotation.get("id")
-        if number is not None and file.repeats(
-            "annotations with the id of another", str(number), number
-        ):
+        image_id, identity = annotation["image_id"], annotation.get("id")
+        if identity is None:
+            identity = f"number {number}"
+        elif file.repeats("annotations with the id of another", str(identity), identity):
             continue
         if image_id not in names:
             file.report.skip("captions of no image", f"image_id {image_id}")
             continue
-        source = f"{file.where}, annotation {number}"
+        source = f"{file.where}, annotation {identity}"
         row = CaptionRow(names[image_id], annotation["caption"], None, source)
         captions[row.picture].append(row)
     for name, rows in captions.items():
