@@ -297,7 +297,8 @@ def _assign_splits(
     record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
     parts = " / ".join(f"{part:g}" for part in fractions)
     report.notes.append(f"splits drawn by picture, {parts}, seed {options.seed}")
-    rows = by_fractions(rows, fractions, options.seed, report.reasons())
+    cause = "; ".join(report.lines(captioned=True))
+    rows = by_fractions(rows, fractions, options.seed, cause)
     return rows, list(dict.fromkeys(row.split for row in rows))
 
 
@@ -308,8 +309,8 @@ def _check_left(
     for split in splits:
         if split not in left:
             what = "the captions have" if split is None else f"split {split!r} has"
-            why = report.reasons() or "is a list empty?"
-            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=why)
+            cause = "; ".join(report.lines(captioned=True)) or "is a list empty?"
+            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=cause)
 
 
 def _encode(

@@ -1,17 +1,18 @@
 """Input and output of a reader of captions, `CaptionText` and `CaptionRow`; and `ImportReport`."""
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from xpcap.errors import LONGEST, DataError
+from xpcap.errors import DataError
 from xpcap.options import OptionKind, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
-NAMED = 3  # names listed of each kind, and as many with a remark
+NAMED = 3  # names listed of each kind
 
 
 class CaptionRow(NamedTuple):
@@ -109,45 +110,26 @@ class ImportReport:
         if names:
             self.notes.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
 
-    def lines(self) -> list[str]:
-        """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, ...)``.
+    def lines(self, *, captioned: bool = False) -> list[str]:
+        """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, c.jpg, ...)``.
 
-        Remarks come last, each once.
+        The most frequent kind comes first, and in it names with a remark.
+
+        captioned : only what captions name
         """
-        plain: dict[str, list[str]] = {}
-        remarked: dict[str, list[str]] = {}
-        known: set[tuple[str, str]] = set()
-        for kind, name, remark, *_ in self.omissions:
-            is_new = remark != "" and (kind, remark) not in known
-            known.add((kind, remark))
-            named = (remarked if is_new else plain).setdefault(kind, [])
-            if len(named) < NAMED:
-                named.append(f"{name[:100]} ({remark})" if is_new else name[:100])
-        return [
-            _listed(kind, count, plain.get(kind, []) + remarked.get(kind, []))
-            for kind, count in self.skipped.items()
-        ]
-
-    def reasons(self) -> str:
-        """Why captions are left out: each kind with its count and an example, the likeliest first.
-
-        Kinds for which an error has no room are left out whole.
-        """
-        omissions = [omission for omission in self.omissions if omission.captioned]
-        examples = {omission.kind: omission for omission in reversed(omissions)}
-        examples |= {omission.kind: omission for omission in reversed(omissions) if omission.remark}
-        reasons: list[str] = []
-        room = LONGEST
-        for kind, count in Counter(omission.kind for omission in omissions).most_common():
-            example = examples[kind]
-            reason = f"{kind}: {count:,}, such as {example.name[:100]}"
-            remarked = f"{reason} ({example.remark})" if example.remark else reason
-            chosen = remarked if len(remarked) <= room else reason
-            if len(chosen) > room:
-                break
-            room -= len(chosen) + 2
-            reasons.append(chosen)
-        return "; ".join(reasons)
+        kinds: dict[str, list[Omission]] = {}
+        for omission in self.omissions:
+            if omission.captioned or not captioned:
+                kinds.setdefault(omission.kind, []).append(omission)
+        lines = []
+        for kind, omissions in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
+            shown = sorted(omissions, key=lambda omission: not omission.remark)[:NAMED]
+            names = [
+                ", ".join(omission.name[:100] for omission in group) + (remark and f" ({remark})")
+                for remark, group in itertools.groupby(shown, lambda omission: omission.remark)
+            ]
+            lines.append(_listed(kind, len(omissions), names))
+        return lines
 
     def refuse(self, caller: str) -> None:
         """Raise DataError if something was left out."""
@@ -156,8 +138,8 @@ class ImportReport:
             raise DataError(caller, "", "; ".join(self.lines()), expected)
 
 
-def _listed(kind: str, count: int, named: Sequence[str]) -> str:
-    return f"{kind}: {count:,} ({', '.join(named)}{', ...' if count > len(named) else ''})"
+def _listed(kind: str, count: int, names: Sequence[str]) -> str:
+    return f"{kind}: {count:,} ({', '.join(names)}{', ...' if count > NAMED else ''})"
 
 
 @dataclass
