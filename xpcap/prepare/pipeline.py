@@ -6,7 +6,6 @@ and split; their words are made once. Pictures are encoded last, when all else i
 
 import contextlib
 import itertools
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,6 @@ LOOSE = {  # what the report notes of matches, and the field of these
     "names matched despite other capitals or Unicode form": "normalised",
     "names matched by file name only, in another folder": "moved",
 }
-_LINE_END = re.compile(r"\s*\n\s*")
 
 
 def import_captions(
@@ -173,8 +171,7 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
         before = len(cleaned)
         for row, text in captions:
             if words := tokenize(text):
-                line = _LINE_END.sub(" ", text.strip())
-                cleaned.append(row._replace(caption=line, words=words))
+                cleaned.append(row._replace(caption=" ".join(text.split()), words=words))
             else:
                 report.skip("captions without a word", picture)
         if len(cleaned) == before:
