@@ -171,7 +171,8 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
         before = len(cleaned)
         for row, text in captions:
             if words := tokenize(text):
-                cleaned.append(row._replace(caption=" ".join(text.split()), words=words))
+                line = " ".join(filter(None, map(str.strip, text.split("\n"))))
+                cleaned.append(row._replace(caption=line, words=words))
             else:
                 report.skip("captions without a word", picture)
         if len(cleaned) == before:
