@@ -7,7 +7,7 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xpcap.encoders.finding import SUFFIXES
@@ -44,9 +44,8 @@ def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
     for key, known in KNOWN.items():
         given: str | Sequence[str] | None = getattr(columns, key, None)
         if given is None:
-            number = r"_?\d*" if key == "caption" else ""
-            matches = (_matching(names, word + number) for word in known.split())
-            positions[key] = next(filter(None, matches), ())
+            indices = _indices(names, _stem if key == "caption" else _usual)
+            positions[key] = next((indices[word] for word in known.split() if word in indices), ())
             continue
         groups = [_named(names, name) for name in ([given] if isinstance(given, str) else given)]
         if not all(groups):
@@ -56,18 +55,27 @@ def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
     return positions if needed and not {*positions["image"]} & {*positions["caption"]} else None
 
 
-def _named(names: Sequence[str], given: str) -> list[int]:
+def _named(names: Sequence[str], given: str) -> Sequence[int]:
     """Positions of the columns that are called so; else but for capitals, blanks and hyphens."""
-    exact = [position for position, name in enumerate(names) if name == given]
-    return exact or _matching(names, re.escape(_usual(given)))
+    exact = _indices(names, str).get(given)
+    return exact or _indices(names, _usual).get(_usual(given), ())
 
 
-def _matching(names: Sequence[str], pattern: str) -> list[int]:
-    return [k for k, name in enumerate(names) if re.fullmatch(pattern, _usual(name))]
+def _indices(names: Sequence[str], form: Callable[[str], str]) -> Mapping[str, Sequence[int]]:
+    """The positions of the columns by a form of their names."""
+    indices: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        indices.setdefault(form(name), []).append(k)
+    return indices
 
 
 def _usual(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _stem(name: str) -> str:
+    """A heading without the number at its end."""
+    return _usual(name).rstrip("0123456789").removesuffix("_")
 
 
 def no_columns(
@@ -201,11 +209,6 @@ def _likely(names: Sequence[str], text: str, delimiter: str) -> tuple[str, list[
     if len(pictures) != 1 or words.get(wordiest, 0) <= 2:
         return None
     return pictures[0], [name for name in words if _stem(name) == _stem(wordiest)]
-
-
-def _stem(name: str) -> str:
-    """A heading without the number at its end."""
-    return re.sub(r"_?\d+$", "", _usual(name))
 
 
 # JSON
