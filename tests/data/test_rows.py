@@ -14,7 +14,7 @@ from from_disk import run, write_features
 from refusals import refuses
 
 from xpcap.data import npz, open_data
-from xpcap.data.features import LazyRows, Stored, blocks, materialise
+from xpcap.data.features import LazyRows, Stored, blocks, materialise, row_digests
 from xpcap.data.npz import read_npz
 from xpcap.errors import DataError
 from xpcap.prepare import read_features
@@ -64,6 +64,18 @@ def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(
         materialise(LazyRows(array, order, lambda block: 2 * block)), 2 * array[order]
     )
+
+
+def test_equal_rows_alone_have_equal_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = features(shape=(2, 3))
+    array[7] = array[30]
+    digests = row_digests(array)
+    assert [len(digest) for digest in digests] == [16] * 40
+    assert digests[7] == digests[30]
+    assert len(set(digests)) == 39
+    monkeypatch.setattr("xpcap.data.features.AT_ONCE", 7 * array[0].nbytes)
+    assert row_digests(LazyRows(array, np.arange(40)[::-1])) == digests[::-1]
+    assert not {*row_digests(array.astype("f2"))} & {*digests}
 
 
 @pytest.mark.parametrize("options", [[], ["--float16"]], ids=" ".join)
