@@ -3,23 +3,21 @@
 import csv
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import caption_formats
-import h5py
 import numpy as np
 import pytest
 from commands import SMALL, answer, failing, good
-from hdf5_edits import edit
 from pages import card, write_cards
 from refusals import refuses
 
 pytest.importorskip("nltk")
 Image = pytest.importorskip("PIL.Image")
 
-from xpcap import open_data, open_run  # noqa: E402 - after the skip
+from damage import about  # noqa: E402 - after the skip
+
+from xpcap import open_data, open_run  # noqa: E402
 from xpcap.data import tokenize  # noqa: E402
 from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
@@ -141,16 +139,8 @@ def test_a_file_by_another_tokeniser_is_refused(photos: Path, here: Path) -> Non
     prepare(photos, ["Ein Mädchen fährt", "a dog"])
     good("train", "data.h5", "--out", "run", *SMALL)
 
-    def record(other: Any) -> Callable[[h5py.File], None]:
-        def change(file: h5py.File) -> None:
-            file.attrs["xpcap"] = json.dumps(
-                {**json.loads(file.attrs["xpcap"]), "tokeniser": other}
-            )
-
-        return change
-
     for other in (None, "ascii", ["unicode"]):
-        edit(record(other))(Path("data.h5"))
+        about(tokeniser=other)(Path("data.h5"))
         with refuses(DataError, thing="data.h5", got=f"tokeniser {other!r}", expected="'unicode'"):
             open_data("data.h5")
     config = json.loads(Path("run/config.json").read_text())

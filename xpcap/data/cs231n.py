@@ -237,7 +237,7 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     if not path.exists():
         raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
     expected = "what the course ships"
-    file = open_hdf5("load_coco_data", path, None, expected)
+    file = open_hdf5("load_coco_data", path, expected)
     try:
         with file:
             arrays = {key: file[key][:] for key in file}

@@ -73,7 +73,7 @@ class Source:
 
 
 SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
-VOCAB = "vocab"  # the member of a dataset file that is no split
+HEADER = "xpcap"  # the member of a dataset file that is no split
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
 
 def may_name_a_split(name: str) -> bool:
     """True if a dataset file can hold a split of that name."""
-    return name.isidentifier() and name != VOCAB
+    return name.isidentifier() and name != HEADER
 
 
 def size(shape: Sequence[int]) -> str:

@@ -1,117 +1,70 @@
 """The dataset file: CaptionData in HDF5, checked when it is written and when it is read.
 
-HDF5 files from strangers are read to their end in a separate process with limits before they are opened
-here: a call into HDF5 cannot be interrupted.
+Texts lie in it as JSON in arrays of bytes: HDF5's own texts have no checksum, and a wrong length of one may
+keep HDF5 busy for ever.
 """
 
 import contextlib
 import hashlib
-import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xpcap.data.dataset import VOCAB, CaptionData, Source, Split, check_data, may_name_a_split
+from xpcap.data.dataset import HEADER, CaptionData, Source, Split, check_data, may_name_a_split
 from xpcap.data.features import RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
-from xpcap.json_text import check_json, parse_json
-from xpcap.spec import spec
+from xpcap.json_text import Form, check_json, parse_json
 
 if TYPE_CHECKING:
     import h5py
 
-SCRIPT = Path(__file__).with_name("hdf5_check.py")
-# the child needs no more threads
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
-WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # last resort, if the limit on CPU time fails
-OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
-TOO_LONG = "takes far longer to go through than a file of its size should"
-
-# files that this process wrote or has screened, by path, inode, size and times
-_known: set[tuple[str | int | None, ...]] = set()
+# most bytes of an array for each byte of its file, and beyond those; lzf reaches 90
+RATIO, SPARE = 200, 2**18
 
 
-def open_hdf5(caller: str, path: Path, most: int | None, expected: str) -> "h5py.File":
-    """Open an HDF5 file that a process with limits has read to its end before.
+def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
+    """Open an HDF5 file to read; `caller` and `expected` are for messages.
 
-    Features of more than `most` bytes are not read. `caller` and `expected` are for messages.
-
-    DataError : it is missing, leads to other files, claims more than it stores, takes too long,
-        makes HDF5 fail, or is replaced meanwhile.
+    DataError : missing or damaged, partly in other files, or of arrays larger than it can hold.
     """
     import h5py
 
-    size_of(caller, path, expected)
-    screened = _state_of(path, most)
-    if screened not in _known:
-        if wrong := _screen(path.resolve(), most):
-            cause = "truncated, damaged or of another kind?"
-            raise DataError(caller, path, wrong, expected, cause)
-        _known.add(screened)
+    size = size_of(caller, path, expected)
+
+    def fault(name: str, link: object) -> str | None:
+        if not isinstance(link, h5py.HardLink):
+            return f"has a link that leads elsewhere, {name[:60]!r} ({type(link).__name__})"
+        data = file[name]
+        if isinstance(data, h5py.Dataset) and (data.is_virtual or data.external):
+            return f"has a data set {name[:60]!r} that is stored in another file"
+        if isinstance(data, h5py.Dataset) and data.nbytes > RATIO * size + SPARE:
+            return f"has {size:,} bytes, and a data set {name[:60]!r} of {data.nbytes:,}"
+        return None
+
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        cause = f"truncated or of another kind? ({error})"
-        raise DataError(caller, path, "cannot be opened as HDF5", expected, cause) from error
-    if _state_of(path, most) != screened:
-        file.close()
-        cause = "does another program write it?"
-        raise DataError(caller, path, "changed while it was opened", expected, cause)
+        links: list[tuple[str, object]] = []
+        file.visititems_links(lambda *link: links.append(link))
+        got, cause = next(filter(None, (fault(*link) for link in links)), None), ""
+        if got:
+            file.close()
+    except Exception as error:  # damaged HDF5 raises errors of many types
+        got, cause = "cannot be opened as HDF5", f"cut short, or of another kind? ({error})"
+    if got:
+        raise DataError(caller, path, got, expected, cause)
     return file
-
-
-def _state_of(path: Path, most: int | None) -> tuple[str | int | None, ...]:
-    about = path.stat()
-    times = about.st_mtime_ns, about.st_ctime_ns
-    return (str(path.resolve()), about.st_dev, about.st_ino, about.st_size, *times, most)
-
-
-def _screen(path: Path, most: int | None) -> str:
-    """The fault that a child process with limits finds in a file; empty if there is none."""
-    command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
-    try:
-        child = subprocess.run(  # noqa: S603 - a list: this Python, on a file of ours
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,  # Ctrl-C is for this process alone, which ends the other
-            timeout=WALL_SECONDS + path.stat().st_size / BYTES_A_SECOND,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return TOO_LONG
-    started, _, answer = child.stdout.partition("\n")
-    if started != "ready":
-        raise OSError(
-            f"open_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is"
-            " the installation whole?"
-        )
-    if answer:
-        return str(json.loads(answer))
-    return TOO_LONG if child.returncode == OUT_OF_TIME else "makes the HDF5 library fail"
 
 
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
-FIELDS = ("captions", "image_idxs", "features", "images")
-TEXT_FIELDS = ("text", "text_offsets")  # both or neither: the words are those of the ids
-TEXTS = spec("text:b=u1 text_offsets:k>0=i")  # the rest is as of any data set
-ABOUT = {"source": {}, "stamp": str, "views?": {"*": int}}  # of an attribute, as JSON
+FIELDS = ("captions", "image_idxs", "features", "images")  # of a split, which may have a text
+# of the file, as JSON
+ABOUT = {"source": {}, "stamp": str, "vocabulary": [str], "views?": {"*": int}}
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
@@ -154,19 +107,18 @@ def _check(path: Path, data: CaptionData) -> None:
 def _write(path: Path, data: CaptionData) -> None:
     import h5py
 
-    views = {name: split.views for name, split in data.splits.items() if split.views > 1}
     facts = {
         "format": FORMAT,
         "source": data.source.to_json(),
         "stamp": data.fingerprint,
         "tokeniser": TOKENISER,
+        "vocabulary": data.vocabulary.idx_to_word,
+        "views": {name: split.views for name, split in data.splits.items() if split.views > 1},
     }
-    about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
-    # itself it is a crash
-    with new_file("write_dataset", path) as stream, h5py.File(stream, "w") as file:
-        file.attrs["xpcap"] = about
-        file.create_dataset(VOCAB, data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
+    # itself it is a crash. From version 1.10 on HDF5 has checksums of all but the arrays
+    with new_file("write_dataset", path) as stream, h5py.File(stream, "w", libver="v110") as file:
+        file[HEADER] = _json_bytes(facts)
         for name, split in data.splits.items():
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
@@ -175,24 +127,22 @@ def _write(path: Path, data: CaptionData) -> None:
             features = group.create_dataset("features", shape, dtype, compression=compression)
             for caller, rows in blocks(split.features):
                 features[caller] = rows
-            group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
+            group["images"] = _json_bytes(list(split.images))
             if split.text is not None:  # else words are those of the ids
-                encoded = [text.encode("utf-8") for text in split.text]
-                group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
-                group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
-    _known.add(_state_of(path, IN_MEMORY))
+                group["text"] = _json_bytes(list(split.text))
+
+
+def _json_bytes(value: object) -> np.ndarray:
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), np.uint8)
 
 
 def read_dataset(path: str | Path) -> CaptionData:
     """Open a dataset file and check its fingerprint and contents; features on disk when they are read.
 
-    Files that this process did not write are screened first, by `open_hdf5`.
-
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was written, or
-        malicious.
+    DataError : not HDF5, truncated, not ours, of a newer format, or altered since it was written.
     """
     path = Path(path)
-    file = open_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
+    file = open_hdf5("read_dataset", path, "a file from 'prepare'")
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:
@@ -224,7 +174,7 @@ def _check_names(data: CaptionData) -> None:
     for name, split in data.splits.items():
         got = expected = ""
         if not may_name_a_split(name):
-            got, expected = "is not a name", f"letters, digits and _, not {VOCAB}"
+            got, expected = "is not a name", f"letters, digits and _, not {HEADER}"
         elif not all(map(is_text, split.images)):
             got, expected = "has a picture name that is not text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
@@ -236,13 +186,12 @@ def _check_names(data: CaptionData) -> None:
 
 
 def _read(path: Path, file: "h5py.File") -> CaptionData:
-    if "xpcap" not in file.attrs:
+    if HEADER not in file:
         held = ", ".join(map(repr, file))[:200] or "nothing"
-        got = f"is HDF5 without xpcap's stamp (it holds {held})"
+        got = f"is HDF5 without the member {HEADER} (it holds {held})"
         raise DataError("read_dataset", path, got, "a file from 'prepare'", "another program's?")
-    thing, text = f"{path}: attribute 'xpcap'", str(file.attrs["xpcap"])
-    about = parse_json("read_dataset", thing, text, "what 'prepare' writes")
-    check_json("read_dataset", thing, about, {})
+    about = _json(path, file[HEADER], {})
+    thing = f"{path}: {HEADER}"
     check_format("read_dataset", thing, about.get("format"), FORMAT)
     check_json("read_dataset", thing, about, ABOUT)
     if about.get("tokeniser") != TOKENISER:
@@ -253,7 +202,7 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
     if min(views.values(), default=1) < 1:
         got = f"are {str(views)[:60]}"
         raise DataError("read_dataset", f"{path}: views", got, "at least 1 a split", "damaged?")
-    groups = {name: file[name] for name in file if name != VOCAB}
+    groups = {name: file[name] for name in file if name != HEADER}
     in_memory = (
         sum(group["features"].nbytes for group in groups.values() if "features" in group)
         <= IN_MEMORY
@@ -263,41 +212,31 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
         for name, group in groups.items()
     }
     source = Source.from_json(f"read_dataset: {path}", about["source"])
-    vocabulary = Vocabulary(_strings(file[VOCAB]))
+    vocabulary = Vocabulary(about["vocabulary"])
     return CaptionData(vocabulary, splits, source=source, fingerprint=about["stamp"])
 
 
 def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
-    caller = f"read_dataset: {path}, split {name!r}"
-    held = {field: group[field] for field in (*FIELDS, *TEXT_FIELDS) if field in group}
-    wanted = FIELDS if not set(TEXT_FIELDS) & held.keys() else (*FIELDS, *TEXT_FIELDS)
-    if missing := [field for field in wanted if field not in held]:
-        raise DataError(caller, "", f"lacks {', '.join(missing)}", expected=", ".join(wanted))
+    if missing := [field for field in FIELDS if field not in group]:
+        caller = f"read_dataset: {path}, split {name!r}"
+        raise DataError(caller, "", f"lacks {', '.join(missing)}", expected=", ".join(FIELDS))
     return Split(
-        captions=held["captions"][()],
-        image_idxs=held["image_idxs"][:],
-        features=held["features"][:] if in_memory else held["features"],
-        images=_strings(held["images"]),
-        text=_read_texts(caller, held) if "text" in held else None,
+        captions=group["captions"][()],
+        image_idxs=group["image_idxs"][()],
+        features=group["features"][()] if in_memory else group["features"],
+        images=_json(path, group["images"], [str]),
+        text=_json(path, group["text"], [str]) if "text" in group else None,
         views=views,
     )
 
 
-def _read_texts(caller: str, held: Mapping[str, "h5py.Dataset"]) -> list[str]:
-    """Captions as written. DataError : their offsets do not cut the text."""
-    text = {field: held[field][()] for field in TEXT_FIELDS}
-    TEXTS.check_file(caller, text, "damaged?")
-    blob, offsets = text["text"], text["text_offsets"]
-    if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
-        got = f"run from {offsets[0]} to {offsets[-1]}"
-        expected = f"a rise from 0 to {len(blob)}, where text ends"
-        raise DataError(caller, "text_offsets", got, expected, "damaged?")
-    cuts = itertools.pairwise(offsets.tolist())
-    return [bytes(blob[start:end]).decode("utf-8") for start, end in cuts]
-
-
-def _strings(dataset: "h5py.Dataset") -> list[str]:
-    return [str(word) for word in dataset.asstr()[:]]
+def _json(path: Path, dataset: "h5py.Dataset", form: Form) -> Any:
+    """The value whose JSON a member of the file holds as bytes. DataError : it is of another form."""
+    thing = f"{path}: {dataset.name.removeprefix('/')}"
+    text = dataset[()].view(np.uint8).tobytes().decode()
+    value = parse_json("read_dataset", thing, text, "what 'prepare' writes")
+    check_json("read_dataset", thing, value, form)
+    return value
 
 
 def fingerprint_of(data: CaptionData) -> str:
