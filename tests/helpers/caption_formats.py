@@ -101,6 +101,10 @@ FORMATS = {
         json.dumps({"file_name": name, "text": text}) + "\n" for name, text in pairs(said)
     ).encode(),
     "a JSON list": json_list,
+    "Flickr30k's lists": lambda said: table(
+        {name: [json.dumps(texts)] for name, texts in said.items()}, heading=("filename", "raw")
+    ),
+    "pandas' lists": lambda said: table({name: [str(texts)] for name, texts in said.items()}),
     "COCO's": coco,
     "Karpathy's": lambda said: karpathy({"": said}),
 }

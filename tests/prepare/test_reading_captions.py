@@ -165,6 +165,12 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
         "rows without 3 columns: 1 (line 3)"),
     ('{"image": "a", "caption": "b"}\n{"image": "a", "caption": null, "caption 2": ["c", "d"]}\n',
         {"a": ["b", "c", "d"]}, ""),
+    # lists in cells, as JSON, Python and NumPy print them
+    ('image;caption\na;["b", "c \\ud83d\\ude00"]\nd;[\'e\', "f\'s", \'g\\n\\xfc\']\nh;[\'i\' "j"]\n',
+        {"a": ["b", "c 😀"], "d": ["e", "f's", "g\nü"], "h": ["i", "j"]}, ""),
+    ("image;caption;caption 2\na;['b', ''];c\nd;[];['e',]\n", {"a": ["b", "c"], "d": ["[]", "e"]}, ""),
+    ('image|caption\na|["b", 7]\nc|["d" runs]\ne|[\'It\'\'s\']\nf|["\\ud800"]\ng|[\'\\x4\']\nh|[a dog]\ni|["a\n',
+        {"h": ["[a dog]"]}, "rows with a list of captions that cannot be read: 6 (line 2, line 3, line 4, ...)"),
     # a number names a picture
     ('[{"image_id": 42, "caption": "b"}, {"image_id": 0, "caption": []}]', {"42": ["b"], "0": []}, ""),
 ]

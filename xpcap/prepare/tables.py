@@ -1,5 +1,6 @@
 """Tables of captions: text with commas, semicolons, tabs or pipes, JSON lines, or a JSON list."""
 
+import ast
 import contextlib
 import csv
 import functools
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
+from xpcap.files import is_text
 from xpcap.json_text import check_json
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Format
 from xpcap.prepare.text import parse_json
@@ -29,6 +31,10 @@ KNOWN = {  # names of columns, the likeliest first, in lower case and with under
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 HEADING = 10_000  # characters in which a heading is looked for
 NAMED_COLUMNS = 20  # in a note
+UNREADABLE_LISTS = "rows with a list of captions that cannot be read"
+_LITERAL = re.compile(r"""'(?:[^'\\]|\\[\\'"nrtxuU])*+'|"(?:[^"\\]|\\[\\'"nrtxuU])*+\"""")
+_LIST_START = re.compile(r"\[\s*['\"]")
+_LIST = re.compile(rf"\[\s*+(?:{_LITERAL.pattern})(?:[\s,]++(?:{_LITERAL.pattern}))*+[\s,]*+\]")
 _SEP = re.compile(r"(\s*)sep=.\n")  # Excel's own first line
 
 
@@ -257,29 +263,46 @@ def _rows(
     stands twice.
     """
     _check_headings(file, names, positions)
-    (image,), (split, number) = (
-        positions["image"],
-        (positions[key][:1] for key in ("split", "number")),
-    )
+    (image,) = positions["image"]
+    split = positions["split"][:1]
+    number = positions["number"][:1]
     for source, cells in records:
         picture = "" if cells[image] is None else str(cells[image]).strip()
         if any(cells[k] is not None for k in number):
             key = picture, *(str(cells[k]).strip() for k in number)
             if file.repeats("second captions of one number", " ".join(key), key):
                 continue
-        captions = [cells[k] for k in positions["caption"]]
-        if len(captions) > 1:
-            captions = [cell for cell in captions if not _is_blank(cell)] or [""]
+        groups = [_captions_of(cells[k]) for k in positions["caption"]]
+        if not all(groups):
+            file.report.skip(UNREADABLE_LISTS, source.rpartition(", ")[2])
+            continue
+        captions = list(itertools.chain.from_iterable(groups))
+        if len(groups) > 1:
+            captions = list(filter(None, captions)) or [""]
         split_name = next((cells[k] or "" for k in split), None)
         for caption in captions:
-            for text in (caption or [None]) if isinstance(caption, list) else [caption or ""]:
-                yield CaptionRow(
-                    picture, None if text is None else text.strip(), split_name, source
-                )
+            yield CaptionRow(picture, caption, split_name, source)
 
 
-def _is_blank(cell: str | Sequence[str] | None) -> bool:
-    return not (cell.strip() if isinstance(cell, str) else cell)
+def _captions_of(cell: str | list[str] | None) -> list[str | None]:
+    """The captions of a cell: of a list, also as JSON, Python or NumPy print it, or the cell itself.
+
+    None of a printed list that cannot be read.
+    """
+    if isinstance(cell, list):
+        return [text.strip() for text in cell] or [None]
+    text = (cell or "").strip()
+    if not _LIST_START.match(text):
+        return [text]
+    captions: Any = []
+    try:
+        captions = parse_json("", text)
+    except DataError:
+        if _LIST.fullmatch(text):
+            with contextlib.suppress(SyntaxError, ValueError):  # such as of '\x4'
+                captions = [ast.literal_eval(literal) for literal in _LITERAL.findall(text)]
+    are_texts = all(isinstance(caption, str) and is_text(caption) for caption in captions)
+    return [caption.strip() for caption in captions] if are_texts else []
 
 
 def _check_headings(file: CaptionText, names: Sequence[str], positions: Positions) -> None:
