@@ -23,7 +23,7 @@ from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
-from xpcap.prepare.matching import escapes  # noqa: E402
+from xpcap.prepare.names import escapes  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

@@ -31,7 +31,7 @@ from xpcap.data import (  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
-from xpcap.prepare.matching import PictureFolder  # noqa: E402
+from xpcap.prepare.names import PictureFolder  # noqa: E402
 from xpcap.runs import (  # noqa: E402
     Recipe,
     evaluate_run,

@@ -20,7 +20,7 @@ from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.files import lock
-from xpcap.prepare.matching import require_inside
+from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec
 from xpcap.threads import cores, parallel_map

@@ -24,7 +24,7 @@ from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
-from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
+from xpcap.prepare.names import PictureFolder, match_names, picture_folder, require_inside
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import by_fractions, by_lists

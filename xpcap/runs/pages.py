@@ -18,7 +18,7 @@ from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import atomic
 from xpcap.models import Beam, Policy
-from xpcap.prepare.matching import escapes
+from xpcap.prepare.names import escapes
 from xpcap.progress import bar
 from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.curves import COLUMNS, History, points, training_charts

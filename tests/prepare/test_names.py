@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.prepare.matching import Matches, PictureFolder, match_names
+from xpcap.prepare.names import Matches, PictureFolder, match_names
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Übung am See.jpg") for form in ("NFC", "NFD"))
 
