@@ -518,8 +518,6 @@ CAPTION_FILES: list[tuple[Any, ...]] = [
     ("captions", text("\x1b[31m\u202e" + "x" * 10_000), r"its first line is '\x1b[31m\u202exxx"),
     ("list", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
     ("list", pipe, "a pipe or a device", "", "is the path right?"),
-    ("list", text("\n".join(map(str, [*range(300_000), 299_999]))), "lists '299999' twice"),
-    ("list", text("\x1b[31m\n\x1b[31m"), r"lists '\x1b[31m"),
 ]  # fmt: skip
 
 MOST = f"at most {Image.MAX_IMAGE_PIXELS:,}"

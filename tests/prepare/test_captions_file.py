@@ -26,20 +26,39 @@ def entries(key: str, *names: str | int) -> list[dict[str, Any]]:
         entries("image", "dog 01.jpg", "42", "x_7"),
         [{**entry, "id": 99} for entry in entries("image_id", 1, 42, 7)],
         entries("file_name", *NAMES),
-        dict(
-            zip(("/home/photos/dog 01.jpg", f"C:\\coco\\{NAMES[1]}", "my/x_7"), "abc", strict=True)
-        ),
+        dict(zip(("/home/photos/dog 01.jpg", f"C:\\coco\\{NAMES[1]}", "x_7"), "abc", strict=True)),
     ],
 )
 def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "said.json"
     path.write_text(json.dumps(content))
-    assert read_captions_json(path, NAMES) == (SAID, 0)
+    assert read_captions_json(path, NAMES) == (SAID, {})
+
+
+def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "said.json"
+    said = {
+        "dogs/1.jpg": "a dog",
+        "cats/1.jpg": "a cat",
+        "2.jpg": "?",
+        "C:/b/3.jpg": "?",
+        "3.jpg": "an owl",
+    }
+    path.write_text(json.dumps(said))
+    found = read_captions_json(path, ["cats/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg"])
+    assert found.captions == {"cats/1.jpg": "a cat", "3.jpg": "an owl"}
+    assert found.others == {
+        "dogs/1.jpg": "did you mean cats/1.jpg?",
+        "2.jpg": "may be a/2.jpg or b/2.jpg",
+        "C:/b/3.jpg": "may be 3.jpg, which 3.jpg names as well",
+    }
 
 
 @refusals(
     r"""
-    {"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"} | thing: '1.jpg' | got: may be 'a/1.jpg' or 'b/1.jpg' | expected: names that fit one picture
+    {"a/1.jpg": "x", "A/1.JPG": "y"} | got: has two captions of 'a/1.jpg' | expected: one
     [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | got: has two captions of 'a/1.jpg' | expected: one
     {"a/1.jpg": ["x"]} | thing: ['a/1.jpg'] | got: is a list | expected: text
     [{"image": true, "caption": "x"}] | thing: [0].image | got: is True | expected: text or a whole number

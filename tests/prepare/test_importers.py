@@ -109,7 +109,6 @@ def rewrite(flickr: dict[str, Any], **arrays: Any) -> None:
     token.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | got: not UTF-8
     token.write_text("\n") | function: read_captions | thing: token.txt | got: is empty
     val.write_text("\n") | function: read_list | thing: val.txt | got: is empty | cause: at least one picture
-    train.write_text("one.jpg\none.jpg\n") | function: read_list | got: 'one.jpg' twice
     val.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | got: is in split 'train' and in 'val'
     val.write_text("four.jpg\n") | function: import_captions | got: 'val' that have no captions, or were skipped: 1 (four.jpg)
     rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | got: captioned pictures without features: 2 (two.jpg, three.jpg)
@@ -154,7 +153,7 @@ def test_a_picture_in_another_folder_than_its_caption_says_is_noted(
     if there == "pictures":  # the features are where the caption says
         rewrite(flickr, names=np.array(["cats/one.jpg", "two.jpg", "three.jpg"]))
     _, report = import_captions(flickr["files"], **how)
-    note = "names matched by file name only, in another folder"
+    note = "names matched in another folder"
     assert f"{note}: 1 (cats/one.jpg is one.jpg)" in report.notes
 
 

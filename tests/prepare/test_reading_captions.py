@@ -375,7 +375,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
     photos(dict.fromkeys(SAID, (0, 0, 0)))
     for number in range(6):
         write(f"photos/deep/{number}.jpg", b"" if number % 2 else b"no picture")
-    said = {**SAID, **{f"{number}.jpg": ["a dog"] for number in range(5)}, "two.jpeg": ["a cat"]}
+    said = {**SAID, **{f"{number}.jpg": ["a dog"] for number in range(5)}, "Two .jpeg": ["a cat"]}
     write("one.csv", table({**said, "three.jpg": ["..."]}))
     write("two.csv", "image,caption\none.jpg\n,a dog\nthree.jpg,a dog\n")
     line = (
@@ -395,7 +395,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
         ["two.csv, line 2", "rows without 2 columns"],
         ["two.csv, line 3", "rows without a picture"],
         ["three.jpg", "captions without a word"],
-        ["two.jpeg", "captioned pictures missing from photos: did you mean two.jpg?"],
+        ["Two .jpeg", "captioned pictures missing from photos: did you mean two.jpg?"],
         ["deep/5.jpg", "pictures in photos without captions"],
         *([f"deep/{number}.jpg", empty if number % 2 else text] for number in range(5)),
     ]
@@ -500,13 +500,11 @@ def test_broken_files_are_refused_in_one_sentence(refusal: Refusal) -> None:
 
 
 ASTRAY = r"""
-../a.jpg | '../a.jpg' would lie outside
-/etc/a.jpg | '/etc/a.jpg' would lie outside
-..\a.jpg | '../a.jpg' would lie outside
-x/one.jpg y/one.jpg | 'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'
-./1/two.jpg 1//two.jpg | './1/two.jpg' and '1//two.jpg' both lead to '1/two.jpg'
+../a.jpg | '../a.jpg' is not in photos or the folders in it, where 'one.jpg' is one of 3
+/etc/a.jpg | '/etc/a.jpg' is not in photos
+x/one.jpg y/one.jpg | 'x/one.jpg' is not in photos | may be one.jpg, which y/one.jpg names as well
 nowhere.jpg no.jpg | no picture left, expected some; 'nowhere.jpg' is not in photos or the folders in it, nor are the others, where 'one.jpg' is one of 3: are the folder
-x.jpg two.jpg TWO.JPG | no picture left | nor are the others: did you mean 1/two.jpg or 2/two.jpg?
+x.jpg two.jpg TWO.JPG | no picture left | nor are the others: may be 1/two.jpg or 2/two.jpg
 """
 
 
@@ -562,21 +560,52 @@ def test_names_from_the_current_folder_are_paths_in_the_folder_of_pictures() -> 
 
 def test_names_with_backslashes_are_those_with_slashes() -> None:
     photos({"a/one.jpg": (0, 0, 0), "a/two.jpg": (0, 0, 0)})
-    write("c.csv", "image,caption\nphotos\\a\\one.jpg,a dog\na/one.jpg,a cat\na\\two.jpg,a cow\n")
-    write("train.txt", "photos\\a\\one.jpg\na/two.jpg\n")
-    report = ImportReport()
-    rows = read_captions([(None, "c.csv")], report=report)
-    assert [row.picture for row in rows] == ["photos/a/one.jpg", "a/one.jpg", "a/two.jpg"]
-    assert report.notes == [
-        r"names written with \ are read with /: 2 (photos\a\one.jpg, a\two.jpg)"
-    ]
     write("c.csv", "image,caption\na\\one.jpg,a dog\na/one.jpg,a cat\na\\two.jpg,a cow\n")
-    write("train.txt", "a\\one.jpg\na/two.jpg\n")
-    lines = prepare("c.csv --pictures photos --encoder histogram --split train=train.txt")
-    assert r"note: names written with \ are read with /: 2 (a\one.jpg, a\two.jpg)" in lines
+    write("train.txt", "photos\\a\\one.jpg\na/two.jpg\n")
+    prepare("c.csv --pictures photos --encoder histogram --split train=train.txt")
     data = open_data("own.h5")
     assert data.split("train").images == ["a/one.jpg", "a/two.jpg"]
     assert data.texts("train") == ["a dog", "a cat", "a cow"]
+
+
+def test_a_list_names_pictures_as_captions_may_and_a_name_too_many_is_told() -> None:
+    photos({f"a/{name}": (0, 0, 0) for name in SAID})
+    write("c.csv", table({f"old/{name}": texts for name, texts in SAID.items()}))
+    write("list.txt", "one\nold\\two.jpg\nA/ONE.JPG\nnowhere.jpg\nb/three.jpg\n./a/three.jpg\n")
+    lines = prepare("c.csv --pictures photos --encoder histogram --split train=list.txt")
+    assert open_data("own.h5").split("train").images == [f"a/{name}" for name in SAID]
+    for line in (
+        "note: pictures listed twice in 'train': 1 (a/one.jpg)",
+        "skipped pictures of 'train' that have no captions, or were skipped: 2 (nowhere.jpg,"
+        " b/three.jpg (may be a/three.jpg, which ./a/three.jpg names as well))",
+    ):
+        assert line in lines
+
+
+def test_captions_of_one_picture_under_several_names_are_joined() -> None:
+    photos(dict.fromkeys(["deep/one.JPG", "two.jpg", "cats/1.jpg"], (0, 0, 0)))
+    here = Path("photos").resolve()
+    names = (
+        "deep/one.JPG",
+        "one.jpg",
+        str(here / "deep/one.JPG"),
+        "../photos/two.jpg",
+        "cats/1.jpg",
+        "dogs/1.jpg",
+    )
+    write("c.csv", "image,caption\n" + "".join(f"{name},a dog\n" for name in names))
+    lines = prepare("c.csv --pictures photos --encoder histogram --fractions 1")
+    data = open_data("own.h5").split("train")
+    assert (data.images, data.image_idxs.tolist()) == (
+        ["deep/one.JPG", "two.jpg", "cats/1.jpg"],
+        [0, 0, 0, 1, 2],
+    )
+    for line in (
+        "note: pictures with captions under several names, joined: 1 (deep/one.JPG)",
+        "skipped captioned pictures missing from photos: 1 (dogs/1.jpg (may be cats/1.jpg, which"
+        " cats/1.jpg names as well))",
+    ):
+        assert line in lines
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file of that name cannot exist there")
@@ -713,16 +742,16 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
     photos(dict.fromkeys(there, (0, 0, 0)))
     for name in ("a.CR2", "2023/film.mp4", "2023/.DS_Store"):
         write(f"photos/{name}", b"")
-    names = ("img_1.png", composed, "IMG_2.png", "IMG_3", "IMG_99.png")
+    names = ("img_1.png", composed, "IMG_2.png", "IMG 3.png", "IMG_99.png")
     write("c.csv", table({name: ["a dog"] for name in names}))
     options = "--pictures photos --encoder histogram --min-count 1 --fractions 1"
     lines = prepare(f"c.csv {options}")
     for line in (
-        "note: names matched despite other capitals or Unicode form:"
+        "note: names matched despite other capitals, Unicode form or suffix:"
         f" 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
         "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not"
         " read: export them as JPEG",
-        "skipped captioned pictures missing from photos: 2 (IMG_3 (did you mean IMG_3.png?),"
+        "skipped captioned pictures missing from photos: 2 (IMG 3.png (did you mean IMG_3.png?),"
         " IMG_99.png)",
         "skipped pictures in photos without captions: 1 (IMG_3.png)",
     ):

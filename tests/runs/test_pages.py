@@ -294,6 +294,7 @@ def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Path, tmp_pat
     (name,) = (name for name in PictureFolder("test", photos).pictures if "val00001" in name)
     find = picture_finder(open_run(made / "run"), Source(pictures=str(photos)))
     np.testing.assert_array_equal(find(name), read_picture(elsewhere / "val00001.png"))
+    np.testing.assert_array_equal(find(str(photos / name)), find(name))
     for outside in ("../elsewhere/val00001.png", str(elsewhere / "val00001.png"), "link/../x.png"):
         assert find(outside) is None
     drawn = picture_finder(open_run(made / "run"), Source(generated=GENERATOR, seed=0))

@@ -39,10 +39,9 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         write_new("score", csv, scores.to_csv())
     if found.others:
-        click.echo(
-            f"score: {found.others:,} captions match no picture of split {split!r}, and are left out",
-            err=True,
-        )
+        kind = f"captions match no picture of split {split!r}, and are left out"
+        remarked = [f": {name[:100]} ({remark})" for name, remark in found.others.items() if remark]
+        click.echo(f"score: {len(found.others):,} {kind}{''.join(remarked[:1])}", err=True)
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

@@ -1,13 +1,13 @@
 """Captions of a split's pictures from a JSON file, of any captioner."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from xpcap.errors import DataError
 from xpcap.json_text import check_json
-from xpcap.prepare.text import parse_json, read_whole, with_slashes
+from xpcap.prepare.names import NameIndex
+from xpcap.prepare.text import parse_json, read_whole
 
 NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
@@ -15,10 +15,10 @@ BY_NAME = {"*": str}
 
 
 class CaptionFile(NamedTuple):
-    """Captions by the split's names of pictures, and the number of captions of other pictures."""
+    """Captions by the split's names of pictures, and names of no picture of it, with remarks."""
 
     captions: dict[str, str]
-    others: int
+    others: dict[str, str]
 
 
 def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
@@ -27,28 +27,21 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
     ``file_name``, or an evaluation as JSON.
 
-    images : names of the split's pictures; a file may name a picture by its name, by the name
-        without folder or suffix, by a path that ends in either, or by the number at its end, as
-        COCO does
-    DataError : another form, two captions of a picture, or a name that fits two pictures. OSError :
-        the file cannot be opened.
+    images : names of the split's pictures, of which the file's are found as those of captions are
+        among features
+    DataError : another form, or two captions of a picture. OSError : the file cannot be opened.
     """
     caller = f"read_captions_json: {path}"
     pairs = _pairs(caller, read_whole("read_captions_json", path))
-    exact, loose = set(images), _loose(images)
+    found = NameIndex(images).match(name for name, _ in pairs)
     captions: dict[str, str] = {}
-    for key, caption in pairs:
-        base = with_slashes(key).rsplit("/", 1)[-1]
-        names = [key] if key in exact else loose.get(key) or loose.get(base, [])
-        if len(names) > 1:
-            got = f"may be {names[0][:60]!r} or {names[1][:60]!r}"
-            raise DataError(caller, f"{key[:60]!r}", got, "names that fit one picture")
-        for name in names:
-            if name in captions:
-                got = f"has two captions of {name[:100]!r}"
+    for name, caption in pairs:
+        if image := found.matches.get(name):
+            if image in captions:
+                got = f"has two captions of {image[:100]!r}"
                 raise DataError(caller, "", got, "one of each picture")
-            captions[name] = caption
-    return CaptionFile(captions, len(pairs) - len(captions))
+            captions[image] = caption
+    return CaptionFile(captions, found.unmatched)
 
 
 def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
@@ -67,18 +60,3 @@ def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
             raise DataError(caller, f"[{number}]", got, "one, with the name of the picture")
         pairs.append((str(key), entry["caption"]))
     return pairs
-
-
-def _loose(images: Sequence[str]) -> dict[str, list[str]]:
-    """Other keys of pictures: a name without folder, without suffix, or the number at its end."""
-    loose: dict[str, list[str]] = {}
-    for name in images:
-        base = name.rsplit("/", 1)[-1]
-        stem = base.rsplit(".", 1)[0]
-        number = re.search(r"\d+$", stem)
-        keys = {base, stem}
-        if number and number[0].isascii() and len(number[0]) < 20:
-            keys.add(str(int(number[0])))
-        for key in keys:
-            loose.setdefault(key, []).append(name)
-    return loose

@@ -9,7 +9,7 @@ from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
 from xpcap.prepare.splits import our_name, with_split_names
 from xpcap.prepare.tables import JSON_LINES, JSON_LIST, TABLES, unknown_columns
-from xpcap.prepare.text import read_whole, with_slashes
+from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
@@ -50,9 +50,6 @@ def read_captions(
         before = len(report.omissions)
         rows = list(with_split_names(read_rows(file), report))
         report.name_file(Path(path).name, before)
-        written = dict.fromkeys(row.picture for row in rows if "\\" in row.picture)
-        report.note(r"names written with \ are read with /", [*written])
-        rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and row_splits:
             got = f"already defines splits ({', '.join(row_splits)})"

@@ -6,7 +6,8 @@ and split; their words are made once. Pictures are encoded last, when all else i
 
 import contextlib
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +25,15 @@ from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
-from xpcap.prepare.names import PictureFolder, match_names, picture_folder, require_inside
+from xpcap.prepare.names import (
+    Matches,
+    NameIndex,
+    PictureFolder,
+    picture_folder,
+    require_inside,
+)
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
-from xpcap.prepare.rows import CaptionRow, ImportReport
+from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
 from xpcap.prepare.splits import by_fractions, by_lists
 from xpcap.work import work
 
@@ -36,10 +43,7 @@ TOLERANCE = 0.01  # of the norm: float16 differs by 0.0003, a JPEG that is saved
 OTHER_ENCODER = "another encoder, other weights, or pictures that were changed since?"
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 WHERE = "import_captions"
-LOOSE = {  # what the report notes of matches, and the field of these
-    "names matched despite other capitals or Unicode form": "normalised",
-    "names matched by file name only, in another folder": "moved",
-}
+Match = Callable[[Iterable[str]], Matches]
 
 
 def import_captions(
@@ -80,9 +84,8 @@ def import_captions(
 
         names = list(dict.fromkeys(row.split for row in rows))  # of splits; [None] without
         rows = _clean(rows, report)
-        rows, paths, features = _match(rows, features, folder, report)
-        rows, names = _assign_splits(rows, names, chosen, record, report)
-        rows = [row._replace(picture=paths.get(row.picture, row.picture)) for row in rows]
+        rows, features, match = _match(rows, features, folder, report)
+        rows, names = _assign_splits(rows, names, chosen, match, record, report)
         if chosen.strict:
             report.refuse(WHERE)
         _check_left(rows, names, report)
@@ -182,66 +185,73 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
 
 def _match(
     rows: Sequence[CaptionRow], features: Table | None, folder: Path | None, report: ImportReport
-) -> tuple[list[CaptionRow], dict[str, str], Table | None]:
-    """Rows of pictures that are in the folder, or have features; paths in the folder; the features.
+) -> tuple[list[CaptionRow], Table | None, Match]:
+    """Rows of pictures that are in the folder, or have features, by their paths in the folder or,
+    without a file, by the names of their features; these features; what finds other names.
 
-    Features are those of paths; without a file, of names as in the captions. DataError : no picture
-    is left.
+    DataError : no picture is left.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
     files = None if folder is None else PictureFolder(WHERE, folder)
-    in_folder = None if files is None else match_names(WHERE, names, files)
-    in_features = None if features is None else match_names(WHERE, names, features)
-    required = in_features or in_folder
-    assert required is not None
-    lack = "captioned pictures without features"
-    if in_features is None:
-        lack = f"captioned pictures missing from {folder}"
+    in_folder = None if files is None else NameIndex([*files.pictures, *files.others], folder)
+    index = in_folder if features is None else NameIndex(features)
+    assert index is not None
+    required = index.match(names)
     if names and not required.matches:
         known = [*features] if features is not None else files.pictures if files else []
-        raise _no_match(names, known, required.suggestions, files if features is None else None)
-    searched = [where for where in (in_folder, in_features) if where is not None]
-    for kind, field in LOOSE.items():
-        loose = {name: where.matches[name] for where in searched for name in getattr(where, field)}
-        report.note(kind, [f"{name} is {called}" for name, called in loose.items()])
-    for name in names:
-        if name not in required.matches:
-            near = required.suggestions.get(name)
-            report.skip(lack, name, remark=f"did you mean {near}?" if near else "")
-    paths = {} if in_folder is None else in_folder.matches
+        raise _no_match(names, known, required.unmatched, files if features is None else None)
+    required.note(report)
+    lack = f"captioned pictures missing from {folder}"
+    if features is not None:
+        lack = "captioned pictures without features"
+    for name, remark in required.unmatched.items():
+        report.skip(lack, name, remark=remark)
+    paths = {known: known for known in required.matches.values()}
+    if features is not None and in_folder is not None:
+        found = in_folder.match(paths)
+        found.note(report)
+        paths |= found.matches
+        if found.unmatched:
+            kind = f"pictures with features and without a file in {folder}"
+            report.notes.append(f"{kind}: {len(found.unmatched):,}")
     if files is not None:
         _note_rest(files, set(paths.values()), report)
-        if without_file := sum(name not in paths for name in required.matches):
-            kind = f"pictures with features and without a file in {folder}"
-            report.notes.append(f"{kind}: {without_file:,}")
-    rows = [row for row in rows if row.picture in required.matches]
+
+    def match(names: Iterable[str]) -> Matches:
+        found = index.match(names)
+        pictures = {name: paths.get(known, known) for name, known in found.matches.items()}
+        return found._replace(matches=pictures)
+
+    pictures = {name: paths[known] for name, known in required.matches.items()}
+    counts = Counter(pictures.values())
+    joined = [picture for picture, count in counts.items() if count > 1]
+    report.note("pictures with captions under several names, joined", joined)
+    rows = [row for row in rows if row.picture in pictures]
+    rows = grouped(row._replace(picture=pictures[row.picture]) for row in rows)
     _note_twice(rows, report)
     if features is not None:
-        numbers = {
-            paths.get(name, name): features.numbers[called]
-            for name, called in required.matches.items()
-        }
+        numbers = {path: features.numbers[known] for known, path in paths.items()}
         features = Table(numbers, features.rows)
-    return rows, paths, features
+    return rows, features, match
 
 
 def _no_match(
     names: Sequence[str],
     known: Sequence[str],
-    suggestions: Mapping[str, str],
+    remarks: Mapping[str, str],
     files: PictureFolder | None,
 ) -> DataError:
     """The error of captions of which no picture is among the known names, of files or features."""
     place = "the features" if files is None else f"{files.path} or the folders in it"
-    likely = [name for name in names if name in suggestions]
+    likely = [name for name in names if remarks[name]]
     example = likely[0] if 2 * len(likely) > len(names) else names[0]
     others = ", nor are the others" if len(names) > 1 else ""
     missing = f"{example[:100]!r} is not in {place}{others}"
     if not known and files is not None:
         rest = describe_rest(files.path, files.others, files.unreadable)
         cause = "; ".join([f"no picture is in {place}", *rest])
-    elif example in suggestions and len(missing + suggestions[example]) < LONGEST - 20:
-        cause = f"{missing}: did you mean {suggestions[example]}?"
+    elif remarks[example] and len(missing + remarks[example]) < LONGEST:
+        cause = f"{missing}: {remarks[example]}"
     else:
         cause = (
             f"{missing}, where {known[0][:100]!r} is one of {len(known):,}: are the folder and the"
@@ -276,6 +286,7 @@ def _assign_splits(
     rows: list[CaptionRow],
     splits: list[str | None],
     options: PrepareOptions,
+    match: Match,
     record: dict[str, Any],
     report: ImportReport,
 ) -> tuple[list[CaptionRow], list[str | None]]:
@@ -289,7 +300,7 @@ def _assign_splits(
         return rows, splits
     if lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
-        return by_lists(rows, lists, report), [*lists]
+        return by_lists(rows, lists, match, report), [*lists]
     _check_left(rows, splits, report)
     fractions = fractions or DEFAULT_FRACTIONS
     record["drawn"] = {"fractions": list(fractions), "seed": options.seed}

@@ -1,12 +1,14 @@
 """Splits of pictures: named by the file, by lists, or drawn by fractions."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.errors import DataError
+from xpcap.prepare.names import Matches
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import read_list
 
@@ -60,22 +62,33 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
 
 
 def by_lists(
-    rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report: ImportReport
+    rows: Sequence[CaptionRow],
+    lists: Mapping[str, str | Path],
+    match: Callable[[Iterable[str]], Matches],
+    report: ImportReport,
 ) -> list[CaptionRow]:
     """Rows of the listed pictures, in the order of the lists; names without rows are skipped.
 
     Pictures of no list are dropped, and noted.
+
+    match : finds the pictures that names mean
     """
     captioned = {row.picture for row in rows}
     divided: list[CaptionRow] = []
     for split, path in lists.items():
-        rank = {name: number for number, name in enumerate(read_list(path))}
-        for name in rank:
-            if name not in captioned:
+        names = read_list(path)
+        listed = match(names)
+        listed.note(report)
+        counts = Counter(listed.matches[name] for name in names if name in listed.matches)
+        twice = [picture for picture, count in counts.items() if count > 1]
+        report.note(f"pictures listed twice in {split!r}", twice)
+        for name in dict.fromkeys(names):
+            if listed.matches.get(name) not in captioned:
                 kind = f"pictures of {split!r} that have no captions, or were skipped"
-                report.skip(kind, name)
-        listed = [row._replace(split=split) for row in rows if row.picture in rank]
-        divided += sorted(listed, key=lambda row: rank[row.picture])
+                report.skip(kind, name, remark=listed.unmatched.get(name, ""))
+        rank = {picture: number for number, picture in enumerate(counts)}
+        in_split = [row._replace(split=split) for row in rows if row.picture in rank]
+        divided += sorted(in_split, key=lambda row: rank[row.picture])
     if aside := len(captioned) - len({row.picture for row in divided}):
         report.notes.append(f"pictures in no split: {aside:,}")
     return divided

@@ -1,6 +1,5 @@
 """Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +67,10 @@ def is_json(caller: str, text: str) -> bool:
     return True
 
 
-def with_slashes(name: str) -> str:
-    """The name of a picture with the slashes of a path, whatever system wrote it."""
-    return name.replace("\\", "/")
-
-
 def read_list(path: str | Path) -> list[str]:
-    """Read picture names, one per line. DataError : no name, or a repeated one."""
-    lines = with_slashes(read_whole("read_list", path)).split("\n")
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
+    """Read picture names, one per line. DataError : there is none."""
+    lines = read_whole("read_list", path).split("\n")
+    if not (names := [line.strip() for line in lines if line.strip()]):
         cause = "a split needs at least one picture"
         raise DataError("read_list", path, "is empty", "one picture name a line", cause)
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        got = f"lists {twice[:100]!r} twice"
-        raise DataError("read_list", path, got, "each picture once")
     return names

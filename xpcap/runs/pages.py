@@ -4,6 +4,7 @@ page.html is each of these pages; `render_page` fills it.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import atomic
 from xpcap.models import Beam, Policy
-from xpcap.prepare.names import escapes
+from xpcap.prepare.names import path_inside, roots_of
 from xpcap.progress import bar
 from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.curves import COLUMNS, History, points, training_charts
@@ -164,18 +165,18 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
     of the folder, unless by a link in it, which `prepare` follows as well.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
+    roots = roots_of(folder) if os.path.isdir(folder) else ()  # noqa: PTH112 - any text
 
     def find_picture(name: str) -> np.ndarray | None:
+        file = folder / (path_inside(roots, name) or "")
         try:
-            there = not escapes(name) and (folder / name).is_file()
-        except (OSError, ValueError):  # a name that no file can have
-            there = False
-        try:
-            if source.generated == GENERATOR and source.seed is not None and not there:
+            if os.path.isfile(file):  # noqa: PTH113 - any text
+                return read_picture(file)
+            if source.generated == GENERATOR and source.seed is not None:
                 return picture_of(name, source.seed)
-            return read_picture(folder / name) if there else None
         except DataError:  # unreadable, or of another data set, as in an inherited index
-            return None  # the page shows an empty frame with a note
+            pass
+        return None  # the page shows an empty frame with a note
 
     return find_picture
 
