@@ -185,7 +185,8 @@ class PrepareOptions(AssembleOptions):
     fractions: Sequence[float] | None = option(
         Fractions(), None, "Shares of train, val and test, if neither files nor `lists` define"
         " splits. Default: 0.8,0.1,0.1.")
-    seed: int = option(SEED, 0, "Seed of the random split of `fractions`.")
+    seed: int | None = option(
+        SEED, None, "Seed of the split of `fractions`. Default: 0.")
     strict: bool = option(
         Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
         " or pictures without captions.")
@@ -197,8 +198,9 @@ class PrepareOptions(AssembleOptions):
             expected = "`features_file`; or give the features to `assemble`"
             raise OptionError(self.function, "`features`", "is given", expected)
         self.check(self.features_file, "features_file", "mirror")
-        if self.lists and self.fractions:
-            raise _both(self.function, "lists", "fractions")
+        for other in ("fractions", "seed"):
+            if self.lists and getattr(self, other) is not None:
+                raise _both(self.function, "lists", other)
 
 
 def _both(caller: str, option: str, other: str, expected: str = "one of them") -> OptionError:

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_spaced
-from xpcap.data.features import RowSource, blocks
+from xpcap.data.features import RowSource, blocks, row_digests
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
@@ -34,7 +35,7 @@ from xpcap.prepare.names import (
 )
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
-from xpcap.prepare.splits import by_fractions, by_lists
+from xpcap.prepare.splits import by_lists, by_shares, note_copies
 from xpcap.work import work
 
 CHECKED = "encoder_checked"  # in a record: pictures that a declared encoder was compared on
@@ -85,18 +86,32 @@ def import_captions(
         names = list(dict.fromkeys(row.split for row in rows))  # of splits; [None] without
         rows = _clean(rows, report)
         rows, features, match = _match(rows, features, folder, report)
-        rows, names = _assign_splits(rows, names, chosen, match, record, report)
+        rows, names = _given_splits(rows, names, chosen, match, record, report)
         if chosen.strict:
             report.refuse(WHERE)
         _check_left(rows, names, report)
-        if features is not None:
-            data = _assemble(rows, features, chosen, record, encoder, declared=True)
-        else:
+        draw = None
+        if None in names:
+            fractions, seed = chosen.fractions or DEFAULT_FRACTIONS, chosen.seed or 0
+            draw = partial(by_shares, fractions=fractions, seed=seed, report=report)
+            rows = draw(rows)
+            record["drawn"] = {"fractions": list(fractions), "seed": seed}
+            parts = " / ".join(f"{part:g}" for part in fractions)
+            report.notes.append(f"splits drawn by picture, about {parts}, seed {seed}")
+        declared = features is not None
+        if features is None:
             assert encoder is not None
             unreadable = None if chosen.strict else report
             rows, features = _encode(rows, encoder, chosen, cache, unreadable)
+        pictures = list(dict.fromkeys(row.picture for row in rows))
+        digests = dict(zip(pictures, row_digests(features.pick(pictures)), strict=True))
+        if draw is None:
             _check_left(rows, names, report)
-            data = _assemble(rows, features, chosen, record, encoder)
+        else:
+            rows = draw(rows, digests=digests)
+            features = _with_mirrors(features, digests)
+        note_copies(rows, digests, report)
+        data = _assemble(rows, features, chosen, record, encoder, declared=declared)
     if (checked := data.source.record.get(CHECKED)) is not None:
         how = f"{checked} pictures were compared" if checked else "no picture was compared"
         report.notes.append(f"the features are taken as those of {data.source.encoder}: {how}")
@@ -282,7 +297,7 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
     report.note(f"{kind} is a mistake", twice)
 
 
-def _assign_splits(
+def _given_splits(
     rows: list[CaptionRow],
     splits: list[str | None],
     options: PrepareOptions,
@@ -290,25 +305,31 @@ def _assign_splits(
     record: dict[str, Any],
     report: ImportReport,
 ) -> tuple[list[CaptionRow], list[str | None]]:
-    """Rows with splits, and the names of the splits that must not be empty."""
-    lists, fractions = options.lists, options.fractions
+    """Rows with the splits of the captions or lists, if there are some, and the splits' names."""
+    lists = options.lists
     if None not in splits:
-        if lists or fractions:
-            got = f"have the splits {', '.join(map(str, splits))} already"
-            expected = f"no {'lists' if lists else 'fractions'}"
-            raise DataError(WHERE, "the captions", got, expected)
-        return rows, splits
-    if lists:
+        options_given = {"lists": lists, "fractions": options.fractions, "seed": options.seed}
+        for name, value in options_given.items():
+            if value not in (None, {}):
+                got = f"have the splits {', '.join(map(str, splits))} already"
+                raise DataError(WHERE, "the captions", got, expected=f"no `{name}`")
+    elif lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
         return by_lists(rows, lists, match, report), [*lists]
-    _check_left(rows, splits, report)
-    fractions = fractions or DEFAULT_FRACTIONS
-    record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
-    parts = " / ".join(f"{part:g}" for part in fractions)
-    report.notes.append(f"splits drawn by picture, {parts}, seed {options.seed}")
-    cause = "; ".join(report.lines(captioned=True))
-    rows = by_fractions(rows, fractions, options.seed, cause)
-    return rows, list(dict.fromkeys(row.split for row in rows))
+    return rows, splits
+
+
+def _with_mirrors(features: Table, digests: Mapping[str, bytes]) -> Table:
+    """Features in which a picture without a mirror image has that of a copy, if there is one."""
+    mirrors = {
+        digest: features.numbers[mirror_of(name)]
+        for name, digest in digests.items()
+        if mirror_of(name) in features
+    }
+    of_copies = {
+        mirror_of(name): mirrors[digest] for name, digest in digests.items() if digest in mirrors
+    }
+    return Table({**of_copies, **features.numbers}, features.rows)
 
 
 def _check_left(

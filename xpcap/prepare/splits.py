@@ -1,10 +1,12 @@
-"""Splits of pictures: named by the file, by lists, or drawn by fractions."""
+"""Splits of pictures: named by the file, by lists, or drawn from names, with copies in one."""
 
+import hashlib
+import itertools
+import unicodedata
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.errors import DataError
@@ -94,25 +96,75 @@ def by_lists(
     return divided
 
 
-def by_fractions(
-    rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int, cause: str = ""
-) -> list[CaptionRow]:
-    """Draw train, val and test by picture; rows stay in order within a split.
+def share(name: str, seed: int) -> float:
+    """A number in [0, 1) of a picture's name, the same in each Unicode form, and the seed."""
+    text = unicodedata.normalize("NFC", f"{seed} {name}")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
-    The draw depends on the names and the seed, not on the order of the rows. DataError : too few
-        pictures for as many splits, for the likely `cause`.
+
+def by_shares(
+    rows: Sequence[CaptionRow],
+    fractions: Sequence[float],
+    seed: int,
+    report: ImportReport,
+    digests: Mapping[str, bytes] | None = None,
+) -> list[CaptionRow]:
+    """Rows in train, val and test by the `share` of a picture; they stay in order within a split.
+
+    Copies have the smallest share among them. A split that would be empty takes from a neighbour.
+    Train holds the smallest shares, so a new picture moves none out of it, if one is there by its
+    own share; nor does a new copy, unless it takes into train what filled an empty split, which the
+    largest share of train then fills.
+
+    digests : of features by picture, equal for copies, for which moves are noted; None: not known
+    DataError : too few pictures for as many splits.
     """
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
-    names = sorted({row.picture for row in rows})
-    if len(names) < len(wanted):
-        expected = f"at least one for each of {', '.join(wanted)}"
-        raise DataError("by_fractions", "", f"{len(names)} pictures", expected, cause)
-    counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
-    while sum(counts) >= len(names):  # few pictures: train has at least one
-        counts[counts.index(max(counts))] -= 1
-    drawn = np.repeat(list(wanted), [len(names) - sum(counts), *counts]).tolist()
-    shuffled = np.random.default_rng(seed).permutation(len(names))
-    split_of = {names[number]: split for number, split in zip(shuffled, drawn, strict=True)}
-    order = list(wanted)
+    splits, bounds = [*wanted], [*itertools.accumulate(wanted.values())][:-1]
+    shares = {name: share(name, seed) for name in sorted({row.picture for row in rows})}
+    groups: dict[object, list[str]] = {}  # copies, in the order of their smallest share
+    for name in sorted(shares, key=shares.__getitem__):
+        groups.setdefault(name if digests is None else digests[name], []).append(name)
+    if len(groups) < len(splits):
+        expected = f"at least one for each of {', '.join(splits)}, copies counted once"
+        cause = "; ".join(report.lines(captioned=True))
+        raise DataError("by_shares", "", f"{len(groups)} pictures", expected, cause)
+
+    def drawn(name: str) -> str:
+        return splits[bisect_right(bounds, shares[name])]
+
+    ends = [0]
+    for left, bound in zip(range(len(bounds), 0, -1), bounds, strict=True):
+        below = sum(shares[names[0]] < bound for names in groups.values())
+        ends.append(min(max(below, ends[-1] + 1), len(groups) - left))
+    split_of: dict[str, str] = {}
+    joined: list[str] = []
+    filling: list[str] = []
+    for number, names in enumerate(groups.values()):
+        split = splits[bisect_right(ends, number) - 1]
+        split_of.update(dict.fromkeys(names, split))
+        moves = filling if split != drawn(names[0]) else joined
+        moves += [f"{name} to {split}" for name in names if drawn(name) != split]
+    if digests is not None:
+        report.note("pictures moved to the split of a copy", sorted(joined))
+        report.note("pictures moved to a split that would be empty", sorted(filling))
     divided = [row._replace(split=split_of[row.picture]) for row in rows]
-    return sorted(divided, key=lambda row: order.index(row.split or ""))
+    return sorted(divided, key=lambda row: splits.index(row.split or ""))
+
+
+def note_copies(
+    rows: Iterable[CaptionRow], digests: Mapping[str, bytes], report: ImportReport
+) -> None:
+    """Note pictures with the features of another, in its split and in others."""
+    split_of = {row.picture: row.split for row in rows}
+    originals: dict[bytes, str] = {}
+    within: list[str] = []
+    across: list[str] = []
+    for name in sorted(split_of, key=lambda name: split_of[name] != "train"):
+        original = originals.setdefault(digests[name], name)
+        if split_of[original] != split_of[name]:
+            across.append(f"{name} of {split_of[name]} is {original} of {split_of[original]}")
+        elif original != name:
+            within.append(f"{name} is {original}")
+    report.note("copies of other pictures of their split", within)
+    report.note("copies of pictures of another split, so that scores are too good", across)
