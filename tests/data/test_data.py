@@ -228,6 +228,33 @@ def test_a_dataset_file_gives_back_what_was_written(of: Callable[..., Any], tmp_
         assert list(read.split(name).images) == list(split.images)
 
 
+@pytest.mark.parametrize("most", [8, 2**20])
+def test_a_fingerprint_is_of_all_that_training_sees(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_file, "IN_MEMORY", most)
+    data = made()
+    train, words = data.split("train"), data.vocabulary.idx_to_word
+    changes = {
+        "features": train.features[:] + 1,
+        "views": 2,
+        "images": train.images[::-1],
+        "text": None,
+        "captions": np.roll(train.captions, 1, axis=0),
+        "image_idxs": 1 - train.image_idxs,
+    }
+    changed = [
+        dataclasses.replace(data, splits={**data.splits, "train": split})
+        for split in (dataclasses.replace(train, **{name: x}) for name, x in changes.items())
+    ]
+    changed += [
+        dataclasses.replace(data, vocabulary=Vocabulary([*words, "word"])),
+        dataclasses.replace(data, source=Source(encoder="another")),
+    ]
+    fingerprints = {dataset_file.fingerprint_of(each) for each in (data, made(), *changed)}
+    assert len(fingerprints) == 1 + len(changed)
+
+
 def test_large_features_stay_on_disk_and_read_the_same(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +311,12 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     with refuses(DataError, thing="'two.jpg'"):
         open_data(dataset)
     monkeypatch.setattr(dataset_file, "IN_MEMORY", 8)
-    data = open_data(dataset)
+    monkeypatch.setattr(dataset_file, "STAMPED", 1)  # the first row of each split
+    large = dataset.with_name("large.h5")
+    write_dataset(large, made())
+    with h5py.File(large, "r+") as file:
+        file["train/features"][1, 2] = np.inf
+    data = open_data(large)
     data.features("train", np.array([0]))
     with refuses(DataError, thing="'two.jpg'"):
         data.minibatch("train", np.array([0, 2]))

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import caption_formats
@@ -149,24 +150,30 @@ def test_a_file_by_another_tokeniser_is_refused(photos: Path, here: Path) -> Non
         open_run("run")
 
 
-def test_english_data_sets_have_the_fingerprints_that_they_always_had() -> None:
+def test_words_of_english_captions_stay_as_they_are() -> None:
+    """By the fingerprint, with features of zeros: drawings differ with the version of Pillow."""
     captions = {
         "train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]},
         "val": {"3.jpg": ["a\tcat"]},
     }
-    data = assemble(
+    sentences = assemble(
         caption_formats.rows(captions),
         features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)},
         min_count=1,
         max_words=4,
     )
-    assert (
-        fingerprint_of(data) == "fc0dfefee077b28c4ae401c46731de30df70a847a6482bdcce40348a954ddc41"
-    )
-    assert (
-        fingerprint_of(generate(0, train=60, val=14))
-        == "d9d78ba0727fccd1fc9bbfd610ac2838fff0adf5684772f494b99705f2d6e054"
-    )
+    for data, fingerprint in (
+        (sentences, "e32ea26a28b2dc5db7bf56d51073b2897e44de6f32ecb451fa9433700c48ab26"),
+        (
+            generate(0, train=60, val=14),
+            "9a53142e2ca586e45a0518a13970bbe365e44e1990c93c128f324fab6522fc90",
+        ),
+    ):
+        splits = {
+            name: replace(split, features=np.zeros_like(split.features))
+            for name, split in data.splits.items()
+        }
+        assert fingerprint_of(replace(data, splits=splits)) == fingerprint
 
 
 # Lines, pages and PNGs

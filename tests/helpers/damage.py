@@ -334,6 +334,8 @@ DATASET: list[tuple[Any, ...]] = [
     # the arrays
     (put("train/captions", (0, 1), 3), "does not match its stamp"),
     (put("train/text", 3, 66), "does not match its stamp"),
+    (put("val/features", (0, 1), 66), "does not match its stamp"),
+    (source(encoder="another"), "does not match its stamp"),
     (put("train/captions", (1, 0), 4), "<START>", "", "", "1 captions, number 1"),
     (put("val/captions", (0, 1), 600), "hold 1..600", "0..4", "", "captions"),
     (put("val/image_idxs", 0, 5), "hold 1..5", "0..2", "", "image_idxs"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xpcap.data.cs231n import load_coco_data, read_coco_folder, sample_coco_minibatch, to_coco
 from xpcap.data.dataset import CaptionData, Source, Split
-from xpcap.data.hdf5 import read_dataset, write_dataset
+from xpcap.data.hdf5 import read_dataset, with_fingerprint, write_dataset
 from xpcap.data.vocabulary import Vocabulary, decode_captions, detokenize, tokenize
 from xpcap.errors import DataError
 
@@ -30,7 +30,7 @@ def open_data(path: str | Path) -> CaptionData:
     """
     path = Path(path)
     if path.is_dir():
-        return read_coco_folder(path)
+        return with_fingerprint(read_coco_folder(path))
     if not path.exists():
         expected = "a dataset file from 'prepare' or a coco_captioning folder"
         raise DataError("open_data", path, "does not exist", expected)

@@ -112,7 +112,7 @@ class CaptionData:
     scaling : FeatureScaling
         Applied to every feature that `features` and `minibatch` return.
     fingerprint : str
-        Digest of the contents, if the data was read from a file, which stores it as "stamp".
+        Digest of the contents, if the data was opened; a dataset file stores it as "stamp".
 
     Raises
     ------

@@ -7,14 +7,24 @@ keep HDF5 busy for ever.
 import contextlib
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xpcap.data.dataset import HEADER, CaptionData, Source, Split, check_data, may_name_a_split
-from xpcap.data.features import RowSource, blocks
+from xpcap.data.dataset import (
+    HEADER,
+    CaptionData,
+    Source,
+    Split,
+    check_data,
+    evenly_spaced,
+    may_name_a_split,
+)
+from xpcap.data.features import LazyRows, RowSource, blocks, row_digests
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
@@ -62,6 +72,7 @@ def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
 
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
+STAMPED = 64 * 2**20  # bytes of rows, evenly spaced, that the fingerprint is of in a larger split
 FIELDS = ("captions", "image_idxs", "features", "images")  # of a split, which may have a text
 # of the file, as JSON
 ABOUT = {"source": {}, "stamp": str, "vocabulary": [str], "views?": {"*": int}}
@@ -203,10 +214,7 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
         got = f"are {str(views)[:60]}"
         raise DataError("read_dataset", f"{path}: views", got, "at least 1 a split", "damaged?")
     groups = {name: file[name] for name in file if name != HEADER}
-    in_memory = (
-        sum(group["features"].nbytes for group in groups.values() if "features" in group)
-        <= IN_MEMORY
-    )
+    in_memory = _fit(group["features"] for group in groups.values() if "features" in group)
     splits = {
         name: _read_split(path, name, group, views.get(name, 1), in_memory)
         for name, group in groups.items()
@@ -239,14 +247,27 @@ def _json(path: Path, dataset: "h5py.Dataset", form: Form) -> Any:
     return value
 
 
+def _fit(features: Iterable[RowSource]) -> bool:
+    """True if features of all splits fit in memory."""
+    return sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in features) <= IN_MEMORY
+
+
 def fingerprint_of(data: CaptionData) -> str:
-    """A digest of all but the values of features, which may be large, and slow to read."""
-    digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
+    """A digest of all that training sees: words, pictures, captions, features and their encoder.
+
+    Of features that do not fit in memory it is of some rows, since a file is read at each opening.
+    """
+    words, encoder = data.vocabulary.idx_to_word, data.source.encoder
+    digest = hashlib.sha256(json.dumps([words, encoder]).encode())
+    is_whole = _fit(split.features for split in data.splits.values())
     for name in sorted(data.splits):
-        split = data.splits[name]
-        digest.update(f"{name} {split.features.shape} {split.features.dtype}".encode())
-        for text in (*split.images, *data.texts(name)):
-            digest.update(text.encode() + b"\0")
+        split, rows = data.splits[name], data.splits[name].features
+        digest.update(f"{name} {split.views} {rows.shape} {rows.dtype}".encode())
+        if not is_whole:
+            most = max(1, STAMPED // (math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+            rows = LazyRows(rows, evenly_spaced(len(rows), most))
+        for part in (*row_digests(rows), *map(str.encode, (*split.images, *(split.text or ())))):
+            digest.update(part + b"\0")
         for numbers in (split.captions, split.image_idxs):
             digest.update(
                 f"{numbers.shape} {numbers.dtype.kind}".encode()
