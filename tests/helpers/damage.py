@@ -11,7 +11,6 @@ import os
 import shutil
 import struct
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -474,22 +473,14 @@ TWICE = "'names', 'features', each once"
 UNREADABLE = "cannot be read as .npz"
 ARCHIVES: list[tuple[Any, ...]] = [
     (
-        lambda p: zeros(p, (2**27, 1), "<f4"),
-        "", "", ("features.npy would unpack to 536,871,040 bytes", "at most 200 times"),
-    ),
-    (
         lambda p: zeros(
             p, (2**24,), "|S1", "names", features=header((2**24, 1), "<f2") + bytes(2**25)
         ),
         "names a picture twice among 16,777,216",
     ),
-    (
-        zip_of(features=header((2**40, 2**20), "<f4") + bytes(8)),
-        "", "", ("shape (1099511627776, 1048576)", "do not make up"),
-    ),
-    (zip_of(features=header((2, 1), "<f4") + bytes(9)), "", "", ("shape (2, 1)", "do not make up")),
+    (zip_of(features=header((2**40, 2**20), "<f4") + bytes(8)), UNREADABLE),
+    (zip_of(features=header((2, 1), "<f4") + bytes(7)), UNREADABLE),
     (zip_of(features=header((-2, -1), "<f4") + bytes(8)), UNREADABLE),
-    (zip_of(names=header((2,), "<U100000000")), "", "", ("dtype <U100000000", "do not make up")),
     (zip_of(names=header((2**50,), "<U0")), "have shape (2, 1)", "", "", "features"),
     (zip_of(names=header((2,), "<U1") + b"\xff" * 8), "character of number 4,294,967,295"),
     (zip_of(names=header((3,), "|O") + b"cos\nsystem\n(S'true'\ntR. "), "", "", "Object arrays"),
@@ -497,13 +488,9 @@ ARCHIVES: list[tuple[Any, ...]] = [
     (zip_of(names=b"\x93NUMPY\1\0\x10\x27" + b"(" * 9999 + b"\n"), UNREADABLE),
     (zip_of(names=b"\x93NUMPY\1\0\x20\0" + b"__import__('os').abort()".ljust(31)), UNREADABLE),
     (zip_of(names=b"\x93NUMPY\3\0" + GOOD["names.npy"][8:]), UNREADABLE),
-    (lambda p: archive(p, zipfile.ZIP_LZMA), "", "", "uses another compression"),
     (claims(8, b"\1\0"), "", "", ("features.npy", "is encrypted")),
-    (claims(24, struct.pack("<I", 2**31)), "", "", "would unpack to 2,147,483,648 bytes"),
-    (claims(20, struct.pack("<II", 2**31, 2**31)), "", "", "unpack to 2,147,483,648 bytes"),
     (claims(24, struct.pack("<I", 130)), "", "", "Bad CRC-32"),
     (claims(16, b"\1\2\3\4"), "", "", "Bad CRC-32"),
-    (lying.endless_list, "", "", "a list of members of 14,100,000 bytes"),
     (lying.two_of_a_name, "holds 'names', 'features', 'names'", TWICE),
     (lying.many_strange_names, ("holds '\\x1b[31m0',", "and 990 more"), TWICE),
     (pipe, "is a folder, pipe or device", "an .npz"),

@@ -60,17 +60,6 @@ def patched(path: Path, offset: int, value: bytes, member: bytes = b"features.np
     path.write_bytes(content)
 
 
-def endless_list(path: Path) -> None:
-    """Three hundred thousand members."""
-    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
-    with path.open("wb") as file:
-        for _ in range(300):
-            file.write(entry * 1000)
-        file.write(
-            b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFE, 0xFFFE, len(entry) * 300_000, 0, 0)
-        )
-
-
 def two_of_a_name(path: Path) -> None:
     archive(path)
     with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate"):

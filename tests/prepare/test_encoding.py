@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +21,18 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.prepare import encode_folder  # noqa: E402 - after the skip
-from xpcap.prepare.features import BLOCK, mirror_of, open_cache  # noqa: E402
+from xpcap.prepare.features import BLOCK, FeatureFile, mirror_of  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 COUNT = 5 * BLOCK + 3
 
 
-class Batchwise:
-    """An encoder whose features depend on which pictures come together, as some networks' last bits
-    do. It notes what it encoded.
-    """
+class Levels:
+    """An encoder of grey pictures that notes what it encoded."""
 
     shape = (4,)
 
-    def __init__(self, name: str = "batchwise", fatal: int | None = None) -> None:
+    def __init__(self, name: str = "levels", fatal: int | None = None) -> None:
         self.name, self.fatal = name, fatal
         self.encoded: list[int] = []
         self.threads: set[int] = set()
@@ -44,10 +43,10 @@ class Batchwise:
         self.threads.add(threading.get_ident())
         if self.fatal is not None and len(self.encoded) > self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
-        return np.array([[level, sum(levels), len(levels), 1 / 3] for level in levels], np.float32)
+        return np.array([[level, level**2, 1 / (level + 1), 1 / 3] for level in levels], np.float32)
 
 
-class Wider(Batchwise):
+class Wider(Levels):
     """Another size of features."""
 
     shape = (7,)  # type: ignore[assignment]
@@ -74,7 +73,7 @@ def same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
 
 
 def test_features_come_in_the_order_of_the_names(folder: Path) -> None:
-    features = encode_folder(folder, NAMES[::-1], Batchwise())
+    features = encode_folder(folder, NAMES[::-1], Levels())
     assert list(features) == NAMES[::-1]
     assert [int(feature[0]) for feature in features.values()] == list(range(COUNT))[::-1]
     assert {(row.shape, row.dtype) for row in features.values()} == {((4,), np.dtype("f4"))}
@@ -87,7 +86,7 @@ def test_pictures_are_encoded_on_several_cores(
     monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
     both = threading.Barrier(2)
 
-    class Together(Batchwise):
+    class Together(Levels):
         def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
             both.wait()
             return super().encode(pictures)
@@ -102,7 +101,7 @@ def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(
 ) -> None:
     cache = tmp_path / "cache"
     encode = (
-        "encode_folder(sys.argv[1], NAMES, Batchwise(fatal=2 * BLOCK), cache=sys.argv[2],"
+        "encode_folder(sys.argv[1], NAMES, Levels(fatal=2 * BLOCK), cache=sys.argv[2],"
         " mirrored=NAMES[::2])"
     )
     code = f"import sys; from test_encoding import *; {encode}"
@@ -112,23 +111,30 @@ def test_a_killed_encoding_goes_on_where_it_was_with_the_same_bytes(
         [sys.executable, "-c", code, str(folder), str(cache)], env=environment, check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    features = encode_folder(
-        folder, NAMES, encoder := Batchwise(), cache=cache, mirrored=NAMES[::2]
-    )
-    assert (
-        len(encoder.encoded) == COUNT - BLOCK + (COUNT + 1 - BLOCK) // 2
-    )  # all but the first block and its mirror images
-    assert same(features, encode_folder(folder, NAMES, Batchwise(), mirrored=NAMES[::2]))
-    encoder = Batchwise()
+    features = encode_folder(folder, NAMES, encoder := Levels(), cache=cache, mirrored=NAMES[::2])
+    mirrored = (COUNT + 1) // 2
+    assert len(encoder.encoded) == COUNT + mirrored - BLOCK * 3 // 2  # all but the first block
+    assert same(features, encode_folder(folder, NAMES, Levels(), mirrored=NAMES[::2]))
+    encoder = Levels()
     assert same(
         features, encode_folder(folder, NAMES, encoder, cache=str(cache), mirrored=NAMES[::2])
     )
     assert encoder.encoded == []
-    assert same(
-        encode_folder(folder, NAMES, encoder, cache=cache),
-        encode_folder(folder, NAMES, Batchwise()),
-    )  # a cache of other rows
-    assert len(encoder.encoded) == COUNT
+
+
+def test_of_a_folder_that_changed_only_what_is_new_is_encoded(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def encoded(names: list[str], **options: Any) -> list[int]:
+        features = encode_folder(folder, names, encoder := Levels(), cache=cache, **options)
+        assert same(features, encode_folder(folder, names, Levels(), **options))
+        return sorted(encoder.encoded)
+
+    assert encoded(NAMES[:-1]) == list(range(COUNT - 1))
+    assert encoded(NAMES) == [COUNT - 1]
+    assert encoded(NAMES[:0:-1]) == []
+    assert encoded(NAMES, mirrored=NAMES[:1]) == [0, 0]
+    assert encoded(NAMES, mirrored=NAMES[:1]) == []
 
 
 def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) -> None:
@@ -180,35 +186,34 @@ def test_features_are_of_the_shape_that_the_encoder_says_and_finite(
     )
 
 
-ROW = 32 + 16  # bytes of a row of the cache: digest and feature
+ROW = 16 + 16 + 16  # bytes of a row of the cache: key, checksum and feature
+HEADER = b"xpcap features, 4 numbers a row\n"
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "flipped feature", "flipped digest", "no digest", "no feature", "older row"]
+    "damage", ["cut", "flipped feature", "flipped key", "no key", "no feature"]
 )
 def test_a_row_that_is_not_whole_is_made_again(damage: str, folder: Path, tmp_path: Path) -> None:
     """What a kill, or a failure of power with parts of the file not on disk, can leave of the last
     row.
     """
     cache = tmp_path / "cache"
-    wanted = encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    wanted = encode_folder(folder, NAMES, Levels(), cache=cache)
     whole = cache.read_bytes()
     row = whole[-ROW:]
     before, (digest, feature) = whole[:-ROW], (row[:32], row[32:])
-    other = whole[-2 * ROW : -ROW]
     broken = {
         "cut": before + row[:-7],
         "flipped feature": before + digest + feature[:-1] + bytes([feature[-1] ^ 1]),
-        "flipped digest": before + bytes([digest[0] ^ 1]) + digest[1:] + feature,
-        "no digest": before + bytes(32) + feature,
+        "flipped key": before + bytes([digest[0] ^ 1]) + digest[1:] + feature,
+        "no key": before + bytes(32) + feature,
         "no feature": before + digest + bytes(16),
-        "older row": before + other,
     }
     cache.write_bytes(broken[damage])
-    assert same(encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache), wanted)
-    assert len(encoder.encoded) == 3  # its block, the last one
+    assert same(encode_folder(folder, NAMES, encoder := Levels(), cache=cache), wanted)
+    assert len(encoder.encoded) == 1
     assert cache.read_bytes() == whole
-    assert same(encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache), wanted)
+    assert same(encode_folder(folder, NAMES, encoder := Levels(), cache=cache), wanted)
     assert encoder.encoded == []
 
 
@@ -216,11 +221,11 @@ def test_what_a_kill_left_of_a_cache_that_was_being_made_is_filled(
     folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    wanted = encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    wanted = encode_folder(folder, NAMES, Levels(), cache=cache)
     whole = cache.read_bytes()
     for size in (0, 200, len(whole) // 2):
         cache.write_bytes(whole[:size])
-        assert same(encode_folder(folder, NAMES, Batchwise(), cache=cache), wanted)
+        assert same(encode_folder(folder, NAMES, Levels(), cache=cache), wanted)
         assert cache.read_bytes() == whole
 
 
@@ -228,8 +233,8 @@ def test_a_cache_is_one_process_at_a_time_and_gone_if_it_stays_empty(
     folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    with open_cache(cache), refuses(DataError, thing="cache", got="is in use"):
-        encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    with FeatureFile(cache, (4,)), refuses(DataError, thing="cache", got="is in use"):
+        encode_folder(folder, NAMES, Levels(), cache=cache)
     assert not cache.exists()
 
 
@@ -237,23 +242,22 @@ def test_what_another_encoder_made_or_from_another_picture_is_made_again(
     folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    encode_folder(folder, NAMES, Levels(), cache=cache)
     place = folder / NAMES[BLOCK]
     before = place.stat()
     Image.new("L", (4, 4), 255).save(place)
     os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
     assert place.stat().st_size == before.st_size  # its time alone gives it away
-    features = encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)
-    assert len(encoder.encoded) == BLOCK
+    features = encode_folder(folder, NAMES, encoder := Levels(), cache=cache)
+    assert encoder.encoded == [255]
     assert features[NAMES[BLOCK]][0] == 255
-    assert same(features, encode_folder(folder, NAMES, Batchwise()))
-    encode_folder(folder, NAMES, encoder := Batchwise("another"), cache=cache)
+    assert same(features, encode_folder(folder, NAMES, Levels()))
+    encode_folder(folder, NAMES, encoder := Levels("another"), cache=cache)
     assert len(encoder.encoded) == COUNT
-    encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)  # the former's rows are gone
-    assert len(encoder.encoded) == COUNT
-    assert (
-        encode_folder(folder, NAMES, Wider("wider"), cache=cache)["001.bmp"].tolist() == [1.0] * 7
-    )
+    encode_folder(folder, NAMES, encoder := Levels(), cache=cache)  # the former's rows stay
+    assert encoder.encoded == []
+    with refuses(DataError, thing="cache", got="is another file"):
+        encode_folder(folder, NAMES, Wider("wider"), cache=cache)
 
 
 def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -> None:
@@ -270,7 +274,7 @@ def test_no_other_file_and_no_link_is_written_to(folder: Path, tmp_path: Path) -
         ("photos", "a folder"),
     ):
         with refuses(DataError, got=got):
-            encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / name)
+            encode_folder(folder, NAMES, Levels(), cache=tmp_path / name)
     assert (tmp_path / "letter").read_text() == "dear"
     assert [(tmp_path / name).read_bytes() for name in ("mine.npy", "cut.npy")] == [mine, mine[:40]]
     assert not (tmp_path / "nothing").exists()
@@ -282,10 +286,10 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
     (folder / NAMES[3]).write_bytes(b"not a picture")
     (folder / NAMES[60]).write_bytes(b"")
     with refuses(DataError, got="cannot be read as a picture"):
-        encode_folder(folder, NAMES, Batchwise())
+        encode_folder(folder, NAMES, Levels())
     unreadable: dict[str, str] = {}
     features = encode_folder(
-        folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=unreadable
+        folder, NAMES, Levels(), cache=tmp_path / "cache", unreadable=unreadable
     )
     assert list(features) == [name for name in NAMES if name not in (NAMES[3], NAMES[60])]
     assert list(unreadable) == [NAMES[3], NAMES[60]]
@@ -295,7 +299,7 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
     )
     again: dict[str, str] = {}
     assert same(
-        encode_folder(folder, NAMES, Batchwise(), cache=tmp_path / "cache", unreadable=again),
+        encode_folder(folder, NAMES, Levels(), cache=tmp_path / "cache", unreadable=again),
         features,
     )
     assert again == unreadable
@@ -314,7 +318,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
             failed.set()
             raise
 
-    class Waiting(Batchwise):
+    class Waiting(Levels):
         def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
             failed.wait()
             return super().encode(pictures)
@@ -328,7 +332,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(
     os.name != "posix", reason="needs a limit on the size of files, which stands for a full disk"
 )
-def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_whole_rows(
     folder: Path, tmp_path: Path
 ) -> None:
     import resource
@@ -338,16 +342,17 @@ def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            encode_folder(folder, NAMES, encoder := Batchwise(), cache=cache)
+            encode_folder(folder, NAMES, encoder := Levels(), cache=cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(cache)
-    assert encoder.encoded == []
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    done = (cache.stat().st_size - len(HEADER)) // ROW
+    assert 0 < done < len(encoder.encoded)
     assert same(
-        encode_folder(folder, NAMES, Batchwise(), cache=cache),
-        encode_folder(folder, NAMES, Batchwise()),
+        encode_folder(folder, NAMES, encoder := Levels(), cache=cache),
+        encode_folder(folder, NAMES, Levels()),
     )
+    assert len(encoder.encoded) == COUNT - done
 
 
 WAITING = """
@@ -380,9 +385,9 @@ def test_a_second_command_with_the_same_out_is_refused_at_once_and_takes_nothing
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "encoding\n"
-    failing([*command, "own.h5"], "own.h5.encoding is in use by another process")
+    failing([*command, "own.h5"], "own.h5.skipped.csv", "is being written by another process")
+    failing([*command, "two.h5"], "photos.histogram.features is in use by another process")
     first.communicate("\n")
     assert first.returncode == 0
     good(*command, "alone.h5")
     assert Path("own.h5").read_bytes() == Path("alone.h5").read_bytes()
-    assert not Path("own.h5.encoding").exists()

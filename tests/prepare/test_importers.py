@@ -121,7 +121,7 @@ def rewrite(flickr: dict[str, Any], **arrays: Any) -> None:
     rewrite(names=np.array([{}, {}, {}], object)) | function: read_npz | got: cannot be read as .npz
     npz.write_bytes(npz.read_bytes()[:200]) | function: read_npz | got: cannot be read as .npz
     npz.write_text("hello") | function: read_npz | got: cannot be read as .npz
-    np.save("x.npy", np.zeros(3)); npz.write_bytes(Path("x.npy").read_bytes()) | function: read_npz | got: is a single array
+    np.save("x.npy", np.zeros(3)); npz.write_bytes(Path("x.npy").read_bytes()) | function: read_npz | got: cannot be read as .npz
     flickr.update(min_count=99) | function: assemble | thing: no word | got: occurs 99 times | cause: choose a smaller `min_count`
     """,
     error=DataError,

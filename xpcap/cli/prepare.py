@@ -16,7 +16,6 @@ from xpcap.growing import SkippedList
 from xpcap.options import Option, described
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.detect import CaptionFile
-from xpcap.prepare.features import open_cache
 from xpcap.prepare.options import PrepareOptions
 from xpcap.report import escape_control
 
@@ -79,22 +78,12 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     options = {name: value for name, value in given.items() if value is not None}
     require_new_file("prepare", out)
     begin()
-    path = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
-    try:
-        with open_cache(path) as cache, SkippedList("prepare", out, name="name") as skipped:
-            require_new_file("prepare", out)  # another command had the cache, perhaps
-            skipped.begin()
-            data, report = import_captions(files, cache=cache, columns=columns, **options)
-            skipped.replace(omission.row for omission in report.omissions)
-            write_dataset(out, data)
-    except (KeyboardInterrupt, OSError) as stop:
-        if path.exists():
-            stop.add_note(
-                f"{path} holds the finished features; the same command continues from there and"
-                " removes the file at the end"
-            )
-        raise
-    path.unlink(missing_ok=True)
+    with SkippedList("prepare", out, name="name") as skipped:
+        skipped.begin()
+        require_new_file("prepare", out)  # another command had the list, perhaps
+        data, report = import_captions(files, cache=out.parent, columns=columns, **options)
+        skipped.replace(omission.row for omission in report.omissions)
+        write_dataset(out, data)
     _describe(out, data, files, report, skipped.path)
     if "train" in data.splits:
         _print_remarks(data, given["vocabulary_size"])

@@ -7,13 +7,12 @@ of photos has a projection.
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from xpcap.backend import Array, asarray
-from xpcap.errors import DataError, InvalidValueError, unknown
+from xpcap.errors import InvalidValueError, unknown
 from xpcap.threads import one_blas_thread, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of a block of rows
@@ -22,7 +21,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 class RowSource(Protocol):
-    """Features (m, *shape), read by slice or row numbers: array, HDF5, Stored or LazyRows."""
+    """Features (m, *shape), read by slice or row numbers: array, HDF5 or LazyRows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,44 +32,6 @@ class RowSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, which: slice | np.ndarray, /) -> np.ndarray: ...
-
-
-class Stored:
-    """The rows (m, *shape) of an array in a file, read by a slice or by row numbers.
-
-    path : of the file, which is opened for each reading and must stay as it is
-    start, step : bytes from the beginning of the file to the first row, and from one row to the
-        next
-    shape, dtype : of the whole array
-    DataError : on reading, if the file has changed.
-    """
-
-    def __init__(
-        self, path: Path, start: int, step: int, shape: tuple[int, ...], dtype: np.dtype
-    ) -> None:
-        self.shape, self.dtype = shape, dtype
-        self._path, self._start, self._step = path, start, step
-        self._was = _state(path)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        numbers = np.arange(len(self))[which]
-        rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        size = rows[:1].nbytes
-        with self._path.open("rb", buffering=0) as file:
-            for row, number in zip(
-                rows.reshape(len(rows), -1).view(np.uint8), numbers.tolist(), strict=True
-            ):
-                file.seek(self._start + number * self._step)
-                if file.readinto(row.data) != size:
-                    break
-            if _state(self._path) != self._was:
-                got, expected = "was changed while it was read", "it to stay as it is"
-                cause = "run the command again"
-                raise DataError("read_features", self._path, got, expected, cause)
-        return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 class LazyRows:
@@ -116,11 +77,6 @@ def row_digests(rows: RowSource) -> list[bytes]:
         for _, block in blocks(rows)
         for row in block
     ]
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    about = path.stat()
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 SCALINGS = ("standardize", "none")

@@ -2,20 +2,18 @@
 
 import collections
 import hashlib
-import io
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 import numpy as np
 
-from xpcap.data.dataset import check_finite
-from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, Stored, materialise
+from xpcap.data.dataset import check_finite, size
+from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materialise
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
@@ -24,10 +22,10 @@ from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec
 from xpcap.threads import cores, parallel_map
-from xpcap.work import work
+from xpcap.work import notice, work
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
-DIGEST = 32  # bytes
+KEY = 16  # bytes of a digest
 T = TypeVar("T")
 STORED = Spec("names:m=t features:m,D>0|m,P>0,D>0=f")
 
@@ -36,7 +34,7 @@ class Table(Mapping[str, np.ndarray]):
     """Features by the name of their picture.
 
     numbers : name to row
-    rows : (m, *shape), an array or `Stored`
+    rows : (m, *shape), in memory or a map of a file
     """
 
     def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
@@ -57,7 +55,7 @@ class Table(Mapping[str, np.ndarray]):
         """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
         numbers = np.array([self.numbers[name] for name in names], np.int64)
         picked = LazyRows(self.rows, numbers, then)
-        return materialise(picked) if isinstance(self.rows, np.ndarray) else picked
+        return picked if isinstance(self.rows, np.memmap) else materialise(picked)
 
 
 def read_features(path: str | Path) -> Table:
@@ -103,17 +101,16 @@ def encode_folder(
     encoder: Encoder,
     *,
     progress: bool | None = None,
-    cache: str | Path | BinaryIO | None = None,
+    cache: str | Path | None = None,
     unreadable: dict[str, str] | None = None,
     mirrored: Collection[str] = (),
 ) -> Table:
     """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
     progress : show a bar, or lines where there is no terminal; None: as the work in hand
-    cache : file for the features as they are computed, or one that `open_cache` opened. If it
-        exists, left by a killed process, its features are reused unchanged; those of another
-        encoder or a changed picture are computed again. More than 64 MB of features stay in the
-        file and are read from it as needed: remove it once they are saved elsewhere
+    cache : file in which the features stay, so that later calls, also after a kill, encode only
+        pictures that are new to it, or have changed, or that another encoder saw. More than 64 MB
+        of features are read from it as needed. None: they are in memory
     unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
         the first is an error, a missing one before any is encoded
     mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
@@ -123,80 +120,55 @@ def encode_folder(
     """
     folder, mirrored = Path(folder), set(mirrored)
     require_inside("encode_folder", folder, names)
-    states = {name: _state(folder / name) for name in names}
+    keys: dict[str, bytes] = {}  # of rows: pictures, then mirror images
+    missing: list[str] = []
+    for name in names:
+        state = _state(folder / name)
+        missing += [name] if state is None else []
+        for row in (name, mirror_of(name)) if name in mirrored else (name,):
+            about = json.dumps([encoder.name, row, state]).encode()
+            keys[row] = hashlib.blake2b(about, digest_size=KEY).digest()
     if unreadable is None:
-        there = {name for name, state in states.items() if state}
-        require_all("encode_folder", names, there, f"file in {folder}")
-    blocks = [
-        Block(names[start : start + BLOCK], encoder, states, mirrored)
-        for start in range(0, len(names), BLOCK)
-    ]
-    opened = open_cache(Path(cache)) if isinstance(cache, str | Path) else nullcontext(cache)
+        require_all("encode_folder", names, {*names} - {*missing}, f"file in {folder}")
     faults: dict[str, str] = {}
-    taking = threading.Lock()
-    with work(progress=progress), opened as file:
-        store = Store(file, [row for block in blocks for row in block.rows], encoder.shape)
-        left = [block for block in blocks if not store.holds(block)]
-        done = len(names) - sum(len(block.names) for block in left)
-        label = "encoding pictures"
-        with bar((), label, total=len(names), done=done, lines=True) as shown:
+    with work(progress=progress), FeatureFile(cache, encoder.shape) as file:
+        left = [
+            name
+            for name in names
+            if keys[name] not in file.rows
+            or (name in mirrored and keys[mirror_of(name)] not in file.rows)
+        ]
+        blocks = [left[start : start + BLOCK] for start in range(0, len(left), BLOCK)]
+        if (done := len(names) - len(left)) and cache is not None:
+            notice(f"{cache} has the features of {done:,} of {len(names):,} pictures already")
+        with bar((), "encoding pictures", total=len(names), done=done, lines=True) as shown:
 
-            def encode(block: Block) -> None:
-                features, unread = block.encode(folder, encoder, strict=unreadable is None)
-                with taking:
-                    store.put(block, features)
-                    faults.update(unread)
-                    shown.update(len(block.names))
+            def encode(block: Sequence[str]) -> None:
+                pictures: dict[str, np.ndarray] = {}
+                for name in block:
+                    try:
+                        pictures[name] = read_picture(folder / name)
+                    except DataError as error:
+                        if unreadable is None:
+                            raise
+                        faults[name] = error.reason
+                features = _encoded(encoder, [*pictures], pictures.values())
+                if flipped := [name for name in pictures if name in mirrored]:
+                    mirrors = (np.ascontiguousarray(pictures[name][:, ::-1]) for name in flipped)
+                    features |= _encoded(encoder, [*map(mirror_of, flipped)], mirrors)
+                file.add({keys[row]: feature for row, feature in features.items()})
+                shown.update(len(block))
 
-            _in_parallel(encode, left)
+            _in_parallel(encode, blocks)
         if unreadable is not None:
             unreadable.update((name, faults[name]) for name in names if name in faults)
-        return store.table(without={*faults, *map(mirror_of, faults)})
+        absent = {*faults, *map(mirror_of, faults)}
+        return file.table({row: key for row, key in keys.items() if row not in absent})
 
 
 def mirror_of(name: str) -> str:
     """The name of a picture's mirror image in a table of features; no file is called so."""
     return f"{name}\0mirrored"
-
-
-class Block:
-    """Pictures that are encoded in one call, since the last bits of some encoders depend on it.
-
-    names : of the pictures
-    rows : names of its features: those of the pictures, then of their mirror images
-    key : digest of what these depend on: the encoder, and name, size and time of each file
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        encoder: Encoder,
-        states: Mapping[str, tuple[int, int] | None],
-        mirrored: Collection[str],
-    ) -> None:
-        self.names = names
-        self.rows = [*names, *(mirror_of(name) for name in names if name in mirrored)]
-        about = [encoder.name, self.rows, [states[name] for name in names]]
-        self.key = hashlib.sha256(json.dumps(about).encode()).digest()
-
-    def encode(
-        self, folder: Path, encoder: Encoder, strict: bool
-    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Features by row; and why pictures cannot be read, which is an error if `strict`."""
-        pictures: dict[str, np.ndarray] = {}
-        faults: dict[str, str] = {}
-        for name in self.names:
-            try:
-                pictures[name] = read_picture(folder / name)
-            except DataError as error:
-                if strict:
-                    raise
-                faults[name] = error.reason
-        features = _encoded(encoder, [*pictures], pictures.values())
-        if mirrored := [name for name in pictures if mirror_of(name) in self.rows]:
-            mirrors = (np.ascontiguousarray(pictures[name][:, ::-1]) for name in mirrored)
-            features |= _encoded(encoder, [*map(mirror_of, mirrored)], mirrors)
-        return features, faults
 
 
 def _encoded(
@@ -213,113 +185,124 @@ def _encoded(
     return dict(zip(names, features, strict=True))
 
 
-class Store:
-    """Rows of features with a digest each: in memory, or in a cache, an .npy that survives a kill.
+def feature_path(folder: Path, pictures: str | Path, encoder: Encoder) -> Path:
+    """The file in a folder that holds features of a folder of pictures by an encoder."""
+    kind, _, options = encoder.name.partition(":")
+    digest = hashlib.blake2b(encoder.name.encode(), digest_size=4).hexdigest() if options else ""
+    names = (Path(pictures).resolve().name, kind, digest)
+    return folder / f"{'.'.join(filter(None, names))}.features"
 
-    A digest covers the feature and all that it depends on. So a row that is half written, of
-    another encoder or of a picture that has changed does not match, in whatever order the parts of
-    the file reached the disk.
 
-    file : the cache, from `open_cache`; None: in memory
-    rows : names of all features to come
+class FeatureFile:
+    """Features that outlive a process: rows of key, checksum and feature, added to a file's end.
+
+    A context. The key is a digest of all that a feature depends on; a row whose checksum does not
+    fit is none, whatever a kill or a power cut left of it, and what follows is written over it.
+
+    path : None: the features are in memory
     shape : of a feature
-    DataError : `file` is no cache. OSError : it cannot be written.
+    DataError : it is another file, a link, a folder or a device, or in use by another process.
+    OSError : it cannot be read or written.
     """
 
-    def __init__(self, file: BinaryIO | None, rows: Sequence[str], shape: Sequence[int]) -> None:
-        self._path = None if file is None else Path(file.name)
-        self._numbers = {name: number for number, name in enumerate(rows)}
-        dtype = np.dtype([("digest", "u1", (DIGEST,)), ("feature", "<f4", tuple(shape))])
-        self._rows: np.ndarray = np.zeros(0 if file else len(rows), dtype)
-        if file is not None:
-            _make_room(file, dtype, len(rows))
-            # opened by name: a map of the open file would keep its lock, as long as it lives
-            self._rows = np.lib.format.open_memmap(file.name, mode="r+")
-
-    def holds(self, block: Block) -> bool:
-        """True if all features of a block are there, from an earlier process."""
-        return self._path is not None and all(
-            self._rows[self._numbers[name]]["digest"].tobytes() == self._digest(block, name)
-            for name in block.rows
+    def __init__(self, path: str | Path | None, shape: Sequence[int]) -> None:
+        self._path = None if path is None else Path(path)
+        self._dtype = np.dtype(
+            [("key", f"V{KEY}"), ("check", f"V{KEY}"), ("feature", "<f4", tuple(shape))]
         )
+        self._header = f"xpcap features, {size(shape)} numbers a row\n".encode()
+        self._file: BinaryIO | None = None
+        self._adding = threading.Lock()
+        self._memory: list[np.ndarray] = []
+        self._count = 0
+        self.rows: dict[bytes, int] = {}  # keys to their rows
 
-    def put(self, block: Block, features: Mapping[str, np.ndarray]) -> None:
-        """Store features of a block."""
-        for name, feature in features.items():
-            number = self._numbers[name]
-            self._rows["feature"][number] = feature
-            if self._path is not None:
-                digest = np.frombuffer(self._digest(block, name), np.uint8)
-                self._rows["digest"][number] = digest
+    def __enter__(self) -> Self:
+        if self._path is None:
+            return self
+        path, expected = self._path, "features of this shape, or no file"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            got = "is a link, a folder or a device"
+            raise DataError("encode_folder", path, got, expected, "remove it")
+        cause = "does another command encode the same pictures? Wait for it"
+        used = DataError("encode_folder", path, "is in use by another process", "one", cause)
+        self._file = path.open("a+b", buffering=0)
+        try:
+            lock(self._file, used)
+            self._file.seek(0)
+            begun = self._file.read(len(self._header))
+            if not self._header.startswith(begun):
+                raise DataError(
+                    "encode_folder", path, "is another file", expected, "remove it, or move it away"
+                )
+            if begun != self._header:
+                self._write(0, self._header)
+            for number, row in enumerate(self._stored()):
+                if row["check"].tobytes() != _check(row["key"].tobytes(), row["feature"]):
+                    break
+                self.rows[row["key"].tobytes()] = number
+                self._count += 1
+        except BaseException:
+            self._file.close()
+            raise
+        return self
 
-    def _digest(self, block: Block, name: str) -> bytes:
-        feature = self._rows["feature"][self._numbers[name]]
-        about = block.key + name.encode("utf-8", "surrogatepass")
-        return hashlib.sha256(about + feature.tobytes()).digest()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        if not self._count:
+            self._path.unlink(missing_ok=True)
+        elif isinstance(error, KeyboardInterrupt | OSError):
+            error.add_note(f"{self._path} has the finished features; the same command goes on")
 
-    def table(self, without: Collection[str]) -> Table:
-        """The features of all names but some; more than 64 MB stay in the file."""
-        numbers = {name: n for name, n in self._numbers.items() if name not in without}
-        features = self._rows["feature"]
-        if self._path is None or features.nbytes <= IN_MEMORY:
-            return Table(numbers, np.ascontiguousarray(features))
-        assert isinstance(self._rows, np.memmap)
-        self._rows.flush()  # the file's time must not change while it is read
-        start, step = self._rows.offset + DIGEST, self._rows.itemsize
-        return Table(numbers, Stored(self._path, start, step, features.shape, features.dtype))
+    def add(self, features: Mapping[bytes, np.ndarray]) -> None:
+        """Add rows by their keys, which are whole on disk or not at all."""
+        rows = np.zeros(len(features), self._dtype)
+        for row, (key, feature) in zip(rows, features.items(), strict=True):
+            row["feature"] = feature
+            row["key"], row["check"] = key, _check(key, row["feature"])
+        with self._adding:
+            if self._file is None:
+                self._memory += [*rows["feature"]]
+            else:
+                self._write(len(self._header) + self._count * self._dtype.itemsize, rows.tobytes())
+            self.rows |= {key: self._count + number for number, key in enumerate(features)}
+            self._count += len(features)
 
+    def table(self, keys: Mapping[str, bytes]) -> Table:
+        """The features of rows by name; more than 64 MB stay in the file."""
+        numbers = {name: self.rows[key] for name, key in keys.items()}
+        if self._file is None:
+            return Table(numbers, np.stack(self._memory) if self._memory else np.empty(0))
+        features = self._stored()["feature"]
+        small = features.nbytes <= IN_MEMORY
+        return Table(numbers, np.ascontiguousarray(features) if small else features)
 
-@contextmanager
-def open_cache(path: Path) -> Iterator[BinaryIO]:
-    """Open a cache of features for one process at a time; if it stays empty, it is removed.
+    def _stored(self) -> np.ndarray:
+        """The rows in the file, whole or not."""
+        assert self._file is not None
+        assert self._path is not None
+        start, end = len(self._header), os.fstat(self._file.fileno()).st_size
+        if not (count := (end - start) // self._dtype.itemsize):
+            return np.empty(0, self._dtype)
+        # opened by name: a map of the open file would keep its lock, as long as it lives
+        return np.memmap(self._path, self._dtype, "r", start, (count,))
 
-    DataError : it is a link, a folder or a device; or another process has it open.
-    OSError : it cannot be opened.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise _no_cache(path, "is a link, a folder or a device", "remove it")
-    cause = "does another command make the same data set? Wait for it, or choose another name"
-    used = DataError("encode_folder", path, "is in use by another process", "one at a time", cause)
-    unused = False
-    try:
-        with path.open("a+b", buffering=0) as file:
-            lock(file, used)
-            try:
-                yield file
-            finally:
-                unused = not os.fstat(file.fileno()).st_size
-    finally:
-        if unused:
-            path.unlink(missing_ok=True)
-
-
-def _make_room(file: BinaryIO, dtype: np.dtype, count: int) -> None:
-    """Give a cache so many rows: as far as it has such rows, they stay; the others are zeros.
-
-    They are written, for a hole could meet a full disk when it is filled.
-    """
-    header = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    np.lib.format.write_array_header_1_0(header, {**about, "shape": (count,)})
-    start = header.getvalue()
-    file.seek(0)
-    begun = file.read(len(start))
-    if begun and begun[10:64] != start[10:64]:  # the names and kinds of the fields
-        raise _no_cache(file.name, "is another file", "remove it, or move it away")
-    try:
-        if begun != start:
-            file.truncate(0)
-            file.write(start)
-        left = len(start) + count * dtype.itemsize - os.fstat(file.fileno()).st_size
-        while left > 0:
-            left -= file.write(bytes(min(left, 1 << 20)))
-    except OSError as error:
-        file.truncate(0)
-        raise OSError(error.errno or 0, error.strerror, file.name) from error
+    def _write(self, start: int, content: bytes) -> None:
+        """Write to the end of the file, from `start` on, or leave it as long as that."""
+        assert self._file is not None
+        try:
+            self._file.truncate(start)
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            self._file.truncate(start)
+            raise OSError(error.errno or 0, error.strerror, str(self._path)) from error
 
 
-def _no_cache(path: str | Path, got: str, cause: str) -> DataError:
-    return DataError("encode_folder", path, got, "a cache of features, or no file", cause)
+def _check(key: bytes, feature: np.ndarray) -> bytes:
+    return hashlib.blake2b(key + feature.tobytes(), digest_size=KEY).digest()
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +25,14 @@ from xpcap.encoders.finding import describe_rest
 from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
-from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
+from xpcap.prepare.features import (
+    Table,
+    encode_folder,
+    feature_path,
+    mirror_of,
+    read_features,
+    require_all,
+)
 from xpcap.prepare.names import (
     Matches,
     NameIndex,
@@ -50,7 +57,7 @@ Match = Callable[[Iterable[str]], Matches]
 def import_captions(
     files: Iterable[CaptionFile],
     *,
-    cache: str | Path | BinaryIO | None = None,
+    cache: str | Path | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> tuple[CaptionData, ImportReport]:
@@ -59,8 +66,8 @@ def import_captions(
     The counts go to its record, what is left out to the report.
 
     files : as in `read_captions`
-    cache : file for the features as they are computed, as in `encode_folder`, so that a killed
-        encoding can be resumed; remove it once the data set is written
+    cache : folder in which the features of the pictures stay, in a file that a note names, so that
+        another import of these pictures, also after a kill, encodes only what is new
     progress : show bars; None: as the work in hand
     options : of `PrepareOptions`
     OptionError : an option, before anything is read.
@@ -347,7 +354,7 @@ def _encode(
     rows: Sequence[CaptionRow],
     encoder: Encoder,
     options: AssembleOptions,
-    cache: str | Path | BinaryIO | None = None,
+    cache: str | Path | None = None,
     report: ImportReport | None = None,
 ) -> tuple[list[CaptionRow], Table]:
     """Rows of the pictures that can be read, as all must without a report; and their features."""
@@ -355,17 +362,21 @@ def _encode(
     numbers = _numbered(rows)
     _vocabulary(rows, options)  # refused before the long work
     unreadable: dict[str, str] = {}
+    path = None if cache is None else feature_path(Path(cache), options.pictures, encoder)
     features = encode_folder(
         options.pictures,
         [name for of_split in numbers.values() for name in of_split],
         encoder,
-        cache=cache,
+        cache=path,
         unreadable=None if report is None else unreadable,
         mirrored=numbers.get("train", {}) if options.mirror else (),
     )
     for name, reason in unreadable.items():
         assert report is not None
         report.skip("pictures that cannot be read", name, remark=reason)
+    if path is not None and path.exists() and report is not None:
+        size = f"{path} keeps the features, {path.stat().st_size / 1e6:,.1f} MB"
+        report.notes.append(f"{size}, for other data sets of these pictures; it may be removed")
     return [row for row in rows if row.picture not in unreadable], features
 
 
