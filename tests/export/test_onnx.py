@@ -29,7 +29,6 @@ from xpcap.models.config import INJECT
 from xpcap.onnx_graph import Graph
 from xpcap.runs import Run, open_run
 from xpcap.runs.decoder import limited
-from xpcap.runs.run import Inputs
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -65,12 +64,15 @@ def make_run(
     mean, scale = rng.standard_normal((2, shape[-1])).astype(np.float32)
     config = config_of(model, MOST, Source(**source))
     scaling = FeatureScaling(mean, np.abs(scale) + np.float32(0.5))
-    inputs = Inputs(source.get("encoder"), shape, scaling)
-    return Run(Path("run"), config, vocabulary, inputs, model, {})
+    return Run(Path("run"), config, vocabulary, scaling, model, {})
 
 
 def raw_features(run: Run, n: int = N) -> np.ndarray:
-    return np.random.default_rng(5).standard_normal((n, *run.inputs.shape)).astype(np.float32)
+    return (
+        np.random.default_rng(5)
+        .standard_normal((n, *run.model.config.feature_shape))
+        .astype(np.float32)
+    )
 
 
 def greedy(run: Run, features: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ from xpcap.encoders.histogram import drawn_area
 from xpcap.models import Beam, CaptioningRNN
 from xpcap.report.overlay import overlay_alpha
 from xpcap.runs import Run, default_policy, open_captioner, open_run
-from xpcap.runs.run import Inputs
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
@@ -232,8 +231,7 @@ def random_run(tmp_path: Path) -> Run:
         model.params[name] = rng.standard_normal(value.shape) * 0.7
     source = Source(encoder="histogram:grid=3")
     config = config_of(model, 9, source)
-    inputs = Inputs(source.encoder, (9, 209), scaling=FeatureScaling())
-    return Run(tmp_path, config, vocabulary, inputs, model, {})
+    return Run(tmp_path, config, vocabulary, FeatureScaling(), model, {})
 
 
 def test_a_word_shows_where_the_model_looked(

@@ -25,6 +25,7 @@ from refusals import Refusal, refusals, refuses
 import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
 from xpcap.backend import backend_of
+from xpcap.data import Source
 from xpcap.models import Beam, Sampling
 from xpcap.runs import (
     PictureCaption,
@@ -256,7 +257,7 @@ def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
     paths = np.array(["none.png"], object)
     found = [*captioner.captions(paths), *captioner.captions(np.stack([photo(0), photo(1)]))]
     assert [type(one) for one in found] == [Skipped, PictureCaption, PictureCaption]
-    features = np.zeros((1, *captioner.run.inputs.shape), np.float32)
+    features = np.zeros((1, *captioner.run.model.config.feature_shape), np.float32)
     for call in (
         partial(captioner.caption, photo(0)),
         partial(captioner.captions, [photo(0)]),
@@ -296,8 +297,8 @@ def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
 @pytest.mark.parametrize(
     ("encoder", "got"),
     [
-        (SimpleNamespace(name="mine", shape=(2101,)), "makes features by the encoder 'mine' inste"),
-        (SimpleNamespace(name="histogram", shape=(7,)), "makes features of size 7 instead of 2101"),
+        (SimpleNamespace(name="mine", shape=(2101,)), "has features by the encoder 'mine' inste"),
+        (SimpleNamespace(name="histogram", shape=(7,)), "has features of size 7 instead of 2101"),
     ],
 )
 def test_a_captioner_takes_no_other_encoder_than_the_runs(
@@ -305,7 +306,8 @@ def test_a_captioner_takes_no_other_encoder_than_the_runs(
 ) -> None:
     with refuses(DataError, function="PictureCaptioner", thing="the encoder", got=got):
         PictureCaptioner(captioner.run, encoder)
-    given = replace(captioner.run, inputs=replace(captioner.run.inputs, encoder=None))
+    config = replace(captioner.run.config, source=Source())
+    given = replace(captioner.run, config=config)
     if encoder.name == "mine":
         assert PictureCaptioner(given, encoder).encoder is encoder
 

@@ -25,7 +25,6 @@ from xpcap.models.config import INJECT
 from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
 from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
 from xpcap.runs.folder import HISTORY, read_history, write_lines
-from xpcap.runs.run import Inputs
 from xpcap.training.state import Record
 
 COLOURS, THINGS, PLACES = (
@@ -126,7 +125,7 @@ def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) 
     )
     solver.train()
     captioner.params = solver.best_params
-    run = Run(Path(), config_of(captioner, 12), data.vocabulary, Inputs.of(data), captioner, {})
+    run = Run(Path(), config_of(captioner, 12), data.vocabulary, data.scaling, captioner, {})
     return case_of(with_history(run, solver.history, solver.best_epoch), data)
 
 

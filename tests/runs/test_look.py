@@ -15,9 +15,9 @@ from runs import config_of
 
 from xpcap import CaptioningRNN
 from xpcap.data import Vocabulary
+from xpcap.data.features import FeatureScaling
 from xpcap.models import Saturation, Trace
 from xpcap.runs import Inside, Run, look_page
-from xpcap.runs.run import Inputs
 
 RNG = np.random.default_rng(0)
 LONG = ["pneumono" * 9, *(f"word{k}" for k in range(18))]
@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with everything in it, of the longest captions."""
     model = CaptioningRNN(VOCABULARY.word_to_idx, 9, 8, H, cell_type="lstm", seed=0)
     folder = Path(NASTY.replace("/", ""))  # which no name of a folder has
-    run = Run(folder, config_of(model, T), VOCABULARY, Inputs(None, (9,)), model, {})
+    run = Run(folder, config_of(model, T), VOCABULARY, FeatureScaling(), model, {})
     path = tmp_path_factory.mktemp("look") / "look.html"
     inside = Inside(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5))
     path.write_bytes(look_page(inside))

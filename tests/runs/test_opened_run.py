@@ -1,6 +1,7 @@
 """Runs as objects: their config.json, and what fits them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from refusals import refuses
 
 pytest.importorskip("filelock")
 
-from xpcap.data.features import FeatureScaling
+from xpcap import Recipe, evaluate_run, open_data, train_run
+from xpcap.data import Source, write_dataset
 from xpcap.errors import DataError
+from xpcap.prepare import CaptionRow, assemble
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG
-from xpcap.runs.run import Inputs
+from xpcap.runs.run import Run
+from xpcap.work import work
 
-ONES = np.ones(4, np.float32)
-SCALING = FeatureScaling(ONES, ONES)
-OF_RUN = Inputs("histogram", (9, 4), SCALING)
+OWN = "onnx:here/a.onnx:mean=0:sha256=0001"
 
 
 def test_a_config_is_written_as_it_was_read(run: Path) -> None:
@@ -41,30 +43,97 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
         Config.read(run)
 
 
+# Data that a run was trained on, and other data
+
+
+def prepared(
+    path: str, *, encoder: str | None = None, seed: int = 0, names: str = "p", D: int = 16
+) -> str:
+    """A data set of 40 pictures of train and 20 of val, with features that `seed` draws."""
+    pictures = [f"{names}{number:02}.jpg" for number in range(60)]
+    rows = np.random.default_rng(seed).standard_normal((60, D)).astype(np.float32)
+    captions = [
+        CaptionRow(name, f"a {'red blue green'.split()[i % 3]} cat", "train" if i < 40 else "val")
+        for i, name in enumerate(pictures)
+    ]
+    data = assemble(captions, features=dict(zip(pictures, rows, strict=True)), min_count=1)
+    write_dataset(path, replace(data, source=Source(encoder=encoder)))
+    return path
+
+
+def trained(data: str, out: str = "run", **options: Any) -> Run:
+    sizes = {"hidden": 8, "wordvec": 4, "epochs": 1, "score_epochs": 0, "lr_decay": 0.9}
+    return train_run(Recipe(data, out=out, **{**sizes, **options})).run
+
+
+@pytest.fixture
+def notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Notices of the test, which works in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    heard: list[str] = []
+    with work(on_notice=heard.append):
+        yield heard
+
+
+@pytest.mark.usefixtures("notices")
+@pytest.mark.parametrize("change", [{"seed": 1}, {"encoder": "two"}])
+def test_data_prepared_again_is_neither_trained_on_nor_scored_as_the_runs(
+    change: dict[str, Any],
+) -> None:
+    run = trained(prepared("own.h5", encoder="one"))
+    Path("own.h5").unlink()
+    prepared("own.h5", **{"encoder": "one", **change})
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with refuses(DataError, thing="own.h5", got="is not the data that run began with"):
+        trained("own.h5", resume=True, epochs=2)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+    with refuses(DataError, thing="own.h5, the data of run", got="has changed since training"):
+        evaluate_run(run)
+
+
 @pytest.mark.parametrize(
-    ("other", "misfit"),
+    ("encoder", "other", "unnamed"),
     [
-        (OF_RUN, ""),
-        (replace(OF_RUN, scaling=FeatureScaling(*map(np.copy, SCALING))), ""),
-        (Inputs("histogram", (9, 4)), ""),  # data that is still to be scaled
-        (Inputs("histogram", (9, 2)), "features of size 9 x 2 instead of 9 x 4"),
-        (Inputs("histogram", (4,)), "features of size 4 instead of 9 x 4"),
-        (
-            Inputs("onnx:b.onnx", (9, 4)),
-            "features by the encoder 'onnx:b.onnx' instead of the encoder 'histogram'",
-        ),
-        (
-            Inputs(None, (9, 4)),
-            "features by an unknown encoder instead of the encoder 'histogram'",
-        ),
-        (
-            replace(OF_RUN, scaling=SCALING._replace(scale=2 * ONES)),
-            "features with another scaling",
-        ),
-        (replace(OF_RUN, scaling=FeatureScaling()), "features with another scaling"),
+        ("one", "one", ""),
+        (OWN, OWN.replace("here", "there"), ""),
+        ("one", None, "the data set"),
+        (None, "one", "run"),
+        (None, None, "the data set and run"),
     ],
 )
-def test_features_fit_that_came_the_same_way_or_have_some_of_it_to_come(
-    other: Any, misfit: str
+def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
+    encoder: str | None, other: str | None, unnamed: str, notices: list[str]
 ) -> None:
-    assert OF_RUN.misfit(other) == misfit
+    run = trained(prepared("own.h5", encoder=encoder))
+    data = open_data(prepared("other.h5", encoder=other, seed=1, names="q"))
+    evaluate_run(run)
+    trained("own.h5", "same", start="run")
+    assert notices == []
+    told = [f"the encoder of the features of {unnamed} is not named"] * bool(unnamed)
+    for use in (
+        lambda: evaluate_run(run, run.data(data)),
+        lambda: trained("other.h5", "from", start="run"),
+    ):
+        notices.clear()
+        use()
+        assert [notice.partition(", so they may not fit")[0] for notice in notices] == told
+
+
+@pytest.mark.usefixtures("notices")
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        ({"encoder": "two"}, "has features by the encoder 'two' instead of 'one'"),
+        ({"D": 9}, "has features of size 9 instead of 16"),
+    ],
+)
+def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
+    change: dict[str, Any], got: str
+) -> None:
+    run = trained(prepared("own.h5", encoder="one"))
+    other = prepared("other.h5", **{"encoder": "one", **change})
+    with refuses(DataError, thing="other.h5", got=got):
+        evaluate_run(run, other)
+    with refuses(DataError, thing="the data set", got=got):
+        trained(other, "from", start="run")
+    assert not Path("from").exists()

@@ -238,7 +238,8 @@ def test_features_of_another_encoder_are_refused_though_their_size_fits(
     ours: str, trained: Path
 ) -> None:
     run, data = open_run(trained), open_data(trained / "data.h5")
-    run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, encoder=ours))
+    source = dataclasses.replace(run.source, encoder=ours)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, source=source))
 
     def by(encoder: str | None) -> CaptionData:
         source = dataclasses.replace(data.source, generated=None, encoder=encoder)

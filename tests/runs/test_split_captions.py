@@ -12,7 +12,6 @@ from xpcap.data.features import FeatureScaling
 from xpcap.runs import PictureCaption, Run
 from xpcap.runs import captions as of_split
 from xpcap.runs.captions import caption_chosen
-from xpcap.runs.run import Inputs
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 
@@ -42,8 +41,7 @@ def model(rng: np.random.Generator) -> CaptioningRNN:
 def captions_of(
     captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray
 ) -> list[PictureCaption]:
-    inputs = Inputs(None, (4,), scaling=FeatureScaling())
-    run = Run(Path("run"), config_of(captioner, 6), VOCABULARY, inputs, captioner, {})
+    run = Run(Path("run"), config_of(captioner, 6), VOCABULARY, FeatureScaling(), captioner, {})
     return caption_chosen(run.decoder(), data, "val", numbers)
 
 

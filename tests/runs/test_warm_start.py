@@ -132,14 +132,10 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
     [
         (
             {"source": few(5).source.__class__(encoder="other")},
-            "the data has features by the encoder 'other' instead of the encoder 'histogram',"
-            " expected those that",
+            "the data set has features by the encoder 'other' instead of 'histogram', expected"
+            " those that",
         ),
-        (
-            {"source": few(5).source.__class__()},
-            "the data has features by an unknown encoder instead of the encoder 'histogram'",
-        ),
-        ({"narrow": True}, "the data has features of size 2000 instead of 2101"),
+        ({"narrow": True}, "the data set has features of size 2000 instead of 2101"),
     ],
 )
 def test_data_made_otherwise_is_refused(

@@ -37,7 +37,7 @@ from xpcap.runs.decoder import Decoder
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
-from xpcap.runs.run import Inputs, Run, open_run
+from xpcap.runs.run import Run, open_run
 from xpcap.threads import cores, parallel_map
 from xpcap.work import current, work
 
@@ -89,12 +89,8 @@ class PictureCaptioner:
     _decoding: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        inputs, name = self.run.inputs, self.encoder.name
-        # features that were given to the run may be of any encoder
-        encoded = Inputs(inputs.encoder and name, self.encoder.shape)
-        if misfit := inputs.misfit(encoded):
-            thing, expected = f"the encoder {name}", f"the features of {self.run.path}"
-            raise DataError("PictureCaptioner", thing, f"makes {misfit}", expected)
+        name, shape = self.encoder.name, self.encoder.shape
+        self.run.require_features("PictureCaptioner", f"the encoder {name}", name, shape)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from xpcap.backend import to_numpy
 from xpcap.data import CaptionData, open_data
@@ -46,55 +44,13 @@ DIGITS = 12  # of a digest that tells captioners apart
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
-    """All that decides a feature: of a run as its model reads it, of a data set as it is so far.
-
-    encoder : name of the encoder; None: features came without one
-    shape : of the feature
-    scaling : its last step; None: still to come
-    """
-
-    encoder: str | None
-    shape: tuple[int, ...]
-    scaling: FeatureScaling | None = None
-
-    @classmethod
-    def of(cls, data: CaptionData) -> "Inputs":
-        """Those of a data set."""
-        return cls(data.source.encoder, data.feature_shape)
-
-    def misfit(self, other: "Inputs") -> str:
-        """The first thing in which features of `other` differ from these; empty: nothing.
-
-        A scaling that is still to come is no difference.
-        """
-        if other.shape != self.shape:
-            return f"features of size {size(other.shape)} instead of {size(self.shape)}"
-        if not same_encoder(other.encoder, self.encoder):
-            return f"features by {_title(other.encoder)} instead of {_title(self.encoder)}"
-        if other.scaling is not None and not _alike(self.scaling, other.scaling):
-            return "features with another scaling"
-        return ""
-
-
-def _title(encoder: str | None) -> str:
-    return "an unknown encoder" if encoder is None else f"the encoder {encoder!r}"
-
-
-def _alike(arrays: Sequence[Any] | None, others: Sequence[Any] | None) -> bool:
-    """True if both have the same arrays, or both are None."""
-    same = map(np.array_equal, arrays or (), others or ())
-    return (arrays is None) == (others is None) and all(same)
-
-
-@dataclass(frozen=True, eq=False)
 class Run:
     """An opened run folder: the model with its best parameters, and their context."""
 
     path: Path
     config: Config
     vocabulary: Vocabulary
-    inputs: Inputs
+    scaling: FeatureScaling  # of features, before the model reads them
     model: CaptioningRNN
     meta: Record  # of the epoch that the parameters are from
     ranker: Ranker | None = None  # None: captions are not ranked
@@ -114,13 +70,27 @@ class Run:
         """The record of how the training data was prepared."""
         return self.config.source
 
-    @property
-    def scaling(self) -> FeatureScaling:
-        """The last step of features before the model reads them."""
-        return self.inputs.scaling or FeatureScaling()
+    def require_features(
+        self, caller: str, thing: str, encoder: str | None, shape: tuple[int, ...]
+    ) -> None:
+        """Raise DataError, of `caller`, if a thing's features are not made as those of the run.
+
+        An encoder that nobody named, which is None, may be any.
+        """
+        trained = self.source.encoder
+        if shape != (wanted := self.model.config.feature_shape):
+            got = f"has features of size {size(shape)} instead of {size(wanted)}"
+        elif None in (encoder, trained) or same_encoder(encoder, trained):
+            return
+        else:
+            got = f"has features by the encoder {encoder!r} instead of {trained!r}"
+        expected = f"those that {self.path} was trained on, or the encoder's"
+        raise DataError(caller, thing, got, expected, "made by another encoder?")
 
     def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling.
+
+        A notice says if it may not fit, as nobody named the encoder of either.
 
         data : an open data set, or the path of one. None: the one that the run was trained on
         DataError : it is missing, does not fit the run, or is the run's own and has changed since
@@ -129,19 +99,19 @@ class Run:
         if not isinstance(data, CaptionData):
             name = str(self._own_data() if data is None else data)
             data = open_data(name)
-            if is_own and self.config.data_stamp not in ("", data.fingerprint):
+            if is_own and data.fingerprint != self.config.data_stamp:
                 thing = f"{name}, the data of {self.path},"
                 got = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, got, "it unchanged", cause)
-        inputs = Inputs.of(data)
-        if None in (inputs.encoder, self.inputs.encoder):
-            # features that were given may be the encoder's all the same
-            inputs = replace(inputs, encoder=self.inputs.encoder)
-        if different := self.inputs.misfit(inputs):
-            expected = f"those that {self.path} was trained on, or the encoder's"
-            raise DataError(
-                "Run.data", name, f"has {different}", expected, "made by another encoder?"
+        self.require_features("Run.data", name, data.source.encoder, data.feature_shape)
+        encoders = {name: data.source.encoder, str(self.path): self.source.encoder}
+        is_given = data.scaling is not self.scaling  # else it came from here
+        if is_given and data.fingerprint != self.config.data_stamp and None in encoders.values():
+            unnamed = " and ".join(key for key, encoder in encoders.items() if encoder is None)
+            notice(
+                f"the encoder of the features of {unnamed} is not named, so they may not fit: name"
+                " it when you prepare the data (encoder beside features)"
             )
         return replace(data, scaling=self.scaling)
 
@@ -200,7 +170,7 @@ class Run:
 
     def encoder(self, caller: str) -> Encoder:
         """The encoder of the run's features. DataError, of `caller` : it has none here."""
-        name = self.inputs.encoder
+        name = self.source.encoder
         if name is None:
             raise DataError(
                 caller,
@@ -211,9 +181,7 @@ class Run:
                 " prepare the data (encoder beside features), and train again",
             )
         encoder = find_encoder(name)
-        if different := self.inputs.misfit(Inputs(name, encoder.shape)):
-            expected, cause = f"the features of {self.path}", "prepared by another version?"
-            raise DataError(caller, f"the encoder {name}", f"makes {different}", expected, cause)
+        self.require_features(caller, f"the encoder {name}", name, encoder.shape)
         return encoder
 
 
@@ -251,14 +219,13 @@ def open_run(path: str | Path) -> Run:
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())
-    inputs = Inputs(config.source.encoder, shape.feature_shape, scaling)
     if path != asked:
         notice(
             f"{asked} has only its first stage so far, cross entropy: opened at its best epoch,"
             f" {meta.get('epoch')} of {config.recipe.epochs}"
         )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
-    run = Run(path, config, vocabulary, inputs, model, meta)
+    run = Run(path, config, vocabulary, scaling, model, meta)
     file = path / RANKING
     if not file.is_file():
         return run
