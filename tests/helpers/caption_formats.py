@@ -105,6 +105,7 @@ FORMATS = {
         {name: [json.dumps(texts)] for name, texts in said.items()}, heading=("filename", "raw")
     ),
     "pandas' lists": lambda said: table({name: [str(texts)] for name, texts in said.items()}),
+    "JSON by picture": lambda said: json.dumps(said, indent=1).encode(),
     "COCO's": coco,
     "Karpathy's": lambda said: karpathy({"": said}),
 }

@@ -164,6 +164,8 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
         "rows without 3 columns: 1 (line 3)"),
     ('{"image": "a", "caption": "b"}\n{"image": "a", "caption": null, "caption 2": ["c", "d"]}\n',
         {"a": ["b", "c", "d"]}, ""),
+    ('{" 42": "a dog", "43": ["a", "b"], "44": [], "45": null, "": "c"}',
+        {"42": ["a dog"], "43": ["a", "b"], "44": [], "45": [""]}, "rows without a picture: 1 (entry 5)"),
     # lists in cells, as JSON, Python and NumPy print them
     ('image;caption\na;["b", "c \\ud83d\\ude00"]\nd;[\'e\', "f\'s", \'g\\n\\xfc\']\nh;[\'i\' "j"]\n',
         {"a": ["b", "c 😀"], "d": ["e", "f's", "g\nü"], "h": ["i", "j"]}, ""),
@@ -449,8 +451,11 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "[1, 2]" | thing: row 1 | got: is 1 | expected: an object
     "[]" | got: no caption that could be read
     "{}" | got: has the columns nothing
-    '{"type": "Map"}' | got: has the columns 'type' | expected: one such as image or image_name
-    '{\n"type": 1}' | got: has the columns 'type'
+    '{\n"type": 1}' | got: has the columns 'type' | expected: one such as image or image_name
+    '{"Bild": "a.jpg", "Text": "Ein Hund"}' | got: has the columns 'Bild', 'Text'
+    '{"a.jpg": ["a", 1]}' | thing: ['a.jpg'][1] | got: is 1 | expected: text
+    '{"a.jpg": {"caption": "a dog"}}' | thing: ['a.jpg'] | got: is an object | expected: text or a list
+    r'{"\ud800": "a dog"}' | thing: [0] | got: half of a surrogate pair
     ONE + '{"image": "a"\n' | thing: line 2 | got: not whole JSON
     ONE + "7\n" | thing: line 2 | got: is 7 | expected: an object
     ONE + '{"image": 7.5}\n' | thing: line 2: image | got: is 7.5 | expected: text or a whole number

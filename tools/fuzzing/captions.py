@@ -16,7 +16,7 @@ from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder
 from xpcap.prepare import import_captions
 
-JSON = ("a JSON list", "COCO's", "Karpathy's")
+JSON = ("a JSON list", "JSON by picture", "COCO's", "Karpathy's")
 PICTURES = [f"{name}.jpg" for name in ("one", "two", "three", "four", "five", "six")]
 SAID = {
     name: [f'A dog, "number {k}", runs on the {name[:3]} grass .' for k in range(3)]

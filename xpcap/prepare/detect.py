@@ -8,7 +8,7 @@ from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
 from xpcap.prepare.splits import our_name, with_split_names
-from xpcap.prepare.tables import JSON_LINES, JSON_LIST, TABLES, unknown_columns
+from xpcap.prepare.tables import BY_PICTURE, JSON_LINES, JSON_LIST, TABLES, unknown_columns
 from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
@@ -16,6 +16,7 @@ CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if 
 FORMATS = (  # of a file, the first that fits
     KARPATHY,
     COCO,
+    BY_PICTURE,
     JSON_LIST,
     JSON_LINES,
     TOKENS,

@@ -39,6 +39,7 @@ _SEP = re.compile(r"(\s*)sep=.\n")  # Excel's own first line
 
 
 Positions = Mapping[str, Sequence[int]]  # of a table's columns, by their keys in KNOWN
+BY_PICTURE_COLUMNS: Positions = {"image": [0], "caption": [1], "split": [], "number": []}
 
 
 def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
@@ -235,6 +236,29 @@ def read_json_lines(file: CaptionText) -> Iterator[CaptionRow]:
     return _read_objects(file, [(source, parse_json(source, line)) for source, line in sources])
 
 
+def is_by_picture(file: CaptionText) -> bool:
+    """True of an object with pictures as keys; not of one row, which names a picture in a value."""
+    if not isinstance(file.json, dict) or find_columns([*file.json], file.columns):
+        return False
+    if any(key.lower().endswith(SUFFIXES) for key in file.json):
+        return True
+    captions = file.json.values()
+    return bool(captions) and all(
+        isinstance(value, str | list | None) and not str(value).lower().endswith(SUFFIXES)
+        for value in captions
+    )
+
+
+def read_by_picture(file: CaptionText) -> Iterator[CaptionRow]:
+    """Rows of an object with the caption of each picture, or a list of them."""
+    check_json(file.where, "", [*file.json], [str], "")
+    captions = {name: value for name, value in file.json.items() if value is not None}
+    check_json(file.where, "", captions, {"*": (str, [str])}, "")
+    entries = enumerate(file.json.items(), start=1)
+    records = ((f"{file.where}, entry {number}", entry) for number, entry in entries)
+    return _rows(file, ("image", "caption"), BY_PICTURE_COLUMNS, records)
+
+
 def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iterator[CaptionRow]:
     for source, record in objects:
         check_json(source, "", record, {}, "")
@@ -322,6 +346,13 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
 
 
 IN_A_KEY, IN_A_COLUMN = "under a key, if there is one", "in a column, if there is one"
+BY_PICTURE = Format(
+    "a JSON object of pictures",
+    is_by_picture,
+    read_by_picture,
+    '{"a.jpg": ["A dog.", "A dog runs."], "b.jpg": "A cat."}',
+    "none",
+)
 JSON_LIST = Format(
     "a JSON list of rows",
     lambda file: isinstance(file.json, list),
