@@ -416,7 +416,12 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "Dear all,\nhere are the captions" | got: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
     "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
     "Datei;Beschreibung\na.jpg;Ein Hund\n" | got: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
-    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: perhaps 'Datei' and 'Text 1', 'Text 2', once for each
+    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: perhaps by `image` 'Datei' `caption` 'Text 1' `caption` 'Text 2'
+    "画像,説明,日付\na.jpg,犬が走る,2025年12月3日\nb.jpg,猫がいる,2025年12月4日\n" | cause: perhaps by `image` '画像' `caption` '説明'
+    "图片\t描述\na.jpg\t一只狗在跑。\n" | cause: perhaps by `image` '图片' `caption` '描述'
+    "รูป,คำบรรยาย\na.jpg,สุนัขวิ่ง\n" | cause: perhaps by `image` 'รูป' `caption` 'คำบรรยาย'
+    "صورة;وصف;رابط\na.jpg;كلب يجري في الحديقة;https://a.example/b/c-d-e-f-g\n" | cause: perhaps by `image` 'صورة' `caption` 'وصف'
+    '[{"Bild": "a.jpg", "Text": "Ein Hund läuft"}]' | got: has the columns 'Bild', 'Text' | cause: perhaps by `image` 'Bild' `caption` 'Text'
     "Datei;Text;Text\na.jpg;Hund;Katze\n" | got: 'Datei', 'Text', 'Text'
     "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: stands twice | expected: each once | cause: rename
     "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | got: stands twice
@@ -694,12 +699,10 @@ def test_a_heading_in_another_language_is_answered_with_the_columns_that_look_ri
     failing(
         command,
         "Fotos und Texte.csv has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', expected",
-        "--image-column and --caption-column, perhaps 'Datei' and 'Meine Beschreibung'",
+        "perhaps by --image-column 'Datei' --caption-column 'Meine Beschreibung'",
     )
     expected = "expected one such as Foto for pictures"
-    failing(
-        [*command, "--image-column", "Foto"], expected, "by --image-column and --caption-column"
-    )
+    failing([*command, "--image-column", "Foto"], expected, "perhaps by --image-column 'Datei'")
     good(*command, "--image-column", "Datei", "--caption-column", "Meine Beschreibung")
     assert sum(len(split.images) for split in open_data("own.h5").splits.values()) == 3
 

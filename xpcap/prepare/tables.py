@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from xpcap.data.vocabulary import tokenize
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
 from xpcap.files import is_text
@@ -89,7 +90,7 @@ def no_columns(
     caller: str,
     names: Sequence[str],
     columns: Columns,
-    likely: tuple[str, Sequence[str]] | None = None,
+    likely: tuple[str, Sequence[str]] | None,
 ) -> DataError:
     """The error for a table whose columns are not found.
 
@@ -105,8 +106,8 @@ def no_columns(
     if any(_are_columns(names, name) for name in given["caption"]):
         cause = "give `caption` once for each column of captions"
     elif likely:
-        each = ", once for each" if len(likely[1]) > 1 else ""
-        cause += f", perhaps {likely[0]!r} and {', '.join(map(repr, likely[1]))}{each}"
+        captions = " ".join(f"`caption` {name!r}" for name in likely[1])
+        cause = f"name your columns, perhaps by `image` {likely[0]!r} {captions}"
     return DataError(caller, "", f"has the columns {listed}", expected, cause)
 
 
@@ -193,29 +194,38 @@ def unknown_columns(file: CaptionText) -> DataError | None:
         got = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
         cause = f"put image{delimiter}caption above it"
         return DataError(file.where, "", got, "one that names the columns", cause)
-    likely = _likely(names, file.text[:HEADING], delimiter)
-    return no_columns(file.where, names, file.columns, likely)
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
+        rows += _reader(file.text[:HEADING], delimiter)
+    whole = [cells for cells in rows if len(cells) == len(names)]
+    return no_columns(file.where, names, file.columns, _likely(names, whole[1:]))
 
 
-def _likely(names: Sequence[str], text: str, delimiter: str) -> tuple[str, list[str]] | None:
+def _likely(
+    names: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[str, Sequence[str]] | None:
     """The one column that looks like picture files, and the wordiest other one, with those that
     differ from it by a number; None if unclear.
     """
-    rows: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
-        rows += (cells for cells in _reader(text, delimiter) if len(cells) == len(names))
     pictures: list[str] = []
     words: dict[str, float] = {}  # mean number of words of a cell
-    for name, column in zip(names, zip(*rows[1:], strict=True), strict=False):
+    for name, column in zip(names, zip(*rows, strict=True), strict=False):
         cells = [cell.strip() for cell in column if cell.strip()]
         if sum(cell.lower().endswith(SUFFIXES) for cell in cells) * 2 > len(cells):
             pictures.append(name)
         elif cells:
-            words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
+            words[name] = sum(map(_count_words, cells)) / len(cells)
     wordiest = max(words, key=words.__getitem__, default="")
     if len(pictures) != 1 or words.get(wordiest, 0) <= 2:
         return None
     return pictures[0], [name for name in words if _stem(name) == _stem(wordiest)]
+
+
+def _count_words(cell: str) -> int:
+    """The number of words of a cell, also in a script without blanks; a date or an address is one."""
+    if cell.isascii():
+        return len(cell.split())
+    return sum(not word.isdecimal() for word in tokenize(cell))
 
 
 # JSON
@@ -266,7 +276,8 @@ def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iter
     if not objects:
         return iter(())
     if not (positions := find_columns(names, file.columns)):
-        raise no_columns(file.where, names, file.columns)
+        texts = [[str(record.get(name, "")) for name in names] for _, record in objects[:100]]
+        raise no_columns(file.where, names, file.columns, _likely(names, texts))
     forms = {"image": (str, int), "caption": (str, [str]), "split": str, "number": (str, int)}
     form = {f"{names[k]}?": forms[key] for key, group in positions.items() for k in group}
     for source, record in objects:
