@@ -17,7 +17,7 @@ from xpcap.data import Source, write_dataset
 from xpcap.errors import DataError
 from xpcap.prepare import CaptionRow, assemble
 from xpcap.runs.config import Config
-from xpcap.runs.folder import CONFIG
+from xpcap.runs.folder import CONFIG, TRAINED_ON
 from xpcap.runs.run import Run
 from xpcap.work import work
 
@@ -47,13 +47,19 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
 
 
 def prepared(
-    path: str, *, encoder: str | None = None, seed: int = 0, names: str = "p", D: int = 16
+    path: str,
+    *,
+    encoder: str | None = "one",
+    seed: int = 0,
+    names: str = "p",
+    D: int = 16,
+    val: range = range(40, 60),
 ) -> str:
-    """A data set of 40 pictures of train and 20 of val, with features that `seed` draws."""
+    """A data set of 60 pictures, with features that `seed` draws."""
     pictures = [f"{names}{number:02}.jpg" for number in range(60)]
     rows = np.random.default_rng(seed).standard_normal((60, D)).astype(np.float32)
     captions = [
-        CaptionRow(name, f"a {'red blue green'.split()[i % 3]} cat", "train" if i < 40 else "val")
+        CaptionRow(name, f"a {'red blue green'.split()[i % 3]} cat", "val" if i in val else "train")
         for i, name in enumerate(pictures)
     ]
     data = assemble(captions, features=dict(zip(pictures, rows, strict=True)), min_count=1)
@@ -80,9 +86,9 @@ def notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
 def test_data_prepared_again_is_neither_trained_on_nor_scored_as_the_runs(
     change: dict[str, Any],
 ) -> None:
-    run = trained(prepared("own.h5", encoder="one"))
+    run = trained(prepared("own.h5"))
     Path("own.h5").unlink()
-    prepared("own.h5", **{"encoder": "one", **change})
+    prepared("own.h5", **change)
     before = {path: path.read_bytes() for path in run.path.iterdir()}
     with refuses(DataError, thing="own.h5", got="is not the data that run began with"):
         trained("own.h5", resume=True, epochs=2)
@@ -130,10 +136,66 @@ def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
 def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
     change: dict[str, Any], got: str
 ) -> None:
-    run = trained(prepared("own.h5", encoder="one"))
-    other = prepared("other.h5", **{"encoder": "one", **change})
+    run = trained(prepared("own.h5"))
+    other = prepared("other.h5", **change)
     with refuses(DataError, thing="other.h5", got=got):
         evaluate_run(run, other)
     with refuses(DataError, thing="the data set", got=got):
         trained(other, "from", start="run")
     assert not Path("from").exists()
+
+
+# Pictures that a run was trained on
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "count"),
+    [
+        ({}, "val", 0),
+        ({}, "train", 40),
+        ({"names": "q"}, "train", 40),  # by features
+        ({"seed": 1}, "train", 40),  # by names
+        ({"seed": 1, "names": "q"}, "train", 0),
+        ({"seed": 1, "val": range(38, 60)}, "val", 2),
+    ],
+)
+def test_an_evaluation_says_how_many_pictures_the_run_was_trained_on(
+    data: dict[str, Any], split: str, count: int, notices: list[str]
+) -> None:
+    run = trained(prepared("own.h5"))
+    scores = evaluate_run(run, prepared("other.h5", **data), split)
+    first = "38.jpg, p39.jpg" if count == 2 else f"00.jpg, {data.get('names', 'p')}01.jpg"
+    told = [f"was trained on {count} of the {scores.n} pictures of {split}, by their", first]
+    assert [all(words in notice for words in told) for notice in notices] == [True] * bool(count)
+    assert scores.to_json()["trained_on"] == count
+    assert (f"({count} of them trained on)" in scores.summary) == bool(count)
+
+
+def test_pictures_of_the_run_that_training_started_from_count_as_trained_on(
+    notices: list[str],
+) -> None:
+    trained(prepared("own.h5"))
+    other = prepared("other.h5", names="q", val=range(5))
+    run = trained(other, "from", start="run", score_epochs=1)
+    told = "was trained on 5 of the 5 pictures of val"
+    assert [notice.partition(", by")[0] for notice in notices] == [
+        f"run {told}",
+        f"from/cross-entropy {told}",
+        f"from {told}",
+    ]
+    assert "The run was trained on 5 of these pictures" in (run.path / "README.md").read_text()
+    assert evaluate_run(run, "own.h5", "train").trained_on == 40
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"names": [1], "features": []}'])
+def test_a_run_whose_record_of_pictures_is_lost_is_scored_and_says_so(
+    content: str | None, notices: list[str]
+) -> None:
+    run = trained(prepared("own.h5"))
+    (run.path / TRAINED_ON).unlink()
+    if content is not None:
+        (run.path / TRAINED_ON).write_text(content)
+    scores = evaluate_run(run)
+    (notice,) = notices
+    assert notice.startswith("which pictures run was trained on is not known: ")
+    assert scores.trained_on is None

@@ -208,7 +208,7 @@ def test_an_evaluation_as_json_names_what_readers_look_for(evaluated: Scores) ->
     told = evaluated.to_json()
     assert list(told) == [
         *("split", "n", "bleu", "seconds", "protocol", "captions", "scores", "intervals"),
-        *("unscored", "people", "decoding"),
+        *("unscored", "people", "decoding", "trained_on"),
         *("unigram_bleu", "perplexity", "loss", "accuracy", "named"),
     ]
     assert told["bleu"] == [evaluated.scores[name] for name in BLEU]

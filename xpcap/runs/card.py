@@ -29,6 +29,7 @@ from xpcap.runs.folder import (
     RANKING,
     START_RANKING,
     TIMES,
+    TRAINED_ON,
     VOCAB,
     cell_title,
 )
@@ -46,6 +47,8 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     RANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
     START_RANKING: "after a head start: the ranking of the run that it started from",
+    TRAINED_ON: "names of the training pictures, and digests of their features; also those of a run"
+    " that training started from",
     HISTORY: "one line per epoch; epoch 0 is the run that training started from",
     TIMES: "seconds of each epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
@@ -191,6 +194,8 @@ def _scores(run: Run, scores: Scores | None) -> Iterator[str]:
         cells = row.title, row.value, row.width.removeprefix("± "), row.human, row.protocol
         yield f"| {' | '.join(map(_plain, cells))} |"
     yield f"\nPeople: {_plain(scores.human_protocol)}."
+    if scores.trained_on:
+        yield f"The run was trained on {scores.trained_on:,} of these pictures: its scores are too good."
     chosen = ["the epoch"] if run.config.recipe.select in ("cider", "loss") else []
     chosen += ["the weights of the ranking"] if run.ranker is not None else []
     if chosen:

@@ -26,6 +26,7 @@ from xpcap.training.state import Record, TrainingState, read_state
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
+TRAINED_ON = "trained-on.json"  # the pictures, also those of the run that training started from
 START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own

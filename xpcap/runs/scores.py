@@ -35,6 +35,7 @@ from xpcap.models import Policy
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
+from xpcap.runs.trained_on import trained_on
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work
@@ -79,6 +80,7 @@ class Scores:
     human_protocol : how human captions were scored, in words, or why they were not
     people : False: too few pictures have different captions for a column of human ones
     decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
+    trained_on : number of the pictures that the run was trained on; None: it is not known
     """
 
     split: str
@@ -89,6 +91,7 @@ class Scores:
     human_protocol: str = ""
     people: bool = True
     decoding: str = ""
+    trained_on: int | None = None
 
     def __repr__(self) -> str:
         return f"Scores({self.summary!r}, {self.scores})"
@@ -101,7 +104,8 @@ class Scores:
     @property
     def summary(self) -> str:
         """Split, number of pictures, time and decoding, in one line."""
-        line = f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
+        known = f" ({self.trained_on:,} of them trained on)" if self.trained_on else ""
+        line = f"{self.split}: {self.n} pictures{known}, {self.seconds:.1f} s"
         return f"{line}, {self.decoding}" if self.decoding else line
 
     @property
@@ -197,7 +201,7 @@ class Scores:
             "people": {"scores": self.human_scores, "protocol": self.human_protocol},
         }
         if self.decoding:
-            content["decoding"] = self.decoding
+            content |= {"decoding": self.decoding, "trained_on": self.trained_on}
             content |= {name: scores.get(name) for name in ("unigram_bleu", *FORCED, "named")}
         return content
 
@@ -539,4 +543,5 @@ def evaluate_run(
         results=[*scores.results, perplexity],
         seconds=time.perf_counter() - start,
         decoding=decoder.title,
+        trained_on=trained_on(run, seen, split, pictures),
     )

@@ -14,6 +14,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
+from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     LAST,
@@ -39,6 +40,7 @@ from xpcap.runs.start import (
     open_base,
     write_inherited,
 )
+from xpcap.runs.trained_on import trained_on, write_trained_on
 from xpcap.selfcheck import computing
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
@@ -171,6 +173,8 @@ def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list
         data = data_from(stage, data, base)
     # Of other data, as in a warm start
     warm = base if base is not None and base.config.data_stamp != data.fingerprint else None
+    if warm is not None and "val" in data.splits:
+        trained_on(warm, data, "val", captioned(data, "val"))
     config, words = _model_config(options, data), data.vocabulary.word_to_idx
     model = build_model(config, words, seed=options.seed)
     checkpoint = _checkpoint(stage, data, model) if resumed else None
@@ -216,6 +220,8 @@ def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list
                     solver.require_gain(MIN_GAIN)
         if group.rank == 0:
             write_start(stage, data, model.config)
+            if checkpoint is None:
+                write_trained_on(folder, data, base)
             if warm is not None:
                 write_inherited(folder, warm)
         if checkpoint is None:
