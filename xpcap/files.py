@@ -170,10 +170,10 @@ def remove_parts(folder: Path) -> None:
                 path.unlink()
 
 
-def read_text(path: Path, max_bytes: int) -> str:
-    """The text of a UTF-8 file of at most `max_bytes` bytes.
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a file of at most `max_bytes` bytes.
 
-    ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it
+    ValueError : more bytes, or a pipe or device, which might never end. OSError : it
         cannot be opened.
     """
     # NONBLOCK: a pipe may have no writer; BINARY: Windows would change line ends
@@ -186,13 +186,13 @@ def read_text(path: Path, max_bytes: int) -> str:
     if got or status.st_size > max_bytes:
         os.close(handle)
         got = got or f"has {status.st_size:,} bytes"
-        raise InvalidValueError("read_text", path, got, f"a file of at most {max_bytes:,} bytes")
+        raise InvalidValueError("read_bytes", path, got, f"a file of at most {max_bytes:,} bytes")
     with os.fdopen(handle, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         got = f"has more than {max_bytes:,} bytes"
-        raise InvalidValueError("read_text", path, got, expected=f"at most {max_bytes:,}")
-    return content.decode("utf-8")
+        raise InvalidValueError("read_bytes", path, got, expected=f"at most {max_bytes:,}")
+    return content
 
 
 def size_of(caller: str, path: Path, expected: str) -> int:
@@ -213,12 +213,12 @@ def size_of(caller: str, path: Path, expected: str) -> int:
 
 
 def text_of(caller: str, path: Path, max_bytes: int, expected: str) -> str:
-    """As `read_text`, with errors for whoever gave the path; `expected` is for messages.
+    """The text of a UTF-8 file; `expected` is for messages to whoever gave the path.
 
     DataError : it is missing, too large, not UTF-8, or a pipe or device.
     """
     try:
-        return read_text(path, max_bytes)
+        return read_bytes(path, max_bytes).decode()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(caller, path, "is missing", expected) from error
     except InvalidValueError as error:

@@ -241,6 +241,35 @@ def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_o
     )
 
 
+def test_a_plain_csv_of_excel_needs_one_word_and_a_byte_order_mark_decides() -> None:
+    text = "image;caption\r\none.jpg;Ein Mädchen\r\ntwo.jpg;Ein Hund läuft\r\n"
+    plain = write("plain.csv", text.encode("cp1252"))
+    marked = [write(f"{name}.csv", text.encode(name)) for name in ("utf-16", "utf-8-sig")]
+    words = "line 2", "give --encoding cp1252 if Excel wrote it as plain CSV"
+    failing("prepare train=plain.csv --features features.npz --out own.h5".split(), *words)
+    assert by_name(read_captions([(None, path) for path in marked])) == {
+        "one.jpg": ["Ein Mädchen"] * 2,
+        "two.jpg": ["Ein Hund läuft"] * 2,
+    }
+    rows = read_captions([(None, path) for path in (plain, *marked)], encoding="cp1252")
+    assert by_name(rows)["one.jpg"] == ["Ein Mädchen"] * 3
+    prepare("train=plain.csv --encoding cp1252")
+    assert open_data("own.h5").texts("train")[0] == "Ein Mädchen"
+    with refuses(DataError, thing="plain.csv", got="is not ASCII text", cause="as CSV UTF-8"):
+        read_captions([(None, plain)], encoding="ascii")
+
+
+@refusals(
+    """
+    "cp125" | OptionError | thing: encoding | got: is 'cp125' | expected: a text encoding, as in cp1252
+    "hex" | OptionError | thing: encoding | got: is 'hex'
+    7 | OptionError | thing: encoding | got: is 7
+    """
+)
+def test_an_encoding_that_is_none_is_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), 'read("image,caption\\na,b", encoding={})')
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val"])
 def test_a_split_has_our_name_wherever_it_is_named(name: str) -> None:
     features({"a.jpg": [1], "b.jpg": [2]})
@@ -426,9 +455,9 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: stands twice | expected: each once | cause: rename
     "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | got: stands twice
     "image\na.jpg\n" | got: no form known here, its first line is 'image'
-    "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | got: not UTF-8 | got: line 2; perhaps Windows-1252 | cause: as CSV UTF-8
+    "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | got: not UTF-8 | got: line 2 | cause: give `encoding` cp1252 | cause: as CSV UTF-8
     "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | got: not UTF-8 | got: line 3
-    "image\tcaption\n".encode("utf-16") | got: it is UTF-16 | cause: save it as UTF-8
+    "image,caption\na.jpg,Ä dog\n".encode("utf-16")[:-1] | got: not UTF-16 text | got: line 2 | cause: save it as UTF-8
     zipped("[Content_Types].xml", "xl/workbook.xml") | got: is an Excel workbook | cause: save the sheet as CSV UTF-8
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | got: is an old Excel workbook (.xls) | cause: as CSV UTF-8
     zipped(mimetype=ODS) | got: is an OpenDocument spreadsheet | cause: save the sheet as CSV UTF-8

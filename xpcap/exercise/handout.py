@@ -20,7 +20,7 @@ import click
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
 from xpcap.exercise.grading.run import PACKAGES
-from xpcap.files import read_text, require_new_file, write_new
+from xpcap.files import read_bytes, require_new_file, write_new
 
 TO_WRITE = tuple(
     dict.fromkeys(one.method for one in table.functions(table.HANDED_IN) if one.points)
@@ -177,7 +177,7 @@ def _blank(name: str, docstring: str) -> str:
 def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
     """A notebook as JSON, to be worked through with files that define the names in `owned`."""
     try:
-        notebook = json.loads(read_text(path, MOST))
+        notebook = json.loads(read_bytes(path, MOST))
         cells = [one for cell in notebook["cells"] for one in _cells(cell)]
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:

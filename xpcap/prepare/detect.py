@@ -6,7 +6,7 @@ from pathlib import Path
 from xpcap.errors import DataError, OptionError
 from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
-from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
+from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Encoding, ImportReport, grouped
 from xpcap.prepare.splits import our_name, with_split_names
 from xpcap.prepare.tables import BY_PICTURE, JSON_LINES, JSON_LIST, TABLES, unknown_columns
 from xpcap.prepare.text import read_whole
@@ -28,6 +28,7 @@ def read_captions(
     files: Sequence[CaptionFile],
     *,
     columns: Columns | None = None,
+    encoding: str | None = None,
     report: ImportReport | None = None,
     progress: bool | None = None,
 ) -> list[CaptionRow]:
@@ -36,17 +37,20 @@ def read_captions(
     files : (split, path) each; split None: the file names the splits itself, or has none. Synonyms
         of a split's name, such as dev, become ours
     columns : names of a table's columns, if they are not the usual ones
+    encoding : of files without a byte order mark; None: UTF-8
     report : takes the omissions, and the form of each file
     progress : show a bar of the files on a terminal; None: as the work in hand
     DataError : a file of no known form or a damaged one, or files with splits and files without.
-    OptionError : `columns` are no Columns. OSError : a file cannot be read.
+    OptionError : `columns` are no Columns, or `encoding` is none. OSError : a file cannot be read.
     """
     caller, report = "read_captions", report or ImportReport()
     if not isinstance(columns, Columns | None):
         raise OptionError(caller, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
+    if encoding is not None:
+        Encoding().check(caller, "`encoding`", encoding)
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
-        text = read_whole(caller, path)
+        text = read_whole(caller, path, encoding)
         file = CaptionText(f"{caller}: {path}", text, columns or Columns(), report)
         before = len(report.omissions)
         rows = list(with_split_names(read_rows(file), report))

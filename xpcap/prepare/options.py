@@ -17,7 +17,7 @@ from xpcap.encoders.grid import MAX_REGIONS
 from xpcap.encoders.kinds import named
 from xpcap.errors import OptionError
 from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields, documented, option
-from xpcap.prepare.rows import Columns
+from xpcap.prepare.rows import Columns, Encoding
 from xpcap.prepare.splits import SPLITS, our_name
 
 COUNT = Whole(1, 10**6)
@@ -187,6 +187,9 @@ class PrepareOptions(AssembleOptions):
         " splits. Default: 0.8,0.1,0.1.")
     seed: int | None = option(
         SEED, None, "Seed of the split of `fractions`. Default: 0.")
+    encoding: str | None = option(
+        Encoding(), None, "Text encoding of captions and `lists` without a byte order mark, such as"
+        " cp1252 of Excel's plain CSV. Default: UTF-8.")
     strict: bool = option(
         Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
         " or pictures without captions.")

@@ -83,7 +83,8 @@ def import_captions(
         encoder = None
         if chosen.features_file is None or chosen.encoder is not None:
             encoder = chosen.load_encoder()
-        rows = read_captions(files, columns=chosen.columns, report=report)
+        reading: dict[str, Any] = {"columns": chosen.columns, "encoding": chosen.encoding}
+        rows = read_captions(files, **reading, report=report)
         record["forms"] = report.forms
         features = None
         if chosen.features_file is not None:
@@ -322,7 +323,7 @@ def _given_splits(
                 raise DataError(WHERE, "the captions", got, expected=f"no `{name}`")
     elif lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
-        return by_lists(rows, lists, match, report), [*lists]
+        return by_lists(rows, lists, match, report, options.encoding), [*lists]
     return rows, splits
 
 

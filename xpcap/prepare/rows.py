@@ -1,5 +1,6 @@
 """Input and output of a reader of captions, `CaptionText` and `CaptionRow`; and `ImportReport`."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -40,6 +41,19 @@ class Headings(OptionKind):
         headings = [value] if isinstance(value, str) else value
         if isinstance(headings, list | tuple) and headings:
             return tuple(Text().check(caller, name, heading) for heading in headings)
+        raise self.refusal(caller, name, value)
+
+
+class Encoding(OptionKind):
+    """A text encoding, by its name."""
+
+    def __str__(self) -> str:
+        return "a text encoding, as in cp1252"
+
+    def check(self, caller: str, name: str, value: object) -> Any:
+        with contextlib.suppress(LookupError, ValueError):
+            if isinstance(value, str) and b"text".decode(value, "replace"):
+                return value
         raise self.refusal(caller, name, value)
 
 

@@ -68,17 +68,19 @@ def by_lists(
     lists: Mapping[str, str | Path],
     match: Callable[[Iterable[str]], Matches],
     report: ImportReport,
+    encoding: str | None = None,
 ) -> list[CaptionRow]:
     """Rows of the listed pictures, in the order of the lists; names without rows are skipped.
 
     Pictures of no list are dropped, and noted.
 
     match : finds the pictures that names mean
+    encoding : of the lists, as of `read_list`
     """
     captioned = {row.picture for row in rows}
     divided: list[CaptionRow] = []
     for split, path in lists.items():
-        names = read_list(path)
+        names = read_list(path, encoding)
         listed = match(names)
         listed.note(report)
         counts = Counter(listed.matches[name] for name in names if name in listed.matches)

@@ -1,16 +1,23 @@
 """Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
+import codecs
 from pathlib import Path
 from typing import Any
 
 from xpcap import json_text
 from xpcap.errors import DataError, InvalidValueError
-from xpcap.files import read_text
-from xpcap.signatures import ENDS, type_of_file
+from xpcap.files import read_bytes
+from xpcap.signatures import type_of_file
 
 MAX_TEXT_BYTES = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
 MAX_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
 EXPECTED = "a text file of captions or picture names"
+MARKS = {  # that begin a file
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+EXCEL = "give `encoding` cp1252 if Excel wrote it as plain CSV"
 UTF8 = "save it as UTF-8, which a spreadsheet offers as CSV UTF-8"
 WRONG_PATH = "is the path right?"
 REMEDIES = {  # by a file's family
@@ -20,33 +27,30 @@ REMEDIES = {  # by a file's family
 }
 
 
-def read_whole(caller: str, path: str | Path) -> str:
-    """The text of a UTF-8 file, without byte order mark, with newlines as line ends.
+def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") -> str:
+    """The text of a file, without byte order mark, with newlines as line ends.
 
-    DataError : not UTF-8, too large, a pipe or a device, a workbook, a picture or another kind.
-        OSError : it cannot be opened.
+    encoding : of a file without such a mark; None: UTF-8, and the error proposes to name another one
+    DataError : another encoding, too large, a pipe or a device, a workbook, a picture or another
+        kind. OSError : it cannot be opened.
     """
-    undecoded = None
     try:
-        text = read_text(Path(path), MAX_TEXT_BYTES)
-        content = text[:ENDS].encode()  # some kinds are text, such as HTML
-    except UnicodeDecodeError as error:
-        undecoded, content = error, bytes(error.object)
+        content = read_bytes(Path(path), MAX_TEXT_BYTES)
     except InvalidValueError as error:
         expected = f"{EXPECTED}, at most {MAX_TEXT_BYTES >> 20} MB"
         raise DataError(caller, path, error.got, expected, WRONG_PATH) from error
     if file_type := type_of_file(content):
         remedy = REMEDIES.get(file_type.family, WRONG_PATH)
-        raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy) from undecoded
-    if undecoded:
-        line = content[: undecoded.start].count(10) + 1
-        reason = f"{undecoded.reason} at byte {undecoded.start}, line {line}"
-        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            reason = "it is UTF-16"
-        elif b"\0" not in content:
-            reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
-        got = f"is not UTF-8 text ({reason})"
-        raise DataError(caller, path, got, cause=UTF8) from undecoded
+        raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy)
+    marked = (name for mark, name in MARKS.items() if content.startswith(mark))
+    codec = next(marked, encoding or "utf-8")
+    try:
+        text = content.decode(codec)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].decode(codec, "replace").count("\n") + 1
+        got = f"is not {codec.upper()} text ({error.reason} at byte {error.start}, line {line})"
+        cause = UTF8 if encoding or b"\0" in content else f"{EXCEL}, or {UTF8}"
+        raise DataError(caller, path, got, cause=cause) from error
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -67,9 +71,9 @@ def is_json(caller: str, text: str) -> bool:
     return True
 
 
-def read_list(path: str | Path) -> list[str]:
-    """Read picture names, one per line. DataError : there is none."""
-    lines = read_whole("read_list", path).split("\n")
+def read_list(path: str | Path, encoding: str | None = None) -> list[str]:
+    """Read picture names, one per line, as `read_whole`. DataError : there is none."""
+    lines = read_whole("read_list", path, encoding).split("\n")
     if not (names := [line.strip() for line in lines if line.strip()]):
         cause = "a split needs at least one picture"
         raise DataError("read_list", path, "is empty", "one picture name a line", cause)

@@ -15,7 +15,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
-from xpcap.files import PART, read_text, remove_parts, write_text
+from xpcap.files import PART, read_bytes, remove_parts, write_text
 from xpcap.json_text import check_json, read_json
 from xpcap.optim import UpdateRule
 from xpcap.options import Text
@@ -98,7 +98,7 @@ def read_history(path: Path) -> list[Record]:
 def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
-        records = [json.loads(line) for line in read_text(file, MAX_BYTES).splitlines()]
+        records = [json.loads(line) for line in read_bytes(file, MAX_BYTES).decode().splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
     return [
