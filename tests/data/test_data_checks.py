@@ -65,6 +65,7 @@ def check_where_it_enters(entry: str, refusal: Refusal, folder: Path) -> None:
     captions=SPLIT.captions.astype("f4") | thing: captions | got: dtype float32 | expected: integers of shape (n > 0
     captions=SPLIT.captions[:, 0] | thing: captions | got: shape (6,) | expected: (n > 0, T+1 > 2)
     captions=SPLIT.captions[:, :2] | thing: captions | got: shape (6, 2) | expected: (n > 0, T+1 > 2)
+    captions=np.ones((6, 1003), int) | thing: captions | got: up to 1,001 words | expected: at most 1,000
     captions=with_number(SPLIT.captions, V) | thing: captions | got: hold 0..30 | expected: 0..29
     captions=with_number(SPLIT.captions, -1) | thing: captions | got: hold -1.. | expected: 0..29
     image_idxs=SPLIT.image_idxs.astype("f4") | thing: image_idxs | got: dtype float32 | expected: integers of shape (n,)

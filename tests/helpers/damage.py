@@ -395,6 +395,7 @@ RUN: list[tuple[Any, ...]] = [
     (CONFIG, member(source=["encoder"]), "is a list", "an object", "", "source"),
     (CONFIG, member(source={"encoder": []}), "is []", "", "", "source"),
     (CONFIG, member(max_words=0), "is 0", "", "", "config.json: max_words"),
+    (CONFIG, member(max_words=1001), "is 1001", "in 1..1000", "", "config.json: max_words"),
     (CONFIG, member(feature_shape=[10**12]), "(1000000000000,)"),
     (CONFIG, member(feature_shape=[]), "is ()", "", "", "config.json: feature_shape"),
     (CONFIG, member(feature_shape=21), "is 21", "", "", "config.json: feature_shape"),

@@ -2,6 +2,7 @@
 and none gets what it asks for.
 """
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from lying_files import black, chunk, png, saved, zeros  # noqa: E402 - after th
 from xpcap.data import Vocabulary  # noqa: E402
 from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
+from xpcap.encoders.kinds import same_encoder  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
+from xpcap.prepare.captions_file import read_captions_json  # noqa: E402
 from xpcap.prepare.names import path_inside, roots_of  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,15 @@ def test_names_that_a_terminal_obeys_are_written_out() -> None:
     error = unknown("f", "split", "a", ["\x1b[31m", *map(str, range(50))], DataError)
     assert r"'\x1b[31m', 0, 1" in error.expected
     assert "31 more" in error.expected
+
+
+def test_texts_of_a_megabyte_are_no_work_for_a_lifetime(tmp_path: Path) -> None:
+    """What takes the square of their length does not come back."""
+    options, name = ":a=" * 300_000, "1" * 10**6 + "x"
+    assert same_encoder(f"onnx:a.onnx{options}:sha256=ab", f"onnx:b.onnx{options}:sha256=ab")
+    assert not same_encoder(f"onnx:a.onnx{options}", "onnx:a.onnx:sha256=ab")
+    (tmp_path / "a.json").write_text(json.dumps({name: "a dog"}))
+    assert read_captions_json(tmp_path / "a.json", [name]).captions == {name: "a dog"}
 
 
 # Names of pictures
@@ -148,8 +160,6 @@ def test_what_is_no_single_word_is_in_no_vocabulary(word: str) -> None:
 
 
 def test_the_courses_words_are_words(real_data: Path) -> None:
-    import json
-
     Vocabulary(
         json.loads((real_data / "coco_mini" / "coco2014_vocab.json").read_text())["idx_to_word"]
     )

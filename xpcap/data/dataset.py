@@ -73,6 +73,7 @@ class Source:
 
 
 SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
+MAX_WORDS = 1000  # of a caption that a model learns
 HEADER = "xpcap"  # the member of a dataset file that is no split
 
 
@@ -431,6 +432,9 @@ def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool)
         each = "one row" if split.views == 1 else f"{split.views} views"
         got, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
         raise DataError(caller, "features", got, expected, "made for others?")
+    if (words := split.captions.shape[1] - 2) > MAX_WORDS:
+        got = f"have up to {words:,} words"
+        raise DataError(caller, "captions", got, f"at most {MAX_WORDS:,}", "cut them")
     check_range(caller, "image_idxs", split.image_idxs, m, error=DataError)
     check_range(caller, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 import threading
@@ -106,9 +107,15 @@ def same_encoder(a: str | None, b: str | None) -> bool:
 
     An ONNX file may have moved: of two files with one digest, the paths do not count.
     """
-    moved = [re.fullmatch(r"onnx:.*?((:\w+=[^:]*)*:sha256=\w+)", name or "") for name in (a, b)]
-    digests = [match and match[1] for match in moved]
-    return a == b or (digests[0] is not None and digests[0] == digests[1])
+    return a == b or _onnx_options(a) == _onnx_options(b) != []
+
+
+def _onnx_options(name: str | None) -> list[str]:
+    """The options of an ONNX file's name that ends in its digest, without the path; else none."""
+    kind, *parts = (name or "").split(":")
+    if kind != "onnx" or not parts or not parts[-1].startswith("sha256="):
+        return []
+    return list(itertools.takewhile(lambda part: "=" in part, reversed(parts[1:])))
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xpcap.data.dataset import may_name_a_split
+from xpcap.data.dataset import MAX_WORDS, may_name_a_split
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.encoders import ENCODERS, PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.grid import MAX_REGIONS
@@ -124,7 +124,7 @@ class AssembleOptions:
     vocabulary_size: int | None = option(
         COUNT, None, "Instead of `min_count`: number of most frequent words to keep, of the train split.")
     max_words: int = option(
-        Whole(1, 1000), 20, "Maximum length of a training caption; longer ones are cut. Scores use all words.")
+        Whole(1, MAX_WORDS), 20, "Maximum length of a training caption; longer ones are cut. Scores use all words.")
     float16: bool = option(Flag(), False, "Store features as float16, in half the space.")
     # fmt: on
 

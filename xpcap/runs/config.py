@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
-from xpcap.data.dataset import Source
+from xpcap.data.dataset import MAX_WORDS, Source
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
 from xpcap.files import check_format, write_text
@@ -19,7 +19,7 @@ from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
-from xpcap.runs.recipe import MAX_COUNT, Recipe
+from xpcap.runs.recipe import Recipe
 from xpcap.way import WAYS, current_way
 
 FORMAT = 1
@@ -36,7 +36,7 @@ class Config:
     recipe: Recipe
     model: ModelConfig
     source: Source  # of the data
-    max_words: int = option(Whole(1, MAX_COUNT))
+    max_words: int = option(Whole(1, MAX_WORDS))
     tokeniser: str = option(Names([TOKENISER]))
     data_stamp: str = option(Text())
     python: str = option(Text())
