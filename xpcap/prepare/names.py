@@ -23,8 +23,8 @@ from xpcap.prepare.rows import ImportReport
 MAX_PARTS = 16  # of a path, its last ones, that are compared
 MIN_RATIO = 0.85  # of letters in common of two names that differ by a typo
 MAX_UNMATCHED = 10  # unmatched names that are compared for typos
-MAX_COMPARED = 2_000  # names that each of them is compared with
-MAX_LETTERS = 100  # of a name that is compared for typos
+MAX_COMPARED = 1_000  # names that each of them is compared with
+MAX_LETTERS = 60  # of a name that is compared for typos
 _SUFFIX = re.compile(r"(?<=.)\.[a-z]\w{1,4}$")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _NO_DIGITS = re.compile(r"\D+")
