@@ -2,12 +2,11 @@
 
 import errno
 import os
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap import files
 from xpcap.errors import DataError, OptionError
@@ -175,21 +174,22 @@ def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
     }
 
 
-def test_content_is_read_up_to_a_size_and_from_files_alone(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"green")
-    assert read_bytes(path, 5) == b"green"
-    with refuses(ValueError, function="read_bytes", got="has 5 bytes", expected="at most 4"):
-        read_bytes(path, 4)
-    with refuses(ValueError, got="is a folder", expected="a file"):
-        read_bytes(tmp_path, 4)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes in folders")
-def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with refuses(ValueError, got="a pipe or a device"):
-        read_bytes(tmp_path / "pipe", 10)
+@refusals(
+    """
+    "none" | got: does not exist
+    "" | got: is not a file
+    "long" | got: has 5 bytes | expected: a file, of at most 4 bytes
+    "latin" | got: is not text
+    "a" * 300 | got: cannot be read: File name too long
+    """,
+    error=DataError,
+)
+def test_text_is_read_up_to_a_size_and_from_files_alone(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes("grü".encode())
+    (tmp_path / "long").write_bytes("grün".encode())
+    (tmp_path / "latin").write_bytes(b"\xff")
+    assert read_text("f", tmp_path / "short", 4, "a file") == "grü"
+    refusal.check(globals() | locals(), 'read_text("f", tmp_path / ({}), 4, "a file")')
 
 
 def test_a_lock_keeps_others_out_until_its_file_is_closed(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from xpcap.errors import DataError, InvalidValueError, XpcapError
+from xpcap.errors import DataError, XpcapError
 
 WAIT = 0.02  # seconds between two looks at a lock
 PART = ".part"  # suffix of files that are being written
@@ -170,59 +169,29 @@ def remove_parts(folder: Path) -> None:
                 path.unlink()
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """The content of a file of at most `max_bytes` bytes.
-
-    ValueError : more bytes, or a pipe or device, which might never end. OSError : it
-        cannot be opened.
-    """
-    # NONBLOCK: a pipe may have no writer; BINARY: Windows would change line ends
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    status = os.fstat(handle)
-    got = ""
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        got = f"is {kind}"
-    if got or status.st_size > max_bytes:
-        os.close(handle)
-        got = got or f"has {status.st_size:,} bytes"
-        raise InvalidValueError("read_bytes", path, got, f"a file of at most {max_bytes:,} bytes")
-    with os.fdopen(handle, "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        got = f"has more than {max_bytes:,} bytes"
-        raise InvalidValueError("read_bytes", path, got, expected=f"at most {max_bytes:,}")
-    return content
-
-
 def size_of(caller: str, path: Path, expected: str) -> int:
-    """The bytes of a file to read, at most; a pipe or a device might never end.
-
-    DataError : missing, or a folder, pipe or device.
-    """
+    """The bytes of a file to read. DataError : it is missing, or no file."""
     try:
-        status = path.stat()
+        if path.is_file():
+            return path.stat().st_size
+        got = "is not a file" if path.exists() else "does not exist"
     except OSError as error:
-        got = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
-        got = "does not exist" if isinstance(error, FileNotFoundError) else got
-        raise DataError(caller, path, got, expected, "is the path right?") from error
-    if not stat.S_ISREG(status.st_mode):
-        got = "is a folder, pipe or device"
-        raise DataError(caller, path, got, expected, "is the path right?")
-    return status.st_size
+        got = f"cannot be read: {error.strerror}"
+    raise DataError(caller, path, got, expected, "is the path right?")
 
 
-def text_of(caller: str, path: Path, max_bytes: int, expected: str) -> str:
-    """The text of a UTF-8 file; `expected` is for messages to whoever gave the path.
+def read_bytes(caller: str, path: Path, max_bytes: int, expected: str) -> bytes:
+    """The content of a file. DataError : it is missing, no file, or larger than `max_bytes`."""
+    if (size := size_of(caller, path, expected)) > max_bytes:
+        expected = f"{expected}, of at most {max_bytes:,} bytes"
+        raise DataError(caller, path, f"has {size:,} bytes", expected, "is the path right?")
+    return path.read_bytes()
 
-    DataError : it is missing, too large, not UTF-8, or a pipe or device.
-    """
+
+def read_text(caller: str, path: Path, max_bytes: int, expected: str) -> str:
+    """The text of a UTF-8 file. DataError : as of `read_bytes`, or it is not UTF-8."""
     try:
-        return read_bytes(path, max_bytes).decode()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(caller, path, "is missing", expected) from error
-    except InvalidValueError as error:
-        raise DataError(caller, path, error.got, error.expected, "damaged?") from error
+        return read_bytes(caller, path, max_bytes, expected).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(caller, path, f"is not text: {error}", expected, "damaged?") from error
 

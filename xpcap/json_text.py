@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError, OptionError
-from xpcap.files import text_of
+from xpcap.files import read_text
 from xpcap.options import OptionKind
 
 Form = type | OptionKind | list[Any] | dict[str, Any] | tuple[Any, ...]
@@ -44,8 +44,8 @@ def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any
 
 
 def read_json(caller: str, path: Path, most: int, expected: str) -> Any:
-    """The value in a JSON file of at most `most` bytes. DataError : as of `text_of`, `parse_json`."""
-    return parse_json(caller, path, text_of(caller, path, most, expected), expected)
+    """The value in a JSON file of at most `most` bytes. DataError : as of `read_text`, `parse_json`."""
+    return parse_json(caller, path, read_text(caller, path, most, expected), expected)
 
 
 def check_json(

@@ -418,7 +418,7 @@ evaluate RUN --split test | 'test' | train, val
 evaluate RUN --data nothing.h5 | nothing.h5
 caption RUN/data.h5 | run folder
 info nothing | nothing does not exist
-prepare no.txt --split a=no.txt --features no.npz --out o.h5 | no.txt | No such file
+prepare no.txt --split a=no.txt --features no.npz --out o.h5 | no.txt | does not exist
 """
 
 

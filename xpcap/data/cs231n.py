@@ -10,7 +10,7 @@ from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, unknown
-from xpcap.files import text_of
+from xpcap.files import read_text
 from xpcap.json_text import check_json, read_json
 from xpcap.options import Flag
 
@@ -202,7 +202,7 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         data[f"{split}_features"] = _arrays(path, ["features"])["features"]
         path = folder / f"{split}2014_urls.txt"
-        lines = text_of("load_coco_data", path, TEXT_BYTES, FOLDER).splitlines()
+        lines = read_text("load_coco_data", path, TEXT_BYTES, FOLDER).splitlines()
         data[f"{split}_urls"] = np.array([line for line in lines if line])
     data |= _vocabulary(folder / VOCABULARY)
     _require_agreement(f"load_coco_data: {folder}", data, SPLITS)

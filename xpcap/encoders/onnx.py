@@ -12,7 +12,7 @@ from xpcap.encoders.grid import pool, require_regions
 from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
-from xpcap.files import size_of
+from xpcap.files import read_bytes
 
 
 def open_session(caller: str, model: bytes) -> Any:
@@ -153,10 +153,7 @@ ONNX = EncoderSpec(
 
 
 def _read(path: Path) -> bytes:
-    wanted = f"an ONNX file of at most {MAX_BYTES:,} bytes"
-    if (size := size_of("find_encoder", path, wanted)) > MAX_BYTES:
-        raise DataError("find_encoder", path, f"has {size:,} bytes", wanted)
-    return path.read_bytes()
+    return read_bytes("find_encoder", path, MAX_BYTES, "an ONNX file")
 
 
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:

@@ -27,6 +27,7 @@ TO_WRITE = tuple(
 )
 LIBRARY = "xpcap"  # tag of cells about xpcap itself, which handouts leave out
 MOST = 50_000_000  # bytes of a notebook
+NOTEBOOK = "a file of Jupyter's, .ipynb"
 ANSWER = re.compile(r"\n*<details><summary>Answer</summary>.*?</details>\n*", re.DOTALL)
 ASIDE = re.compile(r"\n*<details>.*?</details>", re.DOTALL)
 TIME = re.compile(r"takes (about [\w ]+?) on")  # in a notebook
@@ -176,14 +177,13 @@ def _blank(name: str, docstring: str) -> str:
 
 def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
     """A notebook as JSON, to be worked through with files that define the names in `owned`."""
+    text = read_text("handout", path, MOST, NOTEBOOK)
     try:
-        notebook = json.loads(read_bytes(path, MOST))
+        notebook = json.loads(text)
         cells = [one for cell in notebook["cells"] for one in _cells(cell)]
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(
-            "handout", path, f"is not a notebook ({error})", expected="a file of Jupyter's, .ipynb"
-        ) from None
+        raise DataError("handout", path, f"is not a notebook ({error})", NOTEBOOK) from None
     names = "|".join(sorted(owned))
     takes = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
     takes += r"|^\s*from xpcap\S* import \*|^\s*import xpcap\S* as \w+"

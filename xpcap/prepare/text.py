@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap import json_text
-from xpcap.errors import DataError, InvalidValueError
+from xpcap.errors import DataError
 from xpcap.files import read_bytes
 from xpcap.signatures import type_of_file
 
@@ -31,14 +31,9 @@ def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") ->
     """The text of a file, without byte order mark, with newlines as line ends.
 
     encoding : of a file without such a mark; None: UTF-8, and the error proposes to name another one
-    DataError : another encoding, too large, a pipe or a device, a workbook, a picture or another
-        kind. OSError : it cannot be opened.
+    DataError : missing, another encoding, too large, a workbook, a picture or another kind.
     """
-    try:
-        content = read_bytes(Path(path), MAX_TEXT_BYTES)
-    except InvalidValueError as error:
-        expected = f"{EXPECTED}, at most {MAX_TEXT_BYTES >> 20} MB"
-        raise DataError(caller, path, error.got, expected, WRONG_PATH) from error
+    content = read_bytes(caller, Path(path), MAX_TEXT_BYTES, EXPECTED)
     if file_type := type_of_file(content):
         remedy = REMEDIES.get(file_type.family, WRONG_PATH)
         raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy)

@@ -98,7 +98,9 @@ def read_history(path: Path) -> list[Record]:
 def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
-        records = [json.loads(line) for line in read_bytes(file, MAX_BYTES).decode().splitlines()]
+        records = [
+            json.loads(line) for line in read_text("read_history", file, MAX_BYTES, "").splitlines()
+        ]
     except (OSError, ValueError, RecursionError):
         return []
     return [
