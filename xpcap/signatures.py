@@ -21,31 +21,23 @@ ENDS = 1 << 16  # bytes at either end of a zip archive that hold names of its me
 _BRAND = rb".{4}ftyp(.{4}){0,13}?"  # of an ISO media file; the brands that it fits follow its own
 _ZIP = rb"PK[\x03\x05][\x04\x06]"
 _TYPES = {  # patterns of the first bytes; the first that fits: AVIF may begin as HEIC does
-    rb"FUJIFILMCCD-RAW|IIU\0|IIRO": RAW,  # Fujifilm's, Panasonic's, Olympus's
-    rb"II\*\0.{4}CR|.{4}ftypcrx ": RAW,  # Canon's, before and after 2018
+    # Fujifilm's, Panasonic's, Olympus's, and Canon's before and after 2018
+    rb"FUJIFILMCCD-RAW|IIU\0|IIRO|II\*\0.{4}CR|.{4}ftypcrx ": RAW,
     _BRAND + rb"avi[fs]": AVIF,
     _BRAND + rb"(hei[cxms]|hev[cx]|mif1|msf1)": HEIC,
     rb".{4}ftyp": FileType("a video", "video"),
     _ZIP + rb".*xl/": FileType("an Excel workbook", "spreadsheet"),
-    _ZIP + rb".*opendocument\.spreadsheet": FileType("an OpenDocument spreadsheet", "spreadsheet"),
-    _ZIP + rb".*\.iwa": FileType("a document of Apple's Numbers or Pages", "spreadsheet"),
-    _ZIP + rb".*word/document": FileType("a Word document", "document"),
-    _ZIP + rb".*\.npy": FileType("an archive of NumPy arrays", "data"),
-    _ZIP: FileType("a zip archive", "archive"),
-    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileType(
-        "an old Excel workbook (.xls), or another old Office file", "spreadsheet"
+    _ZIP + rb".*(opendocument\.spreadsheet|\.iwa)": FileType(
+        "a document of LibreOffice, Numbers or Pages", "spreadsheet"
     ),
+    _ZIP + rb".*word/document": FileType("a Word document", "document"),
+    _ZIP + rb"|\x1f\x8b|7z\xbc\xaf'\x1c|Rar!": FileType("an archive", "archive"),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileType("an old Excel workbook (.xls)", "spreadsheet"),
     rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html)": PAGE,
-    rb"(\xef\xbb\xbf)?\s*<([?!].{0,2000}?<)?svg[\s>]": FileType("an SVG drawing", "document"),
     rb"%PDF-": FileType("a PDF", "document"),
-    rb"\{\\rtf": FileType("an RTF document", "document"),
     rb"\x89HDF\r\n\x1a\n": FileType("an HDF5 file", "data"),
     rb"\xff\xd8\xff": FileType("a JPEG picture", "picture"),
     rb"\x89PNG\r\n\x1a\n": FileType("a PNG picture", "picture"),
-    rb"GIF8": FileType("a GIF picture", "picture"),
-    rb"\x1f\x8b": FileType("a gzip archive", "archive"),
-    rb"7z\xbc\xaf'\x1c": FileType("a 7-Zip archive", "archive"),
-    rb"Rar!": FileType("a RAR archive", "archive"),
 }
 
 

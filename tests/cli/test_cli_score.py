@@ -114,7 +114,7 @@ def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(
         "'test' does not exist",
         "train, val",
     )
-    failing(["score", "none.json", "--data", "data.h5"], "none.json", "No such file")
+    failing(["score", "none.json", "--data", "data.h5"], "none.json", "does not exist")
 
 
 def test_csv_has_a_row_a_picture_whose_means_are_the_scores(

@@ -271,7 +271,7 @@ AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
     "letter.jpg", b"%PDF-1.4\n\xe2\xe3" | cause: it is a PDF; export it as JPEG
     "film.jpg", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50) | cause: it is a video
     "camera.jpg", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50) | cause: it is a camera's RAW file; export it as JPEG
-    "archive.jpg", b"PK\3\4" + bytes(50) | cause: it is a zip archive
+    "archive.jpg", b"PK\3\4" + bytes(50) | cause: it is an archive
     "half.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF" | cause: damaged
     "crc.png", PNG.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31") | cause: damaged
     "data.png", PNG[:60] + bytes(20) + PNG[80:] | cause: damaged
@@ -279,8 +279,7 @@ AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
     "no size.png", png(0, 5) | cause: damaged
     "a.eps", EPS
     "b.jpg", EPS
-    "c.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>" | cause: it is an SVG drawing
-    "d.svg", b"<?xml version='1.0'?>\n<!-- a -->\n<svg width='9'>" | cause: it is an SVG drawing
+    "c.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>" | cause: it is text
     """,
     error=DataError,
     got="cannot be read",

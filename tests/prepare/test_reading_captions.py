@@ -460,12 +460,11 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "image,caption\na.jpg,Ä dog\n".encode("utf-16")[:-1] | got: not UTF-16 text | got: line 2 | cause: save it as UTF-8
     zipped("[Content_Types].xml", "xl/workbook.xml") | got: is an Excel workbook | cause: save the sheet as CSV UTF-8
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | got: is an old Excel workbook (.xls) | cause: as CSV UTF-8
-    zipped(mimetype=ODS) | got: is an OpenDocument spreadsheet | cause: save the sheet as CSV UTF-8
-    zipped("Index/Document.iwa") | got: is a document of Apple's Numbers | cause: save the sheet as CSV UTF-8
+    zipped(mimetype=ODS) | got: is a document of LibreOffice | cause: save the sheet as CSV UTF-8
+    zipped("Index/Document.iwa") | got: is a document of LibreOffice, Numbers | cause: save the sheet as CSV UTF-8
     zipped("word/document.xml") | got: is a Word document | cause: copy its table
-    zipped("features.npy") | got: is an archive of NumPy arrays | cause: is the path right?
-    zipped("captions.csv") | got: is a zip archive | cause: unpack it first
-    b"\x1f\x8b\x08" + bytes(50) | got: is a gzip archive | cause: unpack it first
+    zipped("captions.csv") | got: is an archive | cause: unpack it first
+    b"\x1f\x8b\x08" + bytes(50) | got: is an archive | cause: unpack it first
     "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | got: is a PDF | expected: a text file of captions
     "\n<!DOCTYPE html>\n<html>" | got: is an HTML page
     b"\xff\xd8\xff\xe0" + bytes(100) | got: is a JPEG picture | cause: is the path right?
