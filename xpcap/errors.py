@@ -6,6 +6,7 @@ as `out`; the command line prints its own option there.
 """
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from typing import Self
 
@@ -135,8 +136,12 @@ def _short(field: object) -> str:
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra of this package, run in the folder of the clone."""
-    return f"pip install '.[{extra}]'"
+    """The command that installs the packages of an extra, in any folder."""
+    from importlib.metadata import requires
+
+    lines = [line.partition(";") for line in requires("xpcap") or ()]
+    packages = (line[0] for line in lines if line[2].endswith(f"extra == '{extra}'"))
+    return shlex.join(("pip", "install", *packages))
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -616,7 +616,7 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
 ) -> None:
     kind = ENCODERS["histogram"]._replace(extra="images", packages=["no-such-package"])
     monkeypatch.setitem(ENCODERS, "histogram", kind)
-    failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
+    failing(["caption", run, photos, "--html", "p.html"], "'onnxruntime>=1.20' installs it")
 
 
 def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(

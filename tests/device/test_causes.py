@@ -24,14 +24,14 @@ import xpcap
 from xpcap.device import causes, probe
 from xpcap.device.causes import RANGE, Facts, admits, cause_by
 from xpcap.distributed.mpi import NCCL, Staged
-from xpcap.errors import BackendError
+from xpcap.errors import BackendError, install
 
-PIP = "pip install '.[cuda13]'"
+PIP = install("cuda13")
 CONDA = f"conda install -c conda-forge 'cupy{RANGE}' cuda-version=13"
 EITHER = "write 12 for 13 where nvidia-smi shows CUDA 12"
 CUPY12, CUPY13 = ["cupy-cuda12x"], ["cupy-cuda13x"]
 FROM_12 = f"pip uninstall -y cupy-cuda12x, then {PIP}"
-FROM_13 = "pip uninstall -y cupy-cuda13x, then pip install '.[cuda12]'"
+FROM_13 = f"pip uninstall -y cupy-cuda13x, then {install('cuda12')}"
 BOTH = "cupy-cuda12x and cupy-cuda13x overwrite each other: pip uninstall -y cupy-cuda12x cupy-cuda13x, then"
 CU12, CU13 = "nvidia/cublas/lib/libcublas.so.12", "nvidia/cu13/lib/libcublas.so.13"
 # A machine that does all; a row of the table has what differs
@@ -63,7 +63,7 @@ def cublas(path: str) -> dict[str, Any]:
             {"built": 0, "packages": CUPY12},
             "a CuPy that can be imported",
             "cupy-cuda12x is damaged, or does not fit this NumPy: pip uninstall -y cupy-cuda12x,"
-            " then pip install '.[cuda12]'",
+            f" then {install('cuda12')}",
         ),
         ({"built": 0, "packages": CUPY12 + CUPY13}, "one CuPy", f"{BOTH} {PIP}; {EITHER}"),
         ({"rocm": True}, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"),
@@ -75,7 +75,7 @@ def cublas(path: str) -> dict[str, Any]:
         (
             {"version": "14.0.1", "packages": CUPY12, "built": 12},
             "CuPy 13.6, or 14.1.1 and newer, below 15",
-            "pip uninstall -y cupy-cuda12x, then pip install '.[cuda12]'",
+            f"pip uninstall -y cupy-cuda12x, then {install('cuda12')}",
         ),
         # driver and card
         ({"driver": 0}, "NVIDIA's driver", "install it; nvidia-smi should then list the card"),
@@ -105,7 +105,7 @@ def cublas(path: str) -> dict[str, Any]:
         (
             {"packages": CUPY12 + CUPY13, "driver": 12, "built": 12},
             "one CuPy",
-            f"{BOTH} {PIP}".replace("13]", "12]"),
+            f"{BOTH} {install('cuda12')}",
         ),
         (
             {"packages": ["cupy", *CUPY12], "conda": True},
@@ -121,7 +121,7 @@ def cublas(path: str) -> dict[str, Any]:
         (
             {"packages": CUPY13, "driver": 12, "jetson": True},
             "a driver for CUDA 13, 580 or newer",
-            "update the driver, or take CUDA 12: pip uninstall -y cupy-cuda13x, then pip install ."
+            "update the driver, or take CUDA 12: pip uninstall -y cupy-cuda13x, then pip install"
             f" 'cupy-cuda12x{RANGE}'",
         ),
         # the parts of CUDA

@@ -344,7 +344,7 @@ def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_d
         GroupError,
         thing="a launcher",
         got="started 2 processes, and mpi4py is not installed",
-        cause="pip install '.[mpi]'",
+        cause="pip install 'mpi4py>=4.1' 'mpich>=4.3'",
     ):
         launcher.init()
     monkeypatch.undo()

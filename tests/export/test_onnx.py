@@ -394,7 +394,7 @@ def test_without_the_package_the_command_names_what_installs_it(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    failing(["export", run, "--onnx", "out"], "onnx is missing", "pip install '.[export]'")
+    failing(["export", run, "--onnx", "out"], "onnx is missing", "pip install 'onnx>=1.17'")
 
 
 class Odd(MinimalGated):

@@ -51,14 +51,14 @@ def contents_of(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.usefixtures("few_pictures")
 def test_the_command_writes_a_folder_and_never_over_one(run: Path, runtime: Path) -> None:
-    said = good("export", run, "--web", "page").output  # the runtime lies where npm left it
-    assert "python -m http.server --directory page" in said
-    before = contents_of(Path("page"))
+    said = good("export", run, "--web", "a page").output  # the runtime lies where npm left it
+    assert "python -m http.server --directory 'a page'" in said
+    before = contents_of(Path("a page"))
     names = {path.as_posix() for path in before}
     assert {"index.html", "captioner.json", "runtime/ort.js", *MODULES} <= names
     assert b"Copyright (c) Microsoft Corporation" in before[Path("runtime/LICENSE.txt")]
-    failing(["export", run, "--web", "page"], "page exists, and is not overwritten")
-    assert contents_of(Path("page")) == before
+    failing(["export", run, "--web", "a page"], "a page exists, and is not overwritten")
+    assert contents_of(Path("a page")) == before
     good("export", run, "--web", "other", "--runtime", runtime)
     assert contents_of(Path("other")) == before
     failing(["export", run, "--web", "none/page"], "none, which is not a folder")

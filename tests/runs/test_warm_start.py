@@ -182,6 +182,9 @@ def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
     assert not (tmp_path / "on").exists()
     config = train_run(recipe).run.config
     assert (config.data, config.data_stamp) == (run / "data.h5", open_run(run).config.data_stamp)
+    page = (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+    assert run.name in page
+    assert str(run.parent) not in page
 
 
 @pytest.mark.slow

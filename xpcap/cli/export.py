@@ -1,5 +1,6 @@
 """`export`: a run as files for other programs, or as a page for browsers."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -97,5 +98,5 @@ def export(
         size = sum(path.stat().st_size for path in exported.files)
         click.echo(
             f"{size / 1e6:.1f} MB in {web}; to see the page, type\n"
-            f"  python -m http.server --directory {web}\nand open http://localhost:8000"
+            f"  {shlex.join(('python', '-m', 'http.server', '--directory', str(web)))}\nand open http://localhost:8000"
         )

@@ -61,7 +61,7 @@ class Facts(NamedTuple):
         if self.from_conda:
             return f"conda install -c conda-forge 'cupy{RANGE}' cuda-version={cuda}"
         if self.jetson:  # the CUDA of the extra is for servers
-            return f"pip install . 'cupy-cuda{cuda}x{RANGE}'"
+            return f"pip install 'cupy-cuda{cuda}x{RANGE}'"
         return install(f"cuda{cuda}")
 
     def instead(self, cuda: int) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import ENCODERS
-from xpcap.errors import install
 from xpcap.files import write_text
 from xpcap.report.text import NOTHING, escape_control
 from xpcap.runs.config import Config
@@ -134,7 +133,9 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
     """
     encoder = ENCODERS.get((run.source.encoder or "").partition(":")[0])
     use = USE.format(
-        install=install(encoder.extra) if encoder and encoder.extra else "pip install ."
+        install=f"pip install '.[{encoder.extra}]'"
+        if encoder and encoder.extra
+        else "pip install ."
     )
     there = [name for name in FILES if name != CARD and (run.path / name).exists()]
     text = TEXT.format(

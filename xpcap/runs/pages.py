@@ -107,7 +107,8 @@ def write_run_page(
         opening = Gallery("Captions", about, with_pictures(run, captions, find_picture))
     page = render_page(
         run.name,
-        summary=f"A{cell_title(run.config.recipe.cell)[1:]} captioner{scored}. {provenance_text(run)}",
+        summary=f"A{cell_title(run.config.recipe.cell)[1:]} captioner{scored}."
+        f" {provenance_text(run, quote=_name)}",
         opening=opening,
         scores=evaluation,
         history=whole_history(run.path, records)[0],
@@ -188,11 +189,16 @@ def with_pictures(
     return (with_picture(run, caption, find_picture(caption.image)) for caption in captions)
 
 
+def _name(path: str) -> str:
+    """The name alone: a page may be published, and the folder is nobody's business."""
+    return Path(path).name
+
+
 def _facts(run: Run) -> list[tuple[str, str]]:
     config = run.config.to_json()
     source = {key: value for key, value in config["source"].items() if key != "pictures"}
     rows = [
-        (key, str(value))
+        (key, _name(value) if key == "start" and value else str(value))
         for key, value in config.items()
         if key not in ("format", "source", "data_stamp", "data")
     ]
