@@ -219,8 +219,8 @@ def closed_behind() -> Any:
     photo(0)[5:5] | ValueError | expected: at least a pixel | cause: an empty crop?
     np.frombuffer(png(photo(0)), np.uint8) | ValueError | cause: picture.tobytes()
     None | TypeError | expected: a path, bytes
-    UPLOAD | TypeError | got: asynchronous | cause: picture.file
-    io.StringIO("text") | TypeError | got: is opened for text | cause: 'rb'
+    UPLOAD | TypeError | got: gives no bytes | cause: picture.file
+    io.StringIO("text") | TypeError | got: gives no bytes | cause: 'rb'
     closed(io.BytesIO(png(photo(0)))) | DataError | got: is closed
     closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | got: is closed
     closed_behind() | DataError | got: is closed

@@ -3,21 +3,15 @@
 It loads ssl and http.client, so the first URL imports it.
 """
 
-import contextlib
-import threading
 import time
-from concurrent.futures import Future
-from http.client import HTTPConnection, HTTPException, IncompleteRead, InvalidURL
+from http.client import HTTPException, IncompleteRead, InvalidURL
 from pathlib import Path
-from socket import SHUT_RDWR
 from string import punctuation
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import (
-    HTTPHandler,
     HTTPRedirectHandler,
-    HTTPSHandler,
     Request,
     build_opener,
     url2pathname,
@@ -27,7 +21,6 @@ from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError
 
 MAX_BYTES = 20_000_000
-THREAD = "xpcap download"
 PIECE = 1 << 16  # bytes read between two looks at the clock, at most
 BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
 
@@ -41,19 +34,8 @@ def local_path(text: str) -> Path | None:
 
 def download(url: str, timeout: float) -> bytes:
     """Download a URL for `read_url`, with its name in errors."""
-    body: Future[bytes] = Future()
-    web = _Web()
-
-    def work() -> None:
-        try:
-            body.set_result(_content(url, web, timeout))
-        except Exception as error:
-            body.set_exception(error)
-
-    # in a thread that can be abandoned: a resolver has no time limit
-    threading.Thread(target=work, name=THREAD, daemon=True).start()
     try:
-        return body.result(timeout)
+        return _content(url, timeout)
     except DataError:
         raise
     except HTTPError as error:
@@ -70,16 +52,14 @@ def download(url: str, timeout: float) -> bytes:
         got = f"cannot be read: {' '.join(str(reason).split())}"
         kind = DataError if isinstance(error, ValueError | InvalidURL) else NetworkError
         raise kind("read_url", url, got, expected="a picture") from error
-    finally:
-        web.shut_down()
 
 
-def _content(url: str, web: "_Web", timeout: float) -> bytes:
+def _content(url: str, timeout: float) -> bytes:
     end = time.monotonic() + timeout  # the socket's own limit begins anew with each byte
     headers = {"User-Agent": "xpcap"}
     request = Request(_ascii_url(url), headers=headers)  # noqa: S310 - of http or https
     content = bytearray()
-    with build_opener(web, _Redirects).open(request, timeout=timeout) as answer:
+    with build_opener(_Redirects).open(request, timeout=timeout) as answer:
         length = answer.length  # None: not announced. Python 3.11.7 does not count down in read1
         while len(content) != length and (piece := answer.read1(PIECE)):
             content += piece
@@ -111,32 +91,3 @@ class _Redirects(HTTPRedirectHandler):
         if not is_url(newurl):
             raise HTTPError(req.full_url, code, f"{msg}, to {newurl}", headers, None)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Web(HTTPHandler, HTTPSHandler):
-    """Opens connections, and shuts down those whose answer has not begun."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._connections: list[HTTPConnection] = []
-        self._ended = False
-
-    def do_open(self, http_class: Any, req: Request, **options: Any) -> Any:
-        web = self
-
-        class Connection(http_class):
-            def connect(self) -> None:
-                web._connections.append(self)
-                super().connect()
-                if web._ended:  # while this connection was being opened
-                    raise TimeoutError
-
-        return super().do_open(Connection, req, **options)
-
-    def shut_down(self) -> None:
-        """End the wait for headers in another thread, which may trickle for ever."""
-        self._ended = True
-        for connection in self._connections:
-            if sock := connection.sock:  # None before it is open, and once an answer has it
-                with contextlib.suppress(OSError):  # closed meanwhile
-                    sock.shutdown(SHUT_RDWR)

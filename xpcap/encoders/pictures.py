@@ -4,7 +4,6 @@ import codecs
 import contextlib
 import functools
 import importlib.util
-import inspect
 import io
 import logging
 import math
@@ -77,7 +76,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
         it is decoded at a fraction of its size, a WebP or AVIF half as many, since it takes twice
         the memory.
     ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, a
-        file that is asynchronous or opened for text, or a source of another kind.
+        file that gives no bytes, or a source of another kind.
     """
     _load_modules()
     from PIL import Image
@@ -127,17 +126,11 @@ def read_picture(source: PictureSource) -> np.ndarray:
 
 
 def _require_bytes(name: object, file: Any) -> None:
-    """Raise InvalidTypeError if the file is asynchronous or of text, ValueError if it is closed."""
-    part, expected = file.read(0), "a file opened for reading bytes"
-    if inspect.iscoroutine(part):
-        part.close()
-        got, cause = "is an asynchronous file", "give the bytes, `await picture.read()`"
-        cause += "; or `picture.file`, of FastAPI's UploadFile"
+    """Raise InvalidTypeError if an open file gives no bytes, ValueError if it is closed."""
+    if not isinstance(file.read(0), bytes):
+        got, expected = "gives no bytes", "a file opened for reading bytes"
+        cause = "open(path, 'rb') opens one; of FastAPI's UploadFile give picture.file"
         raise InvalidTypeError("read_picture", name, got, expected, cause)
-    if isinstance(part, str):
-        raise InvalidTypeError(
-            "read_picture", name, "is opened for text", expected, "open(path, 'rb') opens one"
-        )
 
 
 def _require_size(name: object, size: int) -> None:
@@ -179,12 +172,6 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
             note = "several pictures? picture[0] is the first"
         case _:
             note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
-    if isinstance(picture, np.ma.MaskedArray):
-        got, cause = (
-            "is a masked array",
-            "masks are not supported: fill it first, as with picture.filled(255)",
-        )
-        raise InvalidTypeError(caller, "picture", got, "an array without a mask", cause)
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
         got = f"has dtype {picture.dtype}"
         raise InvalidTypeError(caller, "picture", got, "uint8", LEVELS.get(picture.dtype.kind, ""))
@@ -196,8 +183,7 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
 
 @functools.cache
 def _load_modules() -> None:
-    """Import what reads a picture: Pillow, its formats, and masked arrays, which NumPy imports late."""
-    import numpy.ma  # noqa: F401
+    """Import what reads a picture: Pillow and its formats."""
     from PIL import ExifTags, Image, ImageOps  # noqa: F401
 
     Image.init()

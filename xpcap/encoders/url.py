@@ -15,7 +15,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     Any server that this machine reaches may be asked, also its own, through the proxies that the
     environment or the system names, and redirects are followed: do not pass on a stranger's URL.
 
-    timeout : seconds, for everything
+    timeout : seconds without a word of the server, and for the content of its answer
     DataError : the download failed, for the reason in the message; NetworkError, a kind of it, if
         another try may succeed.
     """
