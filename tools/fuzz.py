@@ -23,12 +23,11 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests" / "helpers")]
 
-import effort  # noqa: E402 - after its place is known
-
-from xpcap.errors import EXPECTED  # noqa: E402
+from xpcap.errors import EXPECTED  # noqa: E402 - after its place is known
 
 KINDS = ("dataset", "checkpoint", "captions")
 MEMORY = 300  # MB a process at most
+MOST = 20.0  # seconds of CPU time for a case; most take less than one
 HUNG = 120.0  # seconds after which a case that has not ended hangs
 STATUS = Path("/proc/self/status")
 
@@ -39,7 +38,7 @@ class Case(NamedTuple):
     number: int
     outcome: str  # "refused", "accepted", or what should not have happened; empty when it begins
     seconds: float = 0.0  # of CPU time
-    peak: int = 0  # MB, of the process or of what it started
+    peak: int = 0  # MB, of the process
 
 
 class Result(NamedTuple):
@@ -86,7 +85,7 @@ def _count(result: Result, case: Case) -> Result:
     result.outcomes[case.outcome if expected else "unexpected"] += 1
     if not expected:
         result.broken.append(f"case {case.number}: {case.outcome}")
-    elif case.seconds > effort.MOST:
+    elif case.seconds > MOST:
         result.broken.append(f"case {case.number}: {case.seconds:.1f} s of CPU time")
     return result._replace(
         slowest=max(result.slowest, case.seconds), peak=max(result.peak, case.peak)
@@ -124,7 +123,7 @@ def try_cases(kind: str, seed: int, first: int, cases: int, told: Connection) ->
 def _try(tried: Any, name: str) -> tuple[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         tried.make(random.Random(name), Path(folder))
-        before = effort.cpu_seconds()
+        before = time.process_time()
         try:
             tried.use(Path(folder))
             outcome = "accepted"
@@ -132,21 +131,15 @@ def _try(tried: Any, name: str) -> tuple[str, float]:
             outcome = "refused"
         except Exception as error:
             outcome = f"{type(error).__name__}: {str(error)[:200]!r}"
-        return outcome, effort.cpu_seconds() - before
+        return outcome, time.process_time() - before
 
 
 def _peak() -> int:
-    """MB that this process, or one that it has started and that has ended, had at most."""
+    """MB that this process had at most."""
+    if STATUS.exists():  # without what was there before this program, which getrusage counts
+        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) // 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    own, others = (
-        resource.getrusage(who).ru_maxrss // unit
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    if (
-        STATUS.exists()
-    ):  # which leaves out what was there before this program, as getrusage does not
-        own = int(STATUS.read_text().split("VmHWM:")[1].split()[0]) // 2**10
-    return max(own, others)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def main() -> None:

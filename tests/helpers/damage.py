@@ -496,10 +496,6 @@ LONG = "at most 268,435,456 bytes"
 CAPTION_FILES: list[tuple[Any, ...]] = [
     ("captions", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
     ("captions", gone, "does not exist", "", "is the path right?"),
-    *(
-        ("captions", text(line), "is of no form known here")
-        for line in ("a#1" * 300_000, "#" * 900_000, "a#" + "1" * 900_000, " " * 900_000 + "x", "a#1" + "\t" * 900_000)
-    ),
     ("captions", text("\x1b[31m\u202e" + "x" * 10_000), r"its first line is '\x1b[31m\u202exxx"),
     ("list", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
     ("list", gone, "does not exist", "", "is the path right?"),
