@@ -137,9 +137,12 @@ def _short(field: object) -> str:
 
 def install(extra: str) -> str:
     """The command that installs the packages of an extra, in any folder."""
-    from importlib.metadata import requires
+    from importlib.metadata import PackageNotFoundError, requires
 
-    lines = [line.partition(";") for line in requires("xpcap") or ()]
+    try:
+        lines = [line.partition(";") for line in requires("xpcap") or ()]
+    except PackageNotFoundError:  # a clone that is not installed
+        return f"pip install '.[{extra}]'"
     packages = (line[0] for line in lines if line[2].endswith(f"extra == '{extra}'"))
     return shlex.join(("pip", "install", *packages))
 
