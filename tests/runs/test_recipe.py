@@ -314,7 +314,11 @@ def test_options_that_the_data_has_no_use_for_are_remarked_on(
 ) -> None:
     pytest.importorskip("jinja2")
     split, heard = draw_data(6, 4, 12, seed=0), []
-    data = replace(split, splits=dict.fromkeys(splits, split.split("train")))
+    drawn = {name: draw_data(6, 4, 12, seed).split("train") for seed, name in enumerate(splits)}
+    named = {
+        name: replace(part, images=[f"{name}{i}" for i in range(6)]) for name, part in drawn.items()
+    }
+    data = replace(split, splits=named)
     write_dataset(tmp_path / "data.h5", data)
     given = {"hidden": 3, "wordvec": 3, "epochs": 2, "neighbours": False, **options}
     with work(on_notice=heard.append):

@@ -15,7 +15,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
-from xpcap.files import PART, read_bytes, remove_parts, write_text
+from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.json_text import check_json, read_json
 from xpcap.optim import UpdateRule
 from xpcap.options import Text
