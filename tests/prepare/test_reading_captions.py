@@ -6,6 +6,7 @@ import csv
 import errno
 import functools
 import io
+import itertools
 import json
 import os
 import signal
@@ -743,6 +744,32 @@ def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
     )
     assert note in prepare("train=c.csv --strict")
     assert open_data("own.h5").texts("train")[3:7] == ["a cat", "a cat", "a dog", "a cat"]
+
+
+def test_captions_that_nobody_wrote_of_a_picture_stay_and_are_told() -> None:
+    odd = {
+        "captions that look like placeholders": ["TODO", "n/a", "<NA>", "xxx"],
+        "captions that are errors or formulas of a spreadsheet": [
+            "#NAME?",
+            "=A1",
+            "#N/A",
+            "#BEZUG!",
+        ],
+        "captions with HTML entities, such as &amp;": [
+            "a &amp; b",
+            "a dog&#39;s",
+            "a&nbsp;&quot;b",
+        ],
+    }
+    sound = ["none of them", "#dog", "Tom & Jerry; a cat", "a = b", "Nan na", "null o"]
+    write("c.csv", table({"one.jpg": [*itertools.chain(*odd.values()), *sound, "?", "-"]}))
+    lines = prepare("train=c.csv")
+    for kind, captions in odd.items():
+        shown = ", ".join(f"one.jpg: {caption}" for caption in captions[:3])
+        more = ", ..." if len(captions) > 3 else ""
+        assert f"note: {kind}: {len(captions)} ({shown}{more})" in lines
+    assert "skipped captions without a word: 2 (one.jpg, one.jpg)" in lines
+    assert len(open_data("own.h5").texts("train")) == 17
 
 
 def test_names_are_matched_or_suggested_and_other_files_counted() -> None:

@@ -43,6 +43,7 @@ from xpcap.prepare.names import (
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
 from xpcap.prepare.splits import by_lists, by_shares, note_copies
+from xpcap.prepare.text import odd_kind
 from xpcap.work import work
 
 CHECKED = "encoder_checked"  # in a record: pictures that a declared encoder was compared on
@@ -189,9 +190,10 @@ def _with_words(row: CaptionRow) -> CaptionRow:
 
 def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
     """Captions on one line, with their words; those without any, and pictures left with none, are
-    skipped.
+    skipped. Odd captions are noted.
     """
     cleaned: list[CaptionRow] = []
+    odd: dict[str, list[str]] = {}
     for (_, picture), group in itertools.groupby(rows, key=lambda row: (row.split, row.picture)):
         captions = [(row, row.caption) for row in group if row.caption is not None]
         before = len(cleaned)
@@ -199,10 +201,14 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
             if words := tokenize(text):
                 line = " ".join(filter(None, map(str.strip, text.split("\n"))))
                 cleaned.append(row._replace(caption=line, words=words))
+                if kind := odd_kind(line):
+                    odd.setdefault(kind, []).append(f"{picture}: {line}")
             else:
                 report.skip("captions without a word", picture)
         if len(cleaned) == before:
             report.skip("pictures without captions", picture)
+    for kind, examples in odd.items():
+        report.note(kind, examples)
     return cleaned
 
 

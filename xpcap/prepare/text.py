@@ -1,6 +1,7 @@
 """Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ REMEDIES = {  # by a file's family
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
 
+ODD_CAPTIONS = {  # kinds of captions that are told, and what is in one; the first that fits
+    "captions that are errors or formulas of a spreadsheet": re.compile(
+        r"^=|^#(\S+[!?]|N/?[A-Z])$"
+    ),
+    "captions that look like placeholders": re.compile(
+        r"^\W*(todo|tbd|n\W?a|nan|null|none|undefined|placeholder|x{2,})\W*$", re.IGNORECASE
+    ),
+    "captions with HTML entities, such as &amp;": re.compile(r"&(#\w{1,8}|[A-Za-z]\w{1,30});"),
+}
+
 
 def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") -> str:
     """The text of a file, without byte order mark, with newlines as line ends.
@@ -47,6 +58,11 @@ def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") ->
         cause = UTF8 if encoding or b"\0" in content else f"{EXCEL}, or {UTF8}"
         raise DataError(caller, path, got, cause=cause) from error
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def odd_kind(caption: str) -> str | None:
+    """The kind of a caption that nobody wrote of a picture; None of others."""
+    return next((kind for kind, found in ODD_CAPTIONS.items() if found.search(caption)), None)
 
 
 def parse_json(caller: str, text: str) -> Any:
