@@ -105,7 +105,7 @@ def test_a_new_file_is_written_and_flushed_once_and_replaces_nothing(
     assert (create.call_count, flush.call_count) == (1, 1)
     with refuses(DataError, function="score", got="is not overwritten"):
         write_new("score", tmp_path / "new", "other")
-    assert (tmp_path / "new").read_text() == (
+    assert (tmp_path / "new").read_bytes() == (
         content if isinstance(content, bytes) else content.encode()
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]
@@ -143,7 +143,7 @@ def test_a_new_path_that_fails_leaves_nothing_and_names_the_file(tmp_path: Path)
         assert caught.value.filename == str(path / below)
         assert list(tmp_path.iterdir()) == []
     with pytest.raises(OSError, match=r".") as caught, new_path("export", path):
-        (tmp_path / "other").read_text()
+        (tmp_path / "other").read_bytes()
     assert caught.value.filename == str(tmp_path / "other")
 
 

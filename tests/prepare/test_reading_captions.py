@@ -681,6 +681,48 @@ def photos(colours: dict[str, tuple[int, int, int]]) -> None:
         Image.new("RGB", (40, 30), colour).save(write(f"photos/{name}", b""))
 
 
+def test_a_folder_of_pictures_with_their_texts_is_a_data_set() -> None:
+    names = ("one.jpg", "deep/two.png", "blank.jpg", "bare.jpg")
+    photos(dict.fromkeys(names, (0, 0, 0)))
+    write("photos/one.txt", "\ufeffa dog\r\n\r\n a cat \r\n")
+    write("photos/deep/two.txt", "ein Mädchen".encode("cp1252"))
+    write("photos/blank.txt", " \n")
+    line = "prepare photos --out own.h5 --encoder histogram --fractions 1 --min-count 1"
+    failing(line.split(), "photos/deep/two.txt is not UTF-8", "--encoding cp1252")
+    output = good(*line.split(), "--encoding", "cp1252").output
+    assert "photos: NAME.txt beside pictures\n" in output
+    assert "skipped pictures without captions: 1 (photos/blank.jpg)" in output
+    assert "skipped pictures in photos without captions: 2 (bare.jpg, blank.jpg)" in output
+    assert "not looked at" not in output
+    data = open_data("own.h5")
+    assert data.split("train").images == ["one.jpg", "deep/two.png"]
+    assert data.texts("train") == ["a dog", "a cat", "ein Mädchen"]
+    assert list(data.source.record["captions"]) == ["photos"]
+
+
+def test_a_table_in_a_folder_names_the_pictures_of_that_folder() -> None:
+    photos(dict.fromkeys(("train/deep/one.jpg", "train/two.jpg", "val/three.jpg"), (0, 0, 0)))
+    write("photos/train/metadata.csv", "file_name,text\ndeep\\one.jpg,a dog\n,x\ntwo.jpg,a cat\n")
+    write("photos/val/metadata.jsonl", '{"file_name": "three.jpg", "text": "a cow"}\n')
+    write("photos/train/two.txt", "not this one")
+    line = "train=photos/train val=photos/val --encoder histogram --min-count 1 --pictures"
+    lines = prepare(f"{line} photos")
+    assert "photos/train: a table with commas" in lines
+    assert "skipped rows without a picture: 1 (line 3)" in lines
+    assert not any("not looked at" in line or "another folder" in line for line in lines)
+    data = open_data("own.h5")
+    assert data.split("train").images == ["train/deep/one.jpg", "train/two.jpg"]
+    assert (data.texts("train"), data.texts("val")) == (["a dog", "a cat"], ["a cow"])
+
+
+def test_a_folder_without_captions_is_refused() -> None:
+    photos({"one.jpg": (0, 0, 0)})
+    holds = "photos holds no metadata.csv or metadata.jsonl, and no NAME.txt beside a picture"
+    failing("prepare photos --out own.h5".split(), holds)
+    origin = "neither --pictures nor --features is given"
+    failing("prepare train=photos val=photos --out own.h5".split(), origin, status=2)
+
+
 def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None:
     for name in SAID:
         write(f"photos/deep/{name}", b"a page shows it, nobody reads it here")

@@ -67,9 +67,11 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
-    file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
-    --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped, counted and listed in FILE.skipped.csv, next to the dataset file. To caption new
+    file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. A
+    folder stands for its metadata.csv, or for the NAME.txt beside each picture. Give --pictures,
+    --features or both; a single folder needs neither. Captions without pictures, unreadable
+    pictures and the like are skipped, counted and listed in FILE.skipped.csv, next to the dataset
+    file. To caption new
     pictures, a run needs an encoder: from --pictures, or from --features with --encoder, which is
     then checked on 16 of the --pictures.
     """

@@ -1,9 +1,11 @@
 """read_captions: detect the format of each file of captions, and join their rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from xpcap.encoders.finding import search_folder
 from xpcap.errors import DataError, OptionError
+from xpcap.files import is_text
 from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Encoding, ImportReport, grouped
@@ -13,6 +15,7 @@ from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
+METADATA = ("metadata.csv", "metadata.jsonl")  # of a folder, as Hugging Face's imagefolder has it
 FORMATS = (  # of a file, the first that fits
     KARPATHY,
     COCO,
@@ -34,6 +37,10 @@ def read_captions(
 ) -> list[CaptionRow]:
     """Rows of files of captions, each of any known form: by split, then by picture as it comes.
 
+    A folder stands for the ``metadata.csv`` or ``metadata.jsonl`` in it; without one, for the
+    ``NAME.txt`` beside each picture, with a caption a line. Its names lead there from where the
+    folder's do.
+
     files : (split, path) each; split None: the file names the splits itself, or has none. Synonyms
         of a split's name, such as dev, become ours
     columns : names of a table's columns, if they are not the usual ones
@@ -48,12 +55,15 @@ def read_captions(
         raise OptionError(caller, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
     if encoding is not None:
         Encoding().check(caller, "`encoding`", encoding)
+
+    def text_at(path: Path) -> CaptionText:
+        text = read_whole(caller, path, encoding)
+        return CaptionText(f"{caller}: {path}", text, columns or Columns(), report)
+
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
-        text = read_whole(caller, path, encoding)
-        file = CaptionText(f"{caller}: {path}", text, columns or Columns(), report)
         before = len(report.omissions)
-        rows = list(with_split_names(read_rows(file), report))
+        rows = list(with_split_names(_read(Path(path), text_at, report), report))
         report.name_file(Path(path).name, before)
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and row_splits:
@@ -69,6 +79,38 @@ def read_captions(
         got, cause = "have splits and some have none", "name the split of each file"
         raise DataError(caller, "some of the files", got, "all or none of them", cause)
     return grouped(joined)
+
+
+def _read(
+    path: Path, text_at: Callable[[Path], CaptionText], report: ImportReport
+) -> Iterator[CaptionRow]:
+    """The rows of a file, or of a folder's table, or of the texts beside its pictures."""
+    if not path.is_dir():
+        yield from read_rows(text_at(path))
+    elif table := next((path / name for name in METADATA if (path / name).is_file()), None):
+        for row in read_rows(text_at(table)):
+            yield row._replace(picture=row.picture and (path / row.picture).as_posix())
+    else:
+        report.forms.append("NAME.txt beside pictures")
+        yield from _beside_pictures(path, text_at)
+
+
+def _beside_pictures(folder: Path, text_at: Callable[[Path], CaptionText]) -> Iterator[CaptionRow]:
+    """Rows of the NAME.txt of pictures, a caption a line. DataError : there is none."""
+    pictures = search_folder("read_captions", folder).pictures
+    texts = {picture: picture.with_suffix(".txt") for picture in pictures if is_text(str(picture))}
+    texts = {picture: path for picture, path in texts.items() if path.is_file()}
+    if not texts:
+        got = f"holds no {' or '.join(METADATA)}, and no NAME.txt beside a picture"
+        raise DataError("read_captions", folder, got, "captions of its pictures")
+    for picture, path in texts.items():
+        file = text_at(path)
+        lines = list(map(str.strip, file.text.split("\n")))
+        if not any(lines):
+            yield CaptionRow(picture.as_posix(), None, None, file.where)
+        for number, line in enumerate(lines, start=1):
+            if line:
+                yield CaptionRow(picture.as_posix(), line, None, f"{file.where}, line {number}")
 
 
 def read_rows(file: CaptionText) -> Iterator[CaptionRow]:

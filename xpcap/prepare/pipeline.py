@@ -24,7 +24,7 @@ from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
-from xpcap.prepare.detect import CaptionFile, read_captions
+from xpcap.prepare.detect import METADATA, CaptionFile, read_captions
 from xpcap.prepare.features import (
     Table,
     encode_folder,
@@ -70,15 +70,18 @@ def import_captions(
     cache : folder in which the features of the pictures stay, in a file that a note names, so that
         another import of these pictures, also after a kill, encodes only what is new
     progress : show bars; None: as the work in hand
-    options : of `PrepareOptions`
+    options : of `PrepareOptions`; `pictures` is by default the folder, if `files` is one
     OptionError : an option, before anything is read.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
         is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
-    chosen, report = PrepareOptions(**options), ImportReport()
     files = list(files)
-    record: dict[str, Any] = {"captions": [Path(path).name for _, path in files]}
+    origins = options.get("pictures"), options.get("features_file")
+    if len(files) == 1 and Path(files[0][1]).is_dir() and origins == (None, None):
+        options["pictures"] = files[0][1]
+    chosen, report = PrepareOptions(**options), ImportReport()
+    record: dict[str, Any] = {"captions": [Path(path).absolute().name for _, path in files]}
     folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
     with work(progress=progress):
         encoder = None
@@ -296,7 +299,8 @@ def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport
     for name in files.pictures:
         if name not in used:
             report.skip(f"pictures in {files.path} without captions", name, captioned=False)
-    others = [name for name in files.others if name not in used]
+    unused = (name for name in files.others if name not in used)
+    others = [name for name in unused if Path(name).name not in METADATA]
     report.notes += describe_rest(files.path, others, files.unreadable)
 
 
