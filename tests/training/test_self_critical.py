@@ -331,7 +331,8 @@ class TestTrainFrom:
             " better."
         )
         assert said in output
-        assert said in (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+        page = (tmp_path / "on" / "index.html").read_text(encoding="utf-8")
+        assert said.replace(str(run), run.name) in page
         assert (
             good("evaluate", tmp_path / "on", "--json").stdout.partition('"seconds"')[0]
             == good("evaluate", run, "--json").stdout.partition('"seconds"')[0]
