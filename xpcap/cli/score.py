@@ -34,14 +34,16 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         require_new_file("score", csv, ".csv")
     opened = open_data(data)
-    found = read_captions_json(captions, opened.split(split).images)
-    scores = score_captions(opened, split, found.captions)
+    submitted = read_captions_json(captions, opened.split(split).images)
+    scores = score_captions(opened, split, submitted.captions)
     if csv is not None:
         write_new("score", csv, scores.to_csv())
-    if found.others:
+    if submitted.others:
         kind = f"captions match no picture of split {split!r}, and are left out"
-        remarked = [f": {name[:100]} ({remark})" for name, remark in found.others.items() if remark]
-        click.echo(f"score: {len(found.others):,} {kind}{''.join(remarked[:1])}", err=True)
+        remarked = [
+            f": {name[:100]} ({remark})" for name, remark in submitted.others.items() if remark
+        ]
+        click.echo(f"score: {len(submitted.others):,} {kind}{''.join(remarked[:1])}", err=True)
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

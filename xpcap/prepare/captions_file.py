@@ -33,15 +33,15 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     """
     caller = f"read_captions_json: {path}"
     pairs = _pairs(caller, read_whole("read_captions_json", path))
-    found = NameIndex(images).match(name for name, _ in pairs)
+    names = NameIndex(images).match(name for name, _ in pairs)
     captions: dict[str, str] = {}
     for name, caption in pairs:
-        if image := found.matches.get(name):
+        if image := names.matches.get(name):
             if image in captions:
                 got = f"has two captions of {image[:100]!r}"
                 raise DataError(caller, "", got, "one of each picture")
             captions[image] = caption
-    return CaptionFile(captions, found.unmatched)
+    return CaptionFile(captions, names.unmatched)
 
 
 def _pairs(caller: str, text: str) -> list[tuple[str, str]]:

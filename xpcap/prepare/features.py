@@ -72,9 +72,7 @@ def read_features(path: str | Path) -> Table:
     caller = f"read_features: {path}"
     names, features = read_npz(path, ("names", "features"))
     STORED.check_file(caller, {"names": names, "features": features})
-    assert isinstance(names, np.ndarray)
-    if isinstance(features, np.ndarray):
-        features = features.astype(features.dtype.newbyteorder("="), copy=False)
+    features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
     # stop at the first double: a small archive may repeat one name millions of times
     for row, name in enumerate(_texts(caller, names)):

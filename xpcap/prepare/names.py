@@ -138,41 +138,43 @@ class NameIndex:
     def match(self, names: Iterable[str]) -> Matches:
         """Match names by the first rule that fits, if it fits one picture."""
         names = list(dict.fromkeys(names))
-        found = {name: (name, RULES[0]) for name in names if name in self.paths}
+        meanings = {name: (name, RULES[0]) for name in names if name in self.paths}
         remarks = {name: "is not UTF-8 text" for name in names if not is_text(name)}
-        left = [name for name in names if name not in found and name not in remarks]
+        left = [name for name in names if name not in meanings and name not in remarks]
         paths = {name: self._path_in_folder(name) or _path(name) for name in left}
         for rule in RULES:
-            left = [name for name in left if name not in found and name not in remarks]
+            left = [name for name in left if name not in meanings and name not in remarks]
             if not left or (rule.files_only and not self.roots):
                 continue
             keys = {name: self._keys(rule, paths[name]) for name in left}
-            candidates: dict[str, list[str]] = {key: [] for each in keys.values() for key in each}
+            candidates: dict[str, list[str]] = {
+                key: [] for name_keys in keys.values() for key in name_keys
+            }
             sizes = {key.count("/") + 1 for key in candidates}
             for known, path in self.paths.items():
                 for key in self._known_keys(rule, path, sizes):
-                    near = candidates.get(key)
-                    if near is not None and len(near) < 2 and known not in near:
-                        near.append(known)
-            for name, each in keys.items():
-                near = next((candidates[key] for key in each if candidates[key]), [])
-                if len(near) == 1:
-                    found[name] = near[0], rule
-                elif near:
-                    remarks[name] = f"may be {near[0]} or {near[1]}"
-        for name, rival in _rivals(found, paths).items():
-            remarks[name] = f"may be {found.pop(name)[0]}, which {rival[:100]} names as well"
+                    pictures = candidates.get(key)
+                    if pictures is not None and len(pictures) < 2 and known not in pictures:
+                        pictures.append(known)
+            for name, name_keys in keys.items():
+                pictures = next((candidates[key] for key in name_keys if candidates[key]), [])
+                if len(pictures) == 1:
+                    meanings[name] = pictures[0], rule
+                elif pictures:
+                    remarks[name] = f"may be {pictures[0]} or {pictures[1]}"
+        for name, rival in _rivals(meanings, paths).items():
+            remarks[name] = f"may be {meanings.pop(name)[0]}, which {rival[:100]} names as well"
         remarks |= self._suggestions(
-            [name for name in left if name not in found and name not in remarks]
+            [name for name in left if name not in meanings and name not in remarks]
         )
         loose = defaultdict(list)
-        for name, (_, rule) in found.items():
+        for name, (_, rule) in meanings.items():
             if rule.note:
                 loose[rule.note].append(name)
         return Matches(
-            {name: found[name][0] for name in names if name in found},
+            {name: meanings[name][0] for name in names if name in meanings},
             loose,
-            {name: remarks.get(name, "") for name in names if name not in found},
+            {name: remarks.get(name, "") for name in names if name not in meanings},
         )
 
     def _path_in_folder(self, name: str) -> str | None:
@@ -204,8 +206,8 @@ class NameIndex:
         """The key of a known path, or those of its ends of as many parts as names have."""
         if not rule.known_ends:
             return [rule.known_key(path)]
-        whole = [rule.known_key(f"{root}/{path}").split("/") for root in self.roots or [""]]
-        return ["/".join(parts[-n:]) for parts in whole for n in sizes if n <= len(parts)]
+        paths = [rule.known_key(f"{root}/{path}").split("/") for root in self.roots or [""]]
+        return ["/".join(parts[-n:]) for parts in paths for n in sizes if n <= len(parts)]
 
     def _suggestions(self, names: Iterable[str]) -> dict[str, str]:
         """Names to those of equal numbers and letters, or, for the first few, nearly equal letters."""
@@ -238,17 +240,17 @@ class NameIndex:
         return suggestions
 
 
-def _rivals(found: Mapping[str, tuple[str, Rule]], paths: Mapping[str, str]) -> dict[str, str]:
+def _rivals(meanings: Mapping[str, tuple[str, Rule]], paths: Mapping[str, str]) -> dict[str, str]:
     """Names that likely mean a picture to another name that surely does, or as likely."""
     spellings = {
-        name: "" if rule.sure else _spelling(paths[name]) for name, (_, rule) in found.items()
+        name: "" if rule.sure else _spelling(paths[name]) for name, (_, rule) in meanings.items()
     }
     owners: dict[str, dict[str, str]] = defaultdict(dict)  # of a picture, by spelling; "": surely
-    for name, (known, _) in found.items():
+    for name, (known, _) in meanings.items():
         owners[known].setdefault(spellings[name], name)
     rivals = {}
-    for name in filter(spellings.__getitem__, found):
-        others = owners[found[name][0]]
+    for name in filter(spellings.__getitem__, meanings):
+        others = owners[meanings[name][0]]
         first_two = [other for other in itertools.islice(others, 2) if other != spellings[name]]
         if others.keys() != {spellings[name]}:
             rivals[name] = others.get("") or others[first_two[0]]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_spaced
-from xpcap.data.features import RowSource, blocks, row_digests
+from xpcap.data.features import LazyRows, RowSource, blocks, row_digests
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
@@ -87,8 +87,7 @@ def import_captions(
         encoder = None
         if chosen.features_file is None or chosen.encoder is not None:
             encoder = chosen.load_encoder()
-        reading: dict[str, Any] = {"columns": chosen.columns, "encoding": chosen.encoding}
-        rows = read_captions(files, **reading, report=report)
+        rows = read_captions(files, columns=chosen.columns, encoding=chosen.encoding, report=report)
         record["forms"] = report.forms
         features = None
         if chosen.features_file is not None:
@@ -113,10 +112,10 @@ def import_captions(
         declared = features is not None
         if features is None:
             assert encoder is not None
-            unreadable = None if chosen.strict else report
-            rows, features = _encode(rows, encoder, chosen, cache, unreadable)
-        pictures = list(dict.fromkeys(row.picture for row in rows))
-        digests = dict(zip(pictures, row_digests(features.pick(pictures)), strict=True))
+            rows, features = _encode(rows, encoder, chosen, cache, report, chosen.strict)
+        numbers = {row.picture: features.numbers[row.picture] for row in rows}
+        picked = LazyRows(features.rows, np.array([*numbers.values()], np.int64))
+        digests = dict(zip(numbers, row_digests(picked), strict=True))
         if draw is None:
             _check_left(rows, names, report)
         else:
@@ -240,19 +239,19 @@ def _match(
         report.skip(lack, name, remark=remark)
     paths = {known: known for known in required.matches.values()}
     if features is not None and in_folder is not None:
-        found = in_folder.match(paths)
-        found.note(report)
-        paths |= found.matches
-        if found.unmatched:
+        files_of = in_folder.match(paths)
+        files_of.note(report)
+        paths |= files_of.matches
+        if files_of.unmatched:
             kind = f"pictures with features and without a file in {folder}"
-            report.notes.append(f"{kind}: {len(found.unmatched):,}")
+            report.notes.append(f"{kind}: {len(files_of.unmatched):,}")
     if files is not None:
         _note_rest(files, set(paths.values()), report)
 
     def match(names: Iterable[str]) -> Matches:
-        found = index.match(names)
-        pictures = {name: paths.get(known, known) for name, known in found.matches.items()}
-        return found._replace(matches=pictures)
+        known_names = index.match(names)
+        pictures = {name: paths.get(known, known) for name, known in known_names.matches.items()}
+        return known_names._replace(matches=pictures)
 
     pictures = {name: paths[known] for name, known in required.matches.items()}
     counts = Counter(pictures.values())
@@ -367,8 +366,9 @@ def _encode(
     options: AssembleOptions,
     cache: str | Path | None = None,
     report: ImportReport | None = None,
+    strict: bool = True,
 ) -> tuple[list[CaptionRow], Table]:
-    """Rows of the pictures that can be read, as all must without a report; and their features."""
+    """Rows of the pictures that can be read, as all must if `strict`; and their features."""
     assert options.pictures is not None
     numbers = _numbered(rows)
     _vocabulary(rows, options)  # refused before the long work
@@ -379,7 +379,7 @@ def _encode(
         [name for of_split in numbers.values() for name in of_split],
         encoder,
         cache=path,
-        unreadable=None if report is None else unreadable,
+        unreadable=None if strict else unreadable,
         mirrored=numbers.get("train", {}) if options.mirror else (),
     )
     for name, reason in unreadable.items():

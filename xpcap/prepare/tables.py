@@ -197,8 +197,8 @@ def unknown_columns(file: CaptionText) -> DataError | None:
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
         rows += _reader(file.text[:HEADING], delimiter)
-    whole = [cells for cells in rows if len(cells) == len(names)]
-    return no_columns(file.where, names, file.columns, _likely(names, whole[1:]))
+    full_rows = [cells for cells in rows if len(cells) == len(names)]
+    return no_columns(file.where, names, file.columns, _likely(names, full_rows[1:]))
 
 
 def _likely(

@@ -62,7 +62,7 @@ def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") ->
 
 def odd_kind(caption: str) -> str | None:
     """The kind of a caption that nobody wrote of a picture; None of others."""
-    return next((kind for kind, found in ODD_CAPTIONS.items() if found.search(caption)), None)
+    return next((kind for kind, pattern in ODD_CAPTIONS.items() if pattern.search(caption)), None)
 
 
 def parse_json(caller: str, text: str) -> Any:

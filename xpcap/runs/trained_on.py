@@ -34,11 +34,11 @@ def write_trained_on(folder: Path, data: CaptionData, start: Run | None) -> None
 
 
 def trained_on(run: Run, data: CaptionData, split: str, pictures: np.ndarray) -> int | None:
-    """How many of the pictures of a split a run was trained on; None: it is not known.
+    """The number of pictures of a split that a run was trained on; None: it is not known.
 
-    A picture is known by its features or its name. A notice says how many are, and which.
+    They are told by their features or names. A notice gives the number and the first names.
 
-    pictures : their numbers, in rising order
+    pictures : numbers of those that are looked for, in rising order
     """
     if (record := _read(run)) is None:
         return None
