@@ -39,7 +39,7 @@ from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
-from xpcap.training.watcher import Watcher
+from xpcap.training.watcher import EpochLines
 from xpcap.way import current_way
 from xpcap.work import current
 
@@ -178,7 +178,7 @@ def _refuse_captions(data: Path | None) -> None:
     )
 
 
-class Progress(Watcher):
+class Progress(EpochLines):
     """Lines about training: its subject, an estimate of its time, and a record of each epoch.
 
     options : of training, as given
@@ -292,7 +292,7 @@ class Progress(Watcher):
     def epoch(self, solver: CaptioningSolver) -> None:
         if self._due and self._last[0] > self._begun[0]:
             self._print_estimate(solver)
-        _print_epoch(solver)
+        super().epoch(solver)
 
 
 def counted(n: int, thing: str) -> str:
@@ -306,22 +306,3 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds / 5)) * 5} seconds"
     minutes = seconds / 60
     return f"{round(minutes)} minutes" if minutes < 95 else f"{minutes / 60:.1f} hours"
-
-
-def _print_epoch(solver: CaptioningSolver) -> None:
-    record, times = solver.history[-1], solver.times[-1]
-    self_critical = "train_reward" in record
-    line = f"epoch {record['epoch']:2}  "
-    if self_critical:
-        line += f"train reward {record['train_reward']:.3f}"
-    else:
-        line += f"train loss {record['train_loss']:6.2f}"
-    if "val_loss" in record:
-        line += f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}"
-    if "val_cider" in record:
-        line += f"  CIDEr {record['val_cider']:.3f}"
-    if self_critical and "val_distinct" in record:
-        line += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
-    say(f"{line}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
-    if solver.ending is not None:
-        say(f"training ends: {solver.ending}")

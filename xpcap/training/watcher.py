@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xpcap.errors import InvalidTypeError
+from xpcap.progress import say
 
 
 class Watcher:
@@ -47,6 +48,30 @@ class Watcher:
         ----------
         solver : CaptioningSolver
         """
+
+
+class EpochLines(Watcher):
+    """Prints the figures of each epoch in a line, and why training ends before its last."""
+
+    def epoch(self, solver: Any) -> None:
+        record, times = solver.history[-1], solver.times[-1]
+        self_critical = "train_reward" in record
+        line = f"epoch {record['epoch']:2}  "
+        if self_critical:
+            line += f"train reward {record['train_reward']:.3f}"
+        else:
+            line += f"train loss {record['train_loss']:6.2f}"
+        if "val_loss" in record:
+            line += (
+                f"  val loss {record['val_loss']:6.2f}  perplexity {record['val_perplexity']:6.2f}"
+            )
+        if "val_cider" in record:
+            line += f"  CIDEr {record['val_cider']:.3f}"
+        if self_critical and "val_distinct" in record:
+            line += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
+        say(f"{line}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
+        if solver.ending is not None:
+            say(f"training ends: {solver.ending}")
 
 
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
