@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.runs.folder import FIRST, read_history
+from xpcap.runs.folder import read_history
 
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
@@ -31,13 +31,12 @@ BEFORE = {
     "--epochs": 12,
     "--score-epochs": 0,
 }
-FIRST_STAGE = "first stage"
 RECIPES: dict[str, dict[str, Any]] = {
     "init": BEFORE,
     "every step": {**BEFORE, "--inject": "every-step"},
     "default": {},
-    FIRST_STAGE: {},  # of the default
     # the default but for one thing
+    "first stage": {"--score-epochs": 0},
     "not sharpened": {"--sharpen": 1},
     "no smoothing": {"--smoothing": 0},
     "attention": {"--inject": "attention+every-step", "--epochs": 8, "--score-epochs": 3},
@@ -56,7 +55,7 @@ DECODING: dict[str, list[str]] = {
 
 def place_of(folder: Path, recipe: str, seed: int) -> Path:
     """The folder in which a recipe is trained with a seed."""
-    return folder / f"{('default' if recipe == FIRST_STAGE else recipe).replace(' ', '-')}-{seed}"
+    return folder / f"{recipe.replace(' ', '-')}-{seed}"
 
 
 def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
@@ -68,27 +67,22 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
             [*COMMAND, "train", data, "--out", out, "--seed", str(seed), "--resume", *options],
             check=True,
         )
-    run = out / FIRST if recipe == FIRST_STAGE else out
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
-        if name == "ranked" and recipe == FIRST_STAGE:
-            continue  # the index of training photos belongs to the run as a whole
         kept = (
             folder
             / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
         )
         if not kept.exists():
             done = subprocess.run(
-                [*COMMAND, "evaluate", run, "--json", *options],
+                [*COMMAND, "evaluate", out, "--json", *options],
                 check=True,
                 capture_output=True,
                 text=True,
             )
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
-    stages = [run] if recipe == FIRST_STAGE else [out / FIRST, out]
-    files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
-    times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    times = [json.loads(line) for line in (out / "times.jsonl").read_text().splitlines()]
     return scores | {
         "minutes": sum(time["train_seconds"] + time["check_seconds"] for time in times) / 60
     }
@@ -123,14 +117,17 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
 def curves(folder: Path) -> list[list[str]]:
     """Rows for docs/develop/results/stages.csv, after its date, machine and versions: validation
-    scores of the default by seed and epoch; epoch 0 of the second stage is what it starts from.
+    scores of the default by seed and epoch.
     """
     return [
-        [str(seed), stage, str(record["epoch"]), *(f"{record[score]:.4f}" for score in SCORES)]
+        [
+            str(seed),
+            "self-critical" if "train_reward" in record else "cross entropy",
+            str(record["epoch"]),
+            *(f"{record[score]:.4f}" for score in SCORES),
+        ]
         for seed in SEEDS
-        for out in [place_of(folder, "default", seed)]
-        for stage, run in (("cross entropy", out / FIRST), ("self-critical", out))
-        for record in read_history(run)
+        for record in read_history(place_of(folder, "default", seed))
     ]
 
 

@@ -15,6 +15,7 @@ from xpcap.runs.recipe import (
     LENGTH,
     MODEL,
     OPTIONS,
+    PRESETS,
     SOURCE,
     TRAINING,
     UNSTORED,
@@ -96,7 +97,7 @@ VARIED = [
 def completed_for(captions: int, **given: Any) -> Recipe:
     """The recipe of given options for a train split of so many captions."""
     recipe = Recipe(**given)
-    return Recipe.of(recipe.settled, preset_for(captions, recipe.batch_size))
+    return recipe.settled(preset_for(captions, recipe.batch_size), PRESETS["usual"])
 
 
 def small() -> dict[str, Any]:

@@ -340,6 +340,7 @@ def test_a_rising_loss_is_judged_by_what_chose_the_epoch(
     history: list[dict[str, float]], verdict: str, value: float | None, text: str
 ) -> None:
     run = with_history(healthy().run, history, epoch=6)
+    run = replace(run, meta={**(history or [{}])[-1], **run.meta})
     found = judged(replace(healthy(), run=run))["overfitting"]
     assert (found.verdict, found.value) == (verdict, value and pytest.approx(value))
     assert text in found.text

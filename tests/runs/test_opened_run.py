@@ -180,7 +180,6 @@ def test_pictures_of_the_run_that_training_started_from_count_as_trained_on(
     told = "was trained on 5 of the 5 pictures of val"
     assert [notice.partition(", by")[0] for notice in notices] == [
         f"run {told}",
-        f"from/cross-entropy {told}",
         f"from {told}",
     ]
     assert "The run was trained on 5 of these pictures" in (run.path / "README.md").read_text()

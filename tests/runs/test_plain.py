@@ -47,7 +47,7 @@ from xpcap.layers import CELLS
 from xpcap.models import Sampling
 from xpcap.models.device_batch import Layout
 from xpcap.ops import HostOps, overridden
-from xpcap.runs.folder import FIRST, HISTORY, LAST
+from xpcap.runs.folder import HISTORY, LAST, load_earlier
 
 WAYS: dict[str, Callable[[], Any]] = {"fast": contextlib.nullcontext, "plain": plain}
 OTHER = {"fast": "plain", "plain": "fast"}
@@ -90,9 +90,8 @@ def trained(way: str, data: Path, out: Path, group: Group = SINGLE, **options: A
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """Records of both stages, and of the start of the second."""
-    files = (run / FIRST / HISTORY, run / HISTORY)
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    """Records of both stages."""
+    return [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
 
 
 @pytest.mark.usefixtures("new_cells")
@@ -105,14 +104,11 @@ def test_a_plain_training_is_the_fast_one_up_to_rounding(
     with broken():
         runs["plain"] = open_run(trained("plain", data, tmp_path, cell=cell))
     fast, slow = (history(runs[way].path) for way in WAYS)
-    assert len(fast) == 4
+    assert len(fast) == 3
     for ours, theirs in zip(slow, fast, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     configs = [runs[way].config.to_json() for way in WAYS]
-    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {
-        "start_digest",
-        "way",
-    }
+    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"way"}
 
     features = runs["fast"].data(data).features("val", np.arange(5))
     for run in runs.values():
@@ -150,18 +146,18 @@ def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
         use_backend("cupy")
 
 
-@pytest.mark.parametrize("stage", ["", FIRST])
+@pytest.mark.parametrize(("steps", "rewarded"), [(4, False), (11, True)])
 def test_a_plain_training_that_is_stopped_goes_on_plainly_to_the_same_bytes(
-    stage: str, data: Path, tmp_path: Path
+    steps: int, rewarded: bool, data: Path, tmp_path: Path
 ) -> None:
-    """The command that it prints says so."""
+    """In either stage. The command that it prints says so."""
     whole, out = trained("plain", data, tmp_path), tmp_path / "stopped" / "plain"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(4 if stage else 11, patch)
+        stop_after(steps, patch)
         result = call("train", data, "--out", out, *flags, "--plain")
     assert result.exit_code == 143, result.output
-    assert (out / stage / LAST).exists()
+    assert bool(load_earlier(out / LAST)) == rewarded
     assert f"train --out {out} --resume --plain" in result.output
     good("train", "--out", out, "--resume", "--plain")
     assert kill.differing(out, whole) == set()

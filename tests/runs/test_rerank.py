@@ -26,7 +26,7 @@ from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
-from xpcap.runs import Recipe, caption_run, complete, evaluate_run, rerank, train_run
+from xpcap.runs import Recipe, caption_run, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
 from xpcap.runs.folder import BEST, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
@@ -37,11 +37,13 @@ from xpcap.work import work
 
 SIZES: dict[str, Any] = {
     **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},
-    **{"dropout": 0.2, "samples": 2},
+    **{"dropout": 0.2, "score_epochs": 0},
 }
+SCORE = {"score_epochs": 2, "samples": 2}
 RATE = 0.003  # of the second stage
-LINE = [part for name, x in SIZES.items() for part in (f"--{name.replace('_', '-')}", x)]
-STAGED = [*LINE, "--score-epochs", 2]
+STAGED = [
+    part for name, x in (SIZES | SCORE).items() for part in (f"--{name.replace('_', '-')}", x)
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = data_set(folder / "data.h5")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS["score"], "lr", RATE)
-        for name, score_epochs in (("ranked", 0), ("greedy", 0), ("staged", 2)):
-            options = Recipe(data, score_epochs=score_epochs, **SIZES)
+        for name, stages in (("ranked", {}), ("greedy", {}), ("staged", SCORE)):
+            options = Recipe(data, **SIZES | stages)
             train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
     return folder
 
@@ -92,9 +94,9 @@ def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
 ) -> None:
     out = Path(shutil.copytree(made / name, tmp_path / name)) / "run"
     given = {"out": out, "data": made / "data.h5", "neighbours": False, "resume": True}
-    assert train_run(complete(None, given)).run.ranker is None
+    assert train_run(Recipe(**given)).run.ranker is None
     assert RANKING not in kill.files(out)
-    assert train_run(complete(None, {**given, "neighbours": True})).run.ranker is not None
+    assert train_run(Recipe(**{**given, "neighbours": True})).run.ranker is not None
 
 
 def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Path) -> None:
@@ -155,7 +157,7 @@ def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -
 
 def test_a_training_of_two_ranks_ends_with_one_ranking(made: Path, tmp_path: Path) -> None:
     def train(group: Group) -> list[str]:
-        options = Recipe(made / "data.h5", out=tmp_path / "run", score_epochs=0, **SIZES)
+        options = Recipe(made / "data.h5", out=tmp_path / "run", **SIZES)
         run, evaluation = train_run(options, group=group)
         assert evaluation is not None
         assert evaluation.to_json()["decoding"] == "beam of 10, ranked by similar photos"
@@ -234,7 +236,7 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     base = open_run(shutil.copytree(made / "staged" / "run", tmp_path / "base"))
     own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
     given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
-    run, _ = train_run(complete(own, given))
+    run, _ = train_run(Recipe(own, **given))
     assert run.ranker is not None
     assert base.ranker is not None
     of_base, of_own = (

@@ -201,7 +201,7 @@ def test_two_ranks_train_what_one_process_trains(
 ) -> None:
     """The latest parameters, to a hundredth of a step: sums are rounded in another order."""
     path, training, _ = whole(name)
-    recipe = runs.complete(training.data, {**training.options, "out": tmp_path / "run"})
+    recipe = runs.Recipe(training.data, out=tmp_path / "run", **training.options)
     first, second = together(2, lambda group: runs.train_run(recipe, group=group).run)
     np.testing.assert_array_equal(first.model.params.flat, second.model.params.flat)
     shapes = first.model.params.shapes
@@ -300,7 +300,7 @@ def test_the_page_is_written_now_and_then_while_training_goes_on(
     monkeypatch.setattr(saving, "write_progress_page", write)
     use_clock(lambda: clock[0], monkeypatch)
     options = {"hidden": 8, "wordvec": 4, "epochs": 5, "score_epochs": 0, "save_every": "3"}
-    options |= {"batch_size": 32, "neighbours": False}
+    options |= {"batch_size": 32, "select": "cider"}
     runs.train_run(runs.Recipe(out=out, **options), watchers=[Tick()])
     epoch = 2 * (STEPS + 4)  # seconds
     assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]
@@ -345,7 +345,7 @@ def test_the_page_shows_every_epoch_when_training_stops(
 
     with pytest.raises(TrainingError):
         runs.train_run(
-            runs.Recipe(out=tmp_path / "sick", hidden=8, wordvec=4, score_epochs=0),
+            runs.Recipe(out=tmp_path / "sick", hidden=8, wordvec=4, epochs=4),
             watchers=[Sicken()],
         )
     assert shown(tmp_path / "sick") == 3
@@ -418,7 +418,7 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
 
 def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path / "on", "start": run, "epochs": 1, "lr_decay": 0.5}
-    recipe = runs.complete(None, options)
+    recipe = runs.Recipe(**options)
     runs.train_run(recipe)
     more = replace(recipe, epochs=2, resume=True)
     assert runs.train_run(replace(more, start=None)).run.config.recipe.start == run
@@ -426,21 +426,13 @@ def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path
     with refuses(OptionError, thing=f"`start` {other} (the run has {run})"):
         runs.train_run(replace(more, start=other))
     with refuses(OptionError, thing=f"`start` {other} (the run has none)"):
-        runs.train_run(runs.complete(None, {"out": run, "start": other, "resume": True}))
+        runs.train_run(runs.Recipe(**{"out": run, "start": other, "resume": True}))
 
 
-@pytest.mark.parametrize("score_epochs", [0, 1])
-def test_a_run_goes_on_with_its_own_data_where_none_is_named(
-    score_epochs: int, tmp_path: Path
-) -> None:
-    """Of two stages the second begins with the data of the first."""
+def test_a_run_goes_on_with_its_own_data_where_none_is_named(tmp_path: Path) -> None:
     data, out = data_set(tmp_path / "data.h5", train=24, val=8), tmp_path / "run"
-    options = {"hidden": 3, "wordvec": 3, "epochs": 1, "score_epochs": score_epochs}
+    options = {"hidden": 3, "wordvec": 3, "epochs": 1, "score_epochs": 0}
     runs.train_run(runs.Recipe(data, out=out, **options))
-    if score_epochs:
-        for file in out.iterdir():
-            if file.is_file():
-                file.unlink()
     resumed = runs.train_run(runs.Recipe(out=out, resume=True, **options)).run
     assert resumed.config.recipe.data == data
     assert not [*out.rglob("data.h5")]

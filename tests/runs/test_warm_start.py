@@ -21,8 +21,9 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import complete, load_state, train, train_run
-from xpcap.runs.folder import save_parameters
+from xpcap.runs import Recipe, load_state, start, train_run
+from xpcap.runs.folder import read_history, save_parameters
+from xpcap.runs.plan import default_out, plan_training
 from xpcap.runs.recipe import PRESETS
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -120,11 +121,10 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
     good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--score-epochs", 1)
-    words = [
-        open_run(tmp_path / "on" / stage).vocabulary.idx_to_word for stage in (".", "cross-entropy")
-    ]
-    assert words[0] == words[1]
-    assert "asterisk" in words[0]
+    on = open_run(tmp_path / "on")
+    assert "asterisk" in on.vocabulary.idx_to_word
+    rewards = ["train_reward" in record for record in read_history(on.path)]
+    assert rewards == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -161,20 +161,24 @@ def test_a_run_that_is_gone_before_the_first_checkpoint_is_named(
 
 
 def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) -> None:
-    chosen = complete(own, {"start": run, "dropout": 0.1})
+    def planned(data: Path | None, **given: Any) -> Recipe:
+        recipe = Recipe(data, out="nowhere", start=run, **given)
+        return plan_training(recipe, lambda path, seed: open_data(path or "")).options
+
+    chosen = planned(own, dropout=0.1)
     expected: dict[str, Any] = {**PRESETS["warm"], "dropout": 0.1, "hidden": 16}
     assert {name: getattr(chosen, name) for name in expected} == expected
-    again = complete(run / "data.h5", {"start": run})
+    again = planned(run / "data.h5")
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
-    assert complete(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
+    assert default_out(Recipe(start=run)) == Path("runs/pictures-lstm")  # not data-lstm
     with refuses(OptionError, thing="`smoothing`", expected="cross-entropy training"):
-        complete(None, {"start": run, "objective": "self-critical", "smoothing": 0.3})
+        planned(None, objective="self-critical", smoothing=0.3)
 
 
 def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
     run: Path, tmp_path: Path
 ) -> None:
-    recipe = replace(complete(None, {"start": run, "epochs": 1}), data=None, out=tmp_path / "on")
+    recipe = Recipe(start=run, epochs=1, out=tmp_path / "on")
     with refuses(
         OptionError, thing="`cell` gru (the run has lstm)", cause="leave out what differs"
     ):
@@ -194,7 +198,7 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     options = [own, "--from", run, *FEW, "--epochs", 4, "--lr", 0.05]
     good("train", *options, "--out", tmp_path / "better")
     assert open_run(tmp_path / "better").meta["epoch"] > 0
-    monkeypatch.setattr(train, "MIN_GAIN", 0.9)
+    monkeypatch.setattr(start, "MIN_GAIN", 0.9)
     output = good("train", *options, "--out", tmp_path / "kept").output
     assert f"Captions are those of {run}, which training started from: none of 4 epochs" in output
     kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params
@@ -211,7 +215,7 @@ def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     base = open_run(tmp_path / "score")
     # epoch 0 is the run before the score: take the parameters of epoch 1, which are sharpened
     state = load_state(tmp_path / "score" / "last.safetensors", base.model.params.shapes)
-    meta = {**base.meta, "epoch": 1}
+    meta = {**base.meta, **state.records[1]}
     params = {name: state.arrays[f"params.{name}"] for name in base.model.params}
     save_parameters(tmp_path / "score" / "best.safetensors", params, base.scaling, meta)
     good("train", own, "--from", tmp_path / "score", "--out", tmp_path / "on", *FEW, "--lr", 1e-12)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import kill
 import numpy as np
 import pytest
 from ranks import together
 from refusals import refuses
+from safetensors.numpy import load_file
 
 pytest.importorskip("PIL")  # generated pictures
 pytest.importorskip("jinja2")
@@ -33,8 +35,7 @@ from xpcap.metrics import CiderD, cider
 from xpcap.models import Batch
 from xpcap.runs import load_state, open_run, save_state
 from xpcap.runs import recipe as of_options
-from xpcap.runs.folder import HISTORY, read_history
-from xpcap.runs.pages import whole_history
+from xpcap.runs.folder import HISTORY, load_earlier, read_history
 from xpcap.runs.recipe import PRESETS
 from xpcap.shapes import generate
 from xpcap.training import SelfCritical, objectives
@@ -418,10 +419,8 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         commands.use_few_pictures(patch)
         output = good("train", "--out", folder, *STAGED).output
-    assert [line.split()[:2] for line in output.splitlines() if line.startswith("epoch")] == [
-        ["epoch", "1"],
-        ["epoch", "2"],
-    ] * 2
+    epochs = [line.split()[:2] for line in output.splitlines() if line.startswith("epoch")]
+    assert epochs == [["epoch", str(k)] for k in (1, 2, 3, 4)]
     assert "train reward" in output
     assert "distinct" in output
     assert (
@@ -434,6 +433,10 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SPOILT = [*STAGED, "--lr", 0.02]
+
+
+def interrupted(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
@@ -460,16 +463,19 @@ class TestStages:
     def test_the_second_stage_is_training_on_the_score_from_the_first(
         self, staged: Path, tmp_path: Path
     ) -> None:
-        """The same bytes as the two commands give, one after the other."""
-        good("train", "--out", tmp_path / "cross-entropy", *ONE_STAGE)
-        again = "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED
+        """The same parameters as the two commands give, one after the other."""
+        good("train", "--out", tmp_path / "first", *ONE_STAGE)
+        again = "--from", tmp_path / "first", "--out", tmp_path / "second", *TUNED
         good("train", *again, "--seed", 2)
-        for ours, theirs in (
-            (staged / "cross-entropy", tmp_path / "cross-entropy"),
-            (staged, tmp_path / "run"),
-        ):
-            for name in ("best.safetensors", "last.safetensors", "history.jsonl"):
-                assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+        for name in ("best.safetensors", "last.safetensors"):
+            ours, theirs = (load_file(out / name) for out in (staged, tmp_path / "second"))
+            assert ours.keys() == theirs.keys()
+            for key, tensor in ours.items():
+                np.testing.assert_array_equal(tensor, theirs[key])
+        first, second = (read_history(tmp_path / name) for name in ("first", "second"))
+        records = read_history(staged)
+        assert records[:2] == [first[0], {**second[0], **first[1]}]
+        assert records[2:] == [{**record, "epoch": record["epoch"] + 2} for record in second[1:]]
         assert "trained on the score" in " ".join(
             good("evaluate", staged, "--doctor").output.split()
         )
@@ -477,36 +483,20 @@ class TestStages:
     def test_the_page_and_the_curves_show_both_stages(self, staged: Path) -> None:
         page = " ".join((staged / "index.html").read_text(encoding="utf-8").split())
         best = open_run(staged).meta
-        start = json.loads((staged / HISTORY).read_text().splitlines()[0])
+        first = max(record.get("val_cider", 0.0) for record in read_history(staged)[:2])
         assert (
             "An LSTM captioner, scored on the 14 pictures of val. Captions come from the second of"
             " two stages, training on the score " in page
         )
         scored = (
-            f"(epoch {best['epoch']} of 2, CIDEr {best['val_cider']:.3f} on val), after 2 epochs of"
-            f" cross entropy, CIDEr {start['val_cider']:.3f}"
+            f"(epoch {best['epoch']} of 4, CIDEr {best['val_cider']:.3f} on val), after 2 epochs of"
+            f" cross entropy, CIDEr {first:.3f}"
         )
         assert scored in page
         assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
         assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)
 
-    def test_a_first_stage_whose_history_was_tampered_with_leaves_out_what_cannot_be_drawn(
-        self, tmp_path: Path
-    ) -> None:
-        (tmp_path / "cross-entropy").mkdir()
-        lines = [
-            '{"epoch": 1, "val_loss": 3.5, "val_cider": "much"}',
-            "no record",
-            f'{{"epoch": 1{"0" * 400}, "val_loss": NaN, "train_loss": 1e999}}',
-        ]
-        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines[::2]))
-        assert whole_history(tmp_path, [{"epoch": 1, "val_loss": 3.0}]) == (
-            [{"epoch": 1, "val_loss": 3.5}, {"epoch": 2}, {"epoch": 3, "val_loss": 3.0}], 2
-        )  # fmt: skip
-        (tmp_path / "cross-entropy" / HISTORY).write_text("\n".join(lines))
-        assert whole_history(tmp_path, [{"epoch": 1}]) == ([{"epoch": 1}], 0)
-
-    def test_options_that_contradict_either_stage_are_refused_and_the_first_can_be_used_alone(
+    def test_options_that_contradict_either_stage_are_refused(
         self, staged: Path, tmp_path: Path
     ) -> None:
         out = Path(shutil.copytree(staged, tmp_path / "run"))
@@ -517,42 +507,26 @@ class TestStages:
         ):
             result = call("train", "--out", out, "--resume", option, value)
             assert (result.exit_code, option in result.output) == (2, True), result.output
-        assert open_run(out / "cross-entropy").config.recipe.objective == "cross-entropy"
-        good("train", "--out", out / "cross-entropy", "--resume")
-        assert not (out / "cross-entropy" / "cross-entropy").exists()
         failing(["train", "--out", out], "exists, and a run is never overwritten")
 
     def test_where_no_epoch_on_the_score_is_better_the_run_is_its_first_stage(
-        self, spoilt: Path
+        self, spoilt: Path, tmp_path: Path
     ) -> None:
-        ours, first = open_run(spoilt), open_run(spoilt / "cross-entropy")
+        good("train", "--out", tmp_path / "run", *ONE_STAGE, "--lr", 0.02)
+        ours, first = open_run(spoilt), open_run(tmp_path / "run")
         np.testing.assert_array_equal(ours.model.params.flat, first.model.params.flat)
-        start, *epochs = [json.loads(line) for line in (spoilt / HISTORY).read_text().splitlines()]
-        assert (ours.meta["epoch"], start["epoch"], ours.meta["val_cider"]) == (
-            0,
-            0,
-            start["val_cider"],
-        )
-        assert start["val_loss"] == pytest.approx(first.meta["val_loss"])
-        assert start["val_cider"] > max(record["val_cider"] for record in epochs)
-        scores = [
-            json.loads(good("evaluate", folder, "--json").stdout)["scores"]
-            for folder in (spoilt, spoilt / "cross-entropy")
-        ]
-        assert scores[0] == scores[1]
-        assert scores[0]["cider_d"] == pytest.approx(start["val_cider"])
-        assert (
-            good("caption", spoilt, "--json").stdout
-            == good("caption", spoilt / "cross-entropy", "--json").stdout
-        )
+        assert ours.meta == first.meta
+        records = read_history(spoilt)
+        best = records[ours.meta["epoch"] - 1]
+        assert best["val_cider"] > max(record["val_cider"] for record in records[2:])
+        scores = json.loads(good("evaluate", spoilt, "--json").stdout)["scores"]
+        assert scores["cider_d"] == pytest.approx(best["val_cider"])
 
     def test_the_page_the_command_and_the_doctor_say_that_captions_come_from_the_first_stage(
         self, spoilt: Path
     ) -> None:
-        best, cider = (
-            open_run(spoilt / "cross-entropy").meta["epoch"],
-            open_run(spoilt).meta["val_cider"],
-        )
+        best = open_run(spoilt).meta["epoch"]
+        cider = read_history(spoilt)[best - 1]["val_cider"]
         said = (
             f"Captions come from the first of two stages, cross entropy (epoch {best} of 2, CIDEr"
             f" {cider:.3f} on val): the second"
@@ -567,26 +541,19 @@ class TestStages:
         }
         assert "alidation loss" in doctor["overfitting"]["text"]
 
-    def test_a_run_killed_before_its_second_stage_has_a_checkpoint_is_its_first_stage(
+    def test_a_run_killed_between_its_stages_goes_on_to_the_same_bytes(
         self, spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:  # fmt: skip
-        """With the parameters that it starts from already written, and without."""
+        """Nothing of the second stage is on disk: its start is scored again."""
         make_the_second_stage_worse(monkeypatch)
-        for missing in (
-            ("last.safetensors", HISTORY),
-            ("last.safetensors", HISTORY, "best.safetensors"),
-        ):
-            out = Path(shutil.copytree(spoilt, tmp_path / str(len(missing)) / "run"))
-            for name in missing:
-                (out / name).unlink()
-            assert good("caption", out, "--json").stdout == good("caption", spoilt, "--json").stdout
-            good("train", "--out", out, "--resume")
-            assert (out / "best.safetensors").read_bytes() == (
-                spoilt / "best.safetensors"
-            ).read_bytes()
-            assert (out / "last.safetensors").read_bytes() == (
-                spoilt / "last.safetensors"
-            ).read_bytes()
+        out = tmp_path / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CaptioningSolver, "score_start", interrupted)
+            assert call("train", "--out", out, *SPOILT).exit_code == 130
+        assert load_earlier(out / "last.safetensors") == []
+        assert open_run(out).meta["epoch"] > 0
+        good("train", "--out", out, "--resume")
+        assert kill.differing(out, spoilt) == set()
 
     def test_a_state_whose_start_was_tampered_with_is_refused(
         self, spoilt: Path, tmp_path: Path
@@ -595,8 +562,8 @@ class TestStages:
         state = load_state(spoilt / "last.safetensors", shapes)
         start, *epochs = state.records
         for odd, refusal in (
-            ({"epoch": 1}, {"got": "record 1 is", "expected": "the figures of epoch 1"}),
-            ({"val_bleu": 0.0}, {"got": "record 0 is", "expected": "the figures of epoch 0"}),
+            ({"epoch": 1}, {"got": "record 2 is", "expected": "the figures of epoch 2"}),
+            ({"val_bleu": 0.0}, {"got": "record 2 is", "expected": "the figures of epoch 2"}),
             ({"val_cider": "much"}, {"thing": "records[0].val_cider", "got": "is 'much'"}),
         ):
             state.meta["records"] = [{**start, **odd}, *epochs]
@@ -604,24 +571,16 @@ class TestStages:
             with refuses(DataError, **refusal):
                 load_state(tmp_path / "odd.safetensors", shapes)
 
-    @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
-    def test_a_run_stopped_in_its_first_stage_is_opened_by_that_and_says_so(
-        self, command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    def test_a_run_stopped_in_its_first_stage_is_opened_at_its_best_epoch(
+        self, tmp_path: Path
     ) -> None:
         out = tmp_path / "run"
         with pytest.MonkeyPatch.context() as patch:
             stop_after(STEPS_OF_FIRST // 2 + 3, patch)
             assert call("train", "--out", out, *STAGED).exit_code == 143
-        result = good(command, out, "--json")
-        json.loads(result.stdout)
-        assert (
-            result.stderr
-            == f"note: {out} has only its first stage so far, cross entropy: opened at its best"
-            " epoch, 1 of 2\n"
-        )
+        for command in ("caption", "evaluate", "info"):
+            assert good(command, out, "--json").stderr == ""
         assert open_run(out).meta["epoch"] == 1
-        assert ["has only its first stage so far" in one for one in caplog.messages] == [True]
-        assert "first stage" not in good("caption", out / "cross-entropy").stderr
 
     @pytest.mark.parametrize("options", [STAGED, ONE_STAGE])
     def test_a_run_stopped_in_its_first_epoch_has_nothing_to_caption_with_and_says_how_to_go_on(

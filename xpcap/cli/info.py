@@ -19,7 +19,7 @@ from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps, has_kernels
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG, opened_folder
+from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
 from xpcap.way import VARIABLE, current_way, is_plain
@@ -41,7 +41,7 @@ def info(file: Path | None, as_json: bool) -> None:
     """
     if file is None:
         _print_machine(as_json)
-    elif (opened_folder(file) / CONFIG).is_file():
+    elif (file / CONFIG).is_file():
         _print_run(file, as_json)
     else:
         _print_data(file, as_json)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import sys
 import time
@@ -31,13 +32,13 @@ from xpcap.device.probe import is_device_error
 from xpcap.options import Option
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import Recipe, Stopped, complete, train_run
-from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, read_vocabulary
+from xpcap.runs import Recipe, Stopped, train_run
+from xpcap.runs.folder import CONFIG, LAST, cell_title, read_vocabulary
 from xpcap.runs.recipe import OPTIONS, PRESETS
 from xpcap.runs.run import provenance_text
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, type_of_file
-from xpcap.training.objectives import CROSS_ENTROPY
+from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines
 from xpcap.way import current_way
@@ -53,8 +54,8 @@ EXAMPLES = examples(
 
 def default_text(name: str, option: Option) -> str:
     """The default of an option, and those of presets that differ, for its help."""
-    many = PRESETS["many"].get(name, option.default)
-    if many is None or name == "resume":
+    many = PRESETS["many"].get(name, PRESETS["usual"].get(name))
+    if many is None:
         return ""
     medium, few, generated = (
         PRESETS[preset].get(name, many) for preset in ("medium", "few", "generated")
@@ -100,42 +101,38 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     choose_backend(backend)
     if get_backend() != "numpy" and (settings := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(settings)} is set")
-    given = {name: value for name, value in options.items() if value is not None}
-    recipe = complete(data, given)
+    recipe = Recipe(data, **{name: value for name, value in options.items() if value is not None})
+    has_data = recipe.data or recipe.start or (recipe.out and (Path(recipe.out) / CONFIG).is_file())
+    if not has_data:
+        say(f"drawing {TRAIN + VAL:,} pictures of shapes")
+    progress = Progress(verbose)
 
-    progress = Progress(recipe, verbose)
-
-    def resume_command(*words: str) -> str:
+    def how_to_continue(*words: str) -> str:
+        """The command that goes on; empty: nothing is saved."""
+        if progress.out is None or not (progress.out / LAST).is_file():
+            return ""
         plain = ["--plain"] if progress.way == "plain" else []
-        return command_line("train", "--out", str(recipe.out), "--resume", *words, *plain)
+        return command_line("train", "--out", str(progress.out), "--resume", *words, *plain)
 
-    given_backend = ["--backend", backend] if backend else []
-
-    def print_how_to_continue(why: str) -> None:
-        click.echo(f"train: {why}; continue with\n  {resume_command(*given_backend)}", err=True)
-
+    again = functools.partial(how_to_continue, *(["--backend", backend] if backend else []))
     try:
         run, evaluation = train_run(recipe, watchers=[progress])
-    except BrokenPipeError as closed:
-        if group.rank == 0 and find_file(str(recipe.out), LAST):
+    except BrokenPipeError:
+        if group.rank == 0 and again():
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
-                print_how_to_continue("output pipe closed; training stopped and saved")
-        raise closed
-    except OSError as error:
-        if find_file(str(recipe.out), LAST):
-            error.add_note(f"training is saved; continue with: {resume_command(*given_backend)}")
+                _print_how_to_continue("output pipe closed; training stopped and saved", again())
         raise
     except Exception as error:
-        if is_device_error(error) and find_file(str(recipe.out), LAST):
-            again = resume_command("--backend", "numpy")
-            error.add_note(f"training is saved; continue with: {again}")
+        command = how_to_continue("--backend", "numpy") if is_device_error(error) else again()
+        if command and (is_device_error(error) or isinstance(error, OSError)):
+            error.add_note(f"training is saved; continue with: {command}")
         raise
     except KeyboardInterrupt as stopped:
-        if not isinstance(stopped, Stopped) and not find_file(str(recipe.out), LAST):
+        if not again():
             raise
         if group.rank == 0:
-            print_how_to_continue(str(stopped) or "interrupted")
+            _print_how_to_continue(str(stopped) or "interrupted", again())
         if isinstance(stopped, Stopped):
             group.barrier()  # a rank that leaves may end the others: all have printed
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
@@ -148,10 +145,14 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         printed.close()
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
-    if recipe.data is None:
+    if run.config.recipe.data is None:
         export_command = command_line("export", str(run.path), "--web", "page")
         purpose = "for a page that captions drawings in the browser"
         click.echo(f"{purpose} (docs/howto/web-page.md):\n  {export_command}")
+
+
+def _print_how_to_continue(why: str, command: str) -> None:
+    click.echo(f"train: {why}; continue with\n  {command}", err=True)
 
 
 def _refuse_captions(data: Path | None) -> None:
@@ -181,22 +182,19 @@ def _refuse_captions(data: Path | None) -> None:
 class Progress(EpochLines):
     """Lines about training: its subject, an estimate of its time, and a record of each epoch.
 
-    options : of training, as given
     verbose : print all options as well
     clock : returns the time in seconds
     """
 
-    def __init__(
-        self, options: Recipe, verbose: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._given, self._verbose, self._clock = options, verbose, clock
+    def __init__(self, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._verbose, self._clock = verbose, clock
+        self.out: Path | None = None  # known once training begins
         self.way = current_way()
-        if options.data is None and not find_file(str(options.out), DATA):
-            say(f"drawing {TRAIN + VAL:,} pictures of shapes")
+        self._first: tuple[int, float] | None = None  # step after which time counts, and its end
+        self._estimated = False
 
     def stage(self, options: Recipe) -> None:
-        self._options = dataclasses.replace(options, out=self._given.out)
-        self._second = options.objective != self._given.objective  # after cross entropy
+        self._options, self.out = options, Path(options.out or "")
         if self._verbose:
             shown = dataclasses.asdict(self._options)
             shown |= {"data": options.data or "generated"}
@@ -207,42 +205,37 @@ class Progress(EpochLines):
 
     def begin(self, solver: CaptioningSolver) -> None:
         self.way = solver.way
+        options, start = self._options, solver.start or {}
         if solver.iteration:
             say(
                 f"resuming after iteration {solver.iteration}; {solver.epoch} of"
-                f" {solver.num_epochs} epochs are done"
+                f" {start.get('epoch', 0) + solver.num_epochs} epochs are done"
             )
         if solver.finished:
             return
         train, config = solver.data.split("train"), solver.model.config
-        score = (solver.start or {}).get("val_cider")
-        start = "" if score is None else f"CIDEr {score:.3f} on val"
-        if self._second:
+        score = f"CIDEr {start['val_cider']:.3f} on val" if "val_cider" in start else ""
+        if options.objective == SELF_CRITICAL and options.start is None:
             say(
                 "second stage: training on the score of its captions of"
-                f" {len(train.images):,} pictures{start and f', from {start}'}"
+                f" {len(train.images):,} pictures{score and f', from {score}'}"
             )
-        else:
-            words, ranks = len(solver.data.vocabulary) - len(SPECIAL), current().group.size
+            return
+        words, ranks = len(solver.data.vocabulary) - len(SPECIAL), current().group.size
+        say(
+            f"training {cell_title(config.cell)} of {config.hidden:,} units on"
+            f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
+            f" {words:,} words{f' by {ranks} processes' if ranks > 1 else ''}; the run folder is"
+            f" {options.out}"
+        )
+        if options.start is not None and not solver.iteration:
+            n_known = len(read_vocabulary(Path(options.start))) - len(SPECIAL)
             say(
-                f"training {cell_title(config.cell)} of {config.hidden:,} units on"
-                f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
-                f" {words:,} words{f' by {ranks} processes' if ranks > 1 else ''}; the run folder is"
-                f" {self._options.out}"
+                f"from {options.start}: {n_known:,} words known, {words - n_known:,} new"
+                + (score and f"; before the first step {score}")
             )
-            if self._options.start is not None and not solver.iteration:
-                folder = opened_folder(self._options.start)
-                n_known = len(read_vocabulary(folder)) - len(SPECIAL)
-                say(
-                    f"from {self._options.start}: {n_known:,} words known, {words - n_known:,} new"
-                    + (start and f"; before the first step {start}")
-                )
-            elif self._given.data is not None and len(train.captions) < FEW_CAPTIONS.number:
-                self._print_small(len(train.captions))
-        # Steps and time after the first step, which includes allocation and compilation
-        self._first: tuple[int, float] | None = None
-        self._last = self._begun = solver.iteration, self._clock()
-        self._due = True
+        elif options.data is not None and len(train.captions) < FEW_CAPTIONS.number:
+            self._print_small(len(train.captions))
 
     def _print_small(self, captions: int) -> None:
         """Print that there are few captions, and what follows from that."""
@@ -264,34 +257,31 @@ class Progress(EpochLines):
         say(f"{line}; what to expect, and how another run helps: docs/tutorials/your-photos.md")
 
     def step(self, solver: CaptioningSolver) -> None:
-        # It may be a part of a validation, whose time does not count
-        if self._due and solver.iteration > self._last[0]:
-            self._last = solver.iteration, self._clock()
-            self._first = self._first or self._last
-            if self._last[1] - self._first[1] >= WATCHED:
-                self._print_estimate(solver)
+        if self._estimated or solver.iteration % solver.steps_per_epoch == 0:
+            return  # at the end of an epoch parts of its validation are told, too
+        now = self._clock()
+        # The first step includes allocation and compilation
+        first, since = self._first = self._first or (solver.iteration, now)
+        if now - since >= WATCHED:
+            self._print_estimate(solver, solver.iteration - first, now - since)
 
-    def _print_estimate(self, solver: CaptioningSolver) -> None:
-        """Print the number of steps, and the time left, extrapolated from the steps done."""
-        self._due = False
-        origin = self._first if self._first and self._last[0] > self._first[0] else self._begun
-        steps_done = self._last[0] - origin[0]
-        steps_left = solver.num_epochs * solver.steps_per_epoch - self._last[0]
-        line = f"{counted(solver.num_epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
-        if steps_left > 0:
-            seconds = steps_left * (self._last[1] - origin[1]) / steps_done
+    def _print_estimate(self, solver: CaptioningSolver, steps: int, seconds: float) -> None:
+        """Print the number of steps, and the time left at the speed of some steps."""
+        self._estimated, epochs = True, solver.num_epochs
+        line = f"{counted(epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
+        if left := epochs * solver.steps_per_epoch - solver.iteration:
             line += (
-                f", about {duration(seconds)} at the speed of the first {counted(steps_done, 'step')}, plus"
-                " the scores after each epoch"
+                f", about {duration(left * seconds / steps)} at the speed of the first"
+                f" {counted(steps, 'step')}, plus the scores after each epoch"
             )
-        score_epochs = self._options.score_epochs
-        if not self._second and self._options.objective == CROSS_ENTROPY and score_epochs:
-            line += f"; then a second stage of {counted(score_epochs, 'epoch')}"
+        if self._options.objective == CROSS_ENTROPY and self._options.score_epochs:
+            line += f"; then a second stage of {counted(self._options.score_epochs, 'epoch')}"
         say(line)
 
     def epoch(self, solver: CaptioningSolver) -> None:
-        if self._due and self._last[0] > self._begun[0]:
-            self._print_estimate(solver)
+        times = solver.times[-1]
+        if not self._estimated and times["steps"]:  # none where only the scores were left to do
+            self._print_estimate(solver, times["steps"], times["train_seconds"])
         super().epoch(solver)
 
 

@@ -23,7 +23,6 @@ from xpcap.runs.outputs import write_captions as write_captions
 from xpcap.runs.pages import caption_page as caption_page
 from xpcap.runs.pages import caption_png as caption_png
 from xpcap.runs.pages import picture_finder as picture_finder
-from xpcap.runs.plan import complete as complete
 from xpcap.runs.recipe import Recipe as Recipe
 from xpcap.runs.records import PictureCaption as PictureCaption
 from xpcap.runs.records import Skipped as Skipped

@@ -15,12 +15,10 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import ENCODERS
 from xpcap.files import write_text
 from xpcap.report.text import NOTHING, escape_control
-from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
     DATA,
-    FIRST,
     HISTORY,
     LAST,
     LOCK,
@@ -48,12 +46,12 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     START_RANKING: "after a head start: the ranking of the run that it started from",
     TRAINED_ON: "names of the training pictures, and digests of their features; also those of a run"
     " that training started from",
-    HISTORY: "one line per epoch; epoch 0 is the run that training started from",
+    HISTORY: "one line per epoch, of both stages if there are two; epoch 0 is the run that training"
+    " started from",
     TIMES: "seconds of each epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
     CARD: "model card",
     LAST: "the state that training resumes from; nothing else needs it",
-    f"{FIRST}/": "run folder of the first stage, if there are two; captions do not need it",
     DATA: "the data of a run on generated pictures",
     f"{PICTURES}/": "val pictures of such a run",
     LOCK: "empty; held by the process that trains, so that no second one can train in the folder",
@@ -218,9 +216,7 @@ def _data(run: Run, data: CaptionData) -> Iterator[str]:
     for split, content in sorted(data.splits.items()):
         counts = f"{len(content.images):,} pictures, {len(content.captions):,} captions"
         yield f"Split {code(split)}: {counts}"
-    first = run.path / FIRST
-    start = (Config.read(first) if (first / CONFIG).is_file() else run.config).recipe.start
-    if start:
+    if start := run.config.recipe.start:
         yield f"Training started from the run {code(Path(start).name)}, and so from its data too"
     encoder = ENCODERS.get((source.encoder or "").partition(":")[0])
     features = "given; no encoder is recorded" if source.encoder is None else code(source.encoder)

@@ -18,7 +18,7 @@ from xpcap.json_text import check_json, read_json
 from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
-from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
+from xpcap.runs.folder import A_RUN, CONFIG, DATA, LOCK, best_digest, nothing_yet
 from xpcap.runs.recipe import Recipe
 from xpcap.way import WAYS, current_way
 
@@ -73,7 +73,7 @@ class Config:
         """
         file = folder / CONFIG
         if not file.is_file():
-            if (folder / LOCK).is_file() or (folder / FIRST).is_dir():
+            if (folder / LOCK).is_file():
                 raise nothing_yet(folder, CONFIG)
             got = f"has no {CONFIG}" if folder.exists() else "does not exist"
             raise DataError("open_run", folder, got, A_RUN)

@@ -24,9 +24,11 @@ from xpcap.errors import InvalidValueError
 from xpcap.metrics import Words
 from xpcap.metrics.variety import repeated
 from xpcap.runs.captions import captioned
-from xpcap.runs.run import Run, provenance
+from xpcap.runs.folder import read_history
+from xpcap.runs.run import Run
 from xpcap.runs.scores import Scores
 from xpcap.training.evaluate import teacher_forced
+from xpcap.training.objectives import SELF_CRITICAL
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
 Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small values are bad
@@ -446,11 +448,11 @@ def _often(counts: Counter[str], n: int, form: str) -> str:
     cause="few captions, a low `dropout`",
 )
 def overfitting(case: Case) -> Finding:
-    history, epoch = provenance(case.run)
-    if any("train_reward" in record for record in history):
+    meta = case.run.meta
+    if "train_reward" in meta or case.run.config.recipe.objective == SELF_CRITICAL:
         keeps = (
-            f"epoch {epoch}, the best by CIDEr-D"
-            if epoch
+            f"epoch {meta['epoch']}, the best by CIDEr-D"
+            if meta.get("epoch")
             else "what it started from, since no epoch was better by CIDEr-D"
         )
         raise UnmeasurableError(
@@ -461,7 +463,11 @@ def overfitting(case: Case) -> Finding:
         return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
     losses = "train_loss", "val_loss"
-    records = [row for row in history if all(is_positive(row.get(key)) for key in losses)]
+    records = [
+        row
+        for row in read_history(case.run.path)
+        if all(is_positive(row.get(key)) for key in losses)
+    ]
     if len(records) < 2:
         raise UnmeasurableError(
             "history.jsonl has fewer than two epochs with a validation loss: nothing to compare."
@@ -475,7 +481,7 @@ def overfitting(case: Case) -> Finding:
         f" {last['epoch']}, training loss from {best_train:.1f} to {last_train:.1f}"
     )
     by_heart = (
-        f"The later epochs overfit the training captions; the run keeps epoch {epoch}. More"
+        f"The later epochs overfit the training captions; the run keeps epoch {meta.get('epoch')}. More"
         " captions, more `dropout`, or fewer `hidden` units move the lowest point down."
     )
     diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from xpcap.optim import UpdateRule
 from xpcap.options import Text
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import Spec
-from xpcap.training.state import Record, TrainingState, read_state
+from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -29,27 +29,16 @@ RANKING = "ranking.safetensors"  # where captions are ranked with the help of si
 TRAINED_ON = "trained-on.json"  # the pictures, also those of the run that training started from
 START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
-FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
 MAX_BYTES = 16 * 2**20  # of a file of text
 
 
-def opened_folder(path: str | Path) -> Path:
-    """The folder that `open_run` opens: `path`, or its first stage until the second has a best."""
-    path = Path(path)
-    first_only = not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file()
-    return path / FIRST if first_only else path
-
-
 def is_run(path: str | Path) -> bool:
-    """True if a run folder, perhaps damaged, or its first stage alone, is at `path`.
-
-    An unreadable or impossible path is none.
-    """
+    """True if a run folder, perhaps damaged, is at `path`; an unreadable path is none."""
     try:
-        return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
+        return all((Path(path) / name).is_file() for name in (CONFIG, VOCAB))
     except (OSError, ValueError):
         return False
 
@@ -191,11 +180,12 @@ def pop_scaling(tensors: dict[str, np.ndarray]) -> FeatureScaling:
 
 
 class Checkpoint(NamedTuple):
-    """Content of last.safetensors: the training state, and the run's scaling and vocabulary."""
+    """Content of last.safetensors: the state of a stage, and the run's scaling and vocabulary."""
 
     state: TrainingState
     scaling: FeatureScaling
     vocabulary: str  # its digest
+    earlier: list[Record]  # of the stage before; empty: the state is of the first
 
 
 def save_state(
@@ -204,6 +194,7 @@ def save_state(
     *,
     scaling: FeatureScaling | None = None,
     vocabulary: str = "",
+    earlier: Sequence[Record] = (),
 ) -> None:
     """Write a training state. Equal states give equal bytes.
 
@@ -216,6 +207,8 @@ def save_state(
         Scaling of the run's features.
     vocabulary : str
         Digest of the run's vocabulary.
+    earlier : sequence of dict
+        Records of the run's stage before that of the state.
 
     Raises
     ------
@@ -234,7 +227,8 @@ def save_state(
         got, expected = "has a mean or a scale alone", "both, or neither"
         raise InvalidValueError("save_state", "scaling", got, expected)
     arrays = {**state.arrays, **scaling_tensors(scaling or FeatureScaling())}
-    write_tensors(Path(path), arrays, {**state.meta, "vocabulary": vocabulary})
+    meta = {**state.meta, "vocabulary": vocabulary, "earlier": list(earlier)}
+    write_tensors(Path(path), arrays, meta)
 
 
 def load_state(
@@ -265,12 +259,21 @@ def load_state(
 def load_checkpoint(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rule: UpdateRule | None = None
 ) -> Checkpoint:
-    """As `load_state`, with the scaling and the vocabulary's digest."""
+    """As `load_state`, with what else the file holds."""
     tensors, meta = read_tensors(path, "load_state")
     scaling = pop_scaling(tensors)
-    check_json("load_state", path, meta, {"vocabulary": str})
     state = read_state(f"load_state: {path}", tensors, meta, shapes, rule)
-    return Checkpoint(state, scaling, meta["vocabulary"])
+    check_json("load_state", path, meta, {"vocabulary": str, "earlier": RECORD})
+    return Checkpoint(state, scaling, meta["vocabulary"], meta["earlier"])
+
+
+def load_earlier(path: Path) -> list[Record]:
+    """The records of the stage before that of a checkpoint; none also without a checkpoint."""
+    if not path.exists():
+        return []
+    _, meta = read_tensors(path, "load_state")
+    check_json("load_state", path, meta, {"earlier": RECORD})
+    return meta["earlier"]
 
 
 # The provenance of the parameters
@@ -278,7 +281,7 @@ def load_checkpoint(
 
 def best_digest(path: str | Path) -> str:
     """SHA-256 of the run's file of best parameters."""
-    return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
+    return hashlib.sha256((Path(path) / BEST).read_bytes()).hexdigest()
 
 
 def cell_title(cell: str) -> str:
@@ -287,12 +290,6 @@ def cell_title(cell: str) -> str:
 
 
 # Reserving a folder to train in
-
-
-def find_file(path: str | Path, name: str) -> Path | None:
-    """A file of the run folder at `path`, or of its first stage; None: neither has it."""
-    files = (Path(path) / name, Path(path) / FIRST / name)
-    return next((file for file in files if file.is_file()), None)
 
 
 @contextlib.contextmanager
@@ -315,7 +312,7 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
                 _tidy(path)
                 yield
             except BaseException:
-                if created and not find_file(path, LAST):
+                if created and not (path / LAST).is_file():
                     shutil.rmtree(path, ignore_errors=True)
                 raise
     except BaseException:
@@ -340,7 +337,7 @@ def check_resumable(path: Path) -> None:
     names = ["a file"] if path.exists() or path.is_symlink() else []
     if path.is_dir():
         names = [file.name for file in path.iterdir()]
-    if strange := [name for name in names if name not in (LOCK, FIRST) and not name.endswith(PART)]:
+    if strange := [name for name in names if name != LOCK and not name.endswith(PART)]:
         got, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
         raise DataError("train_run", path, got, "a run to continue, or a free place", cause)
 

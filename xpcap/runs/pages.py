@@ -34,7 +34,7 @@ from xpcap.runs.explanation import (
     decision,
     sample_caption,
 )
-from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
+from xpcap.runs.folder import PICTURES, cell_title
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text
 from xpcap.runs.scores import Scores
@@ -65,25 +65,14 @@ class Gallery(NamedTuple):
     captions: Iterable[PictureCaption]  # read once: a generator keeps one picture in memory
 
 
-def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
-    """Records of both stages in a row, epochs counted on, and how many are the first stage's."""
-    epochs = [record for record in read_history(folder / FIRST) if record.get("epoch") != 0]
-    first = [{**record, "epoch": number} for number, record in enumerate(epochs, start=1)]
-    second = [
-        {**record, "epoch": len(first) + record["epoch"]}
-        for record in records
-        if record["epoch"] or not first
-    ]
-    return first + second, len(first)
-
-
-def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Record]) -> None:
+def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Record]) -> None:
     """Write the page of a run in training: its curves so far."""
     folder = Path(folder)
-    history, first = whole_history(folder, records)
-    stages = f" (the first {first} by cross entropy, then on the score)" if first else ""
+    first = sum("train_loss" in record for record in history)
+    is_second = "train_reward" in history[-1] and first > 0
+    stages = f" (the first {first} by cross entropy, then on the score)" if is_second else ""
     summary = (
-        f"After epoch {history[-1]['epoch']} of {first + epochs}{stages}. Scores and captions follow"
+        f"After epoch {history[-1]['epoch']} of {epochs}{stages}. Scores and captions follow"
         " when training ends."
     )
     page = render_page(f"{folder.name}, in training", summary=summary, history=history)
@@ -91,7 +80,7 @@ def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Recor
 
 
 def write_run_page(
-    run: Run, records: Sequence[Record], evaluation: Scores | None, data: CaptionData
+    run: Run, history: Sequence[Record], evaluation: Scores | None, data: CaptionData
 ) -> None:
     """Write the page of a finished run: curves, settings and, if scored, captions and scores.
 
@@ -111,7 +100,7 @@ def write_run_page(
         f" {provenance_text(run, quote=_name)}",
         opening=opening,
         scores=evaluation,
-        history=whole_history(run.path, records)[0],
+        history=history,
         galleries=_galleries(run, evaluation, data, find_picture) if evaluation else (),
         facts=_facts(run),
         find_photo=find_picture,

@@ -24,13 +24,13 @@ from xpcap.work import current
 RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND", "XPCAP_PLAIN")
 
 
-def check_ranks(out: Path, plan: Plan) -> None:
+def check_ranks(plan: Plan) -> None:
     """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
 
     GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
     folder as rank 0 does.
     """
-    group = current().group
+    group, out = current().group, plan.out
     if group.size == 1:
         return
     names = [
@@ -47,12 +47,10 @@ def check_ranks(out: Path, plan: Plan) -> None:
         "environment": {name: os.environ[name] for name in names},
         "data's stamp": plan.data.fingerprint,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
-        "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
+        "checkpoint's iteration": _iteration(out),
+        # a path may differ from machine to machine
+        "option": {k: x for k, x in plan.options.to_config().items() if k != "data"},
     }
-    for number, stage in enumerate(plan.stages, start=1):
-        settings = stage.options.to_config()
-        del settings["data"]  # a path may differ from machine to machine
-        facts["option" if number == 1 else f"stage {number}'s option"] = settings
     rank_facts = group.gather(facts)
     for rank, other_facts in enumerate(rank_facts):
         _compare(rank, other_facts, rank_facts[0], out)

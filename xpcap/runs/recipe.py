@@ -8,7 +8,7 @@ of the docs come from here.
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -89,11 +89,12 @@ SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 @documented
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a training, checked.
+    """The options of a training, checked. `train_run` settles those that are None: see plan.py.
 
     Presets are defaults of generated pictures (``generated``), of few, medium and many captions
     (``few``, ``medium`` where it differs from ``many``, ``many``), of self-critical training from a
-    run (``score``), and of a warm start, which is cross entropy from a run on other data (``warm``).
+    run (``score``), of a warm start, which is cross entropy from a run on other data (``warm``), and
+    of everything else (``usual``).
 
     Generated pictures are fifteen thousand scenes, which need few epochs and no regularisation.
     Their features stay unscaled: standardising would blow up rare ones, and a captioner that
@@ -119,61 +120,68 @@ class Recipe:
         " options are the defaults. With other `data` it gives a head start: the vocabulary has the"
         " words of both, and training has defaults of its own.", role=SOURCE)
     objective: str = option(
-        Names(OBJECTIVES), CROSS_ENTROPY, "Objective: cross entropy on the training captions, or"
-        " CIDEr-D of sampled captions, which needs `start`.", role=STAGES, score=SELF_CRITICAL)
+        Names(OBJECTIVES), None, "Objective: cross entropy on the training captions, or"
+        " CIDEr-D of sampled captions, which needs `start`.",
+        role=STAGES, usual=CROSS_ENTROPY, score=SELF_CRITICAL)
     samples: int = option(
-        SAMPLES, 5, "Captions sampled per picture in self-critical training.", role=SELF_CRITICAL)
+        SAMPLES, None, "Captions sampled per picture in self-critical training.",
+        role=SELF_CRITICAL, usual=5)
     sharpen: float = option(
-        Real(above=0), 1.5, "Factor on the logits when self-critical training begins; above 1"
-        " favours likely words.", role=SELF_CRITICAL)
-    cell: str = option(MODEL_OPTIONS["cell"].kind, "lstm", "Recurrent cell.", role=MODEL)
-    hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
-    wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
+        Real(above=0), None, "Factor on the logits when self-critical training begins; above 1"
+        " favours likely words.", role=SELF_CRITICAL, usual=1.5)
+    cell: str = option(
+        MODEL_OPTIONS["cell"].kind, None, "Recurrent cell.", role=MODEL, usual="lstm")
+    hidden: int = option(
+        SIZE, None, "H, size of the hidden state.", role=MODEL, usual=512, generated=256)
+    wordvec: int = option(
+        SIZE, None, "W, size of a word vector.", role=MODEL, usual=256, generated=64)
     epochs: int = option(
-        COUNT, 0, f"Passes over the training captions; 0: automatic ({MIN_EPOCHS}, or up to {MAX_EPOCHS}"
+        COUNT, None, f"Passes over the training captions; 0: automatic ({MIN_EPOCHS}, or up to {MAX_EPOCHS}"
         " for small data sets).",
-        role=LENGTH, generated=2, score=5, warm=60)
-    score_epochs: int | None = option(
+        role=LENGTH, usual=0, generated=2, score=5, warm=60)
+    score_epochs: int = option(
         COUNT, None, "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
         role=STAGES, many=5, few=0, generated=0, score=0)
-    batch_size: int | None = option(
+    batch_size: int = option(
         SIZE, None, "N, captions in a batch.",
         role=TRAINING, many=128, medium=64, few=16, generated=32, warm=64)
-    lr: float | None = option(
+    lr: float = option(
         Real(above=0), None, "Adam's learning rate in the first epoch.", role=TRAINING,
         many=1.4e-3, medium=1e-3, few=1e-3, generated=2e-3, score=1.4e-4, warm=1e-3)
     lr_decay: float | str = option(
-        DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
-        " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
-    select: str | None = option(
+        DECAY, None, "Factor on the learning rate after each epoch, or linear: to zero over all"
+        " steps.", role=TRAINING, usual=LINEAR, score=LINEAR, warm=LINEAR)
+    select: str = option(
         SOLVER_OPTIONS["select"].kind, None, "Epoch to keep: lowest val loss, highest CIDEr-D of greedy val"
         " captions, or last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
-        Real(0), 50.0, "Gradient clipping: maximum global norm; 0: off.", role=TRAINING)
+        Real(0), None, "Gradient clipping: maximum global norm; 0: off.", role=TRAINING, usual=50.0)
     dropout: float = option(
-        MODEL_OPTIONS["dropout"].kind, 0.4, "Dropout rate of features, word vectors and hidden units.",
-        role=TRAINING, generated=0.0, warm=0.4)
-    smoothing: float | None = option(
+        MODEL_OPTIONS["dropout"].kind, None, "Dropout rate of features, word vectors and hidden units.",
+        role=TRAINING, usual=0.4, generated=0.0, warm=0.4)
+    smoothing: float = option(
         LOSS_OPTIONS["smoothing"].kind, None, "Label smoothing: probability mass spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        MODEL_OPTIONS["inject"].kind, "every-step", "Use of the image: as initial state (init), also as a"
-        " term of every step (every-step), by attention over a grid, or by both.", role=MODEL)
+        MODEL_OPTIONS["inject"].kind, None, "Use of the image: as initial state (init), also as a"
+        " term of every step (every-step), by attention over a grid, or by both.",
+        role=MODEL, usual="every-step")
     feature_scaling: str = option(
-        Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
-        role=MODEL, generated="none")
+        Names(SCALINGS), None, "Scaling of image features, fitted on the train split.",
+        role=MODEL, usual="standardize", generated="none")
     seed: int = option(
-        SEED, 0, "Seed of weights, caption order, dropout and generated pictures.", role=TRAINING)
+        SEED, None, "Seed of weights, caption order, dropout and generated pictures.",
+        role=TRAINING, usual=0)
     patience: int = option(
-        COUNT, 0, "Early stopping: maximum number of epochs without improvement; 0: off.",
-        role=LENGTH, score=0, warm=10)
+        COUNT, None, "Early stopping: maximum number of epochs without improvement; 0: off.",
+        role=LENGTH, usual=0, score=0, warm=10)
     neighbours: bool = option(
-        Flag(), True, "After training, index the training photos, to rank captions by similar photos.",
-        role=AFTER, generated=False, warm=True)
+        Flag(), None, "After training, index the training photos, to rank captions by similar photos.",
+        role=AFTER, usual=True, generated=False, warm=True)
     save_every: str = option(
-        SaveIntervalText(), "60s", "Save interval within an epoch, in seconds (30s) or steps (200). Each"
-        " epoch ends with a save.", role=UNSTORED)
+        SaveIntervalText(), None, "Save interval within an epoch, in seconds (30s) or steps (200). Each"
+        " epoch ends with a save.", role=UNSTORED, usual="60s")
     resume: bool = option(
         Flag(), False, "Continue the run at `out`, or begin it if none exists.", role=UNSTORED)
     # fmt: on
@@ -188,38 +196,31 @@ class Recipe:
         assert interval is not None  # as its kind has checked
         return interval
 
-    @classmethod
-    def of(cls, *sources: Mapping[str, Any]) -> "Recipe":
-        """The recipe of sources of options: each is that of the first source that has it.
-
-        Parameters
-        ----------
-        *sources : mapping of str
-            Options by name, such as those given, a preset, and those of a run. Those that no source
-            has are the defaults.
-
-        Returns
-        -------
-        recipe : Recipe
-
-        Raises
-        ------
-        OptionError
-            A value is not of its option's kind.
-        """
-        options: dict[str, Any] = {}
-        for source in reversed(sources):
-            options |= source
-        return cls(**options)
-
     @property
-    def settled(self) -> dict[str, Any]:
-        """The options, less those left open: None, and 0 epochs."""
+    def given(self) -> dict[str, Any]:
+        """The options that are not left open, as None and 0 epochs are."""
         return {
             name: value
             for name, value in vars(self).items()
             if value is not None and (value or name != "epochs")
         }
+
+    def settled(self, *sources: Mapping[str, Any]) -> "Recipe":
+        """The recipe with open options from sources: each is that of the first that has it.
+
+        Parameters
+        ----------
+        *sources : mapping of str
+            Options by name, such as a preset, or those of a run. None and 0 epochs are none.
+
+        Returns
+        -------
+        recipe : Recipe
+        """
+        options = self.given
+        for source in sources:
+            options = Recipe(**source).given | options
+        return Recipe(**options)
 
     def to_config(self) -> dict[str, Any]:
         """The options as a run's config stores them.
@@ -227,9 +228,10 @@ class Recipe:
         Returns
         -------
         config : dict
-            `data` and `start` are absolute paths, or relative if they lie in the run.
+            `data` and `start` are absolute paths, or relative if they lie in the run. Options of
+            an objective that no stage has are missing.
         """
-        stored = {name: value for name, value in asdict(self).items() if name in STORED}
+        stored = {name: value for name, value in self.given.items() if name in STORED}
         data, start = (_stored_path(path, self.out) for path in (self.data, self.start))
         return {**stored, "data": data or DATA, "start": start}
 
@@ -252,7 +254,11 @@ class Recipe:
         OptionError
             An option is missing, or is not of its kind.
         """
-        options: dict[str, Any] = {name: config.get(name) for name in STORED}
+        options: dict[str, Any] = {
+            name: config.get(name)
+            for name in STORED
+            if name in config or OPTIONS[name].role not in OBJECTIVES
+        }
         for name, value in options.items():
             OPTIONS[name].kind.check("Recipe", name, value)
         options["data"] = None if options["data"] == DATA else out / options["data"]
@@ -269,7 +275,7 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
             for name, entry in OPTIONS.items()
             if preset in entry.presets
         }
-        for preset in ("generated", "few", "medium", "many", "score", "warm")
+        for preset in ("generated", "few", "medium", "many", "score", "warm", "usual")
     }
 )
 
@@ -292,12 +298,12 @@ def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
     return {**preset, "epochs": epochs}
 
 
-def different(recipe: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
-    """Names of the options of some roles that differ."""
+def different(given: Recipe, recipe: Recipe, roles: Collection[str]) -> list[str]:
+    """Names of the options of some roles that are given, and not as a recipe has them."""
     return [
         name
-        for name, entry in OPTIONS.items()
-        if entry.role in roles and getattr(recipe, name) != getattr(other, name)
+        for name, value in given.given.items()
+        if OPTIONS[name].role in roles and value != getattr(recipe, name)
     ]
 
 

@@ -18,7 +18,7 @@ from xpcap.ranking import Candidate, PhotoIndex, Ranker, fit
 from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.decoder import WIDTH
-from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest, find_file
+from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest
 from xpcap.runs.run import Run
 from xpcap.training.state import Record
 from xpcap.work import current
@@ -76,15 +76,15 @@ def _fitted(run: Run, data: CaptionData) -> tuple[Ranker, Record]:
 def _new_ranker(run: Run, data: CaptionData) -> Ranker:
     """The ranker of a run's training photos, with the prior weights."""
     D, prior = run.model.config.feature_shape[-1], PRIOR
-    inherited = find_file(run.path, START_RANKING)
-    if inherited:
+    inherited = run.path / START_RANKING
+    if is_inherited := inherited.is_file():
         start, _ = read_ranker(inherited, run.vocabulary, D, first_words=True)
         origin = Path(run.config.recipe.start or "").name
         index, prior = start.index.extended(data, origin), dict(start.weights)
     else:
         index = PhotoIndex.of(data)
     few = len(index) < FEW_PHOTOS.number
-    if len(data.split("train").captions) < TINY_CAPTIONS.number and not inherited:
+    if len(data.split("train").captions) < TINY_CAPTIONS.number and not is_inherited:
         prior = {**prior, "borrowed": MAX_PART}  # a caption of people, before all of the model
     repeating = np.mean([bool(repeated(words)) for words in data.words("train")])
     no_stutter = bool(repeating < MAX_REPEATED) and len(run.vocabulary) > len(SPECIAL) + MIN_WORDS

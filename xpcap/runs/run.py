@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +26,16 @@ from xpcap.runs.decoder import Decoder, RankedBeam, limited
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
-    FIRST,
     RANKING,
     VOCAB,
     check_parameters,
     check_scaling,
     digest,
     load_parameters,
-    opened_folder,
     read_history,
     read_vocabulary,
 )
-from xpcap.training.state import Record, best_of
+from xpcap.training.state import Record
 from xpcap.work import notice
 
 DIGITS = 12  # of a digest that tells captioners apart
@@ -61,9 +59,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the folder; of a first stage with that of its run."""
-        path = self.path.resolve()
-        return f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name
+        """The name of the folder."""
+        return self.path.resolve().name
 
     @property
     def source(self) -> Source:
@@ -188,8 +185,7 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
-    No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a notice says so.
+    No random number is drawn.
 
     Parameters
     ----------
@@ -204,7 +200,7 @@ def open_run(path: str | Path) -> Run:
     DataError
         No run folder, or one that is damaged, incomplete or of a newer format.
     """
-    asked, path = Path(path), opened_folder(path)
+    path = Path(path)
     config = Config.read(path)
     vocabulary = read_vocabulary(path)
     tensors, scaling, meta = load_parameters(path / BEST)
@@ -219,11 +215,6 @@ def open_run(path: str | Path) -> Run:
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())
-    if path != asked:
-        notice(
-            f"{asked} has only its first stage so far, cross entropy: opened at its best epoch,"
-            f" {meta.get('epoch')} of {config.recipe.epochs}"
-        )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
     run = Run(path, config, vocabulary, scaling, model, meta)
     file = path / RANKING
@@ -246,51 +237,35 @@ def default_policy(run: Run, **limits: Any) -> Policy:
 # The provenance of the parameters
 
 
-def provenance(run: Run) -> tuple[list[Record], object]:
-    """History of the stage that a run's parameters are from, and the number of their epoch.
-
-    Of two stages the first if it is the better. The number is as recorded, so perhaps none.
-    """
-    epoch = run.meta.get("epoch")
-    first = read_history(run.path / FIRST) if epoch == 0 else []
-    best = best_of(first)
-    return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
-
-
 def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
 
     `quote` is applied to the path of the run that training started from.
     """
 
-    def cider(value: float | None) -> str:
-        return "" if value is None else f", CIDEr {value:.3f} on val"
+    def cider(records: Iterable[Record]) -> str:
+        scores = [record["val_cider"] for record in records if "val_cider" in record]
+        return f", CIDEr {max(scores):.3f} on val" if scores else ""
 
     records, epoch = read_history(run.path), run.meta.get("epoch")
-    epochs = max((record.get("epoch", 0) for record in records), default=epoch)
-    first = read_history(run.path / FIRST)
-    if not first and epoch == 0:
-        return (
-            f"Captions are those of {quote(str(run.config.recipe.start))}, which training started from: none"
-            f" of {epochs} epochs made them better."
-        )
-    if not first:
-        return f"Captions come from epoch {epoch} of {epochs}."
-    best = best_of(first) or {}
-    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
+    epochs = max((record["epoch"] for record in records), default=epoch)
     if epoch == 0:
-        scores = [
-            record["val_cider"]
-            for record in records
-            if record.get("epoch") and "val_cider" in record
-        ]
         return (
-            "Captions come from the first of two stages, cross entropy (epoch "
-            f"{best.get('epoch')} of {len(first)}{cider(before)}): the second, training on the "
-            f"score, made them no better{cider(max(scores, default=None))}."
+            f"Captions are those of {quote(str(run.config.recipe.start))}, which training started"
+            f" from: none of {epochs} epochs made them better."
+        )
+    second = [record for record in records if "train_reward" in record]
+    first = [record for record in records if "train_loss" in record]
+    if not (first and second):
+        return f"Captions come from epoch {epoch} of {epochs}."
+    if "train_reward" not in run.meta:
+        return (
+            f"Captions come from the first of two stages, cross entropy (epoch {epoch} of"
+            f" {len(first)}{cider(first)}): the second, training on the score, made them no"
+            f" better{cider(second)}."
         )
     return (
-        "Captions come from the second of two stages, training on the score (epoch "
-        f"{epoch} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
-        f"cross entropy{cider(before)}."
+        "Captions come from the second of two stages, training on the score (epoch"
+        f" {epoch} of {epochs}{cider([run.meta])}), after {len(first)} epochs of cross"
+        f" entropy{cider(first)}."
     )

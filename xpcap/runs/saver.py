@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,6 @@ from types import FrameType
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.errors import DataError, SaveError
 from xpcap.files import write_advice
@@ -30,6 +29,7 @@ from xpcap.runs.folder import (
     TIMES,
     VOCAB,
     check_parameters,
+    digest,
     load_parameters,
     read_times,
     save_parameters,
@@ -38,7 +38,7 @@ from xpcap.runs.folder import (
     write_vocabulary,
 )
 from xpcap.runs.pages import write_progress_page
-from xpcap.runs.plan import Stage
+from xpcap.runs.plan import Plan
 from xpcap.runs.recipe import SaveInterval
 from xpcap.shapes import GENERATOR, write_pictures
 from xpcap.training.solver import CaptioningSolver
@@ -134,10 +134,12 @@ class RunWriter:
     parameters of the start are written before all checkpoints. `saved` is the iteration that is safe
     on disk, 0 if none is; `times` has a record for each epoch of the run.
 
+    Where no epoch of a second stage is better, `best.safetensors` stays the first stage's.
+
     out : the run folder
-    epochs : of the stage
-    scaling : of the run's features
-    vocabulary : its digest
+    epochs : of all stages
+    data : scaled as the run's
+    earlier : records of the stage before the one that is trained
     clock : returns the time in seconds
     """
 
@@ -145,22 +147,23 @@ class RunWriter:
         self,
         out: Path,
         epochs: int,
-        scaling: FeatureScaling,
-        vocabulary: str,
+        data: CaptionData,
+        earlier: Sequence[Record] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.out, self._scaling, self._vocabulary = out, scaling, vocabulary
+        self.out, self._scaling, self._vocabulary = out, data.scaling, digest(data.vocabulary)
+        self.earlier = earlier
         self._writes = current().group.rank == 0
         self.saved = 0
         self.times: list[Record] = []
         self._epochs, self._pace = epochs, Pace(PAGE_SECONDS, clock)
-        self._records: list[Record] = []  # as they were last saved
-        self._shown = 0  # of them, by the page
+        self._history: list[Record] = []  # as it was last saved
+        self._shown = 0  # of its records, by the page
         self._page_failed = False
 
     def begin(self, solver: CaptioningSolver) -> None:
-        """Write the parameters that training starts from, if scored: they are the best so far."""
-        if self._writes and solver.start is not None:
+        """Write the parameters that the run starts from, scored: they are the best so far."""
+        if self._writes and not self.earlier:
             self._write_best(solver)
 
     def write(self, solver: CaptioningSolver, epoch_ended: bool) -> None:
@@ -169,8 +172,14 @@ class RunWriter:
         OSError : a file cannot be written.
         """
         state = solver.state()
-        save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
-        self.saved, self._records = solver.iteration, solver.records
+        save_state(
+            self.out / LAST,
+            state,
+            scaling=self._scaling,
+            vocabulary=self._vocabulary,
+            earlier=self.earlier,
+        )
+        self.saved, self._history = solver.iteration, history_of(self.earlier, solver.records)
         if epoch_ended:
             self._write_epoch(solver)
 
@@ -179,12 +188,12 @@ class RunWriter:
 
         One that cannot be written costs nothing that is trained: it is a notice, and no error.
         """
-        if not self._writes or len(self._records) <= self._shown or not (now or self._pace.due):
+        if not self._writes or len(self._history) <= self._shown or not (now or self._pace.due):
             return
         self._pace.done()
         try:
-            write_progress_page(self.out, self._epochs, self._records)
-            self._shown = len(self._records)
+            write_progress_page(self.out, self._epochs, self._history)
+            self._shown = len(self._history)
         except OSError as error:
             if not self._page_failed:
                 notice(
@@ -199,18 +208,27 @@ class RunWriter:
         DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         best = best_of(state.records)
+        if self.earlier and best is state.records[0]:  # the start, which is the first stage's best
+            best = best_of(self.earlier)
         best_params = self._read_best(best, solver) if best and not state.is_best else None
         solver.restore(state, best_params=best_params)
         self.times = read_times(self.out, solver.epoch)
-        self.saved, self._records = solver.iteration, solver.records
+        self.saved, self._history = solver.iteration, history_of(self.earlier, solver.records)
         if self._writes and solver.epoch:
             self._write_epoch(solver)
         self.update_page()
+        now = current().group.size
+        before = self.times[-1].get("ranks", 1) if self.times else now
+        if before != now:
+            notice(
+                f"train_run: {self.out} was trained by {before} process(es) and continues with"
+                f" {now}: same batches, same dropout; sums are rounded differently"
+            )
 
     def _write_epoch(self, solver: CaptioningSolver) -> None:
-        if solver.best_epoch == solver.epoch:
+        if solver.history and solver.best_epoch == solver.epoch:
             self._write_best(solver)
-        write_lines(self.out / HISTORY, self._records)
+        write_lines(self.out / HISTORY, self._history)
         write_lines(self.out / TIMES, self.times)
 
     def _write_best(self, solver: CaptioningSolver) -> None:
@@ -228,9 +246,21 @@ class RunWriter:
         return tensors
 
 
-def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
+def history_of(earlier: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """The records of both stages in a row.
+
+    The first stage's best has the figures on val that it has as the start of the second.
+    """
+    if not earlier:
+        return [*records]
+    (start, *epochs), best = records, best_of(earlier)
+    scores = {name: figure for name, figure in start.items() if name.startswith("val_")}
+    return [*(scores | record if record is best else record for record in earlier), *epochs]
+
+
+def write_start(plan: Plan, data: CaptionData, model: ModelConfig) -> None:
     """Write the files of a run folder that precede training; on resume those missing or changed."""
-    out, recipe, config = stage.folder, stage.options, stage.config
+    out, recipe, config = plan.out, plan.options, plan.config
     if config is None:
         Config.of(recipe, model, data).write(out)
     elif config.recipe.to_config() != recipe.to_config():

@@ -1,75 +1,89 @@
 """Start of training from another run: what must agree, the words of both, the first parameters."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from xpcap.backend import Array
 from xpcap.data import CaptionData
 from xpcap.errors import DataError
-from xpcap.models import ModelConfig, Parameters
+from xpcap.models import ModelConfig
 from xpcap.models.parameters import add_words
 from xpcap.ranking.file import write_ranker
-from xpcap.runs.folder import (
-    BEST,
-    START_RANKING,
-    VOCAB,
-    best_digest,
-    digest,
-    read_vocabulary,
-)
-from xpcap.runs.plan import Stage
+from xpcap.runs.folder import BEST, START_RANKING, VOCAB, best_digest, digest, read_vocabulary
+from xpcap.runs.plan import Plan
 from xpcap.runs.run import Run, open_run
 from xpcap.training.objectives import SELF_CRITICAL
 
 MIN_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
 
 
-def open_base(stage: Stage, data: CaptionData) -> Run:
-    """Open the run that a stage starts from.
+class Start(NamedTuple):
+    """Parameters that a stage starts from."""
 
-    DataError : it is no run, or has changed since the stage began; or the data do not fit it.
+    params: Mapping[str, Array]
+    epoch: int = 0  # that they are scored as
+    factor: float = 1.0  # on the logits, once they are scored
+    min_gain: float | None = None  # share of the validation loss by which an epoch must lower it
+
+
+def open_base(plan: Plan) -> Run:
+    """Open the run that training starts from.
+
+    DataError : it is no run, or has changed since training began; or the data do not fit it.
     """
-    start = Path(stage.options.start or "")
+    start = Path(plan.options.start or "")
     run = open_run(start)
-    run.data(data)
-    recorded = stage.config and stage.config.start_digest
+    run.data(plan.data)
+    recorded = plan.config and plan.config.start_digest
     if recorded is not None and recorded != best_digest(start):
         got = "has changed since the run that starts from it began"
         raise DataError("train_run", start / BEST, got, cause="begin another run")
     return run
 
 
-def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
-    """The data as a stage trains on it that starts, or once started, from a run.
+def with_words(data: CaptionData, out: Path, base: Run | None) -> CaptionData:
+    """The data as a run trains on it that starts, or once started, from another.
 
-    Captions are encoded by the run's words and, behind them, the data's others.
+    Captions are encoded by the other run's words and, behind them, the data's others.
 
-    base : the run; None: the stage goes on from a checkpoint, and its own folder has the words
+    base : the other run; None: the run goes on, and its own folder has the words
     """
     vocabulary = data.vocabulary
     if base is not None:
         vocabulary = base.vocabulary
-    elif (stage.folder / VOCAB).exists():
-        vocabulary = read_vocabulary(stage.folder)
+    elif (out / VOCAB).exists():
+        vocabulary = read_vocabulary(out)
     if digest(vocabulary) != digest(data.vocabulary):
         data = data.with_vocabulary(vocabulary.union(data.vocabulary))
     return data
 
 
-def first_parameters(base: Run, model: ModelConfig) -> Parameters:
-    """The run's parameters, for perhaps more words."""
+def start_from(base: Run, plan: Plan, model: ModelConfig) -> Start:
+    """The start from a run, whose parameters are made to fit perhaps more words.
+
+    Self-critical training sharpens them. On other data, which is a warm start, cross entropy undoes
+    that; and CIDEr-D of few pictures is too noisy to tell alone whether an epoch is better.
+    """
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
     known = [i for i in range(len(vocabulary)) if i not in silent]
-    return add_words(base.model.params, model.shapes(), known)
+    params = add_words(base.model.params, model.shapes(), known)
+    if plan.options.objective == SELF_CRITICAL:
+        return Start(params, factor=plan.options.sharpen)
+    if not is_warm(base, plan):
+        return Start(params)
+    is_sharpened = "train_reward" in base.meta
+    factor = 1 / base.config.recipe.sharpen if is_sharpened else 1.0
+    return Start(params, factor=factor, min_gain=MIN_GAIN if "val" in plan.data.splits else None)
+
+
+def is_warm(base: Run, plan: Plan) -> bool:
+    """True if a run was trained on other data than the plan's."""
+    return base.config.data_stamp != plan.data.fingerprint
 
 
 def write_inherited(folder: Path, base: Run) -> None:
     """Write the ranking of the run that a warm start begins from, to be extended at its end."""
     if base.ranker is not None:
         write_ranker(folder / START_RANKING, base.ranker, {})
-
-
-def inverse_temperature(base: Run) -> float:
-    """Factor that self-critical training began with on the logits of a run's parameters."""
-    recipe = base.config.recipe
-    is_base_sharpened = recipe.objective == SELF_CRITICAL and base.meta.get("epoch") != 0
-    return recipe.sharpen if is_base_sharpened else 1.0

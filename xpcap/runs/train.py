@@ -1,4 +1,19 @@
-"""`train_run`: from options to a finished run folder, new or resumed."""
+"""`train_run`: from options to a finished run folder, new or resumed.
+
+What `last.safetensors` holds is the state of a run, and tells how it goes on:
+
+| state        | last.safetensors                | what comes next                                    |
+|--------------|---------------------------------|----------------------------------------------------|
+| new          | none                            | the first stage, from fresh parameters or `start`  |
+| first stage  | a checkpoint without `earlier`  | its other epochs, then the second stage if planned |
+| second stage | a checkpoint with `earlier`     | its other epochs                                   |
+| done         | that of the last stage's end    | ranking, scores and pages, made again              |
+
+The second stage, self-critical training, starts from the best parameters of the first, cross
+entropy, in `best.safetensors`, and counts its epochs on. They are scored (`score_start`), and then
+replaced if an epoch has a higher CIDEr-D on val. If none has, `best.safetensors` stays as it is: the
+run is what it was after its first stage, with that epoch's number, and `provenance_text` says so.
+"""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -12,40 +27,34 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
-from xpcap.models import CaptioningRNN, ModelConfig, build_model
+from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
+    BEST,
     LAST,
     Checkpoint,
     check_scaling,
     digest,
     load_checkpoint,
+    load_parameters,
     reserved,
 )
 from xpcap.runs.pages import write_run_page
-from xpcap.runs.plan import Stage, default_out, plan_training
+from xpcap.runs.plan import Plan, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import drop_ranking, fit_ranking
 from xpcap.runs.run import Run, open_run
-from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
+from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, write_start
 from xpcap.runs.scores import Scores, evaluate_run
-from xpcap.runs.start import (
-    MIN_GAIN,
-    data_from,
-    first_parameters,
-    inverse_temperature,
-    open_base,
-    write_inherited,
-)
+from xpcap.runs.start import Start, is_warm, open_base, start_from, with_words, write_inherited
 from xpcap.runs.trained_on import trained_on, write_trained_on
 from xpcap.selfcheck import computing
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
     CROSS_ENTROPY,
-    SELF_CRITICAL,
     CrossEntropy,
     Objective,
     SelfCritical,
@@ -73,10 +82,10 @@ def train_run(
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
 
-    With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
-    the subfolder ``cross-entropy``; if no epoch of the second has a higher CIDEr-D on the val
-    split, the run keeps the parameters of the first. Meanwhile SIGINT, SIGTERM and SIGHUP finish
-    the step, save, and raise Stopped; a second SIGINT ends the process at once.
+    With `score_epochs` a second stage follows that of cross entropy; if none of its epochs has a
+    higher CIDEr-D on the val split, the run keeps the best parameters of the first. Meanwhile
+    SIGINT, SIGTERM and SIGHUP finish the step, save, and raise Stopped; a second SIGINT ends the
+    process at once.
 
     Parameters
     ----------
@@ -122,70 +131,93 @@ def train_run(
         opened = open_data(options.data) if group.rank and options.data else None
         out = Path(group.gather(str(options.out or default_out(options)))[0])
 
-        def open_path(path: Path | None) -> CaptionData:
+        def open_path(path: Path | None, seed: int) -> CaptionData:
             if opened is not None:
                 return opened
-            return open_data(path) if path else with_fingerprint(generate(options.seed))
+            if path:
+                return open_data(path)
+            return with_fingerprint(generate(seed))
 
-        def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
-            return contextlib.nullcontext() if group.rank else reserved(folder, resume)
-
-        with reserve(out, options.resume):
+        with contextlib.nullcontext() if group.rank else reserved(out, options.resume):
             group.barrier()  # the folder is reserved
             plan = plan_training(replace(options, out=out), open_path)
-            check_ranks(out, plan)
-            for stage in plan.stages:
-                for watcher in told:
-                    watcher.stage(stage.options)
-                first = stage.folder != out
-                with reserve(stage.folder, True) if first else contextlib.nullcontext():
-                    records = _train(stage, plan.data, told)
-                    group.barrier()  # all is written
-                    rerank = stage.options.neighbours and stage is plan.stages[-1]
-                    trained = _finish(stage.folder, records, plan.data, rerank)
-            return trained
+            check_ranks(plan)
+            return _train_stages(plan, told)
 
 
-def _finish(folder: Path, records: list[Record], data: CaptionData, rerank: bool) -> Trained:
-    """Rerank captions if `rerank`, score them, and draw what people read of a stage that is trained."""
+def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
+    """Train the stages that are not done; rank, score and draw what has come of them."""
+    options, out, group = plan.options, plan.out, current().group
+    path = out / LAST
+    base = open_base(plan) if options.start is not None and not path.exists() else None
+    data = plan.data if options.start is None else with_words(plan.data, out, base)
+    config = _model_config(options, data)
+    checkpoint = _checkpoint(path, options, data, config) if path.exists() else None
+    start = None
+    if checkpoint is not None:
+        data.scaling = checkpoint.scaling
+    elif base is not None:
+        data.scaling, start = base.scaling, start_from(base, plan, config)
+        if is_warm(base, plan) and "val" in data.splits:
+            trained_on(base, data, "val", captioned(data, "val"))
+    else:
+        data.scaling = fitted_scaling(options.feature_scaling, data)
+    if group.rank == 0:
+        write_start(plan, data, config)
+        if checkpoint is None:
+            write_trained_on(out, data, base)
+        if base is not None and is_warm(base, plan):
+            write_inherited(out, base)
+
+    del base  # which frees its memory
+    earlier = [] if checkpoint is None else checkpoint.earlier
+    writer = RunWriter(out, sum(stage.epochs for stage in plan.stages), data, earlier)
+    stage, *later = plan.stages[bool(earlier) :]
+    records = _train(stage, data, config, writer, checkpoint or start, watchers)
+    if later:
+        group.barrier()  # the first stage's best is written
+        params, _, _ = load_parameters(out / BEST)
+        start = Start(params, records[-1]["epoch"], later[0].sharpen)
+        writer.earlier = records
+        records = _train(later[0], data, config, writer, start, watchers)
+    group.barrier()  # all is written
+    return _finish(out, history_of(writer.earlier, records), data, options.neighbours)
+
+
+def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -> Trained:
+    """Rerank captions if `rerank`, score them, and draw what people read of a run."""
     if not rerank:
-        drop_ranking(folder)
-    run, evaluation = open_run(folder), None
+        drop_ranking(out)
+    run, evaluation = open_run(out), None
     with computing(run.config.way):
         if rerank:
             fit_ranking(run, run.data(data))
-            run = open_run(folder)
-        if "val_loss" in records[-1]:
+            run = open_run(out)
+        if "val" in data.splits:
             evaluation = evaluate_run(run, data, "val")
         if current().group.rank == 0:
             with work(group=SINGLE):
-                write_run_page(run, records, evaluation, data)
+                write_run_page(run, history, evaluation, data)
                 write_run_card(run, evaluation, data)
     return Trained(run, evaluation)
 
 
-def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list[Record]:
-    """Train a stage to its end; return its records. The memory of training is free afterwards."""
-    options, folder, group = stage.options, stage.folder, current().group
-    resumed = stage.config is not None and (folder / LAST).exists()
-    base = None if options.start is None or resumed else open_base(stage, data)
-    if options.start is not None:
-        data = data_from(stage, data, base)
-    # Of other data, as in a warm start
-    warm = base if base is not None and base.config.data_stamp != data.fingerprint else None
-    if warm is not None and "val" in data.splits:
-        trained_on(warm, data, "val", captioned(data, "val"))
-    config, words = _model_config(options, data), data.vocabulary.word_to_idx
-    model = build_model(config, words, seed=options.seed)
-    checkpoint = _checkpoint(stage, data, model) if resumed else None
-    if checkpoint is not None:
-        scaling = checkpoint.scaling
-    elif base is not None:
-        scaling, model.params = base.scaling, first_parameters(base, config)
-    else:
-        scaling = fitted_scaling(options.feature_scaling, data)
-    data.scaling = scaling
-    writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary))
+def _train(
+    options: Recipe,
+    data: CaptionData,
+    config: ModelConfig,
+    writer: RunWriter,
+    origin: Checkpoint | Start | None,
+    watchers: Sequence[Watcher],
+) -> list[Record]:
+    """Train a stage to its end; return its records. The memory of training is free afterwards.
+
+    origin : the state that it goes on from, or the parameters that it starts from; None: fresh ones
+    """
+    group = current().group
+    for watcher in watchers:
+        watcher.stage(options)
+    model = build_model(config, data.vocabulary.word_to_idx, seed=options.seed)
     stop = StopRequest()
     saver = Checkpointer(options.save_interval, writer, stop)
     objective, batch_size = _objective(options, data, group)
@@ -209,26 +241,11 @@ def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list
     )
     solver.warm_up()
     with computing(solver.way):
-        if base is not None:
-            if "val" in data.splits:
-                solver.score_start()
-            if options.objective == SELF_CRITICAL:
-                scale_logits(model.params, options.sharpen)
-            elif warm is not None:
-                scale_logits(model.params, 1 / inverse_temperature(warm))
-                if solver.start is not None:
-                    solver.require_gain(MIN_GAIN)
-        if group.rank == 0:
-            write_start(stage, data, model.config)
-            if checkpoint is None:
-                write_trained_on(folder, data, base)
-            if warm is not None:
-                write_inherited(folder, warm)
-        if checkpoint is None:
+        if isinstance(origin, Checkpoint):
+            writer.restore(solver, origin.state)
+        elif origin is not None:
+            _score_start(solver, origin)
             writer.begin(solver)
-        else:
-            writer.restore(solver, checkpoint.state)
-            _warn_if_ranks_changed(writer)
         if solver.finished:
             for watcher in watchers:
                 watcher.begin(solver)
@@ -243,18 +260,28 @@ def _train(stage: Stage, data: CaptionData, watchers: Sequence[Watcher]) -> list
     return solver.records
 
 
+def _score_start(solver: CaptioningSolver, start: Start) -> None:
+    """Score the parameters that a stage starts from, and give the model those that it trains."""
+    params = solver.model.params
+    solver.model.params = start.params
+    solver.score_start(start.epoch)
+    if start.factor != 1:
+        scale_logits(params, start.factor)
+    if start.min_gain is not None:
+        solver.require_gain(start.min_gain)
+
+
 def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:
     """The objective, and its batch size: in captions, or in pictures to sample captions of."""
-    assert options.batch_size is not None  # as `plan_training` settles it
     if options.objective == CROSS_ENTROPY:
-        return CrossEntropy(options.smoothing or 0.0), options.batch_size
+        return CrossEntropy(options.smoothing), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
     return objective, max(1, options.batch_size // options.samples)
 
 
 def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
     """The solver's `select` and `patience`; notices on options that the data has no use for."""
-    select, patience = options.select or "cider", options.patience or None
+    select, patience = options.select, options.patience or None
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
         notice("train_run: the data has no val split to score: the last epoch is kept")
@@ -289,22 +316,11 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
-def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint:
+def _checkpoint(path: Path, options: Recipe, data: CaptionData, config: ModelConfig) -> Checkpoint:
     """The checkpoint to continue from."""
-    path = stage.folder / LAST
-    checkpoint = load_checkpoint(path, model.params.shapes)
+    checkpoint = load_checkpoint(path, config.shapes())
     if checkpoint.vocabulary != digest(data.vocabulary):
         got = "was trained with another vocabulary than that of its data"
         raise DataError("train_run", path, got, "the same", "from another run?")
-    check_scaling(path, checkpoint.scaling, stage.options.feature_scaling, data.feature_shape[-1])
+    check_scaling(path, checkpoint.scaling, options.feature_scaling, data.feature_shape[-1])
     return checkpoint
-
-
-def _warn_if_ranks_changed(writer: RunWriter) -> None:
-    now = current().group.size
-    before = writer.times[-1].get("ranks", 1) if writer.times else now
-    if before != now:
-        notice(
-            f"train_run: {writer.out} was trained by {before} process(es) and continues with {now}: same"
-            " batches, same dropout; sums are rounded differently"
-        )

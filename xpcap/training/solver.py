@@ -97,6 +97,7 @@ from xpcap.training.state import (
     TrainingState,
     best_of,
     epochs_of,
+    is_start,
 )
 from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Watcher, checked_watchers
@@ -194,7 +195,7 @@ class CaptioningSolver:
         is asked for the other way is refused. On a device the first step, or `warm_up`, checks the
         fast way; where that is not right it becomes "plain", for good, and a line says so.
     start : dict or None
-        Record of the parameters that training starts from, as epoch 0, if they were scored.
+        Record of the parameters that training starts from, if `score_start` scored them.
     best_params : Parameters, or empty dict
         Parameters of the best record, in a buffer of their own; empty before the first. The model
         itself continues from the latest parameters.
@@ -345,20 +346,30 @@ class CaptioningSolver:
         """
         self._plan.stopped = why
 
-    def score_start(self) -> None:
-        """Score the model as epoch 0. Its parameters count as the best until an epoch is better.
+    def score_start(self, epoch: int = 0) -> None:
+        """Score the model. Its parameters count as the best until an epoch is better.
+
+        Parameters
+        ----------
+        epoch : int
+            Epochs that were trained before, with another objective perhaps: those of `train` count
+            on from there.
 
         Raises
         ------
+        OptionError
+            The epoch is no number of epochs.
         ValueError
             A step is done already.
         """
+        epoch = Whole(0).check("CaptioningSolver.score_start", "`epoch`", epoch)
         if self.iteration:
             got, expected = f"is at iteration {self.iteration}", "0: score it before training"
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
         with self._computing():
             figures = self._evaluate(self._scored, between=lambda: None)
-        self._records = [{"epoch": 0, "iteration": 0, **figures}]
+        self._records = [{"epoch": epoch, "iteration": 0, **figures}]
+        self._plan.begun = epoch
         self.best_params = self._scored.params.copy()
 
     def require_gain(self, share: float) -> None:
@@ -603,7 +614,7 @@ class CaptioningSolver:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Epochs done, with those before a start that was scored."""
         return self._records[-1]["epoch"] if self._records else 0
 
     @property
@@ -620,7 +631,7 @@ class CaptioningSolver:
     @property
     def ending(self) -> str | None:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
-        if self._plan.stopped is not None or not self.epoch:
+        if self._plan.stopped is not None or not epochs_of(self._records):
             return self._plan.stopped
         return self.objective.collapse(self.records[-1])
 
@@ -641,8 +652,8 @@ class CaptioningSolver:
 
     @property
     def start(self) -> Record | None:
-        """Record of epoch 0 if it was scored, as a copy."""
-        return next((record for record in self.records if not record["epoch"]), None)
+        """Record of the start if it was scored, as a copy."""
+        return next(filter(is_start, self.records), None)
 
     @property
     def records(self) -> list[Record]:
@@ -651,7 +662,7 @@ class CaptioningSolver:
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch, from 1; 0 while none is better than the start."""
+        """Number of the best epoch; while none is better than the start, the start's."""
         return self._best.get("epoch", 0)
 
     @property

@@ -48,9 +48,14 @@ def best_of(history: Sequence[Record]) -> Record | None:
     return history[-1] if history else None
 
 
+def is_start(record: Record) -> bool:
+    """True if a record is of parameters that training starts from: no rate led to them."""
+    return "learning_rate" not in record
+
+
 def epochs_of(records: Sequence[Record]) -> list[Record]:
     """The records without that of the start."""
-    return [record for record in records if record["epoch"]]
+    return [record for record in records if not is_start(record)]
 
 
 COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # what JSON and doubles hold exactly
@@ -74,7 +79,7 @@ def figures_with(*others: str) -> set[str]:
 
 def unmatched(record: Record, figures: Set[str]) -> tuple[list[str], list[str]]:
     """Figures that a record has beyond those of an epoch, and those that it lacks."""
-    if not record["epoch"]:
+    if is_start(record):
         figures = figures & RESERVED - figures_with(EPOCHS)
     names = record.keys() - figures_with(ANY)
     return sorted(names - figures), sorted(figures - names)
@@ -177,7 +182,7 @@ class TrainingState(NamedTuple):
     @property
     def is_best(self) -> bool:
         """True if the parameters are the best so far: the best epoch has just ended."""
-        if "order" in self.arrays or self.meta["position"] or not self.epoch:
+        if "order" in self.arrays or self.meta["position"] or not epochs_of(self.records):
             return False
         last = self.records[-1]  # after it there may be the steps of an epoch that failed
         return last["iteration"] == self.iteration and best_of(self.records) is last
@@ -264,14 +269,16 @@ Misfit = tuple[str, str] | None  # what came, and what was expected
 
 
 def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
-    """Epochs count from 1, or 0 if the start was scored, and have the figures of the last."""
+    """Epochs count from 1, or from the start if it was scored, and have the figures of the last."""
     records, last = state.records, (state.records or [{}])[-1]
+    has_start = bool(records) and is_start(records[0])
     own_figures = last.keys() - RESERVED
     figures = figures_with(EVERY, EPOCHS, *last) | own_figures
-    for number, record in enumerate(records, start=len(epochs_of(records[:1]))):
+    for number, record in enumerate(records, start=records[0]["epoch"] if has_start else 1):
         fits = record["epoch"] == number and not any(unmatched(record, figures))
         compared = "val_loss" in record or not {"val_cider", LIMIT} & record.keys()
-        if not (fits and compared and (own_figures or not number)):
+        starts = has_start and record is records[0]
+        if not (fits and compared and is_start(record) == starts and (own_figures or starts)):
             return f"record {number} is {_short(record)}", f"the figures of epoch {number}"
     count = f"records are {_short(records)}", f"those of {state.epoch} epochs"
     return None if last.get("epoch", 0) == state.epoch else count
