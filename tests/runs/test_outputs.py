@@ -122,7 +122,7 @@ def test_an_interrupted_file_is_continued_to_the_bytes_of_one_that_was_not(
 ) -> None:
     part, whole = (Path(f"{name}{kind.suffix}") for name in ("part", "whole"))
     good("caption", run, photos, kind.flag, whole)
-    monkeypatch.setattr(captions, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 1)
     encoded = interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, kind.flag, part)
     assert result.exit_code == 130
@@ -354,7 +354,7 @@ def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Pa
 def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "BATCH", 2)
+    monkeypatch.setattr(captions, "BATCH", 1)
     interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, *EVERY)
     assert (result.exit_code, result.stdout) == (130, "")

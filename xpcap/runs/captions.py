@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from xpcap.work import current, work
 BATCH = 64  # pictures captioned at once
 AT_ONCE = 500  # of a data set's, whose features are at hand
 THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
+Item = TypeVar("Item")
 
 
 class Encoded(NamedTuple):
@@ -146,9 +147,8 @@ class PictureCaptioner:
         """Captions of many pictures, in their order.
 
         Pictures are read as the results are asked for, one on each core, those of URLs one by one,
-        and decoded 64 at a time; no more are in memory. One that cannot be read comes as soon as the
-        other cores have read theirs, or after those that were read before it. An exception of the
-        iterable comes after the captions of what it gave.
+        and decoded at most 64 at a time; no more are in memory. An exception of the iterable comes
+        after the captions of what it gave.
 
         Parameters
         ----------
@@ -187,39 +187,21 @@ class PictureCaptioner:
     def _captions(
         self, numbered: Iterator[tuple[PictureSource, int]], decoder: Decoder, show: bool
     ) -> Iterator[PictureCaption | Skipped]:
-        def encode(source: tuple[PictureSource, int]) -> Encoded | Skipped | Exception:
-            try:
-                return self._encoded(*source, show)
-            except Exception as error:  # it comes after what is finished
-                return error
+        encode = functools.partial(self._encoded, show)
 
-        batch: list[Encoded | Skipped] = []
-        encoded = 0  # of the batch
-        end: Exception | None = None
-        while end is None:
-            sources: list[tuple[PictureSource, int]] = []
-            try:
-                while len(sources) < min(cores(), BATCH - encoded):
-                    sources.append(next(numbered))
-            except Exception as error:  # StopIteration, or the iterable's own
-                end = error
+        def encode_block(block: list[tuple[PictureSource, int]]) -> list[Encoded | Skipped]:
             # Parallel work waits for all parts, also at Ctrl-C, and a download may take long
-            downloads = any(is_url(source) for source, _ in sources)
-            results = map(encode, sources) if downloads else parallel_map(encode, sources)
-            for result in results:
-                if isinstance(result, Exception):
-                    end = result
-                    break
-                batch.append(result)
-                encoded += isinstance(result, Encoded)
-                if not encoded or BATCH in (encoded, len(batch) - encoded):
-                    yield from self._decode(batch, decoder)
-                    batch, encoded = [], 0
-        yield from self._decode(batch, decoder)
-        if not isinstance(end, StopIteration):
-            raise end
+            downloads = any(is_url(source) for source, _ in block)
+            return list(map(encode, block)) if downloads else parallel_map(encode, block)
 
-    def _encoded(self, source: PictureSource, number: int, show: bool) -> Encoded | Skipped:
+        width = min(cores(), BATCH)
+        encoded = map(encode_block, _batched(numbered, width))
+        for blocks in _batched(encoded, BATCH // width):
+            yield from self._decode(list(chain.from_iterable(blocks)), decoder)
+            del blocks  # before the next are read
+
+    def _encoded(self, show: bool, numbered: tuple[PictureSource, int]) -> Encoded | Skipped:
+        source, number = numbered
         name = _name(source)
         try:
             picture, feature = encode_picture("caption_files", source, self.encoder)
@@ -356,14 +338,27 @@ def encode_picture(
     return picture, feature
 
 
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, and what is left at the end or where the iterable fails."""
+    batch: list[Item] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except Exception:
+        yield batch
+        raise
+    yield batch
+
+
 def _numbered(
     pictures: Iterable[PictureSource], numbers: Iterable[int] | None
 ) -> Iterator[tuple[PictureSource, int]]:
     """Pictures with their numbers. OptionError : too few, or too many of a list; one below 0."""
-    if numbers is None:
-        yield from zip(pictures, count(), strict=False)
-        return
-    expected, remaining = "as many as there are pictures", iter(numbers)
+    expected = "as many as there are pictures"
+    remaining = iter(count() if numbers is None else numbers)
     for picture in pictures:
         number = next(remaining, None)
         if number is None:
