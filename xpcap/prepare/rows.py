@@ -222,10 +222,7 @@ class Format(NamedTuple):
 
 def grouped(rows: Iterable[CaptionRow]) -> list[CaptionRow]:
     """Sort rows by split, then by picture, each in the order of first appearance."""
-    rows = list(rows)
-    splits: dict[str | None, int] = {}
-    pictures: dict[tuple[str | None, str], int] = {}
+    groups: dict[str | None, dict[str, list[CaptionRow]]] = {}
     for row in rows:
-        splits.setdefault(row.split, len(splits))
-        pictures.setdefault((row.split, row.picture), len(pictures))
-    return sorted(rows, key=lambda row: (splits[row.split], pictures[row.split, row.picture]))
+        groups.setdefault(row.split, {}).setdefault(row.picture, []).append(row)
+    return [row for pictures in groups.values() for group in pictures.values() for row in group]
