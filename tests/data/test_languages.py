@@ -12,6 +12,7 @@ import pytest
 from commands import SMALL, answer, failing, good
 from pages import card, write_cards
 from refusals import refuses
+from wcwidth import width
 
 pytest.importorskip("nltk")
 Image = pytest.importorskip("PIL.Image")
@@ -19,11 +20,12 @@ Image = pytest.importorskip("PIL.Image")
 from damage import about  # noqa: E402 - after the skip
 
 from xpcap import open_data, open_run  # noqa: E402
+from xpcap.cli.shared import table  # noqa: E402
 from xpcap.data import tokenize  # noqa: E402
 from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.prepare import assemble  # noqa: E402
-from xpcap.report import CaptionedPicture, columns, draw_captions  # noqa: E402
+from xpcap.report import CaptionedPicture, draw_captions  # noqa: E402
 from xpcap.report.captions import wrap  # noqa: E402
 from xpcap.report.fonts import find_fonts  # noqa: E402
 from xpcap.shapes import generate, picture_of  # noqa: E402
@@ -218,15 +220,13 @@ def test_fonts_of_the_machine_draw_what_the_own_one_lacks(monkeypatch: pytest.Mo
 
 
 def test_lines_break_between_characters_and_never_before_a_mark_or_a_stop() -> None:
-    def width(text: str) -> float:
-        return float(columns(text))
-
     assert wrap("一只狗在草地上，跑", width, 14) == ["一只狗在草地", "上，跑"]
     assert wrap("e\u0301e\u0301e\u0301", width, 2) == ["e\u0301e\u0301", "e\u0301"]
     assert wrap("a dog runs", width, 5) == ["a dog", "runs"]
 
 
 def test_columns_line_up_under_wide_characters() -> None:
-    assert [
-        columns(text) for text in ("dog", "été", "e\u0301te\u0301", "狗", "ｄ", "ที่", "می‌رود")
-    ] == [3, 3, 3, 2, 2, 1, 5]
+    texts = "dog", "e\u0301te\u0301", "狗", "ｄ", "ที่", "می\u200cرود", "ᄒ\u1161\u11ab", "👩\u200d👧"
+    widths = 3, 3, 2, 2, 1, 5, 2, 2
+    lines = table([(text, "|") for text in texts]).splitlines()
+    assert lines == [f"{text}{' ' * (5 - n)}  |" for text, n in zip(texts, widths, strict=True)]

@@ -44,7 +44,7 @@ from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parents[2]
 # What neither import nor captioning needs, and what captioning may load
-BLOCKED = "matplotlib fontTools nltk joblib regex jinja2 tqdm click filelock h5py ssl http.client urllib.request"
+BLOCKED = "matplotlib fontTools nltk joblib regex jinja2 wcwidth tqdm click filelock h5py ssl http.client urllib.request"
 LATER = "PIL safetensors cupy torch onnxruntime timm"
 
 

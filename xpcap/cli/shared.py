@@ -21,7 +21,7 @@ from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
 from xpcap.progress import say
-from xpcap.report import columns, escape_control
+from xpcap.report import escape_control
 from xpcap.runs import Scores, is_run
 from xpcap.runs.scores import Row
 from xpcap.way import VARIABLE as PLAIN_VARIABLE
@@ -245,18 +245,16 @@ def begin(on_notice: Callable[[str], object] = note) -> Group:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines with aligned columns."""
-    widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        lines.append(
-            "  ".join(cell + " " * (width - columns(cell)) for cell, width in cells).rstrip()
-        )
-    return "\n".join(lines)
+    from wcwidth import ljust, width
+
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(ljust, row, widths)).rstrip() for row in rows)
 
 
 def print_scores(scores: Scores) -> None:
     """Print scores with intervals and people's; below, once, how each is measured, or why not."""
+    from wcwidth import ljust, width
+
     rows = scores.rows()
     echo_wrapped(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     heads = ("score", "captions", "", "people" if scores.people else "")
@@ -265,9 +263,9 @@ def print_scores(scores: Scores) -> None:
     notes = {row.title: row.protocol for row in rows} | {"people": scores.human_protocol}
     for name, reason in scores.unscored.items():
         notes[name.replace("_", " ")] = f"not scored: {reason}"
-    width = max(map(columns, notes)) + 2
+    indent = max(map(width, notes)) + 2
     for title, text in notes.items():
-        echo_wrapped(title + " " * (width - columns(title)) + text, indent=width)
+        echo_wrapped(ljust(title, indent) + text, indent)
 
 
 def _lines(row: Row) -> list[tuple[str, ...]]:

@@ -5,11 +5,10 @@ It knows no run: a caller gives numbers, texts and pictures. Open markup.py firs
 
 from xpcap.report.captions import CaptionedPicture, draw_captions
 from xpcap.report.overlay import overlay
-from xpcap.report.text import columns, escape_control, signed
+from xpcap.report.text import escape_control, signed
 
 __all__ = [
     "CaptionedPicture",
-    "columns",
     "draw_captions",
     "escape_control",
     "overlay",

@@ -1,4 +1,4 @@
-"""Escaping and cutting of untrusted text; its width in columns, line breaks; signed numbers."""
+"""Escaping and cutting of untrusted text; line breaks; signed numbers."""
 
 import unicodedata
 
@@ -37,17 +37,6 @@ def escape_control(text: str, most: int = LONGEST) -> str:
 def signed(x: float) -> str:
     """A difference with its sign and two decimals; 0 without."""
     return f"{x:+.2f}" if round(x, 2) else "0"
-
-
-def columns(text: str) -> int:
-    """Terminal columns of a text: 2 for a wide East Asian character, 0 for a combining mark."""
-    return len(text) if text.isascii() else sum(_columns(sign) for sign in text)
-
-
-def _columns(sign: str) -> int:
-    if unicodedata.category(sign) in (*MARKS, "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
 def pieces(word: str) -> list[str]:
