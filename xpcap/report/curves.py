@@ -32,7 +32,7 @@ CURVES = (  # title; key and name of each line, that of training first
 )
 SCORES = ("val_cider", "train_reward")  # the more the better
 History = Sequence[Mapping[str, Any]]
-Points = Sequence[tuple[float, float]]
+Curve = list[tuple[int, float]]  # epochs and values
 Ticks = list[tuple[float, str]]  # place and text of each
 
 
@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
     name: str
     style: str  # its class in frame.html
-    points: Points
+    points: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,13 @@ class Chart:
 # ---- The history of a training
 
 
-def points(history: History, key: str) -> list[tuple[int, float]]:
+def points(history: History, key: str) -> Curve:
     """(epoch, value) of the records that have the value, and a finite one."""
     return [
         (record["epoch"], record[key])
         for record in history
         if record.get(key) is not None and math.isfinite(record[key])
     ]
-
-
-def best_point(history: History, key: str) -> tuple[int, float, str]:
-    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
-    best, word = (max, "highest") if key in SCORES else (min, "lowest")
-    return *best(points(history, key), key=lambda point: point[1]), word
 
 
 def training_charts(history: History) -> list[Chart]:
@@ -84,34 +78,31 @@ def training_charts(history: History) -> list[Chart]:
     """
     charts: list[Chart] = []
     for title, names in CURVES if len(history) > 1 else ():
-        lines = _lines(history, names)
+        curves = {key: curve for key in names if (curve := points(history, key))}
+        lines = [Line(names[key], key.partition("_")[0], curve) for key, curve in curves.items()]
+        about = "; ".join(_course(key, curve) for key, curve in curves.items())
+        *_, last = names
+        ring = None
+        if len(curves.get(last, ())) > 1:
+            epoch, value, word = _best(last, curves[last])
+            ring = epoch, value, f"{word}, epoch {epoch}"
         if lines:
-            about = "; ".join(_course(history, key) for key in names if points(history, key))
-            charts.append(_chart(title, "epoch", about, lines, ring=_ring(history, names)))
+            charts.append(_chart(title, "epoch", about, lines, ring=ring))
     return charts
 
 
-def _lines(history: History, names: Mapping[str, str]) -> list[Line]:
-    drawn = ((key, name, points(history, key)) for key, name in names.items())
-    return [Line(name, key.partition("_")[0], of_key) for key, name, of_key in drawn if of_key]
+def _best(key: str, curve: Curve) -> tuple[int, float, str]:
+    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
+    best, word = (max, "highest") if key in SCORES else (min, "lowest")
+    return *best(curve, key=lambda point: point[1]), word
 
 
-def _ring(history: History, names: Mapping[str, str]) -> tuple[int, float, str] | None:
-    """The best point of the last line, and what it is; None: the line has no two points."""
-    *_, key = names
-    if len(points(history, key)) < 2:
-        return None
-    epoch, value, word = best_point(history, key)
-    return epoch, value, f"{word}, epoch {epoch}"
-
-
-def _course(history: History, key: str) -> str:
+def _course(key: str, curve: Curve) -> str:
     """A curve in words."""
-    drawn, name = points(history, key), COLUMNS[key][0]
-    (first, start), (last, end) = drawn[0], drawn[-1]
+    name, (first, start), (last, end) = COLUMNS[key][0], curve[0], curve[-1]
     if first == last:
         return f"{name} {end:.2f} after epoch {last}"
-    best, value, word = best_point(history, key)
+    best, value, word = _best(key, curve)
     turn = f", {word} {value:.2f} after epoch {best}" if best != last else ""
     return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
 
@@ -151,23 +142,19 @@ class _Axis(NamedTuple):
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self, most: int, *, whole: bool, log: bool = False) -> Ticks:
-        """Round values, about `most` at most: 1, 2 or 5 times a power of ten apart."""
-        least = (self.high - self.low) / most
-        power = math.floor(math.log10(least))
-        step = next(
-            (n * 10.0**power for n in (1, 2, 5) if n * 10.0**power >= least), 10.0 ** (power + 1)
-        )
-        step = max(1.0, step) if whole else step
+        """Round values, about `most` at most: 1, 2 or 5 times a power of ten apart.
+
+        Of a log scale, the shares of which they are the logarithms.
+        """
+        least = max((self.high - self.low) / most, whole)
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next((n * power for n in (1, 2, 5) if n * power >= least), 10 * power)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
-        return [(self.place(n * step), _text(n * step, digits, log)) for n in numbers]
-
-
-def _text(value: float, digits: int, log: bool) -> str:
-    """A value at an axis; of a log scale, the share of which it is the logarithm."""
-    if log:
-        return f"{100 * 10**value:g}\N{NO-BREAK SPACE}%"
-    return f"{value:.{digits}f}" if digits < 5 and abs(value) < 1e5 else f"{value:.3g}"
+        values = [n * step for n in numbers]
+        form = f".{digits}f" if digits < 5 and max(map(abs, values), default=0) < 1e5 else ".6g"
+        texts = [f"{100 * 10**x:g}\N{NO-BREAK SPACE}%" if log else format(x, form) for x in values]
+        return list(zip(map(self.place, values), texts, strict=True))
 
 
 def _chart(
@@ -182,7 +169,9 @@ def _chart(
     """A chart of lines; the values of a log scale are logarithms."""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
     left, right = (min(xs), max(xs)) if min(xs) < max(xs) else _spread(xs, 1)
-    low, high = _decades(ys) if log else _spread(ys, PADDING * (max(ys) - min(ys)))
+    low, high = _spread(ys, PADDING * (max(ys) - min(ys)))
+    if log:  # whole decades
+        low, high = min(math.floor(min(ys)), math.ceil(max(ys)) - 1), math.ceil(max(ys))
     x, y = _Axis(left, right, LEFT, RIGHT), _Axis(low, high, BOTTOM, TOP)
     drawn = []
     for line in lines:
@@ -199,9 +188,3 @@ def _spread(values: Sequence[float], padding: float) -> tuple[float, float]:
     least = 0.001 * max(map(abs, values)) or 1.0
     padding = max(padding, (least - (max(values) - min(values))) / 2)
     return min(values) - padding, max(values) + padding
-
-
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Whole numbers around logarithms."""
-    low, high = math.floor(min(values)), math.ceil(max(values))
-    return min(low, high - 1), high
