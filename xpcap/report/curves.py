@@ -1,6 +1,7 @@
 """Curves: loss, perplexity and CIDEr-D by epoch, and gradients through time.
 
-A page draws a `Chart` as SVG.
+A page draws a `Chart` as SVG, in the colours of its theme. Matplotlib's has fixed colours, seven times
+the bytes, and takes 45 ms a chart; a run in training draws its page after each epoch.
 """
 
 import math
