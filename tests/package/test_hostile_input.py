@@ -24,7 +24,7 @@ from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.kinds import same_encoder  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
-from xpcap.prepare.captions_file import read_captions_json  # noqa: E402
+from xpcap.prepare.captions_json import read_captions_json  # noqa: E402
 from xpcap.prepare.names import path_inside, roots_of  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

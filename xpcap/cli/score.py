@@ -8,7 +8,7 @@ import click
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
-from xpcap.prepare.captions_file import read_captions_json
+from xpcap.prepare.captions_json import read_captions_json
 from xpcap.runs import score_captions
 
 
@@ -38,12 +38,12 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     scores = score_captions(opened, split, submitted.captions)
     if csv is not None:
         write_new("score", csv, scores.to_csv())
-    if submitted.others:
+    if submitted.unmatched:
         kind = f"captions match no picture of split {split!r}, and are left out"
         remarked = [
-            f": {name[:100]} ({remark})" for name, remark in submitted.others.items() if remark
+            f": {name[:100]} ({remark})" for name, remark in submitted.unmatched.items() if remark
         ]
-        click.echo(f"score: {len(submitted.others):,} {kind}{''.join(remarked[:1])}", err=True)
+        click.echo(f"score: {len(submitted.unmatched):,} {kind}{''.join(remarked[:1])}", err=True)
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

@@ -8,7 +8,7 @@ import pytest
 from refusals import Refusal, refusals
 
 from xpcap.errors import DataError
-from xpcap.prepare.captions_file import read_captions_json
+from xpcap.prepare.captions_json import read_captions_json
 
 NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7.png"]
 SAID = dict(zip(NAMES, "abc", strict=True))
@@ -49,7 +49,7 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
     path.write_text(json.dumps(said))
     found = read_captions_json(path, ["cats/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg"])
     assert found.captions == {"cats/1.jpg": "a cat", "3.jpg": "an owl"}
-    assert found.others == {
+    assert found.unmatched == {
         "dogs/1.jpg": "did you mean cats/1.jpg?",
         "2.jpg": "may be a/2.jpg or b/2.jpg",
         "C:/b/3.jpg": "may be 3.jpg, which 3.jpg names as well",

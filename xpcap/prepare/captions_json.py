@@ -14,14 +14,14 @@ ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
 BY_NAME = {"*": str}
 
 
-class CaptionFile(NamedTuple):
+class MatchedCaptions(NamedTuple):
     """Captions by the split's names of pictures, and names of no picture of it, with remarks."""
 
     captions: dict[str, str]
-    others: dict[str, str]
+    unmatched: dict[str, str]
 
 
-def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
+def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptions:
     """Read captions of pictures from a JSON file.
 
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
@@ -41,7 +41,7 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
                 got = f"has two captions of {image[:100]!r}"
                 raise DataError(caller, "", got, "one of each picture")
             captions[image] = caption
-    return CaptionFile(captions, names.unmatched)
+    return MatchedCaptions(captions, names.unmatched)
 
 
 def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
