@@ -14,7 +14,7 @@ from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
     WEIGHTS,
-    Captioner,
+    GraphCaptioner,
     greedy_graph,
     require_form,
     start_graph,
@@ -66,7 +66,7 @@ def export_onnx(
     folder = Path(folder)
     with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
     require_exportable("export_onnx", run, folder, weights)
-    captioner = Captioner(run.model, run.scaling, weights)
+    captioner = GraphCaptioner(run.model, run.scaling, weights)
     most = run.config.max_words
     graphs = {
         START: start_graph(captioner),
@@ -91,7 +91,7 @@ def export_onnx(
 def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> None:
     """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
     try:
-        require_form(Captioner(run.model, run.scaling, weights))
+        require_form(GraphCaptioner(run.model, run.scaling, weights))
     except TypeError as error:  # of the tensors that record the equations
         thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = (

@@ -61,7 +61,7 @@ class _Recorded(Network):
         return self.attention
 
 
-class Captioner:
+class GraphCaptioner:
     """The equations of a model, which add themselves to a graph.
 
     Parameters
@@ -130,7 +130,7 @@ class Captioner:
 # ---- The graphs
 
 
-def start_graph(captioner: Captioner, index: Projection | None = None) -> Graph:
+def start_graph(captioner: GraphCaptioner, index: Projection | None = None) -> Graph:
     """Features to the state before the first word.
 
     `index` : of a PhotoIndex, to compute `projected` (N, d) as well, a photo's direction times its
@@ -151,7 +151,7 @@ def start_graph(captioner: Captioner, index: Projection | None = None) -> Graph:
     return graph
 
 
-def step_graph(captioner: Captioner, batch: int = BATCH) -> Graph:
+def step_graph(captioner: GraphCaptioner, batch: int = BATCH) -> Graph:
     """Words and a state to the scores of the next words, and the next state.
 
     `batch` : captions of the example that is recorded
@@ -172,7 +172,7 @@ def step_graph(captioner: Captioner, batch: int = BATCH) -> Graph:
     return graph
 
 
-def require_form(captioner: Captioner) -> None:
+def require_form(captioner: GraphCaptioner) -> None:
     """Raise TypeError if the cell's step cannot be recorded, or only for one number of captions."""
     small, large = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
     sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (small, large))
@@ -181,7 +181,7 @@ def require_form(captioner: Captioner) -> None:
 
 
 def greedy_graph(
-    captioner: Captioner, vocabulary: Vocabulary, most: int, features: Tensor | None = None
+    captioner: GraphCaptioner, vocabulary: Vocabulary, most: int, features: Tensor | None = None
 ) -> Graph:
     """Features to the likeliest word at each step, up to `most` words, END included.
 

@@ -27,7 +27,7 @@ from xpcap.export.onnx_folder import (
     require_exportable,
     write_folder,
 )
-from xpcap.export.onnx_graphs import Captioner, start_graph, step_graph
+from xpcap.export.onnx_graphs import GraphCaptioner, start_graph, step_graph
 from xpcap.export.tensor import graph_output
 from xpcap.metrics.cider import Hashes
 from xpcap.models import Beam
@@ -96,7 +96,7 @@ def export_web(
         encoder_settings = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
         encoder_settings["grid"] = encoder.grid
-    captioner = Captioner(run.model, run.scaling, weights)
+    captioner = GraphCaptioner(run.model, run.scaling, weights)
     start = start_graph(captioner, ranker.index.projection if ranker else None)
     for name, graph in ((START, start), (STEP, step_graph(captioner))):
         graphs[name] = checked_model(graph, {"graph": name})
