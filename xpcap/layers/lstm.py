@@ -128,6 +128,10 @@ def lstm_backward(
     If the forward pass was given c0, dc_T is the upstream gradient of c_T (None means zeros), and
     dc0 is returned as well.
 
+    Each step gives its rows of da. The weights' gradients are then one product each of all steps,
+    in sequence_backward and backward_loop: dWx = x.T @ da and dWh = h_prev.T @ da. A captioner runs
+    the same loop; its Network.backward first sums the rows of da of each distinct word.
+
     Raises
     ------
     ValueError
