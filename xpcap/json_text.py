@@ -16,7 +16,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.files import read_text
 from xpcap.options import OptionKind
 
-Form = type | OptionKind | list[Any] | dict[str, Any] | tuple[Any, ...]
+JsonForm = type | OptionKind | list[Any] | dict[str, Any] | tuple[Any, ...]
 TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -49,7 +49,7 @@ def read_json(caller: str, path: Path, most: int, expected: str) -> Any:
 
 
 def check_json(
-    caller: str, thing: object, value: object, form: Form, cause: str = "damaged?"
+    caller: str, thing: object, value: object, form: JsonForm, cause: str = "damaged?"
 ) -> None:
     """Check a value of JSON, and all that it holds, against a form.
 
@@ -61,7 +61,7 @@ def check_json(
         raise DataError(caller, where, f"is {got}", expected, cause)
 
 
-def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
+def _misfit(value: object, form: JsonForm) -> tuple[str, str, str] | None:
     """The path of the first value that does not fit, what came, and what was expected."""
     if isinstance(form, OptionKind):
         try:
@@ -86,11 +86,11 @@ def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
     return None
 
 
-def _type(form: Form) -> type:
+def _type(form: JsonForm) -> type:
     return form if isinstance(form, type) else type(form)
 
 
-def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
+def _parts(value: Any, form: JsonForm) -> Iterator[tuple[str, object, JsonForm]]:
     """Members of a list or an object: the step of the path to each, its value, and its form."""
     if isinstance(form, list):
         yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))

@@ -30,7 +30,7 @@ class Operator(NamedTuple):
     content: bytes = b""
 
 
-class Part:
+class GraphPart:
     """Operators, inputs and outputs of a graph, or of one inside it, such as the body of a Loop."""
 
     def __init__(self, name: str) -> None:
@@ -46,7 +46,7 @@ class Part:
                 needed.append(one)
                 reads.update(one.reads)
                 for inner in one.attributes.values():
-                    reads |= inner.needed()[1] if isinstance(inner, Part) else set()
+                    reads |= inner.needed()[1] if isinstance(inner, GraphPart) else set()
         return needed[::-1], reads
 
     def content(self, named: Mapping[str, str], weights: Sequence[bytes] = ()) -> bytes:
@@ -70,13 +70,13 @@ class Graph:
     ----------
     scope : str
         What names of the next operators begin with, such as ``start/``.
-    part : Part
+    part : GraphPart
         What they are added to.
     weights : dict of str to array or TensorProto
     """
 
     def __init__(self, name: str = "network") -> None:
-        self.scope, self.part = "", Part(name)
+        self.scope, self.part = "", GraphPart(name)
         self.weights: dict[str, np.ndarray | bytes] = {}
         self._names: Counter[str] = Counter()
         self._first = self.part.operators  # of weights, which all parts read
@@ -98,7 +98,7 @@ class Graph:
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
         """Add an operator of ONNX with one output, arrays as constants; return the output's name.
 
-        Attributes are numbers, text, sequences of whole numbers, or a Part.
+        Attributes are numbers, text, sequences of whole numbers, or a GraphPart.
         """
         known = (x.removesuffix(".float16") for x in inputs if isinstance(x, str))
         weight = next((f"_{x}" for x in known if {x, f"{x}.float16"} & self.weights.keys()), "")
@@ -134,9 +134,9 @@ class Graph:
         return name
 
     @contextlib.contextmanager
-    def body(self, name: str) -> Iterator[Part]:
+    def body(self, name: str) -> Iterator[GraphPart]:
         """Let operators, inputs and outputs inside the ``with`` be those of a graph in this one."""
-        outer, self.part = self.part, Part(name)
+        outer, self.part = self.part, GraphPart(name)
         yield self.part
         self.part = outer
 
@@ -172,7 +172,7 @@ def _operator(one: Operator, named: Mapping[str, str]) -> bytes:
 
 
 def _attribute(name: str, value: Any, named: Mapping[str, str]) -> bytes:
-    if isinstance(value, Part):
+    if isinstance(value, GraphPart):
         content, kind = _field(6, value.content(named)), GRAPH
     elif isinstance(value, int):
         content, kind = _field(3, value), INT

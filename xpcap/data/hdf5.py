@@ -28,7 +28,7 @@ from xpcap.data.features import LazyRows, RowSource, blocks, row_digests
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
-from xpcap.json_text import Form, check_json, parse_json
+from xpcap.json_text import JsonForm, check_json, parse_json
 
 if TYPE_CHECKING:
     import h5py
@@ -238,7 +238,7 @@ def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memor
     )
 
 
-def _json(path: Path, dataset: "h5py.Dataset", form: Form) -> Any:
+def _json(path: Path, dataset: "h5py.Dataset", form: JsonForm) -> Any:
     """The value whose JSON a member of the file holds as bytes. DataError : it is of another form."""
     thing = f"{path}: {dataset.name.removeprefix('/')}"
     text = dataset[()].view(np.uint8).tobytes().decode()

@@ -23,7 +23,7 @@ from xpcap.device import Array
 from xpcap.device.replay import note
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
-Work = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
+LaunchSize = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
 
 THREADS = 256  # of a block
 # A parameter fills eight bytes, whatever its type; a pointer is a "Q"
@@ -108,7 +108,7 @@ class Kernel:
         self._memory = ctypes.c_byte * (16 * n)
         self._offsets = tuple(range(8 * n, 16 * n, 8))
 
-    def __call__(self, work: Work, *args: object) -> None:
+    def __call__(self, work: LaunchSize, *args: object) -> None:
         grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
         if 0 in grid:  # which CUDA refuses
             return
@@ -288,7 +288,7 @@ class Kernels:
         kernel.check(args)
         return kernel
 
-    def launch(self, name: str, work: Work, *args: object) -> None:
+    def launch(self, name: str, work: LaunchSize, *args: object) -> None:
         """Launch a kernel; TypeError or ValueError if an argument is not what it takes."""
         self.kernel(name, args)(work, *args)
 
@@ -299,7 +299,7 @@ class Kernels:
         """
         kernel = self.kernel(name, arrays)
 
-        def launch(work: Work, *numbers: object) -> None:
+        def launch(work: LaunchSize, *numbers: object) -> None:
             kernel(work, *arrays, *numbers)
 
         return launch

@@ -39,15 +39,15 @@ SETTINGS: Mapping[str, OptionKind] = {
     "bandwidth": Real(1e-3, 1),
     "no_stutter": Flag(),
 }
-Words = tuple[int, ...]  # ids, without START and END
-LogLikelihood = Callable[[Sequence[int], Sequence[Words]], np.ndarray]
-Allowed = Callable[[Sequence[Words]], np.ndarray]
+CaptionIds = tuple[int, ...]  # ids, without START and END
+LogLikelihood = Callable[[Sequence[int], Sequence[CaptionIds]], np.ndarray]
+Allowed = Callable[[Sequence[CaptionIds]], np.ndarray]
 
 
 class Candidate(NamedTuple):
     """A caption that may be chosen."""
 
-    words: Words
+    words: CaptionIds
     log_probability: float  # total, END included
     photo: int = -1  # row in the index of the photo that it is a caption of; -1: the model's own
 
@@ -67,7 +67,7 @@ class Ranking(NamedTuple):
     neighbours: list[tuple[int, float]]  # rows of the index, the nearest first, and similarities
 
     @property
-    def best(self) -> Words:
+    def best(self) -> CaptionIds:
         """The caption chosen; empty without a candidate."""
         return self.candidates[0].candidate.words if self.candidates else ()
 
@@ -158,7 +158,7 @@ class Ranker:
         offered = []
         for photos, own in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
             known = {candidate.words for candidate in own}
-            owner: dict[Words, int] = {}
+            owner: dict[CaptionIds, int] = {}
             for photo in photos:
                 for words in map(tuple, self.index.captions(photo)):
                     if words and unknown not in words and words not in known:
@@ -266,7 +266,7 @@ class Ranker:
             lifts += [x.mean() if len(x) else 0.0 for x in _by_group(lift, captions)]
         return np.array(lifts, np.float64)
 
-    def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
+    def _unseen(self, captions: Sequence[CaptionIds]) -> np.ndarray:
         """Share of the pairs of words of each caption, its end included, that the index lacks."""
         ids = [np.array([*words, self.index.vocabulary.end]) for words in captions]
         pairs = np.concatenate([np.zeros(0, np.int64), *(pair(x[:-1], x[1:]) for x in ids)])

@@ -109,8 +109,8 @@ MAX_PADDED = 512
 
 
 @dataclass
-class Plan:
-    """The plan of a call of `train`, for `num_epochs` epochs.
+class TrainCall:
+    """A call of `train`, for `num_epochs` epochs.
 
     begun : epochs done when it began; below 0 once `num_epochs` is raised after all of them
     stopped : reason to end earlier, of `stop`
@@ -257,7 +257,7 @@ class CaptioningSolver:
         self._times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._steps = 0  # taken, recorded or not
-        self._plan = Plan()
+        self._call = TrainCall()
 
         self.way, self._is_checked, self._falls_back = current_way(), False, False
         flat = self.model.params.flat
@@ -295,7 +295,7 @@ class CaptioningSolver:
         if self._built and name == "patience":
             _check_choice(self.select, value, self.data)
         if self._built and name == "num_epochs" and self.epoch >= self._last_epoch:
-            self._plan.begun = self.epoch - value  # so that `train` begins as many more
+            self._call.begun = self.epoch - value  # so that `train` begins as many more
         super().__setattr__(name, value)
 
     def train(self) -> None:
@@ -314,7 +314,7 @@ class CaptioningSolver:
         BackendError
             As in `warm_up`.
         """
-        self._plan.stopped = None
+        self._call.stopped = None
         self._check_device()
         try:
             with self._computing():
@@ -327,10 +327,10 @@ class CaptioningSolver:
         again = self.finished
         for watcher in self.watchers:
             watcher.begin(self)
-        if self._plan.report_due:
+        if self._call.report_due:
             self._report_epoch()
         elif again:
-            self._plan.begun = self.epoch
+            self._call.begun = self.epoch
             self._optimizer.begin_again(self.lr_decay)
             self._train_epoch()
         while not self.finished:
@@ -344,7 +344,7 @@ class CaptioningSolver:
         why : str
             What `ending` then tells.
         """
-        self._plan.stopped = why
+        self._call.stopped = why
 
     def score_start(self, epoch: int = 0) -> None:
         """Score the model. Its parameters count as the best until an epoch is better.
@@ -369,7 +369,7 @@ class CaptioningSolver:
         with self._computing():
             figures = self._evaluate(self._scored, between=lambda: None)
         self._records = [{"epoch": epoch, "iteration": 0, **figures}]
-        self._plan.begun = epoch
+        self._call.begun = epoch
         self.best_params = self._scored.params.copy()
 
     def require_gain(self, share: float) -> None:
@@ -425,7 +425,7 @@ class CaptioningSolver:
         self._records.append(record)
         self._optimizer.end_epoch(self.lr_decay)
         self._order.end()
-        self._plan.report_due = True
+        self._call.report_due = True
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
@@ -620,7 +620,7 @@ class CaptioningSolver:
     @property
     def _last_epoch(self) -> int:
         """Number of the last epoch that is planned."""
-        return self._plan.begun + self.num_epochs
+        return self._call.begun + self.num_epochs
 
     @property
     def finished(self) -> bool:
@@ -631,8 +631,8 @@ class CaptioningSolver:
     @property
     def ending(self) -> str | None:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
-        if self._plan.stopped is not None or not epochs_of(self._records):
-            return self._plan.stopped
+        if self._call.stopped is not None or not epochs_of(self._records):
+            return self._call.stopped
         return self.objective.collapse(self.records[-1])
 
     @property
@@ -781,7 +781,7 @@ class CaptioningSolver:
         """Tell of an epoch; that stays due until all have returned."""
         for watcher in self.watchers:
             watcher.epoch(self)
-        self._plan.report_due = False
+        self._call.report_due = False
 
     def _require_finite(self) -> None:
         """Raise TrainingError if a step so far was not finite. To call before a loss is recorded."""
@@ -851,7 +851,7 @@ class CaptioningSolver:
         with self._computing():
             state.check_fits(self, figures)
         best: Any = None if best_params is None else self.model.params.holding(best_params)
-        self._times, self._plan = [], Plan()
+        self._times, self._call = [], TrainCall()
         state.write_to(self)
         if best is None:
             best = self._scored.params.copy() if state.is_best else {}

@@ -156,8 +156,8 @@ class TrainingState(NamedTuple):
     @classmethod
     def of(cls, solver: Any) -> "TrainingState":
         """State of a solver. Raise TrainingError if a parameter or moment is not finite."""
-        meta = {part.key: x for part in MEMBERS if (x := part.of(solver)) is not None}
-        named = (item for part in ARRAYS for item in _named(part.key, part.of(solver)))
+        meta = {member.key: x for member in MEMBERS if (x := member.of(solver)) is not None}
+        named = (item for member in ARRAYS for item in _named(member.key, member.of(solver)))
         arrays = {name: np.array(to_numpy(x)) for name, x in named}
         cause = f"is the learning rate, now {solver.learning_rate:g}, too high?"
         for name, x in arrays.items():
@@ -197,20 +197,20 @@ class TrainingState(NamedTuple):
         rules : the update rule is one of them
         """
         meta, spec = self.meta, Spec("")
-        check_json(where, "", meta, {part.name: part.form for part in MEMBERS})
+        check_json(where, "", meta, {member.name: member.form for member in MEMBERS})
         try:
             rule = rules[Names(rules).check("", "update rule", meta["update rule"])]
             meta["optimizer"] = rule.complete(meta["optimizer"])
         except OptionError as error:
             got, cause = _short(error.got, str), error.cause or "damaged?"
             raise DataError(where, error.thing, got, error.expected, cause) from error
-        for part in ARRAYS:
-            if part.name == part.key or part.key in self.arrays:
-                named = dict(_named(part.key, part.form(shapes, rule, meta)))
-                spec.entries += Spec.of(named, part.kind or FLOATS[meta["dtype"]]).entries
+        for member in ARRAYS:
+            if member.name == member.key or member.key in self.arrays:
+                named = dict(_named(member.key, member.form(shapes, rule, meta)))
+                spec.entries += Spec.of(named, member.kind or FLOATS[meta["dtype"]]).entries
         spec.check_file(where, self.arrays, "from another run?")
-        for part in (*MEMBERS, *ARRAYS):
-            if misfit := part.misfit(self, rule):
+        for member in (*MEMBERS, *ARRAYS):
+            if misfit := member.misfit(self, rule):
                 raise DataError(where, "", *misfit, "damaged, or not the state of a training?")
 
     def check_fits(self, solver: Any, figures: Set[str]) -> None:
@@ -223,9 +223,9 @@ class TrainingState(NamedTuple):
         where = "CaptioningSolver.restore"
         check_way(where, "the state", self.meta["way"])
         pairs = {
-            part.key: (self.meta.get(part.key), part.of(solver))
-            for part in MEMBERS
-            if part.role == FIXED
+            member.key: (self.meta.get(member.key), member.of(solver))
+            for member in MEMBERS
+            if member.role == FIXED
         }
         if self.records:
             pairs["unmatched figures"] = unmatched(self.records[-1], figures)
@@ -238,15 +238,15 @@ class TrainingState(NamedTuple):
 
     def write_to(self, solver: Any) -> None:
         """Write the state to a solver that it fits."""
-        for part in MEMBERS:
-            if part.role == WRITTEN and (value := self.meta.get(part.key)) is not None:
-                part.write(solver, copy.deepcopy(value))
-        for part in ARRAYS:
-            if isinstance(target := part.of(solver), Mapping):
-                for name, x in _named(part.key, target):
+        for member in MEMBERS:
+            if member.role == WRITTEN and (value := self.meta.get(member.key)) is not None:
+                member.write(solver, copy.deepcopy(value))
+        for member in ARRAYS:
+            if isinstance(target := member.of(solver), Mapping):
+                for name, x in _named(member.key, target):
                     x[...] = asarray(self.arrays[name], like=x)
             else:
-                part.write(solver, copy.copy(self.arrays.get(part.key)))
+                member.write(solver, copy.copy(self.arrays.get(member.key)))
 
 
 def read_state(
@@ -257,13 +257,13 @@ def read_state(
     rule: UpdateRule | None = None,
 ) -> TrainingState:
     """State from the arrays and JSON of a file, checked; `rule` is one that RULES lacks."""
-    known = {part.key for part in MEMBERS}
+    known = {member.key for member in MEMBERS}
     state = TrainingState(dict(arrays), {key: x for key, x in meta.items() if key in known})
     state.check(where, shapes, RULES if rule is None else {rule.name: rule})
     return state
 
 
-# ---- Its parts
+# ---- Its members
 
 Misfit = tuple[str, str] | None  # what came, and what was expected
 
@@ -321,8 +321,8 @@ def _moments(state: TrainingState, rule: UpdateRule) -> Misfit:
 WRITTEN, FIXED, COUNTED = "written", "fixed", "counted"  # roles
 
 
-class Part(NamedTuple):
-    """A part of the state: an attribute of a solver.
+class Member(NamedTuple):
+    """A member of the state: an attribute of a solver.
 
     name : in the JSON, or of the array; arrays of a mapping are called ``name.key``. What has a
         question mark may be missing
@@ -331,7 +331,7 @@ class Part(NamedTuple):
         rule and the JSON
     misfit : a contradiction within a state
     kind : of arrays, in the language of shapes; "" is that of the parameters
-    role : WRITTEN to a solver; FIXED, a solver has to have the same; COUNTED from other parts
+    role : WRITTEN to a solver; FIXED, a solver has to have the same; COUNTED from other members
     """
 
     name: str
@@ -360,32 +360,32 @@ class Part(NamedTuple):
 FLOATS = {"float32": "f4!", "float64": "f8!"}
 RECORD = [{name + "?" * (x != EVERY): kind for name, (kind, x) in FIGURES.items()} | {"*": Real()}]
 MEMBERS = (
-    Part("way", "way", Names(WAYS), role=FIXED),
-    Part("dtype", "model.params.flat.dtype.name", Names(FLOATS), role=FIXED),
-    Part("cell?", "model.config.cell", str, role=FIXED),
-    Part("dropout?", "model.config.dropout", Real(0, below=1), role=FIXED),
-    Part("captions", "_order.count", SIZE, role=FIXED),
-    Part("batch_size", "batch_size", SIZE, role=FIXED),
-    Part("replacement", "_order.replacement", Flag(), role=FIXED),
-    Part("update rule", "_optimizer.rule.name", str, role=FIXED),
-    Part("epoch", "epoch", COUNT, role=COUNTED),
-    Part("iteration", "iteration", COUNT, role=COUNTED),
-    Part("optimizer", "_optimizer.config", {}),  # hyperparameters as they are now, and Adam's t
-    Part("first_rate", "_optimizer.first_rate", Real(0)),  # of a linear rate
-    Part("rng", "_order.rng.bit_generator.state", {}, _rng),
-    Part("records", "_records", RECORD, _records),
-    Part("position", "_order.position", COUNT, _position),  # batches of the epoch done
-    Part("begun", "_plan.begun", Whole(-(2**53), 2**53)),
-    Part("seed?", "model.seed", SEED),  # of dropout masks
-    Part("steps", "_steps", COUNT, _steps),  # taken, recorded or not
+    Member("way", "way", Names(WAYS), role=FIXED),
+    Member("dtype", "model.params.flat.dtype.name", Names(FLOATS), role=FIXED),
+    Member("cell?", "model.config.cell", str, role=FIXED),
+    Member("dropout?", "model.config.dropout", Real(0, below=1), role=FIXED),
+    Member("captions", "_order.count", SIZE, role=FIXED),
+    Member("batch_size", "batch_size", SIZE, role=FIXED),
+    Member("replacement", "_order.replacement", Flag(), role=FIXED),
+    Member("update rule", "_optimizer.rule.name", str, role=FIXED),
+    Member("epoch", "epoch", COUNT, role=COUNTED),
+    Member("iteration", "iteration", COUNT, role=COUNTED),
+    Member("optimizer", "_optimizer.config", {}),  # hyperparameters as they are now, and Adam's t
+    Member("first_rate", "_optimizer.first_rate", Real(0)),  # of a linear rate
+    Member("rng", "_order.rng.bit_generator.state", {}, _rng),
+    Member("records", "_records", RECORD, _records),
+    Member("position", "_order.position", COUNT, _position),  # batches of the epoch done
+    Member("begun", "_call.begun", Whole(-(2**53), 2**53)),
+    Member("seed?", "model.seed", SEED),  # of dropout masks
+    Member("steps", "_steps", COUNT, _steps),  # taken, recorded or not
 )
 ARRAYS = (
-    Part("params", "model.params", lambda shapes, *_: shapes),
-    Part(
+    Member("params", "model.params", lambda shapes, *_: shapes),
+    Member(
         "moments", "_optimizer.state", lambda shapes, rule, _: state_shapes(rule, shapes), _moments
     ),
-    Part("losses", "_record.losses", lambda shapes, rule, meta: (meta["iteration"],), kind="f8!"),
-    Part(
+    Member("losses", "_record.losses", lambda shapes, rule, meta: (meta["iteration"],), kind="f8!"),
+    Member(
         "order?",
         "_order.captions",
         lambda shapes, rule, meta: (meta["captions"],),
