@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import Run, open_run
-from xpcap.shapes import named
+from xpcap.shapes import named_things
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
 COUNT = 100  # drawings for each sheet, style and number of things
@@ -120,7 +120,7 @@ def shares_named(
     captions = run.decoder()([""] * len(drawings), features)
     exact = invented = 0
     for one, (_, pairs) in zip(captions, drawings, strict=True):
-        found = named(one.caption.split())
+        found = named_things(one.caption.split())
         exact += found == set(pairs)
         invented += len(found) > len(set(pairs))
     return exact / len(drawings), invented / len(drawings)

@@ -240,7 +240,7 @@ def computing_on(like: Array) -> contextlib.AbstractContextManager[None]:
     """A context in which the device of an array is this thread's current one."""
     if not is_device_array(like):
         return contextlib.nullcontext()
-    return probe.current(sys.modules["cupy"], like.data.device_id)
+    return probe.on_device(sys.modules["cupy"], like.data.device_id)
 
 
 def free_memory(like: Array) -> int | None:

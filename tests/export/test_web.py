@@ -443,7 +443,7 @@ def test_a_file_that_did_not_arrive_whole_is_named(
     script: Script, rng: np.random.Generator
 ) -> None:
     content = rng.integers(0, 9, 1001, np.uint8).tobytes()
-    packed = web_folder.pack(content, 2)
+    packed = web_folder.compress(content, 2)
     about = {
         "path": "weights/step.onnx.bin",
         "planes": 2,

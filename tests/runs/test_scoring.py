@@ -16,7 +16,7 @@ from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, of_train
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
-from xpcap.shapes import named
+from xpcap.shapes import named_things
 
 pytest.importorskip("nltk")  # for BLEU
 
@@ -197,7 +197,8 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(evaluated
     # As many references each
     assert np.mean(pictures["unigram_bleu"]) == pytest.approx(scores["unigram_bleu"])
     exact = [
-        named(one.caption.split()) == named(one.references[0].split()) for one in evaluated.captions
+        named_things(one.caption.split()) == named_things(one.references[0].split())
+        for one in evaluated.captions
     ]
     assert pictures["named"] == exact
     assert [row.title for row in evaluated.rows()][1:3] == ["named exactly", "unigram BLEU"]

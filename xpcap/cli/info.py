@@ -12,7 +12,7 @@ from xpcap import __version__
 from xpcap.backend import backend_status
 from xpcap.cli.shared import PATH, begin, describe_data, examples, json_option, table
 from xpcap.data import open_data
-from xpcap.device.causes import named, nccl_package
+from xpcap.device.causes import cupy_packages, nccl_package
 from xpcap.device.probe import import_cupy, import_nccl
 from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
@@ -81,7 +81,7 @@ def _print_machine(as_json: bool) -> None:
         rows.append((backend.name, backend.version or "-", usability, devices))
     click.echo(table(rows))
     if cuda := status["cupy"].cuda:
-        click.echo(f"{named()} for {cuda}")
+        click.echo(f"{cupy_packages()} for {cuda}")
     if without_kernels and not is_plain() and status["cupy"].usable:
         click.echo(f"without xpcap's CUDA kernels, computed by CuPy: {', '.join(without_kernels)}")
     if ranks:

@@ -185,8 +185,8 @@ def admits(version: str) -> bool:
 def unsuited(cupy: ModuleType) -> str:
     """The reason why no device can be used by this CuPy, or an empty string."""
     if cupy.cuda.runtime.is_hip:
-        return f"{named()} computes on AMD's GPUs, by ROCm"
-    return "" if admits(cupy.__version__) else f"{named()} is CuPy {cupy.__version__}"
+        return f"{cupy_packages()} computes on AMD's GPUs, by ROCm"
+    return "" if admits(cupy.__version__) else f"{cupy_packages()} is CuPy {cupy.__version__}"
 
 
 def version(number: int) -> str:
@@ -209,7 +209,7 @@ def packages() -> list[str]:
     return sorted({name for name in names if name})
 
 
-def named() -> str:
+def cupy_packages() -> str:
     """The installed packages that bring CuPy, as text."""
     return " and ".join(packages()) or "CuPy"
 

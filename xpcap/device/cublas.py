@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcap.device import Array
 from xpcap.device.launch import current_device
-from xpcap.device.replay import note
+from xpcap.device.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 MultiplyRows = Callable[[int, int, int], None]
@@ -70,7 +70,7 @@ def _gemm(out: Array) -> tuple[ModuleType, Callable[..., None]]:
 
 def _run(product: Product) -> None:
     product.gemm(handle(product.xp), *product.arguments)
-    note(product)
+    record_node(product)
 
 
 def layout(x: Array) -> tuple[int, int]:

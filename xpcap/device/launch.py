@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.device import Array
-from xpcap.device.replay import note
+from xpcap.device.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 LaunchSize = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
@@ -123,7 +123,7 @@ class Kernel:
         x, y, z, *_ = *grid, 1, 1
         launch = KernelLaunch(self, (x, y, z), memory, args)
         self.launch_kernel(*launch.arguments(self.current_stream().ptr))
-        note(launch)
+        record_node(launch)
 
     def check(self, args: Sequence[object]) -> None:
         """Raise TypeError or ValueError if an array is not what the kernel takes there."""

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xpcap.device import cublas
-from xpcap.device.causes import Cause, cause_of, named, unsuited, versions
+from xpcap.device.causes import Cause, cause_of, cupy_packages, unsuited, versions
 from xpcap.device.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
 from xpcap.progress import say
@@ -146,7 +146,7 @@ def device_in_use(cupy: ModuleType) -> int | None:
 
 
 @contextlib.contextmanager
-def current(cupy: ModuleType, device: int) -> Iterator[None]:
+def on_device(cupy: ModuleType, device: int) -> Iterator[None]:
     """Make a device current inside the ``with``, then the one before if it had a context."""
     before = device_in_use(cupy)
     cupy.cuda.Device(device).use()
@@ -214,11 +214,11 @@ def cupy_status(device: int, plain: bool) -> BackendStatus:
             reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
         else:
             card = cupy.cuda.runtime.getDeviceProperties(device)
-            with current(cupy, device):
+            with on_device(cupy, device):
                 prove(cupy, cards[device], plain)
     except Exception as error:  # faults of driver, toolkit and libraries have many types
         why = cause_of(error, cupy, card)
-        details = f"{first_line(error)}; {named()} for {cuda}"
+        details = f"{first_line(error)}; {cupy_packages()} for {cuda}"
         reason = f"no usable CUDA device ({details})"
         if len(cards) > 1:
             reason = f"CUDA device {device} of {len(cards)} is not usable ({details})"

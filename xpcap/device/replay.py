@@ -47,7 +47,7 @@ def recording() -> Iterator[Recording]:
         _current.reset(token)
 
 
-def note(node: Node) -> None:
+def record_node(node: Node) -> None:
     """Record a node, which has run, if a recording is on."""
     if (record := _current.get()) is not None:
         record.nodes.append(node)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.encoders.kinds import EncoderSpec, named
+from xpcap.encoders.kinds import EncoderSpec, encoder_name
 from xpcap.encoders.onnx import OnnxEncoder, open_session
 from xpcap.encoders.torch_weights import read_torch
 from xpcap.onnx_graph import Graph, Size
@@ -35,7 +35,7 @@ def _efficientnet_lite2(name: str, *, grid: int | None) -> OnnxEncoder:
     file = Path(spec.origin).parent / "models" / FILE
     output, model = _model(file, grid)
     return OnnxEncoder(
-        named(name, grid=grid),
+        encoder_name(name, grid=grid),
         open_session(name, model),
         lambda: _model(file, grid)[1],
         output,

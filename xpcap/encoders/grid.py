@@ -30,7 +30,7 @@ def grid_of(name: str, text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
+def require_grid(name: str, shape: tuple[int, ...], grid: int) -> None:
     """Raise DataError if a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.encoders.grid import Area, pool, require_regions
-from xpcap.encoders.kinds import EncoderSpec, named
+from xpcap.encoders.grid import Area, pool, require_grid
+from xpcap.encoders.kinds import EncoderSpec, encoder_name
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
 from xpcap.threads import one_blas_thread
 
@@ -52,9 +52,9 @@ class HistogramEncoder:
     """
 
     def __init__(self, *, grid: int | None = None) -> None:
-        self.name = named("histogram", grid=grid)
+        self.name = encoder_name("histogram", grid=grid)
         if grid is not None:
-            require_regions(self.name, (3, 3), grid)
+            require_grid(self.name, (3, 3), grid)
         self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
         self.grid = grid
 

@@ -96,7 +96,7 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
     return rest, {key: options[key] for key in known if key in options}
 
 
-def named(name: str, **options: object) -> str:
+def encoder_name(name: str, **options: object) -> str:
     """An encoder's name with its options, as ``histogram:grid=3``; None is left out."""
     given = (f"{key}={value}" for key, value in options.items() if value is not None)
     return ":".join((name, *given))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.grid import pool, require_regions
-from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
+from xpcap.encoders.grid import pool, require_grid
+from xpcap.encoders.kinds import EncoderSpec, encoder_name, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_bytes
@@ -81,7 +81,7 @@ class OnnxEncoder:
         if self.grid is None:
             return self._output_of(picture).reshape(-1)
         map_ = self.map_of(picture)
-        require_regions(self.name, map_.shape, self.grid)
+        require_grid(self.name, map_.shape, self.grid)
         return pool(map_, self.grid)
 
     def map_of(self, picture: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
         got, expected = f"is {given['std']}", "numbers other than 0, also in float32"
         raise DataError("find_encoder", f"{path}: std", got, expected)
     return OnnxEncoder(
-        named(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
+        encoder_name(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
         session,
         lambda: _read(path),
         _output(path, session, options.get("output"), grid is not None),

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.grid import pool, require_regions
-from xpcap.encoders.kinds import EncoderSpec, named, require_digest, telemetry_off
+from xpcap.encoders.grid import pool, require_grid
+from xpcap.encoders.kinds import EncoderSpec, encoder_name, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 
@@ -62,7 +62,7 @@ class TimmEncoder:
         about = self._model.pretrained_cfg
         parts = about.get("architecture") or model_name, about.get("tag")
         tagged = ".".join(part for part in parts if part)
-        self.name = named(f"timm:{tagged}", grid=grid, sha256=digest)
+        self.name = encoder_name(f"timm:{tagged}", grid=grid, sha256=digest)
         with torch.inference_mode():
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
@@ -84,7 +84,7 @@ class TimmEncoder:
         if self._grid is None:
             return np.asarray(self._model(x).numpy().reshape(-1))
         map_ = _map(self.name, self._model.forward_features(x)[0].numpy(), self._model)
-        require_regions(self.name, map_.shape, self._grid)
+        require_grid(self.name, map_.shape, self._grid)
         return pool(map_, self._grid)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xpcap import __version__
 from xpcap.data.vocabulary import TOKENISER
-from xpcap.encoders.kinds import named, split_options
+from xpcap.encoders.kinds import encoder_name, split_options
 from xpcap.encoders.onnx import ONNX, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
@@ -132,7 +132,7 @@ def _without_folder(encoder: str) -> str:
     if not encoder.startswith("onnx:"):
         return encoder
     file, options = split_options(encoder, ONNX.options)
-    return named(f"onnx:{Path(file.removeprefix('onnx:')).name}", **options)
+    return encoder_name(f"onnx:{Path(file.removeprefix('onnx:')).name}", **options)
 
 
 def _network_of(run: Run) -> OnnxEncoder:

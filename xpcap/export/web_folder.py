@@ -50,7 +50,9 @@ TARBALL = f"{RUNTIME}-{VERSION}.tgz"
 RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
 MAX_RUNTIME_BYTES = 64 << 20  # bytes of a file of the runtime
 WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
-PACKED = ".bin"  # behind names of files as of `pack`: some servers refuse suffixes without a type
+PACKED = (
+    ".bin"  # behind names of files as of `compress`: some servers refuse suffixes without a type
+)
 
 
 def export_web(
@@ -108,7 +110,7 @@ def export_web(
     for subfolder, itemsize, contents in (("weights", 2, graphs), ("runtime", 1, program)):
         for name, content in contents.items():
             path = f"{subfolder}/{name}{PACKED}"
-            files[path] = stored = pack(content, itemsize)
+            files[path] = stored = compress(content, itemsize)
             listed[name] = {
                 "path": path,
                 "planes": itemsize,
@@ -257,7 +259,7 @@ def _untarred(path: Path) -> dict[str, bytes]:
 # ---- Packed files
 
 
-def pack(content: bytes, itemsize: int = 1) -> bytes:
+def compress(content: bytes, itemsize: int = 1) -> bytes:
     """Bytes, shuffled and gzipped: of items of `itemsize` bytes the first bytes, then the second.
 
     The high bytes of float16 weights are similar, and compress better next to each other. Browsers

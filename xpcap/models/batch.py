@@ -322,7 +322,7 @@ def pack(captions: np.ndarray, null: int, order: np.ndarray, lengths: np.ndarray
     if not has_target.all():
         (target_rows,) = has_target.nonzero()
         targets = targets[target_rows]
-    distinct, inputs = grouped(words.take(positions))
+    distinct, inputs = distinct_words(words.take(positions))
     return Packed(order, (len(captions), T), rows, distinct, inputs, target_rows, targets)
 
 
@@ -348,7 +348,7 @@ def laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarra
     return rows, t
 
 
-def grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
+def distinct_words(words: np.ndarray) -> tuple[np.ndarray, Segments]:
     """Distinct words (K,) of rows (R,), sorted, and rows grouped by them: np.unique in one sort."""
     R = len(words)
     if all_below(words, 1 << 16):

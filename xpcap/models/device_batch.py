@@ -101,7 +101,7 @@ class Layout(NamedTuple):
 
 
 def _grouped(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, Segments]:
-    """Distinct words of rows (R,) and rows grouped by them, as of `batch.grouped`.
+    """Distinct words of rows (R,) and rows grouped by them, as of `batch.distinct_words`.
 
     Fewer than `count` are filled up with others of V words, which no row reads.
     """

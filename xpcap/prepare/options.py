@@ -14,7 +14,7 @@ from xpcap.data.dataset import MAX_WORDS, may_name_a_split
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.encoders import ENCODERS, PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.grid import MAX_REGIONS
-from xpcap.encoders.kinds import named
+from xpcap.encoders.kinds import encoder_name
 from xpcap.errors import OptionError
 from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields, documented, option
 from xpcap.prepare.rows import Columns, Encoding
@@ -159,7 +159,7 @@ class AssembleOptions:
         """
         encoder = self.encoder or self.default_encoder
         if isinstance(encoder, str):
-            return find_encoder(named(encoder, grid=self.grid))
+            return find_encoder(encoder_name(encoder, grid=self.grid))
         return encoder
 
 

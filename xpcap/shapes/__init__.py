@@ -17,7 +17,7 @@ from xpcap.errors import DataError
 from xpcap.files import new_folder
 from xpcap.options import SEED, Whole
 from xpcap.progress import bar
-from xpcap.shapes.grammar import CAPTIONS, describe, named
+from xpcap.shapes.grammar import CAPTIONS, describe, named_things
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
 from xpcap.shapes.scoring import GENERATOR, is_generated, metrics_of
 
@@ -26,7 +26,7 @@ __all__ = [
     "generate",
     "is_generated",
     "metrics_of",
-    "named",
+    "named_things",
     "picture_of",
     "write_pictures",
 ]

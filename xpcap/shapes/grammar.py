@@ -136,7 +136,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return way.format(*(_draw(texts, rng) for texts in names))
 
 
-def named(words: Sequence[str]) -> set[tuple[str, str]]:
+def named_things(words: Sequence[str]) -> set[tuple[str, str]]:
     """The (colour, shape) pairs that a caption names."""
     singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
     pairs = itertools.pairwise(words)

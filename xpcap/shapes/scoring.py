@@ -2,7 +2,7 @@
 
 from xpcap.data.dataset import CaptionData, Source
 from xpcap.metrics import Metric, per_picture
-from xpcap.shapes.grammar import named
+from xpcap.shapes.grammar import named_things
 
 GENERATOR = "pictures-2"  # `generated` of a data set's source
 
@@ -14,7 +14,7 @@ NAMED = per_picture(
     "share of captions that name every object and nothing else",
     "share of captions that name exactly the (colour, shape) pairs of their scene, none missing and"
     " none made up",
-    lambda references, words: named(words) == named(references[0]),
+    lambda references, words: named_things(words) == named_things(references[0]),
 )
 
 
