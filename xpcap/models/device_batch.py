@@ -92,7 +92,7 @@ class Layout(NamedTuple):
         # A row of padding reads a word that the batch has anyway: it may not count among the distinct
         is_live = t < lengths.take(caption)
         inputs = np.where(is_live, words.take(positions), captions[order[0], 0])
-        distinct, segments = _grouped(inputs, V, min(self.words, V))
+        distinct, segments = _distinct_words(inputs, V, min(self.words, V))
         if len(distinct) > min(self.words, V):
             return None
         targets = words.take(positions + 1)
@@ -100,7 +100,7 @@ class Layout(NamedTuple):
         return Packed(order, (len(captions), T), rows, distinct, segments, None, targets)
 
 
-def _grouped(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, Segments]:
+def _distinct_words(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, Segments]:
     """Distinct words of rows (R,) and rows grouped by them, as of `batch.distinct_words`.
 
     Fewer than `count` are filled up with others of V words, which no row reads.
