@@ -20,7 +20,7 @@ from xpcap.export.tensor import (
     UnsupportedError,
     graph_input,
     graph_output,
-    rows,
+    row_count,
     weight,
 )
 from xpcap.layers.attention import Attention
@@ -221,10 +221,7 @@ def greedy_graph(
     ends = [*(f"last of {name}" for name in names), "ids", "likelihoods"]
     first = (np.int64(most), np.bool_(True), *(x.name for x in carried))
     graph.add("Loop", *first, outputs=ends, body=body)
-    ids, sizes = (
-        graph.node("Transpose", "ids"),
-        (rows(features), "T"),
-    )
+    ids, sizes = graph.node("Transpose", "ids"), (row_count(features), "T")
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]
     table = graph.constant(np.array(texts, dtype=object), "texts")
     graph.output("captions", ids, np.int64, sizes)

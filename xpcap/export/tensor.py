@@ -205,10 +205,10 @@ def graph_input(
 
 def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
     """Declare an output, of other `sizes` than its example if they are given."""
-    graph.output(name, x.name, x.dtype, sizes or (rows(x), *x.shape[1:])[: x.ndim])
+    graph.output(name, x.name, x.dtype, sizes or (row_count(x), *x.shape[1:])[: x.ndim])
 
 
-def rows(x: Tensor) -> Size:
+def row_count(x: Tensor) -> Size:
     """N, or the number of pictures that a graph is made for."""
     return "N" if x.shape[:1] in ((), (BATCH,)) else len(x)
 
