@@ -2,6 +2,7 @@
 out, and what does not go together.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_p
     )
     found = said(run, "--beam", 5, "--length-penalty", 0.3)
     for one, caption in zip(found, expected, strict=True):
-        assert one["n_best"] == [ranked._asdict() for ranked in caption.n_best]
+        assert one["n_best"] == [*map(asdict, caption.n_best)]
         assert len(one["n_best"]) == 5
         assert one["caption"] == one["n_best"][0]["caption"] == caption.caption
     assert [len(one["n_best"]) for one in said(run, "--beam", 3, "--n-best", 2)] == 14 * [2]

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def card(
     said, likely = [word for word, _ in words], [p for _, p in words]
     n_best = [Hypothesis(*one) for one in ranked]
     caption = PictureCaption(name, " ".join(said), likely, list(references), n_best, words=said)
-    return caption._replace(picture=picture, **more)
+    return replace(caption, picture=picture, **more)
 
 
 def scores(*titles: str, human: bool = True, **text: str) -> Scores:

@@ -27,6 +27,7 @@ import xpcap
 from xpcap import (
     ModelConfig,
     Recipe,
+    Skipped,
     caption_files,
     evaluate_run,
     load_state,
@@ -327,12 +328,8 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     monkeypatch.setattr(HistogramEncoder, "encode", broken)
     captions, skipped = caption_files(open_run(trained), pictures)
     assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
-    assert skipped == [
-        (
-            str(pictures[1]),
-            f"has a feature by the encoder {HistogramEncoder().name} that is not finite",
-        )
-    ]
+    why = f"has a feature by the encoder {HistogramEncoder().name} that is not finite"
+    assert skipped == [Skipped(str(pictures[1]), why)]
 
 
 @pytest.mark.slow

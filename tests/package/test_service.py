@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,11 +23,12 @@ import numpy as np
 import pytest
 from programs import HANG_SECONDS
 
-from xpcap import PictureCaption, open_captioner
+from xpcap import PictureCaption, Skipped, open_captioner
 from xpcap.shapes import picture_of
 
-for package in ("fastapi", "uvicorn", "python_multipart"):
+for package in ("uvicorn", "python_multipart"):
     pytest.importorskip(package, reason="the serve extra is not installed")
+fastapi = pytest.importorskip("fastapi", reason="the serve extra is not installed")
 httpx = pytest.importorskip("httpx")
 Image = pytest.importorskip("PIL.Image")
 
@@ -122,6 +124,26 @@ def test_every_form_of_upload_is_captioned_as_by_the_captioner_and_bad_ones_say_
     for reply, (_, status, words) in zip(found[len(good) :], bad, strict=True):
         assert (reply.status_code, words in reply.json()["detail"]) == (status, True), reply.text
     assert read <= service.MOST + CHUNK
+
+
+def test_a_service_may_return_what_a_captioner_does(ranked: Path) -> None:
+    pictures = [picture_of("val00001.png"), b"no picture"]
+    results = [*open_captioner(ranked).captions(pictures, explain=True)]
+    app = fastapi.FastAPI()
+
+    @app.get("/")
+    def answer() -> list[PictureCaption | Skipped]:
+        return results
+
+    async def get(path: str) -> Any:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return (await client.get(path)).json()
+
+    assert asyncio.run(get("/")) == json.loads(json.dumps([*map(asdict, results)]))
+    assert {"PictureCaption", "Skipped"} <= {
+        *asyncio.run(get("/openapi.json"))["components"]["schemas"]
+    }
 
 
 class Stub:

@@ -350,7 +350,7 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
 def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:
     data = captioner.run.data()
     (one,) = captioner.captions([photo(0)], policy=Beam(5, n_best=5), show=True, explain=True)
-    explained = captioner.caption(photo(0), explain=True)._replace(attention=[[0.25] * 4] * 9)
+    explained = replace(captioner.caption(photo(0), explain=True), attention=[[0.25] * 4] * 9)
     scores = xpcap.evaluate_run(captioner.run)
     for shown in (captioner, captioner.run, data, data.split("val"), one, explained, scores):
         assert len(repr(shown)) < 1000, type(shown)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
     captions = runs.caption_run(run, count=1, attend=True)
     assert len(captions[0].attention[0]) == 9
     eight = [[1.0] + 7 * [0.0]] * len(captions[0].probabilities)
-    odd = [captions[0]._replace(attention=eight, picture=scene(), area=WHOLE_PICTURE)]
+    odd = [replace(captions[0], attention=eight, picture=scene(), area=WHOLE_PICTURE)]
     for said in (captions, odd):
         assert b"<svg" not in runs.caption_page(run, said)
     for attention, area in (([], WHOLE_PICTURE), (softmax(3, 9, 1).reshape(3, 9).tolist(), None)):
@@ -182,13 +183,9 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
     picture[rows, columns] = (200, 30, 30)
     found = grid_area("histogram:grid=3", picture)
     assert found is not None
-    pixel = (
-        3 / 56
-        # of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded
-        # on
-        # it
-    )
-    np.testing.assert_allclose(found, (0.25, 0.5, 0.5, 0.75), atol=pixel)
+    # Of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded on it
+    pixel = 3 / 56
+    np.testing.assert_allclose(astuple(found), (0.25, 0.5, 0.5, 0.75), atol=pixel)
     for name in (
         "efficientnet-lite2:grid=5",
         "onnx:a.onnx:grid=2",

@@ -38,7 +38,6 @@ from xpcap.runs.outputs import (
     Growing,
     NewFile,
 )
-from xpcap.runs.records import Hypothesis
 
 ENCODE = captions.encode_picture
 ANY: Any = None  # a run that nobody asks
@@ -259,7 +258,6 @@ def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> N
     for one in said:
         text = Path(one["image"]).with_suffix(".txt").read_text(encoding="utf-8")
         assert text.splitlines() == [best["caption"] for best in one["n_best"]]
-    assert Hypothesis._fields == tuple(said[0]["n_best"][0])
 
 
 def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(

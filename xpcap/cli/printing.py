@@ -1,6 +1,7 @@
 """Captions printed for people, with the reasons of their choice, or for programs, as JSON."""
 
 import json
+from dataclasses import asdict
 from textwrap import indent
 
 import click
@@ -109,16 +110,14 @@ def json_object(caption: PictureCaption) -> dict[str, object]:
     if caption.words != caption.caption.split():
         content["words"] = caption.words
     if caption.n_best:
-        content["n_best"] = [ranked._asdict() for ranked in caption.n_best]
+        content["n_best"] = [*map(asdict, caption.n_best)]
     if caption.attention is not None:
         content["attention"] = [
             [round(weight, DIGITS) for weight in weights] for weights in caption.attention
         ]
     if caption.explanation is not None:
-        neighbours, candidates = caption.explanation
         content["explanation"] = {
             "decision": decision(caption.explanation),
-            "neighbours": [neighbour._asdict() for neighbour in neighbours],
-            "candidates": [candidate._asdict() for candidate in candidates],
+            **asdict(caption.explanation),
         }
     return content

@@ -1,13 +1,14 @@
 """Grids of regions of a picture: pooling, and the area that they cover."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from xpcap.errors import DataError
 
 
-class Area(NamedTuple):
+@dataclass(frozen=True)
+class Area:
     """A rectangle in shares of a picture's sides, from its upper left; padding may lie beyond."""
 
     top: float

@@ -1,6 +1,7 @@
 """Attention on a picture: a black overlay, clear where a word's weight is largest."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
 
     height, width = picture.shape[:2]
     top, left, bottom, right = (
-        round(share * side) for share, side in zip(area, (height, width) * 2, strict=True)
+        round(share * side) for share, side in zip(astuple(area), (height, width) * 2, strict=True)
     )
     over = Image.new("L", (width, height), 255)
     size = max(1, right - left), max(1, bottom - top)

@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -373,7 +373,7 @@ def with_picture(run: Run, caption: PictureCaption, picture: np.ndarray | None) 
     if picture is None:
         return caption
     area = grid_area(run.source.encoder, picture) if caption.attention else None
-    return caption._replace(picture=picture, area=area)
+    return replace(caption, picture=picture, area=area)
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:
@@ -467,26 +467,28 @@ def caption_chosen(
         captions += decoder(names, data.features(split, numbers), numbers)
     references = data.references(split)
     numbered = zip(pictures.tolist(), _gather(group, captions), strict=True)
-    return [caption._replace(references=references[i]) for i, caption in numbered]
+    return [replace(caption, references=references[i]) for i, caption in numbered]
 
 
 def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
     """The captions of all ranks, which come as JSON."""
     if group.size == 1:
         return captions
-    gathered = [PictureCaption(*fields) for fields in chain.from_iterable(group.gather(captions))]
     return [
-        caption._replace(
-            n_best=[Hypothesis(*best) for best in caption.n_best],
-            explanation=caption.explanation and _explanation(*caption.explanation),
+        PictureCaption(
+            **{
+                **fields,
+                "n_best": [Hypothesis(**best) for best in fields["n_best"]],
+                "explanation": fields["explanation"] and _explanation(**fields["explanation"]),
+            }
         )
-        for caption in gathered
+        for fields in chain.from_iterable(group.gather([*map(asdict, captions)]))
     ]
 
 
 def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explanation:
     """An explanation that was JSON."""
     return Explanation(
-        [Neighbour(*fields) for fields in neighbours],
-        [CandidateCaption(*fields) for fields in candidates],
+        [Neighbour(**fields) for fields in neighbours],
+        [CandidateCaption(**fields) for fields in candidates],
     )

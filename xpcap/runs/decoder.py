@@ -92,10 +92,10 @@ class Decoder:
         if self._attend:
             maps = self.attention(features, [caption.words for caption in captions])
             captions = [
-                caption._replace(attention=weights)
+                replace(caption, attention=weights)
                 for caption, weights in zip(captions, maps, strict=True)
             ]
-        return [caption._replace(image=name) for name, caption in zip(names, captions, strict=True)]
+        return [replace(caption, image=name) for name, caption in zip(names, captions, strict=True)]
 
     def attention(
         self, features: np.ndarray, captions: Sequence[Sequence[str]]

@@ -1,6 +1,7 @@
 """Explanation of a ranked caption: similar photos, candidates with their scores, what decided."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from xpcap.data.vocabulary import UNK
@@ -19,7 +20,8 @@ PARTS = {
 }
 
 
-class Neighbour(NamedTuple):
+@dataclass(frozen=True)
+class Neighbour:
     """A training photo like the one captioned, and its captions."""
 
     image: str
@@ -27,7 +29,8 @@ class Neighbour(NamedTuple):
     captions: list[str]
 
 
-class CandidateCaption(NamedTuple):
+@dataclass(frozen=True)
+class CandidateCaption:
     """A caption that was ranked."""
 
     caption: str
@@ -37,7 +40,8 @@ class CandidateCaption(NamedTuple):
     image: str = ""  # the training photo that it is a caption of; empty: a model made it
 
 
-class Explanation(NamedTuple):
+@dataclass(frozen=True)
+class Explanation:
     """The choice of a ranked caption."""
 
     neighbours: list[Neighbour]  # the nearest first

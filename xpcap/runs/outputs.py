@@ -7,6 +7,7 @@ when another fails, or the work is stopped, it keeps.
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -110,7 +111,7 @@ def deliver(
             captions += 1
             for sink in sinks:
                 unwanted = {name: x for name, x in OPTIONAL.items() if name not in sink.wants}
-                sink.add(result._replace(**unwanted))
+                sink.add(replace(result, **unwanted))
     return captions, skipped
 
 
@@ -314,7 +315,7 @@ class Growing(Sink):
         """Write a row, unless there is one. OSError : it cannot be written."""
         assert self._file is not None
         if (name := self.row_name(caption.image)) not in self.names:
-            self._file.append(self.encode(caption._replace(image=name)))
+            self._file.append(self.encode(replace(caption, image=name)))
             self._file.names.add(name)
             self._rows += 1
 
@@ -455,7 +456,7 @@ class Page(NewFile):
         small = (
             None if caption.picture is None else embed("caption", caption.image, caption.picture)
         )
-        super().add(caption._replace(picture=small))  # as in the page, so that few bytes are kept
+        super().add(replace(caption, picture=small))  # as in the page, so that few bytes are kept
 
     def content(self) -> bytes:
         return caption_page(self.run, self.captions, skipped=self.skipped)
@@ -473,7 +474,7 @@ class Png(NewFile):
         if caption.picture is not None and self._drawn < DRAWN:
             self._drawn += 1
         else:
-            caption = caption._replace(picture=None)  # not drawn, so not kept in memory
+            caption = replace(caption, picture=None)  # not drawn, so not kept in memory
         super().add(caption)
 
     def content(self) -> bytes:

@@ -6,6 +6,7 @@ page.html is each of these pages; `render_page` fills it.
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def write_run_page(
     opening, scored = None, ""
     if evaluation:
         scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
-        captions = [caption._replace(n_best=()) for caption in evaluation.spread(count=FIRST_SHOWN)]
+        captions = [replace(caption, n_best=()) for caption in evaluation.spread(count=FIRST_SHOWN)]
         about = f"Pictures spread evenly over {evaluation.split}."
         opening = Gallery("Captions", about, with_pictures(run, captions, find_picture))
     page = render_page(
@@ -213,7 +214,7 @@ def _galleries(
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    noted = {i: caption._replace(note=f"{NOTE} {scores[i]:.2f}") for i, caption in searched.items()}
+    noted = {i: replace(caption, note=f"{NOTE} {scores[i]:.2f}") for i, caption in searched.items()}
     return [
         Gallery(title, about, with_pictures(run, [noted[i] for i in numbers], find_picture))
         for title, (about, numbers) in chosen.items()
@@ -236,7 +237,7 @@ def _searched(
     maps = decoder.attention(features, [caption.words for caption in scored])
     rows = zip(numbers, scored, beams, maps, strict=True)
     return {
-        i: caption._replace(n_best=beam.n_best, attention=weights, explanation=beam.explanation)
+        i: replace(caption, n_best=beam.n_best, attention=weights, explanation=beam.explanation)
         for i, caption, beam, weights in rows
     }
 
@@ -296,7 +297,7 @@ def render_page(
         scores=_first(scores.rows()) if scores else (),
         human=scores.human_protocol if scores else "",
         facts=_first(facts),
-        skipped=_first(skipped),
+        skipped=_first([*map(astuple, skipped)]),
         explained=explained,
         photos=album.photos,
         nothing=NOTHING,
@@ -422,7 +423,7 @@ def _overlays(
 
 
 def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
-    top, left, bottom, right = area
+    top, left, bottom, right = astuple(area)
     x, y = left * image.width, top * image.height
     width, height = (right - left) * image.width, (bottom - top) * image.height
     hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)

@@ -1,13 +1,11 @@
 """Records of captioned pictures, as they are printed, written and drawn."""
 
 import reprlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
 
 from xpcap.encoders.grid import Area
-from xpcap.report.markup import Embedded
 from xpcap.runs.explanation import Explanation
 
 _short = reprlib.Repr()
@@ -17,22 +15,24 @@ _short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300,
 def _filled(record: Any) -> str:
     filled = (
         (name, value)
-        for name, value in record._asdict().items()
-        if value is not None and len(value)
+        for name, value in vars(record).items()
+        if value is not None and not (isinstance(value, Sized) and len(value) == 0)
     )
     fields = ", ".join(f"{name}={_short.repr(value)}" for name, value in filled)
     return f"{type(record).__name__}({fields})"
 
 
-class Hypothesis(NamedTuple):
+@dataclass(frozen=True)
+class Hypothesis:
     """A caption of an n-best list, and its total log-probability, END included."""
 
     caption: str
     log_probability: float
 
 
-class PictureCaption(NamedTuple):
-    """A captioned picture. What was not asked for is empty or None.
+@dataclass(frozen=True)
+class PictureCaption:
+    """A captioned picture. What was not asked for is empty or None; all but `picture` fits JSON.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class PictureCaption(NamedTuple):
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()
     explanation: Explanation | None = None
-    picture: np.ndarray | Embedded | None = None
+    picture: Any = None  # a web service cannot describe the type of an array
     area: Area | None = None
     note: str = ""
 
@@ -84,7 +84,8 @@ class PictureCaption(NamedTuple):
         return self.words or self.caption.split()
 
 
-class Skipped(NamedTuple):
+@dataclass(frozen=True)
+class Skipped:
     """A picture that could not be captioned.
 
     Parameters
