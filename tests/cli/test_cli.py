@@ -638,6 +638,19 @@ def test_the_time_of_training_is_told_once_from_the_steps_after_the_first(
     )
 
 
+def test_a_program_that_trains_sees_the_epochs_that_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = good("train", "--out", "command", *SMALL).output
+    runs.train_run(dataclasses.replace(open_run(Path("command")).config.recipe, out="program"))
+    by_command, by_program = (
+        [line.rpartition("  ")[0] for line in output.splitlines() if line.startswith("epoch ")]
+        for output in (command, capsys.readouterr().out)
+    )
+    assert len(by_command) == 2
+    assert by_program == by_command
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

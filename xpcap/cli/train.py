@@ -116,7 +116,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
 
     again = functools.partial(how_to_continue, *(["--backend", backend] if backend else []))
     try:
-        run, evaluation = train_run(recipe, watchers=[progress])
+        run, evaluation = train_run(recipe, watchers=[progress], verbose=False)
     except BrokenPipeError:
         if group.rank == 0 and again():
             leave_closed_pipe()

@@ -29,6 +29,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
+from xpcap.options import Flag
 from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
@@ -62,7 +63,7 @@ from xpcap.training.objectives import (
 )
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
-from xpcap.training.watcher import Watcher, checked_watchers
+from xpcap.training.watcher import EpochLines, Watcher, checked_watchers
 from xpcap.work import current, notice, work
 
 
@@ -77,6 +78,7 @@ def train_run(
     options: Recipe,
     *,
     watchers: Iterable[Watcher] = (),
+    verbose: bool = True,
     progress: bool | None = None,
     group: Group | None = None,
 ) -> Trained:
@@ -94,6 +96,8 @@ def train_run(
     watchers : iterable of Watcher
         Told of stages, steps and epochs; each epoch once it is saved. ``solver.stop(why)`` ends the
         stage after an epoch, and the run is scored and written as it is.
+    verbose : bool
+        Print the figures of each epoch in a line; of several ranks rank 0 does.
     progress : bool or None
         Show progress bars on a terminal. None: as the work in hand does, by default not.
     group : Group or None
@@ -126,7 +130,10 @@ def train_run(
         `out` cannot be written to.
     """
     told = checked_watchers("train_run", watchers)
+    verbose = Flag().check("train_run", "`verbose`", verbose)
     with work(group=group, progress=progress) as group:
+        if verbose and group.rank == 0:
+            told += (EpochLines(),)
         # A rank without the data ends all, before the folder is created
         opened = open_data(options.data) if group.rank and options.data else None
         out = Path(group.gather(str(options.out or default_out(options)))[0])
