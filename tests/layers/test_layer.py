@@ -204,7 +204,7 @@ def test_a_cache_that_does_not_tell_dtype_is_our_own_mistake() -> None:
     def backward(dh: Any, cache: Any) -> None:
         """Gradients of scan_forward."""
 
-    with pytest.raises(TypeError, match=r"SimpleNamespace: .*expected one that tells dtype"):
+    with refuses(TypeError, thing="cache", got="is a SimpleNamespace", expected="tells dtype"):
         backward(np.ones((N, H), np.float32), SimpleNamespace(a=3))
 
 

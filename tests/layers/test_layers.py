@@ -282,6 +282,9 @@ def test_shapes_and_values_are_named_with_what_was_wanted(refusal: Refusal) -> N
     call("rnn", Wx=[[0.0]]) | function: rnn_forward | thing: Wx | got: is a list | cause: asarray
     call("rnn_step", x=zeros(N, D).astype(int)) | thing: x | got: has dtype int64 | expected: float32 or float64
     layers.lstm_backward(dh, carried, dc_T=dh[:, 0].astype("f8")) | function: lstm_backward | thing: dc_T | got: has dtype float64
+    layers.lstm_backward(dh, call("rnn")[1]) | function: lstm_backward | thing: cache | got: is a SequenceCache | expected: the cache of lstm_forward
+    layers.affine_backward(dh[:, 0], plain) | function: affine_backward | thing: cache | got: is a SequenceCache | expected: the cache of affine_forward
+    layers.rnn_step_backward(dh[:, 0], None) | thing: cache | got: is a NoneType | expected: the cache of rnn_step_forward
     layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | got: is a list
     loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | got: has dtype float64
     """,

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from xpcap.backend import Array, is_device_array
+from xpcap.errors import InvalidTypeError
 from xpcap.layers.checks import check_upstream
 from xpcap.ops import contiguous
 from xpcap.spec import Spec
@@ -65,7 +66,7 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
     return decorate
 
 
-def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]]:
+def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]]:
     """Decorator of the backward pass of `forward`, a function of upstream gradients and `cache`.
 
     Upstream gradients must be as the results of the forward pass were. The fields of the cache that
@@ -74,14 +75,29 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
 
     forward : decorated with `layer`
     """
+    shapes = cast(Layer[..., Any], forward).spec
 
     def decorate(function: Callable[P, R]) -> Layer[P, R]:
         name, parameters = function.__name__, inspect.signature(function).parameters
-        spec = copy.copy(forward.spec.backward)
+        spec = copy.copy(shapes.backward)
         spec.entries = tuple(entry for entry in spec.entries if entry.name in parameters)
+        kind = parameters["cache"].annotation
 
         def check(arguments: Arguments) -> Array:
-            sizes, like = _sizes(forward.spec, arguments["cache"])
+            cache, sizes = arguments["cache"], dict[str, int]()
+            fields = {
+                entry: getattr(cache, entry.name)
+                for entry in shapes.entries
+                if hasattr(cache, entry.name) and not entry.optional
+            }
+            of_kind = isinstance(cache, kind) if hasattr(kind, "_fields") else True
+            if not (of_kind and all(entry.bind(x.shape, sizes) for entry, x in fields.items())):
+                got, expected = f"is a {type(cache).__name__}", f"the cache of {forward.__name__}"
+                raise InvalidTypeError(name, "cache", got, expected, "that of another layer?")
+            like = next((x for entry, x in fields.items() if not entry.kind), None)
+            if like is None:
+                got = f"is a {type(cache).__name__} without an argument of {forward.__name__}"
+                raise InvalidTypeError(name, "cache", got, "one that tells dtype and library")
             for entry in spec.entries:
                 dout = arguments.get(entry.name)
                 if dout is not None or not entry.optional:
@@ -91,21 +107,6 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
         return _decorated(function, spec, check)
 
     return decorate
-
-
-def _sizes(spec: Spec, cache: Any) -> tuple[dict[str, Any], Array]:
-    """Sizes of a forward pass, and an array like its others, from its cache."""
-    sizes: dict[str, Any] = {}
-    fields = [entry for entry in spec.entries if hasattr(cache, entry.name) and not entry.optional]
-    floats = [getattr(cache, entry.name) for entry in fields if not entry.kind]
-    if not floats:
-        raise TypeError(
-            f"{type(cache).__name__}: has no array named as an argument of the forward pass, expected"
-            " one that tells dtype and library"
-        )
-    for entry in fields:
-        entry.bind(getattr(cache, entry.name).shape, sizes)
-    return sizes, floats[0]
 
 
 def _decorated(
