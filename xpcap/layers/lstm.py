@@ -6,7 +6,7 @@ and the loop over a sequence, in which a faster version of `xpcap.ops` may stand
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError
@@ -100,6 +100,18 @@ def lstm_step_backward(
 
 
 # ---- A sequence
+
+
+@overload
+def lstm_forward(
+    x: Array, h0: Array, Wx: Array, Wh: Array, b: Array
+) -> tuple[Array, SequenceCache]: ...
+
+
+@overload
+def lstm_forward(
+    x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array
+) -> tuple[Array, Array, SequenceCache]: ...
 
 
 @layer("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", note=LSTM.order)
