@@ -111,6 +111,17 @@ def test_code_blocks_run(
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_programs_of_the_docs_pass_mypy(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    for k, block in enumerate(BLOCKS):
+        (tmp_path / f"block{k}.py").write_text(block)
+    programs = [*tmp_path.glob("*.py"), *ROOT.glob("docs/*/*.py")]
+    options = "--config-file= --check-untyped-defs --ignore-missing-imports --pretty".split()
+    output, _, status = api.run([*options, f"--cache-dir={tmp_path}", *map(str, programs)])
+    assert status == 0, output
+
+
 # ---- Programs that add a cell, which explain/cells.md quotes
 
 CELL_PROGRAMS = {

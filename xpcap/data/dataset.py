@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from xpcap.data.features import FeatureScaling, LazyRows, RowSource, blocks
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
@@ -172,7 +173,7 @@ class CaptionData:
         """Maximum caption length in words, without START and END."""
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
-    def features(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def features(self, name: str, rows: ArrayLike) -> np.ndarray:
         """Scaled features of a split's pictures, or of views, by row number.
 
         Parameters

@@ -25,10 +25,13 @@ _environment = threading.Lock()
 class Encoder(Protocol):
     """Turns pictures into features."""
 
-    # Stored with a data set, so that new pictures can be encoded the same way: other weights,
-    # another name
-    name: str
-    shape: tuple[int, ...]  # (D,), or (K*K, D) for a grid
+    @property
+    def name(self) -> str:
+        """Stored with a data set, to encode new pictures the same way: of other weights, another."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D,), or (K*K, D) for a grid."""
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape),
