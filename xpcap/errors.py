@@ -80,7 +80,7 @@ class NetworkError(DataError):
 
 
 class ContractError(XpcapError, AssertionError):
-    """A cell, an encoder, an output ... does not do what xpcap relies on."""
+    """A layer, a cell or an update rule does not do what xpcap relies on."""
 
 
 class GroupError(XpcapError, RuntimeError):

@@ -29,7 +29,7 @@ from click.testing import CliRunner
 from commands import SMALL, use_few_pictures
 
 import xpcap
-from xpcap import backend
+from xpcap import backend, errors
 from xpcap.cli import main
 from xpcap.cli.caption import OUTPUTS
 from xpcap.data import few
@@ -495,6 +495,17 @@ def test_pages_that_messages_name_and_targets_that_pages_name_exist() -> None:
 def test_reference_lists_every_public_name() -> None:
     reference = DOCS["reference/python.md"].split("\n## Reference\n")[1].split("\n## ")[0]
     assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
+
+
+def test_reference_lists_every_error_with_its_base_where_it_can_be_imported() -> None:
+    table = DOCS["reference/python.md"].split("\n### Errors\n")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (\w+) \|", table, re.MULTILINE)
+    classes = [error for error in vars(errors).values() if isinstance(error, type)]
+    assert {resolve(name): base for name, base in rows} == {
+        error: error.__bases__[-1].__name__
+        for error in classes
+        if issubclass(error, errors.XpcapError) and error is not errors.XpcapError
+    }
 
 
 def test_top_level_cli_is_the_command_line() -> None:
