@@ -14,6 +14,7 @@ from commands import SMALL, answer, failing, good
 
 from xpcap.data import open_data, tokenize
 from xpcap.metrics import CiderD
+from xpcap.runs import scores
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -137,7 +138,10 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
 
 
 @pytest.mark.slow
-def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict[str, Any]) -> None:
+def test_against_gives_paired_differences_of_two_runs(
+    run: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = iter("ab")
     good("train", "data.h5", "--out", "other", *SMALL, "--hidden", 24)
     theirs = answer("evaluate", "other")
     result = answer("evaluate", run, "--against", "other")
@@ -158,3 +162,8 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
     assert f"\nA: {run}\nB: other\n" in output
     assert "A - B" in output
     assert "95 % interval" in output
+    assert (against["left_out"], "not compared" in output) == ({}, False)
+    monkeypatch.setattr(scores, "_bases", lambda *_: {"vocabulary": next(digests)})
+    output = good("evaluate", run, "--against", run).output
+    names = "vocabulary: unigram_bleu, perplexity, loss, accuracy"
+    assert f"not compared, as the two sides differ in {names}" in " ".join(output.split())

@@ -123,7 +123,7 @@ def test_what_captions_show_by_themselves_is_counted(
     scored = metric.score([], [caption.split() for caption in said])
     assert scored.corpus == {name: pytest.approx(corpus)}
     assert scored.pictures == pytest.approx(pictures)
-    assert not metric.needs_references
+    assert "references" not in metric.depends_on
     if name == "bad_endings":
         assert metric.protocol.endswith("; 1 words, such as eine")
 
@@ -179,7 +179,9 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
 
 
 @pytest.mark.parametrize(
-    "compared", [each for each in METRICS if each.needs_references], ids=lambda each: each.name
+    "compared",
+    [each for each in METRICS if "references" in each.depends_on],
+    ids=lambda each: each.name,
 )
 def test_a_score_wants_lists_of_words_and_a_reference(compared: Metric) -> None:
     words, text = ["a", "dog"], "a dog"

@@ -46,6 +46,7 @@ OF_TRAIN = [metric.name for metric in of_train([["a", "dog"]] * 99, list)[0]]
 TWO = [[["a", "dog"], ["the", "dog"]], [["a", "cat"]]], [["a", "dog"], ["a", "cat"]]
 SCORED = {metric.name: metric.score(*TWO) for metric in METRICS}
 BLEU, *OTHERS = [list(scored.corpus) for scored in SCORED.values()]
+RELATIVE = ["unigram_bleu", "rouge_l", "cider", "cider_d"]
 METRIC_NAMES = ["bleu", "named", *list(SCORED)[1:], *OF_TRAIN]
 NAMES = [*BLEU, "named", *itertools.chain(*OTHERS), *OF_TRAIN]
 COUNTS = {name for name, scored in SCORED.items() if not len(scored.pictures)}  # without interval
@@ -87,7 +88,7 @@ def test_people_have_a_column_from_twenty_pictures_with_different_captions_on(
     val = [["a dog runs", "a dog runs", "the cat"]] * different + [["a dog", "a dog"]] * 30
     said = {f"val{number}": "a dog" for number in range(len(val))}
     scored = score_captions(data_of(train=[["a dog"]], val=val), "val", said)
-    alone = {metric.name for metric in METRICS if not metric.needs_references}
+    alone = {metric.name for metric in METRICS if not metric.depends_on}
     assert scored.people == (different == 20) == any(row.human for row in scored.rows())
     assert any(row.human for row in scored.headline()) == scored.people
     assert ("bleu4" in scored.human_scores) == scored.people
@@ -149,21 +150,43 @@ def test_data_that_do_not_fit_and_a_count_below_zero_are_refused(
     refusal.check({**globals(), "run": run, "empty": empty, "narrow": narrow})
 
 
-@refusals(
-    """
-    [VAL[0][1:], *VAL[1:]] | got: have other pictures or references, from 'val0' on in split 'val'
-    VAL[:2] | got: have 3 and 2 pictures in split 'val'
-    [*VAL, ["a cat"]] | got: have 3 and 4 pictures in split 'val'
-    """,
-    error=DataError,
-    function="compare",
-    thing="the two sides",
-)
-def test_captions_of_other_pictures_are_not_compared(refusal: Refusal) -> None:
-    def scored(val: list[list[str]]) -> Scores:
-        return score_captions(data_of(val=val), "val", {**SAID, "val3": "a cat"})
+def test_captions_of_other_pictures_are_not_compared() -> None:
+    scored = [score_captions(data_of(val=val), "val", SAID) for val in (VAL, VAL[:2])]
+    with refuses(
+        DataError, function="compare", got="are of other pictures (3 and 2) in split 'val'"
+    ):
+        compare(*scored)
 
-    refusal.check({**globals(), "scored": scored}, "compare(scored(VAL), scored({}))")
+
+@pytest.mark.parametrize(
+    ("base", "other", "left_out"),
+    [
+        ("references", {"val": [VAL[0][1:], *VAL[1:]]}, [*BLEU, *RELATIVE]),
+        ("vocabulary", {"extra": [["an owl"]]}, ["unigram_bleu"]),
+        ("train captions", {"train": [["the dog"]]}, ["novel", "unseen_bigrams"]),
+    ],
+)
+def test_scores_that_depend_on_what_differs_are_left_out(
+    base: str, other: dict[str, list[list[str]]], left_out: list[str]
+) -> None:
+    """A run with two words won, by the perplexity and the course's BLEU of these two."""
+    texts = {"train": [["a dog"]], "val": VAL}
+    ours, theirs = (
+        score_captions(data_of(**each), "val", SAID) for each in (texts, {**texts, **other})
+    )
+    compared = compare(ours, theirs)
+    assert compared.left_out == dict.fromkeys(left_out, f"the two sides differ in {base}")
+    assert compared.differences.keys() == ours.scores.keys() - {*left_out}
+    assert compared.intervals.keys() == ours.intervals.keys() - {*left_out}
+    assert compared.to_json()["left_out"] == compared.left_out
+    assert {name for name, *_ in compared.rows()} == compared.differences.keys()
+
+
+def test_a_score_of_one_side_alone_is_left_out() -> None:
+    data = data_of(val=VAL)
+    sides = [score_captions(data, "val", SAID, metrics=rows) for rows in (METRICS, METRICS[1:])]
+    for ours, theirs in (sides, sides[::-1]):
+        assert compare(ours, theirs).left_out == dict.fromkeys(BLEU, "one side lacks it")
 
 
 def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> None:
@@ -213,6 +236,8 @@ def test_an_evaluation_as_json_names_what_readers_look_for(evaluated: Scores) ->
         *("unigram_bleu", "perplexity", "loss", "accuracy", "named"),
     ]
     assert told["bleu"] == [evaluated.scores[name] for name in BLEU]
+    other = compare(evaluated, dataclasses.replace(evaluated, bases={}))
+    assert {"unigram_bleu", "perplexity", "loss", "accuracy"} <= other.left_out.keys()
     assert json.loads(json.dumps(told)) == told
 
 
@@ -306,6 +331,7 @@ class Returns(Colours):
     Colours | TypeError | got: got the class Colours | expected: objects such as Colours()
     len | TypeError | got: got a builtin_function_or_method, which lacks name, title, protocol, score
     METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | got: is taken
+    dataclasses.replace(METRICS[0], depends_on=["reference"]) | ValueError | thing: `depends_on` | got: 'reference' does not exist
     Returns(0.5) | TypeError | thing: `score` of 'names a colour' | got: returned a float | expected: a Scored
     Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | got: returned 2 values | expected: one for each of 3 pictures
     Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | got: is taken

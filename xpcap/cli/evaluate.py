@@ -66,7 +66,7 @@ EXAMPLES = examples(
     type=PATH,
     help=(
         "Run folder to compare with, on the same pictures; prints a 95 % interval of each"
-        " difference."
+        " difference, and leaves out scores that depend on what differs, such as the vocabulary."
     ),
 )
 @click.option(
@@ -125,6 +125,9 @@ def evaluate(
             click.echo(f"B: {escape_control(str(against))}")
             heads = ("", "A", "B", "A - B", "95 % interval")
             click.echo(table([heads, *comparison.rows()]))
+            for reason in dict.fromkeys(comparison.left_out.values()):
+                names = (name for name, why in comparison.left_out.items() if why == reason)
+                echo_wrapped(f"not compared, as {reason}: {', '.join(names)}")
         if diagnoses is not None:
             _print_diagnoses(diagnoses)
     if csv is not None:

@@ -7,15 +7,17 @@ same kind, not other seeds of training. The same resamples serve for the differe
 of captions of the same pictures.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
 from xpcap.threads import one_blas_thread
 
+# What a score may depend on, besides the captions that it is of
+BASES = ("references", "vocabulary", "train captions")
 Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # for each picture its captions, each a list of words
 
@@ -72,10 +74,11 @@ class Metric:
     protocol : the computation, in words
     score : takes each picture's references, lists of words, and one hypothesis a picture, a list of
         words that may be empty, in the same order
-    needs_references : False: it reads the hypotheses alone, so that people's captions are scored
-        like a captioner's, all of them
-    known_words : it reads references without the words that the captioner does not know
+    depends_on : of BASES; only scores with equal bases are compared. Without references people's
+        captions are scored like a captioner's, all of them; with the vocabulary the references
+        are without the words that the captioner does not know
     hub : its entry in a model card; None: it has none
+    ValueError : `depends_on` has another name.
     """
 
     name: str
@@ -83,9 +86,13 @@ class Metric:
     plain: str
     protocol: str
     score: Callable[[References, Sequence[Words]], Scored]
-    needs_references: bool = True
-    known_words: bool = False
+    depends_on: Collection[str] = ("references",)
     hub: Hub | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.depends_on:
+            if name not in BASES:
+                raise unknown("metrics", "`depends_on`", name, BASES, InvalidValueError)
 
 
 def per_caption(
@@ -96,7 +103,7 @@ def per_caption(
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return averaged(name, [value(words) for words in hypotheses])
 
-    return Metric(name, title, plain, protocol, score, needs_references=False)
+    return Metric(name, title, plain, protocol, score, depends_on=())
 
 
 def per_picture(
@@ -125,7 +132,7 @@ def of_corpus(
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return Scored({name: value(hypotheses)}, [])
 
-    return Metric(name, title, plain, protocol, score, needs_references=False)
+    return Metric(name, title, plain, protocol, score, depends_on=())
 
 
 def averaged(

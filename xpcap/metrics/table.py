@@ -1,6 +1,7 @@
 """The table of metrics: a row for each, with its name, its texts and the function that scores."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -36,7 +37,7 @@ METRICS: tuple[Metric, ...] = (
         "the course's: sentence BLEU of single words, each caption as the one reference, START, END"
         " and UNK removed, mean over all",
         course_bleu,
-        known_words=True,
+        depends_on=("references", "vocabulary"),
     ),
     per_picture(
         "rouge_l",
@@ -103,7 +104,7 @@ def of_train(
             "share of captions that are, word for word, no caption of the train split as the data"
             " file encodes it",
             partial(novel, encoded),
-            needs_references=False,
+            depends_on=("train captions",),
         ),
         Metric(
             "unseen_bigrams",
@@ -112,7 +113,7 @@ def of_train(
             "share of the pairs of neighbouring words, start and end of a caption counted as words,"
             " that are in no caption of the train split; over all captions",
             partial(unseen_bigrams, statistics.bigrams),
-            needs_references=False,
+            depends_on=("train captions",),
         ),
     ]
     if not (last := statistics.never_last):
@@ -126,4 +127,4 @@ def of_train(
         f" such as {', '.join([*last][:5])}",
         lambda words: bool(words) and words[-1] in last,
     )
-    return [*metrics, endings], {}
+    return [*metrics, replace(endings, depends_on=("train captions",))], {}

@@ -1,11 +1,14 @@
 """Scores of captions: measured, of a run or from any source; as tables, JSON and CSV; compared."""
 
 import csv
+import hashlib
 import io
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +34,7 @@ from xpcap.metrics import (
     paired,
 )
 from xpcap.metrics.bleu import ORDERS
+from xpcap.metrics.metric import BASES
 from xpcap.models import Policy
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.records import PictureCaption
@@ -81,6 +85,7 @@ class Scores:
     people : False: too few pictures have different captions for a column of human ones
     decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
     trained_on : number of the pictures that the run was trained on; None: it is not known
+    bases : name of what scores depend on to its digest: see `Metric.depends_on`
     """
 
     split: str
@@ -92,6 +97,7 @@ class Scores:
     people: bool = True
     decoding: str = ""
     trained_on: int | None = None
+    bases: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Scores({self.summary!r}, {self.scores})"
@@ -112,6 +118,13 @@ class Scores:
     def scores(self) -> dict[str, float]:
         """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
         return _by_name(result.scored for result in self.results)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Name of each score to its metric."""
+        return _with_aliases(
+            {name: result.metric for result in self.results for name in result.scored.corpus}
+        )
 
     @property
     def human_scores(self) -> dict[str, float]:
@@ -161,8 +174,7 @@ class Scores:
 
     def headline(self) -> list[Row]:
         """Three scores at most, each one number, without intervals and protocols."""
-        values, human = self.scores, self.human_scores
-        metrics = {name: result.metric for result in self.results for name in result.scored.corpus}
+        values, human, metrics = self.scores, self.human_scores, self.metrics
         names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
         return [
             Row(
@@ -250,8 +262,9 @@ class Comparison:
 
     ours: Scores
     theirs: Scores
-    differences: dict[str, float]  # name of each score of both to ours - theirs
+    differences: dict[str, float]  # name of each score that is compared to ours - theirs
     intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, if any
+    left_out: dict[str, str]  # name of each other score to why it is not compared
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(name, ours, theirs, difference, interval or "") of each score, for tables."""
@@ -270,39 +283,44 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The other side's scores and the differences as an object for JSON."""
         ends = {name: list(interval) for name, interval in self.intervals.items()}
-        return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
+        return {
+            "scores": self.theirs.scores,
+            "differences": self.differences,
+            "intervals": ends,
+            "left_out": self.left_out,
+        }
 
 
 def compare(ours: Scores, theirs: Scores) -> Comparison:
-    """Paired differences of all scores that both sides have, with bootstrap intervals.
+    """Paired differences of the scores that can be compared, with bootstrap intervals.
 
-    Both sides are resampled alike, so that what makes a picture easy for both cancels out:
-    intervals of paired differences are narrower than those of two scores. If an interval excludes
-    0, other pictures of this kind would most likely show a difference too.
+    Scores are left out that one side lacks, or that depend on what differs: see
+    `Metric.depends_on`. Both sides are resampled alike, so that what makes a picture easy for both
+    cancels out: intervals of paired differences are narrower than those of two scores. If an
+    interval excludes 0, other pictures of this kind would most likely show a difference too.
 
-    DataError : they are not of the same pictures with the same references.
+    DataError : they are not of the same pictures.
     """
-    unequal = [
-        our.image
-        for our, their in zip(ours.captions, theirs.captions, strict=False)
-        if (our.image, our.references) != (their.image, their.references)
-    ]
-    if unequal or ours.n != theirs.n:
-        what = (
-            f"{ours.n:,} and {theirs.n:,} pictures"
-            if ours.n != theirs.n
-            else f"other pictures or references, from {unequal[0][:100]!r} on"
-        )
-        got = f"have {what} in split {ours.split!r}"
+    our_images, images = ([caption.image for caption in x.captions] for x in (ours, theirs))
+    if our_images != images:
+        got = f"are of other pictures ({ours.n:,} and {theirs.n:,}) in split {ours.split!r}"
         cause = "trained on different files? evaluate both on the same `data`"
-        raise DataError("compare", "the two sides", got, "the same pictures and references", cause)
-    our_scores, their_scores = ours.scores, theirs.scores
-    differences = {
-        name: value - their_scores[name]
-        for name, value in our_scores.items()
-        if name in their_scores
-    }
-    return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))
+        raise DataError("compare", "the two sides", got, "the same pictures", cause)
+    our_scores, their_scores, left_out = ours.scores, theirs.scores, dict[str, str]()
+    unequal = [name for name in BASES if ours.bases.get(name) != theirs.bases.get(name)]
+    for name, metric in (theirs.metrics | ours.metrics).items():
+        if bases := [base for base in unequal if base in metric.depends_on]:
+            left_out[name] = f"the two sides differ in {' and '.join(bases)}"
+        if name not in our_scores or name not in their_scores:
+            left_out[name] = "one side lacks it"
+    intervals = _with_aliases(paired(ours.sums, theirs.sums))
+    return Comparison(
+        ours,
+        theirs,
+        {name: x - their_scores[name] for name, x in our_scores.items() if name not in left_out},
+        {name: ends for name, ends in intervals.items() if name not in left_out},
+        left_out,
+    )
 
 
 # Captions from any source
@@ -382,7 +400,7 @@ def _scores(
             raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
         reserved_names |= names
         human = None
-        if not metric.needs_references:
+        if "references" not in metric.depends_on:
             human = _scored(metric, references, first, known)
         elif people:
             human = _scored(
@@ -396,7 +414,22 @@ def _scores(
             metric = replace(metric, protocol=f"{metric.protocol}, {cut}")
         results.append(Result(metric, scored, human))
     about = _human_protocol(len(several), len(references))
-    return Scores(split, captions, results, 0.0, unscored, about, people)
+    bases = _bases(data, references, known)
+    return Scores(split, captions, results, 0.0, unscored, about, people, bases=bases)
+
+
+def _bases(data: CaptionData, references: References, known: Set[str]) -> dict[str, str]:
+    """The digest of each of BASES that there is."""
+    contents: dict[str, Iterable[object]] = {"references": references, "vocabulary": sorted(known)}
+    if train := data.splits.get("train"):
+        contents["train captions"] = chain(
+            data.vocabulary.words_of(train.captions), train.text or ()
+        )
+    digests = {name: hashlib.sha256() for name in contents}
+    for name, content in contents.items():
+        for value in content:
+            digests[name].update(json.dumps(value).encode())
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _human_protocol(several: int, pictures: int) -> str:
@@ -461,7 +494,7 @@ def _scored(
 
     TypeError, ValueError : the metric returns no Scored of these pictures.
     """
-    if metric.known_words:
+    if "vocabulary" in metric.depends_on:
         references = [
             [[word for word in caption if word in known] for caption in captions]
             for captions in references
@@ -536,8 +569,9 @@ def evaluate_run(
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
     hub = Hub("perplexity", "perplexity", "perplexity of the references")
-    row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values, hub=hub)
-    perplexity = Result(row, values, shown=shown)
+    bases = ("references", "vocabulary")
+    metric = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values, bases, hub)
+    perplexity = Result(metric, values, shown=shown)
     return replace(
         scores,
         results=[*scores.results, perplexity],
