@@ -205,7 +205,7 @@ def test_candidates_of_a_run_of_two_stages_are_of_its_one_model(made: Path) -> N
         np.testing.assert_allclose(candidate.log_probability, log_p, rtol=1e-4)
 
 
-def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_not_been(
+def test_a_fit_that_is_killed_leaves_a_run_that_opens_with_a_notice_and_resumes_as_ever(
     made: Path, tmp_path: Path
 ) -> None:
     whole = made / "staged" / "run"
@@ -222,8 +222,12 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
         with pytest.raises(KeyboardInterrupt):
             fit_ranking(open_run(folder), open_run(folder).data())
     assert (folder / RANKING).read_bytes() == before
-    assert captions(open_run(folder))
-    good("train", "--out", folder, "--resume")
+    notices: list[str] = []
+    with work(on_notice=notices.append):
+        assert captions(open_run(folder))
+        good("train", "--out", folder, "--resume")
+        open_run(folder)
+    assert [text.startswith(f"{folder} ranks captions by weights") for text in notices] == [True]
     assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
 
 

@@ -28,6 +28,7 @@ from xpcap.runs.folder import (
     CONFIG,
     RANKING,
     VOCAB,
+    best_digest,
     check_parameters,
     check_scaling,
     digest,
@@ -185,7 +186,8 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
-    No random number is drawn.
+    No random number is drawn. A notice says that the ranking was fitted to other parameters, as of a
+    run that was trained further and stopped.
 
     Parameters
     ----------
@@ -224,6 +226,11 @@ def open_run(path: str | Path) -> Run:
     if strange := sorted(about.keys() - {"best", "fit"}):
         cause = "made by another version? Remove it, and `resume` makes it anew"
         raise DataError("open_run", file, f"has the member {strange[0][:60]!r}", "none", cause)
+    if about.get("best") != best_digest(path):
+        notice(
+            f"{path} ranks captions by weights that were fitted to other parameters than its best"
+            " ones; `resume` fits them anew when training ends"
+        )
     return replace(run, ranker=ranker, ranking=about)
 
 
