@@ -151,7 +151,6 @@ def test_a_class_is_a_line_for_each_student(work: Path) -> None:
 REFUSED = """
 2 | --class . --json | --json excludes --class; it prints CSV
 2 | --class . --only sigmoid | --only requires --against
-2 | --against . --backend cupy | --backend cupy with --against
 2 | --against . --seconds 0 | --seconds
 2 | --against . --seed -1 | --seed is -1
 2 | --against . --seed 4294967296 | --seed is 4294967296

@@ -7,7 +7,7 @@ from pathlib import Path
 import caption_formats
 import numpy as np
 import pytest
-from commands import call, good
+from commands import call, failing, good
 from refusals import refuses
 
 pytest.importorskip("PIL")
@@ -75,6 +75,14 @@ def test_mirror_images_need_pictures(prepared: Path) -> None:
     assert (result.exit_code, "--features and --mirror are both given" in result.output) == (
         2,
         True,
+    )
+
+
+def test_mirror_images_need_a_train_split(prepared: Path) -> None:
+    failing(
+        ["prepare", "test=captions.csv", *ARGUMENTS[2:], "--mirror", "--out", "m.h5"],
+        "a train split",
+        status=2,
     )
 
 

@@ -214,6 +214,7 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
 @refusals(
     """
     Columns(image="photo", caption="en") | DataError | got: columns 'Foto', 'en' | expected: one such as photo for pictures
+    Columns(image="Foto", caption="en", split="teil") | DataError | got: columns 'Foto', 'en' | expected: and teil for splits
     {"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
     "no" | OptionError | thing: `columns` | expected: Columns(image=
     Columns(image="Foto", caption=[]) | OptionError | thing: caption | got: is []
@@ -222,6 +223,13 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
 )
 def test_columns_that_are_not_there_or_none_are_refused(refusal: Refusal) -> None:
     refusal.check(globals(), 'read("Foto;en\\na.jpg;a dog\\n", columns={})')
+
+
+@pytest.mark.parametrize("text", ['{"a.jpg": ["A dog."]}', "a.jpg#0\tA dog.\n"])
+def test_columns_are_not_named_of_a_file_without_any(text: str) -> None:
+    """They were accepted and unused."""
+    with refuses(DataError, got="without columns", expected="a table"):
+        read(text, columns=Columns(image="image"))
 
 
 def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_once() -> None:

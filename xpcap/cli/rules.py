@@ -30,8 +30,9 @@ class Excludes(NamedTuple):
 DECODING = (
     Excludes(["greedy"], [*OF_BEAMS, *OF_SAMPLING]),
     Excludes(["width"], [*OF_SAMPLING], "a beam draws nothing"),
+    Needs(["diversity"], ["groups"], "it makes 2 groups or more differ"),
     # `n_best` also goes with the beam that a run has by default
-    Needs([name for name in OF_BEAMS if name not in ("width", "n_best")], ["width"]),
+    Needs([name for name in OF_BEAMS if name not in ("width", "n_best", "diversity")], ["width"]),
 )
 # By command; the first that is broken is reported
 RULES: Mapping[str, Sequence[Needs | Excludes]] = {
@@ -57,6 +58,7 @@ RULES: Mapping[str, Sequence[Needs | Excludes]] = {
         Needs(["only", "html"], ["against"]),
         Needs(["expect", "seed", "seconds", "memory"], ["against", "whole_class"]),
         Excludes(["as_json"], ["whole_class"], "it prints CSV"),
+        Excludes(["backend", "plain"], ["against", "whole_class"], "a submission is NumPy code"),
     ],
 }
 
@@ -66,10 +68,10 @@ def check_rules() -> None:
     context = click.get_current_context()
     command = str(context.command.name)
     given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        and context.params.get(name) not in (None, ())
+        str(param.name)
+        for param in context.command.params
+        if context.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
+        and context.params.get(str(param.name), True) not in (None, ())  # `plain` has no value
     }
 
     def listed(names: Sequence[str], conjunction: str = "and") -> str:

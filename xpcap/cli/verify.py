@@ -18,9 +18,8 @@ from xpcap.cli.shared import (
     examples,
     json_option,
     table,
-    wanted_backend,
 )
-from xpcap.errors import DataError, OptionError
+from xpcap.errors import DataError
 from xpcap.exercise.grading import results
 from xpcap.exercise.grading.files import KNOWN, find
 from xpcap.exercise.grading.grade import SEED, grade
@@ -139,9 +138,6 @@ def verify(
         choose_backend(backend)
         _print_rows(list(run_verify()), as_json)
         return
-    if backend is not None and wanted_backend(backend) != "numpy":
-        got = f"`backend` {backend} with `{'against' if whole_class is None else 'whole_class'}`"
-        raise OptionError("verify", "", got, expected="numpy: a submission is NumPy code")
     modules = tuple(dict.fromkeys(expect.split(","))) if expect is not None else HANDED_IN
     grader = functools.partial(grade, seed=seed, seconds=seconds, memory=memory)
     if whole_class is not None:

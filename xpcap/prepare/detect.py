@@ -25,6 +25,7 @@ FORMATS = (  # of a file, the first that fits
     TOKENS,
     *TABLES,
 )
+WITH_COLUMNS = {form.name for form in (JSON_LIST, JSON_LINES, *TABLES)}
 
 
 def read_captions(
@@ -66,6 +67,9 @@ def read_captions(
         rows = list(with_split_names(_read(Path(path), text_at, report), report))
         report.name_file(Path(path).name, before)
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
+        if columns not in (None, Columns()) and report.forms[-1] not in WITH_COLUMNS:
+            got = f"is of the form {report.forms[-1]}, without columns"
+            raise DataError(caller, path, got, "a table, as its columns are named")
         if split is not None and row_splits:
             got = f"already defines splits ({', '.join(row_splits)})"
             raise DataError(caller, path, got, "no split before its name")

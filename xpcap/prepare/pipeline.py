@@ -22,7 +22,7 @@ from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
-from xpcap.errors import LONGEST, DataError, InvalidTypeError
+from xpcap.errors import LONGEST, DataError, InvalidTypeError, OptionError
 from xpcap.files import is_text
 from xpcap.prepare.detect import METADATA, CaptionFile, read_captions
 from xpcap.prepare.features import (
@@ -98,6 +98,9 @@ def import_captions(
         rows = _clean(rows, report)
         rows, features, match = _match(rows, features, folder, report)
         rows, names = _given_splits(rows, names, chosen, match, record, report)
+        if options.get("mirror") and not {"train", None}.intersection(names):
+            expected = "a train split, whose pictures get mirror images"
+            raise OptionError(WHERE, "`mirror`", "is given", expected)
         if chosen.strict:
             report.refuse(WHERE)
         _check_left(rows, names, report)

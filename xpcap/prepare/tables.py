@@ -102,6 +102,7 @@ def no_columns(
     )
     listed = ", ".join(repr(name[:40]) for name in [*filter(None, names)][:10]) or "nothing"
     expected = f"one such as {pictures} for pictures and one such as {captions} for captions"
+    expected += f" and {columns.split} for splits" if columns.split else ""
     cause = "name your columns by `image` and `caption`"
     if any(_are_columns(names, name) for name in given["caption"]):
         cause = "give `caption` once for each column of captions"
