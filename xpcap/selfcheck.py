@@ -22,6 +22,7 @@ import numpy as np
 from xpcap.backend import Array, is_device_array, to_numpy
 from xpcap.device import cublas, probe
 from xpcap.errors import BackendError
+from xpcap.files import write_text
 from xpcap.progress import say
 from xpcap.way import current_way, plain
 
@@ -197,4 +198,4 @@ def store(key: tuple[str, ...]) -> None:
     """Store an agreement beside CuPy's kernels; where that cannot be, the next process checks again."""
     with contextlib.suppress(OSError):
         _file(key).parent.mkdir(parents=True, exist_ok=True)
-        _file(key).write_text("\n".join(key), encoding="utf-8")
+        write_text(_file(key), "\n".join(key))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,8 +19,10 @@ import caption_formats
 import numpy as np
 import pytest
 import sockets
+from commands import call
 from programs import program
 
+from xpcap.data import open_data
 from xpcap.errors import DataError
 from xpcap.exercise import table
 from xpcap.prepare import read_features
@@ -198,6 +201,47 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
             "bwrap",  # of grading, where it is installed
             "true",
         }
+
+
+# what a command is to write, which is a link; the command
+LINKED = """
+page.html | caption run photos --html page.html
+page.png | caption run photos --png page.png
+photos/a.txt | caption run photos --txt
+look.html | look run photos/a.png --out look.html
+scores.csv | evaluate run --csv scores.csv
+scores.csv | score said.json --data run/data.h5 --csv scores.csv
+folder | export run --onnx folder
+own.h5 | prepare captions.csv --pictures photos --encoder histogram --out own.h5
+photos.histogram.features | prepare captions.csv --pictures photos --encoder histogram --out own.h5
+folder | train --out folder
+folder | train --out folder --resume
+run/index.html | train --out run --resume --epochs 3
+report.html | verify --against rnn.py --html report.html
+"""
+
+
+@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.parametrize("content", ["", None], ids=["empty", "missing"])
+@pytest.mark.parametrize("row", LINKED.strip().splitlines())
+def test_no_command_writes_through_a_link(row: str, content: str | None, run: Path) -> None:
+    link, command = row.split(" | ")
+    Path("photos").mkdir()
+    shutil.copyfile(next((run / "pictures").iterdir()), "photos/a.png")
+    Path("captions.csv").write_text("image,caption,split\na.png,a dog,train\n")
+    names = open_data(run / "data.h5").split("val").images
+    Path("said.json").write_text(json.dumps(dict.fromkeys(names, "a dog")))
+    Path("rnn.py").write_text("")
+    Path("victim").mkdir()
+    if content is not None:
+        Path("victim/letter").write_text(content)
+    before = snapshot(Path("victim"))
+    Path(link).unlink(missing_ok=True)
+    Path(link).symlink_to(Path("victim/letter").absolute())
+    output = call(*command.split()).output
+    assert snapshot(Path("victim")) == before
+    assert link in output
+    assert Path(link).is_symlink() != link.startswith("run/"), "a file of a run takes its place"
 
 
 def test_the_record_notes_what_it_is_there_to_note(tmp_path: Path) -> None:
