@@ -21,7 +21,7 @@ from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
-from xpcap.errors import OptionError
+from xpcap.errors import DataError, OptionError
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
@@ -362,6 +362,25 @@ def test_a_run_of_a_newer_format_or_with_another_encoder_is_refused(run: Path) -
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "format": 2}))
     failing(["export", run, "--onnx", "out"], "newer")
+
+
+def test_an_encoders_file_may_lie_in_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copied run named a file of the machine that it came from."""
+    monkeypatch.chdir(tmp_path)
+    net, moved = Path("net.onnx"), Path("run/net.onnx")
+    net.write_bytes(network(True, ["N", 3, 16, 16]))
+    run = make_run(shape=(6,), encoder=find_encoder("onnx:net.onnx").name)
+    moved.parent.mkdir()
+    net.rename(moved)
+    assert run.encoder("test").name == run.source.encoder.replace("net.onnx", "run/net.onnx")
+    moved.write_bytes(network(True, ["N", 3, 17, 17]))
+    with refuses(DataError, got="has weights whose SHA-256"):
+        run.encoder("test")
+    moved.unlink()
+    with refuses(DataError, thing=str(tmp_path / net), got="is gone", cause="folder of the run"):
+        run.encoder("test")
 
 
 def test_an_encoder_of_a_newer_opset_keeps_it(tmp_path: Path) -> None:

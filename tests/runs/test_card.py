@@ -17,7 +17,8 @@ from pages import scores
 
 from xpcap.data import CaptionData, Source
 from xpcap.runs import Run, Scores, evaluate_run, open_run
-from xpcap.runs.card import FILES, code, write_run_card
+from xpcap.runs.card import CARD, FILES, code, write_run_card
+from xpcap.runs.pages import PAGE, write_run_page
 
 HOSTILE = (
     '</code> ` ``` [x](javascript:x) | <img src=x onerror=x> \n---\nlicense: "mit"\n# \u202e \x1b'
@@ -72,16 +73,20 @@ def test_every_file_of_a_run_is_a_row_of_files(run: Path) -> None:
     assert {"best.safetensors", "times.jsonl", "pictures/"} <= found
 
 
-def test_a_card_names_the_run_that_training_started_from(
+def test_card_and_page_name_a_start_and_an_encoders_file_without_their_folders(
     scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, data = scored
     recipe = replace(run.config.recipe, start="/home/someone/runs/base")
-    config = replace(run.config, recipe=recipe)
-    write_run_card(replace(run, config=config), evaluation, data)
-    card = (run.path / "README.md").read_text(encoding="utf-8")
+    source = Source(encoder=r"onnx:C:\someone/net.onnx:output=/a/b:sha256=ab", pictures="/someone")
+    run = replace(run, config=replace(run.config, recipe=recipe, source=source))
+    write_run_card(run, evaluation, data)
+    write_run_page(run, [], None, data)
+    card, page = ((run.path / name).read_text(encoding="utf-8") for name in (CARD, PAGE))
     assert "started from the run `base`, and so from its data too" in card
-    assert "someone" not in card
+    for text in (card, page):
+        assert "onnx:net.onnx:output=/a/b:sha256=ab" in text
+        assert "someone" not in text
 
 
 def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -110,15 +111,24 @@ def same_encoder(a: str | None, b: str | None) -> bool:
 
     An ONNX file may have moved: of two files with one digest, the paths do not count.
     """
-    return a == b or _onnx_options(a) == _onnx_options(b) != []
+    (_, options), (_, others) = (onnx_parts(name or "") for name in (a, b))
+    return a == b or (options == others and "".join(options[-1:]).startswith("sha256="))
 
 
-def _onnx_options(name: str | None) -> list[str]:
-    """The options of an ONNX file's name that ends in its digest, without the path; else none."""
-    kind, *parts = (name or "").split(":")
-    if kind != "onnx" or not parts or not parts[-1].startswith("sha256="):
-        return []
-    return list(itertools.takewhile(lambda part: "=" in part, reversed(parts[1:])))
+def onnx_parts(name: str) -> tuple[str, list[str]]:
+    """The file of ``onnx:FILE`` and its options, unchecked; of another encoder there are none."""
+    kind, *parts = name.split(":")
+    options = [*itertools.takewhile(lambda part: "=" in part, reversed(parts[1:]))]
+    files = parts[: len(parts) - len(options)]
+    return (":".join(files), options[::-1]) if kind == "onnx" else ("", [])
+
+
+def in_folder(name: str, folder: Path = Path()) -> str:
+    """The name of ``onnx:FILE`` with FILE in another folder, by default in none; others stay."""
+    file, options = onnx_parts(name)
+    # Windows' rules also know the separator of other systems
+    path = folder / PureWindowsPath(file).name
+    return ":".join(("onnx", str(path), *options)) if file else name
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:

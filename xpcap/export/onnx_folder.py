@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from xpcap import __version__
 from xpcap.data.vocabulary import TOKENISER
-from xpcap.encoders.kinds import encoder_name, split_options
-from xpcap.encoders.onnx import ONNX, OnnxEncoder
+from xpcap.encoders.kinds import in_folder
+from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
@@ -118,21 +118,13 @@ def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
         "special": json.dumps(special),
         "tokeniser": TOKENISER,
         "max_words": str(most),
-        "encoder": _without_folder(run.source.encoder or ""),
+        "encoder": in_folder(run.source.encoder or ""),
         "feature_scaling": run.config.recipe.feature_scaling,
         "cell": config.cell,
         "inject": config.inject,
         "hidden": str(config.hidden),
         "weights": weights,
     }
-
-
-def _without_folder(encoder: str) -> str:
-    """An encoder's name without the folder of ``onnx:FILE``: the export goes to other machines."""
-    if not encoder.startswith("onnx:"):
-        return encoder
-    file, options = split_options(encoder, ONNX.options)
-    return encoder_name(f"onnx:{Path(file.removeprefix('onnx:')).name}", **options)
 
 
 def _network_of(run: Run) -> OnnxEncoder:

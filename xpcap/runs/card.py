@@ -13,6 +13,7 @@ from typing import Any
 from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import ENCODERS
+from xpcap.encoders.kinds import in_folder
 from xpcap.files import write_text
 from xpcap.report.text import NOTHING, escape_control
 from xpcap.runs.folder import (
@@ -219,7 +220,9 @@ def _data(run: Run, data: CaptionData) -> Iterator[str]:
     if start := run.config.recipe.start:
         yield f"Training started from the run {code(Path(start).name)}, and so from its data too"
     encoder = ENCODERS.get((source.encoder or "").partition(":")[0])
-    features = "given; no encoder is recorded" if source.encoder is None else code(source.encoder)
+    features = (
+        code(in_folder(source.encoder)) if source.encoder else "given; no encoder is recorded"
+    )
     if source.record.get("encoder_checked") == 0:
         features += ", as whoever prepared the data says; no picture was compared"
     licence = encoder.licence if encoder else "not stated in the dataset file"

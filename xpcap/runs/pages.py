@@ -17,6 +17,7 @@ from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders import read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.encoders.kinds import in_folder
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import atomic
 from xpcap.models import Beam, Policy
@@ -193,7 +194,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         if key not in ("format", "source", "data_stamp", "data")
     ]
     rows += [("parameters", f"{run.model.size:,}"), ("data", run.config.data.name)]
-    return rows + [(f"data: {key}", str(value)) for key, value in source.items()]
+    return rows + [(f"data: {key}", in_folder(str(value))) for key, value in source.items()]
 
 
 def _galleries(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from xpcap.data.dataset import Source, size
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder
-from xpcap.encoders.kinds import same_encoder
+from xpcap.encoders.kinds import in_folder, onnx_parts, same_encoder
 from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, Policy, build_model
 from xpcap.options import described
@@ -167,7 +168,10 @@ class Run:
         return ", ".join([self.name, f"parameters {self.digest}", decoder.title, *limits])
 
     def encoder(self, caller: str) -> Encoder:
-        """The encoder of the run's features. DataError, of `caller` : it has none here."""
+        """The encoder of the run's features; a file of ONNX may also lie in the folder of the run.
+
+        DataError, of `caller` : it has none here.
+        """
         name = self.source.encoder
         if name is None:
             raise DataError(
@@ -178,6 +182,13 @@ class Run:
                 cause="new pictures need the encoder that made those features; name it when you"
                 " prepare the data (encoder beside features), and train again",
             )
+        file, near = onnx_parts(name)[0], in_folder(name, self.path)
+        if file and os.path.isfile(onnx_parts(near)[0]):  # noqa: PTH113 - any text
+            name = near
+        elif file and not os.path.isfile(file):  # noqa: PTH113
+            thing, expected = f"{file}, the encoder of {self.path}", "the file of the features"
+            cause = "copy it into the folder of the run"
+            raise DataError(caller, thing, "is gone", expected, cause)
         encoder = find_encoder(name)
         self.require_features(caller, f"the encoder {name}", name, encoder.shape)
         return encoder
