@@ -56,16 +56,6 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
         assert caught.value.filename == str(path)
 
 
-def test_a_link_is_replaced_and_what_it_led_to_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text("theirs")
-    (tmp_path / "file").symlink_to(tmp_path / "elsewhere")
-    write_text(tmp_path / "file", "ours")
-    assert ((tmp_path / "elsewhere").read_text(), (tmp_path / "file").read_text()) == (
-        "theirs",
-        "ours",
-    )
-
-
 @pytest.mark.parametrize("links", ["hard links", "none"])
 @pytest.mark.parametrize("folder", [False, True])
 def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is_told(

@@ -133,12 +133,8 @@ def changed(record: dict[str, Any], folder: Path) -> set[str]:
     not sys.platform.startswith("linux"), reason="the record looks up folders in /proc"
 )
 @pytest.mark.slow
-def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
-    tmp_path: Path,
-) -> None:
-    """A run folder of somebody else's has links in it that lead out; whoever looks at the run
-    changes neither them nor what they lead to.
-    """
+def test_commands_write_in_their_place_and_connect_to_nothing(tmp_path: Path) -> None:
+    """Also where a run folder of somebody else's has links in it that lead out."""
     home, victim = (tmp_path / name for name in ("home", "victim"))
     home.mkdir()
     victim.mkdir()
@@ -155,8 +151,6 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
     for name in ("index.html", "README.md", "history.jsonl.part"):
         (home / "runs/a" / name).unlink(missing_ok=True)
         (home / "runs/a" / name).symlink_to(victim / "letter.txt")
-    (home / "linked.html").symlink_to(victim / "page.html")
-    (home / "linked.png").symlink_to(victim / "letter.txt")
     (home / "rnn_layers.py").write_text(table.source("rnn_layers", table.PACKAGE))
     before = snapshot(home)
     looks = watch(
@@ -165,19 +159,14 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
         ["info", "runs/a"],
         ["verify", "--against", "rnn_layers.py"],
         ["caption", "runs/a", "-n", "3", "--html", "page.html", "--png", "page.png"],
-        ["caption", "runs/a", "--html", "linked.html"],
-        ["caption", "runs/a", "--png", "linked.png"],
     )
-    evaluate, info, grading, caption, *refused = looks
+    evaluate, info, grading, caption = looks
     for record in (evaluate, info, grading):
         assert changed(record, home) == set()
     written = changed(caption, home)
     assert {"page.html", "page.png"} < written
     # A page is written beside its place, then made there, since it may not be overwritten
     assert {place.lstrip(".")[:8] for place in written} == {"page.htm", "page.png"}
-    for record in refused:
-        assert (record["status"], record["changed"]) == (1, [])
-        assert "exists, and is not overwritten" in record["output"]
     after = snapshot(home)
     assert {name: after.pop(name) is not None for name in ("page.html", "page.png")} == {
         "page.html": True,
