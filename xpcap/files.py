@@ -7,14 +7,12 @@ import re
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from xpcap.errors import DataError, XpcapError
 
-WAIT = 0.02  # seconds between two looks at a lock
 PART = ".part"  # suffix of files that are being written
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # of failed writes
 
@@ -127,38 +125,28 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
-def lock(file: BinaryIO, held: XpcapError | None) -> None:
+def lock(file: BinaryIO, held: XpcapError) -> None:
     """Lock other processes out of an open file, until it is closed, however that comes.
 
-    held : raised where one of them has it; None: wait. OSError : the file system has no locks.
+    The file's position may change.
+
+    held : raised where one of them has it. OSError : the file system has no locks.
     """
-    while True:
-        try:
-            return _lock(file)
-        except BlockingIOError as error:
-            if held is not None:
-                raise held from error
-            time.sleep(WAIT)
-        except OSError as error:
-            reason = f"no file locks there ({error}); choose a local disk"
-            raise OSError(error.errno or 0, reason, str(file.name)) from error
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-
-def _lock(file: BinaryIO) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
             os.lseek(file.fileno(), 1 << 60, os.SEEK_SET)  # beyond all that is read and written
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(error.errno, error.strerror) from error
-        finally:
-            os.lseek(file.fileno(), 0, os.SEEK_SET)
-    else:
-        import fcntl
+        else:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise held from error
+    except OSError as error:
+        reason = f"no file locks there ({error}); choose a local disk"
+        raise OSError(error.errno or 0, reason, str(file.name)) from error
 
 
 def is_text(name: str) -> bool:
