@@ -150,9 +150,10 @@ class Run:
         return content.hexdigest()[:DIGITS]
 
     def signature(self, policy: Policy | None = None) -> str:
-        """The captioner in a line: run, digest, decoding, and limits that differ from the usual.
+        """The captioner in a line: cell, digest, decoding, and limits that differ from the usual.
 
-        It tells whether two captions come from one captioner. Errors are those of `decoder`.
+        It tells whether two captions come from one captioner, wherever its run lies by then. Errors
+        are those of `decoder`.
         """
         decoder = self.decoder(policy)
         usual = default_policy(self) if decoder.ranker is not None else Policy()
@@ -165,7 +166,8 @@ class Run:
                     ids = [i for i in value if i not in usual.forbid]
                     value = " ".join(self.vocabulary.idx_to_word[i] for i in ids)
                 limits.append(name if value is True else f"{name} {value}")
-        return ", ".join([self.name, f"parameters {self.digest}", decoder.title, *limits])
+        model = f"{self.model.config.cell.upper()} with parameters {self.digest}"
+        return ", ".join([model, decoder.title, *limits])
 
     def encoder(self, caller: str) -> Encoder:
         """The encoder of the run's features; a file of ONNX may also lie in the folder of the run.
