@@ -426,7 +426,7 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
     failing(
         line.split(),
         "own.h5.skipped.csv",
-        "expected a new file, or a table with the header name,reason",
+        "expected a new file, or a table with the heading name,reason",
     )
 
 

@@ -39,7 +39,6 @@ from xpcap.runs.outputs import (
     caption_sources,
     deliver,
     wanted,
-    with_failures,
 )
 from xpcap.runs.pages import with_pictures
 
@@ -136,7 +135,6 @@ def caption(
         for output in OUTPUTS
         if (value := outputs[output.flag.strip("-")])
     ]
-    sinks = with_failures(sinks)
     as_json = any(isinstance(sink, Json) for sink in sinks)
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
@@ -152,7 +150,7 @@ def caption(
         results = _of_split(opened_run, data, split, count, sinks, policy)
     captions, skipped = deliver(results, [SkipsTold(), *sinks])
     for sink in sinks:
-        if line := sink.close():
+        for line in sink.close().splitlines():
             click.echo(escape_control(line), err=as_json)
     if skipped and not captions and not any(sink.had for sink in sinks):
         got = f"none of {len(skipped)} could be read"

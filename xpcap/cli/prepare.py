@@ -80,12 +80,11 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     options = {name: value for name, value in given.items() if value is not None}
     require_new_file("prepare", out)
     begin()
-    with SkippedList("prepare", out, name="name") as skipped:
-        skipped.begin()
-        require_new_file("prepare", out)  # another command had the list, perhaps
-        data, report = import_captions(files, cache=out.parent, columns=columns, **options)
-        skipped.replace(omission.row for omission in report.omissions)
-        write_dataset(out, data)
+    skipped = SkippedList("prepare", out, "name")
+    data, report = import_captions(files, cache=out.parent, columns=columns, **options)
+    require_new_file("prepare", out)  # another command has made it meanwhile, perhaps
+    skipped.write(omission.row for omission in report.omissions)
+    write_dataset(out, data)
     _describe(out, data, files, report, skipped.path)
     if "train" in data.splits:
         _print_remarks(data, given["vocabulary_size"])

@@ -5,6 +5,7 @@ when another fails, or the work is stopped, it keeps.
 """
 
 import contextlib
+import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Self
 from xpcap.encoders import scheme_of
 from xpcap.errors import DataError, OptionError
 from xpcap.files import require_new_file, write_new
-from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
+from xpcap.growing import CHOOSE, Log, SkippedList, csv_line, delimiter_of
 from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
@@ -135,12 +136,11 @@ def begin_sinks(
         sink.paths = paths
         sink.begin(run, captioner, names)
     chosen = [k for k, name in enumerate(names) if not files or any(name not in f for f in files)]
-    alone = sum(not isinstance(sink, Failures) for sink in sinks) == 1
     for file in files:
         file.had = sum(name in file for name in names)
         if file.had:
             lacks = len(names) - file.had
-            goes = "adding" if alone or lacks < len(chosen) else "all outputs get"
+            goes = "adding" if len(sinks) == 1 or lacks < len(chosen) else "all outputs get"
             more = f"; {goes} the other {lacks:,}" if lacks else ""
             notice(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
     return chosen
@@ -214,7 +214,6 @@ def write_captions(
     if not sinks:
         expected = "`csv`, `txt` or `outputs`"
         raise OptionError("write_captions", "nothing", "is given to write to", expected)
-    sinks = with_failures(sinks)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
     for sink in sinks:
         sink.close()
@@ -244,104 +243,149 @@ class NewFile(Sink):
 
 
 class Growing(Sink):
-    """A file with one row per picture, which the same command continues.
+    """A file with a line per picture, which the same command continues, and a list of failures.
 
-    A subclass defines `encode`, the row of a picture, and either `start` and `parse`, the first
-    bytes of such a file and the picture of a row, or `open`, a file that knows both;
-    docs/howto/captions-to-files.md has an example. `captioner` ends with the number of captions of
-    a picture, if there are several.
+    A subclass defines `encode` and `decode`; docs/howto/captions-to-files.md has an example. The
+    list, FILE.skipped.csv, has the pictures that the file lacks: the same command tries them again.
+
+    fields : names of the texts in a row: of the picture, its captions and the captioner, which ends
+        with the number of captions, if there are several
+    rows : the captions of each picture, by its name in the file
     """
 
     instead = once = True
-    start: ClassVar[bytes]
-    _file: GrowingFile | None = None
-    _rows = 0
+    start: ClassVar[str] = ""  # of each line, in a format without heading
+    _log: Log | None = None
+    _skipped: SkippedList | None = None
+    _added = 0
 
     def check(self) -> None:
         if self.path.suffix.lower() != self.suffix or not self.path.is_file():
             require_new_file("caption", self.path, self.suffix)
 
-    def open(self) -> GrowingFile:
-        """The file, which is not begun yet."""
-        return GrowingFile(
-            "caption", self.path, self.parse, start=self.start, writer=self.captioner
+    def heading(self) -> str:
+        """The first line of a new file; empty: it has none."""
+        return ""
+
+    def encode(self, row: Sequence[str]) -> str:
+        """The line of a row, without line end."""
+        raise NotImplementedError(
+            f"{type(self).__name__}.encode is missing: write the texts of a row as a line"
         )
 
-    def encode(self, caption: PictureCaption) -> bytes:
-        """The row of a picture, with its line end; it has to hold `captioner`."""
+    def decode(self, line: str) -> Sequence[str]:
+        """The row of a line. ValueError, LookupError or TypeError : it is of another file."""
         raise NotImplementedError(
-            f"{type(self).__name__}.encode is missing: write the row of a picture, as bytes"
-        )
-
-    def parse(self, row: bytes) -> Row | None:
-        """The picture and captioner of a row. Errors, of another row, as of GrowingFile's `parse`."""
-        raise NotImplementedError(
-            f"{type(self).__name__}.parse is missing: read picture and captioner from a row"
+            f"{type(self).__name__}.decode is missing: read the texts of a row from its line"
         )
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
-        """Open the file, which no other process may write to meanwhile.
+        """Open the file, which no other process may write to meanwhile, and read its rows.
 
         DataError : it is another file, of another captioner, or in use.
         """
         several = f", n_best {self.best}" if self.best > 1 else ""
         super().begin(run, captioner + several, names)
+        captions = ["caption", *(f"caption_{k}" for k in range(2, self.best + 1))]
+        self.fields = ["picture", *captions, "captioner"]
+        self.rows: dict[str, list[str]] = {}
         self._names = set(map(self.row_name, names))
-        self._file = self.open()
-        self._file.begin()
+        self._log = Log("caption", self.path, (self.heading() or self.start).encode())
+        for number, line in enumerate(self._log.lines, start=1):
+            name, *texts, captioner = self._row(number, line)
+            if captioner == self.captioner:  # else it is the heading
+                self.rows[name] = texts
+        if not self._log.lines and self.heading():
+            self._log.append(self.heading())
+        self._skipped = SkippedList("caption", self.path, "picture")
+        for name in self.rows.keys() & self._skipped.reasons.keys():
+            del self._skipped.reasons[name]  # a process was killed before it wrote the list
 
-    @property
-    def names(self) -> set[str]:
-        """The names of the rows."""
-        return set() if self._file is None else self._file.names
+    def _row(self, number: int, line: bytes) -> list[str]:
+        """A row of the file. DataError : it is of another file, edited, or of another captioner."""
+        where = f"{self.path}, line {number},"
+        try:
+            row = list(self.decode(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            if len(row) != len(self.fields) or not all(isinstance(text, str) for text in row):
+                raise ValueError(f"{len(row)} fields")
+        except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
+            got = f"is another row, {line[:60].decode('utf-8', 'replace')!r} ({error})"
+            cause = (
+                "edited, or saved in another encoding than UTF-8? Mend it, or choose another name"
+            )
+            raise DataError("caption", where, got, ", ".join(self.fields), cause) from error
+        if row[-1] != self.captioner and (number > 1 or row != self.fields):
+            got, expected = f"holds captions by {row[-1]}", f"captions by {self.captioner}"
+            raise DataError("caption", where, got, expected, CHOOSE)
+        return row
 
     def __contains__(self, name: str) -> bool:
         """True if the file has a row of the picture."""
-        return self.row_name(name) in self.names
+        return self.row_name(name) in self.rows
 
     def row_name(self, name: str) -> str:
         """The name of a picture in its row: of a file its path from the folder of this one.
 
-        So a picture has one row, however its path is typed. Bytes that are no text are escaped.
+        So a picture has one row, however its path is typed.
         """
         if self.paths and not scheme_of(name):
             path, folder = Path(name), self.path.parent.resolve()
             with contextlib.suppress(ValueError):  # on another drive of Windows
                 path = Path(os.path.relpath(path.parent.resolve() / path.name, folder))
             name = path.as_posix()
-        return name.encode("utf-8", "backslashreplace").decode()
+        return _in_a_line(name)
 
     def add(self, caption: PictureCaption) -> None:
         """Write a row, unless there is one. OSError : it cannot be written."""
-        assert self._file is not None
-        if (name := self.row_name(caption.image)) not in self.names:
-            self._file.append(self.encode(replace(caption, image=name)))
-            self._file.names.add(name)
-            self._rows += 1
+        assert self._log is not None
+        assert self._skipped is not None
+        name = self.row_name(caption.image)
+        self._skipped.reasons.pop(name, None)
+        if name not in self.rows:
+            texts = [*map(_in_a_line, self.texts(caption))]
+            texts += [""] * (self.best - len(texts))
+            self._log.append(self.encode([name, *texts, self.captioner]))
+            self.rows[name] = texts
+            self._added += 1
 
     def skip(self, failure: Skipped) -> None:
-        """Leave it to the list of failures."""
+        assert self._skipped is not None
+        if (name := self.row_name(failure.image)) in self._names:  # else a folder without a picture
+            self._skipped.reasons[name] = failure.reason
 
     def close(self) -> str:
-        if not self.names:
-            return f"{self.path} was not written: no picture was captioned"
-        return f"wrote {_captions(self._rows)} to {self.path}"
+        wrote = f"wrote {_captions(self._added)} to {self.path}"
+        if not self._skipped or not (failed := len(self._skipped.reasons)):
+            return wrote
+        them = "picture that was" if failed == 1 else "pictures that were"
+        again = f"{failed:,} {them} not captioned; the same command tries again"
+        return f"{wrote}\n{self._skipped.path} has {again}"
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if self._file is None:
+        if self._log is None:
             return
-        self._file.__exit__(kind, error, traceback)
+        try:
+            if self._skipped and not isinstance(error, OSError):  # which may be a full disk
+                self._skipped.write(self._skipped.reasons.items())
+        finally:
+            self._log.close()
         if isinstance(error, KeyboardInterrupt | OSError):
-            done, count = len(self._names & self.names), len(self._names)
+            done, count = len(self._names & self.rows.keys()), len(self._names)
             error.add_note(
                 f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
             )
 
 
+def _in_a_line(text: str) -> str:
+    """A text without line ends, nor bytes that are no text, which are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+
+
 class CsvTable(Growing):
     """A CSV file of captions, UTF-8, one row per picture.
 
-    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`.
+    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. One
+    that a spreadsheet has saved is continued with its delimiter.
     """
 
     flag, suffix = "--csv", ".csv"
@@ -349,63 +393,17 @@ class CsvTable(Growing):
         "Write a table with one row per picture instead of printing. Pictures in an existing table"
         " are skipped."
     )
-    _file: GrowingTable | None = None
+    _delimiter = ""  # of the file, once its heading is read
 
-    def open(self) -> GrowingTable:
-        captions = ["picture", "caption", *(f"caption_{k}" for k in range(2, self.best + 1))]
-        return GrowingTable(
-            "caption",
-            self.path,
-            [*captions, "captioner"],
-            lambda cells: Row(cells[0], cells[-1]),
-            writer=self.captioner,
-        )
+    def heading(self) -> str:
+        return self.encode(self.fields)
 
-    def encode(self, caption: PictureCaption) -> bytes:
-        assert self._file is not None
-        texts = self.texts(caption)
-        padding = [""] * (self.best - len(texts))
-        return self._file.encoded([caption.image, *texts, *padding, self.captioner])
+    def encode(self, row: Sequence[str]) -> str:
+        return csv_line(row, self._delimiter or ",")
 
-
-class Failures(Sink):
-    """The list of pictures that a file which grows lacks, next to it: FILE.skipped.csv.
-
-    The same command tries them again; one that succeeds leaves the list.
-    """
-
-    def __init__(self, file: Growing) -> None:
-        super().__init__()
-        self._sink, self._list = file, SkippedList("caption", file.path, name="picture")
-
-    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
-        self._names = set(names)
-        self._list.begin()
-        for name in self._sink.names & self._list.reasons.keys():
-            self._list.remove(name)  # a process was killed between caption and list
-
-    def add(self, caption: PictureCaption) -> None:
-        self._list.remove(self._sink.row_name(caption.image))
-
-    def skip(self, failure: Skipped) -> None:
-        if failure.image in self._names:  # else it is a folder without a picture
-            self._list.add(self._sink.row_name(failure.image), failure.reason)
-
-    def close(self) -> str:
-        if not (failed := len(self._list.reasons)):
-            return ""
-        them = "picture that was" if failed == 1 else "pictures that were"
-        return (
-            f"{self._list.path} has {failed:,} {them} not captioned; the same command tries again"
-        )
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._list.__exit__(kind, error, traceback)
-
-
-def with_failures(sinks: Sequence[Sink]) -> list[Sink]:
-    """The sinks, and a list of failures for each file that grows."""
-    return [*sinks, *(Failures(sink) for sink in sinks if isinstance(sink, Growing))]
+    def decode(self, line: str) -> Sequence[str]:
+        self._delimiter = self._delimiter or delimiter_of(line)
+        return next(csv.reader([line], delimiter=self._delimiter, strict=True), [])
 
 
 def _captions(count: int) -> str:
