@@ -24,6 +24,7 @@ from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
+from xpcap.prepare import read_captions
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
@@ -155,6 +156,15 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
         captioner.write(NAMES, CsvTable(Path("cut.csv")))
         assert Path("cut.csv").read_bytes() == whole
     assert rows("cut.csv", saved[0]) == rows("whole.csv")
+
+
+@pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.flag)
+def test_what_grows_is_read_as_captions_again(kind: type[Growing]) -> None:
+    path = Path(f"c{kind.suffix}")
+    FixedCaptioner().write(["a.png", "犬;.png"], kind(path))
+    assert "犬" in path.read_text(encoding="utf-8")
+    pairs = [row[:2] for row in read_captions([(None, path)])]
+    assert pairs == [(name, f"Hündchen auf {name}") for name in ("a.png", "犬;.png")]
 
 
 def test_a_table_knows_a_picture_by_its_file(

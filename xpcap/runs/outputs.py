@@ -6,6 +6,7 @@ when another fails, or the work is stopped, it keeps.
 
 import contextlib
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -406,6 +407,23 @@ class CsvTable(Growing):
         return next(csv.reader([line], delimiter=self._delimiter, strict=True), [])
 
 
+class JsonLines(Growing):
+    """A JSON object per picture, a line each, with the fields of a `CsvTable`."""
+
+    flag, suffix, start = "--jsonl", ".jsonl", '{"picture": "'
+    help = (
+        "Write a line with a JSON object per picture instead of printing. Pictures in an existing"
+        " file are skipped."
+    )
+
+    def encode(self, row: Sequence[str]) -> str:
+        return json.dumps(dict(zip(self.fields, row, strict=True)), ensure_ascii=False)
+
+    def decode(self, line: str) -> Sequence[str]:
+        row = json.loads(line)
+        return [row[field] for field in self.fields]
+
+
 def _captions(count: int) -> str:
     return f"{count:,} {'caption' if count == 1 else 'captions'}"
 
@@ -488,4 +506,4 @@ class Png(NewFile):
         return f"{line} with {first}; a page takes all: --html"
 
 
-SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, CsvTable)
+SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, CsvTable, JsonLines)
