@@ -10,6 +10,7 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, lock
 
 SKIPPED = ".skipped.csv"  # behind the name of what was made without the things in such a list
+BOM = "\ufeff"  # begins a table, for Excel reads others in the encoding of the country
 CHOOSE = "choose another name, or give the same options as before"
 
 
@@ -84,7 +85,7 @@ class SkippedList:
     def write(self, rows: Iterable[Sequence[str]]) -> None:
         """Put these rows in place of all; without any there is no file."""
         heading, *lines = (f"{csv_line(row)}\n" for row in (self._heading, *rows))
-        content = "".join([heading, *lines]).encode("utf-8", "backslashreplace")
+        content = "".join([BOM, heading, *lines]).encode("utf-8", "backslashreplace")
         if not lines:
             self.path.unlink(missing_ok=True)
         elif not (self.path.is_file() and self.path.read_bytes() == content):

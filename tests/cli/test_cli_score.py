@@ -124,7 +124,7 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
     good("evaluate", run, "--csv", "evaluated.csv")
     good("score", "said.json", "--data", "data.h5", "--csv", "scored.csv")
     assert Path("evaluated.csv").read_bytes() == Path("scored.csv").read_bytes()
-    with Path("scored.csv").open(newline="") as file:
+    with Path("scored.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["image"]: row["caption"] for row in rows} == evaluated["captions"]
     means = {*rows[0]} & {*evaluated["scores"]} - {"unseen_bigrams"}  # a share of all pairs

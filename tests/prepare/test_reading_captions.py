@@ -381,7 +381,7 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str)
 
 
 def skipped_list() -> list[list[str]]:
-    with Path("own.h5.skipped.csv").open(encoding="utf-8", newline="") as file:
+    with Path("own.h5.skipped.csv").open(encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["name", "reason"]
     return rows

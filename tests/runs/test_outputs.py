@@ -147,6 +147,7 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
     """With its delimiter, line ends and byte order mark, also cut off."""
     captioner = FixedCaptioner()
     captioner.write(NAMES, CsvTable(Path("whole.csv")))
+    assert Path("whole.csv").read_bytes()[:3] == b"\xef\xbb\xbf"  # for Excel
     text = io.StringIO()
     table = csv.writer(text, delimiter=saved[0], lineterminator=saved[1:])
     table.writerows(rows("whole.csv"))

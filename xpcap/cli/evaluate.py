@@ -131,7 +131,7 @@ def evaluate(
         if diagnoses is not None:
             _print_diagnoses(diagnoses)
     if csv is not None:
-        write_new("evaluate", csv, evaluation.to_csv())
+        write_new("evaluate", csv, evaluation.to_csv().encode("utf-8-sig"))
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:

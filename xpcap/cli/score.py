@@ -37,7 +37,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     submitted = read_captions_json(captions, opened.split(split).images)
     scores = score_captions(opened, split, submitted.captions)
     if csv is not None:
-        write_new("score", csv, scores.to_csv())
+        write_new("score", csv, scores.to_csv().encode("utf-8-sig"))
     if submitted.unmatched:
         kind = f"captions match no picture of split {split!r}, and are left out"
         remarked = [

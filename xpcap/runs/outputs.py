@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from xpcap.encoders import scheme_of
 from xpcap.errors import DataError, OptionError
 from xpcap.files import require_new_file, write_new
-from xpcap.growing import CHOOSE, Log, SkippedList, csv_line, delimiter_of
+from xpcap.growing import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
 from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
@@ -383,7 +383,7 @@ def _in_a_line(text: str) -> str:
 
 
 class CsvTable(Growing):
-    """A CSV file of captions, UTF-8, one row per picture.
+    """A CSV file of captions, UTF-8 with byte order mark, one row per picture.
 
     Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. One
     that a spreadsheet has saved is continued with its delimiter.
@@ -397,7 +397,7 @@ class CsvTable(Growing):
     _delimiter = ""  # of the file, once its heading is read
 
     def heading(self) -> str:
-        return self.encode(self.fields)
+        return f"{BOM}{self.encode(self.fields)}"
 
     def encode(self, row: Sequence[str]) -> str:
         return csv_line(row, self._delimiter or ",")
