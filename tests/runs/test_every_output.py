@@ -131,25 +131,23 @@ def test_a_second_command_that_writes_to_a_file_is_refused(kind: type[Growing], 
     assert write(kind(path), NAMES) == NAMES[2:]
 
 
-def test_beside_another_file_what_both_have_is_left_out(kind: type[Growing], path: Path) -> None:
-    """And each becomes what it is alone."""
-    pair: list[tuple[type[Growing], Path]] = [(kind, path), (CsvTable, path.parent / "other.csv")]
-    contents: list[bytes] = []  # of each alone
-    for (one, file), names in zip(pair, (READABLE[:2], READABLE[1:4]), strict=True):
-        for pictures in (names, NAMES):
-            write(one(file), pictures)
-        contents.append(file.read_bytes())
-        file.unlink()
-        file.with_name(file.name + SKIPPED).unlink()
+def test_what_another_file_has_is_not_captioned_again(kind: type[Growing], path: Path) -> None:
+    """The texts come from there, and each file becomes what it is alone."""
+    files = [(kind, path), (CsvTable, path.parent / "other.csv")]
+    write(kind(path), NAMES)
+    content = path.read_bytes()
+    path.unlink()
+    for (one, file), names in zip(files, (READABLE[:2], READABLE[1:4]), strict=True):
         write(one(file), names)
     notices: list[str] = []
     with work(on_notice=notices.append):
-        asked = FixedCaptioner().write(NAMES, *(one(file) for one, file in pair))
-    assert asked == [name for name in NAMES if name != NAMES[1]]
+        asked = FixedCaptioner().write(NAMES, *(one(file) for one, file in files))
+    assert asked == [name for name in NAMES if name not in READABLE[:4]]
     assert notices == [
         f"{file} has {rows} of {len(NAMES)} pictures already; adding the other {len(NAMES) - rows}"
-        for (_, file), rows in zip(pair, (2, 3), strict=True)
+        for (_, file), rows in zip(files, (2, 3), strict=True)
     ]
-    for (_, file), content in zip(pair, contents, strict=True):
-        assert file.read_bytes() == content
+    assert path.read_bytes() == content
+    assert kept(CsvTable(files[1][1])) == READABLE
+    for _, file in files:
         assert file.with_name(file.name + SKIPPED).is_file()

@@ -286,6 +286,23 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     assert {path: path.stat().st_mtime_ns for path in texts} == times
 
 
+def test_a_finished_table_gives_its_texts_without_captioning(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beam = ("caption", run, photos, "--beam", 3, "--n-best", 2)
+    good(*beam, "--csv", "t.csv")
+    encoded = interrupt_at(monkeypatch, 2)  # the broken ones
+    result = good(*beam, "--csv", "t.csv", "--txt", "--jsonl", "t.jsonl")
+    assert "wrote 10 of 10 captions next to their pictures" in result.stdout
+    assert [str(path) for path in encoded] == BROKEN
+    for name, *texts, _ in rows("t.csv")[1:]:
+        assert Path(name).with_suffix(".txt").read_text().splitlines() == texts
+    assert Path("t.jsonl").read_text(encoding="utf-8").count("\n") == 10
+    interrupt_at(monkeypatch, 2)
+    nothing = good(*beam, "--csv", "t.csv", "--txt", "--html", "q.html")  # a page shows pictures
+    assert "q.html was not written: there is no new picture\n" in nothing.stdout
+
+
 def test_two_commands_that_write_texts_side_by_side_are_no_error(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,8 +389,6 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     page = Path("all.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == 6
     assert not any(name in page for name in table)
-    nothing = good("caption", run, photos, "--csv", "all.csv", "--html", "q.html")
-    assert "q.html was not written: there is no new picture\n" in nothing.stdout
 
 
 @pytest.mark.parametrize("flag", NEW)

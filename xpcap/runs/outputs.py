@@ -7,6 +7,7 @@ when another fails, or the work is stopped, it keeps.
 import contextlib
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from xpcap.progress import bar
 from xpcap.report.markup import embed
 from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, caption_page, caption_png
-from xpcap.runs.records import PictureCaption, Skipped
+from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Run
 from xpcap.work import notice
 
@@ -48,6 +49,7 @@ class Sink:
     instead: ClassVar[bool] = False  # where it is given, captions are not printed
     once: ClassVar[bool] = False  # a picture that is given twice comes once
     of_files: ClassVar[bool] = False  # it writes next to the pictures' files
+    of_texts: ClassVar[bool] = False  # it needs no more of captions than their texts
 
     def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
         self.path, self.best = path or Path(), best
@@ -130,18 +132,34 @@ def begin_sinks(
     *,
     paths: bool = False,
 ) -> list[int]:
-    """Begin each sink, and choose the pictures for all: those that some file that grows lacks."""
+    """Begin each sink, and choose the pictures to caption: those that some file that grows lacks.
+
+    Of others, the sinks that need no more get the texts in a file. If no sink needs more, it is
+    enough that one file has the picture.
+    """
     files = [sink for sink in sinks if isinstance(sink, Growing)]
     captioner = run.signature(policy) if files else ""  # which reads all parameters
     for sink in sinks:
         sink.paths = paths
         sink.begin(run, captioner, names)
-    chosen = [k for k, name in enumerate(names) if not files or any(name not in f for f in files)]
+    chosen: list[int] = []
+    best = max((sink.best for sink in sinks), default=1)
+    texts_suffice = all(sink.of_texts for sink in sinks)
+    for number, name in enumerate(names):
+        holders = [file for file in files if name in file]
+        for file in holders:
+            file.had += 1
+        source = next((file for file in holders if file.best == best), None)
+        if source is None or not (texts_suffice or holders == files):
+            chosen.append(number)
+            continue
+        for sink in sinks:
+            if sink.of_texts:
+                sink.add(source.caption(name))
     for file in files:
-        file.had = sum(name in file for name in names)
         if file.had:
             lacks = len(names) - file.had
-            goes = "adding" if len(sinks) == 1 or lacks < len(chosen) else "all outputs get"
+            goes = "adding" if texts_suffice or lacks < len(chosen) else "all outputs get"
             more = f"; {goes} the other {lacks:,}" if lacks else ""
             notice(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
     return chosen
@@ -254,7 +272,7 @@ class Growing(Sink):
     rows : the captions of each picture, by its name in the file
     """
 
-    instead = once = True
+    instead = once = of_texts = True
     start: ClassVar[str] = ""  # of each line, in a format without heading
     _log: Log | None = None
     _skipped: SkippedList | None = None
@@ -335,6 +353,12 @@ class Growing(Sink):
                 path = Path(os.path.relpath(path.parent.resolve() / path.name, folder))
             name = path.as_posix()
         return _in_a_line(name)
+
+    def caption(self, name: str) -> PictureCaption:
+        """The texts of a picture's row; it has as many captions as are not empty."""
+        first, *others = self.rows[self.row_name(name)]
+        n_best = [Hypothesis(text, math.nan) for text in (first, *filter(None, others))]
+        return PictureCaption(name, first, [], [], n_best)
 
     def add(self, caption: PictureCaption) -> None:
         """Write a row, unless there is one. OSError : it cannot be written."""
@@ -435,7 +459,7 @@ class TextFiles(Sink):
     help = (
         "Write NAME.txt next to each picture instead of printing; never replaces a different text."
     )
-    instead = once = of_files = True
+    instead = once = of_files = of_texts = True
     _written = _all = 0
 
     def add(self, caption: PictureCaption) -> None:
