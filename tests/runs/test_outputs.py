@@ -286,6 +286,22 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     assert {path: path.stat().st_mtime_ns for path in texts} == times
 
 
+def test_pictures_that_share_a_name_have_a_text_each_which_prepare_reads(
+    run: Path, photos: Path
+) -> None:
+    shutil.copy(photos / "val00001.png", photos / "VAL00000.tif")
+    (photos / "broken.jpg").unlink()
+    good("caption", run, photos / "val00000.png", "--txt")  # alone, as with its folder
+    result = good("caption", run, photos, "--txt")
+    assert "wrote 11 of 11 captions" in result.stdout
+    assert "not looked at" not in good("caption", run, photos, "--txt").stderr
+    texts = {path.name for path in photos.glob("*.txt")}
+    assert {"val00000.png.txt", "VAL00000.tif.txt", "val00001.txt"} <= texts
+    assert "val00000.txt" not in texts
+    pairs = {row.picture: row.caption for row in read_captions([(None, photos)])}
+    assert pairs == captions_by_name(run, photos)
+
+
 def test_a_finished_table_gives_its_texts_without_captioning(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ class Found(NamedTuple):
 def search_folder(caller: str, folder: Path) -> Found:
     """Search a folder: its own files by name, then those of each folder in it.
 
-    Hidden files and folders, whose names begin with a dot, are left out, and the NAME.txt of a
+    Hidden files and folders, whose names begin with a dot, are left out, and the `text_names` of a
     picture, as `caption` writes them. Links are followed, but no folder is searched twice.
 
     DataError : the folder cannot be read; one in it that cannot is left out.
@@ -57,7 +57,8 @@ def search_folder(caller: str, folder: Path) -> Found:
         stack += [current / name for name, is_folder in reversed(inside) if is_folder]
         files = [current / name for name, is_folder in inside if not is_folder]
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-        no_others = {*pictures, *(picture.with_suffix(".txt") for picture in pictures)}
+        texts = (picture.with_name(name) for picture in pictures for name in text_names(picture))
+        no_others = {*pictures, *texts}
         found.pictures.extend(pictures)
         found.others.extend(
             file
@@ -65,6 +66,11 @@ def search_folder(caller: str, folder: Path) -> Found:
             if file not in no_others and file.name.lower() not in OF_THE_SYSTEM
         )
     return found
+
+
+def text_names(picture: Path) -> tuple[str, str]:
+    """Names of the text next to a picture: of the only picture of its stem, and of one of several."""
+    return f"{picture.stem}.txt", f"{picture.name}.txt"
 
 
 def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from xpcap.encoders.finding import search_folder
+from xpcap.encoders.finding import search_folder, text_names
 from xpcap.errors import DataError, OptionError
 from xpcap.files import is_text
 from xpcap.prepare.coco import COCO, KARPATHY
@@ -100,10 +100,16 @@ def _read(
 
 
 def _beside_pictures(folder: Path, text_at: Callable[[Path], CaptionText]) -> Iterator[CaptionRow]:
-    """Rows of the NAME.txt of pictures, a caption a line. DataError : there is none."""
-    pictures = search_folder("read_captions", folder).pictures
-    texts = {picture: picture.with_suffix(".txt") for picture in pictures if is_text(str(picture))}
-    texts = {picture: path for picture, path in texts.items() if path.is_file()}
+    """Rows of the NAME.txt of pictures, a caption a line. DataError : there is none.
+
+    If a picture has a NAME.jpg.txt, since others share its NAME, that one is read.
+    """
+    texts = {
+        picture: path
+        for picture in search_folder("read_captions", folder).pictures
+        for path in map(picture.with_name, text_names(picture))
+        if is_text(str(picture)) and path.is_file()
+    }
     if not texts:
         got = f"holds no {' or '.join(METADATA)}, and no NAME.txt beside a picture"
         raise DataError("read_captions", folder, got, "captions of its pictures")

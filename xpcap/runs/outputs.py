@@ -6,15 +6,18 @@ when another fails, or the work is stopped, it keeps.
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from xpcap.encoders import scheme_of
+from xpcap.encoders.finding import SUFFIXES, text_names
 from xpcap.errors import DataError, OptionError
 from xpcap.files import require_new_file, write_new
 from xpcap.growing import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
@@ -453,7 +456,10 @@ def _captions(count: int) -> str:
 
 
 class TextFiles(Sink):
-    """NAME.txt next to each picture, one line per caption; keeps a file with a different text."""
+    """NAME.txt next to each picture, one line per caption; keeps a file with a different text.
+
+    Where pictures of a folder share NAME, but for capitals, each has a NAME.jpg.txt.
+    """
 
     flag = "--txt"
     help = (
@@ -462,8 +468,14 @@ class TextFiles(Sink):
     instead = once = of_files = of_texts = True
     _written = _all = 0
 
+    def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
+        super().begin(run, captioner, names)
+        self._stems = functools.cache(_count_stems)  # of each folder, as it is now
+
     def add(self, caption: PictureCaption) -> None:
-        path = Path(caption.image).with_suffix(".txt")
+        picture = Path(caption.image)
+        is_shared = self._stems(picture.parent)[picture.stem.lower()] > 1
+        path = picture.with_name(text_names(picture)[is_shared])
         text = "".join(f"{line}\n" for line in self.texts(caption))
         self._all += 1
         try:
@@ -478,6 +490,13 @@ class TextFiles(Sink):
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
+
+
+def _count_stems(folder: Path) -> Counter[str]:
+    """The numbers of pictures in a folder by stem, in lower case."""
+    return Counter(
+        file.stem.lower() for file in folder.iterdir() if file.suffix.lower() in SUFFIXES
+    )
 
 
 def _has_text(path: Path, text: str) -> bool:
