@@ -246,8 +246,19 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
         left=("c.csv",),
     )
     failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is not a folder")
-    Path("link.csv").symlink_to("nowhere.csv")
-    failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
+
+
+def test_what_grows_is_not_written_through_a_link(run: Path, photos: Path) -> None:
+    Path("theirs.csv").touch()
+    for target in ("theirs.csv", "nowhere.csv"):
+        Path("link.csv").unlink(missing_ok=True)
+        Path("link.csv").symlink_to(target)
+        failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
+    assert Path("theirs.csv").read_bytes() == b""
+    Path("c.csv.skipped.csv").symlink_to("nowhere.csv")
+    good("caption", run, photos, "--csv", "c.csv")
+    assert not Path("nowhere.csv").exists()
+    assert len(rows("c.csv.skipped.csv")) == 3
 
 
 def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> None:

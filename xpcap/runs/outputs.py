@@ -282,7 +282,8 @@ class Growing(Sink):
     _added = 0
 
     def check(self) -> None:
-        if self.path.suffix.lower() != self.suffix or not self.path.is_file():
+        can_continue = self.path.is_file() and not self.path.is_symlink()
+        if self.path.suffix.lower() != self.suffix or not can_continue:
             require_new_file("caption", self.path, self.suffix)
 
     def heading(self) -> str:
