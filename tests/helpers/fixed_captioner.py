@@ -21,12 +21,10 @@ class FixedCaptioner:
     """A captioner that knows its captions, and its run; it needs no pictures.
 
     name : the captioner, as rows name it
-    unreadable : pictures that it cannot read
     """
 
-    def __init__(self, name: str = CAPTIONER, unreadable: Sequence[str] = UNREADABLE) -> None:
-        self.name, self.unreadable, self.asked = name, unreadable, list[str]()
-        self.run = self
+    def __init__(self, name: str = CAPTIONER) -> None:
+        self.name, self.asked, self.run = name, list[str](), self
 
     def decoder(self, policy: object) -> Any:
         """The policy, as a run's decoder has it."""
@@ -42,7 +40,7 @@ class FixedCaptioner:
         """A caption of each picture that it can read; `asked` has all names."""
         for path in pictures:
             self.asked.append(str(path))
-            if path.name in self.unreadable:
+            if path.name in UNREADABLE:
                 yield Skipped(str(path), 'is "no" picture,\nexpected one')
             else:
                 yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])

@@ -11,7 +11,7 @@ from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 from xpcap.errors import DataError
 from xpcap.growing import SKIPPED
 from xpcap.runs.outputs import SINKS, CsvTable, Growing
-from xpcap.runs.records import Hypothesis, PictureCaption
+from xpcap.runs.records import PictureCaption
 from xpcap.work import work
 
 READABLE = [name for name in NAMES if name not in UNREADABLE]
@@ -67,17 +67,6 @@ def test_a_picture_is_known_by_its_row_whatever_its_name(kind: type[Growing], pa
     write(kind(path), NAMES)
     assert kept(kind(path)) == READABLE
     assert path.read_text("utf-8").count(CAPTIONER) == len(READABLE)
-
-
-@pytest.mark.parametrize("best", [1, 3])
-def test_a_row_holds_the_captions_that_are_asked_for(
-    best: int, kind: type[Growing], path: Path
-) -> None:
-    texts = [f"caption {k}" for k in range(best)]
-    with kind(path, best=best) as file:
-        file.begin(ANY, CAPTIONER, ["a.png"])
-        file.add(PictureCaption("a.png", texts[0], [], [], [Hypothesis(x, 0.0) for x in texts]))
-    assert [text for text in texts if text.encode() not in path.read_bytes()] == []
 
 
 def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(

@@ -292,15 +292,11 @@ class Growing(Sink):
 
     def encode(self, row: Sequence[str]) -> str:
         """The line of a row, without line end."""
-        raise NotImplementedError(
-            f"{type(self).__name__}.encode is missing: write the texts of a row as a line"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no `encode`")
 
     def decode(self, line: str) -> Sequence[str]:
         """The row of a line. ValueError, LookupError or TypeError : it is of another file."""
-        raise NotImplementedError(
-            f"{type(self).__name__}.decode is missing: read the texts of a row from its line"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no `decode`")
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Open the file, which no other process may write to meanwhile, and read its rows.
@@ -328,16 +324,15 @@ class Growing(Sink):
         """A row of the file. DataError : it is of another file, edited, or of another captioner."""
         where = f"{self.path}, line {number},"
         try:
-            row = list(self.decode(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-            if len(row) != len(self.fields) or not all(isinstance(text, str) for text in row):
+            text = line.decode().removeprefix(BOM).removesuffix("\r")
+            row = list(self.decode(text))
+            if len(row) != len(self.fields) or not all(isinstance(cell, str) for cell in row):
                 raise ValueError(f"{len(row)} fields")
         except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
             got = f"is another row, {line[:60].decode('utf-8', 'replace')!r} ({error})"
-            cause = (
-                "edited, or saved in another encoding than UTF-8? Mend it, or choose another name"
-            )
+            cause = "edited, or saved in another encoding than UTF-8? Mend it, or take another name"
             raise DataError("caption", where, got, ", ".join(self.fields), cause) from error
-        if row[-1] != self.captioner and (number > 1 or row != self.fields):
+        if row[-1] != self.captioner and row != self.fields:  # which are the heading
             got, expected = f"holds captions by {row[-1]}", f"captions by {self.captioner}"
             raise DataError("caption", where, got, expected, CHOOSE)
         return row
