@@ -25,6 +25,7 @@ from xpcap.errors import NetworkError
 from xpcap.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
+from xpcap.prepare.captions_file import read_captions_json
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
@@ -157,11 +158,12 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
 
 @pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.flag)
 def test_what_grows_is_read_as_captions_again(kind: type[Growing]) -> None:
-    path = Path(f"c{kind.suffix}")
-    FixedCaptioner().write(["a.png", "犬;.png"], kind(path))
+    path, names = Path(f"c{kind.suffix}"), ["a.png", "犬;.png"]
+    FixedCaptioner().write(names, kind(path))
     assert "犬" in path.read_text(encoding="utf-8")
-    pairs = [row[:2] for row in read_captions([(None, path)])]
-    assert pairs == [(name, f"Hündchen auf {name}") for name in ("a.png", "犬;.png")]
+    expected = {name: f"Hündchen auf {name}" for name in names}
+    assert {row.picture: row.caption for row in read_captions([(None, path)])} == expected
+    assert read_captions_json(path, names).captions == expected  # as `score` does
 
 
 def test_a_table_knows_a_picture_by_its_file(

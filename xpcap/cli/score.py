@@ -26,10 +26,10 @@ from xpcap.runs import score_captions
 def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: bool) -> None:
     """Score captions from any source.
 
-    CAPTIONS is a JSON file: an object that maps pictures to captions; a list of objects with
-    'caption' and 'image', 'image_id' or 'file_name', as in COCO's evaluation; or the output of
-    'evaluate --json'. Every picture of the split needs one caption. Scores that need a model are
-    omitted.
+    CAPTIONS is a table or JSON lines, as 'caption' writes them, or a JSON file: an object that maps
+    pictures to captions; a list of objects with 'caption' and 'image', 'image_id' or 'file_name', as
+    in COCO's evaluation; or the output of 'evaluate --json'. Every picture of the split needs one
+    caption. Scores that need a model are omitted.
     """
     if csv is not None:
         require_new_file("score", csv, ".csv")

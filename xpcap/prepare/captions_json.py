@@ -1,13 +1,15 @@
-"""Captions of a split's pictures from a JSON file, of any captioner."""
+"""Captions of a split's pictures from a JSON file or a table, of any captioner."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
 from xpcap.json_text import check_json
+from xpcap.prepare.detect import read_rows
 from xpcap.prepare.names import NameIndex
-from xpcap.prepare.text import parse_json, read_whole
+from xpcap.prepare.rows import CaptionText
+from xpcap.prepare.text import read_whole
 
 NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
@@ -22,17 +24,21 @@ class MatchedCaptions(NamedTuple):
 
 
 def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptions:
-    """Read captions of pictures from a JSON file.
+    """Read captions of pictures from a file.
 
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
-    ``file_name``, or an evaluation as JSON.
+    ``file_name``, an evaluation as JSON, or a table or JSON lines, as `caption` writes them.
 
     images : names of the split's pictures, of which the file's are found as those of captions are
         among features
     DataError : another form, or two captions of a picture. OSError : the file cannot be opened.
     """
     caller = f"read_captions_json: {path}"
-    pairs = _pairs(caller, read_whole("read_captions_json", path))
+    file = CaptionText(caller, read_whole("read_captions_json", path))
+    if file.first_line[:1] in ("{", "[") and not file.is_json_lines:
+        pairs = _pairs(caller, file.json)
+    else:
+        pairs = [(row.picture, row.caption) for row in read_rows(file) if row.caption is not None]
     names = NameIndex(images).match(name for name, _ in pairs)
     captions: dict[str, str] = {}
     for name, caption in pairs:
@@ -44,9 +50,8 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptio
     return MatchedCaptions(captions, names.unmatched)
 
 
-def _pairs(caller: str, text: str) -> list[tuple[str, str]]:
-    """The picture's key and the caption of each entry."""
-    content = parse_json(caller, text)
+def _pairs(caller: str, content: Any) -> list[tuple[str, str]]:
+    """The picture's key and the caption of each entry of a JSON file."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
     check_json(caller, "", content, (BY_NAME, [ENTRY]), "one caption per picture")
