@@ -53,7 +53,7 @@ from xpcap.device import probe
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
 from xpcap.ops import HostOps, overridden
-from xpcap.runs import Recipe
+from xpcap.runs.recipe import PRESETS
 
 DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
 POPEN = subprocess.Popen
@@ -123,7 +123,10 @@ def test_configurations_on_a_gpu_are_those_that_are_compared_elsewhere() -> None
         (c.N, c.V) for c in on_a_gpu
     }
     coco, flickr8k = work.CONFIGS["coco"], work.CONFIGS["flickr8k"]
-    assert dataclasses.replace(coco, name="coco-dropout", dropout=Recipe().dropout) in on_a_gpu
+    assert (
+        dataclasses.replace(coco, name="coco-dropout", dropout=PRESETS["usual"]["dropout"])
+        in on_a_gpu
+    )
     assert dataclasses.replace(flickr8k, name="flickr8k-v2540", V=2540) in on_a_gpu
 
 

@@ -13,7 +13,7 @@ from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.models import CaptioningRNN
 from xpcap.runs.config import Config
-from xpcap.runs.recipe import Recipe
+from xpcap.runs.recipe import PRESETS, Recipe
 
 
 class Runs:
@@ -43,7 +43,7 @@ class Runs:
 def config_of(model: CaptioningRNN, max_words: int, source: Source | None = None) -> Config:
     """The config of a run whose model is made in a test."""
     return Config(
-        recipe=Recipe(),
+        recipe=Recipe().settled(PRESETS["usual"]),
         model=model.config,
         source=source or Source(),
         max_words=max_words,

@@ -24,8 +24,8 @@ from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.kinds import same_encoder  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
-from xpcap.prepare.captions_json import read_captions_json  # noqa: E402
 from xpcap.prepare.names import path_inside, roots_of  # noqa: E402
+from xpcap.prepare.submission import read_submission  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_texts_of_a_megabyte_are_no_work_for_a_lifetime(tmp_path: Path) -> None:
     assert same_encoder(f"onnx:a.onnx{options}:sha256=ab", f"onnx:b.onnx{options}:sha256=ab")
     assert not same_encoder(f"onnx:a.onnx{options}", "onnx:a.onnx:sha256=ab")
     (tmp_path / "a.json").write_text(json.dumps({name: "a dog"}))
-    assert read_captions_json(tmp_path / "a.json", [name]).captions == {name: "a dog"}
+    assert read_submission(tmp_path / "a.json", [name]).captions == {name: "a dog"}
 
 
 # Names of pictures

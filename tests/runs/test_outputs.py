@@ -25,7 +25,7 @@ from xpcap.errors import NetworkError
 from xpcap.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
-from xpcap.prepare.captions_file import read_captions_json
+from xpcap.prepare.submission import read_submission
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
@@ -163,7 +163,7 @@ def test_what_grows_is_read_as_captions_again(kind: type[Growing]) -> None:
     assert "犬" in path.read_text(encoding="utf-8")
     expected = {name: f"Hündchen auf {name}" for name in names}
     assert {row.picture: row.caption for row in read_captions([(None, path)])} == expected
-    assert read_captions_json(path, names).captions == expected  # as `score` does
+    assert read_submission(path, names).captions == expected  # as `score` does
 
 
 def test_a_table_knows_a_picture_by_its_file(

@@ -8,7 +8,7 @@ import click
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
-from xpcap.prepare.captions_json import read_captions_json
+from xpcap.prepare.submission import read_submission
 from xpcap.runs import score_captions
 
 
@@ -34,7 +34,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         require_new_file("score", csv, ".csv")
     opened = open_data(data)
-    submitted = read_captions_json(captions, opened.split(split).images)
+    submitted = read_submission(captions, opened.split(split).images)
     scores = score_captions(opened, split, submitted.captions)
     if csv is not None:
         write_new("score", csv, scores.to_csv().encode("utf-8-sig"))

@@ -16,14 +16,14 @@ ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
 BY_NAME = {"*": str}
 
 
-class MatchedCaptions(NamedTuple):
+class Submission(NamedTuple):
     """Captions by the split's names of pictures, and names of no picture of it, with remarks."""
 
     captions: dict[str, str]
     unmatched: dict[str, str]
 
 
-def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptions:
+def read_submission(path: str | Path, images: Sequence[str]) -> Submission:
     """Read captions of pictures from a file.
 
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
@@ -33,8 +33,8 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptio
         among features
     DataError : another form, or two captions of a picture. OSError : the file cannot be opened.
     """
-    caller = f"read_captions_json: {path}"
-    file = CaptionText(caller, read_whole("read_captions_json", path))
+    caller = f"read_submission: {path}"
+    file = CaptionText(caller, read_whole("read_submission", path))
     if file.first_line[:1] in ("{", "[") and not file.is_json_lines:
         pairs = _pairs(caller, file.json)
     else:
@@ -47,7 +47,7 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> MatchedCaptio
                 got = f"has two captions of {image[:100]!r}"
                 raise DataError(caller, "", got, "one of each picture")
             captions[image] = caption
-    return MatchedCaptions(captions, names.unmatched)
+    return Submission(captions, names.unmatched)
 
 
 def _pairs(caller: str, content: Any) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 from refusals import Refusal, refusals
 
 from xpcap.errors import DataError
-from xpcap.prepare.captions_json import read_captions_json
+from xpcap.prepare.submission import read_submission
 
 NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7.png"]
 SAID = dict(zip(NAMES, "abc", strict=True))
@@ -32,7 +32,7 @@ def entries(key: str, *names: str | int) -> list[dict[str, Any]]:
 def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "said.json"
     path.write_text(json.dumps(content))
-    assert read_captions_json(path, NAMES) == (SAID, {})
+    assert read_submission(path, NAMES) == (SAID, {})
 
 
 def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
@@ -47,7 +47,7 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
         "3.jpg": "an owl",
     }
     path.write_text(json.dumps(said))
-    found = read_captions_json(path, ["cats/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg"])
+    found = read_submission(path, ["cats/1.jpg", "a/2.jpg", "b/2.jpg", "3.jpg"])
     assert found.captions == {"cats/1.jpg": "a cat", "3.jpg": "an owl"}
     assert found.unmatched == {
         "dogs/1.jpg": "did you mean cats/1.jpg?",
@@ -71,11 +71,11 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
     { | got: is not whole JSON
     """,
     error=DataError,
-    function="read_captions_json",
+    function="read_submission",
 )
 def test_a_file_that_tells_no_captions_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     def read(content: str) -> None:
         (tmp_path / "said.json").write_text(content)
-        read_captions_json(tmp_path / "said.json", ["a/1.jpg", "b/1.jpg"])
+        read_submission(tmp_path / "said.json", ["a/1.jpg", "b/1.jpg"])
 
     refusal.check({"read": read}, "read({!r})")
