@@ -25,7 +25,7 @@ class Log:
     DataError : a file of others, or in use by another process. OSError : it cannot be opened.
     """
 
-    def __init__(self, caller: str, path: Path, start: bytes) -> None:
+    def __init__(self, caller: str, path: Path, start: str) -> None:
         self.path = path
         self._file = path.open("a+b", buffering=0)
         try:
@@ -33,7 +33,8 @@ class Log:
             lock(self._file, DataError(caller, path, held, "none", cause))
             self._file.seek(0)
             *lines, rest = self._file.read().split(b"\n")
-            if not (lines or rest.startswith(start) or start.startswith(rest)):
+            begun = start.encode()
+            if not (lines or rest.startswith(begun) or begun.startswith(rest)):
                 got, expected = f"begins with {rest[:40]!r}", "a new file, or one to be continued"
                 raise DataError(caller, path, got, expected, CHOOSE)
         except BaseException:

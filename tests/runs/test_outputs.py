@@ -228,11 +228,12 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
     for name, content in (
         ("notes.csv", "name,price\na,1\nb,2"),
         ("cut.csv", "picture;caption"),
+        ("mac.csv", "\ufeffpicture,caption,captioner\ra.png,a dog,me\r"),
         ("one.txt", ""),
     ):
-        Path(name).write_text(content)
+        Path(name).write_bytes(content.encode())
         failing(["caption", run, photos, "--csv", name], name, "expected ")
-        assert Path(name).read_text() == content
+        assert Path(name).read_bytes() == content.encode()
     listed = Path("c.csv.skipped.csv")
     listed.write_text("name,reason\na.png,left out by prepare\n")
     failing(

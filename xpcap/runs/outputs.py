@@ -309,13 +309,14 @@ class Growing(Sink):
         self.fields = ["picture", *captions, "captioner"]
         self.rows: dict[str, list[str]] = {}
         self._names = set(map(self.row_name, names))
-        self._log = Log("caption", self.path, (self.heading() or self.start).encode())
+        heading = self.heading()
+        self._log = Log("caption", self.path, f"{heading}\n" if heading else self.start)
         for number, line in enumerate(self._log.lines, start=1):
             name, *texts, captioner = self._row(number, line)
             if captioner == self.captioner:  # else it is the heading
                 self.rows[name] = texts
-        if not self._log.lines and self.heading():
-            self._log.append(self.heading())
+        if heading and not self._log.lines:
+            self._log.append(heading)
         self._skipped = SkippedList("caption", self.path, "picture")
         for name in self.rows.keys() & self._skipped.reasons.keys():
             del self._skipped.reasons[name]  # a process was killed before it wrote the list
