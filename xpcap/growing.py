@@ -29,12 +29,12 @@ class Log:
         self.path = path
         self._file = path.open("a+b", buffering=0)
         try:
-            held, cause = "is being written by another process", "wait, or choose another name"
-            lock(self._file, DataError(caller, path, held, "none", cause))
+            in_use, cause = "is being written by another process", "wait, or choose another name"
+            lock(self._file, DataError(caller, path, in_use, "none", cause))
             self._file.seek(0)
             *lines, rest = self._file.read().split(b"\n")
-            begun = start.encode()
-            if not (lines or rest.startswith(begun) or begun.startswith(rest)):
+            beginning = start.encode()
+            if not (lines or rest.startswith(beginning) or beginning.startswith(rest)):
                 got, expected = f"begins with {rest[:40]!r}", "a new file, or one to be continued"
                 raise DataError(caller, path, got, expected, CHOOSE)
         except BaseException:
@@ -46,11 +46,11 @@ class Log:
 
     def append(self, line: str) -> None:
         """Write a line, and hand it to the operating system. OSError : it cannot be written."""
-        content = left = line.encode() + self._end
+        content = remainder = line.encode() + self._end
         try:
             self._file.truncate(self._size)
-            while left:
-                left = left[self._file.write(left) :]
+            while remainder:
+                remainder = remainder[self._file.write(remainder) :]
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._size += len(content)

@@ -9,7 +9,6 @@ import pytest
 from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 
 from xpcap.errors import DataError
-from xpcap.growing import SKIPPED
 from xpcap.runs.outputs import SINKS, CsvTable, Growing
 from xpcap.runs.records import PictureCaption
 from xpcap.work import work
@@ -21,8 +20,7 @@ ANY: Any = None  # a run that nobody asks
 class TabbedLines(Growing):
     """Texts with tabs between them, a row a line: an output of somebody's own."""
 
-    flag, suffix, start = "--tabs", ".tabs", "- "
-    help = "Write a line of texts per picture instead of printing."
+    suffix, start = ".tabs", "- "
 
     def encode(self, row: Sequence[str]) -> str:
         return "- " + "\t".join(row)
@@ -63,12 +61,6 @@ def check_refused(
     assert output.path.read_bytes() == content
 
 
-def test_a_picture_is_known_by_its_row_whatever_its_name(kind: type[Growing], path: Path) -> None:
-    write(kind(path), NAMES)
-    assert kept(kind(path)) == READABLE
-    assert path.read_text("utf-8").count(CAPTIONER) == len(READABLE)
-
-
 def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(
     kind: type[Growing], path: Path
 ) -> None:
@@ -78,6 +70,7 @@ def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(
         write(kind(path), [name])
         if name in READABLE:
             ends[name] = path.stat().st_size
+    assert kept(kind(path)) == READABLE
     content = path.read_bytes()
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
@@ -120,6 +113,23 @@ def test_a_second_command_that_writes_to_a_file_is_refused(kind: type[Growing], 
     assert write(kind(path), NAMES) == NAMES[2:]
 
 
+def test_a_row_without_room_is_an_error_that_names_the_file_and_is_made_again(
+    kind: type[Growing], path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    first, second = (PictureCaption(name, "a dog", [], []) for name in NAMES[:2])
+    with kind(path) as file:
+        file.begin(ANY, CAPTIONER, NAMES)
+        file.add(first)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+        with pytest.raises(OSError, match=path.name):
+            file.add(second)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        file.add(second)
+    assert kept(kind(path)) == NAMES[:2]
+
+
 def test_what_another_file_has_is_not_captioned_again(kind: type[Growing], path: Path) -> None:
     """The texts come from there, and each file becomes what it is alone."""
     files = [(kind, path), (CsvTable, path.parent / "other.csv")]
@@ -138,5 +148,3 @@ def test_what_another_file_has_is_not_captioned_again(kind: type[Growing], path:
     ]
     assert path.read_bytes() == content
     assert kept(CsvTable(files[1][1])) == READABLE
-    for _, file in files:
-        assert file.with_name(file.name + SKIPPED).is_file()
