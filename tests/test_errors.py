@@ -1,7 +1,10 @@
 """Errors with fields: one sentence of all of them, copies, pickles, and what the CLI prints."""
 
 import copy
+import importlib.metadata
 import pickle
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,3 +65,16 @@ def test_a_tuple_asks_a_field_for_each_of_its_texts() -> None:
         raise DataError("f", "x", "has shape (3,)")
     with pytest.raises(AssertionError), refuses(DataError, got=("has shape", "(4,)")):
         raise DataError("f", "x", "has shape (3,)")
+
+
+def test_a_clone_that_is_not_installed_names_its_folder_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`.[timm]` was an error in any other folder."""
+
+    def nowhere(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", nowhere)
+    clone = Path(xpcap.__file__).parents[1]
+    assert shlex.split(errors.install("timm")) == ["pip", "install", f"{clone}[timm]"]

@@ -8,6 +8,7 @@ as `out`; the command line prints its own option there.
 import difflib
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 
@@ -142,7 +143,7 @@ def install(extra: str) -> str:
     try:
         lines = [line.partition(";") for line in requires("xpcap") or ()]
     except PackageNotFoundError:  # a clone that is not installed
-        return f"pip install '.[{extra}]'"
+        return shlex.join(("pip", "install", f"{Path(__file__).parents[1]}[{extra}]"))
     packages = (line[0] for line in lines if line[2].endswith(f"extra == '{extra}'"))
     return shlex.join(("pip", "install", *packages))
 
