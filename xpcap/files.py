@@ -109,17 +109,6 @@ def new_folder(
         yield part
 
 
-def open_to_append(caller: str, path: Path) -> BinaryIO:
-    """A file, open for reading and appending without a buffer; a missing one is made.
-
-    DataError : a link, which may lead anywhere, a folder or a device. OSError : it cannot be opened.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        got = "is a link, a folder or a device"
-        raise DataError(caller, path, got, "a file, or none", "remove it, or choose another name")
-    return path.open("a+b", buffering=0)
-
-
 def _part_of(path: Path) -> Path:
     """A name beside `path` that cannot be guessed."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")

@@ -17,7 +17,7 @@ from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materi
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.files import lock, open_to_append
+from xpcap.files import lock
 from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec
@@ -219,9 +219,12 @@ class FeatureFile:
         if self._path is None:
             return self
         path, expected = self._path, "features of this shape, or no file"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            got = "is a link, a folder or a device"
+            raise DataError("encode_folder", path, got, expected, "remove it")
         cause = "does another command encode the same pictures? Wait for it"
         used = DataError("encode_folder", path, "is in use by another process", "one", cause)
-        self._file = open_to_append("encode_folder", path)
+        self._file = path.open("a+b", buffering=0)
         try:
             lock(self._file, used)
             self._file.seek(0)
