@@ -303,7 +303,7 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
     """
     our_images, images = ([caption.image for caption in x.captions] for x in (ours, theirs))
     if our_images != images:
-        got = f"are of other pictures ({ours.n:,} and {theirs.n:,}) in split {ours.split!r}"
+        got = f"are of {ours.n:,} and {theirs.n:,} pictures, others or in another order"
         cause = "trained on different files? evaluate both on the same `data`"
         raise DataError("compare", "the two sides", got, "the same pictures", cause)
     our_scores, their_scores, left_out = ours.scores, theirs.scores, dict[str, str]()
