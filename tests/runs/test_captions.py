@@ -31,6 +31,7 @@ from xpcap.runs import (
     PictureCaption,
     PictureCaptioner,
     Skipped,
+    Trained,
     caption_run,
     captions,
     write_captions,
@@ -356,6 +357,13 @@ def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptione
         assert len(repr(shown)) < 1000, type(shown)
     assert repr(captioner) == f"PictureCaptioner(Run({str(ranked)!r}), 'histogram')"
     assert "attention=" not in repr(captioner.caption(photo(0)))
+    for shown, parts in (
+        (captioner.caption(photo(0), show=True), ["<img src=", explained.caption]),
+        (scores, ["<table>", "CIDEr"]),
+        (Trained(captioner.run, scores), ["<table>", ranked.name]),
+        (Trained(captioner.run, None), [ranked.name]),
+    ):
+        assert all(part in shown._repr_html_() for part in parts)
 
 
 def test_a_captioner_opens_from_a_run_that_is_open(run: Path) -> None:

@@ -91,7 +91,7 @@ class Skeleton(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        read = {"img": "alt", "svg": "aria-label"}.get(tag)
+        read = {"img": "alt", "svg": "aria-label", "th": "title"}.get(tag)
         self.parts.append((tag, [(key, None if key == read else value) for key, value in attrs]))
         self.text += " ".join(value or "" for key, value in attrs if key == read)
 
@@ -145,7 +145,8 @@ def everywhere(text: Any) -> str:
         galleries=[Gallery(text, text, cards[2:])],
         skipped=[Skipped(text, text)],
     )
-    return page.decode("utf-8")
+    shown = [cards[0], scores(text, protocol=text)]  # by a notebook
+    return page.decode("utf-8") + "".join(one._repr_html_() for one in shown)
 
 
 @each_text

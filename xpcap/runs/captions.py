@@ -108,6 +108,7 @@ class PictureCaptioner:
         policy: Policy | None = None,
         attend: bool = False,
         explain: bool = False,
+        show: bool = False,
     ) -> PictureCaption:
         """The caption of a picture.
 
@@ -116,6 +117,8 @@ class PictureCaptioner:
         picture : path, URL, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8, RGB
         policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
+        show : bool
+            Fill `picture`, and `area` of the attention. A notebook then shows the picture.
 
         Returns
         -------
@@ -130,8 +133,9 @@ class PictureCaptioner:
             An array of another shape or dtype, no picture at all, or no policy.
         """
         decoder = self.run.decoder(policy, attend, explain)
-        _, feature = encode_picture("caption", picture, self.encoder)
-        (caption,) = self._decode([Encoded(0, _name(picture), feature, None)], decoder)
+        pixels, feature = encode_picture("caption", picture, self.encoder)
+        encoded = Encoded(0, _name(picture), feature, pixels if show else None)
+        (caption,) = self._decode([encoded], decoder)
         return caption
 
     def captions(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xpcap.encoders.grid import Area
+from xpcap.report.markup import embed, render
+from xpcap.report.text import NOTHING
 from xpcap.runs.explanation import Explanation
 
 _short = reprlib.Repr()
@@ -73,6 +75,12 @@ class PictureCaption:
 
     def __repr__(self) -> str:
         return _filled(self)
+
+    def _repr_html_(self) -> str:
+        """The picture, if it was asked for, and its caption, as a notebook shows them."""
+        image = None if self.picture is None else embed("PictureCaption", self.image, self.picture)
+        values = {"image": image, "caption": self.caption, "name": self.image, "nothing": NOTHING}
+        return render("caption.html", **values).decode()
 
     def split(self) -> Sequence[str]:
         """The words of the caption, each with one of `probabilities`.

@@ -36,6 +36,7 @@ from xpcap.metrics import (
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.metric import BASES
 from xpcap.models import Policy
+from xpcap.report.markup import render
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
@@ -101,6 +102,10 @@ class Scores:
 
     def __repr__(self) -> str:
         return f"Scores({self.summary!r}, {self.scores})"
+
+    def _repr_html_(self) -> str:
+        """The table of scores, as a notebook shows it."""
+        return render("scores.html", run="", scores=self).decode()
 
     @property
     def n(self) -> int:

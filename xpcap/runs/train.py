@@ -30,6 +30,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.options import Flag
+from xpcap.report.markup import render
 from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
@@ -72,6 +73,10 @@ class Trained(NamedTuple):
 
     run: Run
     evaluation: Scores | None
+
+    def _repr_html_(self) -> str:
+        """The folder and the table of scores, as a notebook shows them."""
+        return render("scores.html", run=str(self.run.path), scores=self.evaluation).decode()
 
 
 def train_run(
