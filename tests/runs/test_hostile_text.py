@@ -145,7 +145,7 @@ def everywhere(text: Any) -> str:
         galleries=[Gallery(text, text, cards[2:])],
         skipped=[Skipped(text, text)],
     )
-    shown = [cards[0], scores(text, protocol=text)]  # by a notebook
+    shown = [card(text, PICTURE, words[:1]), scores(text, protocol=text)]  # by a notebook
     return page.decode("utf-8") + "".join(one._repr_html_() for one in shown)
 
 
