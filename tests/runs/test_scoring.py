@@ -331,6 +331,8 @@ class Returns(Colours):
     METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | got: is taken
     dataclasses.replace(METRICS[0], depends_on=["reference"]) | ValueError | thing: `depends_on` | got: 'reference' does not exist
     Returns(0.5) | TypeError | thing: `score` of 'names a colour' | got: returned a float | expected: a Scored
+    Returns(averaged("mine", [])._replace(corpus={"mine": "a"})) | TypeError | thing: `score` of 'names a colour' | got: returned 'a' | expected: a number
+    averaged("mine", ["a"]) | TypeError | thing: the values of 'mine' | got: have dtype <U1 | expected: numbers
     Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | got: returned 2 values | expected: one for each of 3 pictures
     Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | got: is taken
     """,

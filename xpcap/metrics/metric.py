@@ -142,7 +142,11 @@ def averaged(
     weights: Sequence[float] | np.ndarray | None = None,
 ) -> Scored:
     """A score whose corpus value is the mean over pictures, perhaps weighted; 0 without any."""
-    values = np.asarray(pictures, np.float64)
+    values = np.asarray(pictures)
+    if values.size and values.dtype.kind not in "biuf":
+        got = f"have dtype {values.dtype}"
+        raise InvalidTypeError("metrics", f"the values of {name!r}", got, "numbers")
+    values = values.astype(np.float64)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     parts = np.stack([values * weight, weight], axis=1)
     mean = float(np.average(values, weights=weight)) if len(values) else 0.0

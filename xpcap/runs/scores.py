@@ -516,6 +516,8 @@ def _scored(
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()
     }
+    if wrong := [value for value in corpus.values() if not isinstance(value, int | float)]:
+        raise InvalidTypeError("metrics", name, f"returned {wrong[0]!r:.100}", "a number")
     return scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
 
 
