@@ -198,6 +198,8 @@ page.html | caption run photos --html page.html
 page.png | caption run photos --png page.png
 photos/a.txt | caption run photos --txt
 look.html | look run photos/a.png --out look.html
+new.csv | caption run photos --csv new.csv
+new.jsonl | caption run photos --jsonl new.jsonl
 scores.csv | evaluate run --csv scores.csv
 scores.csv | score said.json --data run/data.h5 --csv scores.csv
 folder | export run --onnx folder

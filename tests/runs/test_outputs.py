@@ -241,13 +241,7 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
     failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is not a folder")
 
 
-def test_what_grows_is_not_written_through_a_link(run: Path, photos: Path) -> None:
-    Path("theirs").touch()
-    for target in ("theirs", "nowhere"):
-        Path(f"{target}.csv").symlink_to(target)
-        failing(
-            ["caption", run, photos, "--csv", f"{target}.csv"], "exists, and is not overwritten"
-        )
+def test_a_list_of_failures_takes_the_place_of_a_link(run: Path, photos: Path) -> None:
     Path("c.csv.skipped.csv").symlink_to("nowhere")
     good("caption", run, photos, "--csv", "c.csv")
     assert not Path("nowhere").exists()

@@ -23,7 +23,7 @@ from xpcap.shapes import (  # noqa: E402
     MAX_WORDS,
     TRAIN,
     generate,
-    named,
+    named_things,
     picture_of,
     write_pictures,
 )
@@ -183,7 +183,7 @@ def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> N
     }
     for scene in kinds_of_scene.values():
         captions = list(language(scene))
-        assert all(named(tokenize(text)) == kinds(scene) for text, _ in captions)
+        assert all(named_things(tokenize(text)) == kinds(scene) for text, _ in captions)
         alike = len(scene.things) == 2 and len({thing[:3] for thing in scene.things}) == 1
         assert {"two" in tokenize(text) for text, _ in captions} == {alike}
         assert max(len(tokenize(text)) for text, _ in captions) <= MAX_WORDS
@@ -212,8 +212,10 @@ def test_phrasings_and_sizes_are_drawn_by_zipfs_law() -> None:
         ("", set()),
     ],
 )
-def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, str]]) -> None:
-    assert named(text.split()) == pairs
+def test_named_things_reads_pairs_of_colour_and_shape(
+    text: str, pairs: set[tuple[str, str]]
+) -> None:
+    assert named_things(text.split()) == pairs
 
 
 @refusals(

@@ -503,6 +503,7 @@ class TestStages:
         for option, value in (
             ("--score-epochs", 3),
             ("--epochs", 5),
+            ("--patience", 5),
             ("--objective", "self-critical"),
         ):
             result = call("train", "--out", out, "--resume", option, value)

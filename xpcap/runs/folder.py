@@ -346,6 +346,8 @@ def check_resumable(path: Path) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Lock other trainers out of a run folder meanwhile: DataError, OSError as of `files.lock`."""
     got, cause = "is being trained by another process", "wait for it to end, or stop it first"
+    if (path / LOCK).is_symlink():
+        (path / LOCK).unlink()  # what it leads to is not of the run
     with (path / LOCK).open("a+b") as file:
         files.lock(file, DataError("train_run", path, got, "none", cause))
         yield

@@ -15,7 +15,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.files import first_free
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, LAST, load_earlier
-from xpcap.runs.recipe import FIXED, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for
+from xpcap.runs.recipe import FIXED, LENGTH, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
 from xpcap.way import check_way
@@ -147,28 +147,28 @@ def _unused(given: Recipe, stages: Sequence[Recipe]) -> list[str]:
 def check_agreement(given: Recipe, run: Recipe) -> None:
     """Raise OptionError if options contradict those of the run to continue; it names them all.
 
-    More epochs, or another patience, are no contradiction. But with a learning rate that falls to
-    zero in the last epoch, other epochs are one, since each step depends on their number; and so
-    they are once the first of two stages is done.
+    More epochs, or another patience, are no contradiction, unless the first of two stages is done.
+    But with a learning rate that falls to zero in the last epoch, other epochs are one, since each
+    step depends on their number.
     """
     names = different(given, run, FIXED)
+    lengths = different(given, run, (LENGTH,))
+    if lengths and load_earlier(Path(run.out or "") / LAST):
+        names += lengths
     if given.start is not None and _absolute(given.start) != _absolute(run.start):
         names.append("start")
     epochs = given.given.get("epochs", run.epochs)
-    if epochs != run.epochs and not names:
-        expected, cause = "", "leave `epochs` out"
-        if run.lr_decay == LINEAR:
-            expected = (
-                f"the {run.epochs} of {run.out}: its learning rate falls to zero over these epochs"
-                f" (`lr_decay` {LINEAR}), so each step depends on their number"
-            )
-            cause += ", or start a new run from this one, with `start` and another `out`"
-        elif load_earlier(Path(run.out or "") / LAST):
-            expected = f"the {run.epochs} of {run.out}, whose first stage is done"
-        if expected:
-            got = "given with `resume`"
-            raise OptionError("train_run", f"`epochs` {epochs}", got, expected, cause)
-    if epochs < run.epochs:
+    if epochs != run.epochs and run.lr_decay == LINEAR and not names:
+        raise OptionError(
+            "train_run",
+            f"`epochs` {epochs}",
+            "given with `resume`",
+            expected=f"the {run.epochs} of {run.out}: its learning rate falls to zero over these"
+            f" epochs (`lr_decay` {LINEAR}), so each step depends on their number",
+            cause="leave `epochs` out, or start a new run from this one, with `start` and another"
+            " `out`",
+        )
+    if epochs < run.epochs and "epochs" not in names:
         names.append("epochs")
     if names:
         got = "given with `resume`"

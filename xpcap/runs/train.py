@@ -200,7 +200,8 @@ def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -
     """Rerank captions if `rerank`, score them, and draw what people read of a run."""
     if not rerank:
         drop_ranking(out)
-    run, evaluation = open_run(out), None
+    with work(on_notice=lambda sentence: None):  # that the ranking is of other parameters yet
+        run, evaluation = open_run(out), None
     with computing(run.config.way):
         if rerank:
             fit_ranking(run, run.data(data))
