@@ -5,7 +5,7 @@ import json
 import shutil
 import struct
 import zlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +252,7 @@ def test_a_word_shows_where_the_model_looked(
         ]
         assert wanted.attention is not None
         assert browser.evaluate("document.getElementById('veil').hidden")
-        top, left, bottom, right = drawn_area(read_picture(picture))
+        top, left, bottom, right = astuple(drawn_area(read_picture(picture)))
         for number, weights in enumerate(wanted.attention):
             browser.evaluate(
                 f"document.querySelectorAll('#captions button.word')[{number}].focus()"
