@@ -96,7 +96,7 @@ def _run_files() -> dict[str, bytes]:
                 raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        train_run(Recipe(data, out=folder, **options), watchers=[Stop()])
+        train_run(Recipe(data, out=folder, **options), watchers=[Stop()], verbose=False)
     run = open_run(folder)
     fit_ranking(run, run.data())
     stored = [path for path in folder.iterdir() if path.suffix not in ("", ".html")]
