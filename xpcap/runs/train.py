@@ -134,11 +134,11 @@ def train_run(
     OSError
         `out` cannot be written to.
     """
-    told = checked_watchers("train_run", watchers)
+    watchers = checked_watchers("train_run", watchers)
     verbose = Flag().check("train_run", "`verbose`", verbose)
     with work(group=group, progress=progress) as group:
         if verbose and group.rank == 0:
-            told += (EpochLines(),)
+            watchers += (EpochLines(),)
         # A rank without the data ends all, before the folder is created
         opened = open_data(options.data) if group.rank and options.data else None
         out = Path(group.gather(str(options.out or default_out(options)))[0])
@@ -154,7 +154,7 @@ def train_run(
             group.barrier()  # the folder is reserved
             plan = plan_training(replace(options, out=out), open_path)
             check_ranks(plan)
-            return _train_stages(plan, told)
+            return _train_stages(plan, watchers)
 
 
 def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
