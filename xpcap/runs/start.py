@@ -9,8 +9,7 @@ from xpcap.data import CaptionData
 from xpcap.errors import DataError
 from xpcap.models import ModelConfig
 from xpcap.models.parameters import add_words
-from xpcap.ranking.file import write_ranker
-from xpcap.runs.folder import BEST, START_RANKING, VOCAB, best_digest, digest, read_vocabulary
+from xpcap.runs.folder import BEST, VOCAB, best_digest, digest, read_vocabulary
 from xpcap.runs.plan import Plan
 from xpcap.runs.run import Run, open_run
 from xpcap.training.objectives import SELF_CRITICAL
@@ -59,7 +58,7 @@ def with_words(data: CaptionData, out: Path, base: Run | None) -> CaptionData:
     return data
 
 
-def start_from(base: Run, plan: Plan, model: ModelConfig) -> Start:
+def start_from(base: Run, plan: Plan, model: ModelConfig, is_warm: bool) -> Start:
     """The start from a run, whose parameters are made to fit perhaps more words.
 
     Self-critical training sharpens them. On other data, which is a warm start, cross entropy undoes
@@ -71,19 +70,8 @@ def start_from(base: Run, plan: Plan, model: ModelConfig) -> Start:
     params = add_words(base.model.params, model.shapes(), known)
     if plan.options.objective == SELF_CRITICAL:
         return Start(params, factor=plan.options.sharpen)
-    if not is_warm(base, plan):
+    if not is_warm:
         return Start(params)
     is_sharpened = "train_reward" in base.meta
     factor = 1 / base.config.recipe.sharpen if is_sharpened else 1.0
     return Start(params, factor=factor, min_gain=MIN_GAIN if "val" in plan.data.splits else None)
-
-
-def is_warm(base: Run, plan: Plan) -> bool:
-    """True if a run was trained on other data than the plan's."""
-    return base.config.data_stamp != plan.data.fingerprint
-
-
-def write_inherited(folder: Path, base: Run) -> None:
-    """Write the ranking of the run that a warm start begins from, to be extended at its end."""
-    if base.ranker is not None:
-        write_ranker(folder / START_RANKING, base.ranker, {})

@@ -30,12 +30,14 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.options import Flag
+from xpcap.ranking.file import write_ranker
 from xpcap.report.markup import render
 from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     BEST,
     LAST,
+    START_RANKING,
     Checkpoint,
     check_scaling,
     digest,
@@ -51,7 +53,7 @@ from xpcap.runs.rerank import drop_ranking, fit_ranking
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, write_start
 from xpcap.runs.scores import Scores, evaluate_run
-from xpcap.runs.start import Start, is_warm, open_base, start_from, with_words, write_inherited
+from xpcap.runs.start import Start, open_base, start_from, with_words
 from xpcap.runs.trained_on import trained_on, write_trained_on
 from xpcap.selfcheck import computing
 from xpcap.shapes import generate
@@ -165,12 +167,13 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
     data = plan.data if options.start is None else with_words(plan.data, out, base)
     config = _model_config(options, data)
     checkpoint = _checkpoint(path, options, data, config) if path.exists() else None
+    is_warm = base is not None and base.config.data_stamp != data.fingerprint
     start = None
     if checkpoint is not None:
         data.scaling = checkpoint.scaling
     elif base is not None:
-        data.scaling, start = base.scaling, start_from(base, plan, config)
-        if is_warm(base, plan) and "val" in data.splits:
+        data.scaling, start = base.scaling, start_from(base, plan, config, is_warm)
+        if is_warm and "val" in data.splits:
             trained_on(base, data, "val", captioned(data, "val"))
     else:
         data.scaling = fitted_scaling(options.feature_scaling, data)
@@ -178,8 +181,8 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
         write_start(plan, data, config)
         if checkpoint is None:
             write_trained_on(out, data, base)
-        if base is not None and is_warm(base, plan):
-            write_inherited(out, base)
+        if base is not None and is_warm and base.ranker is not None:
+            write_ranker(out / START_RANKING, base.ranker, {})  # extended at the end
 
     del base  # which frees its memory
     earlier = [] if checkpoint is None else checkpoint.earlier
