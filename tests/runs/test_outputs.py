@@ -38,6 +38,7 @@ from xpcap.runs.outputs import (
     SINKS,
     CsvTable,
     Growing,
+    JsonLines,
     NewFile,
 )
 
@@ -153,8 +154,8 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
     assert rows("cut.csv", saved[0]) == rows("whole.csv")
 
 
-@pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.flag)
-def test_what_grows_is_read_as_captions_again(kind: type[Growing]) -> None:
+@pytest.mark.parametrize("kind", [CsvTable, JsonLines])
+def test_a_table_or_json_lines_are_read_as_captions_again(kind: type[Growing]) -> None:
     path, names = Path(f"c{kind.suffix}"), ["a.png", "犬;.png"]
     FixedCaptioner().write(names, kind(path))
     assert "犬" in path.read_text(encoding="utf-8")

@@ -121,9 +121,9 @@ def caption(
     picture could be read. Downloads stop at 20 s or 20 MB.
 
     Outputs can be combined. Those that replace printing write each caption as soon as it is made, so
-    they take any number of pictures. An existing file of --csv or --jsonl is continued: --txt, --csv
-    and --jsonl get the captions in it, other outputs skip its pictures, and those in
-    FILE.skipped.csv are tried again. It holds captions of one run with one set of options.
+    they take any number of pictures. An existing file of --csv and the like is continued: outputs
+    of texts alone get the captions in it, others skip its pictures, and those in FILE.skipped.csv
+    are tried again. It holds captions of one run with one set of options.
 
     The default decoding is a beam search ranked by similar photos, if the run has an index of
     training photos; else it is greedy. --explain shows why a ranked caption was chosen.
