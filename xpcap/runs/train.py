@@ -16,7 +16,7 @@ run is what it was after its first stage, with that epoch's number, and `provena
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -177,18 +177,19 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
             trained_on(base, data, "val", captioned(data, "val"))
     else:
         data.scaling = fitted_scaling(options.feature_scaling, data)
-    if group.rank == 0:
+
+    def write_files() -> None:
+        """Write what precedes training, once it is known in which way that computes."""
         write_start(plan, data, config)
         if checkpoint is None:
             write_trained_on(out, data, base)
         if base is not None and is_warm and base.ranker is not None:
             write_ranker(out / START_RANKING, base.ranker, {})  # extended at the end
 
-    del base  # which frees its memory
     earlier = [] if checkpoint is None else checkpoint.earlier
     writer = RunWriter(out, sum(stage.epochs for stage in plan.stages), data, earlier)
     stage, *later = plan.stages[bool(earlier) :]
-    records = _train(stage, data, config, writer, checkpoint or start, watchers)
+    records = _train(stage, data, config, writer, checkpoint or start, watchers, write_files)
     if later:
         group.barrier()  # the first stage's best is written
         params, _, _ = load_parameters(out / BEST)
@@ -225,10 +226,12 @@ def _train(
     writer: RunWriter,
     origin: Checkpoint | Start | None,
     watchers: Sequence[Watcher],
+    write_files: Callable[[], None] | None = None,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards.
 
     origin : the state that it goes on from, or the parameters that it starts from; None: fresh ones
+    write_files : called by rank 0 before training
     """
     group = current().group
     for watcher in watchers:
@@ -257,6 +260,8 @@ def _train(
     )
     solver.warm_up()
     with computing(solver.way):
+        if write_files is not None and group.rank == 0:
+            write_files()
         if isinstance(origin, Checkpoint):
             writer.restore(solver, origin.state)
         elif origin is not None:
