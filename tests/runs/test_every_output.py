@@ -123,9 +123,11 @@ def test_a_row_without_room_is_an_error_that_names_the_file_and_is_made_again(
         file.begin(ANY, CAPTIONER, NAMES)
         file.add(first)
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
-        with pytest.raises(OSError, match=path.name):
-            file.add(second)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        try:
+            with pytest.raises(OSError, match=path.name):
+                file.add(second)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         file.add(second)
     assert kept(kind(path)) == NAMES[:2]
 

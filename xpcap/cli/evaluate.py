@@ -20,6 +20,7 @@ from xpcap.cli.shared import (
     echo_wrapped,
     examples,
     json_option,
+    print_protocols,
     print_scores,
     run_argument,
     table,
@@ -120,6 +121,7 @@ def evaluate(
         click.echo(json.dumps(content))
     else:
         print_scores(evaluation)
+        print_protocols(evaluation)
         if comparison:
             click.echo(f"\nA: {escape_control(str(run))}")
             click.echo(f"B: {escape_control(str(against))}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
+from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_protocols, print_scores
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
@@ -48,3 +48,4 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
         click.echo(json.dumps(scores.to_json()))
     else:
         print_scores(scores)
+        print_protocols(scores)

@@ -252,15 +252,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_scores(scores: Scores) -> None:
-    """Print scores with intervals and people's; below, once, how each is measured, or why not."""
-    from wcwidth import ljust, width
-
-    rows = scores.rows()
+    """Print scores with intervals and people's."""
     echo_wrapped(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     heads = ("score", "captions", "", "people" if scores.people else "")
-    click.echo(table([heads, *(line for row in rows for line in _lines(row))]))
+    click.echo(table([heads, *(line for row in scores.rows() for line in _lines(row))]))
+
+
+def print_protocols(scores: Scores) -> None:
+    """Print how each score is measured, or why not."""
+    from wcwidth import ljust, width
+
     click.echo("\nHow it is measured")
-    notes = {row.title: row.protocol for row in rows} | {"people": scores.human_protocol}
+    notes = {row.title: row.protocol for row in scores.rows()} | {"people": scores.human_protocol}
     for name, reason in scores.unscored.items():
         notes[name.replace("_", " ")] = f"not scored: {reason}"
     indent = max(map(width, notes)) + 2
