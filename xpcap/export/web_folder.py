@@ -50,9 +50,8 @@ TARBALL = f"{RUNTIME}-{VERSION}.tgz"
 RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
 MAX_RUNTIME_BYTES = 64 << 20  # bytes of a file of the runtime
 WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
-PACKED = (
-    ".bin"  # behind names of files as of `compress`: some servers refuse suffixes without a type
-)
+# Behind names of files as of `compress`: some servers refuse suffixes without a type
+PACKED = ".bin"
 
 
 def export_web(
