@@ -261,7 +261,8 @@ class Ranker:
         for embedding, group in zip(embeddings, candidates, strict=True):
             captions = [x.words for x in group]
             ids = np.array([*chain.from_iterable(captions)], np.int64)
-            expected = prior[ids] + embedding.dot(slopes[:, ids].astype(np.float32))
+            with np.errstate(invalid="ignore"):  # OpenBLAS may set the flag without cause
+                expected = prior[ids] + embedding.dot(slopes[:, ids].astype(np.float32))
             lift = np.log(np.maximum(expected, 0) + RARE) - base[ids]
             lifts += [x.mean() if len(x) else 0.0 for x in _by_group(lift, captions)]
         return np.array(lifts, np.float64)
