@@ -33,8 +33,12 @@ from xpcap.json_text import JsonForm, check_json, parse_json
 if TYPE_CHECKING:
     import h5py
 
-# most bytes of an array for each byte of its file, and beyond those; lzf reaches 90
-RATIO, SPARE = 200, 2**18
+# most bytes of an array for each byte of its file, and beyond those; gzip reaches 1,032
+RATIO, SPARE = 1100, 2**18
+GZIP: dict[str, Any] = {
+    "compression": "gzip",
+    "compression_opts": 1,
+}  # lzf leaves other bytes now and then
 
 
 def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
@@ -134,8 +138,8 @@ def _write(path: Path, data: CaptionData) -> None:
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
             shape, dtype = split.features.shape, split.features.dtype
-            compression = "lzf" if _mostly_zero(split.features) else None
-            features = group.create_dataset("features", shape, dtype, compression=compression)
+            packing = GZIP if _mostly_zero(split.features) else {}
+            features = group.create_dataset("features", shape, dtype, **packing)
             for caller, rows in blocks(split.features):
                 features[caller] = rows
             group["images"] = _json_bytes(list(split.images))

@@ -11,6 +11,7 @@ from xpcap import encoders
 from xpcap.data import CaptionData
 from xpcap.data.cs231n import CAPTIONS, VOCABULARY
 from xpcap.data.features import fit_projection
+from xpcap.data.hdf5 import GZIP
 from xpcap.encoders import read_picture
 from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
@@ -82,7 +83,7 @@ def _write(part: Path, folder: Path, data: CaptionData) -> None:
             features = np.asarray(split.features)
             for suffix, array in (("", features), ("_pca", projection(features))):
                 with h5py.File(part / f"{pictures}_vgg16_fc7{suffix}.h5", "w") as features_file:
-                    features_file.create_dataset("features", data=array, compression="lzf")
+                    features_file.create_dataset("features", data=array, **GZIP)
             write_pictures(part / pictures, data, name)
             for thing, lines in (
                 ("images", [f"{pictures}/{image}" for image in split.images]),
