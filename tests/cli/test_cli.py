@@ -651,6 +651,32 @@ def test_a_program_that_trains_sees_the_epochs_that_the_command_prints(
     assert by_program == by_command
 
 
+def test_the_batches_of_a_validation_count_for_no_estimate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are told as steps, at the end of an epoch."""
+    data, asked = generate(0, train=6, val=2), list[int]()
+
+    def clock() -> float:
+        asked.append(solver.iteration)
+        return solver.iteration / 10
+
+    progress, pauses = Progress(verbose=False, clock=clock), list[int]()
+
+    class Pauses(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:
+            pauses.append(solver.iteration)
+
+    progress.stage(completed_for(5000, data="own.h5", out="run"))
+    model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
+    how = {"batch_size": 5, "num_epochs": 2, "verbose": False}
+    solver = CaptioningSolver(model, data, **how, watchers=[progress, Pauses()])
+    solver.train()
+    assert pauses.count(6) > 1  # after the sixth step there is a validation
+    assert asked == [1, 2, 3, 4, 5]
+    assert capsys.readouterr().out.count("2 epochs of 6 steps, about ") == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

@@ -226,10 +226,8 @@ def test_extras_that_messages_and_docs_install_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    for (
-        extra,
-        packages,
-    ) in extras.items():  # of the installed package; pip sorts the parts of a version
+    # Of the installed package; pip sorts the parts of a version
+    for extra, packages in extras.items():
         names = [re.match(r"[\w-]+", package)[0] for package in packages]
         assert sorted(re.findall(r"[ '](\w[\w-]*)(?=[\[!<=>])", install(extra))) == sorted(names)
     sources = "".join(
