@@ -366,6 +366,13 @@ def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptione
         assert all(part in shown._repr_html_() for part in parts)
 
 
+def test_captions_are_equal_whether_their_picture_is_at_hand_or_not(
+    captioner: PictureCaptioner,
+) -> None:
+    shown = [captioner.caption(photo(0), show=True) for _ in range(2)]
+    assert shown[0] == shown[1] == captioner.caption(photo(0))
+
+
 def test_a_captioner_opens_from_a_run_that_is_open(run: Path) -> None:
     alone = open_captioner(open_run(run)).caption(photo(2))
     assert open_captioner(run).caption(photo(2)) == alone

@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from xpcap.encoders.grid import Area
@@ -69,7 +69,8 @@ class PictureCaption:
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()
     explanation: Explanation | None = None
-    picture: Any = None  # a web service cannot describe the type of an array
+    # Any, since a web service cannot describe the type of an array; nor do arrays compare
+    picture: Any = field(default=None, compare=False)
     area: Area | None = None
     note: str = ""
 
