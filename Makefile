@@ -10,7 +10,7 @@ help:
 	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
 	@echo "make nightly    tests that take longer still, such as the sanitizers of all kernels; bash .ci/nightly runs them, fuzz and kill-test"
 	@echo "make kernels-check  after a change of a kernel: NVRTC for every architecture, and the sanitizers; writes down what was checked"
-	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
+	@echo "make fuzz       2,000 fresh examples of each property, and of each kind of damaged file; EXAMPLES may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff format the code"
@@ -69,13 +69,12 @@ nightly: .venv/kernels
 kernels-check: .venv/kernels
 	$(VENV) tools/check_kernels.py $(PARALLEL)
 
-CASES ?= 10000
+EXAMPLES ?= 2000
 KILLS ?= 100
 SEED ?= 0
 
 fuzz: .venv/ready
-	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/layers/test_properties.py
-	$(VENV) tools/fuzz.py --cases $(CASES) --seed $(SEED)
+	XPCAP_EXAMPLES=$(EXAMPLES) $(VENV) -m pytest $(PARALLEL) -m '' tests/layers/test_properties.py tests/package/test_fuzz.py
 
 kill-test: .venv/ready
 	$(VENV) tools/faults.py

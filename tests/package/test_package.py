@@ -158,32 +158,6 @@ def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
     assert extras.split(", ") == list(project["optional-dependencies"])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs bash and programs without an ending")
-@pytest.mark.parametrize("failing", ["", "fuzz", "kill-test"])
-def test_a_night_runs_all_parts_by_one_seed_and_sums_them_up(failing: str, tmp_path: Path) -> None:
-    make = tmp_path / "make"
-    make.write_text(
-        f'#!/bin/sh\necho "== $* =="; [ "$1" != "{failing}" ] || {{ echo "make: *** Error"; false; }}\n'
-    )
-    make.chmod(0o755)
-    night = subprocess.run(
-        ["bash", ROOT / ".ci/nightly"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SEED": "7"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert night.returncode == bool(failing)
-    lines = [line for line in night.stdout.splitlines() if not line.startswith("make")]
-    *calls, summary = (line.strip("= ") for line in lines)
-    parts = {call.split()[0]: call for call in calls}
-    assert {failing or "nightly"} <= set(parts) <= TARGETS
-    assert all("7" in call for target, call in parts.items() if target != "nightly")
-    verdicts = {target: "FAILED, " if target == failing else "" for target in parts}
-    lines = [f"{target}: {verdicts[target]}{call}" for target, call in parts.items()]
-    assert summary == "; ".join(["night 7", *lines])
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="tests install CuPy on Linux alone")
 @pytest.mark.parametrize(
     ("banner", "card", "extra"),
