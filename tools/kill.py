@@ -117,66 +117,41 @@ def differing(ours: Path, theirs: Path) -> set[str]:
     return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
 
 
-def break_and_go_on(
-    data: Path,
-    out: Path,
-    options: list[str],
-    longest: float,
-    most: int,
-    draw: random.Random,
-    count: Count,
-    ranks: int,
-) -> None:
-    """Kill one run up to `most` times, at any moment that an unbroken one may have, then let it
-    end.
-    """
-    for _ in range(most):
-        process = start(command(data, out, options, ranks))
-        try:
-            process.wait(draw.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            kill(process, out, ranks, draw, count)
-            count.kills += 1
-            count.in_training += any(
-                (folder / "last.safetensors").exists() for folder in (out, out / "cross-entropy")
-            )
-            continue
-        finish(process)  # it was quicker
-        break
-    finish(start(command(data, out, options, ranks)))
-    count.runs += 1
-
-
 def kill_runs(kills: int, seed: int, ranks: int = 1) -> Count:
-    """Kill so many times, over the variants in turn; a SystemExit where anything differs in the
-    end.
+    """Kill so many times, over the variants in turn, each run up to eight times, and let it end.
+
+    SystemExit : a run differs from the unbroken one.
     """
-    draw, count = random.Random(seed), Count()
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "data.h5")
+    draw, count, durations = random.Random(seed), Count(), dict[int, float]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = folder / "data.h5"
         write_dataset(data, generate(0, train=200, val=30))
-        unbroken: dict[int, tuple[dict[str, bytes], float]] = {}
         while count.kills < kills:
             k = count.runs % len(VARIANTS)
-            if k not in unbroken:
+            whole, out = folder / f"whole{k}" / "run", folder / f"broken{count.runs}" / "run"
+            if k not in durations:
                 began = time.monotonic()
-                finish(start(command(data, Path(folder, f"whole{k}", "run"), VARIANTS[k], ranks)))
-                unbroken[k] = files(Path(folder, f"whole{k}", "run")), time.monotonic() - began
-            whole, seconds = unbroken[k]
-            out = Path(folder, f"broken{count.runs}", "run")
-            break_and_go_on(
-                data, out, VARIANTS[k], seconds, min(8, kills - count.kills), draw, count, ranks
-            )
-            different = {
-                name
-                for name in whole.keys() | files(out).keys()
-                if whole.get(name) != files(out).get(name)
-            }
-            if different:
+                finish(start(command(data, whole, VARIANTS[k], ranks)))
+                durations[k] = time.monotonic() - began
+            for _ in range(min(8, kills - count.kills)):
+                process = start(command(data, out, VARIANTS[k], ranks))
+                try:
+                    process.wait(draw.uniform(0, durations[k]))
+                except subprocess.TimeoutExpired:
+                    kill(process, out, ranks, draw, count)
+                    count.kills += 1
+                    count.in_training += (out / "last.safetensors").exists()
+                    continue
+                finish(process)  # it was quicker
+                break
+            finish(start(command(data, out, VARIANTS[k], ranks)))
+            if names := differing(out, whole):
                 raise SystemExit(
                     f"seed {seed}, run {count.runs} ({' '.join(VARIANTS[k])}):"
-                    f" {', '.join(sorted(different))} differ from the unbroken run"
+                    f" {', '.join(sorted(names))} differ from the unbroken run"
                 )
+            count.runs += 1
     return count
 
 
