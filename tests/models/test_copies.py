@@ -16,7 +16,7 @@ from refusals import Refusal, refusals, refuses
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
-from xpcap.gradcheck import directional_errors, eval_numerical_gradient
+from xpcap.gradcheck import directional_errors
 from xpcap.memory import Workspace
 from xpcap.models import Batch, Parameters, network
 from xpcap.training import CrossEntropy
@@ -275,10 +275,6 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(
         )
 
     grads = loss()[1].copy()
-    recurrent = layers.CELLS[cell].recurrent_names()
-    for name in ("W_proj", *recurrent, layers.CELLS[cell].inputs[1], "b_vocab"):
-        numeric = eval_numerical_gradient(lambda _: loss()[0], model.params[name], verbose=False)
-        np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
     assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6
 
 
