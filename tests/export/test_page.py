@@ -381,7 +381,7 @@ def test_photos_have_pythons_pixels_and_captions(
     photos, rows = tmp_path / "photos", ["image,caption"]
     photos.mkdir()
     sizes = [(500, 333), (333, 500), (224, 224), (1500, 1100), (120, 90)]
-    for line in lines[: 5 * 50]:
+    for line in lines[: 5 * 15]:
         name, caption = line.split("\t")
         name = name.partition("#")[0]
         rows.append(f'{name},"{caption}"')
@@ -410,7 +410,7 @@ def test_photos_have_pythons_pixels_and_captions(
             assert (
                 browser.evaluate(PIXELS.replace("PHOTO", repr(f"photos/{photo.name}"))) == digest
             ), photo.name
-    assert len(other_captions) <= 2, other_captions
+    assert len(other_captions) <= 1, other_captions
 
 
 PIXELS = """(async () => {

@@ -18,7 +18,6 @@ from typing import Any
 import caption_formats
 import numpy as np
 import pytest
-import sockets
 from commands import call
 from programs import program
 
@@ -72,31 +71,27 @@ def test_objects_in_an_npz_are_refused_and_not_unpickled(tmp_path: Path) -> None
 # What commands do
 
 
-def watch(folder: Path, *commands: list[str]) -> list[dict[str, Any]]:
-    """Run commands in a folder, in a process that notes what they do; caches go to a folder beside
-    it.
-    """
-    caches = folder.parent / "caches"
+def watch(folder: Path, *commands: list[str], home: Path | None = None) -> list[dict[str, Any]]:
+    """Run commands in a folder, in a process that notes what they do, with a home beside it."""
+    caches = home or folder.parent / "caches"
     caches.mkdir(exist_ok=True)
-    places = dict.fromkeys(
-        ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"), str(caches)
-    )
+    unset = ("XDG_", "MPL", "CUPY_", "ORT_", "HF_")
     environment = {
-        **os.environ,
-        **places,
+        **{name: value for name, value in os.environ.items() if not name.startswith(unset)},
+        "HOME": str(caches),
+        "TMPDIR": str(folder.parent if home else caches),
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "XPCAP_BACKEND": "numpy",
     }
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        str(ROOT / "tests" / "helpers" / "audit.py"),
-        json.dumps(commands),
-    ]
+    audit = str(ROOT / "tests" / "helpers" / "audit.py")
     result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", audit, json.dumps(commands)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     records: list[dict[str, Any]] = json.loads(result.stdout)
@@ -252,68 +247,6 @@ print(sorted({os.path.relpath(place) for place in record.changed}), record.socke
     assert result.stdout.strip() == "['a', 'd', 'd/b', 'd/c', 'e', 'l'] ['socket.__new__'] [True]"
 
 
-# What the system sees
-
-
-@pytest.fixture(scope="module")
-def refuses_sockets(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where the system cannot refuse sockets to a process, with its reason."""
-    try:
-        sockets.run(
-            [sys.executable, "-S", "-c", "pass"], tmp_path_factory.mktemp("filter"), os.environ
-        )
-    except OSError as error:
-        pytest.skip(f"sockets cannot be refused here: {error}")
-
-
-@pytest.mark.usefixtures("refuses_sockets")
-def test_the_filter_refuses_and_records_what_c_code_and_children_ask_for(tmp_path: Path) -> None:
-    acts = """
-import contextlib, socket, subprocess, sys
-socket.socketpair(); socket.socket(socket.AF_UNIX)
-with contextlib.suppress(PermissionError): socket.socket(socket.AF_INET6)
-if len(sys.argv) == 1: subprocess.run([sys.executable, __file__, "child"])
-with contextlib.suppress(socket.gaierror): socket.getaddrinfo("example.org", 80, socket.AF_INET)
-sys.exit(3)
-"""
-    (tmp_path / "acts.py").write_text(acts)
-    done, asked = sockets.run([sys.executable, "acts.py"], tmp_path, os.environ)
-    assert (done.returncode, done.stderr) == (3, "")
-    families = [one.split(" of ")[0] for one in asked]
-    assert families[:2] == ["AF_INET6"] * 2
-    assert set(families[2:]) == {"AF_INET"}  # how often a resolver tries is its own affair
-    assert all(" of python" in one for one in asked)
-
-
-def in_an_empty_home(
-    command: list[object], folder: Path
-) -> tuple[subprocess.CompletedProcess[str], list[str], set[str]]:
-    """Run a command in a folder, with a home beside it. The network sockets it asked for, and what
-    is in the home afterwards.
-    """
-    home, temporary = (folder.parent / name for name in ("home", "temporary"))
-    for made in (home, temporary):
-        made.mkdir(exist_ok=True)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("XDG_", "MPL", "CUPY_", "ORT_", "HF_"))
-    }
-    environment = {
-        **kept,
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "PYTHONPATH": str(ROOT),
-        "XPCAP_BACKEND": "numpy",
-    }
-    done, asked = sockets.run(command, folder, environment)
-    return (
-        done,
-        asked,
-        {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()},
-    )
-
-
 def documented() -> tuple[str, ...]:
     """Folders of a home that the docs say something is left in."""
     section = (
@@ -332,88 +265,33 @@ needs_photographs = pytest.mark.skipif(
 
 
 @needs_photographs
-@pytest.mark.usefixtures("refuses_sockets")
 @pytest.mark.slow
-def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_say(
-    tmp_path: Path,
-) -> None:
-    """Photographs are encoded by ONNX Runtime, which if it is let writes an id of the machine and
-    asks for its maker's host.
-    """
+def test_a_home_has_no_more_than_the_docs_say(tmp_path: Path) -> None:
     from PIL import Image
 
-    work = tmp_path / "work"
-    (work / "photos").mkdir(parents=True)
     names = [f"val{i:05d}.png" for i in range(8)]
+    (tmp_path / "work/photos").mkdir(parents=True)
     for name in names:
-        Image.fromarray(picture_of(name)).save(work / "photos" / name)
-    (work / "captions.csv").write_bytes(
-        caption_formats.table({name: ["a red thing", "a thing"] for name in names})
-    )
-    (work / "one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
-    commands = [
-        ["prepare", "captions.csv", "--pictures", "photos", "--min-count", "1", "--out", "own.h5"],
+        Image.fromarray(picture_of(name)).save(tmp_path / "work/photos" / name)
+    captions = {name: ["a red thing", "a thing"] for name in names}
+    (tmp_path / "work/captions.csv").write_bytes(caption_formats.table(captions))
+    (tmp_path / "work/one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
+    records = watch(
+        tmp_path / "work",
+        "prepare captions.csv --pictures photos --min-count 1 --out own.h5".split(),
         "train own.h5 --out runs/a --hidden 8 --wordvec 4 --epochs 1 --score-epochs 0".split(),
-        ["evaluate", "runs/a", "--split", "train"],
-        ["score", "one.json", "--data", "own.h5", "--split", "train"],
-        ["caption", "runs/a", "photos", "--html", "page.html", "--png", "page.png"],
-        ["info"],
-        ["info", "runs/a"],
-    ]
-    done, asked, left = in_an_empty_home(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            ROOT / "tests" / "helpers" / "audit.py",
-            json.dumps(commands),
-        ],
-        work,
+        "evaluate runs/a --split train".split(),
+        "score one.json --data own.h5 --split train".split(),
+        "caption runs/a photos --html page.html --png page.png".split(),
+        "info runs/a".split(),
+        home=tmp_path / "home",
     )
-    assert done.returncode == 0, done.stderr
-    assert [
-        (record["status"], record["output"])
-        for record in json.loads(done.stdout)
-        if record["status"]
-    ] == []
-    assert asked == []
-    assert {file for file in left if not file.startswith(documented())} == set()
-    assert any(
-        file.startswith(".cache/matplotlib/fontlist") for file in left
-    )  # so this is where a home is
-
-
-@needs_photographs
-@pytest.mark.nightly
-@pytest.mark.usefixtures("refuses_sockets")
-def test_hundreds_of_photographs_are_encoded_with_nothing_reported(
-    real_data: Path, tmp_path: Path
-) -> None:
-    """ONNX Runtime first asks for its maker's host some nine seconds after it was imported, if it
-    is let, and again every few seconds.
-    """
-    lines = (
-        (real_data / "flickr8k/Flickr8k.token.txt")
-        .read_text(encoding="utf-8")
-        .splitlines(keepends=True)
-    )
-    photos = {path.name for path in (real_data / "flickr8k/images").iterdir()}
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/captions.txt").write_text(
-        "".join([line for line in lines if line.split("#")[0] in photos][:3000])
-    )
-    command = [
-        sys.executable,
-        ROOT / "cli.py",
-        "prepare",
-        "captions.txt",
-        "--pictures",
-        real_data / "flickr8k/images",
-        "--out",
-        "own.h5",
-    ]
-    done, asked, left = in_an_empty_home(command, tmp_path / "work")
-    assert (done.returncode, asked, left) == (0, [], set()), done.stderr
+    for record in records:
+        assert (record["status"], record["sockets"]) == (0, []), record["output"]
+    home = tmp_path / "home"
+    files = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    assert {file for file in files if not file.startswith(documented())} == set()
+    assert any(file.startswith(".cache/matplotlib/fontlist") for file in files)
 
 
 TELLING = """
