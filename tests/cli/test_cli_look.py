@@ -1,6 +1,7 @@
 """`look`: what the page says of a run is what the model computes, and what it refuses."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -10,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import call, failing, good
 from new_cells import NEW_CELLS
-from runs import Runs
 
 pytest.importorskip("PIL.Image")
 
@@ -22,13 +22,6 @@ from xpcap.models import Trace
 from xpcap.runs.look import gradient_sizes, percent
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
-SCALED = "--feature-scaling", "standardize"
-
-
-@pytest.fixture
-def gru(train_once: Runs) -> Path:
-    """A GRU trained on the data of `run`."""
-    return train_once("--cell", "gru", *SMALL, *SCALED, name="plain-gru")
 
 
 @pytest.fixture
@@ -74,12 +67,11 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
     ids = opened.vocabulary.encode_words([words], len(words))
     trace = opened.model.trace(features, ids)
     p = np.exp(trace.log_probabilities[0])
-    shown = [(name.replace("&lt;", "<").replace("&gt;", ">"), rows) for name, rows in steps(page)]
+    shown = steps(html.unescape(page))
     assert [name for name, _ in shown] == ["<START>", *words]
     for (_, rows), row in zip(shown, p, strict=True):
         best = np.argsort(-row, kind="stable")[:5]
-        names = [opened.vocabulary.idx_to_word[i] for i in best]
-        assert [name.replace("&lt;", "<").replace("&gt;", ">") for name, _ in rows[:5]] == names
+        assert [name for name, _ in rows[:5]] == [opened.vocabulary.idx_to_word[i] for i in best]
         for (_, odds), i in zip(rows, best, strict=False):
             assert odds in (f"{100 * row[i]:.0f}%", "under 1%", "over 99%")
     words = opened.vocabulary.word_to_idx
@@ -92,12 +84,8 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
         (row,) = re.findall(rf">{title}</th>(.*?)</tr>", page)
         last = [percent(sizes[-1]), f"× {each:.2f}"]
         assert re.findall(r"<td>(.*?)</td>", row)[-2:] == last
-    # Gates, cell and hidden state, the units with the highest mean forget gate at the top
-    (f, *_), (c, *_) = trace.gates["f"], trace.states["c"]
-    order = np.argsort(-f.mean(axis=0), kind="stable")
-    assert re.findall(r"<h3>[\w ]+ <i>(\w)</i></h3>", page) == [*"ifogch"]
-    np.testing.assert_allclose(pixels(page, "f"), f.T[order], atol=0.003)
-    assert np.corrcoef(pixels(page, "c").ravel(), c[1:].T[order].ravel())[0, 1] > 0.99
+    assert re.findall(r"<h3>[\w ]+ <i>(\w)</i></h3>", page) == [*"ifogch"]  # gates and states
+    (f,) = trace.gates["f"]
     for end, beyond in (("below 0.05", f < 0.05), ("above 0.95", f > 0.95)):
         (row,) = re.findall(rf">gate f {end}</th>(.*?)</tr>", page)
         shares = [float(share) for share in re.findall(r">(\d+) %</td>", row)]
@@ -132,6 +120,7 @@ def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
     ):
         assert words in page
     assert "forget" not in page
+    assert "A GRU captioner, scored on" in (gru / "index.html").read_text()
     assert {*re.findall(r">(gate \w|state) (?:below|above)", page)} == {"gate r", "gate z"}
 
 

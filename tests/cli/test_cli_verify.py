@@ -157,20 +157,15 @@ REFUSED = """
 1 | --against none.py | none.py does not exist
 1 | --against . --html page.txt | does not end in .html
 1 | --class none | none is not a folder
+2 | --against . --expect rnn,lstm | --expect 'lstm' does not exist
 """
 
 
-@pytest.mark.usefixtures("asked", "work")
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("row", REFUSED.strip().splitlines())
 def test_what_cannot_be_graded_is_refused(row: str) -> None:
     status, arguments, says = row.split(" | ")
     failing(["verify", *arguments.split()], says, status=int(status))
-
-
-@pytest.mark.usefixtures("work")
-def test_a_module_that_students_do_not_write_cannot_be_expected() -> None:
-    command = "verify --against . --expect rnn,lstm"
-    failing(command.split(), "--expect 'lstm' does not exist", status=2)
 
 
 @pytest.mark.slow
