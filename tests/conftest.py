@@ -62,13 +62,20 @@ def lib(request: pytest.FixtureRequest) -> Any:
         yield Lib(request.param)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+@pytest.fixture(scope="session")
+def open_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = find_browser()
     if os.name != "posix" or program is None:
         pytest.skip(f"none of {', '.join(NAMES)} is installed: no browser to look at the page with")
     with Browser(program, tmp_path_factory.mktemp("browser")) as opened:
         yield opened
+
+
+@pytest.fixture
+def browser(open_browser: Browser) -> Browser:
+    """One that has asked for nothing yet."""
+    open_browser.requested.clear()
+    return open_browser
 
 
 THREADS = max((library.num_threads for library in BLAS.lib_controllers), default=1)
