@@ -3,14 +3,13 @@ without end.
 """
 
 import io
-import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import NAMES, Browser, find_browser
+from browser import Browser
 from pages import card, scores
 
 Image = pytest.importorskip("PIL.Image")
@@ -59,9 +58,9 @@ HOSTILE = {
     "right to left and joined": "שלום مرحبا 👩‍👩‍👧 e\u0301 हिन्दी",
     "towers": "z" + "\u0310\u0489" * 300,
     "unassigned": "\uffff\U000e0fff\ue000\U0010ffff",
-    "text without end": "a" * 1_000_000,
-    "words without end": "a b " * 250_000,
-    "escapes without end": "\U0010ffff" * 1_000_000,
+    "text without end": "a" * 200_000,
+    "words without end": "a b " * 50_000,
+    "escapes without end": "\U0010ffff" * 200_000,
 }
 OBEYED = [
     chr(i)
@@ -150,39 +149,26 @@ def everywhere(text: Any) -> str:
 
 
 @each_text
-def test_no_text_leaves_its_place_on_a_page(text: str) -> None:
-    page, harmless = (
-        Skeleton(everywhere(text)),
-        Skeleton(everywhere("harmless")),
-    )
+def test_no_text_leaves_its_place_on_a_page_is_obeyed_or_grows(text: str) -> None:
+    source = everywhere(text)
+    assert not set(OBEYED) & set(source)
+    assert len(source.encode()) < 150_000
+    page, harmless = Skeleton(source), Skeleton(everywhere("harmless"))
     assert page.parts == harmless.parts
     assert page.text.count(escape_control(text)) == harmless.text.count("harmless") > 30
 
 
-@each_text
-def test_a_page_holds_no_sign_that_is_obeyed_and_is_of_a_size(text: str) -> None:
-    source = everywhere(text)
-    assert not set(OBEYED) & set(source)
-    assert len(source.encode()) < 150_000
-
-
 @pytest.mark.slow
-def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) -> None:
-    program = find_browser()
-    if os.name != "posix" or program is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed: no browser to look at the page with")
+def test_a_browser_finds_no_other_elements_and_asks_for_nothing(
+    browser: Browser, tmp_path: Path
+) -> None:
     seen = []
-    with Browser(program, tmp_path / "browser") as browser:
-        for text in ("harmless", *HOSTILE.values()):
-            (tmp_path / "page.html").write_text(everywhere(text), encoding="utf-8")
-            browser.show(tmp_path / "page.html", 800, dark=False)
-            seen.append(
-                browser.evaluate(
-                    "[...document.querySelectorAll('*')].map(e => [e.tagName,"
-                    " ...e.getAttributeNames()].join(' '))"
-                )
-            )
-        assert browser.requested == {"file", "data"}
+    for text in ("harmless", *HOSTILE.values()):
+        (tmp_path / "page.html").write_text(everywhere(text), encoding="utf-8")
+        browser.show(tmp_path / "page.html", 800, dark=False)
+        names = "e => [e.tagName, ...e.getAttributeNames()].join(' ')"
+        seen.append(browser.evaluate(f"[...document.querySelectorAll('*')].map({names})"))
+    assert browser.requested == {"file", "data"}
     assert len(seen[0]) > 100
     assert all(elements == seen[0] for elements in seen)
 
@@ -207,7 +193,7 @@ def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() ->
 
 
 def test_a_page_of_many_things_counts_what_it_leaves_out() -> None:
-    many = [f"thing {i}" for i in range(100_000)]
+    many = [f"thing {i}" for i in range(10_000)]
     one = card("x", PICTURE, [(word, 0.5) for word in many], many)
     history = [{"epoch": i + 1, "train_loss": 1.0} for i in range(2500)]
     pairs = [(thing, thing) for thing in many]
@@ -220,9 +206,9 @@ def test_a_page_of_many_things_counts_what_it_leaves_out() -> None:
         galleries=[Gallery("g", "", [one])],
     ).decode("utf-8")
     assert len(source) < 1_000_000
-    assert source.count("99,000 more") == 3
+    assert source.count("9,000 more") == 3
     assert source.count('<span class="word"') == 200 + 5  # and the legend's
-    assert "49 of 99999 more references" in source
+    assert "49 of 9999 more references" in source
     assert "One in 3 epochs" in source
     assert source.count("<tr>") == 1 + 834
     assert "<td>2500</td>" in source  # the last one is told

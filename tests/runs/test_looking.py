@@ -8,10 +8,10 @@ import json
 import re
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from browser import Browser
 from commands import answer, good
 from pages import SAID, card, decode, photo, scene, write_cards
 from photos import PREPARE, photos
@@ -228,10 +228,7 @@ def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_brightens_the_place_that_weighed_most(
-    browser: Any, dark: bool, tmp_path: Path
-) -> None:
+def test_a_browser_brightens_the_place_that_weighed_most(browser: Browser, tmp_path: Path) -> None:
     weights = np.eye(16)[[9]].tolist()  # row 2, column 1 of 4 x 4
     grey = np.full((200, 300, 3), 180, np.uint8)
     grey[0, 0] = 0, 90, 0  # a photograph, if it has many colours; as it is, a drawing
@@ -242,7 +239,7 @@ def test_a_browser_brightens_the_place_that_weighed_most(
         area = Area(0.5, 0.5, 1.0, 1.0)
         one = card(name, picture, [("dog", 0.5)], attention=weights, area=area)
         write_cards(tmp_path / "p.html", one)
-        browser.show(tmp_path / "p.html", 800, dark, scale=2)
+        browser.show(tmp_path / "p.html", 800, dark=name == "photo", scale=2)
         box = browser.evaluate(
             "(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks"
             " svg').getBoundingClientRect())"
