@@ -20,8 +20,6 @@ from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.dataset import Source
-from xpcap.layers import CELLS
-from xpcap.models.config import INJECT
 from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
 from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
 from xpcap.runs.folder import HISTORY, read_history, write_lines
@@ -149,11 +147,8 @@ def spoiled(case: Case, spoil: Callable[[dict[str, np.ndarray]], None]) -> Case:
     return case_of(replace(case.run, model=model), case.data)
 
 
-CASES = {
-    *(("lstm", inject) for inject in INJECT),
-    *((cell, "every-step") for cell in (*CELLS, "plain")),
-}
-each_model = pytest.mark.parametrize("kind", sorted(CASES), ids=" ".join)
+KINDS = [("lstm", "init"), ("lstm", "attention+every-step"), ("plain", "every-step")]
+each_model = pytest.mark.parametrize("kind", KINDS, ids=" ".join)
 
 
 @each_model
@@ -171,34 +166,24 @@ def test_good_models_are_well_and_are_told_nothing_to_do(kind: tuple[str, str]) 
 HUMAN = (DATA.splits["val"].text or ())[::2]  # a caption a picture
 MEAN_LENGTH = np.mean([len(words) for words in DATA.words("val")])
 BROKEN = ["a red dog on the"] * 10 + ["a red dog on"] * 5
+LONG = ["very " * 12] * 60
+FEW, REPEATED = ["a red dog"] * 60, ["a man is is is"] * 60
 PLANTED: list[tuple[str, Sequence[str], str, float, str]] = [
     (
         "variety",
-        ["a red dog"] * 60,
+        FEW,
         "bad",
         1 / len(set(HUMAN)),
         "1 of 60 captions differ; the most frequent, 'a r",
     ),
-    (
-        "repeats",
-        ["a man is is is"] * 60,
-        "bad",
-        1,
-        "60 of 60 captions repeat one to three words at",
-    ),
-    (
-        "repeats",
-        ["a dog dog"] * 6 + ["a"] * 54,
-        "check",
-        0.1,
-        "most often 'dog dog'; 0.0% of people's",
-    ),
+    ("repeats", REPEATED, "bad", 1, "60 of 60 captions repeat one to three words at"),
+    ("repeats", ["a dog dog"] * 6 + ["a"] * 54, "check", 0.1, "'dog dog'; 0.0% of people's"),
     # Of the pairs, the ends included, four of six
     ("unseen_bigrams", ["dog the red cat zebra"] * 60, "bad", 4 / 6, "of people's 0.0%"),
     ("bad_endings", BROKEN, "bad", 15 / 60, "15 of 60 captions end in"),
     ("bad_endings", BROKEN, "bad", 15 / 60, "most often 'the' (10), 'on' (5); of people's 0.0%."),
-    ("ending", ["very " * 12] * 60, "bad", 1, "stop at the limit of 12 words. The model does"),
-    ("length", ["very " * 12] * 60, "bad", 12 / MEAN_LENGTH, "A caption has 12.0 words on average"),
+    ("ending", LONG, "bad", 1, "stop at the limit of 12 words. The model does"),
+    ("length", LONG, "bad", 12 / MEAN_LENGTH, "A caption has 12.0 words on average"),
     ("length", [""] * 60, "bad", 0, "Short captions lose"),
 ]
 
@@ -293,7 +278,7 @@ def blind(params: dict[str, np.ndarray]) -> None:
     params["W_proj"].fill(0)
 
 
-@each_model
+@pytest.mark.parametrize("kind", KINDS[:2], ids=" ".join)
 def test_a_model_that_is_blind_says_one_thing_of_all_pictures(kind: tuple[str, str]) -> None:
     found = judged(spoiled(healthy(*kind), blind))
     assert found["features"].verdict == found["variety"].verdict == "bad"
@@ -318,19 +303,14 @@ def records(*losses: tuple[float, float], **more: float) -> list[dict[str, float
 
 
 RISE = (9.0, 10.0), (8.0, 10.5)
+TOLD, NONE = "from 10.0 after epoch 1 to 10.5 after epoch 2", "history.jsonl has fewer than two"
 HISTORIES: list[tuple[list[dict[str, float]], str, float | None, str]] = [
-    (records(*RISE), "check", 0.05, "from 10.0 after epoch 1 to 10.5 after epoch 2"),
+    (records(*RISE), "check", 0.05, TOLD),
     (records((9.0, 10.0), (8.0, 13.0)), "bad", 0.3, "overfit the training captions; the run keeps"),
-    # Captions may get better while the loss rises
-    (records(*RISE, val_cider=0.4), "ok", 0.05, "from 10.0 after epoch 1 to 10.5 after epoch 2"),
+    (records(*RISE, val_cider=0.4), "ok", 0.05, TOLD),  # captions may get better meanwhile
     (records((9.0, 10.0), (12.0, 13.0)), "bad", 0.3, "it is not the captions: train with a lower"),
-    ([], "unknown", None, "history.jsonl has fewer than two epochs"),
-    (
-        records((9.0, 9.0), (9.0, np.inf)),
-        "unknown",
-        None,
-        "history.jsonl has fewer than two epochs",
-    ),
+    ([], "unknown", None, NONE),
+    (records((9.0, 9.0), (9.0, np.inf)), "unknown", None, NONE),
     (records(*RISE, train_reward=1.0), "unknown", None, "it keeps epoch 6, the best by CIDEr-D"),
 ]
 
@@ -357,17 +337,14 @@ def test_a_model_that_memorises_a_few_captions_has_overfitted() -> None:
 # The table
 
 
-@pytest.mark.parametrize(
-    ("bad", "values"),
-    [(0.3, (0.2, 0.21, 0.3, 0.31)), (0.1, (0.2, 0.19, 0.1, 0.09))],
-    ids=["high is bad", "low is bad"],
-)
-def test_a_value_at_a_limit_is_on_its_better_side(bad: float, values: tuple[float, ...]) -> None:
-    def verdict(value: float) -> str:
-        row = Symptom("name", "title", (0.2, bad), lambda case: Finding(value, "", ""))
-        return row.diagnose(healthy()).verdict
-
-    assert [*map(verdict, values)] == ["ok", "check", "check", "bad"]
+def test_a_value_at_a_limit_is_on_its_better_side() -> None:
+    for bad, values in ((0.3, (0.2, 0.21, 0.3, 0.31)), (0.1, (0.2, 0.19, 0.1, 0.09))):
+        found = []
+        for value in values:
+            finding = Finding(value, "", "")
+            symptom = Symptom("name", "title", (0.2, bad), lambda case, one=finding: one)
+            found.append(symptom.diagnose(healthy()).verdict)
+        assert found == ["ok", "check", "check", "bad"]
 
 
 def test_each_symptom_has_a_title_two_limits_and_advice() -> None:
@@ -447,7 +424,7 @@ def test_advice_names_options_that_there_are() -> None:
     assert lacking == [], f"xpcap/runs/doctor.py advises `{lacking[0]}`, which no command takes"
 
 
-@each_model
+@pytest.mark.parametrize("kind", KINDS[:2], ids=" ".join)
 def test_a_device_finds_what_the_host_finds(kind: tuple[str, str], device: Any) -> None:
     host = healthy(*kind)
     with use_backend("cupy"):
