@@ -1,9 +1,7 @@
 """Progress of long work: a bar on a terminal, lines elsewhere."""
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -46,19 +44,17 @@ def test_a_process_without_streams_shows_nothing(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_a_terminal_that_does_not_know_its_width_shows_a_bar() -> None:
+def test_a_terminal_that_does_not_know_its_width_shows_a_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As in a container. A fresh pseudo-terminal has no columns."""
     ours, theirs = os.openpty()
-    code = "from xpcap.progress import bar; list(bar(range(3), 'encoding pictures', lines=True, shown=True))"
-    try:
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).parent.parent,
-            stderr=theirs,
-            check=True,
-        )
-        os.write(theirs, b"end")  # so that there is something to read in any case
-        assert b"\rencoding pictures:   0%|" in os.read(ours, 10_000)
-    finally:
-        os.close(theirs)
-        os.close(ours)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread that stays
+    with open(ours, "rb", buffering=0) as shown, open(theirs, "w") as terminal:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", terminal)
+        list(bar(range(3), "encoding pictures", lines=True, shown=True))
+        terminal.write("end")  # so that there is something to read in any case
+        terminal.flush()
+        assert b"\rencoding pictures:   0%|" in shown.read(10_000)
+        monkeypatch.undo()

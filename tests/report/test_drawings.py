@@ -87,16 +87,16 @@ def test_gradients_are_drawn_in_decades() -> None:
     assert [line[1] for line in chart.lines] == ["val", "train"]
 
 
-@pytest.mark.parametrize("most", [1, 2, 7, 100])
-def test_the_last_of_too_many_lines_is_the_longest_that_fits_with_an_ellipsis(most: int) -> None:
-    word = ("abcdefghij" * 10)[:most]
-    lines = wrap(f"{word} " * 20, len, most)
-    assert lines == [*[word] * (MAX_LINES - 1), f"{word[: max(0, most - 2)]} …"]
+def test_the_last_of_too_many_lines_is_the_longest_that_fits_with_an_ellipsis() -> None:
+    for most in (1, 2, 7, 100):
+        word = ("abcdefghij" * 10)[:most]
+        lines = wrap(f"{word} " * 20, len, most)
+        assert lines == [*[word] * (MAX_LINES - 1), f"{word[: max(0, most - 2)]} …"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 6, 12])
+@pytest.mark.parametrize("count", [2, 7])
 def test_captions_png_grows_with_its_pictures(count: int) -> None:
-    pictures = [scene(), photo(0, 300, 200), photo(1, 20, 900), photo(2, 900, 20)] * 3
+    pictures = [scene(), photo(0, 300, 200), photo(1, 20, 900), photo(2, 900, 20)] * 2
     captions = ["", NASTY, "a $x^2$ dog"] * (count // 3) + ["a"] * (count % 3)
     png = draw_captions([*map(CaptionedPicture, pictures, captions)])
     height, width, _ = decode(png).shape
@@ -108,7 +108,7 @@ def test_captions_of_any_length_overlap_nothing() -> None:
     """Neighbours' texts leave a white gutter between them, and the last line leaves a white edge
     below it.
     """
-    long = ["W" * 400, "word " * 200, "i" * 900]
+    long = ["W" * 200, "word " * 80, "i" * 700]
     png = draw_captions([*map(CaptionedPicture, [photo(0, 60, 60)] * 3, long, long[::-1])])
     picture = decode(png)
     for x in (330, 660):
