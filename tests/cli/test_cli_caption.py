@@ -103,12 +103,6 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(
     drawings.main(str(run))
     sheets = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
     assert sheets == ["600 x 600", *["800 x 600"] * 3, "1920 x 1080", "1080 x 1920"]
-    for style, is_filled in zip(drawings.STYLES, (True, True, False), strict=True):
-        picture, ((colour, _),) = drawings.drawing(
-            np.random.default_rng(0), (300, 200), "one", style
-        )
-        assert any((picture == paint).all(axis=2).any() for paint in drawings.PAINTS[colour])
-        assert (np.count_nonzero((picture != 255).any(axis=2)) > 400) == is_filled
 
 
 def test_one_process_of_several_captions_and_waits_for_no_other(

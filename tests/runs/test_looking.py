@@ -48,15 +48,13 @@ def overlays(page: str) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, a data set of grids of them, a run that attends and one that does not."""
+    """Pictures, a data set of grids of them, and a run that attends."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         photos(30)
         good(*PREPARE, "--grid", 3, "--out", "grid.h5")
-        good(*PREPARE, "--out", "whole.h5")
         good("train", "grid.h5", "--out", "attends", *SETTINGS)
-        good("train", "whole.h5", "--out", "plain", *SETTINGS[2:], "--no-neighbours")
     return folder
 
 
@@ -106,14 +104,14 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
     assert "attention" not in answer("evaluate", made / "attends")
 
 
-def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:
-    picture = made / "photos" / "0.png"
-    html, png = tmp_path / "p.html", tmp_path / "p.png"
-    result = good("caption", made / "plain", picture, "--html", html, "--png", png, "--json")
+@pytest.mark.usefixtures("few_pictures")
+def test_runs_without_attention_show_what_they_did(run: Path) -> None:
+    (name, *_) = sorted((run / "pictures").iterdir())
+    result = good("caption", run, name, "--html", "p.html", "--png", "p.png", "--json")
     assert list(json.loads(result.stdout)[0]) == ["image", "caption", "probabilities", "references"]
-    for page in (tmp_path / "p.html", made / "plain" / "index.html"):
+    for page in (Path("p.html"), run / "index.html"):
         assert not re.search("looks|looked|overlay|<use", page.read_text())
-    assert decode((tmp_path / "p.png").read_bytes()).shape[1] == 330
+    assert decode(Path("p.png").read_bytes()).shape[1] == 330
 
 
 def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
@@ -176,7 +174,7 @@ def test_a_veil_is_of_weights_and_a_picture(refusal: Refusal) -> None:
     refusal.check({"grey": grey, "np": np, "overlay": overlay}, "overlay({})")
 
 
-@pytest.mark.parametrize(("height", "width"), [(128, 128), (60, 90), (400, 100), (100, 400)])
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (400, 100), (100, 400)])
 def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, width: int) -> None:
     picture = np.full((height, width, 3), 250, np.uint8)
     rows, columns = slice(height // 4, height // 2), slice(width // 2, width - width // 4)

@@ -94,20 +94,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_text_from_outside_stays_text(full: Path) -> None:
-    page = Page(full)
-    assert page.text.count(NASTY.replace("\u202e", r"\u202e")) > 15
-    assert "<script" not in page.source.lower()
-    assert page.source.count("</style>") == 1
-    assert page.all("span", class_="word", title="p = 0.50")
-    assert not any(key.startswith("on") for _, attrs in page.elements for key in attrs)
-    assert {attrs["alt"] for attrs in page.all("img")} >= {
-        "a red circle",
-        "Picture strip.jpg",
-        "مرحبا عالم",
-    }
-
-
 def test_candidates_are_a_table_of_signed_numbers_that_a_keyboard_reaches(full: Path) -> None:
     page = Page(full)
     assert page.all("div", role="region", tabindex="0", **{"aria-label": "Candidates"})
@@ -160,8 +146,10 @@ def test_every_picture_has_a_size_and_a_text_and_can_be_decoded(full: Path) -> N
 
     images = Page(full).all("img")
     assert len(images) == 5  # four pictures, and one of them again
+    texts = {attrs["alt"] for attrs in images}
+    assert texts >= {"a red circle", "Picture strip.jpg", "مرحبا عالم"}
+    assert all(texts)
     for attrs in images:
-        assert attrs["alt"]
         with Image.open(io.BytesIO(base64.b64decode(attrs["src"].split(",")[1]))) as image:
             image.load()
             width, height = int(attrs["width"]), int(attrs["height"])
@@ -230,17 +218,6 @@ def test_a_screen_reader_is_told_what_a_curve_shows(full: Path) -> None:
     assert (ids, len(ids)) == (named, 2 * len(charts))
     assert "Loss per caption by epoch" in page.text
     assert training_charts(HISTORY)[0].about in page.text
-
-
-def test_three_scores_stand_open_beside_those_of_people_and_all_of_them_folded(full: Path) -> None:
-    headline, folded = (
-        re.findall(f'<dl class="{name}">(.*?)</dl>', full.read_text(encoding="utf-8"), re.DOTALL)[0]
-        for name in ("headline", "scores")
-    )
-    assert re.findall(r"<dt>(.*?)</dt>", headline) == ["CIDEr-D"]
-    assert '0.170 <span class="human">people 0.170</span>' in headline
-    assert folded.count("<dt>") == 3
-    assert folded.count("people 0.170") == 3
 
 
 def test_a_missing_picture_caption_or_reference_is_said_quietly(tmp_path: Path) -> None:
