@@ -15,16 +15,13 @@ from xpcap.exercise.grading import Report, Result
 from xpcap.exercise.grading.files import read
 
 LAYERS = "def sigmoid(x): return x\n"
+GATE = "gate f: dx, dprev_h, dWx, dWh, db, and more"
+ADVICE = "The factor `f * (1 - f)` is missing.\n    da_f = df * f * (1 - f)"
+RAISES = "line 7: return a_name", "raises an error", "It raises NameError."
 FAULTS = {
-    "rnn_forward": Result(
-        "rnn_forward", False, "line 7: return a_name", "raises an error", "It raises NameError."
-    ),
+    "rnn_forward": Result("rnn_forward", False, *RAISES),
     "lstm_step_backward": Result(
-        "lstm_step_backward",
-        False,
-        "gate f: dx, dprev_h, dWx, dWh, db, and more",
-        "missing derivative of sigmoid",
-        "The factor `f * (1 - f)` is missing.\n    da_f = df * f * (1 - f)",
+        "lstm_step_backward", False, GATE, "missing derivative of sigmoid", ADVICE
     ),
     "rnn_backward": Result("rnn_backward", True, "", "dtype changed", "It is float32."),
 }
@@ -73,11 +70,7 @@ def test_a_grading_is_a_table_with_advice_and_points() -> None:
     assert lines[row].split()[1:] == ["NO", "line", "7", "raises", "an", "error"]
     assert lines[row + 1 : row + 3] == ["    return a_name", "    It raises NameError."]
     row = next(i for i, line in enumerate(lines) if line.startswith("lstm_step_backward "))
-    assert lines[row + 1 : row + 4] == [
-        "    gate f: dx, dprev_h, dWx, dWh, db, and more",
-        "    The factor `f * (1 - f)` is missing.",
-        "        da_f = df * f * (1 - f)",
-    ]
+    assert lines[row + 1 : row + 4] == [f"    {text}" for text in (GATE, *ADVICE.splitlines())]
     assert lines[-1] == "14 of 16 functions pass, 73.69 of 100 points"
 
 
@@ -93,14 +86,8 @@ def test_a_file_at_home_is_graded_by_what_it_defines_and_a_submission_by_what_is
         call("verify", *options)
         assert asked[-1]["expect"] == expect
     call("verify", "--against", ".", "--seed", "7", "--memory", "1")
-    assert asked[-1] == {
-        "path": ".",
-        "expect": ("rnn_layers", "rnn"),
-        "only": (),
-        "seed": 7,
-        "seconds": 10.0,
-        "memory": 1.0,
-    }
+    limits = {"seed": 7, "seconds": 10.0, "memory": 1.0}
+    assert asked[-1] == {"path": ".", "expect": ("rnn_layers", "rnn"), "only": (), **limits}
 
 
 @pytest.mark.usefixtures("asked", "work")
@@ -137,12 +124,8 @@ def test_a_class_is_a_line_for_each_student(work: Path) -> None:
     output = good("verify", "--class", "submissions").stdout
     head, *rows = csv.reader(output.splitlines())
     assert head == ["student", "points", "wrong"]
-    assert [row[:2] for row in rows] == [
-        ["ada l.", "76"],
-        ["bob\\x1b", "56"],
-        ["eve", "0"],
-        ["zoe", "76"],
-    ]
+    points = {"ada l.": "76", "bob\\x1b": "56", "eve": "0", "zoe": "76"}
+    assert {student: mark for student, mark, _ in rows} == points
     assert rows[0][2] == "a note\\x1b"
     assert "lstm_step_backward: missing derivative of sigmoid, gate f: dx" in rows[1][2]
     assert "defines nothing of the course" in rows[2][2]
@@ -162,10 +145,10 @@ REFUSED = """
 
 
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("row", REFUSED.strip().splitlines())
-def test_what_cannot_be_graded_is_refused(row: str) -> None:
-    status, arguments, says = row.split(" | ")
-    failing(["verify", *arguments.split()], says, status=int(status))
+def test_what_cannot_be_graded_is_refused() -> None:
+    for row in REFUSED.strip().splitlines():
+        status, arguments, words = row.split(" | ")
+        failing(["verify", *arguments.split()], words, status=int(status))
 
 
 @pytest.mark.slow

@@ -40,18 +40,9 @@ class Browser:
         self._seconds, self._read, self._buffer, self._count = seconds, b"", b"", 0
         self.requested: set[str] = set()
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
+        launch = [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), program]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                LAUNCH,
-                str(theirs_in),
-                str(theirs_out),
-                program,
-                *FLAGS,
-                f"--user-data-dir={folder}",
-                "about:blank",
-            ],
+            [*launch, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
             pass_fds=(theirs_in, theirs_out),
             env={**os.environ, "HOME": str(folder)},
             stdout=subprocess.DEVNULL,
@@ -65,9 +56,8 @@ class Browser:
     def __enter__(self) -> "Browser":
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-                "sessionId"
-            ]
+            attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+            self._session = attached["sessionId"]
             self.call("Page.enable")
             self.call("Network.enable")
         except BaseException:
@@ -76,22 +66,16 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(
-            self._process.pid, signal.SIGKILL
-        )  # with its child processes, or they keep writing to the folder
+        # With its child processes, or they keep writing to the folder
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._out)
         os.close(self._in)
 
     def show(self, page: Path | str, width: int, dark: bool, scale: float = 1) -> None:
         """Load a page, a file or a URL, in a window of this width and theme."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=844,
-            deviceScaleFactor=scale,
-            mobile=width < 600,
-        )
+        size = {"width": width, "height": 844, "deviceScaleFactor": scale, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
         url = page if isinstance(page, str) else page.as_uri()
@@ -99,17 +83,15 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page; promises are awaited."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        how = {"returnByValue": True, "awaitPromise": True}
+        answer = self.call("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, whole: bool = False) -> bytes:
         """PNG of the visible part, or of the whole page."""
-        return base64.b64decode(
-            self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        )
+        taken = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        return base64.b64decode(taken["data"])
 
     def call(self, method: str, until: str | None = None, **parameters: Any) -> Any:
         """Call a method of the protocol and return its result. If `until` names an event, wait for
