@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.dataset import Source
 from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
 from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
-from xpcap.runs.folder import HISTORY, read_history, write_lines
+from xpcap.runs.folder import HISTORY, write_lines
 from xpcap.training.state import Record
 
 COLOURS, THINGS, PLACES = (
@@ -107,7 +107,7 @@ def case_of(run: Run, data: CaptionData, said: Sequence[str] | None = None) -> C
     return Case(run, scores, data)
 
 
-def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) -> Case:
+def trained(data: CaptionData, **model: Any) -> Case:
     size = data.feature_shape if len(data.feature_shape) > 1 else 18
     given = {"cell_type": "lstm", "seed": 0, **model}
     captioner = CaptioningRNN(data.vocabulary.word_to_idx, size, 16, 32, **given)
@@ -115,8 +115,8 @@ def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) 
         captioner,
         data,
         update_rule="adam",
-        optim_config={"learning_rate": lr},
-        num_epochs=epochs,
+        optim_config={"learning_rate": 0.01},
+        num_epochs=6,
         batch_size=25,
         verbose=False,
         seed=0,
@@ -141,17 +141,10 @@ def said(captions: Sequence[str], data: CaptionData = DATA) -> dict[str, Diagnos
     return judged(case_of(healthy().run, data, captions))
 
 
-def spoiled(case: Case, spoil: Callable[[dict[str, np.ndarray]], None]) -> Case:
-    model = copy.deepcopy(case.run.model)
-    spoil(model.params)
-    return case_of(replace(case.run, model=model), case.data)
-
-
 KINDS = [("lstm", "init"), ("lstm", "attention+every-step"), ("plain", "every-step")]
-each_model = pytest.mark.parametrize("kind", KINDS, ids=" ".join)
 
 
-@each_model
+@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
 def test_good_models_are_well_and_are_told_nothing_to_do(kind: tuple[str, str]) -> None:
     found = judged(healthy(*kind))
     assert list(found) == NAMES
@@ -197,31 +190,23 @@ def test_what_is_wrong_with_captions_is_found(
     assert text in found.text
 
 
-def test_captions_by_people_read_well() -> None:
+def test_captions_by_people_read_well_and_what_they_write_moves_the_limits() -> None:
+    """Where a tenth of theirs say a word twice, or all sixty are of ten, so may a run's."""
     found = said(HUMAN)
     of_captions = ("variety", "repeats", "unseen_bigrams", "bad_endings", "ending", "length")
     assert {found[name].verdict for name in of_captions} == {"ok"}
-
-
-def test_what_people_write_moves_the_limits() -> None:
-    """Where a tenth of people's captions say a word twice, as many of a run's are no fault."""
     texts = [
-        f"very very {text}" if i < 12 else text
-        for i, text in enumerate(DATA.splits["val"].text or ())
+        f"very very {text}" if number < 12 else text
+        for number, text in enumerate(DATA.splits["val"].text or ())
     ]
-    found = said(texts[::2], changed(DATA, text=texts))["repeats"]
-    assert (found.verdict, found.value) == ("ok", 0.1)
-    assert found.limit == pytest.approx(0.15)
+    repeats = said(texts[::2], changed(DATA, text=texts))["repeats"]
+    assert (repeats.verdict, repeats.value) == ("ok", 0.1)
+    assert repeats.limit == pytest.approx(0.15)
     assert said(texts[::2])["repeats"].verdict == "check"
-
-
-def test_captions_are_as_various_as_peoples_are() -> None:
-    """Ten captions of sixty pictures are few, unless people have no more of them."""
     texts = [f"a {colour} {thing}" for colour in COLOURS[:2] for thing in THINGS[:5]] * 6
     assert said(texts)["variety"].verdict == "check"
-    twice = [text for text in texts for _ in range(2)]
-    found = said(texts, changed(DATA, text=twice))["variety"]
-    assert (found.verdict, found.value) == ("ok", 1)
+    variety = said(texts, changed(DATA, text=[text for text in texts for _ in "ab"]))["variety"]
+    assert (variety.verdict, variety.value) == ("ok", 1)
 
 
 def test_a_limit_below_the_references_length_is_blamed_on_the_limit() -> None:
@@ -232,30 +217,26 @@ def test_a_limit_below_the_references_length_is_blamed_on_the_limit() -> None:
     assert "`max_words`" in found.text
 
 
-@pytest.mark.parametrize(
-    ("prepared", "advice"),
-    [
+def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said() -> None:
+    data = make_data(most_words=8)
+    case = trained(data)
+    words = [word for words in data.words("val") for word in words]
+    lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
+    most = max(set(lacking), key=lacking.count)
+    for prepared, advice in (
         ({}, "a lower `min_count` or a larger `vocabulary_size`"),
         ({"min_count": 8}, "a lower `min_count` than 8"),
         ({"min_count": 8, "vocabulary_size": 90}, "a larger `vocabulary_size` than 90"),
-    ],
-)
-def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said(
-    prepared: dict[str, int], advice: str
-) -> None:
-    data = make_data(most_words=8)
-    case = _of_few_words()
-    config = replace(case.run.config, source=Source(record=prepared))
-    found = judged(replace(case, run=replace(case.run, config=config)))
-    words = [word for words in data.words("val") for word in words]
-    lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
-    assert found["vocabulary"].value == pytest.approx(len(lacking) / len(words))
-    assert found["vocabulary"].verdict == found["unknown"].verdict == "bad"
-    most = max(set(lacking), key=lacking.count)
-    assert f"most often {most} ({lacking.count(most)})" in found["vocabulary"].text
-    assert found["unknown"].value == pytest.approx(len(lacking) / len(words), abs=0.15)
-    assert advice in found["vocabulary"].text
-    assert advice in found["unknown"].text
+    ):
+        config = replace(case.run.config, source=Source(record=prepared))
+        found = judged(replace(case, run=replace(case.run, config=config)))
+        vocabulary, unknown = found["vocabulary"], found["unknown"]
+        assert vocabulary.value == pytest.approx(len(lacking) / len(words))
+        assert unknown.value == pytest.approx(len(lacking) / len(words), abs=0.15)
+        assert vocabulary.verdict == unknown.verdict == "bad"
+        assert f"most often {most} ({lacking.count(most)})" in vocabulary.text
+        assert advice in vocabulary.text
+        assert advice in unknown.text
 
 
 def test_a_word_that_is_lost_is_none_that_the_vocabulary_has() -> None:
@@ -266,21 +247,15 @@ def test_a_word_that_is_lost_is_none_that_the_vocabulary_has() -> None:
     assert "most often <UNK> (120)" in found.text
 
 
-@functools.cache
-def _of_few_words() -> Case:
-    return trained(make_data(most_words=8))
-
-
 # Symptoms in the model
-
-
-def blind(params: dict[str, np.ndarray]) -> None:
-    params["W_proj"].fill(0)
 
 
 @pytest.mark.parametrize("kind", KINDS[:2], ids=" ".join)
 def test_a_model_that_is_blind_says_one_thing_of_all_pictures(kind: tuple[str, str]) -> None:
-    found = judged(spoiled(healthy(*kind), blind))
+    case = healthy(*kind)
+    model = copy.deepcopy(case.run.model)
+    model.params["W_proj"].fill(0)
+    found = judged(case_of(replace(case.run, model=model), case.data))
     assert found["features"].verdict == found["variety"].verdict == "bad"
     assert found["features"].value == pytest.approx(1, abs=1e-5)
     assert "is said 60 times" in found["variety"].text
@@ -306,7 +281,12 @@ RISE = (9.0, 10.0), (8.0, 10.5)
 TOLD, NONE = "from 10.0 after epoch 1 to 10.5 after epoch 2", "history.jsonl has fewer than two"
 HISTORIES: list[tuple[list[dict[str, float]], str, float | None, str]] = [
     (records(*RISE), "check", 0.05, TOLD),
-    (records((9.0, 10.0), (8.0, 13.0)), "bad", 0.3, "overfit the training captions; the run keeps"),
+    (
+        records((9.0, 10.0), (8.0, 13.0)),
+        "bad",
+        0.3,
+        "overfit the training captions; the run keeps epoch 6",
+    ),
     (records(*RISE, val_cider=0.4), "ok", 0.05, TOLD),  # captions may get better meanwhile
     (records((9.0, 10.0), (12.0, 13.0)), "bad", 0.3, "it is not the captions: train with a lower"),
     ([], "unknown", None, NONE),
@@ -324,14 +304,6 @@ def test_a_rising_loss_is_judged_by_what_chose_the_epoch(
     found = judged(replace(healthy(), run=run))["overfitting"]
     assert (found.verdict, found.value) == (verdict, value and pytest.approx(value))
     assert text in found.text
-
-
-def test_a_model_that_memorises_a_few_captions_has_overfitted() -> None:
-    case = trained(make_data(train=12), epochs=60, lr=0.02)
-    found = judged(case)["overfitting"]
-    losses = [record["val_loss"] for record in read_history(case.run.path)]
-    assert (found.verdict, found.value) == ("bad", pytest.approx(losses[-1] / min(losses) - 1))
-    assert f"the run keeps epoch {losses.index(min(losses)) + 1}" in found.text
 
 
 # The table
@@ -399,18 +371,12 @@ def test_evaluate_prints_each_symptom_of_the_table(
         at_length = f"\n\n{one['name']}, {one['verdict']}: " in printed
         assert at_length == (one["verdict"] != "ok")
     assert max(map(len, printed.splitlines())) <= 120
-
-
-@pytest.mark.usefixtures("few_pictures")
-def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
     opened = open_run(run)
     evaluation = evaluate_run(opened)
-    found = examine_run(opened, evaluation)
-    assert [one.name for one in found] == NAMES
+    assert len(examine_run(opened, evaluation)) == len(result["doctor"])
     few = replace(evaluation, captions=evaluation.captions[1:])
-    with refuses(
-        ValueError, function="examine_run", got="is not of the 14 of val", expected="a caption for"
-    ):
+    wanted = {"got": "is not of the 14 of val", "expected": "a caption for"}
+    with refuses(ValueError, function="examine_run", **wanted):
         examine_run(opened, few)
 
 

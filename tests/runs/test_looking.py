@@ -18,7 +18,7 @@ from photos import PREPARE, photos
 from refusals import Refusal, refusals
 
 from xpcap import open_run, runs
-from xpcap.encoders import Area, grid_area
+from xpcap.encoders import Area, find_encoder, grid_area, read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
@@ -79,6 +79,7 @@ def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(mad
 
 def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_path: Path) -> None:
     pictures = [made / "photos" / f"{number}.png" for number in range(3)]
+    encoder = find_encoder("histogram:grid=3")
     for policy in ([], ["--beam", 3]):
         page = tmp_path / f"{len(policy)}.html"
         result = good("caption", made / "attends", *pictures, *policy, "--html", page, "--json")
@@ -90,16 +91,13 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
             if not words:
                 continue
             np.testing.assert_array_equal(weights, weights.round(4))
-            features = run.scaling(_encoded(picture))
-            exact = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[
-                0, : len(words)
-            ]
+            features = run.scaling(encoder.encode([read_picture(picture)]))
+            ids = run.vocabulary.encode_words([words], len(words))
+            exact = run.model.attention(features, ids)[0, : len(words)]
             np.testing.assert_allclose(weights, exact, atol=6e-5)
             for of_word in exact:
-                assert (
-                    np.abs(next(shown).astype(int) - overlay_alpha(of_word.reshape(3, 3))).max()
-                    <= 1
-                )
+                veil = overlay_alpha(of_word.reshape(3, 3))
+                np.testing.assert_allclose(next(shown).astype(int), veil, atol=1)
         assert next(shown, None) is None
     assert "attention" not in answer("evaluate", made / "attends")
 
@@ -129,12 +127,6 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
         assert not write_cards(tmp_path / "e.html", one).all("svg")
 
 
-def _encoded(path: Path) -> np.ndarray:
-    from xpcap.encoders import find_encoder, read_picture
-
-    return find_encoder("histogram:grid=3").encode([read_picture(path)])
-
-
 def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -> None:
     picture = np.full((60, 120, 3), 200, np.uint8)
     weights = np.zeros((3, 3))
@@ -145,16 +137,14 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     assert row >= 40
     assert column < 40
     assert (seen[:20] == seen.min()).all()
-    part = overlay(
-        picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5)
-    )  # rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
+    # Rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
+    part = overlay(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5))
     assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 57), abs=1)
     assert (part[:30] == part.min()).all()
     assert (part[:, :30] == part.min()).all()
     assert (part[:, 60:] == part.min()).all()
-    even = overlay(
-        picture, np.full((3, 3), 1 / 9), Area(-0.5, -0.5, 1.5, 1.5)
-    )  # beyond the picture
+    beyond = Area(-0.5, -0.5, 1.5, 1.5)
+    even = overlay(picture, np.full((3, 3), 1 / 9), beyond)
     np.testing.assert_array_equal(even, picture)
 
 
@@ -184,11 +174,8 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
     # Of a sheet that is at least 85 pixels high and wide, 56 where a longer picture lies padded on it
     pixel = 3 / 56
     np.testing.assert_allclose(astuple(found), (0.25, 0.5, 0.5, 0.75), atol=pixel)
-    for name in (
-        "efficientnet-lite2:grid=5",
-        "onnx:a.onnx:grid=2",
-        None,
-    ):  # scaled, not cropped; given features are taken to be of the whole
+    # Scaled, not cropped; given features are taken to be of the whole
+    for name in ("efficientnet-lite2:grid=5", "onnx:a.onnx:grid=2", None):
         assert grid_area(name, picture) == WHOLE_PICTURE
     assert grid_area("timm:any:grid=3", picture) is None  # mostly a crop
 
@@ -238,18 +225,14 @@ def test_a_browser_brightens_the_place_that_weighed_most(browser: Browser, tmp_p
         one = card(name, picture, [("dog", 0.5)], attention=weights, area=area)
         write_cards(tmp_path / "p.html", one)
         browser.show(tmp_path / "p.html", 800, dark=name == "photo", scale=2)
-        box = browser.evaluate(
-            "(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks"
-            " svg').getBoundingClientRect())"
-        )
-        left, top, width, height = (round(2 * side) for side in box)
-        seen = decode(browser.screenshot(whole=True))[top : top + height, left : left + width].mean(
-            axis=2
-        )
+        rectangle = "document.querySelector('.looks svg').getBoundingClientRect()"
+        sides = f"(r => [r.left, r.top + scrollY, r.width, r.height])({rectangle})"
+        left, top, width, height = (round(2 * side) for side in browser.evaluate(sides))
+        whole = decode(browser.screenshot(whole=True))
+        seen = whole[top : top + height, left : left + width].mean(axis=2)
         inner = seen[10:-10, 10:-10]  # without the rounded corners
-        row, column = (
-            (10 + np.argwhere(inner > 0.9 * inner.max()).mean(axis=0)) / seen.shape
-        ).tolist()
+        brightest = 10 + np.argwhere(inner > 0.9 * inner.max()).mean(axis=0)
+        row, column = (brightest / seen.shape).tolist()
         assert row == pytest.approx(0.5 + 0.5 * 2.5 / 4, abs=0.03)
         assert column == pytest.approx(0.5 + 0.5 * 1.5 / 4, abs=0.03)
         assert seen[height // 4, width // 4] == pytest.approx(180 * (1 - DIMMEST), abs=4)
