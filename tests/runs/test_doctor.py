@@ -282,7 +282,7 @@ TOLD, NONE = "from 10.0 after epoch 1 to 10.5 after epoch 2", "history.jsonl has
 HISTORIES: list[tuple[list[dict[str, float]], str, float | None, str]] = [
     (records(*RISE), "check", 0.05, TOLD),
     (
-        records((9.0, 10.0), (8.0, 13.0)),
+        records((9.5, 11.0), (9.0, 10.0), (8.0, 13.0)),
         "bad",
         0.3,
         "overfit the training captions; the run keeps epoch 6",
