@@ -106,7 +106,7 @@ def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(
 
 
 def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
-    run: Path, evaluated: dict[str, Any]
+    run: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good("evaluate", run, "--csv", "evaluated.csv")
     good("score", "said.json", "--data", "data.h5", "--csv", "scored.csv")
@@ -119,6 +119,8 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
     for name in means:
         mean = np.mean([float(row[name]) for row in rows])
         assert mean == pytest.approx(evaluated["scores"][name]), name
+    for opening in ("evaluate.open_run", "score.open_data"):
+        monkeypatch.setattr(f"xpcap.cli.{opening}", lambda *args: pytest.fail("work was done"))
     for command in (["evaluate", run], ["score", "said.json", "--data", "data.h5"]):
         failing([*command, "--csv", "scored.csv"], "scored.csv exists, and is not overwritten")
         failing([*command, "--csv", "scored.txt"], "scored.txt does not end in .csv")

@@ -137,12 +137,12 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     assert row >= 40
     assert column < 40
     assert (seen[:20] == seen.min()).all()
-    # Rows and columns 30 to 60: the place is at 40 to 50 and 50 to 60
-    part = overlay(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.25, 1.0, 0.5))
-    assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 57), abs=1)
+    # Rows 30 to 60, columns 60 to 90: the place is at 40 to 50 and 80 to 90
+    part = overlay(picture, np.eye(9)[5].reshape(3, 3), Area(0.5, 0.5, 1.0, 0.75))
+    assert np.argwhere(part[..., 0] == part.max()).mean(axis=0) == pytest.approx((44.5, 87), abs=1)
     assert (part[:30] == part.min()).all()
-    assert (part[:, :30] == part.min()).all()
-    assert (part[:, 60:] == part.min()).all()
+    assert (part[:, :60] == part.min()).all()
+    assert (part[:, 90:] == part.min()).all()
     beyond = Area(-0.5, -0.5, 1.5, 1.5)
     even = overlay(picture, np.full((3, 3), 1 / 9), beyond)
     np.testing.assert_array_equal(even, picture)

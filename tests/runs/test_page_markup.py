@@ -48,34 +48,17 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Neighbour(NASTY, 0.5, [NASTY]), Neighbour(long, -0.25, [long]), Neighbour("x", 0.25, [])],
         [candidate(NASTY, NASTY, 2.0), candidate(long, long, 1.0), candidate("", "", 0.0)],
     )
+    ranked = [("a red circle", -3.217), ("", -4.0), (long, -99.5)]
+    words = [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]]
+    looked = {"attention": LOOKED, "area": Area(0.2, 0.1, 0.8, 1.2)}
+    reasoned = {"note": NASTY, "explanation": reasons}
+    circles = ["a red circle", "", "there is a red circle"]
     cards = [
-        card(
-            "scene.png",
-            scene(),
-            SAID,
-            ["a red circle", "", "there is a red circle"],
-            [("a red circle", -3.217), ("", -4.0), (long, -99.5)],
-            note="BLEU-4 0.81",
-        ),
-        card(
-            f"{long}.jpg",
-            photo(1),
-            [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]],
-            [long, NASTY],
-            note=long,
-        ),
-        card(
-            NASTY, None, [(NASTY, 0.5)], [NASTY], [(NASTY, -1.0)], note=NASTY, explanation=reasons
-        ),
+        card("scene.png", scene(), SAID, circles, ranked, note="BLEU-4 0.81"),
+        card(f"{long}.jpg", photo(1), words, [long, NASTY], note=long),
+        card(NASTY, None, [(NASTY, 0.5)], [NASTY], [(NASTY, -1.0)], **reasoned),
         card("strip.jpg", photo(2, 9, 2000)),
-        card(
-            "looked.png",
-            scene(1),
-            [(NASTY, 0.5), (long, 0.9), ("circle", 0.1)],
-            ["a circle"],
-            attention=LOOKED,
-            area=Area(0.2, 0.1, 0.8, 1.2),
-        ),
+        card("looked.png", scene(1), [(NASTY, 0.5), (long, 0.9), ("red", 0.1)], ["a"], **looked),
         card("tower.jpg", photo(3, 2000, 9), [("مرحبا", 0.2), ("عالم", 0.9)], ["مرحبا بالعالم"]),
     ]
     path = tmp_path_factory.mktemp("page") / "index.html"
@@ -131,9 +114,8 @@ def test_the_page_asks_for_nothing_outside_itself(full: Path) -> None:
     assert "url(" not in page.source
     assert "@import" not in page.source
     policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
-    assert {"default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"} <= set(
-        policy.split("; ")
-    )
+    rules = {"default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"}
+    assert rules <= set(policy.split("; "))
     assert page.all("html", lang="en")
     assert page.all("meta", name="viewport")
     assert not {"script", "iframe", "object", "embed", "form", "base"} & {
@@ -180,7 +162,8 @@ def test_a_page_of_36_photographs_stays_small(tmp_path: Path) -> None:
     assert 500_000 < (tmp_path / "p.html").stat().st_size < 1_500_000
 
 
-def test_parts_without_content_are_left_out(tmp_path: Path) -> None:
+def test_parts_are_explained_once_and_left_out_without_content(full: Path, tmp_path: Path) -> None:
+    assert Page(full).text.count("How sure the model was") == 1
     page = write_cards(tmp_path / "p.html", card("a", scene(), SAID))
     assert [attrs["id"] for attrs in page.all("section")] == ["opening"]
     assert not page.all("nav")
@@ -236,19 +219,11 @@ def test_every_word_has_its_probability_in_shade_and_in_figures(tmp_path: Path) 
     said = [("a", 1.0), ("b", 0.997), ("c", 0.834), ("d", 0.001), ("e", 0), ("f", 1 + 1e-7)]
     page = write_cards(tmp_path / "p.html", card("x", None, said))
     words = page.all("span", class_="word")[5:]  # after the legend's
-    assert [word["style"] for word in words] == [
-        f"--p: {p}" for p in ("1.000", "0.997", "0.834", "0.001", "0.000", "1.000")
-    ]
+    shades = "1.000 0.997 0.834 0.001 0.000 1.000".split()
+    assert [word["style"] for word in words] == [f"--p: {shade}" for shade in shades]
     assert words[2]["title"] == "p = 0.83"
-    odds = dict(re.findall(r"<bdi>(\w)</bdi> <span>(.*?)</span>", page.source))
-    assert [*odds.items()] == [
-        ("a", "100%"),
-        ("b", "over 99%"),
-        ("c", "83%"),
-        ("d", "under 1%"),
-        ("e", "under 1%"),
-        ("f", "100%"),
-    ]
+    odds = re.findall(r"<bdi>\w</bdi> <span>(.*?)</span>", page.source)
+    assert odds == ["100%", "over 99%", "83%", "under 1%", "under 1%", "100%"]
 
 
 def test_a_photo_that_explains_several_captions_is_read_and_stored_once(tmp_path: Path) -> None:
