@@ -52,9 +52,9 @@ def test_a_terminal_that_does_not_know_its_width_shows_a_bar(
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread that stays
     with open(ours, "rb", buffering=0) as shown, open(theirs, "w") as terminal:  # noqa: PTH123
-        monkeypatch.setattr(sys, "stderr", terminal)
-        list(bar(range(3), "encoding pictures", lines=True, shown=True))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal)
+            list(bar(range(3), "encoding pictures", lines=True, shown=True))
         terminal.write("end")  # so that there is something to read in any case
         terminal.flush()
         assert b"\rencoding pictures:   0%|" in shown.read(10_000)
-        monkeypatch.undo()

@@ -379,11 +379,10 @@ def test_a_full_disk_says_what_is_safe_and_how_to_go_on(run: Path, photos: Path)
 def test_a_full_disk_behind_the_output_is_told_from_one_of_a_file(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Path("/dev/full").open("wb", buffering=0) as full:
-        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(full, write_through=True))
+    with Path("/dev/full").open("wb", buffering=0) as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", io.TextIOWrapper(full, write_through=True))
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", str(run), "--csv", "s.csv"])
-        monkeypatch.undo()
     assert ended.value.code == 1
     message = capsys.readouterr().err
     assert "evaluate: standard output: No space left on device, expected room" in message
