@@ -18,7 +18,6 @@ from programs import program
 
 Image = pytest.importorskip("PIL.Image")
 
-import drawings  # noqa: E402 - after the skip
 
 from xpcap import open_run, runs  # noqa: E402 - after the skip
 from xpcap.cli import main  # noqa: E402
@@ -94,15 +93,6 @@ def test_files_folders_and_urls_are_captioned_in_order_as_pictures_of_a_split_ar
     assert [line for line in text.splitlines() if line and not line.startswith(" ")] == names
     assert f"  model  {found[0]['caption']}" in text
     assert "truth" not in text
-
-
-def test_the_table_of_drawings_is_measured_on_every_sheet(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(drawings, "COUNT", 1)
-    drawings.main(str(run))
-    sheets = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert sheets == ["600 x 600", *["800 x 600"] * 3, "1920 x 1080", "1080 x 1920"]
 
 
 def test_one_process_of_several_captions_and_waits_for_no_other(
