@@ -2,6 +2,9 @@
 tells, and the plain way computes.
 """
 
+import contextlib
+import functools
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -13,8 +16,9 @@ import pytest
 
 pytest.importorskip("PIL")  # test_emulated_step
 
+import cpu_build
 from commands import SMALL, call, few, good
-from emulated import Emulator, real
+from emulated import Emulator, install_or_skip, real
 from ranks import together
 from refusals import refuses
 from test_emulated_step import make, make_data
@@ -25,14 +29,13 @@ from xpcap.device.launch import Kernel, Kernels
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.ops import device as ops_device
+from xpcap.ops import get_ops
 from xpcap.runs.folder import CONFIG, HISTORY
 from xpcap.shapes import write_pictures
 from xpcap.training import solver as solver_module
+from xpcap.way import current_way
 
 is_stored = selfcheck.is_stored
-SMALL_STEPS: dict[str, Any] = {"inject": "init"}
-HOLES: dict[str, Any] = {"inject": "every-step", "clip_norm": None, "dropout": 0.0, "hole": True}
-LARGE: dict[str, Any] = {"batch_size": 24, "inject": "attention+every-step"}
 
 
 @pytest.fixture(autouse=True)
@@ -80,81 +83,57 @@ class CUBLASError(RuntimeError):
     __module__ = "cupy_backends.cuda.libs.cublas"
 
 
-def check_is_numpys(solver: Any, **options: Any) -> None:
-    """The losses are those of NumPy."""
-    numpy = make("numpy", **options)
-    numpy.train()
-    np.testing.assert_allclose(solver.loss_history, numpy.loss_history, rtol=5e-6)
-
-
-POLICIES = Policy(max_length=6, forbid=[0]), Beam(3, max_length=6), Sampling(max_length=6, seed=1)
-
-
-def check_captions(solver: Any, **options: Any) -> None:
-    """Captions by each policy are those of NumPy with the same parameters."""
-    numpy, features = make("numpy", **options).model, make_data(inject=options["inject"])
-    numpy.params.flat[...] = xpcap.to_numpy(solver.model.params.flat)
-    for policy in POLICIES:
-        ours, theirs = (
-            model.sample(features.split("train").features, policy=policy)
-            for model in (solver.model, numpy)
-        )
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_emulated_agreement_is_a_line_for_each_work_and_is_stored(
-    device: Emulator, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_emulated_agreement_is_a_line_for_each_work_of_a_training(
+    check_lines: Callable[[], list[str]],
 ) -> None:
-    solver = make("cupy", select="cider")
-    solver.warm_up()
+    make("cupy", select="cider").warm_up()
     lines = check_lines()
     assert [line.split(": ")[1] for line in lines] == [
         f"emulated, {work}" for work in ("training", "scoring", "greedy decoding")
     ]
     assert all("CUDA kernels agree with the plain equations; the largest" in line for line in lines)
-    with device.counting() as counts:
-        make("cupy", select="cider").warm_up()
-    assert check_lines() == []
-    monkeypatch.setattr(selfcheck, "_ways", {})  # as in another process
-    with device.counting() as again:
-        make("cupy", select="cider").warm_up()
-    assert check_lines() == []
-    assert again.names() == counts.names()
     make("cupy", batch_size=7).warm_up()
     assert ["training: CUDA kernels agree" in line for line in check_lines()] == [True]
 
 
+def add_rows(sizes: str, computed: list[str]) -> str:
+    """The way of some small work, and in which ways it was computed."""
+    with xpcap.use_backend("cupy"):
+        x = xpcap.asarray(np.ones((2, 3), "f4"))
+
+        def compute() -> dict[str, Any]:
+            computed.append(current_way())
+            return {"sum": get_ops(x).add_rows(x.copy(), x[0].copy())}
+
+        return selfcheck.checked_way("adding", (sizes,), x, compute, runs=2)
+
+
+CHECK = ["fast", "fast", "plain"]
+
+
 @pytest.mark.parametrize("content", [None, "", "another card"])
-def test_emulated_agreement_whose_file_is_of_no_use_is_checked_again(
-    content: str | None,
-    tmp_path: Path,
-    check_lines: Callable[[], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
+def test_emulated_agreement_is_stored_and_checked_again_where_its_file_is_of_no_use(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It cannot be written, or is cut short, or not that of this work."""
+
+    def ways_of(sizes: str) -> list[str]:
+        """As another process computes it."""
+        monkeypatch.setattr(selfcheck, "_ways", {})
+        computed: list[str] = []
+        for _ in range(2):
+            assert add_rows(sizes, computed) == "fast"
+        return computed
+
     if content is None:
         (tmp_path / "kernels").write_text("no folder")
-    make("cupy").warm_up()
+    assert ways_of("2, 3") == CHECK
+    if content is not None:
+        assert ways_of("2, 3") == []
+        assert ways_of("other sizes") == CHECK
     for file in (tmp_path / "kernels").glob("xpcap-agreement-*"):
         file.write_text(content or "")
-    before = check_lines()
-    monkeypatch.setattr(selfcheck, "_ways", {})
-    make("cupy").warm_up()
-    assert check_lines() == before != []
-
-
-def test_emulated_flipped_sign_is_found_and_the_plain_way_trains(
-    check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
-    solver = make("cupy")
-    solver.train()
-    (training, *others) = check_lines()
-    assert "training: CUDA kernels differ from the plain equations by " in training
-    assert "; going on in the plain way, which is slower" in training
-    assert others == []  # all that the solver computes is plain
-    assert solver.way == solver.state().meta["way"] == "plain"
-    check_is_numpys(solver)
+    assert ways_of("2, 3") == CHECK
 
 
 def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
@@ -168,15 +147,12 @@ def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
     good(*numpy)
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
     output = good(*cupy).output
-    assert output.count("CUDA kernels differ") == 1
+    assert output.count("CUDA kernels differ") == 1  # all that it computes is then plain
+    assert "training: CUDA kernels differ from the plain equations by " in output
+    assert "; going on in the plain way, which is slower" in output
     assert json.loads((tmp_path / "cupy" / CONFIG).read_text())["way"] == "plain"
-    losses = [
-        [
-            json.loads(line)["val_loss"]
-            for line in (tmp_path / name / HISTORY).read_text().splitlines()
-        ]
-        for name in ("numpy", "cupy")
-    ]
+    histories = ((tmp_path / name / HISTORY).read_text() for name in ("numpy", "cupy"))
+    losses = [[json.loads(line)["val_loss"] for line in text.splitlines()] for text in histories]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     result = call(*cupy, "--resume")
     assert result.exit_code == 2
@@ -184,42 +160,75 @@ def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
     good(*cupy, "--resume", "--plain", "--epochs", 3)
 
 
-def kernels() -> list[str]:
-    return sorted(ops_device.CUDA.files)
+POLICIES = Policy(max_length=6, forbid=[0]), Beam(3, max_length=6), Sampling(max_length=6, seed=1)
+# Between them, what launches every kernel: options of a solver, and FUSED
+SETTINGS: list[tuple[dict[str, Any], int]] = [
+    ({"inject": "init"}, ops_device.FUSED),
+    (
+        {"inject": "every-step", "clip_norm": None, "dropout": 0.0, "hole": True},
+        ops_device.FUSED,
+    ),
+    ({"inject": "attention+every-step", "batch_size": 24}, 8),
+]
 
 
-@pytest.mark.parametrize("kernel", kernels())
+def work_of(setting: int, number: int, patch: pytest.MonkeyPatch) -> Any:
+    """Do a work of a setting on a card: train, and return the solver, or caption by a policy."""
+    options, fused = SETTINGS[setting]
+    patch.setattr(ops_device, "FUSED", fused)
+    solver = make("cupy", num_epochs=1, **options)
+    if not number:
+        solver.train()
+        return solver
+    features = solver.data.split("train").features
+    return solver.model.sample(features, policy=POLICIES[number - 1])
+
+
+@functools.cache
+def launching() -> dict[str, tuple[int, int]]:
+    """By kernel, the first work that launches it."""
+    found: dict[str, tuple[int, int]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        device = install_or_skip(patch)
+        patch.setattr(ops_device, "CUDA", cpu_build.FEW)
+        for work in itertools.product(range(len(SETTINGS)), range(1 + len(POLICIES))):
+            with device.counting() as counts:
+                work_of(*work, patch)
+            for launch in counts.launches:
+                found.setdefault(launch.name, work) if launch.kind == "raw" else None
+    return found
+
+
+@pytest.mark.parametrize("kernel", sorted(ops_device.CUDA.files))
 def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
     kernel: str, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each kernel of training, scoring and decoding in turn, of whatever cell and entry of the image."""
-    launch, hits = Kernel.__call__, list[str]()
+    assert kernel in launching(), "no work launches it"
+    setting, number = launching()[kernel]
+    launch = Kernel.__call__
 
     def failing(self: Kernel, *args: Any) -> None:
         if self.name == kernel:
-            hits.append(kernel)
             raise error(701)
         launch(self, *args)
 
     monkeypatch.setattr(Kernel, "__call__", failing)
-    for options in (SMALL_STEPS, HOLES, LARGE):
-        if options is LARGE:
-            monkeypatch.setattr("xpcap.ops.device.FUSED", 8)
-        solver = make("cupy", num_epochs=1, **options)
-        solver.warm_up()
-        check_captions(solver, **options)
-        if hits:
-            break
-    assert hits, "no work launches it"
+    found = work_of(setting, number, monkeypatch)
     assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in check_lines())
-    solver.train()
-    check_is_numpys(solver, num_epochs=1, **options)
+    numpy = make("numpy", num_epochs=1, **SETTINGS[setting][0])
+    if not number:
+        numpy.train()
+        np.testing.assert_allclose(found.loss_history, numpy.loss_history, rtol=5e-6)
+        return
+    captions = numpy.model.sample(numpy.data.split("train").features, policy=POLICIES[number - 1])
+    np.testing.assert_array_equal(found, captions)
 
 
-def test_emulated_error_of_each_product_leads_to_the_plain_way(
+def test_emulated_error_of_a_product_leads_to_the_plain_way(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each that differs from all before it in its sizes and flags."""
+    """The first one, and the last one that differs from all before it in its sizes and flags."""
     import cupy
 
     sgemm, shapes, fails = cupy.cuda.cublas.sgemm, list[tuple[int, ...]](), [-1]
@@ -232,9 +241,10 @@ def test_emulated_error_of_each_product_leads_to_the_plain_way(
 
     monkeypatch.setattr(cupy.cuda.cublas, "sgemm", failing)
     make("cupy", inject="every-step").warm_up()
-    first = [shapes.index(shape) + 1 for shape in dict.fromkeys(shapes)]
+    last = max(map(shapes.index, shapes)) + 1
+    assert last > 10
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: False)
-    for fails[0] in first:
+    for fails[0] in (1, last):
         monkeypatch.setattr(selfcheck, "_ways", {})
         shapes.clear()
         check_lines()
@@ -247,8 +257,11 @@ def test_emulated_wrong_choice_of_words_is_found(
 ) -> None:
     """The kernels of training are right; captions are those of the plain way."""
     planted("words[blockIdx.x] = places[0]", "words[blockIdx.x] = 1 - places[0] % 2", monkeypatch)
-    solver = make("cupy", inject="init")
-    check_captions(solver, inject="init")
+    features = make_data().split("train").features
+    found, expected = (
+        make(backend).model.sample(features, policy=POLICIES[0]) for backend in ("cupy", "numpy")
+    )
+    np.testing.assert_array_equal(found, expected)
     greedy = check_lines()[0]
     assert "greedy decoding: CUDA kernels differ from the plain equations by " in greedy
 
@@ -257,7 +270,7 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     few_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Emulator
 ) -> None:
     """After it CuPy alone fails as well, until another process begins."""
-    launch, solver = device.launch, make("cupy")
+    solver = make("cupy")
 
     def failing(*args: Any) -> None:
         raise error(700)
@@ -276,8 +289,6 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     for _ in range(2):  # a second call is no way around the check
         with refuses(BackendError, function="checked_way"):
             solver.train()
-    monkeypatch.setattr(device, "launch", launch)
-    good("train", "--out", tmp_path / "run", *SMALL, "--backend", "cupy", "--plain")
 
 
 @pytest.mark.parametrize(
@@ -333,17 +344,19 @@ def test_emulated_policy_from_elsewhere_vouches_for_greedy_decoding_alone(
     ]
 
 
-@pytest.mark.parametrize("more", [[], ["--plain"]], ids=["fast", "plain"])
+@pytest.mark.parametrize("way", [contextlib.nullcontext, xpcap.plain], ids=["fast", "plain"])
 def test_emulated_training_and_captions_need_no_reduction_that_may_not_compile(
-    more: list[str], device: Emulator, few_pictures: None
+    way: Callable[[], Any], device: Emulator, check_lines: Callable[[], list[str]]
 ) -> None:
     """Neither way takes CuPy's with CUB, whose headers may not be found; the fast way leaves it on."""
     device.cub_fails = True
-    output = good("train", "--out", "run", *SMALL, "--backend", "cupy", *more).output
-    assert "CUDA kernels fail" not in output
-    for beam in (1, 3):
-        good("caption", "run", "--split", "val", "--backend", "cupy", "--beam", beam, *more)
-    assert device.reduction_accelerators == ([] if more else ["cub"])
+    with way(), xpcap.use_backend("cupy"):
+        solver = make("cupy", num_epochs=1)
+        solver.train()
+        for policy in POLICIES[:2]:
+            solver.model.sample(solver.data.split("train").features, policy=policy)
+    assert not any("fail" in line for line in check_lines())
+    assert device.reduction_accelerators == ([] if way is xpcap.plain else ["cub"])
 
 
 def test_emulated_ranks_go_one_way(
