@@ -7,7 +7,6 @@ Rows of text are cases, and their expressions the ids of tests.
 import io
 import itertools
 import re
-import threading
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from emulated import Emulator, install_or_skip, memory, real
 from emulated.record import SCRATCH
+from test_launch import in_thread
 
 import xpcap
 from xpcap import gradcheck
@@ -80,58 +80,27 @@ def run(expression: str, names: dict[str, Any]) -> None:
 
 @cases("""
 # expression | launches | bytes of memory taken | and what the host sends and reads, or waits for
-xp.exp(x) | elementwise | 96
-x > 0 | elementwise | 24
 0.5 * (1 + xp.tanh(0.5 * x)) | 4 elementwise | 96 96 96 96
-x *= 2 ; xp.multiply(x, 2, out=x) | elementwise | -
-# into what is read elsewhere
-xp.multiply(x[1:], 2, out=x[:3]) | copy, elementwise | 72
+xp.multiply(x, 2, out=x) | elementwise | -
 x[:0] + 1 | - | -
-xp.where(x > 1, x, 0) | 2 elementwise | 24 96
-x.sum(axis=0) ; x.max(axis=0) | reduction | scratch 24
-x.sum(axis=0, out=v) | reduction, copy | scratch 24
-x.mean() | reduction, elementwise | scratch 4
+x.sum(axis=0) | reduction | scratch 24
 x @ x.T | product | 64
-xp.dot(x, x.T, out=out) | product | -
 xp.dot(part.T, x) | copy, product | 48 72
-xp.dot(x, x.T.astype("f8")) | 2 copy, product | 192 192 128
-# over its own operand
-xp.dot(out, out, out=out) | product, copy | 64
-xp.vdot(x, x) | elementwise, reduction, copy | 96 4 scratch 4
 x[1:], x[0, 0], x[:, None], x.T, x.reshape(6, 4), x.ravel(), list(x) | - | -
-part.reshape(-1) | copy | 48
 x.copy(), x.astype("f8") | 2 copy | 96 192
-x.astype("f4", copy=False), xp.ascontiguousarray(x), xp.asarray(x, dtype="f4") | - | -
 x[i] ; xp.take(x, i, axis=0) | gather | 48
-x[i, i] | memset, 2 elementwise, gather | 8 16
-x[[0, 1]] | gather | 16 48 | sent: 16
 x[i] = x[:2] | scatter | -
-x[i] = 0.0 | scatter | 4 | sent: 4
-xp.add.at(x, i, x[:2]) | scatter | -
-x[...] = 0 ; x.fill(0) | memset | -
-part[...] = 0 ; x[...] = 1 | elementwise | -
-# what lies under it
-x[1:4] = x[:3] | 2 copy | 72
+x[...] = 0 | memset | -
 # the rows are then assigned to themselves, which launches nothing
 x[1:3] += 1 | elementwise | -
-xp.empty(3, "f4"), xp.empty_like(x), xp.ndarray((2, 2)), xp.empty((0, 3)) | - | 12 96 32
-xp.zeros(3), xp.zeros_like(x), xp.zeros((0, 3)) | 2 memset | 24 96
-xp.full(2, 1, "i4"), xp.ones(1), xp.arange(4) | 3 elementwise | 8 8 32
-xp.asarray(host), xp.array(host), xp.asarray(2.0) | - | 96 96 8 | sent: 96 96 8
+xp.empty(3, "f4"), xp.empty_like(x), xp.empty((0, 3)) | - | 12 96
+xp.asarray(host), xp.asarray(2.0) | - | 96 8 | sent: 96 8
 x.set(host) | - | - | sent: 96 | waits: set from memory that is not pinned
-xp.concatenate([row] * 3) ; xp.stack([row] * 3) | 3 copy | 72
-# many small ones: their addresses are sent
-xp.concatenate([row] * 9) | copy | 72 216 | sent: 72
-xp.argsort(x) | sort | 96 scratch 192
-x.cumsum(axis=1) | scan | scratch 96
+xp.concatenate([row] * 3) | 3 copy | 72
 x.get() | - | - | reads: get
-part.get() | copy | 48 | reads: get
-float(s) | - | - | reads: float
-int(s) | - | - | reads: int
+float(s), int(s) | - | - | reads: float, int
 "yes" if s > 0 else "no" | elementwise | 1 | reads: bool
-f"{s:.3f}" | - | - | reads: format
-repr(s) | - | - | reads: repr
-str(s) | - | - | reads: str
+f"{s:.3f}", repr(s), str(s) | - | - | reads: format, repr, str
 """)
 def test_emulated_work_is_counted(
     row: list[str], names: dict[str, Any], emulator: Emulator
@@ -150,8 +119,6 @@ def test_emulated_work_is_counted(
         "waits": ", ".join(wait.how for wait in counts.waits),
     }
     assert {k: v for k, v in waits.items() if v} == dict(cell.split(": ") for cell in more)
-    events = (*counts.events, *counts.allocations)
-    assert {event.place.split(":")[0] for event in events} <= {"test_emulated_device.py"}
 
 
 def test_emulated_place_is_the_line_of_xpcap_that_asked(x: Any, emulator: Emulator) -> None:
@@ -161,24 +128,9 @@ def test_emulated_place_is_the_line_of_xpcap_that_asked(x: Any, emulator: Emulat
         xpcap.to_numpy(x)
     files = [read.place.split(":")[0] for read in counts.reads]
     assert files == 2 * ["xpcap/gradcheck.py"] + ["xpcap/backend.py"]
-    assert counts.reads[0].place.endswith("(rel_error)")
 
 
-def test_emulated_counts_nest_and_reset(xp: ModuleType, emulator: Emulator) -> None:
-    with emulator.counting() as outer:
-        xp.zeros(3)
-        with emulator.counting() as inner:
-            xp.exp(xp.ones(3))
-    xp.zeros(3)
-    assert [len(counts.launches) for counts in (inner, outer, emulator)] == [2, 3, 4]
-    assert inner.names() == {"elementwise full": 1, "elementwise exp": 1}
-    assert [len(counts.allocations) for counts in (inner, outer, emulator)] == [2, 3, 4]
-    emulator.reset()
-    assert emulator.launches == emulator.allocations == []
-    assert (len(outer.launches), len(outer.allocations)) == (3, 3)
-
-
-def test_emulated_clock_is_read_after_a_wait(xp: ModuleType, emulator: Emulator) -> None:
+def test_emulated_clock_is_read_after_a_wait(xp: ModuleType) -> None:
     start, end = xp.cuda.Event(), xp.cuda.Event()
     start.record()
     end.record()
@@ -186,44 +138,28 @@ def test_emulated_clock_is_read_after_a_wait(xp: ModuleType, emulator: Emulator)
         xp.cuda.get_elapsed_time(start, end)
     end.synchronize()
     assert xp.cuda.get_elapsed_time(start, end) >= 0
-    xp.cuda.Stream.null.synchronize()
-    xp.cuda.Device().synchronize()
-    waits = [wait.how.removesuffix(".synchronize") for wait in emulator.waits]
-    assert waits == ["Event", "Stream", "Device"]
 
 
 # ---- Results
 
 
 @cases("""
-x.sum() ; x.max() ; x.mean() ; x.argmax() ; x[1, 2] ; xp.vdot(x, x) ; xp.dot(v, v) ;
-(x > 3).all() ; xp.sqrt(2.0) ; next(iter(v)) | ()
-x.T + 1 | (6, 4)
-x.T[i] | (2, 4)
-x.T.max(axis=0) | (4,)
-x.T @ x | (6, 6)
-xp.where(x.T > 1, x.T, 0) | (6, 4)
+a.sum() ; a.max() ; a.mean() ; a.argmax() ; a[1, 1] ; (a > 3).all() ; xp.sqrt(2.0) ; next(iter(a[0])) ;
+a.T + 1 ; a.T[xp.asarray([0, -1])] ; a.T.max(axis=0) ; a.T @ a ; xp.where(a.T > 1, a.T, 0) ;
+a * 2.0 ; a * np.float64(2) ; a / 3 ; a + xp.ones(2, "float32") ; a.sum(dtype=np.float64) ;
+a.argmax(axis=0) ; xp.exp(a) ; a.cumsum(axis=1) ; xp.arange(3) ; xp.full(3, 2) ; xp.maximum(a, 0.5) ;
+xp.asarray([-1.5, 2.5]).astype("i4") ; xp.argsort(a, axis=0, kind="stable")
 """)
-def test_emulated_results_are_contiguous_arrays_and_never_scalars(
-    row: list[str], names: dict[str, Any]
+def test_emulated_results_are_those_of_numpy_2_in_contiguous_arrays_and_never_scalars(
+    row: list[str], xp: ModuleType
 ) -> None:
-    result = eval(row[0], names)
-    assert type(result) is names["xp"].ndarray
-    assert str(result.shape) == row[1]
-    assert result.flags.c_contiguous
-
-
-@cases("""
-a * 2.0 ; a * np.float64(2) ; a / 3 ; a + xp.ones(2, "float32") ; a + a.sum() ; a.mean() ; a @ a ;
-a.sum(dtype=np.float64) ; a.argmax(axis=0) ; xp.where(a > 0, a, 0) ; xp.exp(a) ; a.cumsum(axis=1) ;
-xp.arange(3) ; xp.full(3, 2) ; xp.maximum(a, 0.5)
-""")
-def test_emulated_dtypes_are_those_of_numpy_2(row: list[str], xp: ModuleType) -> None:
     for dtype in ("float32", "float64", "int32", "bool"):
-        host = np.ones((2, 2), dtype)
+        host = np.ones((20, 2), dtype)
         ours = eval(row[0], {"np": np, "xp": xp, "a": xp.asarray(host)})
         theirs = eval(row[0], {"np": np, "xp": np, "a": host})
-        assert ours.dtype == theirs.dtype
+        assert type(ours) is xp.ndarray
+        assert ours.flags.c_contiguous
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
         np.testing.assert_array_equal(ours.get(), theirs)
 
 
@@ -231,9 +167,8 @@ def test_emulated_atomic_additions_differ_from_time_to_time(xp: ModuleType) -> N
     """As on a card, bits differ and sums do not: what has to give equal bits twice may not use
     it.
     """
-    rng = np.random.default_rng(0)
+    rng, sums = np.random.default_rng(0), []
     rows, ids = rng.standard_normal((400, 3)).astype("f4"), rng.integers(0, 2, 400).astype("i4")
-    sums = []
     for _ in range(4):
         out = xp.zeros((2, 3), "f4")
         xp.add.at(out, xp.asarray(ids), xp.asarray(rows))
@@ -243,16 +178,10 @@ def test_emulated_atomic_additions_differ_from_time_to_time(xp: ModuleType) -> N
     assert len({s.tobytes() for s in sums}) > 1
 
 
-def test_emulated_sorting_is_stable(xp: ModuleType) -> None:
-    keys = np.repeat([1, 0], 20).astype("i4")
-    order = xp.argsort(xp.asarray(keys)).get()
-    np.testing.assert_array_equal(order, np.argsort(keys, kind="stable"))
-
-
 def test_emulated_memory_is_poisoned(xp: ModuleType, x: Any) -> None:
     """So that reading what was never written shows."""
-    assert np.isnan(xp.empty((2, 3), "f4").get()).all()
-    assert np.isnan(xp.empty_like(x).get()).all()
+    for empty in (xp.empty((2, 3), "f4"), xp.empty_like(x)):
+        assert np.isnan(empty.get()).all()
     found = xp.empty(3, np.int32).get()
     assert (found > 2**30).all()
     assert (found % 2 == 1).all()
@@ -282,12 +211,18 @@ def test_emulated_copies_to_pinned_memory_are_there_after_a_wait(
 def test_emulated_addresses_are_remembered_for_the_thread_that_asked(x: Any) -> None:
     """Ranks that are threads launch kernels between each other's questions."""
     address = x.data.ptr
-    other = threading.Thread(target=memory.take_asked, args=([],))
-    other.start()
-    other.join()
-    found = memory.take_asked([address])
-    assert found
-    assert found[0].shape == x.shape
+    in_thread(lambda: memory.take_asked([]))
+    assert [asked.shape for asked in memory.take_asked([address]) or ()] == [x.shape]
+
+
+def test_emulated_other_device_computes_with_its_own_arrays(
+    xp: ModuleType, names: dict[str, Any]
+) -> None:
+    there = names["there"]
+    with xp.cuda.Device(1):
+        assert there.device.id == 1
+        there += 1
+    assert there.get().tolist() == [2, 2, 2]
 
 
 # ---- Refusals
@@ -361,25 +296,6 @@ def test_emulated_device_refuses(row: list[str], names: dict[str, Any], emulator
         run(expression, names)
     assert error in [base.__name__ for base in type(caught.value).__mro__]
     assert emulator.kinds()["raw"] == 0
-
-
-def test_emulated_device_takes_what_is_next_to_the_refused(
-    xp: ModuleType, x: Any, names: dict[str, Any]
-) -> None:
-    np.testing.assert_array_equal(x[xp.asarray([-1])].get(), x.get()[-1:])
-    x[xp.asarray([0, 0, 1]), xp.asarray([0, 1, 0])] = 0.0
-    np.testing.assert_array_equal(x.get()[:2, :2], [[0, 0], [0, 7]])
-    assert xp.asarray([-1.5, 2.5]).astype("i4").get().tolist() == [-1, 2]
-    out = xp.empty((4, 4), "f4")
-    assert xp.dot(x, x.T, out=out) is out
-    np.testing.assert_array_equal(out.get(), x.get() @ x.get().T)
-    assert not x.T.flags.c_contiguous
-    there = names["there"]
-    with xp.cuda.Device(1):
-        assert there.device.id == 1
-        there += 1
-    assert there.get().tolist() == [2, 2, 2]
-    assert there[1:].shape == (2,)
 
 
 def test_emulated_names_are_those_of_cupy(xp: ModuleType, x: Any) -> None:
@@ -458,18 +374,3 @@ def test_emulated_kernels_take_parts_of_one_buffer_and_one_array_twice(xp: Modul
     np.testing.assert_array_equal(flat[2 * N :].get(), SCALED)
     scale(x=flat[:N], out=flat[:N].reshape(3, 100))  # the same memory in another shape
     np.testing.assert_array_equal(flat[:N].get(), SCALED)
-
-
-def test_emulated_kernels_leave_a_record_of_what_they_wrote(
-    xp: ModuleType, emulator: Emulator
-) -> None:
-    """A kernel that is given a whole buffer and goes wrong inside it is seen by this alone."""
-    out = xp.empty((N, 5), "f4")
-    with emulator.counting() as counts:
-        scale(out=out, n=20, guard="k >= 10 && k < n")
-        scale(x=out, out=out, n=20, guard="k % 7 == 0 && k < n")
-    first, second = counts.written
-    assert first.kernel == "scale"
-    changed = {name: [*at] for name, at in first.changes.items()}
-    assert changed == {"x": [], "shift": [], "out": [out.data.ptr + 4 * k for k in range(10, 20)]}
-    assert second.changes["out"] == second.changes["x"] == out.data.ptr + 4 * 14  # others are NaN

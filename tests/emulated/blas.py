@@ -2,8 +2,7 @@
 are.
 
 The real one takes any numbers: a wrong address, size or leading dimension reads or writes what lies
-there. Here each matrix has to lie in one allocation of the current device, of the right dtype. What
-a bigger buffer hides is in `Counts.products`.
+there. Here each matrix has to lie in one allocation of the current device, of the right dtype.
 """
 
 import ctypes
@@ -17,143 +16,100 @@ import numpy as np
 
 from emulated import memory
 from emulated.cuda import Module
-from emulated.record import EMULATOR, Footprint
+from emulated.record import EMULATOR
 
 MISSING = "emulated device: cuBLAS cannot be loaded (configured with cublas=False)"
 _addresses = itertools.count(0x5EED0, 16)  # of handles
 NAMES = "handle transa transb m n k alpha A lda B ldb beta C ldc".split()
 
 
-class Call:
+def gemm(name: str, dtype: Any, *args: int) -> None:
     """C = alpha op(A) op(B) + beta C, column by column: op(A) is m x k, op(B) k x n, C m x n."""
+    v = {key: _integer(key, value) for key, value in zip(NAMES, args, strict=True)}
+    _check_handle(v["handle"])
+    for key in ("transa", "transb"):
+        if v[key] not in (0, 1):
+            raise ValueError(f"{key} is {v[key]}, expected CUBLAS_OP_N = 0 or CUBLAS_OP_T = 1")
+    m, n, k = v["m"], v["n"], v["k"]
+    shapes = {
+        "A": (k, m) if v["transa"] else (m, k),
+        "B": (n, k) if v["transb"] else (k, n),
+        "C": (m, n),
+    }
+    for key, (rows, _) in shapes.items():
+        if v[f"ld{key.lower()}"] < max(1, rows):
+            got = v[f"ld{key.lower()}"]
+            raise ValueError(
+                f"ld{key.lower()} is {got}, expected at least the {rows} rows of {key}"
+            )
+    alpha, beta = (_scalar(key, v[key], dtype) for key in ("alpha", "beta"))
+    if not m or not n:
+        return  # as documented: nothing to compute, and no launch
+    A, B, C = (_matrix(key, v[key], *shapes[key], v[f"ld{key.lower()}"], dtype) for key in shapes)
+    for key, other in (("A", A), ("B", B)):
+        if np.shares_memory(C, other):
+            raise ValueError(f"C overlaps {key}: cuBLAS reads and writes in no fixed order")
+    with np.errstate(all="ignore"):
+        product = alpha * ((A.T if v["transa"] else A) @ (B.T if v["transb"] else B))
+        C[...] = product + beta * C if beta else product  # with beta 0, C is not read
+    EMULATOR.launch("product", name)
 
-    def __init__(self, name: str, dtype: np.dtype, given: dict[str, Any]) -> None:
-        self.name, self.dtype = name, dtype
-        self.numbers = {key: self._integer(key, value) for key, value in given.items()}
 
-    def _integer(self, key: str, value: Any) -> int:
-        try:
-            number = operator.index(value)  # the binding would cut a float down
-        except TypeError:
-            raise TypeError(
-                f"{self.name}: {key} is a {type(value).__name__}, expected an int; arrays and"
-                " scalars are passed by address"
-            ) from None
-        bits = 64 if key in ("handle", "alpha", "beta", "A", "B", "C") else 31
-        if not 0 <= number < 2**bits:
-            raise ValueError(f"{self.name}: {key} is {number}, expected 0 to 2^{bits} - 1")
-        return number
+def _integer(key: str, value: Any) -> int:
+    try:
+        number = operator.index(value)  # the binding would cut a float down
+    except TypeError:
+        raise TypeError(f"{key} is a {type(value).__name__}, expected an int") from None
+    bits = 64 if key in ("handle", "alpha", "beta", "A", "B", "C") else 31
+    if not 0 <= number < 2**bits:
+        raise ValueError(f"{key} is {number}, expected 0 to 2^{bits} - 1")
+    return number
 
-    def run(self) -> None:
-        v = self.numbers
-        self.check_handle()
-        for key in ("transa", "transb"):
-            if v[key] not in (0, 1):
-                raise ValueError(
-                    f"{self.name}: {key} is {v[key]}, expected CUBLAS_OP_N = 0 or CUBLAS_OP_T = 1"
-                )
-        m, n, k = v["m"], v["n"], v["k"]
-        a = self._footprint("A", (k, m) if v["transa"] else (m, k))
-        b = self._footprint("B", (n, k) if v["transb"] else (k, n))
-        c = self._footprint("C", (m, n))
-        alpha, beta = self._scalar("alpha"), self._scalar("beta")
-        if not m or not n:
-            return  # as documented: nothing to compute, and no launch
-        A, B, C = (
-            self._matrix(key, footprint) for key, footprint in (("A", a), ("B", b), ("C", c))
+
+def _check_handle(address: int) -> None:
+    handle = EMULATOR.handles.get(address)
+    if handle is None:
+        raise ValueError(f"handle {address:#x} was never created, or is destroyed by now")
+    if handle.thread != threading.get_ident():
+        raise ValueError("the handle belongs to another thread")
+    if handle.device != EMULATOR.current:
+        raise ValueError(
+            f"the handle belongs to device {handle.device}, and device {EMULATOR.current} is the"
+            " current one"
         )
-        for key, other in (("A", A), ("B", B)):
-            if np.shares_memory(C, other):
-                raise ValueError(
-                    f"{self.name}: C overlaps {key}, expected memory of its own; cuBLAS reads and"
-                    " writes in no fixed order"
-                )
-        for address in (a.address, b.address, c.address):
-            if block := memory.find(address):
-                block.use()
-        with np.errstate(all="ignore"):
-            product = alpha * ((A.T if v["transa"] else A) @ (B.T if v["transb"] else B))
-            C[...] = product + beta * C if beta else product  # with beta 0, C is not read
-        EMULATOR.multiply(self.name, a, b, c)
 
-    def check_handle(self) -> None:
-        handle = EMULATOR.handles.get(self.numbers["handle"])
-        if handle is None:
-            raise ValueError(
-                f"{self.name}: handle {self.numbers['handle']:#x} was never created, or is"
-                " destroyed by now"
-            )
-        if handle.thread != threading.get_ident():
-            raise ValueError(f"{self.name}: the handle belongs to another thread")
-        if handle.device != EMULATOR.current:
-            raise ValueError(
-                f"{self.name}: the handle belongs to device {handle.device}, and device"
-                f" {EMULATOR.current} is the current one"
-            )
 
-    def _footprint(self, key: str, shape: tuple[int, int]) -> Footprint:
-        ld = self.numbers[f"ld{key.lower()}"]
-        if ld < max(1, shape[0]):
-            raise ValueError(
-                f"{self.name}: ld{key.lower()} is {ld}, expected at least the {max(1, shape[0])}"
-                f" rows of {key}, which has shape {shape}"
-            )
-        return Footprint(self.numbers[key], *shape, ld, self.dtype.itemsize)
+def _scalar(key: str, address: int, dtype: np.dtype) -> Any:
+    if memory.find(address) or not address or address % dtype.itemsize:
+        raise ValueError(f"{key} is {address:#x}, expected the address of a {dtype} on the host")
+    return np.frombuffer(ctypes.string_at(address, dtype.itemsize), dtype)[0]
 
-    def _scalar(self, key: str) -> Any:
-        address = self.numbers[key]
-        if memory.find(address):
-            raise ValueError(
-                f"{self.name}: {key} is an address on the device, expected one on the host; cuBLAS"
-                " reads it there"
-            )
-        if not address or address % self.dtype.itemsize:
-            raise ValueError(
-                f"{self.name}: {key} is {address:#x}, expected the address of a {self.dtype} on the"
-                " host"
-            )
-        return np.frombuffer(ctypes.string_at(address, self.dtype.itemsize), self.dtype)[0]
 
-    def _matrix(self, key: str, footprint: Footprint) -> np.ndarray:
-        """The matrix as NumPy sees it: `footprint` held against the allocation that it begins
-        in.
-        """
-        shape = footprint.rows, footprint.columns
-        who = (
-            f"{self.name}: {key} of shape {shape} with ld {footprint.ld} at {footprint.address:#x}"
+def _matrix(key: str, address: int, rows: int, columns: int, ld: int, dtype: Any) -> np.ndarray:
+    """The matrix as NumPy sees it, held against the allocation that it begins in."""
+    if not (rows and columns):
+        return np.empty((rows, columns), dtype)
+    nbytes, block = (ld * (columns - 1) + rows) * dtype.itemsize, memory.find(address)
+    if block is None:
+        raise ValueError(f"{key} lies in no array of the device that is alive")
+    if block.device != EMULATOR.current:
+        raise ValueError(
+            f"{key} lies on device {block.device}, and device {EMULATOR.current} is the current one"
         )
-        if not footprint.nbytes:
-            return np.empty(shape, self.dtype)
-        block = memory.find(footprint.address)
-        if block is None:
-            raise ValueError(
-                f"{who} lies in no array of the device, expected x.data.ptr of one that is alive"
-            )
-        if block.device != EMULATOR.current:
-            raise ValueError(
-                f"{who} lies on device {block.device}, and device {EMULATOR.current} is the"
-                " current one"
-            )
-        if block.dtype != self.dtype:
-            raise TypeError(f"{who} lies in memory of {block.dtype}, expected {self.dtype}")
-        offset = footprint.address - block.start
-        if offset % self.dtype.itemsize:
-            raise ValueError(
-                f"{who} begins inside an element, {offset} bytes into its allocation; an offset"
-                " counts bytes, not elements"
-            )
-        if offset + footprint.nbytes > block.nbytes:
-            raise ValueError(
-                f"{who} ends {offset + footprint.nbytes - block.nbytes} bytes beyond its allocation"
-                f" of {block.nbytes} bytes"
-            )
-        held = (ctypes.c_char * footprint.nbytes).from_address(footprint.address)
-        return np.ndarray(
-            shape,
-            self.dtype,
-            held,
-            strides=(self.dtype.itemsize, footprint.ld * self.dtype.itemsize),
+    if block.dtype != dtype:
+        raise TypeError(f"{key} lies in memory of {block.dtype}, expected {dtype}")
+    offset = address - block.start
+    if offset % dtype.itemsize:
+        raise ValueError(f"{key} begins inside an element; an offset counts bytes, not elements")
+    if beyond := max(0, offset + nbytes - block.nbytes):
+        raise ValueError(
+            f"{key} of shape {(rows, columns)} with ld {ld} ends {beyond} bytes beyond its"
+            f" allocation of {block.nbytes} bytes"
         )
+    block.use()
+    held = (ctypes.c_char * nbytes).from_address(address)
+    strides = dtype.itemsize, ld * dtype.itemsize
+    return np.ndarray((rows, columns), dtype, held, strides=strides)
 
 
 class Handle:
@@ -176,16 +132,9 @@ def get_cublas_handle() -> int:
     return int(handles[EMULATOR.current].address)
 
 
-def _gemm(name: str, dtype: type, *args: int) -> None:
-    if len(args) != len(NAMES):
-        raise TypeError(f"{name}() takes exactly {len(NAMES)} positional arguments")
-    Call(name, np.dtype(dtype), dict(zip(NAMES, args, strict=True))).run()
-
-
 CUBLAS = Module(
     "cuda.cublas",
-    "is not modelled; add it to tests/emulated/blas.py",
-    sgemm=functools.partial(_gemm, "sgemm", np.float32),
-    dgemm=functools.partial(_gemm, "dgemm", np.float64),
+    sgemm=functools.partial(gemm, "sgemm", np.dtype(np.float32)),
+    dgemm=functools.partial(gemm, "dgemm", np.dtype(np.float64)),
     getVersion=lambda handle: 130000,
 )

@@ -2,8 +2,7 @@
 
 A kernel is launched through the driver's binding, by addresses. What lies there is held against the C
 parameter list, and CUDA reads it whatever it is. Each array is laid between margins while the kernel
-runs, so that what it reads beyond an end is NaN and what it writes there is an error. What a launch
-changed inside its arrays is in `Counts.written`.
+runs, so that what it reads beyond an end is NaN and what it writes there is an error.
 """
 
 import ctypes
@@ -137,11 +136,8 @@ class RawKernel:
         if EMULATOR.recorded is not None:
             EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))
         self._built.launch(self.name, grid, block, guarded.args, EMULATOR.seed)
-        changes = guarded.changes() if EMULATOR.counted else None
         guarded.leave()
         EMULATOR.launch("raw", self.name)
-        if changes is not None:
-            EMULATOR.wrote(self.name, changes)
 
     def _recorded(self, grid: Any, block: Any, args: list[Any]) -> Any:
         """The launch with copies of its arrays; an array given twice is one copy."""
@@ -182,11 +178,6 @@ class Guarded:
         self.args = [
             self._laid(p.name, x) if p.pointer else x for p, x in zip(parameters, args, strict=True)
         ]
-        self._arrays = {
-            p.name: (x, laid)
-            for p, x, laid in zip(parameters, args, self.args, strict=True)
-            if p.pointer
-        }
 
     def _laid(self, name: str, host: np.ndarray) -> np.ndarray:
         key = (host.ctypes.data, host.size, host.dtype.str)
@@ -203,10 +194,6 @@ class Guarded:
         inside = self._places[key][3]
         return inside if inside.shape == host.shape else inside.reshape(host.shape)
 
-    def changes(self) -> dict[str, np.ndarray]:
-        """The addresses of what the kernel changed, by parameter."""
-        return {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
-
     def leave(self) -> None:
         """Take the results home. RuntimeError : the kernel wrote beside one of its arrays."""
         for number, (name, host, room, inside) in enumerate(self._places.values()):
@@ -220,12 +207,6 @@ class Guarded:
                     " missing, or a size is wrong"
                 )
             host[...] = inside
-
-
-def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The addresses where two C-contiguous arrays have different bits."""
-    old, new = (x.reshape(-1).view(f"u{x.itemsize}") for x in (before, after))
-    return before.ctypes.data + before.itemsize * np.flatnonzero(old != new)
 
 
 @functools.cache

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import xpcap
 from emulated import real
 
@@ -64,63 +62,6 @@ class Read(NamedTuple):
     place: Place
 
 
-class Footprint(NamedTuple):
-    """The memory of a matrix in a raw product, as cuBLAS sees it: `columns` columns of `rows`
-    elements, each column `ld` elements after the last.
-    """
-
-    address: int
-    rows: int
-    columns: int
-    ld: int
-    itemsize: int
-
-    @property
-    def nbytes(self) -> int:
-        """From the first element to the end of the last one."""
-        if not (self.rows and self.columns):
-            return 0
-        return (self.ld * (self.columns - 1) + self.rows) * self.itemsize
-
-    def elements(self) -> set[int]:
-        """The address of every element. A test holds it against `elements(x)` of the arrays that it
-        meant.
-        """
-        return {
-            self.address + self.itemsize * (self.ld * column + row)
-            for column in range(self.columns)
-            for row in range(self.rows)
-        }
-
-
-def elements(x: Any) -> set[int]:
-    """The address of every element of the device array `x`."""
-    offsets = np.zeros((), np.int64)
-    for size, stride in zip(x.shape, x.strides, strict=True):
-        offsets = np.add.outer(offsets, np.arange(size) * stride)
-    return set((x.data.ptr + offsets).reshape(-1).tolist())
-
-
-class Product(NamedTuple):
-    """One raw product, C = op(A) op(B): A, B and C as they lie in memory, before any op."""
-
-    name: str
-    A: Footprint
-    B: Footprint
-    C: Footprint
-    place: Place
-
-
-class Written(NamedTuple):
-    """Addresses of the elements that one launch of a kernel changed, by parameter. One that got the
-    bits it had is not among them: let tests begin with poison.
-    """
-
-    kernel: str
-    changes: dict[str, np.ndarray]
-    place: Place
-
-
 class Transfer(NamedTuple):
     """One copy from the host to the device."""
 
@@ -140,14 +81,16 @@ class Counts:
 
     launches: list[Launch]
     allocations: list[Allocation]
-    products: list[Product]
-    written: list[Written]
     reads: list[Read]
     transfers: list[Transfer]
     waits: list[Wait]
     events: list[Any]  # all of them, in order
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted so far."""
         for name in Counts.__annotations__:
             setattr(self, name, [])
 
@@ -159,23 +102,10 @@ class Counts:
         """Launches by kind and name, as in ``"product dot"``."""
         return Counter(f"{launch.kind} {launch.name}" for launch in self.launches)
 
-    def changed_by_kernels(self) -> set[int]:
-        """The addresses of the elements that kernels left with other bits."""
-        changes = [one for written in self.written for one in written.changes.values()]
-        return set().union(*(addresses.tolist() for addresses in changes))
-
-    def written_by_products(self) -> set[int]:
-        """The addresses of the results of raw products."""
-        return set().union(*(product.C.elements() for product in self.products))
-
-    def read_by_products(self) -> set[int]:
-        """The addresses of the factors of raw products."""
-        return set().union(*(x.elements() for one in self.products for x in (one.A, one.B)))
-
-    def reset(self) -> None:
-        """Forget what was counted so far."""
-        for name in Counts.__annotations__:
-            getattr(self, name).clear()
+    @property
+    def products(self) -> list[Launch]:
+        """Raw products of cuBLAS."""
+        return [launch for launch in self.launches if launch.name.endswith("gemm")]
 
 
 class Emulator(Counts):
@@ -184,8 +114,6 @@ class Emulator(Counts):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._open: list[Counts] = []
         self.configure()
 
     def configure(
@@ -202,7 +130,7 @@ class Emulator(Counts):
         cuBLAS's binding loads, devices without a context, whether kernels round as on a card.
         """
         self.reset()
-        self._open.clear()
+        self._open: list[Counts] = []
         self.devices, self.name, self.cublas = devices, name, cublas
         self.free, self.total = free, total
         # Handles of cuBLAS by address: the threads hold them
@@ -294,16 +222,8 @@ class Emulator(Counts):
             getattr(counts, events).append(event)
             counts.events.append(event)
 
-    @property
-    def counted(self) -> bool:
-        """Whether somebody counts."""
-        return bool(self._open)
-
     def _place(self) -> Place:
-        return place() if self.counted else None
-
-    def _launched(self, kind: str, name: str, where: Place) -> None:
-        self._record("launches", Launch(kind, name, where))
+        return place() if self._open else None
 
     def launch(self, kind: str, name: str, *scratch: int) -> None:
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
@@ -313,23 +233,13 @@ class Emulator(Counts):
             error = real.look_up("cuda.compiler.CompileException")
             raise error("cub/cub.cuh(1): error: no such header", "", name, (), "nvrtc")
         where = self._place()
-        self._launched(kind, name, where)
+        self._record("launches", Launch(kind, name, where))
         for nbytes in filter(None, scratch):
             self._record("allocations", Allocation(nbytes, where))
 
     def allocate(self, nbytes: int) -> None:
         if nbytes:
             self._record("allocations", Allocation(nbytes, self._place()))
-
-    def multiply(self, name: str, A: Footprint, B: Footprint, C: Footprint) -> None:
-        """A raw product: one launch, and the memory that it reads and writes."""
-        where = self._place()
-        self._launched("product", name, where)
-        self._record("products", Product(name, A, B, C, where))
-
-    def wrote(self, name: str, changes: dict[str, np.ndarray]) -> None:
-        """What a kernel changed."""
-        self._record("written", Written(name, changes, self._place()))
 
     def read(self, how: str) -> None:
         self.finish(self.stream_ptr)

@@ -367,3 +367,54 @@ def test_emulated_padding_alone_has_no_loss(device: Emulator) -> None:
                 nll, dscores = get_ops(h).softmax_loss(h.copy(), targets, terms)
             assert (xpcap.to_numpy(nll) != 0).tolist() == [True, False]
             assert xpcap.to_numpy(dscores).any(axis=1).tolist() == [True, False]
+
+
+# ---- Loops
+
+
+def normal(*shape: int) -> Any:
+    return xpcap.asarray(np.random.default_rng(shape[0]).standard_normal(shape).astype("f4"))
+
+
+@pytest.mark.parametrize("fused", [1, 2])
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if ops.has_kernels(cell)])
+def test_emulated_steps_that_no_sequence_reaches_launch_nothing(
+    name: str, fused: int, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card refuses a grid without blocks."""
+    monkeypatch.setattr("xpcap.ops.device.FUSED", fused)
+    cell, H = CELLS[name], 7
+    G = len(cell.blocks) * H
+    for sizes in ([2, 1, 0, 0], [2, 0], [0]):
+        rows = ops.PackedSequences.of(sizes, 2)
+        with xpcap.use_backend("cupy"):
+            state0 = (normal(2, H),) * len(cell.states)
+            h, cache = cell.rows_forward(normal(rows.R, G), state0, {"Wh": normal(H, G)}, rows)
+            with device.counting() as counts:
+                _, (dh0, *_), _ = cell.rows_backward(normal(rows.R, H), cache)
+        assert len(h) == rows.R
+        assert np.isfinite(xpcap.to_numpy(dh0)).all()
+        assert sum("back" in one.name for one in counts.launches) == sum(n > 0 for n in sizes)
+
+
+def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator) -> None:
+    """They hold addresses; whoever made the loop may have let the arrays go."""
+    with xpcap.use_backend("cupy"):
+        out = normal(6, 4)
+        multiply = DeviceOps().row_matmul(normal(5, 3), normal(3, 4), out)
+        multiply(2, 1, 3)
+        expected = xpcap.to_numpy(normal(5, 3) @ normal(3, 4))[2:5]
+        np.testing.assert_allclose(xpcap.to_numpy(out)[1:4], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("places", "by_equation"), [(1025, "attend_steps"), (1024, None)])
+def test_emulated_attention_over_more_places_than_a_block_has_threads_is_the_equation(
+    places: int, by_equation: str | None, device: Emulator
+) -> None:
+    with xpcap.use_backend("cupy"):
+        p = normal(1, places)
+        with replay.recording() as record:
+            step_fn = get_ops(p).attend_steps(normal(1, 7), normal(1, places, 7), p, normal(1, 7))
+        assert record.invalidated == by_equation
+        step_fn(ops.single_step(1))
+        assert xpcap.to_numpy(p).sum() == pytest.approx(1, rel=1e-5)

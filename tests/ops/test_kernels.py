@@ -29,6 +29,7 @@ from xpcap.backend import Array
 from xpcap.layers import PackedSequences, Pointwise
 from xpcap.layers.lstm import LSTMCell
 from xpcap.layers.recurrent import sequence_backward, sequence_forward, step_forward
+from xpcap.memory import Workspace
 from xpcap.ops import (
     OPERATIONS,
     CellBuffers,
@@ -274,3 +275,19 @@ def test_host_adam_runs_its_equation_where_arrays_are_not_flat_and_alike(how: st
     given = [x.T if how == "columns" else x for x in arrays]
     HostOps().adam_update(*given, 0.5, 0.9, 0.999, 1e-8)
     np.testing.assert_allclose(w, expected, rtol=1e-6)
+
+
+def test_row_products_are_added_in_memory_of_the_buffer(rng: np.random.Generator) -> None:
+    """On NumPy, which cannot add to what is there within a product."""
+    x, w, out = (rng.standard_normal(shape) for shape in ((6, 3), (3, 5), (6, 5)))
+    expected = out.copy()
+    expected[1:5] += x[2:6] @ w
+    expected[:2] += x[4:] @ w
+    workspace = Workspace(x)
+    for memory in (workspace, None):
+        added = out.copy()
+        multiply = get_ops(x).row_matmul_add(x, w, added, memory)
+        multiply(2, 1, 4)
+        multiply(4, 0, 2)
+        np.testing.assert_allclose(added, expected, rtol=1e-14)
+    assert workspace.nbytes == x[2:6].nbytes // 3 * 5  # of the product with the most rows
