@@ -9,10 +9,8 @@ import types
 import warnings
 from pathlib import Path
 
-import emulated_check
 import gpu_check
 import pytest
-from emulated import install_or_skip
 from gpu_check import Done, Part, parts_of
 from libraries import CUPY
 
@@ -218,21 +216,3 @@ def test_without_a_card_each_command_says_so_and_the_rest_is_left_out(
     assert "| Card | left out | nvidia-smi is not installed |" in text
     assert "CUPY_TF32=0\n" in text
     assert "Traceback" not in text
-
-
-@pytest.mark.nightly
-def test_emulated_check_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_or_skip(monkeypatch)
-    monkeypatch.setenv("PYTHONPATH", str(emulated_check.EVERYWHERE))
-    page = tmp_path / "page.md"
-    assert gpu_check.check(emulated_check.emulated_parts(), page) == 0
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("# xpcap on the emulated device: no time here is a card's, ")
-    for title, line in (
-        ("Ten minutes", "CUDA kernels agree "),
-        ("Paths of a step", "5 captions: all train as NumPy does; "),
-        ("A thousand steps", "memory is flat at "),
-        ("Training", "the same bytes: "),
-        ("GPU tests", " passed, "),
-    ):
-        assert re.search(rf"^\| {title} \| ok \| [^|]*{line}", text, re.MULTILINE)
