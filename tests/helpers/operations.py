@@ -14,7 +14,7 @@ an array that it cannot take. test_cpu_build.py runs the launches under sanitize
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -140,6 +140,11 @@ def row(scratch: int | None = None) -> Callable[..., Any]:
     return add
 
 
+def sizes_of(text: str) -> list[tuple[int, ...]]:
+    """Tuples of numbers, ``3 5 37, 1 1 1``."""
+    return [tuple(map(int, sizes.split())) for sizes in text.split(", ")]
+
+
 def layout(N: int, T: int) -> PackedSequences:
     """N sequences of up to T steps, longest first; the last one without any if there are more."""
     lengths = np.linspace(T, 0 if N > T else 1, N).astype(int)
@@ -170,14 +175,6 @@ def matmul(draw: Draw) -> Iterator[Any]:
         yield draw.normal(n, k), draw.normal(k, m)
 
 
-@row()
-def matmul_nt(draw: Draw) -> Iterator[Any]:
-    yield draw.normal(5, 11), draw.normal(7, 11), draw.poison(5, 7)
-    yield draw.normal(130, 3), draw.normal(7, 3), draw.poison(130, 7)  # more than SMALL_ROWS
-    for n, k, m in NOTHING:
-        yield draw.normal(n, k), draw.normal(m, k), draw.poison(n, m)
-
-
 def _product(factor: Any, arguments: tuple[Any, ...]) -> Any:
     (w,) = arguments
     x = asarray(np.random.default_rng(8).standard_normal((40, len(w))).astype(w.dtype))
@@ -197,21 +194,19 @@ def _products(multiply: Any, arguments: tuple[Any, ...]) -> None:
 
 @row()
 def row_matmul(draw: Draw) -> Iterator[Any]:
-    yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
-    yield Call((draw.normal(11, 0), draw.normal(0, 12), draw.normal(16, 12)), _products)
+    for k in (7, 0):
+        yield Call((draw.normal(11, k), draw.normal(k, 12), draw.normal(16, 12)), _products)
 
 
 @row()
 def row_matmul_add(draw: Draw) -> Iterator[Any]:
-    yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
-    yield Call((draw.normal(11, 0), draw.normal(0, 12), draw.normal(16, 12)), _products)
+    yield from row_matmul(draw)
 
 
 @row()
 def row_matmul_nt(draw: Draw) -> Iterator[Any]:
-    yield Call((draw.normal(11, 12), draw.normal(7, 12), draw.normal(5, 7)), _products)
-    yield Call((draw.normal(11, 12), draw.normal(39, 12), draw.normal(5, 39)), _products)  # blocks
-    yield Call((draw.normal(11, 0), draw.normal(7, 0), draw.normal(5, 7)), _products)
+    for m, k in ((7, 12), (39, 12), (7, 0)):  # 39: blocks
+        yield Call((draw.normal(11, k), draw.normal(m, k), draw.normal(5, m)), _products)
 
 
 # ---- Losses
@@ -252,10 +247,8 @@ def softmax_loss(draw: Draw) -> Iterator[Any]:
 
 @row()
 def word_loss(draw: Draw) -> Iterator[Any]:
-    sizes = (
-        [(3, 4, 40)],
-        [(3, 5, 300), (300, 512, 1000)],
-    )  # the last enough for a share on each core
+    # The last enough for a share on each core
+    sizes = [(3, 4, 40)], [(3, 5, 300), (300, 512, 1000)]
     for number, (R, H, V), weights in with_terms(*sizes):
         scale = 0.125 if number == 1 else draw.normal(R)
         given = draw.normal(R, H) / 20, draw.normal(H, V) / 20, draw.normal(V), draw.below(V, R)
@@ -275,7 +268,7 @@ def weighted_sum(draw: Draw) -> Iterator[Any]:
 # ---- Rows of tables, and their gradients
 
 # Rows, those of the table, columns
-TABLES = (3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16), (0, 5, 37)
+TABLES = sizes_of("3 5 37, 1 1 1, 3 4 257, 40 60 16, 0 5 37")
 
 
 @row()
@@ -290,21 +283,15 @@ def gather(draw: Draw) -> Iterator[Any]:
 
 @row()
 def gather_regions(draw: Draw) -> Iterator[Any]:
-    for R, K, C, P in ((2, 3, 9, 2), (1, 1, 1, 1), (5, 3, 37, 3), (0, 3, 9, 2)):
+    for R, K, C, P in sizes_of("2 3 9 2, 1 1 1 1, 5 3 37 3, 0 3 9 2"):
         table, rows = draw.normal(K, P, C), draw.below(K, R)
         yield table, rows, draw.poison(R, P, C), draw.mask(R, C), 0.75
         yield table, rows, draw.poison(R, P, C), None, 1.0
 
 
 @row(scratch=0)
-def gather_plus(draw: Draw) -> Iterator[Any]:
-    for R, K, C in TABLES:
-        yield draw.normal(K, C), draw.below(K, R), draw.normal(C), draw.poison(R, C)
-
-
-@row(scratch=0)
 def gather_plus_image(draw: Draw) -> Iterator[Any]:
-    for N, T, C in ((4, 3, 37), (1, 1, 1), (9, 5, 257), (4, 0, 37), (0, 3, 37)):
+    for N, T, C in sizes_of("4 3 37, 1 1 1, 9 5 257, 4 0 37, 0 3 37"):
         rows = layout(N, T)
         table, ids, b = draw.normal(7, C), draw.below(7, rows.R), draw.normal(C)
         yield table, ids, b, draw.normal(N, C), rows, draw.poison(rows.R, C)
@@ -320,9 +307,8 @@ def scatter(draw: Draw) -> Iterator[Any]:
 @row()
 def segment_sum(draw: Draw) -> Iterator[Any]:
     """Some ids have no row, the last among them, and one may have most of them."""
-    sizes = (20, 50, 3), (20, 300, 3), (1, 1, 1), (40, 255, 60), (200, 33, 31), (90, 512, 2)
-    sizes += (0, 50, 3), (0, 50, 0)
-    for R, C, K in sizes:
+    sizes = "20 50 3, 20 300 3, 1 1 1, 40 255 60, 200 33 31, 90 512 2, 0 50 3, 0 50 0"
+    for R, C, K in sizes_of(sizes):
         ids = draw.below(max(K - 1, 1), R)
         yield draw.normal(R, C), segments(ids, K), draw.poison(K, C)
     yield draw.normal(5, 7), segments(np.full(5, 3), 4), draw.poison(4, 7)
@@ -332,22 +318,14 @@ def segment_sum(draw: Draw) -> Iterator[Any]:
 
 @row()
 def sequence_sum(draw: Draw) -> Iterator[Any]:
-    for N, T, C in (
-        (4, 3, 50),
-        (1, 1, 1),
-        (3, 7, 300),
-        (9, 5, 33),
-        (25, 16, 8),
-        (4, 0, 50),
-        (0, 3, 50),
-    ):
+    for N, T, C in sizes_of("4 3 50, 1 1 1, 3 7 300, 9 5 33, 25 16 8, 4 0 50, 0 3 50"):
         rows = layout(N, T)
         yield draw.normal(rows.R, C), rows, draw.poison(N, C)
 
 
 @row()
 def add_rows(draw: Draw) -> Iterator[Any]:
-    for R, C in ((5, 17), (1, 1), (9, 64), (0, 17)):
+    for R, C in sizes_of("5 17, 1 1, 9 64, 0 17"):
         yield draw.normal(R, C), draw.normal(C)
         yield draw.normal(R, C), draw.normal(R, C)
 
@@ -361,12 +339,9 @@ def dropout(draw: Draw) -> Iterator[Any]:
         yield draw.normal(n), draw.mask(n), 0.75
 
 
-REGIONS = (5, 3, 17), (1, 1, 1), (3, 49, 64), (0, 3, 17), (5, 0, 17)
-
-
 @row(scratch=1)
 def add_to_regions(draw: Draw) -> Iterator[Any]:
-    for N, P, H in REGIONS:
+    for N, P, H in sizes_of("5 3 17, 1 1 1, 3 49 64, 0 3 17, 5 0 17"):
         yield draw.normal(N, P, H), draw.normal(N, H)
 
 
@@ -413,7 +388,7 @@ def record_step(draw: Draw) -> Iterator[Any]:
 # ---- Choices of words, and masks
 
 # Rows, words
-SCORES = (3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539), (0, 70)
+SCORES = sizes_of("3 70, 1 1, 2 2, 4 255, 5 256, 3 1004, 2 2539, 0 70")
 
 
 @row()
@@ -454,13 +429,8 @@ def beam_step(draw: Draw) -> Iterator[Any]:
     """Pictures with a hypothesis each before the first word, later with any number of them. Every
     third word cannot follow. Another ranking than the scores' decides.
     """
-    for pictures, size, V, first in (
-        (3, 2, 50, False),
-        (1, 1, 3, True),
-        (4, 5, 40, True),
-        (5, 3, 255, False),
-        (2, 5, 1004, False),
-        (6, 4, 300, False),
+    for pictures, size, V, first in sizes_of(
+        "3 2 50 0, 1 1 3 1, 4 5 40 1, 5 3 255 0, 2 5 1004 0, 6 4 300 0"
     ):
         counts = np.ones(pictures, int) if first else draw.rng.integers(0, size + 1, pictures)
         counts[-1] = 1 if first else size
@@ -490,12 +460,10 @@ def dropout_masks(draw: Draw) -> Iterator[Any]:
     """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a
     block. A part may have none.
     """
-    for widths, counts in (
-        ((70, 33, 101), (5, 7, 5)),
-        ((16, 32, 160), (4, 3, 8)),
-        ((15, 20, 8), (5, 1, 1)),
-        ((15, 20, 8), (0, 0, 0)),
+    for *widths, a, b, c in sizes_of(
+        "70 33 101 5 7 5, 16 32 160 4 3 8, 15 20 8 5 1 1, 15 20 8 0 0 0"
     ):
+        counts = a, b, c
         numbers = [draw.rng.permutation(n).astype(np.int32) for n in counts]
         if draw.device:
             for rows in numbers:
@@ -504,9 +472,7 @@ def dropout_masks(draw: Draw) -> Iterator[Any]:
         halves += [[rows[len(rows) // 2 :] for rows in numbers]]
         mask_rows = tuple(tuple(rows.copy() for rows in half) for half in halves)
         masks = tuple(
-            tuple(
-                np.zeros((len(rows), width), bool) for rows, width in zip(half, widths, strict=True)
-            )
+            tuple(np.zeros((len(rows), n), bool) for rows, n in zip(half, widths, strict=True))
             for half in mask_rows
         )
         yield masks, mask_rows, counts, 2**63 - 1, 2**40, 0.7
@@ -515,7 +481,7 @@ def dropout_masks(draw: Draw) -> Iterator[Any]:
 # ---- Attention
 
 # Sequences, steps, regions, units: more regions than a block multiplies at a time, up to the most
-ATTENTION = (3, 2, 5, 37), (1, 1, 1, 1), (2, 2, 25, 300), (5, 3, 49, 17), (2, 2, 196, 33)
+ATTENTION = sizes_of("3 2 5 37, 1 1 1 1, 2 2 25 300, 5 3 49 17, 2 2 196 33")
 MOST_REGIONS = (1, 1, 1024, 3)
 
 
@@ -547,10 +513,8 @@ def attend_steps(draw: Draw) -> Iterator[Any]:
         yield Call((h, A, draw.poison(rows.R, P), draw.poison(rows.R, H)), _forwards(rows))
     # Whole numbers, so that scores, up to thousands on either side of 0, are exact: equal ones, equal
     # and large, as far below 0, and a NaN. exp() of one overflows above 88, or 709 in double
-    yield Call(
-        (draw.normal(0, 5), draw.normal(0, 3, 5), draw.poison(0, 3), draw.poison(0, 5)),
-        _one_step(0),
-    )
+    none = draw.normal(0, 5), draw.normal(0, 3, 5), draw.poison(0, 3), draw.poison(0, 5)
+    yield Call(none, _one_step(0))
     N, P, H = 7, 49, 16
     A, h = (draw.below(2 * most + 1, *s) - most for most, s in ((16, (N, P, H)), (64, (N, H))))
     h[1], A[2:4], h[2], h[3] = 0, 16, 64, -64
@@ -570,16 +534,8 @@ def attend_backward_steps(draw: Draw) -> Iterator[Any]:
 
 @row()
 def attention_sum(draw: Draw) -> Iterator[Any]:
-    for N, T, P, H in (
-        (2, 3, 17, 20),
-        (1, 1, 1, 1),
-        (4, 3, 5, 300),
-        (3, 19, 25, 33),
-        (1, 33, 49, 7),
-        (25, 16, 16, 8),
-        (2, 2, 196, 5),
-        (2, 0, 17, 20),
-        (0, 3, 17, 20),
+    for N, T, P, H in sizes_of(
+        "2 3 17 20, 1 1 1 1, 4 3 5 300, 3 19 25 33, 1 33 49 7, 25 16 16 8, 2 2 196 5, 2 0 17 20, 0 3 17 20"
     ):
         rows = layout(N, T)
         by_row = draw.normal(rows.R, P), draw.normal(rows.R, H), draw.normal(rows.R, P)
@@ -590,16 +546,12 @@ def attention_sum(draw: Draw) -> Iterator[Any]:
 
 # Sequences of each step, and H: more than a block of lstm_step.cu takes, each way and in each
 # direction, more terms than fit a tile, and more sequences than DeviceOps fuses
-LOOPS = (
-    ((5, 3, 1), 17),
-    ((1,), 3),
-    ((3, 3), 17),
-    ((37, 35), 67),
-    ((70, 8), 8),
-    ((40, 40, 17, 16), 17),
-    ((2, 1), 130),
-    ((130, 2), 8),
-)
+LOOPS = [
+    (sizes, H)
+    for *sizes, H in sizes_of(
+        "5 3 1 17, 1 3, 3 3 17, 37 35 67, 70 8 8, 40 40 17 16 17, 2 1 130, 130 2 8"
+    )
+]
 
 
 @row()
@@ -713,8 +665,9 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
     """A row of an operation whose docstring has a shape for each argument, ``x (R, C)``.
 
     Arguments with ``int`` behind the shape number rows of any array, a float is 0.75, and what has a
-    default keeps it. `out` is not read, unless the docstring adds to it. The last calls have nothing
-    along each axis in turn, where the equation says what that gives.
+    default keeps it. `out` is not read, unless the docstring adds to it; what is ``overwritten`` may
+    hold anything afterwards. The last calls have nothing along each axis in turn, where the equation
+    says what that gives.
     """
     names = [name for name in inspect.signature(equation).parameters if name != "self"]
     text = inspect.getdoc(equation) or ""
@@ -745,7 +698,10 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
             if all(sizes.values()) or is_defined(equation, call):
                 yield call
 
-    return Operation(rows, changes_of(equation))
+    scratch = [
+        n for n, name in enumerate(names) if re.search(rf"{name} \([^)]*\), overwritten", text)
+    ]
+    return Operation(rows, changes_of(equation), *scratch)
 
 
 def is_defined(equation: Callable[..., Any], call: tuple[Any, ...]) -> bool:
@@ -818,22 +774,32 @@ def run(
     return flat([returned, *(x for number, x in enumerate(copies) if number != scratch)])
 
 
-def check_equals_equation(version: Ops, op: str, dtype: str, card: bool = False) -> None:
-    """A version and the equation in float64, in the backend in force: results, and all arguments."""
+def check_equals_equation(
+    version: Ops,
+    op: str,
+    dtype: str,
+    card: bool = False,
+    orders: Callable[[], Iterable[object]] = lambda: (0,),
+) -> None:
+    """A version and the equation in float64, in the backend in force: results, and all arguments.
+
+    `orders` lets a device's threads run in one order after another, each of which gives equal bits.
+    """
     draw = Draw(dtype, device=not isinstance(version, ops.HostOps))
     for number, call in enumerate(TABLE[op].calls(draw)):
-        for ours, theirs in compared(version, op, call):
+        where = f"{op} of {type(version).__name__}, call {number}"
+        with np.errstate(all="ignore"):
+            results = [run(version, op, call) for _ in orders()]
+            expected = run(Ops(), op, call, wide)
+        for ours, theirs in zip(results[0], expected, strict=True):
             assert ours.dtype == (dtype if theirs.dtype == np.float64 else theirs.dtype)
-            atol = TOLERANCES[dtype][card] * largest(theirs)
-            where = f"{op} of {type(version).__name__}, call {number}: an array {theirs.shape}"
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=where)
-
-
-def compared(version: Ops, op: str, call: Call) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Arrays of a call by a version, each with that of the equation in float64."""
-    with np.errstate(all="ignore"):
-        fast, plain = run(version, op, call), run(Ops(), op, call, wide)
-    return list(zip(fast, plain, strict=True))
+            atol, text = (
+                TOLERANCES[dtype][card] * largest(theirs),
+                f"{where}: an array {theirs.shape}",
+            )
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=text)
+        bits = {tuple(x.tobytes() for x in result) for result in results}
+        assert len(bits) == 1, f"{where}: bits depend on the order of the threads"
 
 
 def largest(x: np.ndarray) -> float:
