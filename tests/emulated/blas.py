@@ -50,7 +50,8 @@ def gemm(name: str, dtype: Any, *args: int) -> None:
         if np.shares_memory(C, other):
             raise ValueError(f"C overlaps {key}: cuBLAS reads and writes in no fixed order")
     with np.errstate(all="ignore"):
-        product = alpha * ((A.T if v["transa"] else A) @ (B.T if v["transb"] else B))
+        # By rows, as NumPy lays a product out: on the host the bits are then those of matmul
+        product = alpha * ((B if v["transb"] else B.T) @ (A if v["transa"] else A.T)).T
         C[...] = product + beta * C if beta else product  # with beta 0, C is not read
     EMULATOR.launch("product", name)
 
