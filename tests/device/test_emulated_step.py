@@ -24,9 +24,7 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, Watcher, to_numpy, training
 from xpcap.data import loader
 from xpcap.data.dataset import CaptionData, Split
-from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
-from xpcap.device.transfers import AHEAD, Staging
 from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
@@ -34,7 +32,6 @@ from xpcap.ops import has_kernels
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import CELL_KERNELS, FUSED
 from xpcap.progress import Pace
-from xpcap.runs import folder as run_folder
 
 N, T, D, W, H, V, P = 12, 16, 10, 6, 8, 40, 4
 # Launches of a step beside the loop, by dropout; with a NULL inside. Each array of a state adds one
@@ -147,126 +144,81 @@ def launches(case: StepCase) -> tuple[Counter[str], int]:
     return time_step, whole.total() - T * time_step.total()
 
 
-def rooms(events: Iterable[Any]) -> Counter[str]:
-    """How many reads or transfers each folder of the package asked for."""
-    return Counter(event.place.split("/")[-2] for event in events)
-
-
 def files(events: Iterable[Any]) -> Counter[str]:
     """How many each file asked for."""
     return Counter(event.place.split(":")[0].split("/")[-1] for event in events)
 
 
-@pytest.mark.parametrize("hole", [False, True], ids=["whole", "NULL-inside"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("cell", RECORDED)
-def test_emulated_step_reads_nothing_and_launches_little(
-    cell: str, dropout: float, hole: bool
-) -> None:
-    anew = counted(StepCase(cell, dropout, hole, recorded=False))
-    for counts in (anew, counted(StepCase(cell, dropout, hole))):
-        assert counts.reads == []
-        assert counts.waits == []
-        assert len(counts.transfers) == 1, (
-            f"{len(counts.transfers)} transfers, expected one, of index vectors:"
-            " the features are there"
-        )
-        assert len(counts.launches) <= len(anew.launches), counts.names()
+def check_frugal(counts: Counts) -> None:
+    """Nothing is read, waited for or allocated; one array is sent, of index vectors."""
+    found = counts.reads, counts.waits, counts.allocations, len(counts.transfers)
+    assert found == ([], [], [], 1)
 
 
 @pytest.mark.parametrize("hole", [False, True], ids=["whole", "NULL-inside"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("cell", RECORDED)
-def test_emulated_step_takes_no_memory_from_the_pool(cell: str, dropout: float, hole: bool) -> None:
-    """Once the buffers are as large as they have to be."""
-    for recorded in (True, False):
-        assert counted(StepCase(cell, dropout, hole, recorded=recorded)).allocations == []
-
-
-def test_emulated_time_step_is_one_kernel_and_one_product_each_way() -> None:
-    for cell in RECORDED:
-        kernel = CELL_KERNELS[name_of(CELLS[cell].equation)]
-        assert launches(StepCase(cell, fused=N - 1))[0] == Counter(
-            {f"raw {kernel}": 1, f"raw {kernel}_backward": 1, "product sgemm": 2}
-        )
-
-
-def test_emulated_time_step_of_few_captions_is_one_kernel_each_way() -> None:
-    assert launches(StepCase("lstm"))[0] == Counter(
-        {"raw lstm_step": 1, "raw lstm_step_backward": 1}
-    )
-
-
 @pytest.mark.parametrize("dropout", BESIDE)
 @pytest.mark.parametrize("cell", RECORDED)
-def test_emulated_step_launches_little_beside_its_time_steps(cell: str, dropout: float) -> None:
-    """The bounds leave no room: a copy that nobody asked for is seen."""
-    for hole, most in zip((False, True), BESIDE[dropout], strict=True):
-        _, beside = launches(StepCase(cell, dropout, hole))
-        most += len(CELLS[cell].states)
-        assert beside <= most, f"{beside} launches beside the time steps, at most {most}"
+def test_emulated_step_reads_nothing_takes_no_memory_and_launches_little(
+    cell: str, dropout: float, hole: bool
+) -> None:
+    """The bounds beside its time steps leave no room: a copy that nobody asked for is seen."""
+    case = StepCase(cell, dropout, hole)
+    anew, repeated = counted(case._replace(recorded=False)), counted(case)
+    for counts in (anew, repeated):
+        check_frugal(counts)
+    assert len(repeated.launches) <= len(anew.launches), repeated.names()
+    _, beside = launches(case)
+    assert beside <= BESIDE[dropout][hole] + len(CELLS[cell].states)
 
 
 @pytest.mark.parametrize("cell", RECORDED)
-def test_emulated_picture_at_every_step_takes_four_launches_and_no_memory(
-    cell: str,
-) -> None:
-    """Its product and three for the gradients; it joins the rows in the launch that makes them."""
-    without, counts = (counted(StepCase(cell, inject=inject)) for inject in ("init", "every-step"))
-    more = counts.names() - without.names()
-    assert more == Counter({"raw gather_plus_image": 1, "raw sequence_sum": 1, "product sgemm": 3})
-    assert without.names() - counts.names() == Counter({"raw gather_plus": 1})
-    assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == (
-        [],
-        [],
-        [],
-        1,
-    )
-
-
-def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator) -> None:
-    """What the kernels are for; and the bound above is not met by just anything."""
-    fused = count_step(device, make("cupy"))
-    with xpcap.plain():
-        plain = count_step(device, make("cupy"))
-    assert len(plain.launches) > 3 * len(fused.launches)
-    assert plain.reads == []
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
-@pytest.mark.usefixtures("new_cells")
-def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator) -> None:
-    check_training_equals_numpy(cell, dtype)
-
-
-@pytest.mark.parametrize("inject", ["every-step", "attention", "attention+every-step"])
-@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
-@pytest.mark.usefixtures("new_cells")
-@pytest.mark.slow
-def test_emulated_training_with_the_picture_at_every_step_equals_numpy(
-    cell: str, inject: str, device: Emulator
-) -> None:
-    check_training_equals_numpy(cell, np.float64, inject=inject)
-
-
-@pytest.mark.parametrize("cell", RECORDED)
-def test_emulated_attention_is_two_launches_a_time_step_each_way_and_takes_no_memory(
-    cell: str,
-) -> None:
-    """A kernel and a product, beside those of the cell; its grids lie on the device."""
-    time_step, beside = launches(StepCase(cell, inject="attention"))
+def test_emulated_time_step_is_one_kernel_and_one_product_each_way(cell: str) -> None:
+    """That of few captions is one kernel; attention adds one and a product, the picture at every step
+    four launches to all.
+    """
     kernel = CELL_KERNELS[name_of(CELLS[cell].equation)]
-    of_cell = {f"raw {kernel}": 1, f"raw {kernel}_backward": 1, "product sgemm": 4}
-    assert time_step == Counter({**of_cell, "raw attend_step": 1, "raw attend_step_backward": 1})
+    both_ways = Counter({f"raw {kernel}": 1, f"raw {kernel}_backward": 1})
+    assert launches(StepCase(cell, fused=N - 1))[0] == both_ways + Counter({"product sgemm": 2})
+    if cell == "lstm":
+        few = Counter({"raw lstm_step": 1, "raw lstm_step_backward": 1})
+        assert launches(StepCase(cell))[0] == few
+
+    time_step, beside = launches(StepCase(cell, inject="attention"))
+    attention = {"raw attend_step": 1, "raw attend_step_backward": 1, "product sgemm": 4}
+    assert time_step == both_ways + Counter(attention)
     assert beside - launches(StepCase(cell))[1] <= 10
-    counts = counted(StepCase(cell, inject="attention", hole=True))
-    assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == (
-        [],
-        [],
-        [],
-        1,
+    check_frugal(counted(StepCase(cell, inject="attention", hole=True)))
+
+    without, counts = (counted(StepCase(cell, inject=inject)) for inject in ("init", "every-step"))
+    check_frugal(counts)
+    more = Counter({"raw gather_plus_image": 1, "raw sequence_sum": 1, "product sgemm": 3})
+    assert counts.names() - without.names() == more
+    assert without.names() - counts.names() == Counter({"raw gather_plus": 1})
+
+
+@pytest.mark.parametrize(
+    "inject", ["init", pytest.param("attention+every-step", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
+@pytest.mark.usefixtures("new_cells")
+def test_emulated_training_equals_numpy(cell: str, inject: str, device: Emulator) -> None:
+    """Losses, validation, parameters and moments after two epochs with dropout, clipping and a NULL
+    inside a caption. In float32 test_lockstep compares each step.
+    """
+    host, emulated = (
+        make(backend, cell, dtype=np.float64, hole=True, inject=inject)
+        for backend in ("numpy", "cupy")
     )
+    for solver in (host, emulated):
+        solver.train()
+    close = {"rtol": 1e-11, "atol": 1e-13}
+    np.testing.assert_allclose(emulated.loss_history, host.loss_history, **close)
+    for ours, theirs in zip(emulated.history, host.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=close["rtol"])
+    pairs = [(emulated.model.params, host.model.params)]
+    pairs += [(emulated._optimizer.state[key], host._optimizer.state[key]) for key in ("m", "v")]
+    for found, expected in pairs:
+        np.testing.assert_allclose(to_numpy(found.flat), expected.flat, **close)
 
 
 @pytest.mark.slow
@@ -287,57 +239,32 @@ def test_the_loop_of_the_docs_trains_the_same_model_on_the_device(
     assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
 
 
-def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> None:
-    """Losses, validation, parameters and moments after two epochs with dropout, clipping and a NULL
-    inside a caption.
-    """
-    runs = [
-        make(backend, cell, dtype=dtype, hole=True, inject=inject) for backend in ("numpy", "cupy")
-    ]
-    for solver in runs:
-        solver.train()
-    host, emulated = runs
-    close = {"rtol": 2e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-13}
-    np.testing.assert_allclose(emulated.loss_history, host.loss_history, **close)
-    for ours, theirs in zip(emulated.history, host.history, strict=True):
-        assert ours == pytest.approx(theirs, rel=close["rtol"])
-    for key in ("m", "v"):
-        np.testing.assert_allclose(
-            xpcap.to_numpy(emulated._optimizer.state[key].flat),
-            host._optimizer.state[key].flat,
-            **close,
-        )
-    np.testing.assert_allclose(
-        xpcap.to_numpy(emulated.model.params.flat), host.model.params.flat, **close
-    )
-
-
-@pytest.mark.parametrize("inject", ["init", "attention+every-step"])
 @pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
 @pytest.mark.usefixtures("new_cells")
 def test_emulated_shard_without_captions_has_no_loss_and_no_gradient(
-    cell: str, inject: str, device: Emulator
+    cell: str, device: Emulator
 ) -> None:
     """Of a rank, where there are more of them than captions."""
-    data = make_data(inject=inject)
-    features, captions = data.minibatch("train", np.arange(3))
+    solver = make("cupy", cell, inject="attention+every-step")
+    features, captions = solver.data.minibatch("train", np.arange(3))
+    workspace, none = Workspace(solver.model.params.flat), np.zeros(0, np.int64)
     with xpcap.use_backend("cupy"):
-        words = data.vocabulary.word_to_idx
-        model = CaptioningRNN(words, features.shape[1:], 4, 5, cell, inject=inject, seed=0)
-        workspace = Workspace(model.params.flat)
-        model.loss(features, captions, workspace=workspace)  # memory that a shard may not read
-        none = np.zeros(0, np.int64)
-        loss, grads = model.loss(features[:0], captions, shard=none, workspace=workspace)
+        # Leaves memory that a shard may not read
+        solver.model.loss(features, captions, workspace=workspace)
+        loss, grads = solver.model.loss(features[:0], captions, shard=none, workspace=workspace)
     assert float(loss) == 0
     assert not to_numpy(grads.flat).any()
 
 
-def test_emulated_epoch_reads_its_losses_once(device: Emulator) -> None:
-    """Besides them only the two scores that end an epoch are read: two numbers each."""
+def test_emulated_epoch_reads_its_losses_once_and_sends_features_once(device: Emulator) -> None:
+    """Besides, the two scores that end an epoch are read, two numbers each, and index vectors sent."""
     solver = make("cupy", num_epochs=1)
     with device.counting() as counts:
         solver.train()
     assert files(counts.reads) <= Counter({"losses.py": 1, "evaluate.py": 4})
+    sent = Counter(event.place.split("/")[-2] for event in counts.transfers)
+    # Two splits; two batches are scored as well
+    assert sent <= Counter({"data": 2, "models": solver.steps_per_epoch + 2})
 
 
 def test_emulated_printing_reads_a_loss_each_time(
@@ -410,7 +337,7 @@ def test_emulated_device_gets_equal_bits_twice(device: Emulator) -> None:
     for _ in range(2):
         solver = make("cupy", hole=True)
         solver.train()
-        flats.append(xpcap.to_numpy(solver.model.params.flat))
+        flats.append(to_numpy(solver.model.params.flat))
     assert flats[0].tobytes() == flats[1].tobytes()
     assert device.atomics == 0
 
@@ -427,17 +354,8 @@ def test_emulated_workspace_changes_no_bit(cell: str, device: Emulator) -> None:
         (loss, grads), (fresh_loss, fresh_grads) = (
             model.loss(*data.minibatch("train", rows), workspace=new) for new in (workspace, None)
         )
-        assert xpcap.to_numpy(loss) == xpcap.to_numpy(fresh_loss)
-        np.testing.assert_array_equal(xpcap.to_numpy(grads.flat), xpcap.to_numpy(fresh_grads.flat))
-
-
-def test_emulated_epoch_sends_features_once_and_then_index_vectors(device: Emulator) -> None:
-    solver = make("cupy", num_epochs=1)
-    with device.counting() as counts:
-        solver.train()
-    assert rooms(counts.transfers) <= Counter(
-        {"data": 2, "models": solver.steps_per_epoch + 2}
-    )  # two splits; two batches are scored as well
+        assert to_numpy(loss) == to_numpy(fresh_loss)
+        np.testing.assert_array_equal(to_numpy(grads.flat), to_numpy(fresh_grads.flat))
 
 
 def test_emulated_staging_memory_goes_back_once_features_are_sent(
@@ -467,13 +385,6 @@ def test_emulated_second_device_computes_where_it_was_asked_for(
     assert float(losses[0]) == float(losses[1])
 
 
-def test_emulated_parameters_are_saved_as_they_are(device: Emulator, tmp_path: Path) -> None:
-    params = make("cupy").model.params
-    run_folder.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})
-    for name, saved in run_folder.load_parameters(tmp_path / "p.safetensors")[0].items():
-        np.testing.assert_array_equal(saved, xpcap.to_numpy(params[name]))
-
-
 def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> None:
     """Nothing orders two streams: buffers would be overwritten while the other one reads them."""
     import cupy
@@ -490,22 +401,31 @@ def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> 
         here.send("rows", rows)
 
 
-def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
+# ---- The warm-up before training
+
+
+@pytest.mark.parametrize(
+    ("cell", "select"), [*((cell, "cider") for cell in CELLS), ("lstm", "last")]
+)
+@pytest.mark.slow
+def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(
+    cell: str, select: str, device: Emulator
 ) -> None:
-    """With features that do not stay on the device: the host prepares a step while one is under
-    way.
-    """
-    monkeypatch.setattr(loader, "SHARE", 0.0)
-    objective, sent = training.SelfCritical(make_data(), samples=2), []
-    n = len(objective.epoch_indices(make_data()))
-    solver = make("cupy", inject="every-step", objective=objective, batch_size=n)
-    send = Staging.send
+    cold, warm = (make("cupy", cell, select=select) for _ in range(2))
+    with device.counting() as counts:
+        warm.warm_up()
+    with device.counting() as training:
+        warm.train()
+    assert set(training.names()) <= set(counts.names())
+    cold.train()
+    assert warm.loss_history == cold.loss_history
+    flats = [to_numpy(solver.model.params.flat).tobytes() for solver in (warm, cold)]
+    assert flats[0] == flats[1]
 
-    def counted(self: Staging, *arrays: Any) -> None:
-        sent.append(self is solver._workspace._staging)
-        send(self, *arrays)
 
-    monkeypatch.setattr(Staging, "send", counted)
-    solver.train_batch(np.arange(n))
-    assert 0 < 2 * sum(sent) <= AHEAD
+def test_host_needs_no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = make("numpy")
+    monkeypatch.setattr(type(solver.objective), "loss", None)
+    before = np.array(solver.model.params.flat)
+    solver.warm_up()
+    np.testing.assert_array_equal(solver.model.params.flat, before)
