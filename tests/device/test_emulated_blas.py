@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated import Emulator, install_or_skip
-from test_launch import in_thread
+from emulated import Emulator, in_thread, install_or_skip
 
 import xpcap
 from xpcap.device import cublas

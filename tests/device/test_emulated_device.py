@@ -13,9 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from emulated import Emulator, install_or_skip, memory, real
+from emulated import Emulator, in_thread, install_or_skip, memory, real
 from emulated.record import SCRATCH
-from test_launch import in_thread
 
 import xpcap
 from xpcap import gradcheck

@@ -20,26 +20,6 @@ from xpcap.shapes import write_pictures
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 
 
-def train(folder: Path, backend: str, *more: str) -> Path:
-    good(
-        "train",
-        "--out",
-        folder,
-        *SMALL,
-        "--feature-scaling",
-        "standardize",
-        "--backend",
-        backend,
-        *more,
-    )
-    return folder
-
-
-@pytest.fixture
-def runs(few_pictures: None, device: Emulator, tmp_path: Path) -> dict[str, Path]:
-    return {backend: train(tmp_path / backend, backend) for backend in ("numpy", "cupy")}
-
-
 def numbers(value: Any) -> list[float]:
     """The numbers in something read from JSON, in order."""
     if isinstance(value, dict):
@@ -54,9 +34,17 @@ def lines(path: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_emulated_commands_say_and_leave_what_numpy_does(
+    few_pictures: None, device: Emulator, tmp_path: Path
+) -> None:
     """train, info, evaluate, and caption of a split and of files."""
-    host, emulated = runs["numpy"], runs["cupy"]
+    host, emulated = runs = tmp_path / "numpy", tmp_path / "cupy"
+    options = *SMALL, "--feature-scaling", "standardize", "--backend"
+    for run in runs:
+        good("train", "--out", run, *options, run.name)
+    files = [sorted(path.relative_to(run) for path in run.rglob("*")) for run in runs]
+    assert files[0] == files[1]
+    assert (emulated / "index.html").stat().st_size > 10_000
     np.testing.assert_allclose(
         numbers(lines(emulated / HISTORY)), numbers(lines(host / HISTORY)), **LOOSE
     )
@@ -83,30 +71,9 @@ def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: 
             ours["seconds"] = theirs["seconds"] = 0
             assert ours["captions"] == theirs["captions"]
         else:
-            assert [caption["caption"] for caption in ours] == [
-                caption["caption"] for caption in theirs
-            ]
+            assert [one["caption"] for one in ours] == [one["caption"] for one in theirs]
         np.testing.assert_allclose(numbers(ours), numbers(theirs), **LOOSE)
     assert json.loads(good("info", "--json").stdout)["backends"]["cupy"]["devices"] == ["emulated"]
-
-
-@pytest.mark.slow
-def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
-    names = [sorted(path.relative_to(run) for path in run.rglob("*")) for run in runs.values()]
-    assert names[0] == names[1]
-    assert (runs["cupy"] / "index.html").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-def test_emulated_vanilla_rnn_without_dropout_trains_too(
-    few_pictures: None, device: Emulator, tmp_path: Path
-) -> None:
-    options = ("--cell", "rnn", "--dropout", "0")
-    histories = [
-        numbers(lines(train(tmp_path / backend, backend, *options) / HISTORY))
-        for backend in ("numpy", "cupy")
-    ]
-    np.testing.assert_allclose(*histories, **LOOSE)
 
 
 @pytest.mark.nightly

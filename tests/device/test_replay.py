@@ -10,10 +10,9 @@ import pytest
 
 pytest.importorskip("PIL")  # test_emulated_step
 
-from emulated import Emulator, memory
+from emulated import Emulator, in_thread, memory
 from new_cells import NEW_CELLS
 from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
-from test_launch import in_thread
 
 import xpcap
 from xpcap import CaptioningSolver

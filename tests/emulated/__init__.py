@@ -7,6 +7,10 @@ launch, and each keeps the line of xpcap that asked for it. It proves how the li
 what CUDA does: see the table in docs/develop/testing-without-a-gpu.md.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 
 from emulated import real
@@ -15,7 +19,7 @@ from emulated.record import EMULATOR, Counts, Emulator
 
 MISSING = "cupy is not installed: the kernels extra is not installed"
 
-__all__ = ["EMULATOR", "Counts", "Emulator", "device", "install", "install_or_skip"]
+__all__ = ["EMULATOR", "Counts", "Emulator", "device", "in_thread", "install", "install_or_skip"]
 
 
 def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
@@ -37,3 +41,9 @@ def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emula
 def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """One emulated device in place of cupy: what it counts begins with the test."""
     return install_or_skip(monkeypatch)
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """The result of work in a thread of its own, which ends; its error is raised here."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(work).result()
