@@ -54,12 +54,12 @@ def captions_of(rng: np.random.Generator, n: int, hole: bool = False) -> np.ndar
     return captions
 
 
-def make_data(hole: bool = False, inject: str = "init") -> CaptionData:
+def make_data(hole: bool = False, inject: str = "init", n: int = 2 * N) -> CaptionData:
     rng = np.random.default_rng(3)
     features = rng.standard_normal((9, P, D) if "attention" in inject else (9, D)).astype("f4")
     split = Split(
-        captions_of(rng, 2 * N, hole),
-        rng.integers(0, 9, 2 * N).astype(np.int32),
+        captions_of(rng, n, hole),
+        rng.integers(0, 9, n).astype(np.int32),
         features,
         [f"{i}.png" for i in range(9)],
     )
@@ -73,10 +73,11 @@ def make(
     dtype: Any = np.float32,
     hole: bool = False,
     inject: str = "init",
+    n: int = 2 * N,
     **options: Any,
 ) -> CaptioningSolver:
     with xpcap.use_backend(backend):
-        data = make_data(hole, inject)
+        data = make_data(hole, inject, n)
         size = (P, D) if "attention" in inject else D
         model = CaptioningRNN(
             VOCABULARY.word_to_idx, size, W, H, cell, dtype, dropout=dropout, inject=inject, seed=1
