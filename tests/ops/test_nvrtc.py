@@ -1,5 +1,5 @@
-"""Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel,
-else by nvcc. All at night, and by make kernels-check when a kernel changed; what a kernel takes of one
+"""Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel.
+All at night, and by make kernels-check when a kernel changed; what a kernel takes of one
 architecture by day too.
 """
 
@@ -65,15 +65,15 @@ def compile_table(arch: str) -> list[Row]:
 @pytest.fixture(scope="module", autouse=True)
 def _compiler() -> None:
     try:
-        nvrtc.compiler()
+        nvrtc.library()
     except nvrtc.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
 @pytest.fixture(params=nvrtc.ARCHITECTURES)
 def arch(request: pytest.FixtureRequest) -> str:
-    if request.param not in nvrtc.compiler().architectures:
-        pytest.skip(f"{nvrtc.compiler().name} does not know {request.param}")
+    if request.param not in nvrtc.known():
+        pytest.skip(f"{nvrtc.name()} does not know {request.param}")
     return request.param
 
 
@@ -98,8 +98,7 @@ def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
     rows = compile_table(arch)
     assert rows
     for row in rows:
-        if row.usage is None:
-            pytest.skip(f"{nvrtc.compiler().name} does not tell what kernels take")
+        assert row.usage, f"{nvrtc.name()} says nothing of {row}"
         assert row.usage.spills == 0, row
         blocks = FEWER_BLOCKS.get((row.kernel, row.real), BLOCKS)
         granted = -(-row.usage.registers // 8) * 8  # registers come in eights
@@ -123,10 +122,7 @@ def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str)
 
 @pytest.mark.nightly
 def test_nvrtc_mistakes_and_warnings_would_be_seen() -> None:
-    compiler = nvrtc.compiler()
+    arch = nvrtc.known()[0]
     with pytest.raises(nvrtc.CompileError, match='identifier "y" is undefined'):
-        compiler.compile(WRONG, "float", compiler.architectures[0])
-    assert any(
-        "unused" in line
-        for line in compiler.compile(UNUSED, "float", compiler.architectures[0]).warnings
-    )
+        nvrtc.compile_one(WRONG, "float", arch)
+    assert any("unused" in line for line in nvrtc.compile_one(UNUSED, "float", arch).warnings)
