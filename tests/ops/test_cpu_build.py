@@ -266,7 +266,7 @@ def test_cpu_build_finds_barriers_behind_calls() -> None:
 def test_cpu_build_refuses_launches_that_a_card_refuses() -> None:
     built, x = cpu_build.build(f"{HEAD}f(real* x) {{ x[0] = 1; }}", "float"), np.zeros(1, "f4")
     for grid, block in (((0,), (256,)), ((1, 65536), (256,)), ((1,), (2048,)), ((1,), (0,))):
-        with pytest.raises(ValueError, match=r"card does not launch|more than 1024"):
+        with pytest.raises(ValueError, match="card does not launch"):
             built.launch("f", grid, block, [x])
 
 

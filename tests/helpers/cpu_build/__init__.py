@@ -36,20 +36,11 @@ HEADERS = ("shim.h", "fibers.h", "threads.h")
 # The kernels in blocks of few threads. The thread sanitizer tells 255 apart, and forgets what happened
 # before when there are more
 FEW = Kernels("xpcap.ops", {**CUDA.constants, "BACKWARD_UNITS": 8}, threads=32)
-REALS = {
-    "float": np.float32,
-    "double": np.float64,
-}  # what the files are compiled for, and the arrays that go with it
-FLAGS = [
-    "-std=c++17",
-    "-U_FORTIFY_SOURCE",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unknown-pragmas",
-    "-Wno-unused-function",
-]
-PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
+# What the files are compiled for, and the arrays that go with it
+REALS = {"float": np.float32, "double": np.float64}
+FLAGS = "-std=c++17 -U_FORTIFY_SOURCE -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas".split()
+FLAGS += ["-Wno-unused-function"]
+PLAIN = "-O2 -fvisibility=hidden -fPIC -shared -Wl,-z,defs".split()
 # As a card rounds: a product and a sum at once, and in float32 no denormal numbers
 CARD = {
     "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DCPU_BUILD_FTZ"],
@@ -95,13 +86,7 @@ class Report(NamedTuple):
 
 # ---- reading the kernel text
 
-DTYPES = {
-    "int": np.int32,
-    "long long": np.int64,
-    "double": np.float64,
-    "float": np.float32,
-    "unsigned char": np.uint8,
-}
+DTYPES = {"int": np.int32, "long long": np.int64, "unsigned char": np.uint8, **REALS}
 
 
 def files() -> list[Path]:
@@ -165,14 +150,8 @@ def reaches(source: Path | str, function: str, word: str) -> bool:
 def compiler() -> str:
     """g++, or UnavailableError."""
     found = shutil.which("g++")
-    if not sys.platform.startswith("linux"):
-        raise UnavailableError(
-            f"the CPU build of the CUDA kernels needs Linux, and this is {sys.platform}"
-        )
-    if not found:
-        raise UnavailableError(
-            "g++ is not on the PATH: it compiles the CPU build of the CUDA kernels"
-        )
+    if not found or not sys.platform.startswith("linux"):
+        raise UnavailableError("the CPU build of the CUDA kernels needs Linux, and g++ on the PATH")
     return found
 
 
@@ -207,37 +186,28 @@ def _program(source: Path | str) -> str:
             f"static_assert(std::is_same_v<decltype(&{name}), void (*)({', '.join(types)})>);"
         )
         launchers.append(f"LAUNCHER({name}, {barriers}, {', '.join(arguments)})")
-    calls = [
-        "#ifdef CPU_BUILD_THREADS",
-        "static void call(const char* kernel) {",
-        *launchers,
-        "}",
-        "#else",
-        *launchers,
-        "#endif",
-        "",
-    ]
-    return "\n".join(
-        ['#include "shim.h"', '#line 1 "kernel.cu"', text, '#line 1 "launchers"', *calls]
-    )
+    lines = "\n".join(launchers)
+    return f"""#include "shim.h"
+#line 1 "kernel.cu"
+{text}
+#line 1 "launchers"
+#ifdef CPU_BUILD_THREADS
+static void call(const char* kernel) {{
+{lines}
+}}
+#else
+{lines}
+#endif
+"""
 
 
 def _built(source: Path | str, real: str, flags: list[str]) -> Path:
     """The built file for this text, type and flags, made where the cache has none."""
     program = _program(source)
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
-    command = [
-        compiler(),
-        *FLAGS,
-        *flags,
-        f"-DREAL={real}",
-        "-x",
-        "c++",
-        "-",
-    ]  # the headers count by their text
-    key = hashlib.sha256(
-        "\0".join([program, *headers, *command, platform.machine(), _version()]).encode()
-    ).hexdigest()
+    command = [compiler(), *FLAGS, *flags, f"-DREAL={real}", "-x", "c++", "-"]
+    parts = program, *headers, *command, platform.machine(), _version()
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     target = cache_folder() / f"{key[:32]}.bin"
     with _locked(target.with_suffix(".lock")):  # another process may be at it
         if not (target.exists() and target.with_suffix(".log").exists()):
@@ -259,13 +229,8 @@ def _compile(command: list[str], program: str, target: Path) -> None:
     """Put the built file in its place, whole, and what the compiler said beside it."""
     handle, draft = tempfile.mkstemp(dir=target.parent)
     os.close(handle)
-    done = subprocess.run(
-        [*command, f"-I{HERE}", "-o", draft],
-        input=program,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [*command, f"-I{HERE}", "-o", draft]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
     if done.returncode:
         Path(draft).unlink()
         if "cannot find" in done.stderr and ("tsan" in done.stderr or "asan" in done.stderr):
@@ -280,9 +245,8 @@ def _compile(command: list[str], program: str, target: Path) -> None:
 
 @functools.cache
 def _version() -> str:
-    return subprocess.run(
-        [compiler(), "--version"], capture_output=True, text=True, check=True
-    ).stdout
+    command = [compiler(), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 # ---- launching
@@ -308,9 +272,8 @@ class CpuBuild:
             raise UnavailableError(f"no flags for the roundings of a card on {platform.machine()}")
         built = _built(source, real, CARD[real] if as_card else PLAIN)
         self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
-        library = ctypes.PyDLL(
-            str(built)
-        )  # holds the interpreter's lock: a launch is not reentrant
+        # Holds the interpreter's lock: a launch is not reentrant
+        library = ctypes.PyDLL(str(built))
         self.launchers = {name: library[f"launch_{name}"] for name in self.parameters}
 
     def launch(
@@ -323,10 +286,8 @@ class CpuBuild:
         RuntimeError : some threads miss a barrier
         """
         slots, _ = pack(self.parameters[name], self.real, name, args)
-        fault = self.launchers[name](
-            _THREE(*_grid(name, grid)), _THREE(*_block(name, block)), seed, slots
-        )
-        if fault:
+        sizes = (_THREE(*size) for size in _sizes(name, grid, block))
+        if fault := self.launchers[name](*sizes, seed, slots):
             raise RuntimeError(f"{name}: {FAULTS[fault]}")
 
 
@@ -338,21 +299,14 @@ def build(source: Path | str, real: str, as_card: bool = False) -> CpuBuild:
     return CpuBuild(source, real, as_card)
 
 
-def _size(name: str, what: str, size: Size, limits: Size) -> Size:
-    full = (*size, 1, 1)[:3]
-    if len(size) > 3 or any(not 1 <= n <= limit for n, limit in zip(full, limits, strict=True)):
-        raise ValueError(f"{name}: {what} is {tuple(size)}, which a card does not launch")
-    return full
-
-
-def _grid(name: str, size: Size) -> Size:
-    return _size(name, "grid", size, (2**31 - 1, 65535, 65535))
-
-
-def _block(name: str, size: Size) -> Size:
-    if math.prod(size) > 1024:
-        raise ValueError(f"{name}: block is {tuple(size)}, more than 1024 threads")
-    return _size(name, "block", size, (1024, 1024, 64))
+def _sizes(name: str, grid: Size, block: Size) -> tuple[Size, Size]:
+    """Grid and block as three numbers each; ValueError if a card does not launch them."""
+    sizes = (*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
+    limits = 2**31 - 1, 65535, 65535, 1024, 1024, 64
+    fits = all(1 <= n <= most for n, most in zip(sizes, limits, strict=True))
+    if not fits or max(len(grid), len(block)) > 3 or math.prod(block) > 1024:
+        raise ValueError(f"{name}: grid {grid} of blocks {block}, which a card does not launch")
+    return sizes[:3], sizes[3:]
 
 
 def dtype_of(parameter: Parameter, real: str) -> np.dtype:
@@ -401,17 +355,19 @@ def sanitize(
     done = run_sanitized([str(_built(source, real, SANITIZED)), name], launch)
     text = done.stderr.decode(errors="replace")
     races = text.count("WARNING: ThreadSanitizer: data race")
-    if done.returncode not in (0, 66) or (done.returncode == 66) != (races > 0):
-        raise RuntimeError(
-            f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}"
-        )
+    _check(name, done.returncode, races > 0, text)
     after, start = [], 0
     for a in distinct:
         after.append(np.frombuffer(done.stdout[start : start + a.nbytes], a.dtype).reshape(a.shape))
         start += a.nbytes
-    return Report(
-        races, text, [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)]
-    )
+    left = [arg if k < 0 else after[k] for arg, k in zip(args, numbers, strict=True)]
+    return Report(races, text, left)
+
+
+def _check(name: str, status: int, is_found: bool, text: str) -> None:
+    """RuntimeError : a sanitized launch ended by something else than what it found."""
+    if status != (66 if is_found else 0):
+        raise RuntimeError(f"{name}: the sanitized launch failed with status {status}:\n{text}")
 
 
 def beyond(
@@ -422,17 +378,9 @@ def beyond(
     """
     launch, _, _ = _launch(parameters(source)[name], real, name, grid, block, args)
     command = [str(_built(source, real, ADDRESSED)), name]
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:exitcode=66"}
-    done = subprocess.run(
-        command, input=launch, capture_output=True, env=environment, timeout=120, check=False
-    )
+    done = _run(command, launch, ASAN_OPTIONS="detect_leaks=0:exitcode=66")
     text = done.stderr.decode(errors="replace")
-    if done.returncode not in (0, 66) or (done.returncode == 66) != (
-        "ERROR: AddressSanitizer" in text
-    ):
-        raise RuntimeError(
-            f"{name}: the sanitized launch failed with status {done.returncode}:\n{text}"
-        )
+    _check(name, done.returncode, "ERROR: AddressSanitizer" in text, text)
     return text if done.returncode else ""
 
 
@@ -448,46 +396,36 @@ def _launch(
         next(k for k, a in enumerate(distinct) if a is arg) if p.pointer else -1
         for p, arg in zip(wanted, args, strict=True)
     ]
-    parts = [struct.pack("<3I3I", *_grid(name, grid), *_block(name, block))]
-    parts += [
-        struct.pack("<q", len(distinct)),
-        *(struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct),
-    ]
-    parts += [
-        struct.pack("<q", len(wanted)),
-        *(struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers)),
-    ]
+    grid, block = _sizes(name, grid, block)
+    parts = [struct.pack("<3I3Iq", *grid, *block, len(distinct))]
+    parts += [struct.pack("<q", a.nbytes) + a.tobytes() for a in distinct]
+    parts += [struct.pack("<q", len(wanted))]
+    parts += [struct.pack("<q", k) + slots[8 * j : 8 * j + 8] for j, k in enumerate(numbers)]
     return b"".join(parts), distinct, numbers
+
+
+def _run(
+    command: list[str], stdin: bytes, **variables: str
+) -> "subprocess.CompletedProcess[bytes]":
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        command, input=stdin, capture_output=True, env=environment, timeout=120, check=False
+    )
 
 
 def run_sanitized(command: list[str], stdin: bytes) -> "subprocess.CompletedProcess[bytes]":
     """Run it; where the sanitizer cannot place its memory, once more without the randomisation of
     addresses.
     """
-    environment = {**os.environ, "TSAN_OPTIONS": "exitcode=66 report_thread_leaks=0 history_size=2"}
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, env=environment, timeout=120, check=False
-    )
-    if b"unexpected memory mapping" not in done.stderr:
-        return done
+    options = "exitcode=66 report_thread_leaks=0 history_size=2"
+    for prefix in ([], [shutil.which("setarch") or "setarch", platform.machine(), "-R"]):
+        try:
+            done = _run([*prefix, *command], stdin, TSAN_OPTIONS=options)
+        except FileNotFoundError:  # no setarch
+            break
+        if b"unexpected memory mapping" not in done.stderr and not done.stderr.startswith(
+            b"setarch"
+        ):
+            return done
     first = done.stderr.decode(errors="replace").strip().splitlines()[0]
-    setarch = shutil.which("setarch")
-    if not setarch:
-        raise UnavailableError(
-            f"the thread sanitizer does not start here ({first}), and there is no setarch to"
-            " help it"
-        )
-    done = subprocess.run(
-        [setarch, platform.machine(), "-R", *command],
-        input=stdin,
-        capture_output=True,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
-    if b"unexpected memory mapping" in done.stderr or done.stderr.startswith(b"setarch"):
-        said = done.stderr.decode(errors="replace").strip().splitlines()[0]
-        raise UnavailableError(
-            f"the thread sanitizer does not start here ({first}; under setarch -R: {said})"
-        )
-    return done
+    raise UnavailableError(f"the thread sanitizer does not start here ({first})")
