@@ -102,31 +102,30 @@ def test_emulated_array_that_does_not_fit_is_refused_or_changes_nothing(
     assert refused <= launched
 
 
-GATHER = {  # arguments that no kernel takes, the error, the C parameter and what came
-    "view": (lambda x: x | {"table": x["table"][:, ::2]}, ValueError, "table", "has strides"),
-    "int64": (lambda x: x | {"rows": x["rows"].astype("i8")}, TypeError, "rows", "dtype int64"),
-    "float64": (
-        lambda x: x | {"table": x["table"].astype("f8")},
-        TypeError,
-        "table",
-        "dtype float64",
-    ),
-    "host": (lambda x: x | {"rows": x["rows"].get()}, TypeError, "rows", "is a numpy.ndarray"),
-    "bytes": (lambda x: x | {"mask": x["mask"].astype("u1")}, TypeError, "mask", "dtype uint8"),
-}
-
-
-@pytest.mark.parametrize("wrong", GATHER)
+@pytest.mark.parametrize(
+    ("parameter", "change", "error", "got"),
+    [
+        (
+            "table",
+            lambda x: xpcap.asarray(np.repeat(x, 2, axis=1))[:, ::2],
+            ValueError,
+            "has strides",
+        ),
+        ("rows", lambda x: xpcap.asarray(x.astype("i8")), TypeError, "dtype int64"),
+        ("rows", lambda x: x, TypeError, "is a numpy.ndarray"),
+        ("mask", lambda x: xpcap.asarray(x.astype("u1")), TypeError, "dtype uint8"),
+    ],
+    ids=["view", "int64", "host", "bytes"],
+)
 def test_emulated_array_that_no_kernel_takes_is_named_with_its_parameter(
-    wrong: str, device: Emulator
+    parameter: str, change: Callable[[Any], Any], error: Any, got: str, device: Emulator
 ) -> None:
-    change, error, parameter, got = GATHER[wrong]
+    table, rows = np.ones((4, 6), "f4"), np.array([2, 0], "i4")
+    made = {"table": table, "rows": rows, "out": table[:2], "mask": table[:2] > 0}
     with xpcap.use_backend("cupy"):
-        table, rows = np.ones((4, 6), "f4"), np.array([2, 0], "i4")
-        made = {"table": table, "rows": rows, "out": table[:2], "mask": table[:2] > 0}
-        arguments = change({name: xpcap.asarray(x) for name, x in made.items()})
+        given = {name: xpcap.asarray(x) for name, x in made.items()}
         with refuses(error, function="gather_drop", thing=parameter, got=got):
-            DeviceOps().gather(**arguments, keep=0.5)
+            DeviceOps().gather(**{**given, parameter: change(made[parameter])}, keep=0.5)
 
 
 def test_emulated_array_of_another_device_is_named(
