@@ -84,7 +84,7 @@ xp.multiply(x, 2, out=x) | elementwise | -
 x[:0] + 1 | - | -
 x.sum(axis=0) | reduction | scratch 24
 x @ x.T | product | 64
-xp.dot(part.T, x) | copy, product | 48 72
+xp.dot(part.T, x) | product | 72
 x[1:], x[0, 0], x[:, None], x.T, x.reshape(6, 4), x.ravel(), list(x) | - | -
 x.copy(), x.astype("f8") | 2 copy | 96 192
 x[i] ; xp.take(x, i, axis=0) | gather | 48

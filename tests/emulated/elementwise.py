@@ -1,6 +1,4 @@
-"""Elementwise functions: one launch each, plus a copy where an input lies under the output, as in
-cupy/_core/_kernel.pyx.
-"""
+"""Elementwise functions: one launch each."""
 
 from typing import Any
 
@@ -41,13 +39,15 @@ class Ufunc:
         result = self._compute([operand(x, self.__name__) for x in args], dtype)
         if out is not None:
             array(out, f"{self.__name__}(out=)")
-        self._count(args, out, result)
+        if np.size(result):
+            EMULATOR.launch("elementwise", self.__name__)
         return deliver(result, out, self.__name__)
 
     def in_place(self, x: ndarray, other: Any) -> ndarray:
         """`x op= other`: casts within a kind, as NumPy does."""
         result = self._compute([array(x, self.__name__), operand(other, self.__name__)], None)
-        self._count((x, other), x, result)
+        if x.size:
+            EMULATOR.launch("elementwise", self.__name__)
         if result.shape != x.shape or not np.can_cast(result.dtype, x.dtype, "same_kind"):
             raise TypeError(
                 f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype}"
@@ -71,19 +71,6 @@ class Ufunc:
         settings = {} if dtype is None else {"dtype": dtype}
         with np.errstate(all="ignore"):  # a device says nothing of overflow or 0/0
             return self._numpy(*hosts, **settings)
-
-    def _count(self, args: Any, out: ndarray | None, result: Any) -> None:
-        if np.size(result) == 0:
-            return
-        for x in args:
-            if (
-                out is not None
-                and x is not out
-                and isinstance(x, ndarray)
-                and np.may_share_memory(x.host, out.host)
-            ):
-                EMULATOR.launch("copy", f"{self.__name__}: input under the output", x.nbytes)
-        EMULATOR.launch("elementwise", self.__name__)
 
 
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:

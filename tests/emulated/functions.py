@@ -16,20 +16,12 @@ Function = Callable[..., Any]
 
 
 def concatenate(tup: Any, axis: int = 0) -> ndarray:
-    """One copy for each array; more than eight small ones are one kernel that is sent their addresses
-    (_concatenate of cupy/_core/_routines_manipulation.pyx).
-    """
+    """One copy for each array."""
     hosts = [array(x, "concatenate") for x in tup]
-    result = np.concatenate(hosts, axis)
-    if len(hosts) > 8 and result.nbytes < len(hosts) * 2 << 20:
-        EMULATOR.transfer(8 * len(hosts))
-        EMULATOR.allocate(8 * len(hosts))
-        EMULATOR.launch("copy", "concatenate (one kernel)")
-    else:
-        for host in hosts:
-            if host.size:
-                EMULATOR.launch("copy", "concatenate")
-    return wrap(result)
+    for host in hosts:
+        if host.size:
+            EMULATOR.launch("copy", "concatenate")
+    return wrap(np.concatenate(hosts, axis))
 
 
 def stack(tup: Any, axis: int = 0) -> ndarray:

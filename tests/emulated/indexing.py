@@ -5,7 +5,6 @@ Where cupy wraps an index that is out of range, this raises, and where it leaves
 indices wins. A boolean mask, whose result has a size that the host would wait for, is refused.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -47,16 +46,6 @@ class Key:
         self.arrays.append(index)
         return index
 
-    def count(self, kind: str, size: int) -> None:
-        """The launches of a gather or a scatter of `size` elements."""
-        if len(self.arrays) > 1:
-            places = np.broadcast_shapes(*(index.shape for index in self.arrays))
-            EMULATOR.launch("memset", f"{kind}: linear index", 8 * math.prod(places))
-            for _ in self.arrays:
-                EMULATOR.launch("elementwise", f"{kind}: linear index")
-        if size:
-            EMULATOR.launch(kind, "index")
-
     def refuse_duplicates(self, shape: tuple[int, ...]) -> None:
         """An IndexError where two elements of the index arrays name one place."""
         axes = self._axes(shape)
@@ -91,7 +80,8 @@ def getitem(x: ndarray, key: Any) -> ndarray:
     if index.basic:
         return view(x.host[index.host], x)
     result = wrap(array(x, "getitem")[index.host])
-    index.count("gather", result.size)
+    if result.size:
+        EMULATOR.launch("gather", "index")
     return result
 
 
@@ -104,15 +94,12 @@ def setitem(x: ndarray, key: Any, value: Any) -> None:
         _assign(memory[index.host], value)
         return
     index.refuse_duplicates(memory.shape)
-    size = memory[index.host].size
-    index.count("scatter", size)
+    EMULATOR.launch("scatter", "index")
     if not isinstance(value, ndarray):
         EMULATOR.transfer(memory.itemsize)  # cupy makes a device array of the scalar
         EMULATOR.allocate(memory.itemsize)
         memory[index.host] = value
         return
-    if value.dtype != x.dtype:
-        EMULATOR.launch("copy", "scatter: astype", value.size * x.itemsize)
     memory[index.host] = cast(value.host, x.dtype, "setitem")
 
 
@@ -122,17 +109,12 @@ def _assign(target: np.ndarray, value: Any) -> None:
     """
     if isinstance(value, ndarray):
         source = value.host
-        while source.ndim > target.ndim and source.shape[0] == 1:
-            source = source[0]
         same = source.shape == target.shape and source.strides == target.strides
         if same and source.ctypes.data == target.ctypes.data and source.dtype == target.dtype:
             return
-        copied = cast(source, target.dtype, "setitem")
         if target.size:
-            if np.may_share_memory(source, target):
-                EMULATOR.launch("copy", "setitem: value under the target", source.nbytes)
             EMULATOR.launch("copy", "setitem")
-        target[...] = copied
+        target[...] = cast(source, target.dtype, "setitem")
     else:
         fill(target, value)
 
@@ -154,7 +136,7 @@ def add_at(x: ndarray, key: Any, value: Any) -> None:
     memory = array(x, "add.at")
     if len(index.arrays) != 1 or len(index.host) != 2 or index.arrays[0].ndim != 1:
         raise NotImplementedError("cupy.add.at: rows by one vector of numbers alone are modelled")
-    index.count("scatter", memory[index.host].size)
+    EMULATOR.launch("scatter", "index")
     EMULATOR.atomics += 1
     order = np.random.default_rng(EMULATOR.atomics).permutation(len(index.arrays[0]))
     rows = np.broadcast_to(value, (len(order), *memory.shape[1:]))

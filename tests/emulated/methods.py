@@ -40,8 +40,6 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
 
 def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
     """The elements on the host, counted."""
-    if x.size and not x.flags.c_contiguous:
-        EMULATOR.launch("copy", "get: contiguous", x.nbytes)
     memory.use(x.host)
     EMULATOR.read(how)
     if out is None:
@@ -153,22 +151,11 @@ def transpose(self: ndarray, *axes: Any) -> ndarray:
 
 def reduction(name: str) -> Callable[..., ndarray]:
     def reduce(self: ndarray, **arguments: Any) -> ndarray:
-        out, dtype = arguments.pop("out", None), arguments.pop("dtype", None)
-        if dtype is not None and name != "argmax":
-            arguments["dtype"] = supported(dtype)
-        arguments["keepdims"] = arguments.get("keepdims") or False
-        if name == "cumsum":
-            del arguments["keepdims"]
+        out = arguments.pop("out", None)
         with np.errstate(all="ignore"):
             result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
-        if dtype is not None:
-            result = result.astype(dtype)
-        # With CUB, which CuPy uses by default, it takes scratch, and memory of its own beside an out
+        # With CUB, which CuPy uses by default, it takes scratch
         EMULATOR.launch("scan" if name == "cumsum" else "reduction", name, SCRATCH)
-        if name == "mean":
-            EMULATOR.launch("elementwise", "mean: divide")
-        if out is not None:
-            EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
         return deliver(result, out, name)
 
     return reduce
