@@ -18,7 +18,8 @@ pytest.importorskip("PIL")  # test_emulated_step
 
 import cpu_build
 from commands import SMALL, call, few, good
-from emulated import Emulator, install_or_skip, real
+from emulated import Emulator, install_or_skip
+from emulated.record import cuda_error
 from ranks import together
 from refusals import refuses
 from test_emulated_step import make, make_data
@@ -69,12 +70,6 @@ def planted(text: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_device, "CUDA", kernels)
     kernels.files  # noqa: B018 - reads them all
     assert hits, "no kernel has this text"
-
-
-def error(status: int) -> Exception:
-    """An error of CUDA, as CuPy raises it."""
-    failure: Exception = real.look_up("cuda.runtime.CUDARuntimeError")(status)
-    return failure
 
 
 class CUBLASError(RuntimeError):
@@ -210,7 +205,7 @@ def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
 
     def failing(self: Kernel, *args: Any) -> None:
         if self.name == kernel:
-            raise error(701)
+            raise cuda_error(701)
         launch(self, *args)
 
     monkeypatch.setattr(Kernel, "__call__", failing)
@@ -273,7 +268,7 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     solver = make("cupy")
 
     def failing(*args: Any) -> None:
-        raise error(700)
+        raise cuda_error(700)
 
     def dies(self: Kernel, *args: Any) -> None:
         monkeypatch.setattr(device, "launch", failing)
@@ -314,7 +309,7 @@ def test_emulated_error_in_the_middle_of_a_command_is_a_message(
     monkeypatch.setattr(selfcheck, "_ways", {})
 
     def failing(self: Kernel, *args: Any) -> None:
-        raise error(719)
+        raise cuda_error(719)
 
     monkeypatch.setattr(Kernel, "__call__", failing)
     result = call(*command, "--backend", "cupy")

@@ -10,13 +10,8 @@ from emulated import memory, real
 from emulated.record import EMULATOR
 
 SCALARS = (bool, int, float, complex, np.number, np.bool_)
-SHAPES = (
-    np.shape,
-    np.ndim,
-    np.size,
-    np.result_type,
-    np.can_cast,
-)  # of NumPy, and harmless: they look at no element
+# Of NumPy, and harmless: they look at no element
+SHAPES = np.shape, np.ndim, np.size, np.result_type, np.can_cast
 
 
 class Flags:
@@ -117,27 +112,18 @@ class ndarray:  # noqa: N801 - cupy's name
     # What NumPy asks of an array that is not its own
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct"
-            " a NumPy array explicitly."
-        )
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """cupy takes over here without a word, also for an operator with a NumPy scalar on its left;
         a stray np. is to be seen.
         """
-        raise TypeError(
-            f"numpy.{ufunc.__name__} was called on a device array; write xp.{ufunc.__name__}, with"
-            " xp from get_array_module"
-        )
+        raise TypeError(f"numpy.{ufunc.__name__} was called on a device array")
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in SHAPES:
             return func(*(x.host if isinstance(x, ndarray) else x for x in args), **kwargs)
-        raise TypeError(
-            f"numpy.{func.__name__} was called on a device array; write xp.{func.__name__}, with xp"
-            " from get_array_module"
-        )
+        raise TypeError(f"numpy.{func.__name__} was called on a device array")
 
 
 ndarray.__module__ = "cupy"
@@ -208,10 +194,8 @@ def array(x: Any, who: str) -> np.ndarray:
     """The memory of a device array; nothing else will do."""
     if isinstance(x, ndarray):
         return here(x, who)
-    raise TypeError(
-        f"cupy.{who}: got a {type(x).__module__}.{type(x).__name__}, expected a device array; send"
-        " host arrays with asarray"
-    )
+    got = f"{type(x).__module__}.{type(x).__name__}"
+    raise TypeError(f"cupy.{who}: got a {got}, expected a device array")
 
 
 def operand(x: Any, who: str) -> Any:
@@ -243,12 +227,11 @@ def cast(host: Any, dtype: np.dtype[Any], who: str) -> Any:
     value = np.asarray(host)
     if value.dtype.kind in "fc" and dtype.kind in "iu" and value.size:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-        if not (
-            np.isfinite(value).all() and (value.real > low - 1).all() and (value.real <= high).all()
-        ):
+        fits = np.isfinite(value) & (value.real > low - 1) & (value.real <= high)
+        if not fits.all():
             raise ValueError(
-                f"cupy.{who}: casts {value.dtype} to {dtype}, expected values that it can hold;"
-                " cupy and numpy differ on the others"
+                f"cupy.{who}: casts {value.dtype} to {dtype}, which cannot hold all of it; cupy and"
+                " numpy differ"
             )
     with np.errstate(all="ignore"):
         return value.astype(dtype)

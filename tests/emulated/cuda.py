@@ -41,7 +41,7 @@ class Device:
         self.id = EMULATOR.current if device is None else int(device)
         self._before: list[int] = []
         if not 0 <= self.id < EMULATOR.devices:
-            raise cuda_error("cudaErrorInvalidDevice")
+            raise cuda_error(101)
 
     def use(self) -> None:
         """As from CUDA 12 on: it makes a context, or fails if the device gives none."""
@@ -118,7 +118,7 @@ Stream.null = Stream(null=True)
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     if not (start_event.seconds and end_event.seconds and EMULATOR.is_over(*end_event.mark)):
-        raise cuda_error("cudaErrorNotReady")
+        raise cuda_error(600)
     return 1e3 * (end_event.seconds - start_event.seconds)
 
 
@@ -157,7 +157,7 @@ class MemoryPool:
 
 def get_device_properties(device: int) -> dict[str, Any]:
     if not 0 <= device < EMULATOR.devices:
-        raise cuda_error("cudaErrorInvalidDevice")
+        raise cuda_error(101)
     return {"name": EMULATOR.name.encode(), "major": 8, "minor": 0}
 
 

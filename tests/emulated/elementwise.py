@@ -32,10 +32,8 @@ class Ufunc:
 
     def __call__(self, *args: Any, out: Any = None, dtype: Any = None, **wrong: Any) -> Any:
         if wrong or len(args) != self._real.nin or self._real.nout != 1:
-            raise TypeError(
-                f"cupy.{self.__name__}: got {len(args)} arguments and {wrong}, expected"
-                f" {self._real.nin}, out= and dtype=; no other call is modelled"
-            )
+            got = f"got {len(args)} arguments and {wrong}"
+            raise TypeError(f"cupy.{self.__name__}: {got}; no such call is modelled")
         result = self._compute([operand(x, self.__name__) for x in args], dtype)
         if out is not None:
             array(out, f"{self.__name__}(out=)")
@@ -49,10 +47,8 @@ class Ufunc:
         if x.size:
             EMULATOR.launch("elementwise", self.__name__)
         if result.shape != x.shape or not np.can_cast(result.dtype, x.dtype, "same_kind"):
-            raise TypeError(
-                f"cupy.{self.__name__}: writes {result.dtype} {result.shape} into {x.dtype}"
-                f" {x.shape}, expected one kind and shape"
-            )
+            got = f"writes {result.dtype} {result.shape} into {x.dtype} {x.shape}"
+            raise TypeError(f"cupy.{self.__name__}: {got}")
         x.host[...] = result
         return x
 
@@ -60,9 +56,7 @@ class Ufunc:
         from emulated.indexing import add_at
 
         if self.__name__ != "add":
-            raise NotImplementedError(
-                f"`{self.__name__}.at` is not modelled; cupy has it for few ufuncs"
-            )
+            raise NotImplementedError(f"`{self.__name__}.at` is not modelled")
         if a.dtype.name not in ATOMIC:
             raise TypeError(f"cupy.add.at: got {a.dtype}, expected one of {', '.join(ATOMIC)}")
         add_at(a, indices, operand(b, "add.at"))
@@ -77,8 +71,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     mask = array(condition, "where")
     if x is None or mask.dtype != bool:
         raise NotImplementedError(
-            "emulated device: cupy.where of a mask, x and y alone is modelled; see"
-            " tests/emulated/elementwise.py"
+            "emulated device: cupy.where of a mask, x and y alone is modelled"
         )
     result = np.where(mask, operand(x, "where"), operand(y, "where"))
     if result.size:

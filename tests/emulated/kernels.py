@@ -25,22 +25,13 @@ class RawModule:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         arguments = real.bind("RawModule", args, kwargs)
-        self.code, self.options = arguments.pop("code", None), arguments.pop("options", ())
-        if not isinstance(self.code, str) or arguments:
+        self.code, options = arguments.pop("code", None), arguments.pop("options", ())
+        if options not in (("-DREAL=float",), ("-DREAL=double",)) or arguments:
             raise NotImplementedError(
-                f"emulated RawModule: takes code and options alone, got {sorted(arguments)}"
+                f"emulated RawModule: options are {options}, and {sorted(arguments)}, expected"
+                " -DREAL=float or -DREAL=double alone"
             )
-        if not isinstance(self.options, tuple):
-            raise TypeError(
-                f"cupy.RawModule: options is a {type(self.options).__name__}, expected a tuple"
-            )
-        reals = {option.removeprefix("-DREAL=") for option in self.options}
-        if len(reals) != 1 or not reals <= {"float", "double"}:
-            raise NotImplementedError(
-                f"emulated RawModule: options are {self.options}, expected -DREAL=float or"
-                " -DREAL=double"
-            )
-        self._real = reals.pop()
+        self._real = options[0].removeprefix("-DREAL=")
         self._device = EMULATOR.current
 
     def get_function(self, name: str) -> "RawKernel":
@@ -48,10 +39,7 @@ class RawModule:
 
         built = cpu_build.build(self.code, self._real, EMULATOR.as_card)
         if name not in built.parameters:
-            raise AttributeError(
-                f"cupy.RawModule.get_function: no kernel {name!r}, expected one of"
-                f" {', '.join(built.parameters)}"
-            )
+            raise AttributeError(f"cupy.RawModule.get_function: no kernel {name!r}")
         return RawKernel(built, name, self._device)
 
 
@@ -82,11 +70,10 @@ class RawKernel:
 
         parameters = self._built.parameters[self.name]
         slots = (ctypes.c_uint64 * len(parameters)).from_address(address)
+        dtypes = (cpu_build.dtype_of(parameter, self._built.real) for parameter in parameters)
         values = tuple(
-            np.frombuffer(
-                ctypes.string_at(slot, 8), cpu_build.dtype_of(parameter, self._built.real), 1
-            )[0]
-            for slot, parameter in zip(slots, parameters, strict=True)
+            np.frombuffer(ctypes.string_at(slot, 8), dtype, 1)[0]
+            for slot, dtype in zip(slots, dtypes, strict=True)
         )
         pointers = [int(v) for v, p in zip(values, parameters, strict=True) if p.pointer]
         key, found = (self.ptr, address), memory.take_asked(pointers)
@@ -100,38 +87,31 @@ class RawKernel:
                 " before this launch"
             )
         arrays = iter([self._array(at, one) for at, one in zip(pointers, found, strict=True)])
-        return tuple(
-            next(arrays) if p.pointer else value
-            for p, value in zip(parameters, values, strict=True)
-        )
+        pairs = zip(parameters, values, strict=True)
+        return tuple(next(arrays) if p.pointer else value for p, value in pairs)
 
     def _array(self, address: int, asked: memory.Asked) -> np.ndarray:
         block = memory.find(address)
         size = asked.dtype.itemsize * int(np.prod(asked.shape))
-        if asked.device != EMULATOR.current:
-            raise ValueError(
-                f"{self.name}: an array lies on device {asked.device}, and device"
-                f" {EMULATOR.current} is the current one"
-            )
+        self._check_device("an array lies", asked.device)
         if not size:
             return np.empty(asked.shape, asked.dtype)
         if block is None or address + size > block.start + block.nbytes:
             raise ValueError(f"{self.name}: the array at {address:#x} was freed before this launch")
         if not asked.contiguous:
-            raise ValueError(
-                f"{self.name}: an argument has strides {asked.strides} for shape {asked.shape},"
-                " expected C-contiguous rows; a kernel gets a bare pointer"
-            )
+            got = f"an argument has strides {asked.strides} for shape {asked.shape}"
+            raise ValueError(f"{self.name}: {got}, expected C-contiguous rows")
         block.use()
         held = (ctypes.c_char * size).from_address(address)
         return np.ndarray(asked.shape, asked.dtype, held)
 
+    def _check_device(self, what: str, number: int) -> None:
+        if number != EMULATOR.current:
+            current = f"and device {EMULATOR.current} is the current one"
+            raise ValueError(f"{self.name}: {what} on device {number}, {current}")
+
     def run(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
-        if self._device != EMULATOR.current:
-            raise ValueError(
-                f"{self.name}: was loaded on device {self._device}, and device {EMULATOR.current}"
-                " is the current one"
-            )
+        self._check_device("was loaded", self._device)
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
         if EMULATOR.recorded is not None:
             EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))

@@ -28,10 +28,7 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
     from emulated.cuda import is_pinned
 
     if not is_pinned(out) or (out.shape, out.dtype) != (x.shape, x.dtype):
-        raise ValueError(
-            "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned"
-            " memory; any other makes the host wait"
-        )
+        raise ValueError("cupy.ndarray.get(blocking=False): expected out= like it in pinned memory")
     value = array(x, "get").copy()
     EMULATOR.launch("fetch", "get")
     EMULATOR.begin_copy(lambda: out.__setitem__(..., value))
@@ -50,10 +47,7 @@ def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
 
 def truth(self: ndarray) -> bool:
     if self.size != 1:
-        raise ValueError(
-            "The truth value of an array with other than one element is ambiguous. Use a.any() or"
-            " a.all()"
-        )
+        raise ValueError("The truth value of an array with other than one element is ambiguous.")
     return bool(read(self, "bool"))
 
 
@@ -77,8 +71,7 @@ def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
     def check() -> None:
         if not np.array_equal(arr, sent):
             raise RuntimeError(
-                "cupy.ndarray.set: pinned memory was written to while its copy to the device was"
-                " under way"
+                "cupy.ndarray.set: pinned memory was written to before its copy ended"
             )
 
     EMULATOR.begin_copy(check)
@@ -192,40 +185,30 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
-def checked(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """`method` with calls that cupy would not take refused."""
-
-    def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs:
-            real.bind(f"ndarray.{name}", (self, *args), kwargs)
-        return method(self, *args, **kwargs)
-
-    call.__name__ = name
-    return call
-
-
-def checked_by_name(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a method that takes its arguments by the names that cupy gives them."""
+def checked(name: str, method: Callable[..., Any], by_name: bool) -> Callable[..., Any]:
+    """`method` with calls that cupy would not take refused; it may take cupy's names of arguments."""
 
     def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         bound = real.bind(f"ndarray.{name}", (self, *args), kwargs)
+        if not by_name:
+            return method(self, *args, **kwargs)
         bound.pop("self")
         return method(self, **bound)
 
-    call.__name__ = name
     return call
 
 
 def _attach() -> None:
     for name, method in METHODS.items():
-        setattr(ndarray, name, checked(name, method))
+        setattr(ndarray, name, checked(name, method, by_name=False))
     for name in REDUCTIONS:
-        setattr(ndarray, name, checked_by_name(name, reduction(name)))
+        setattr(ndarray, name, checked(name, reduction(name), by_name=True))
+
+    def conversion(convert: Callable[[np.ndarray], Any]) -> Callable[[ndarray], Any]:
+        return lambda self: convert(read(self, convert.__name__))
+
     for convert in (float, int, repr, str):
-        how = convert.__name__
-        setattr(
-            ndarray, f"__{how}__", lambda self, how=how, convert=convert: convert(read(self, how))
-        )
+        setattr(ndarray, f"__{convert.__name__}__", conversion(convert))
     ndarray.__bool__ = truth
     ndarray.__format__ = lambda self, spec: format(read(self, "format"), spec)
     ndarray.__copy__ = lambda self: copy(self)

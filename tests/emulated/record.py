@@ -23,12 +23,8 @@ HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
 # Who called them says more
 CONVERSIONS = tuple(
-    PACKAGE + name
-    for name in (
-        "backend.py",
-        "memory.py",
-        *(f"device/{x}.py" for x in ("launch", "cublas", "replay", "transfers")),
-    )
+    f"{PACKAGE}{name}.py"
+    for name in "backend memory device/launch device/cublas device/replay device/transfers".split()
 )
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
@@ -36,9 +32,7 @@ Place = str | None  # as in "xpcap/backend.py:96 (to_numpy)"; None while nobody 
 
 
 class Launch(NamedTuple):
-    """One piece of work given to the device: a kernel, a product, a memset or a copy on the
-    device.
-    """
+    """One piece of work given to the device: a kernel, a product, a memset or a copy."""
 
     # elementwise, reduction, product, gather, scatter, copy, fetch, memset, scan, sort or raw
     kind: str
@@ -47,16 +41,14 @@ class Launch(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """One request for memory from CuPy's pool: a fresh array, or scratch that CuPy needs on the
-    way. Views and empty arrays take none.
-    """
+    """One request for memory from CuPy's pool: a fresh array, or scratch."""
 
     nbytes: int
     place: Place
 
 
 class Read(NamedTuple):
-    """One wait for a value that the host wanted: from get() to an f-string. `how` names the way."""
+    """One wait for a value that the host wanted. `how` names the way, from get() to an f-string."""
 
     how: str
     place: Place
@@ -121,18 +113,17 @@ class Emulator(Counts):
         devices: int = 1,
         name: str = "emulated",
         free: int = 8 << 30,
-        total: int = 16 << 30,
         cublas: bool = True,
         busy: tuple[int, ...] = (),
         as_card: bool = False,
     ) -> None:
-        """A fresh machine: number of devices, their name, bytes free and in all on each, whether
-        cuBLAS's binding loads, devices without a context, whether kernels round as on a card.
+        """A fresh machine: number of devices, their name, bytes free on each, whether cuBLAS's binding
+        loads, devices without a context, whether kernels round as on a card.
         """
         self.reset()
         self._open: list[Counts] = []
         self.devices, self.name, self.cublas = devices, name, cublas
-        self.free, self.total = free, total
+        self.free, self.total = free, 16 << 30
         # Handles of cuBLAS by address: the threads hold them
         self.handles: Any = weakref.WeakValueDictionary()
         self.pool_free = 0  # bytes that CuPy's memory pool holds back
@@ -160,7 +151,7 @@ class Emulator(Counts):
     @current.setter
     def current(self, device: int) -> None:
         if device in self.busy:
-            raise cuda_error("cudaErrorDevicesUnavailable")
+            raise cuda_error(46)
         self._thread.device = device
         self.contexts.add(device)
 
@@ -278,14 +269,10 @@ class Emulator(Counts):
         return work <= max(self._over, self._over_on.get(stream, 0))
 
 
-def cuda_error(status: str) -> Exception:
+def cuda_error(status: int) -> Exception:
     """The error type of the real runtime, so that code that catches it is tested."""
-    number = {
-        "cudaErrorInvalidDevice": 101,
-        "cudaErrorNotReady": 600,
-        "cudaErrorDevicesUnavailable": 46,
-    }[status]
-    return real.look_up("cuda.runtime.CUDARuntimeError")(number)
+    failure: Exception = real.look_up("cuda.runtime.CUDARuntimeError")(status)
+    return failure
 
 
 def place() -> str:
@@ -303,11 +290,8 @@ def place() -> str:
         elif best is None and not path.startswith(HERE):
             best = frame
         frame = frame.f_back
-    return (
-        "?"
-        if best is None
-        else f"{known(best.f_code.co_filename)}:{best.f_lineno} ({best.f_code.co_name})"
-    )
+    code = best.f_code
+    return f"{known(code.co_filename)}:{best.f_lineno} ({code.co_name})"
 
 
 @functools.cache
