@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,8 @@ def untried(device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def check_lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     """The lines of checks since the last call."""
-    return lambda: [
-        line
-        for line in capsys.readouterr().err.splitlines()
-        if "CUDA kernels" in line or "plain way" in line
-    ]
+    words = re.compile("CUDA kernels|plain way")
+    return lambda: [line for line in capsys.readouterr().err.splitlines() if words.search(line)]
 
 
 def planted(text: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,12 +155,10 @@ def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
 
 POLICIES = Policy(max_length=6, forbid=[0]), Beam(3, max_length=6), Sampling(max_length=6, seed=1)
 # Between them, what launches every kernel: options of a solver, and FUSED
+FUSED = ops_device.FUSED
 SETTINGS: list[tuple[dict[str, Any], int]] = [
-    ({"inject": "init"}, ops_device.FUSED),
-    (
-        {"inject": "every-step", "clip_norm": None, "dropout": 0.0, "hole": True},
-        ops_device.FUSED,
-    ),
+    ({"inject": "init"}, FUSED),
+    ({"inject": "every-step", "clip_norm": None, "dropout": 0.0, "hole": True}, FUSED),
     ({"inject": "attention+every-step", "batch_size": 24}, 8),
 ]
 
@@ -286,23 +282,20 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
             solver.train()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["evaluate", "run"],
-        ["train", "--out", "run", "--resume", "--epochs", 3],
-        ["caption", "run", "--split", "val"],
-        ["look", "run", "drawing.png"],
-        ["verify"],
-    ],
-    ids=lambda command: command[0],
-)
+COMMANDS = """evaluate run
+train --out run --resume --epochs 3
+caption run --split val
+look run drawing.png
+verify"""
+
+
+@pytest.mark.parametrize("command", COMMANDS.splitlines())
 @pytest.mark.usefixtures("few_pictures", "run")
 def test_emulated_error_in_the_middle_of_a_command_is_a_message(
-    command: list[object], monkeypatch: pytest.MonkeyPatch
+    command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What failed, and what to type: training goes on from its last checkpoint."""
-    if command[0] == "look":
+    if command.startswith("look"):
         write_pictures("drawings", few(0), "val")
         next(Path("drawings").glob("*.png")).rename("drawing.png")
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: True)  # tried, and right
@@ -312,13 +305,13 @@ def test_emulated_error_in_the_middle_of_a_command_is_a_message(
         raise cuda_error(719)
 
     monkeypatch.setattr(Kernel, "__call__", failing)
-    result = call(*command, "--backend", "cupy")
+    result = call(*command.split(), "--backend", "cupy")
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
     last = result.output.splitlines()[-1]
     assert "the GPU fails (CUDARuntimeError: cudaErrorLaunchFailure" in last
     assert "--backend numpy computes on the CPU" in last
-    if command[0] == "train":
+    if command.startswith("train"):
         assert "continue with: " in last
         assert "train --out run --resume --backend numpy" in last
 

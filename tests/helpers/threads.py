@@ -29,38 +29,31 @@ SMALL, LARGE = 20, 128  # captions in a batch: one part, and a part for each cor
 
 
 def digest(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(
-        b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    ).hexdigest()[:12]
+    bits = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+    return hashlib.sha256(bits).hexdigest()[:12]
 
 
-def solve(batch: int, steps: int = 3) -> str:
-    model = CaptioningRNN(
-        DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0
-    )
-    solver = CaptioningSolver(
-        model, DATA, update_rule="adam", batch_size=batch, clip_norm=5.0, seed=0, verbose=False
-    )
-    for _ in range(steps):
+def captioner() -> CaptioningRNN:
+    words = DATA.vocabulary.word_to_idx
+    return CaptioningRNN(words, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0)
+
+
+def solve(batch: int) -> str:
+    options = {"update_rule": "adam", "batch_size": batch, "clip_norm": 5.0, "verbose": False}
+    solver = CaptioningSolver(captioner(), DATA, seed=0, **options)
+    for _ in range(3):
         solver.step(*DATA.minibatch("train", np.arange(batch)))
-    return digest(model.params.flat)
+    return digest(solver.model.params.flat)
 
 
 def caption() -> str:
-    model = CaptioningRNN(
-        DATA.vocabulary.word_to_idx, DATA.feature_dim, 64, 160, "lstm", np.float32, seed=0
-    )
-    captions, probabilities = model.sample_with_probabilities(
-        DATA.features("train", np.arange(128)), 8
-    )
-    return digest(captions, probabilities)
+    features = DATA.features("train", np.arange(128))
+    return digest(*captioner().sample_with_probabilities(features, 8))
 
 
 def layer() -> str:
-    rng = np.random.default_rng(0)
-    x, w, b = (
-        rng.standard_normal(shape, np.float32) for shape in ((40, 20, 160), (160, 700), (700,))
-    )
+    rng, shapes = np.random.default_rng(0), ((40, 20, 160), (160, 700), (700,))
+    x, w, b = (rng.standard_normal(shape, np.float32) for shape in shapes)
     out, cache = temporal_affine_forward(x, w, b)
     return digest(out, *temporal_affine_backward(out, cache))
 
@@ -105,11 +98,8 @@ def beside(work: Callable[[], Any], other: Callable[[], Any], in_main: bool) -> 
 
 
 def threads() -> list[int]:
-    return [
-        library["num_threads"]
-        for library in threadpoolctl.threadpool_info()
-        if library["user_api"] == "blas"
-    ]
+    libraries = threadpoolctl.threadpool_info()
+    return [found["num_threads"] for found in libraries if found["user_api"] == "blas"]
 
 
 def outlive() -> None:
@@ -131,9 +121,8 @@ def outlive() -> None:
 
 def main() -> None:
     before = threads()
-    if before and sys.argv[1:] == [
-        "owned"
-    ]:  # main sets a limit for good: from 3.8 on no other thread can then set one by threadpoolctl
+    if before and sys.argv[1:] == ["owned"]:
+        # Main sets a limit for good: from 3.8 on no other thread can then set one by threadpoolctl
         threadpoolctl.threadpool_limits(before[0], user_api="blas")
     found: dict[str, Any] = {"version": threadpoolctl.__version__, "threads": before}
     found["main"] = {name: work() for name, work in WORK.items()}
