@@ -4,24 +4,23 @@ fit is counted, or refused.
 
 import csv
 import errno
-import functools
 import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from caption_formats import FORMATS, by_picture, by_split, coco, json_list, karpathy, table
-from caption_formats import token as tokens
-from commands import SMALL, answer, call, failing, good
+from commands import answer, call, failing, good
 from programs import program
 from refusals import Refusal, refusals, refuses
 
@@ -79,33 +78,25 @@ def prepare(line: str, *more: object) -> list[str]:
 # every form
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_form_says_the_same(form: str) -> None:
-    assert read(FORMATS[form](SAID)) == SAID
-
-
 def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
     splits = {split: {name: SAID[name] for name in names} for split, names in LISTS.items()}
     lists = {split: f"{split}.txt" for split in LISTS}
-    forms: dict[str, tuple[Any, Any]] = {
-        form: ([(None, write(form, FORMATS[form](SAID)))], lists)
-        for form in ("lines NAME#K", "Kaggle's", "JSON lines")
-    }
-    forms["Karpathy's"] = [(None, write("k", karpathy(splits)))], None
-    forms["COCO's"] = [(split, write(split, coco(said))) for split, said in splits.items()], None
-    made = {
-        form: import_captions(files, lists=lists, features_file="features.npz", min_count=1)[0]
-        for form, (files, lists) in forms.items()
-    }
-    first = made["lines NAME#K"]
-    for data in made.values():
+    plain = ("lines NAME#K", "Kaggle's", "JSON lines")
+    forms: list[tuple[Any, Any]] = [
+        *(([(None, write(form, FORMATS[form](SAID)))], lists) for form in plain),
+        ([(None, write("k", karpathy(splits)))], None),
+        ([(split, write(split, coco(said))) for split, said in splits.items()], None),
+    ]
+    how: dict[str, Any] = {"features_file": "features.npz", "min_count": 1}
+    first, *others = [import_captions(files, lists=lists, **how)[0] for files, lists in forms]
+    for data in others:
         assert data.vocabulary.idx_to_word == first.vocabulary.idx_to_word
+        assert data.source != first.source
         for name, split in first.splits.items():
             np.testing.assert_array_equal(data.split(name).captions, split.captions)
             np.testing.assert_array_equal(data.split(name).features, split.features)
             assert data.split(name).images == split.images
             assert data.texts(name) == first.texts(name)
-    assert len({json.dumps(data.source.to_json()) for data in made.values()}) == len(made)
 
 
 def test_a_field_may_hold_what_separates_fields() -> None:
@@ -131,6 +122,13 @@ def test_a_caption_and_a_heading_may_be_of_a_million_characters() -> None:
         read_captions([(None, "long.json")])
 
 
+def coco_with(**more: Any) -> str:
+    """The captions as COCO's, with more at the end of a list."""
+    return json.dumps(
+        {key: value + more.get(key, []) for key, value in COCO.items() if key != "info"}
+    )
+
+
 def images(*rows: dict[str, Any], **more: Any) -> str:
     return json.dumps({"images": rows, **more})
 
@@ -140,7 +138,7 @@ B, NULL = [{"raw": "b"}], {"image": "c", "caption": "d", "split": None}
 AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     ("caption,file,split\na dog,a.jpg,test,,\n", {"test": {"a.jpg": ["a dog"]}}, ""),
     ('image|caption\na.jpg|"A dog" runs\n', {"a.jpg": ['"A dog" runs']}, ""),
-    (",image,caption\n7,a.jpg,a dog\n", {"a.jpg": ["a dog"]}, ""),  # of pandas
+    (",image,caption\n7,a.jpg,a dog\n", {"a.jpg": ["a dog"]}, "columns that are not used: number 1"),  # of pandas
     ("\n\nsep=;\n\nimage;caption\na.jpg;a, b\n", {"a.jpg": ["a, b"]}, ""),
     # a space around a name is no part of it
     (" a.jpg#0\tb\na.jpg #0\tc\n", {"a.jpg": ["b"]}, "second lines of one NAME#K: 1 (line 2)"),
@@ -159,7 +157,7 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     (images({"filename": "a", "split": "val", "sentences": B}, {"filename": "c", "split": None, "sentences": B}),
         {"val": {"a": ["b"]}}, "rows without a split: 1 (image 2)"),
     # several columns of captions
-    ("image;caption;caption2;note\na.jpg;b;c;d\n", {"a.jpg": ["b", "c"]}, ""),
+    ("image;caption;caption2;note\na.jpg;b;c;d\n", {"a.jpg": ["b", "c"]}, "columns that are not used: note"),
     ("image,caption,caption\na.jpg,b,c\n", {"a.jpg": ["b", "c"]}, ""),
     ("image,Caption 1,caption_2\na.jpg,, c\nd.jpg,b,c,d\ne.jpg,,\n", {"a.jpg": ["c"], "e.jpg": [""]},
         "rows without 3 columns: 1 (line 3)"),
@@ -173,6 +171,20 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     ("image;caption;caption 2\na;['b', ''];c\nd;[];['e',]\n", {"a": ["b", "c"], "d": ["[]", "e"]}, ""),
     ('image|caption\na|["b", 7]\nc|["d" runs]\ne|[\'It\'\'s\']\nf|["\\ud800"]\ng|[\'\\x4\']\nh|[a dog]\ni|["a\n',
         {"h": ["[a dog]"]}, "rows with a list of captions that cannot be read: 6 (line 2, line 3, line 4, ...)"),
+    # as line 19,999 of Flickr30k, where a pipe is missing
+    ("image_name| comment_number| comment\na.jpg| 0| A \"dog\" runs .\na.jpg| 1   A dog\na.jpg| 2| a | b\na.jpg| 2| c\n",
+        {"a.jpg": ['A "dog" runs .', "a | b"]}, "rows without 3 columns: 1 (line 3); second captions of one number: 1 (a.jpg 2)"),
+    (b"a.jpg#0\tb\nrubbish\n", {"a.jpg": ["b"]}, "lines of another form: 1 (line 2)"),
+    (json_list({"": ["a dog", "a cat"], "a": ["b"]}), {"a": ["b"]}, "rows without a picture: 1 (row 1)"),
+    # COCO's and Karpathy's
+    (coco_with(annotations=[{"image_id": 1, "caption": "a"}]), SAID, "captions of no image: 1 (image_id 1)"),
+    (coco_with(annotations=COCO["annotations"][:1]), SAID, "annotations with the id of another: 1 (0)"),
+    (coco_with(images=[{"id": 0, "file_name": "four.jpg"}]), SAID, "images with the id of another: 1 (0)"),
+    (karpathy({"train": {"a": ["a"]}, "restval": {"b": ["b"]}, "test": {"c": ["c"]}}),
+        {"train": {"a": ["a"], "b": ["b"]}, "test": {"c": ["c"]}}, "restval joins train: 1 pictures"),
+    # columns that are named
+    ("id;Foto;de;en;teil\n1;a.jpg;Ein Hund;a dog;Training\n2;b.jpg;Eine Katze;a cat;dev\n",
+        {"train": {"a.jpg": ["a dog"]}, "val": {"b.jpg": ["a cat"]}}, "columns that are not used: id, de"),
     # a number names a picture
     ('[{"image_id": 42, "caption": "b"}, {"image_id": 0, "caption": []}]', {"42": ["b"], "0": []}, ""),
 ]
@@ -180,67 +192,38 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
 
 
 @pytest.mark.parametrize(("text", "said", "report"), AS_MEANT)
-def test_a_file_is_read_as_people_mean_it(text: str, said: Any, report: str) -> None:
+def test_a_file_is_read_as_people_mean_it(text: Any, said: Any, report: str) -> None:
     found = ImportReport()
-    assert read(text, report=found) == said
-    assert "; ".join(found.lines()) == report
-
-
-def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
-    """As line 19,999 of the published file."""
-    report = ImportReport()
-    rows = (
-        'a.jpg| 0| A "dog" runs .',
-        "a.jpg| 1   A dog sits .",
-        "a.jpg| 2| a | b",
-        "a.jpg| 2| c\n",
-    )
-    text = "\n".join(("image_name| comment_number| comment", *rows))
-    assert read(text, report=report) == {"a.jpg": ['A "dog" runs .', "a | b"]}
-    assert report.lines() == [
-        "rows without 3 columns: 1 (line 3)",
-        "second captions of one number: 1 (a.jpg 2)",
-    ]
-
-
-def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
-    text = "id;Foto;de;en;teil\n1;a.jpg;Ein Hund;a dog;Training\n2;b.jpg;Eine Katze;a cat;dev\n"
-    assert read(text, columns=Columns(image="foto", caption="en", split="teil")) == {
-        "train": {"a.jpg": ["a dog"]},
-        "val": {"b.jpg": ["a cat"]},
-    }
+    columns = Columns(image="foto", caption="en", split="teil") if "Foto" in str(text) else None
+    assert read(text, columns=columns, report=found) == said
+    assert "; ".join([*found.lines(), *found.notes]) == report
 
 
 @refusals(
     """
-    Columns(image="photo", caption="en") | DataError | got: columns 'Foto', 'en' | expected: one such as photo for pictures
-    Columns(image="Foto", caption="en", split="teil") | DataError | got: columns 'Foto', 'en' | expected: and teil for splits
-    {"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
-    "no" | OptionError | thing: `columns` | expected: Columns(image=
-    Columns(image="Foto", caption=[]) | OptionError | thing: caption | got: is []
-    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption | got: is 7
+    columns=Columns(image="photo", caption="en") | DataError | got: columns 'Foto', 'en' | expected: one such as photo for pictures
+    columns=Columns(image="Foto", caption="en", split="teil") | DataError | got: columns 'Foto', 'en' | expected: and teil for splits
+    columns={"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
+    columns=Columns(image="Foto", caption=[]) | OptionError | thing: caption | got: is []
+    columns=Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption | got: is 7
+    content='{"a.jpg": ["A dog."]}', columns=Columns(image="image") | DataError | got: without columns | expected: a table
+    content="a.jpg#0\\tA dog.", columns=Columns(image="image") | DataError | got: without columns
+    encoding="cp125" | OptionError | thing: encoding | got: is 'cp125' | expected: a text encoding, as in cp1252
+    encoding="hex" | OptionError | thing: encoding | got: is 'hex'
+    encoding=7 | OptionError | thing: encoding | got: is 7
     """
 )
-def test_columns_that_are_not_there_or_none_are_refused(refusal: Refusal) -> None:
-    refusal.check(globals(), 'read("Foto;en\\na.jpg;a dog\\n", columns={})')
-
-
-@pytest.mark.parametrize("text", ['{"a.jpg": ["A dog."]}', "a.jpg#0\tA dog.\n"])
-def test_columns_are_not_named_of_a_file_without_any(text: str) -> None:
-    """They were accepted and unused."""
-    with refuses(DataError, got="without columns", expected="a table"):
-        read(text, columns=Columns(image="image"))
+def test_columns_and_encodings_that_there_are_not_are_refused(refusal: Refusal) -> None:
+    table = "'content': 'Foto;en\\na.jpg;a dog\\n'"
+    refusal.check(globals(), f"read(**{{{{{table}, **dict({{}})}}}})")
 
 
 def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_once() -> None:
     text = "Nr;Datei;de;en;\n1;a.jpg;Ein Hund;a dog;\n2;b.jpg;;a cat;\n"
     files = [(None, write(name, text)) for name in ("one.csv", "two.csv")]
-    report = ImportReport()
-    chosen = Columns(image="Datei", caption=["en", "DE"])
-    assert by_name(read_captions(files, columns=chosen, report=report)) == {
-        "a.jpg": ["a dog", "Ein Hund"] * 2,
-        "b.jpg": ["a cat"] * 2,
-    }
+    report, chosen = ImportReport(), Columns(image="Datei", caption=["en", "DE"])
+    said = by_name(read_captions(files, columns=chosen, report=report))
+    assert said == {"a.jpg": ["a dog", "Ein Hund"] * 2, "b.jpg": ["a cat"] * 2}
     assert report.notes == ["columns that are not used: Nr, number 5"]
     line = "train=one.csv --features features.npz --out own.h5 --image-column Datei"
     failing(
@@ -252,34 +235,19 @@ def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_o
 
 def test_a_plain_csv_of_excel_needs_one_word_and_a_byte_order_mark_decides() -> None:
     text = "image;caption\r\none.jpg;Ein Mädchen\r\ntwo.jpg;Ein Hund läuft\r\n"
-    plain = write("plain.csv", text.encode("cp1252"))
-    marked = [write(f"{name}.csv", text.encode(name)) for name in ("utf-16", "utf-8-sig")]
+    paths = [write(f"{name}.csv", text.encode(name)) for name in ("cp1252", "utf-16", "utf-8-sig")]
     words = "line 2", "give --encoding cp1252 if Excel wrote it as plain CSV"
-    failing("prepare train=plain.csv --features features.npz --out own.h5".split(), *words)
-    assert by_name(read_captions([(None, path) for path in marked])) == {
-        "one.jpg": ["Ein Mädchen"] * 2,
-        "two.jpg": ["Ein Hund läuft"] * 2,
-    }
-    rows = read_captions([(None, path) for path in (plain, *marked)], encoding="cp1252")
+    failing("prepare train=cp1252.csv --features features.npz --out own.h5".split(), *words)
+    assert read(paths[1].read_bytes()) == read(paths[2].read_bytes())
+    rows = read_captions([(None, path) for path in paths], encoding="cp1252")
     assert by_name(rows)["one.jpg"] == ["Ein Mädchen"] * 3
-    prepare("train=plain.csv --encoding cp1252")
+    prepare("train=cp1252.csv --encoding cp1252")
     assert open_data("own.h5").texts("train")[0] == "Ein Mädchen"
-    with refuses(DataError, thing="plain.csv", got="is not ASCII text", cause="as CSV UTF-8"):
-        read_captions([(None, plain)], encoding="ascii")
+    with refuses(DataError, thing="cp1252.csv", got="is not ASCII text", cause="as CSV UTF-8"):
+        read_captions([(None, paths[0])], encoding="ascii")
 
 
-@refusals(
-    """
-    "cp125" | OptionError | thing: encoding | got: is 'cp125' | expected: a text encoding, as in cp1252
-    "hex" | OptionError | thing: encoding | got: is 'hex'
-    7 | OptionError | thing: encoding | got: is 7
-    """
-)
-def test_an_encoding_that_is_none_is_refused(refusal: Refusal) -> None:
-    refusal.check(globals(), 'read("image,caption\\na,b", encoding={})')
-
-
-@pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val"])
+@pytest.mark.parametrize("name", ["validation", "Val"])
 def test_a_split_has_our_name_wherever_it_is_named(name: str) -> None:
     features({"a.jpg": [1], "b.jpg": [2]})
     rows = {"train": "a.jpg,a dog\n", name: "b.jpg,a cat\n"}
@@ -287,29 +255,25 @@ def test_a_split_has_our_name_wherever_it_is_named(name: str) -> None:
     every = [(None, write("all.csv", "image,caption\n" + "".join(rows.values())))]
     lists = {"train": write("list", "a.jpg\n"), name: write("other list", "b.jpg\n")}
     options: dict[str, Any] = {"features_file": "features.npz", "min_count": 1}
-    by_files, _ = import_captions(iter(files), **options)
-    by_lists, _ = import_captions(every, lists=lists, **options)
-    assert [*by_files.splits] == [*by_lists.splits] == ["train", "val"]
-
-
-def test_restval_joins_train_and_is_said() -> None:
-    report = ImportReport()
-    a, b, c = ({f"{name}.jpg": [name]} for name in "abc")
-    said = read(karpathy({"train": a, "restval": b, "test": c}), report=report)
-    assert said == {"train": a | b, "test": c}
-    assert report.notes == ["restval joins train: 1 pictures"]
+    for made in (
+        import_captions(iter(files), **options),
+        import_captions(every, lists=lists, **options),
+    ):
+        assert [*made[0].splits] == ["train", "val"]
 
 
 # splits
 
 
-def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
+def test_rows_of_a_picture_come_together_and_say_where_a_file_has_them() -> None:
     text = "image,caption,split\nb.jpg,a,val\na.jpg,b,train\nc.jpg,c,val\nb.jpg,d,val\n"
     rows = read_captions([(None, write("t.csv", text))])
-    assert [f"{row.split} {row.picture} {row.caption}" for row in rows] == [
-        *("val b.jpg a", "val b.jpg d", "val c.jpg c", "train a.jpg b")
+    assert [f"{row.split} {row.picture} {row.caption} {row.source[-6:]}" for row in rows] == [
+        *("val b.jpg a line 2", "val b.jpg d line 5", "val c.jpg c line 4", "train a.jpg b line 3")
     ]
-    assert rows[1].source == "read_captions: t.csv, line 5"
+    file = images({"id": 1, "file_name": "a"}, annotations=[{"image_id": 1, "caption": "b"}] * 2)
+    sources = [row.source for row in read_captions([(None, write("c.json", file))])]
+    assert sources == [f"read_captions: c.json, annotation number {k}" for k in (1, 2)]
 
 
 def test_files_with_and_without_splits_do_not_mix() -> None:
@@ -319,59 +283,29 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
     with refuses(DataError, thing="k.json", got="already defines splits (train)"):
         read_captions([("val", split)])
     command = "prepare --features features.npz --out o.h5".split()
-    words = "splits train already", "no --split"
-    failing([*command, split, "--split", "train=train.txt"], *words)
-    words = ("'one.jpg' is in split 'train' and in 'val'",)
-    failing([*command, f"train={plain}", f"val={plain}"], *words)
+    failing([*command, split, "--split", "train=train.txt"], "splits train already", "no --split")
+    words = "'one.jpg' is in split 'train' and in 'val'"
+    failing([*command, f"train={plain}", f"val={plain}"], words)
     assert by_name(read_captions([("a", plain), ("b", plain)])) == {"a": SAID, "b": SAID}
-
-
-def test_an_annotation_without_an_id_is_known_by_its_number() -> None:
-    file = images({"id": 1, "file_name": "a"}, annotations=[{"image_id": 1, "caption": "b"}] * 2)
-    rows = read_captions([(None, write("c.json", file))])
-    assert [row.source for row in rows] == [
-        f"read_captions: c.json, annotation number {number}" for number in (1, 2)
-    ]
 
 
 # what does not fit
 
 
-def coco_with(**more: Any) -> str:
-    """The captions as COCO's, with more at the end of a list."""
-    return json.dumps(
-        {key: value + more.get(key, []) for key, value in COCO.items() if key != "info"}
-    )
-
-
-TWICE = b'[{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '
 # fmt: off
-SKIPPED: dict[str, tuple[bytes | str, str]] = {
-    "no word": (table({**SAID, "one.jpg": ["a dog", "...", ""]}), "captions without a word: 2 (one.jpg, one.jpg)"),
-    "no word in a line": (tokens({**SAID, "one.jpg": ["a", "."]}), "captions without a word: 1 (one.jpg)"),
-    "no caption": (coco_with(images=[{"id": 1, "file_name": "four.jpg"}]), "pictures without captions: 1 (four.jpg)"),
-    "no feature": (table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}),
-        "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)"),
-    "no image": (coco_with(annotations=[{"image_id": 1, "caption": "a"}]), "of no image: 1 (image_id 1)"),
-    "id twice": (coco_with(annotations=COCO["annotations"][:1]), "the id of another: 1 (0)"),
-    "image id twice": (coco_with(images=[{"id": 0, "file_name": "four.jpg"}]), "images with the id of another: 1 (0)"),
-    "image twice": (coco_with(images=[{"id": 1, "file_name": "one.jpg"}]), "the name of another: 1 (one.jpg)"),
-    "Karpathy's image twice": (karpathy({"": SAID}).replace(b"[", TWICE, 1), "the name of another: 1 (one.jpg)"),
-    "key twice": (tokens(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),
-    "odd line": (tokens(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
-    "short row": (table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
-    "nameless list": (json_list(SAID).replace(b"[", b'[{"image": "", "captions": ["a dog", "a cat"]},', 1),
-        "rows without a picture: 1 (row 1)"),
-    "nameless": (table(SAID) + b" ,a dog\n", "rows without a picture: 1 (line 10)"),
-    "unlisted": (table({**SAID, "one.jpg": []}), "have no captions, or were skipped: 1 (one.jpg)"),
+SKIPPED = {
+    "captions without a word: 2 (one.jpg, one.jpg)": table({**SAID, "one.jpg": ["a dog", "...", ""]}),
+    "pictures without captions: 1 (four.jpg)": coco_with(images=[{"id": 1, "file_name": "four.jpg"}]),
+    "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)": table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}),
+    "rows without 2 columns: 1 (line 10)": table(SAID) + b"one.jpg\n",
+    "have no captions, or were skipped: 1 (one.jpg)": table({**SAID, "one.jpg": []}),
 }
 # fmt: on
 
 
-@pytest.mark.parametrize("name", SKIPPED)
-def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str) -> None:
-    content, line = SKIPPED[name]
-    write("captions", content)
+@pytest.mark.parametrize("line", SKIPPED)
+def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(line: str) -> None:
+    write("captions", SKIPPED[line])
     lines = prepare(f"captions {BY_LISTS}")
     assert sum(shown.startswith("skipped ") and shown.endswith(line) for shown in lines) == 1
     count = sum(answer("info", "own.h5")["source"]["skipped"].values())
@@ -389,45 +323,36 @@ def skipped_list() -> list[list[str]]:
 
 def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
     photos(dict.fromkeys(SAID, (0, 0, 0)))
-    for number in range(6):
-        write(f"photos/deep/{number}.jpg", b"" if number % 2 else b"no picture")
-    said = {**SAID, **{f"{number}.jpg": ["a dog"] for number in range(5)}, "Two .jpeg": ["a cat"]}
+    write("photos/deep/0.jpg", b"no picture")
+    write("photos/deep/1.jpg", b"")
+    write("photos/deep/2.jpg", b"")
+    said = {**SAID, "0.jpg": ["a dog"], "1.jpg": ["a dog"], "Two .jpeg": ["a cat"]}
     write("one.csv", table({**said, "three.jpg": ["..."]}))
     write("two.csv", "image,caption\none.jpg\n,a dog\nthree.jpg,a dog\n")
     line = (
         "prepare one.csv two.csv --pictures photos --encoder histogram --fractions 1 --out own.h5"
     )
-    output = good(*line.split()).output
-    assert "own.h5.skipped.csv lists all skipped items with reasons" in output
-    expected = f"expected {formats()}"
-    text, empty = (
-        f"pictures that cannot be read: {reason}"
-        for reason in (
-            f"cannot be read as a picture, {expected}; it is text",
-            f"is empty, {expected}; copied or downloaded only in part?",
-        )
-    )
+    assert "own.h5.skipped.csv lists all skipped items with reasons" in good(*line.split()).output
+    unread, expected = "pictures that cannot be read: ", f"expected {formats()}"
     assert skipped_list() == [
         ["two.csv, line 2", "rows without 2 columns"],
         ["two.csv, line 3", "rows without a picture"],
         ["three.jpg", "captions without a word"],
         ["Two .jpeg", "captioned pictures missing from photos: did you mean two.jpg?"],
-        ["deep/5.jpg", "pictures in photos without captions"],
-        *([f"deep/{number}.jpg", empty if number % 2 else text] for number in range(5)),
+        ["deep/2.jpg", "pictures in photos without captions"],
+        ["deep/0.jpg", f"{unread}cannot be read as a picture, {expected}; it is text"],
+        ["deep/1.jpg", f"{unread}is empty, {expected}; copied or downloaded only in part?"],
     ]
     Path("own.h5").unlink()
     write("one.csv", table(SAID))
-    write("two.csv", table({f"{number}.jpg": ["a dog"] for number in range(6)}))
-    photos({f"deep/{number}.jpg": (0, 0, 0) for number in range(6)})
+    write("two.csv", table({f"{number}.jpg": ["a dog"] for number in range(3)}))
+    photos({f"deep/{number}.jpg": (0, 0, 0) for number in range(3)})
     assert "skipped" not in good(*line.split()).output
     assert not Path("own.h5.skipped.csv").exists()
     Path("own.h5").unlink()
     write("own.h5.skipped.csv", "mine")
-    failing(
-        line.split(),
-        "own.h5.skipped.csv",
-        "expected a new file, or a table with the heading name,reason",
-    )
+    wanted = "expected a new file, or a table with the heading name,reason"
+    failing(line.split(), "own.h5.skipped.csv", wanted)
 
 
 def zipped(*names: str, **stored: bytes) -> bytes:
@@ -439,8 +364,6 @@ def zipped(*names: str, **stored: bytes) -> bytes:
     return file.getvalue()
 
 
-CSV, SHEET, QUOTE = "as CSV UTF-8", "save the sheet as CSV UTF-8", "each quote that opens"
-PATH, UNPACK, JSON = "is the path right?", "unpack it first", "not whole JSON"
 ODS = b"application/vnd.oasis.opendocument.spreadsheet"
 ONE = '{"image": "a", "caption": "b"}\n'
 IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
@@ -543,50 +466,27 @@ def test_names_that_lead_astray_are_refused(row: str) -> None:
 
 def test_where_no_picture_is_left_the_reasons_are_told_the_most_frequent_first() -> None:
     write("empty/film.mp4", b"")
-    write("photos/deep/folder/two.jpg", b"no picture")
-    write("photos/deep/spare.jpg", b"no caption")
+    write("photos/deep/two.jpg", b"no picture")
+    write("photos/spare.jpg", b"no caption")
+    command = "prepare train=c.csv --encoder histogram --out own.h5 --pictures".split()
+    folder = [*command, "photos"]
     long = f"{'long name ' * 20}.jpg"
     write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}{long}": ["a dog"] for i in range(9)}}))
-    command = "prepare train=c.csv --encoder histogram --out own.h5 --pictures".split()
     missing = "expected some; captioned pictures missing from photos: 9 (0long name"
-    failing([*command, "photos"], missing, "; it is text)")
-    write("c.csv", "image,caption\ntwo.jpg,a dog\n" + "".join(f"{i}.jpg,...\n" for i in range(9)))
-    output = call(*command, "photos").output
+    failing(folder, missing, "; it is text)")
+    write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}.jpg": ["..."] for i in range(9)}}))
     reasons = "captions without a word: 9 (0.jpg, 1.jpg, 2.jpg, ...); pictures without captions: 9"
-    assert f"expected some; {reasons}" in output
-    failing(
-        [*command, "empty"], "no picture is in empty or the folders in it; 1 other file in empty"
-    )
-    command[1] = "c.csv"
-    failing([*command, "photos"], "by_shares: 1 pictures, expected", "captions without a word: 9")
-    drawn = "by_shares: 0 pictures, expected", "captions without a word: 9"
-    failing([*command, "photos", "--fractions", "1"], *drawn)
+    failing(folder, f"expected some; {reasons}")
+    nothing = "no picture is in empty or the folders in it; 1 other file in empty"
+    failing([*command, "empty"], nothing)
+    folder[1] = "c.csv"
+    failing(folder, "by_shares: 1 pictures, expected", "captions without a word: 9")
+    failing([*folder, "--fractions", "1"], "by_shares: 0 pictures", "captions without a word: 9")
     long = f"{'long' * 40}.jpg"  # too long for an error, which leaves the suggestion out whole
     for name in ("1", "2"):
         write(f"photos/{name}/{'folder ' * 15}x/{long}", b"")
-    write("c.csv", f"image,caption\n{long},a dog\n")
-    failing([*command, "photos"], "long' is not in photos or the folders in it, where")
-    command[1] = "train=c.csv"
-    write("c.csv", f"image,caption\n{long},a dog\ndeep/folder/two.jpg,a dog\n")
-    failing([*command, "photos"], "missing from photos: 1 (longlong")
-
-
-def test_names_from_the_current_folder_are_paths_in_the_folder_of_pictures() -> None:
-    photos({"a/one.jpg": (0, 0, 0), "b/one.jpg": (0, 0, 0), "two.jpg": (0, 0, 0)})
-    write("c.csv", "image,caption\n.\\a\\one.jpg,a dog\n./B/one.jpg,a cat\n./two.jpg,a cow\n")
-    lines = prepare("c.csv --pictures photos --encoder histogram --fractions 1 --strict")
-    assert open_data("own.h5").split("train").images == ["a/one.jpg", "b/one.jpg", "two.jpg"]
-    assert not any("another folder" in line for line in lines)
-
-
-def test_names_with_backslashes_are_those_with_slashes() -> None:
-    photos({"a/one.jpg": (0, 0, 0), "a/two.jpg": (0, 0, 0)})
-    write("c.csv", "image,caption\na\\one.jpg,a dog\na/one.jpg,a cat\na\\two.jpg,a cow\n")
-    write("train.txt", "photos\\a\\one.jpg\na/two.jpg\n")
-    prepare("c.csv --pictures photos --encoder histogram --split train=train.txt")
-    data = open_data("own.h5")
-    assert data.split("train").images == ["a/one.jpg", "a/two.jpg"]
-    assert data.texts("train") == ["a dog", "a cat", "a cow"]
+    write("c.csv", table({long: ["a dog"]}))
+    failing(folder, "long' is not in photos or the folders in it, where")
 
 
 def test_a_list_names_pictures_as_captions_may_and_a_name_too_many_is_told() -> None:
@@ -605,22 +505,13 @@ def test_a_list_names_pictures_as_captions_may_and_a_name_too_many_is_told() -> 
 
 def test_captions_of_one_picture_under_several_names_are_joined() -> None:
     photos(dict.fromkeys(["deep/one.JPG", "two.jpg", "cats/1.jpg"], (0, 0, 0)))
-    here = Path("photos").resolve()
-    names = (
-        "deep/one.JPG",
-        "one.jpg",
-        str(here / "deep/one.JPG"),
-        "../photos/two.jpg",
-        "cats/1.jpg",
-        "dogs/1.jpg",
-    )
-    write("c.csv", "image,caption\n" + "".join(f"{name},a dog\n" for name in names))
+    one = str(Path("photos/deep/one.JPG").resolve())
+    names = ("deep/one.JPG", "one.jpg", one, "../photos/two.jpg", "cats/1.jpg", "dogs/1.jpg")
+    write("c.csv", table({name: ["a dog"] for name in names}))
     lines = prepare("c.csv --pictures photos --encoder histogram --fractions 1")
     data = open_data("own.h5").split("train")
-    assert (data.images, data.image_idxs.tolist()) == (
-        ["deep/one.JPG", "two.jpg", "cats/1.jpg"],
-        [0, 0, 0, 1, 2],
-    )
+    assert data.images == ["deep/one.JPG", "two.jpg", "cats/1.jpg"]
+    assert data.image_idxs.tolist() == [0, 0, 0, 1, 2]
     for line in (
         "note: pictures with captions under several names, joined: 1 (deep/one.JPG)",
         "skipped captioned pictures missing from photos: 1 (dogs/1.jpg (may be cats/1.jpg, which"
@@ -629,27 +520,19 @@ def test_captions_of_one_picture_under_several_names_are_joined() -> None:
         assert line in lines
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a file of that name cannot exist there")
-def test_a_file_whose_name_has_a_backslash_is_still_found() -> None:
-    photos({r"a\one.jpg": (0, 0, 0), "two.jpg": (0, 0, 0)})
-    write("c.csv", "image,caption\na\\one.jpg,a dog\ntwo.jpg,a cat\n")
-    prepare("train=c.csv --pictures photos --encoder histogram --min-count 1")
-    assert open_data("own.h5").split("train").images == [r"a\one.jpg", "two.jpg"]
-
-
 # the command
 
 
-def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
+def test_a_folder_of_photos_and_a_table_become_a_data_set() -> None:
     """Names with a folder that is not there, pictures in sub-folders, one that cannot be read, one
     without captions.
     """
-    photos({f"{colour}/{i}.png": rgb for colour, i, rgb in COLOURED})
+    photos({f"{'blue' if i > 4 else 'red'}/{i}.png": (30 * i, 30, 200) for i in range(1, 10)})
     photos({"spare.png": (0, 0, 0)})
     write("photos/red/0.png", b"\x89PNG")
-    write("c.csv", table({f"old/{i}.png": [f"a {colour} thing"] for colour, i, _ in COLOURED}))
+    write("c.csv", table({f"old/{i}.png": ["a blue thing"] for i in range(10)}))
     command = (
-        "prepare c.csv --pictures photos --encoder histogram --vocabulary 3 --float16"
+        "prepare c.csv --pictures photos --encoder histogram --vocabulary 2 --float16"
         " --fractions 0.8,0.2 --out"
     ).split()
     output = good(*command, "own.h5").output
@@ -661,26 +544,17 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
         assert words in output
     data = open_data("own.h5")
     assert sum(len(split.images) for split in data.splits.values()) == 9
-    assert len(data.vocabulary) == 4 + 3
+    assert len(data.vocabulary) == 4 + 2
     assert data.split("train").features.dtype == np.float16
     assert data.source.encoder == "histogram"
     folder = Path(str(data.source.pictures))
     assert all((folder / name).exists() for split in data.splits.values() for name in split.images)
-    assert dict(data.source.record["drawn"]) == {"fractions": [0.8, 0.2], "seed": 0}
+    assert data.source.record["drawn"] == {"fractions": [0.8, 0.2], "seed": 0}
     good(*command, "again.h5")
     assert Path("own.h5").read_bytes() == Path("again.h5").read_bytes()
     failing([*command, "strict.h5", "--strict"], "spare.png")
     Path("photos/spare.png").unlink()
     failing([*command, "strict.h5", "--strict"], "photos/red/0.png cannot be read")
-    how = "--epochs 8 --batch-size 1 --lr 0.02 --no-neighbours --lr-decay linear".split()
-    good("train", "own.h5", "--out", "run", *SMALL, *how, "--inject", "every-step")
-    assert "thing" in good("caption", "run", "photos/blue/9.png").output
-
-
-COLOURED = [
-    *(("red", i, (200, 30, 30)) for i in range(5)),
-    *(("blue", i, (30, 30, 200)) for i in range(5, 10)),
-]
 
 
 def photos(colours: dict[str, tuple[int, int, int]]) -> None:
@@ -690,8 +564,7 @@ def photos(colours: dict[str, tuple[int, int, int]]) -> None:
 
 
 def test_a_folder_of_pictures_with_their_texts_is_a_data_set() -> None:
-    names = ("one.jpg", "deep/two.png", "blank.jpg", "bare.jpg")
-    photos(dict.fromkeys(names, (0, 0, 0)))
+    photos(dict.fromkeys(("one.jpg", "deep/two.png", "blank.jpg", "bare.jpg"), (0, 0, 0)))
     write("photos/one.txt", "\ufeffa dog\r\n\r\n a cat \r\n")
     write("photos/deep/two.txt", "ein Mädchen".encode("cp1252"))
     write("photos/blank.txt", " \n")
@@ -705,7 +578,14 @@ def test_a_folder_of_pictures_with_their_texts_is_a_data_set() -> None:
     data = open_data("own.h5")
     assert data.split("train").images == ["one.jpg", "deep/two.png"]
     assert data.texts("train") == ["a dog", "a cat", "ein Mädchen"]
-    assert list(data.source.record["captions"]) == ["photos"]
+    assert data.source.record["captions"] == ["photos"]
+    Path("photos/one.txt").unlink()
+    shutil.rmtree("photos/deep")
+    Path("photos/blank.txt").unlink()
+    holds = "photos holds no metadata.csv or metadata.jsonl, and no NAME.txt beside a picture"
+    failing([*line.split()[:2], "--out", "o.h5"], holds)
+    origin = "neither --pictures nor --features is given"
+    failing("prepare train=photos val=photos --out o.h5".split(), origin, status=2)
 
 
 def test_a_table_in_a_folder_names_the_pictures_of_that_folder() -> None:
@@ -723,33 +603,21 @@ def test_a_table_in_a_folder_names_the_pictures_of_that_folder() -> None:
     assert (data.texts("train"), data.texts("val")) == (["a dog", "a cat"], ["a cow"])
 
 
-def test_a_folder_without_captions_is_refused() -> None:
-    photos({"one.jpg": (0, 0, 0)})
-    holds = "photos holds no metadata.csv or metadata.jsonl, and no NAME.txt beside a picture"
-    failing("prepare photos --out own.h5".split(), holds)
-    origin = "neither --pictures nor --features is given"
-    failing("prepare train=photos val=photos --out own.h5".split(), origin, status=2)
-
-
 def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None:
     for name in SAID:
         write(f"photos/deep/{name}", b"a page shows it, nobody reads it here")
-    data, report = import_captions(
-        [(None, write("captions", table(SAID)))],
-        lists={"train": "train.txt"},
-        features_file="features.npz",
-        pictures="photos",
-        min_count=1,
-    )
-    assert data.split("train").images == ["deep/one.jpg", "deep/two.jpg"]
-    np.testing.assert_array_equal(data.split("train").features, np.arange(8).reshape(2, 4))
-    assert not report.skipped
+    write("c.csv", table(SAID))
+    prepare("c.csv --split train=train.txt --features features.npz --min-count 1 --pictures photos")
+    train = open_data("own.h5").split("train")
+    assert train.images == ["deep/one.jpg", "deep/two.jpg"]
+    np.testing.assert_array_equal(train.features, np.arange(8).reshape(2, 4))
+    assert not Path("own.h5.skipped.csv").exists()
 
 
 def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
     said = ("a dog a dog a dog", "a dog and more", "strange words")
     write("c.csv", table({name: [text] for name, text in zip(SAID, said, strict=True)}))
-    assert prepare("c.csv --min-count 2 --max-words 5 --split train=train.txt") == [
+    assert prepare("c.csv --min-count 2 --max-words 5 --split train=train.txt")[:-2] == [
         "c.csv: a table with commas",
         "note: pictures in no split: 1",
         "own.h5: 6 words, features of size 4, captions of at most 5 words",
@@ -757,16 +625,10 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "train: 1 captions cut, 22.2% of the words unknown",
         "  one.jpg: a dog a dog a",
         "  two.jpg: a dog <UNK> <UNK>",
-        "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
-        " five captions each; train --from another run gives a head start"
-        " (docs/howto/head-start.md)",
-        "note: 6 words only: 22.2% of the training words are unknown; a lower --min-count"
-        " would keep more",
     ]
     source = answer("info", "own.h5")["source"]
-    assert source["cut"] == {"train": 1}
-    assert source["unknown"] == {"train": 0.2222}
-    assert source["skipped"] == {}
+    told = {"cut": {"train": 1}, "unknown": {"train": 0.2222}, "skipped": {}}
+    assert told.items() <= source.items()
     assert source["forms"] == ["a table with commas"]
 
 
@@ -775,14 +637,11 @@ def test_a_heading_in_another_language_is_answered_with_the_columns_that_look_ri
     write("Fotos und Texte.csv", "\ufeffNr;Datei;Meine Beschreibung;Jahr\r\n" + rows)
     command = "prepare --features features.npz --min-count 1 --out own.h5".split()
     command.append("Fotos und Texte.csv")
-    failing(
-        command,
-        "Fotos und Texte.csv has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', expected",
-        "perhaps by --image-column 'Datei' --caption-column 'Meine Beschreibung'",
-    )
-    expected = "expected one such as Foto for pictures"
-    failing([*command, "--image-column", "Foto"], expected, "perhaps by --image-column 'Datei'")
-    good(*command, "--image-column", "Datei", "--caption-column", "Meine Beschreibung")
+    columns = ("--image-column", "Datei", "--caption-column", "Meine Beschreibung")
+    advice = "perhaps by --image-column 'Datei' --caption-column 'Meine Beschreibung'"
+    failing(command, "has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', exp", advice)
+    failing([*command, "--image-column", "Foto"], "expected one such as Foto for pictures", advice)
+    good(*command, *columns)
     assert sum(len(split.images) for split in open_data("own.h5").splits.values()) == 3
 
 
@@ -797,14 +656,10 @@ def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
 
 
 def test_captions_that_nobody_wrote_of_a_picture_stay_and_are_told() -> None:
+    formulas = "captions that are errors or formulas of a spreadsheet"
     odd = {
         "captions that look like placeholders": ["TODO", "n/a", "<NA>", "xxx"],
-        "captions that are errors or formulas of a spreadsheet": [
-            "#NAME?",
-            "=A1",
-            "#N/A",
-            "#BEZUG!",
-        ],
+        formulas: ["#NAME?", "=A1", "#N/A", "#BEZUG!"],
         "captions with HTML entities, such as &amp;": [
             "a &amp; b",
             "a dog&#39;s",
@@ -818,7 +673,6 @@ def test_captions_that_nobody_wrote_of_a_picture_stay_and_are_told() -> None:
         shown = ", ".join(f"one.jpg: {caption}" for caption in captions[:3])
         more = ", ..." if len(captions) > 3 else ""
         assert f"note: {kind}: {len(captions)} ({shown}{more})" in lines
-    assert "skipped captions without a word: 2 (one.jpg, one.jpg)" in lines
     assert len(open_data("own.h5").texts("train")) == 17
 
 
@@ -845,32 +699,35 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
     assert open_data("own.h5").split("train").images == list(there[:3])
 
 
-def test_too_few_words_are_remarked_with_an_option_that_keeps_more() -> None:
+def test_too_few_pictures_or_words_are_remarked_with_what_helps() -> None:
     said = {f"{i}.jpg": [f"rare{i // 3} often often"] for i in range(300)}  # each three times
     features(dict.fromkeys(said, (1, 1)))
+    write("few.csv", table({name: said[name] for name in ("0.jpg", "3.jpg")}))
+    assert (
+        "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
+        " five captions each; train --from another run gives a head start"
+        " (docs/howto/head-start.md)"
+    ) in prepare("train=few.csv")
+    Path("own.h5").unlink()
     write("c.csv", table(said))
-    assert prepare("train=c.csv --min-count 5")[-1] == (
-        "note: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
-        " would keep more"
-    )
+    few = "note: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
+    assert prepare("train=c.csv --min-count 5")[-1] == f"{few} would keep more"
     Path("own.h5").unlink()
     output = "\n".join(prepare("train=c.csv --min-count 3"))
     assert "own.h5: 105 words" in output
     assert "words only" not in output
-    assert "to learn from are" not in output  # 300 pictures are enough
+    assert "too few" not in output  # 300 pictures are enough
 
 
 def test_a_picture_whose_name_is_no_text_is_skipped_and_named() -> None:
     photos(dict.fromkeys(SAID, (0, 0, 0)))
-    photo = Path("photos/one.jpg").read_bytes()
     try:
-        Path(os.fsdecode(b"photos/\xff.jpg")).write_bytes(photo)
+        shutil.copy("photos/one.jpg", os.fsdecode(b"photos/\xff.jpg"))
     except OSError:
         pytest.skip("this file system wants names in UTF-8")
     write("c.csv", table(SAID))
-    line = "train=c.csv --pictures photos --encoder histogram --min-count 1"
-    output = good(*f"prepare --out own.h5 {line}".split()).output
-    assert "skipped pictures whose names are not UTF-8; rename them: 1 (\\udcff.jpg)" in output
+    lines = prepare("train=c.csv --pictures photos --encoder histogram --min-count 1")
+    assert "skipped pictures whose names are not UTF-8; rename them: 1 (\\udcff.jpg)" in lines
     assert set(open_data("own.h5").split("train").images) == set(SAID)
 
 
@@ -887,33 +744,21 @@ def test_names_that_the_locale_cannot_hold_are_refused_before_the_long_work() ->
     assert not list(Path().glob("own.h5*"))
 
 
-def by_signal(name: str) -> Exception | None:
-    os.kill(os.getpid(), signal.Signals[name])
-    return None
-
-
-STOPS: dict[str, tuple[Callable[[], BaseException | None], int, str]] = {
-    "Ctrl-C": (KeyboardInterrupt, 130, "prepare: interrupted"),
+STOPS: dict[str, tuple[BaseException | None, int, str]] = {
+    "Ctrl-C": (KeyboardInterrupt(), 130, "prepare: interrupted"),
     "a full disk": (
-        lambda: OSError(errno.ENOSPC, "No space left on device", "own.h5"),
+        OSError(errno.ENOSPC, "No space left on device", "own.h5"),
         1,
         "Error: prepare: own.h5: No space left on device, expected room",
     ),
-    **{
-        name: (functools.partial(by_signal, name), status, "prepare: interrupted")
-        for name, status in (("SIGTERM", 143), ("SIGHUP", 129))
-        if hasattr(signal, name) and os.name == "posix"
-    },
 }
+if os.name == "posix":
+    STOPS["SIGTERM"] = None, 143, "prepare: interrupted"
 
 
-@pytest.mark.usefixtures("default_hang_up")
 @pytest.mark.parametrize(("stop", "status", "begins"), STOPS.values(), ids=STOPS)
 def test_a_stopped_prepare_says_how_it_goes_on(
-    stop: Callable[[], BaseException | None],
-    status: int,
-    begins: str,
-    monkeypatch: pytest.MonkeyPatch,
+    stop: BaseException | None, status: int, begins: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from xpcap.encoders import HistogramEncoder
 
@@ -922,9 +767,9 @@ def test_a_stopped_prepare_says_how_it_goes_on(
     line = "train=c.csv --pictures photos --encoder histogram --min-count 1"
 
     def interrupt(self: HistogramEncoder, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        if error := stop():
-            raise error
-        raise AssertionError("the signal was not heeded")
+        if stop is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise stop or AssertionError("the signal was not heeded")
 
     with monkeypatch.context() as patch:
         patch.setattr(HistogramEncoder, "encode", interrupt)
@@ -937,49 +782,28 @@ def test_a_stopped_prepare_says_how_it_goes_on(
     assert Path("photos.histogram.features").is_file()
 
 
-def test_features_too_large_for_float16_are_refused() -> None:
+def test_misuse_and_features_too_large_for_float16_are_refused() -> None:
     features({"one.jpg": [1], "two.jpg": [70_000], "three.jpg": [1]})
     write("c.csv", table(SAID))
-    command = "prepare train=c.csv --features features.npz --float16 --out o.h5"
-    failing(command.split(), "feature of 'two.jpg'", "above 65,504")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("", "Missing argument 'CAPTIONS...'"),
-        ("c --grid 2", "--features and --grid are both given"),
-    ],
-)
-def test_misuse_of_prepare_exits_2(arguments: str, words: str) -> None:
-    command = f"prepare --features features.npz --out o.h5 {arguments}"
-    failing(command.split(), words, status=2)
+    command = "prepare train=c.csv --features features.npz --out o.h5".split()
+    failing([*command, "--float16"], "feature of 'two.jpg'", "above 65,504")
+    failing([*command, "--grid", 2], "--features and --grid are both given", status=2)
 
 
 # real captions
 
 
 @pytest.mark.slow
-def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
-    source = real_data / "flickr8k"
-    encoded = source / "features_efficientnet_lite2.npz"
-    known = set(np.load(encoded)["names"].tolist())
-    rows = read_captions([(None, source / "Flickr8k.token.txt")])
-    said = {name: texts for name, texts in list(by_picture(rows).items())[:400] if name in known}
-    said = {name: [text.strip() for text in texts] for name, texts in said.items()}
-    stamps = set()
+def test_real_captions_are_the_same_rows_in_every_form(real_data: Path) -> None:
+    rows = read_captions([(None, real_data / "flickr8k/Flickr8k.token.txt")])
+    said = {name: [*map(str.strip, texts)] for name, texts in by_picture(rows).items()}
+    said = dict(itertools.islice(said.items(), 400))
     for form in FORMATS.values():
-        data, report = import_captions([(None, write("file", form(said)))], features_file=encoded)
-        ids = [split.captions.tolist() for split in data.splits.values()]
-        texts = [*map(data.texts, data.splits)]
-        stamps.add(json.dumps([data.vocabulary.idx_to_word, ids, texts]))
-        assert not report.skipped
-    assert len(said) > 300
-    assert len(stamps) == 1
+        assert read(form(said)) == said
 
 
 @pytest.mark.slow
-def test_coco_mini_prepares_and_trains(real_data: Path) -> None:
+def test_coco_mini_is_prepared(real_data: Path) -> None:
     folder = real_data / "coco_mini"
     encoded = folder / "features_efficientnet_lite2.npz"
     train, val = folder / "captions_train2017_80images.json", folder / "captions_val2017.json"
@@ -990,4 +814,3 @@ def test_coco_mini_prepares_and_trains(real_data: Path) -> None:
     sizes = {name: len(split.images) for name, split in data.splits.items()}
     assert sizes == {"train": 80, "val": 159}
     assert all((folder / name).exists() for split in data.splits.values() for name in split.images)
-    good("train", "coco.h5", "--out", "run", "--hidden", 32, "--wordvec", 16, "--epochs", 1)
