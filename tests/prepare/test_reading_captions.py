@@ -99,24 +99,12 @@ def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
             assert data.texts(name) == first.texts(name)
 
 
-def test_a_field_may_hold_what_separates_fields() -> None:
-    rows = ('a.jpg,"A dog, who said ""woof""\r\n  and ran"', "b.jpg,A dog, not quoted", "")
-    text = "\r\n".join(("image,caption", *rows, 'b.jpg, "spaced, too"\r\n'))
-    assert read(text) == {
-        "a.jpg": ['A dog, who said "woof"\n  and ran'],
-        "b.jpg": ["A dog, not quoted", "spaced, too"],
-    }
-    features({"a.jpg": [1], "b.jpg": [1]})
-    data, _ = import_captions([("train", "captions")], features_file="features.npz", min_count=1)
-    assert data.texts("train")[0] == 'A dog, who said "woof" and ran'
-
-
-def test_a_caption_and_a_heading_may_be_of_a_million_characters() -> None:
+def test_a_caption_is_one_line_and_it_and_a_heading_may_be_of_a_million_characters() -> None:
     """An expression of quadratic time would take hours."""
-    rows = [{"image": name, "caption": f"a{' ' * 10**6}dog\n"} for name in SAID]
+    rows = [{"image": name, "caption": f"a{' ' * 10**6}dog\n  runs"} for name in SAID]
     write("long.json", json.dumps(rows))
     data, _ = import_captions([("train", "long.json")], features_file="features.npz", min_count=1)
-    assert data.texts("train") == [f"a{' ' * 10**6}dog"] * 3
+    assert data.texts("train") == [f"a{' ' * 10**6}dog runs"] * 3
     write("long.json", json.dumps([{"1" * 10**6 + "a": "one.jpg", "b": "a dog runs"}]))
     with refuses(DataError, got="has the columns"):
         read_captions([(None, "long.json")])
@@ -138,6 +126,8 @@ B, NULL = [{"raw": "b"}], {"image": "c", "caption": "d", "split": None}
 AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     ("caption,file,split\na dog,a.jpg,test,,\n", {"test": {"a.jpg": ["a dog"]}}, ""),
     ('image|caption\na.jpg|"A dog" runs\n', {"a.jpg": ['"A dog" runs']}, ""),
+    ('image,caption\r\na.jpg,"A dog, who said ""woof""\r\n  and ran"\r\nb.jpg,A dog, not quoted\r\n\r\nb.jpg, "spaced, too"\r\n',
+        {"a.jpg": ['A dog, who said "woof"\n  and ran'], "b.jpg": ["A dog, not quoted", "spaced, too"]}, ""),
     (",image,caption\n7,a.jpg,a dog\n", {"a.jpg": ["a dog"]}, "columns that are not used: number 1"),  # of pandas
     ("\n\nsep=;\n\nimage;caption\na.jpg;a, b\n", {"a.jpg": ["a, b"]}, ""),
     # a space around a name is no part of it
@@ -373,19 +363,15 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     r"""
     "" | got: is empty
     "\ufeff\r\n \n" | got: is empty
-    '""\n' | got: no form known here
     "Dear all,\nhere are the captions" | got: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
     "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
     "Datei;Beschreibung\na.jpg;Ein Hund\n" | got: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
     "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: perhaps by `image` 'Datei' `caption` 'Text 1' `caption` 'Text 2'
     "画像,説明,日付\na.jpg,犬が走る,2025年12月3日\nb.jpg,猫がいる,2025年12月4日\n" | cause: perhaps by `image` '画像' `caption` '説明'
-    "图片\t描述\na.jpg\t一只狗在跑。\n" | cause: perhaps by `image` '图片' `caption` '描述'
     "รูป,คำบรรยาย\na.jpg,สุนัขวิ่ง\n" | cause: perhaps by `image` 'รูป' `caption` 'คำบรรยาย'
     "صورة;وصف;رابط\na.jpg;كلب يجري في الحديقة;https://a.example/b/c-d-e-f-g\n" | cause: perhaps by `image` 'صورة' `caption` 'وصف'
     '[{"Bild": "a.jpg", "Text": "Ein Hund läuft"}]' | got: has the columns 'Bild', 'Text' | cause: perhaps by `image` 'Bild' `caption` 'Text'
-    "Datei;Text;Text\na.jpg;Hund;Katze\n" | got: 'Datei', 'Text', 'Text'
     "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: stands twice | expected: each once | cause: rename
-    "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | got: stands twice
     "image\na.jpg\n" | got: no form known here, its first line is 'image'
     "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | got: not UTF-8 | got: line 2 | cause: give `encoding` cp1252 | cause: as CSV UTF-8
     "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | got: not UTF-8 | got: line 3
@@ -393,12 +379,9 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     zipped("[Content_Types].xml", "xl/workbook.xml") | got: is an Excel workbook | cause: save the sheet as CSV UTF-8
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | got: is an old Excel workbook (.xls) | cause: as CSV UTF-8
     zipped(mimetype=ODS) | got: is a document of LibreOffice | cause: save the sheet as CSV UTF-8
-    zipped("Index/Document.iwa") | got: is a document of LibreOffice, Numbers | cause: save the sheet as CSV UTF-8
     zipped("word/document.xml") | got: is a Word document | cause: copy its table
     zipped("captions.csv") | got: is an archive | cause: unpack it first
-    b"\x1f\x8b\x08" + bytes(50) | got: is an archive | cause: unpack it first
     "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | got: is a PDF | expected: a text file of captions
-    "\n<!DOCTYPE html>\n<html>" | got: is an HTML page
     b"\xff\xd8\xff\xe0" + bytes(100) | got: is a JPEG picture | cause: is the path right?
     'image,caption\na.jpg,"A\nb.jpg,B\n' | got: unexpected end of data | cause: each quote that opens
     'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | got: is not whole | cause: each quote that opens
@@ -408,9 +391,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | got: 's20' | expected: at most 20
     "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | got: '../x'
     coco(SAID)[:-30] | got: not whole JSON | cause: cut short
-    coco(SAID) + coco(SAID) | got: not whole JSON
     "[" * 100_000 | got: nested too deep
-    '{"images":' * 100_000 | got: nested too deep
     "[" + "[]," * 9_000_000 | got: 18,000,001 values | cause: is it a file of captions
     "[" + "9" * 5000 + "]" | got: not whole JSON
     "[1, 2]" | thing: row 1 | got: is 1 | expected: an object
@@ -422,7 +403,6 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     '{"a.jpg": {"caption": "a dog"}}' | thing: ['a.jpg'] | got: is an object | expected: text or a list
     r'{"\ud800": "a dog"}' | thing: [0] | got: half of a surrogate pair
     ONE + '{"image": "a"\n' | thing: line 2 | got: not whole JSON
-    ONE + "7\n" | thing: line 2 | got: is 7 | expected: an object
     ONE + '{"image": 7.5}\n' | thing: line 2: image | got: is 7.5 | expected: text or a whole number
     r'{"image": "\ud800", "caption": "b"}' | thing: line 1: image | got: half of a surrogate pair
     '{"image": "a", "caption": [{"raw": 1}]}' | thing: line 1: caption[0] | got: is an object | expected: text
@@ -430,9 +410,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     IMAGES + ', "annotations": [{"image_id": 1, "bbox": []}]}' | thing: annotations[0].caption | got: is missing | expected: text | cause: instances_*.json
     IMAGES.replace('"a"', "7") + "}" | thing: images[0].file_name | got: is 7
     '{"images": {"a": 1}, "annotations": []}' | thing: images | got: is an object | expected: a list
-    IMAGES.replace("1", "[]") + "}" | thing: images[0].id | got: is a list | expected: a whole number or text
     '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}' | thing: images[0].sentences[0].raw | got: is missing | expected: text
-    '{"images": [{"filename": 3, "sentences": []}]}' | thing: images[0].filename | got: is 3
     '{"images": [{"filename": "a", "sentences": []}, 7]}' | thing: images[1] | got: is 7
     """,
     error=DataError,
