@@ -4,9 +4,6 @@ is refused.
 
 import json
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -40,125 +37,75 @@ def test_load_coco_data_reads_the_courses_folder(
 ) -> None:
     data = load_coco_data(coco)
     assert "base dir" in capsys.readouterr().out
-    expected = {
-        f"{split}_{thing}"
-        for split in ("train", "val")
-        for thing in ("captions", "image_idxs", "features", "urls")
-    }
+    things = ("captions", "image_idxs", "features", "urls")
+    expected = {f"{split}_{thing}" for split in ("train", "val") for thing in things}
     assert set(data) == expected | {"idx_to_word", "word_to_idx"}
-    assert data["train_captions"].shape == (30, 17)
-    assert (
-        data["train_captions"].dtype,
-        data["train_features"].dtype,
-        data["train_features"].shape,
-    ) == (np.int32, np.float32, (9, 512))
+    captions, features = data["train_captions"], data["train_features"]
+    assert (captions.shape, captions.dtype) == ((30, 17), np.int32)
+    assert (features.shape, features.dtype) == ((9, 512), np.float32)
     assert load_coco_data(coco, pca_features=False)["val_features"].shape == (5, 4096)
-
-
-def test_the_archive_unpacked_as_the_docs_say_lies_where_load_coco_data_looks(
-    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docs = (Path(__file__).parents[2] / "docs/tutorials/course.md").read_text(encoding="utf-8")
-    assert "In the folder `datasets`:" in docs
-    assert "`python -m zipfile -e coco_captioning.zip .`" in docs
-    (tmp_path / "datasets").mkdir()
-    with zipfile.ZipFile(tmp_path / "datasets/coco_captioning.zip", "w") as archive:
-        for file in coco.iterdir():
-            archive.write(file, f"coco_captioning/{file.name}")
-    command = [sys.executable, "-m", "zipfile", "-e", "coco_captioning.zip", "."]
-    subprocess.run(command, cwd=tmp_path / "datasets", check=True)
-    monkeypatch.chdir(tmp_path)
-    np.testing.assert_array_equal(
-        load_coco_data()["val_features"], load_coco_data(coco)["val_features"]
-    )
+    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", got="is 'False'"):
+        load_coco_data(coco, pca_features="False")  # type: ignore[arg-type]
+    for split in ("train", "val"):
+        (coco / f"{split}2014_vgg16_fc7_pca.h5").unlink()
+    assert open_data(coco).feature_dim == 4096
 
 
 def test_without_a_name_the_courses_own_places_are_looked_at(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the assignment's folder, at Stanford and Berkeley, from cs231n/ in it, and from
-    elsewhere.
+    elsewhere; a folder that is named is the one that is read.
     """
     monkeypatch.chdir(tmp_path)
-    with refuses(
-        DataError,
-        got="has none of datasets/coco_captioning, cs231n/datasets/coco_captioning, deeplearning/datasets/coco_captioning",
-        cause="python -m xpcap.course",
-    ) as caught:
+    places = [f"{folder}datasets/coco_captioning" for folder in ("", "cs231n/", "deeplearning/")]
+    got, cause = f"has none of {', '.join(places)}", "python -m xpcap.course"
+    with refuses(DataError, got=got, cause=cause) as caught:
         load_coco_data()
     assert str(tmp_path) in str(caught.value)
-    (tmp_path / "deeplearning" / "datasets").mkdir(parents=True)
-    shutil.copytree(coco, tmp_path / "deeplearning" / "datasets" / "coco_captioning")
-    load_coco_data()
-    assert "base dir deeplearning/datasets/coco_captioning" in capsys.readouterr().out
-    (tmp_path / "cs231n" / "datasets").mkdir(parents=True)
-    coco.rename(tmp_path / "cs231n" / "datasets" / "coco_captioning")
-    from_assignment = load_coco_data()
-    assert "base dir cs231n/datasets/coco_captioning" in capsys.readouterr().out
+    for place in places[::-1]:  # the first that is there
+        shutil.copytree(coco, place)
+        load_coco_data()
+        assert f"base dir {place}\n" in capsys.readouterr().out
+    shutil.rmtree(places[0])
+    missing = "datasets/coco_captioning/coco2014_captions.h5"
+    with refuses(DataError, function="load_coco_data", thing=missing, got="is missing"):
+        load_coco_data(places[0])
     monkeypatch.chdir("cs231n")
-    np.testing.assert_array_equal(
-        load_coco_data()["train_captions"], from_assignment["train_captions"]
-    )
-    assert "base dir datasets/coco_captioning" in capsys.readouterr().out
-
-
-def test_a_folder_that_is_named_is_the_one_that_is_read(
-    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cs231n" / "datasets").mkdir(parents=True)
-    coco.rename(tmp_path / "cs231n" / "datasets" / "coco_captioning")
-    with refuses(
-        DataError,
-        function="load_coco_data",
-        thing="datasets/coco_captioning/coco2014_captions.h5",
-        got="is missing",
-    ):
-        load_coco_data("datasets/coco_captioning")
-
-
-def test_a_flag_for_pca_features_is_one(coco: Path) -> None:
-    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", got="is 'False'"):
-        load_coco_data(coco, pca_features="False")  # type: ignore[arg-type]
+    load_coco_data()
+    assert "base dir datasets/coco_captioning\n" in capsys.readouterr().out
 
 
 def test_urls_and_words_that_do_not_fit_are_refused_of_a_folder_and_of_a_dict(coco: Path) -> None:
     data = load_coco_data(coco)
-    words = dict(zip(data["idx_to_word"], range(len(data["idx_to_word"]))[::-1], strict=True))
-    fields = {"thing": "word_to_idx", "got": f"gives {data['idx_to_word'][0]!r} the id"}
-    with refuses(DataError, function="from_coco", **fields):
-        from_coco({**data, "word_to_idx": words})
     *_, word = data["idx_to_word"]
+    words = {**data["word_to_idx"], word: 7}
     got = f"gives {word!r} the id 7, but idx_to_word gives it {data['word_to_idx'][word]}"
     with refuses(DataError, function="from_coco", thing="word_to_idx", got=got):
-        from_coco({**data, "word_to_idx": {**data["word_to_idx"], word: 7}})
+        from_coco({**data, "word_to_idx": words})
     urls = coco / "val2014_urls.txt"
     lines = urls.read_text().splitlines()
     urls.write_text("\n".join(lines[1:]))
-    got = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
+    count = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
     for read in (load_coco_data, open_data):
-        with refuses(DataError, function="load_coco_data", got=got):
+        with refuses(DataError, function="load_coco_data", got=count):
             read(coco)
     urls.write_text("\n".join(lines))
     vocabulary = {"idx_to_word": data["idx_to_word"], "word_to_idx": words}
     (coco / "coco2014_vocab.json").write_text(json.dumps(vocabulary))
     for read in (load_coco_data, open_data):
-        with refuses(DataError, function="load_coco_data", **fields):
+        with refuses(DataError, function="load_coco_data", thing="word_to_idx", got=got):
             read(coco)
 
 
-def test_max_train_draws_as_the_course_does(coco: Path) -> None:
-    everything = load_coco_data(coco)
+def test_captions_to_learn_and_a_minibatch_are_drawn_as_the_course_does(coco: Path) -> None:
+    data = load_coco_data(coco)
     np.random.seed(231)
     some = load_coco_data(coco, max_train=7)
     np.random.seed(231)
     drawn = np.random.randint(30, size=7)
-    np.testing.assert_array_equal(some["train_captions"], everything["train_captions"][drawn])
+    np.testing.assert_array_equal(some["train_captions"], data["train_captions"][drawn])
     assert some["train_features"].shape == (9, 512)
-
-
-def test_a_minibatch_is_drawn_as_the_course_does(coco: Path) -> None:
-    data = load_coco_data(coco)
     np.random.seed(1)
     captions, features, urls = sample_coco_minibatch(data, batch_size=6, split="val")
     np.random.seed(1)
@@ -174,11 +121,10 @@ def test_the_folder_opens_as_caption_data(coco: Path) -> None:
     data = open_data(coco)
     assert isinstance(data, CaptionData)
     assert (data.feature_dim, data.max_words, len(data.vocabulary)) == (512, 15, 100)
-    text = data.texts("val")[0]
-    assert text == decode_captions(
-        data.split("val").captions[0, 1:], data.vocabulary.idx_to_word
-    ).removesuffix(" <END>")  # type: ignore[union-attr]
-    assert data.split("val").images[2].startswith("http://")
+    val = data.split("val")
+    text = decode_captions(val.captions[0, 1:], data.vocabulary.idx_to_word)
+    assert f"{data.texts('val')[0]} <END>" == text
+    assert val.images[2].startswith("http://")
 
 
 def test_data_turns_into_the_courses_dict_and_back(coco: Path) -> None:
@@ -200,24 +146,14 @@ def test_data_turns_into_the_courses_dict_and_back(coco: Path) -> None:
     for name, split in data.splits.items():
         assert back.split(name).images == list(split.images)
         np.testing.assert_array_equal(back.split(name).captions, split.captions)
-        np.testing.assert_array_equal(
-            back.minibatch(name, np.arange(4))[0], data.minibatch(name, np.arange(4))[0]
-        )
+        features = [each.minibatch(name, np.arange(4))[0] for each in (back, data)]
+        np.testing.assert_array_equal(*features)
     assert back.vocabulary.idx_to_word == data.vocabulary.idx_to_word
-
-
-def test_the_courses_dict_holds_train_and_val_alone(coco: Path) -> None:
-    data = open_data(coco)
     data.splits = {"test": data.split("val"), "val": data.split("val")}
     assert {key.split("_")[0] for key in to_coco(data)} == {"val", "idx", "word"}
     data.splits = {"test": data.split("val")}
-    with refuses(
-        DataError,
-        function="to_coco",
-        thing="the data",
-        got="has the splits test",
-        expected="train or val",
-    ):
+    fields = {"thing": "the data", "got": "has the splits test", "expected": "train or val"}
+    with refuses(DataError, function="to_coco", **fields):
         to_coco(data)
 
 
@@ -227,31 +163,20 @@ def test_the_folders_words_survive_another_vocabulary(coco: Path) -> None:
     """
     data = open_data(coco)
     data.vocabulary.idx_to_word[4] = "T-shirt"
-    words = data.words("val")
-    other = data.encoded_with(
-        Vocabulary([*data.vocabulary.idx_to_word[:4], "w9", "T-shirt"]), "val"
-    )
+    words, kept = data.words("val"), ("w9", "T-shirt")
+    other = data.encoded_with(Vocabulary([*data.vocabulary.idx_to_word[:4], *kept]), "val")
     assert other.texts("val") == data.texts("val") == [" ".join(caption) for caption in words]
     for caption, ids in zip(words, other.split("val").captions, strict=True):
-        assert [other.vocabulary.idx_to_word[i] for i in ids if i > 2] == [
-            word if word in ("w9", "T-shirt") else "<UNK>" for word in caption
-        ]
-
-
-def test_a_folder_with_the_4096_features_alone_opens(coco: Path) -> None:
-    for split in ("train", "val"):
-        (coco / f"{split}2014_vgg16_fc7_pca.h5").unlink()
-    assert open_data(coco).feature_dim == 4096
+        encoded = [other.vocabulary.idx_to_word[i] for i in ids if i > 2]
+        assert encoded == [word if word in kept else "<UNK>" for word in caption]
 
 
 def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
     with h5py.File(coco / "coco2014_captions.h5", "r+") as file:
         file["val_captions"][:, 1:] = [2, *[0] * 15]
     data = open_data(coco)
-    assert (
-        data.encoded_with(data.vocabulary, "val").split("val").captions[:, :2].tolist()
-        == [[1, 2]] * 12
-    )
+    captions = data.encoded_with(data.vocabulary, "val").split("val").captions
+    assert captions[:, :2].tolist() == [[1, 2]] * 12
 
 
 def test_the_real_vocabulary_opens(

@@ -1,6 +1,5 @@
 """Captions in other languages than English, from a table to pages and scores."""
 
-import csv
 import json
 import re
 from dataclasses import replace
@@ -17,9 +16,7 @@ from wcwidth import width
 pytest.importorskip("nltk")
 Image = pytest.importorskip("PIL.Image")
 
-from damage import about  # noqa: E402 - after the skip
-
-from xpcap import open_data, open_run  # noqa: E402
+from xpcap import open_data, open_run  # noqa: E402 - after the skip
 from xpcap.cli.shared import table  # noqa: E402
 from xpcap.data import tokenize  # noqa: E402
 from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
@@ -32,73 +29,46 @@ from xpcap.shapes import generate, picture_of  # noqa: E402
 
 CAPTIONS = {
     "German": ["Ein Mädchen fährt Rad.", "Das Mädchen trägt Grün."],
-    "French": ["Une fille à l'étang.", "La fille s’arrête là."],
-    "Russian": ["Девочка бежит по снегу.", "Здесь девочка и снег."],
     "Chinese": ["一只狗在草地上跑。", "一只狗，在跑。"],
     "Arabic": ["كلب يركض في الحديقة.", "هذا كلب، يركض."],
 }
-WORDS = {  # of the first caption
-    "German": "ein mädchen fährt rad".split(),
-    "French": "une fille à l étang".split(),
-    "Russian": "девочка бежит по снегу".split(),
-    "Chinese": [*"一只狗在草地上跑"],
-    "Arabic": "كلب يركض في الحديقة".split(),
-}
-SPACE = {"Chinese": ""}  # between words, where it is no space
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(10):
-        Image.fromarray(picture_of(f"train{i:05d}.png")).save(folder / f"{i}.png")
-    return folder
-
-
-def prepare(photos: Path, texts: list[str], *options: object) -> str:
-    """Make captions.csv and data.h5 here."""
-    with Path("captions.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(
-            [["image", "caption"], *([f"{i}.png", text] for i in range(10) for text in texts)]
-        )
-    command = "prepare captions.csv --encoder histogram --min-count 1 --out data.h5".split()
-    return good(*command, "--pictures", photos, *options).output
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten pictures in the folder photos of an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    Path("photos").mkdir()
+    for i in range(10):
+        Image.fromarray(picture_of(f"train{i:05d}.png")).save(f"photos/{i}.png")
 
 
-@pytest.mark.parametrize(
-    "language",
-    [
-        pytest.param(
-            language, marks=[pytest.mark.slow] if language in ("French", "Russian") else []
-        )
-        for language in CAPTIONS
-    ],
-)
+def prepare(texts: list[str]) -> str:
+    """Make captions.csv and data.h5."""
+    Path("captions.csv").write_bytes(caption_formats.table({f"{i}.png": texts for i in range(10)}))
+    command = "prepare captions.csv --encoder histogram --min-count 1 --out data.h5 --pictures"
+    return good(*command.split(), "photos").output
+
+
+@pytest.mark.parametrize(("language", "space"), [("Chinese", ""), ("Arabic", " ")])
 @pytest.mark.slow
 def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
-    language: str, photos: Path, here: Path
+    language: str, space: str
 ) -> None:
-    texts, space = CAPTIONS[language], SPACE.get(language, " ")
-    assert space.join(WORDS[language]) in prepare(photos, texts)
-    data = open_data("data.h5")
-    assert data.words("train")[0] == WORDS[language]
+    texts = CAPTIONS[language]
+    first = texts[0].rstrip(".。")
+    assert first in prepare(texts)
+    assert open_data("data.h5").words("train")[0] == [*(first.split(" ") if space else first)]
     good("train", "data.h5", "--out", "run", *SMALL)
-    run = open_run("run")
-    assert run.config.tokeniser == "unicode"
+    assert open_run("run").config.tokeniser == "unicode"
 
-    said = answer("caption", "run", photos / "0.png", "--least-words", 3)[0]
+    said = answer("caption", "run", "photos/0.png", "--least-words", 3)[0]
     words = said.get("words", said["caption"].split())
     assert space.join(words) == said["caption"]
     assert len(words) == len(said["probabilities"]) >= 3
     assert set(words) <= {word for text in texts for word in tokenize(text)}
     how = "--least-words 3 --html page.html --png page.png"
-    shown = good("caption", "run", photos / "0.png", *how.split()).output
+    shown = good("caption", "run", "photos/0.png", *how.split()).output
     assert f"  model  {said['caption']}\n" in shown
     page = Path("page.html").read_text(encoding="utf-8")
     caption = re.search(r'<p class="caption" lang="" dir="auto">(.*?)</p>', page)
@@ -111,20 +81,18 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
     assert "letters, marks and digits" in scored["protocol"]["bleu"]
     Path("said.json").write_text(json.dumps(scored), encoding="utf-8")
     again = answer("score", "said.json", "--data", "data.h5")
-    assert {name: scored["scores"][name] for name in again["scores"]} == again["scores"]
-    Path("copied.json").write_text(
-        json.dumps({f"{i}.png": texts[0] for i in range(10)}), encoding="utf-8"
-    )
+    assert again["scores"].items() <= scored["scores"].items()
+    Path("copied.json").write_text(json.dumps({f"{i}.png": texts[0] for i in range(10)}))
     assert answer("score", "copied.json", "--data", "data.h5")["scores"]["bleu4"] == 1.0
     assert "doctor: " in good("evaluate", "run", "--doctor").output
 
 
-def test_a_banned_word_is_read_as_captions_are(photos: Path, here: Path) -> None:
-    prepare(photos, CAPTIONS["German"] + CAPTIONS["Chinese"])
+def test_a_banned_word_is_read_as_captions_are_and_a_run_by_another_tokeniser_refused() -> None:
+    prepare(CAPTIONS["German"] + CAPTIONS["Chinese"])
     good("train", "data.h5", "--out", "run", *SMALL)
-    decoding = ("--beam", 3, "--least-words", 4, "--json")
+    decoding = ("--beam", 3, "--least-words", 4)
     for banned, word in (("MA\u0308DCHEN", "mädchen"), ("狗", "狗")):
-        said = json.loads(good("caption", "run", "-n", 1, *decoding, "--ban", banned).stdout)[0]
+        said = answer("caption", "run", "-n", 1, *decoding, "--ban", banned)[0]
         assert word not in tokenize(said["caption"])
     for banned, message in (
         ("小狗", "'小狗', which is 2 words to run, 小, 狗"),
@@ -132,24 +100,14 @@ def test_a_banned_word_is_read_as_captions_are(photos: Path, here: Path) -> None
         ("!", "has '!', which no caption of run has"),
     ):
         failing(["caption", "run", "-n", 1, "--ban", banned], message, status=2)
-
-
-def test_captions_without_a_letter_are_still_counted(photos: Path, here: Path) -> None:
-    assert "skipped captions without a word: 20" in prepare(photos, ["Ёлка", "🐕 ❤️", "…!"])
-
-
-def test_a_file_by_another_tokeniser_is_refused(photos: Path, here: Path) -> None:
-    prepare(photos, ["Ein Mädchen fährt", "a dog"])
-    good("train", "data.h5", "--out", "run", *SMALL)
-
-    for other in (None, "ascii", ["unicode"]):
-        about(tokeniser=other)(Path("data.h5"))
-        with refuses(DataError, thing="data.h5", got=f"tokeniser {other!r}", expected="'unicode'"):
-            open_data("data.h5")
     config = json.loads(Path("run/config.json").read_text())
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "ascii"}))
     with refuses(DataError, thing="config.json: tokeniser", got="'ascii' does not exist"):
         open_run("run")
+
+
+def test_captions_without_a_letter_are_still_counted() -> None:
+    assert "skipped captions without a word: 20" in prepare(["Ёлка", "🐕 ❤️", "…!"])
 
 
 def test_words_of_english_captions_stay_as_they_are() -> None:
@@ -158,35 +116,30 @@ def test_words_of_english_captions_stay_as_they_are() -> None:
         "train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]},
         "val": {"3.jpg": ["a\tcat"]},
     }
-    sentences = assemble(
-        caption_formats.rows(captions),
-        features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)},
-        min_count=1,
-        max_words=4,
-    )
+    features = {f"{i}.jpg": np.zeros(3, np.float32) for i in (1, 2, 3)}
+    rows = caption_formats.rows(captions)
     for data, fingerprint in (
-        (sentences, "e32ea26a28b2dc5db7bf56d51073b2897e44de6f32ecb451fa9433700c48ab26"),
+        (
+            assemble(rows, features=features, min_count=1, max_words=4),
+            "e32ea26a28b2dc5db7bf56d51073b2897e44de6f32ecb451fa9433700c48ab26",
+        ),
         (
             generate(0, train=60, val=14),
             "9a53142e2ca586e45a0518a13970bbe365e44e1990c93c128f324fab6522fc90",
         ),
     ):
-        splits = {
-            name: replace(split, features=np.zeros_like(split.features))
-            for name, split in data.splits.items()
-        }
-        assert fingerprint_of(replace(data, splits=splits)) == fingerprint
+        for name, split in data.splits.items():
+            data.splits[name] = replace(split, features=np.zeros_like(split.features))  # type: ignore[index]
+        assert fingerprint_of(data) == fingerprint
 
 
 # Lines, pages and PNGs
 
 
-def test_words_of_a_script_without_spaces_touch_on_a_page(here: Path) -> None:
+def test_words_of_a_script_without_spaces_touch_on_a_page() -> None:
     words = [("<UNK>", 0.5), ("一", 0.5), ("只", 0.5), ("dog", 0.5)]
     page = write_cards(Path("page.html"), card("a", None, words))
-    found = re.search(r'<p class="caption".*?</p>', page.source)
-    assert found is not None
-    spans = re.sub(r' style=".*?" title=".*?"', "", found[0])
+    spans = re.sub(r' style=".*?" title=".*?"', "", page.source)
     assert (
         '</span> <span class="word joined">一</span><span class="word joined">只</span> <span'
         ' class="word">dog</span></p>' in spans
@@ -205,13 +158,8 @@ def test_characters_that_no_font_has_are_named_and_others_are_drawn_without_a_wa
     draw_captions([CaptionedPicture(picture, "一只狗", "สุนัข 一")])
     (named,) = caplog.messages
     assert (
-        "draw_captions: no font of this machine has 8 of the characters (THAI, CJK), which become"
-        " boxes; install one" in named
+        "no font of this machine has 8 of the characters (THAI, CJK), which become boxes" in named
     )
-
-
-def test_fonts_of_the_machine_draw_what_the_own_one_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib import font_manager
 
     other = font_manager.findfont("STIXGeneral")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *_, **__: [other, "gone.ttf"])
