@@ -1,11 +1,14 @@
 """CIDEr-D beside pycocoevalcap's values and beside the formula as one writes it down."""
 
 import math
-import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
+import drawn_captions
 import numpy as np
 import pytest
+from drawn_captions import Captions, Pictures, draw_captions, draw_pictures
 from programs import program
 from refusals import Refusal, refusals
 
@@ -15,24 +18,18 @@ from xpcap.metrics.cider import CiderD, DocumentFrequencies
 PICTURES = [
     (
         ["a dog runs over the grass", "a brown dog runs fast", "the dog plays in the grass"],
-        "a dog runs in the grass",
-        3.156432432102365,
+        *("a dog runs in the grass", 3.156432432102365),
     ),
     (
         ["two men play football", "men in red play with a ball in a field"],
-        "two men in red play football in a field",
-        3.320309127968846,
+        *("two men in red play football in a field", 3.320309127968846),
     ),
-    (
-        ["a girl on a swing", "a small girl swings"],
-        "a girl girl girl",
-        0.8124855953689427,
-    ),  # counted as often as a reference has it
+    # counted as often as a reference has it
+    (["a girl on a swing", "a small girl swings"], "a girl girl girl", 0.8124855953689427),
     (["the man climbs a rock", "a climber on a steep rock wall"], "zebra", 0.0),
     (
         ["a boy jumps into the water", "a boy jumps off a pier"],
-        "a boy jumps into the water",
-        6.42977538331375,
+        *("a boy jumps into the water", 6.42977538331375),
     ),
 ]
 REFERENCES = [[caption.split() for caption in written] for written, _, _ in PICTURES]
@@ -45,46 +42,26 @@ def test_values_are_pycocoevalcaps() -> None:
     assert scores.tolist() == pytest.approx([score for _, _, score in PICTURES], rel=1e-12)
 
 
-def random_captions(rng: np.random.Generator, n: int) -> list[list[str]]:
-    """Captions of 0 to 9 words, some words often, so that n-grams repeat within a caption and
-    between captions.
-    """
-    return [
-        [f"w{min(int(word), 30)}" for word in rng.geometric(0.2, rng.integers(0, 10))]
-        for _ in range(n)
-    ]
-
-
 def plain_cider_d(
-    references: list[list[list[str]]], hypotheses: list[list[str]], seen: list[list[list[str]]]
+    references: Pictures, hypotheses: Captions, seen: Sequence[Captions]
 ) -> list[float]:
     """The formula with dictionaries; document frequencies are of `seen`."""
 
     def grams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
         return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
-    def vector(words: list[str], n: int) -> dict[tuple[str, ...], float]:
-        return {
-            g: (
-                k
-                * math.log(
-                    len(seen) / max(1, sum(any(g in grams(c, n) for c in cs) for cs in seen))
-                )
-            )
-            for g, k in grams(words, n).items()
-        }
+    def weight(gram: tuple[str, ...]) -> float:
+        count = sum(any(gram in grams(words, len(gram)) for words in captions) for captions in seen)
+        return math.log(len(seen) / max(1, count))
 
     def similarity(said: list[str], written: list[str], n: int) -> float:
-        c, r = vector(said, n), vector(written, n)
+        c, r = ({g: k * weight(g) for g, k in grams(x, n).items()} for x in (said, written))
         norms = math.hypot(*c.values()) * math.hypot(*r.values())
+        if not norms:
+            return 0.0
         gap = max(len(said) - 1, 0) - max(len(written) - 1, 0)
-        return (
-            sum(min(c[g], r[g]) * r[g] for g in c.keys() & r.keys())
-            / norms
-            * math.exp(-(gap**2) / 72)
-            if norms
-            else 0.0
-        )
+        product = sum(min(c[g], r[g]) * r[g] for g in c.keys() & r.keys())
+        return product / norms * math.exp(-(gap**2) / 72)
 
     pairs = zip(references, hypotheses, strict=True)
     return [
@@ -95,23 +72,23 @@ def plain_cider_d(
 
 def test_values_are_the_formulas_for_random_words_and_for_frequencies_of_other_pictures() -> None:
     rng = np.random.default_rng(0)
-    references = [random_captions(rng, int(rng.integers(1, 5))) for _ in range(12)]
-    others = [random_captions(rng, 3) for _ in range(9)]
-    hypotheses = random_captions(rng, 12)
-    own, lent = CiderD(references), CiderD(references, DocumentFrequencies.of(others))
-    np.testing.assert_allclose(
-        own.scores(hypotheses), plain_cider_d(references, hypotheses, references), rtol=1e-12
+    references, others = (
+        [draw_captions(rng, k) for k in counts] for counts in ([1, 2, 3, 4] * 3, [3] * 9)
     )
-    np.testing.assert_allclose(
-        lent.scores(hypotheses), plain_cider_d(references, hypotheses, others), rtol=1e-12
-    )
-    assert (own.scores(hypotheses) > 0).sum() > 6
+    hypotheses = draw_captions(rng, 12)
+    frequencies = DocumentFrequencies.of(others)
+    for cider, seen in (
+        (CiderD(references), references),
+        (CiderD(references, frequencies), others),
+    ):
+        expected = plain_cider_d(references, hypotheses, seen)
+        np.testing.assert_allclose(cider.scores(hypotheses), expected, rtol=1e-12)
+        assert (np.array(expected) > 0).sum() > 5
 
 
 def test_captions_of_chosen_pictures_score_as_among_all_of_them() -> None:
     """The same sums in the same order."""
-    rng = np.random.default_rng(3)
-    references, hypotheses = [random_captions(rng, 3) for _ in range(40)], random_captions(rng, 40)
+    references, hypotheses = draw_pictures(3, 40)
     cider = CiderD(references)
     whole = cider.scores(hypotheses)
     assert (whole > 0).sum() > 10
@@ -125,9 +102,8 @@ def test_captions_of_chosen_pictures_score_as_among_all_of_them() -> None:
 
 def test_nothing_scores_where_nothing_is_to_be_found() -> None:
     assert CiderD(REFERENCES).scores([[]] * 5).tolist() == [0.0] * 5
-    assert CiderD([[["a", "dog"]]]).scores([["a", "dog"]]).tolist() == [
-        0.0
-    ]  # of one picture every n-gram is in all pictures
+    alone = CiderD([[["a", "dog"]]])  # of one picture every n-gram is in all pictures
+    assert alone.scores([["a", "dog"]]).tolist() == [0.0]
     assert CiderD([[[]], [["dog"]]]).scores([["dog"], ["dog"]]).tolist() == [0.0, 2.5]
     assert CiderD([]).scores([]).shape == (0,)
 
@@ -135,11 +111,11 @@ def test_nothing_scores_where_nothing_is_to_be_found() -> None:
 def test_scores_have_the_same_bits_in_every_process() -> None:
     """Python draws its hashes of words anew in each; the order of sums must not follow them."""
     code = (
-        "import test_cider as t; rng = t.np.random.default_rng(1); r ="
-        " [t.random_captions(rng, 5) for _ in range(40)]"
+        "from drawn_captions import draw_pictures; from xpcap.metrics.cider import CiderD; r, c ="
+        " draw_pictures(1, 40); print(CiderD(r).scores(c).tobytes().hex())"
     )
-    code += "; print(t.CiderD(r).scores(t.random_captions(rng, 40)).tobytes().hex())"
-    seen = {program(code, paths=sys.path, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
+    helpers = [Path(drawn_captions.__file__).parent]
+    seen = {program(code, paths=helpers, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
     assert len(seen) == 1
 
 
