@@ -3,17 +3,16 @@ emulated device.
 """
 
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from commands import good
+from commands import answer, good
 from emulated import MISSING, install_or_skip, real
 from programs import program
 from refusals import Refusal, refusals, refuses
@@ -53,23 +52,20 @@ def test_importing_xpcap_does_not_import_cupy() -> None:
     program("import sys, xpcap, xpcap.cli; sys.exit('cupy' in sys.modules)")
 
 
-@pytest.mark.parametrize(("variable", "chosen"), [("", "numpy"), ("cupy:1", "cupy:1")])
-def test_numpy_is_the_default_and_the_variable_comes_before_it(
-    variable: str, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_or_skip(monkeypatch, devices=2)
-    monkeypatch.setenv("XPCAP_BACKEND", variable)
-    assert xpcap.get_backend() == chosen
-
-
-def test_a_variable_that_names_no_backend_is_refused_and_a_call_comes_before_it(
+def test_numpy_is_the_default_the_variable_comes_before_it_and_a_call_before_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XPCAP_BACKEND", "cupi")
     with refuses(ValueError, thing="XPCAP_BACKEND=cupi", cause="did you mean 'cupy'"):
         xpcap.get_backend()
-    xpcap.use_backend("numpy")  # a call comes before the variable
+    xpcap.use_backend("numpy")
     assert xpcap.get_backend() == "numpy"
+    for variable in ("", "cupy:1"):
+        monkeypatch.setattr(backend, "_active", None)
+        monkeypatch.setenv("XPCAP_BACKEND", variable)
+        if variable:
+            install_or_skip(monkeypatch, devices=2)
+        assert xpcap.get_backend() == (variable or "numpy")
 
 
 def test_use_backend_works_as_a_call_and_as_a_context_manager(
@@ -115,49 +111,71 @@ def test_what_cannot_be_had_is_refused_with_the_reason(
     assert xpcap.get_backend() == before
 
 
-def test_a_broken_cupy_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)  # importing it raises
-    status = xpcap.backend_status()
-    assert status["numpy"].usable
-    assert not status["cupy"].usable
-    assert "cannot be imported" in status["cupy"].reason
-
-
 def test_auto_says_what_it_chose(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counted(monkeypatch, 1)
-    xpcap.use_backend("auto")
-    assert xpcap.get_backend() == "cupy"
-    assert "auto chose cupy (emulated)" in capsys.readouterr().err
-    counted(monkeypatch, 0)
-    xpcap.use_backend("auto")
-    assert xpcap.get_backend() == "numpy"
-    assert "auto chose numpy (no usable CUDA device" in capsys.readouterr().err
+    for count, said in (
+        (1, "auto chose cupy (emulated)"),
+        (0, "auto chose numpy (no usable CUDA device"),
+    ):
+        counted(monkeypatch, count)
+        xpcap.use_backend("auto")
+        assert xpcap.get_backend() == ("cupy" if count else "numpy")
+        assert said in capsys.readouterr().err
 
 
-def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_or_skip(monkeypatch)
-    cupy = sys.modules["cupy"]
-    monkeypatch.setattr(cupy, "matmul", lambda a, b: cupy.zeros((8, 8)))
+def no_cupy(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "cupy", None)  # importing it raises
+
+
+def wrong_products(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sys.modules["cupy"], "matmul", lambda a, b: sys.modules["cupy"].zeros((8, 8)))
+
+
+def no_launches(patch: pytest.MonkeyPatch) -> None:
+    """Of the driver, through which training launches."""
+    patch.setattr(sys.modules["cupy"].cuda.driver, "launchKernel", lambda *args: None)
+
+
+def no_library(patch: pytest.MonkeyPatch) -> None:
+    missing = OSError("libcublas.so.12: cannot open shared object file")
+    patch.setattr(sys.modules["cupy"], "matmul", Mock(side_effect=missing))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (no_cupy, "cannot be imported"),
+        (wrong_products, "a test computation on the device gave a wrong result"),
+        (no_launches, "a test computation on the device gave a wrong result"),
+        (no_library, "libcublas.so.12"),
+    ],
+)
+def test_emulated_device_that_does_not_work_is_a_reason_not_a_crash(
+    fault: Callable[[pytest.MonkeyPatch], None], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault is not no_cupy:
+        install_or_skip(monkeypatch)
+    fault(monkeypatch)
     probe.cupy_status.cache_clear()
-    assert "wrong result" in xpcap.backend_status()["cupy"].reason
+    status = xpcap.backend_status()
+    assert status["numpy"].usable
+    assert not status["cupy"].usable
+    assert reason in status["cupy"].reason
+    assert "CUPY_CACHE_DIR" not in status["cupy"].reason
 
 
 def test_info_lists_what_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def listed() -> list[str]:
-        return json.loads(good("info", "--json").stdout)["without_kernels"]
-
     cells = [
         f"steps of cell {name}" for name, cell in layers.CELLS.items() if not has_kernels(cell)
     ]
-    assert listed() == cells
+    assert answer("info")["without_kernels"] == cells
     assert "CUDA kernels" not in good("info").output  # nor is there a GPU
     found = xpcap.backend_status()
     usable = {**found, "cupy": found["cupy"]._replace(usable=True)}
     monkeypatch.setattr("xpcap.cli.info.backend_status", lambda: usable)
     monkeypatch.setattr(DeviceOps, "add_rows", Equations.add_rows)
-    assert listed() == ["add_rows", *cells]
+    assert answer("info")["without_kernels"] == ["add_rows", *cells]
     assert f"computed by CuPy: {', '.join(('add_rows', *cells))}" in good("info").output
 
 
@@ -168,10 +186,8 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
     device = install_or_skip(monkeypatch, devices=2, busy=(0,))
     status = xpcap.backend_status()["cupy"]
     assert (status.usable, status.devices) == (False, ("emulated", "emulated"))
-    assert (
-        "CUDA device 0 of 2 is not usable (CUDARuntimeError: cudaErrorDevicesUnavailable"
-        in status.reason
-    )
+    unusable = "CUDA device 0 of 2 is not usable (CUDARuntimeError: cudaErrorDevicesUnavailable"
+    assert unusable in status.reason
     assert "cupy:N asks for another" in good("info").output
     with xpcap.use_backend("cupy:1"):
         x = xpcap.asarray(np.ones(3))
@@ -182,12 +198,7 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
     with refuses(BackendError, thing="backend cupy", got="cannot be used: CUDA device 0 of 2"):
         xpcap.use_backend("cupy")
     assert device.current == 1
-
-
-def test_emulated_status_of_one_device_leaves_the_other_current(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    device = install_or_skip(monkeypatch, devices=2)
+    device = install_or_skip(monkeypatch, devices=2)  # both usable: a status leaves one current
     xpcap.use_backend("cupy:1")
     probe.cupy_status.cache_clear()
     assert xpcap.backend_status()["cupy"].usable
@@ -203,32 +214,25 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
     install_or_skip(monkeypatch)
     import cupy
 
-    real, folder = cupy.RawModule, tmp_path / "cache"
+    plain, folder = cupy.RawModule, tmp_path / "cache"
     monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
 
-    class Compiling(real):  # type: ignore[misc, valid-type]
+    class Compiling(plain):  # type: ignore[misc, valid-type]
         def get_function(self, name: str) -> Any:
             folder.mkdir(exist_ok=True)
             (folder / f"{hashlib.sha1(self.code.encode()).hexdigest()}.cubin").touch()
             return super().get_function(name)
 
-    def announced() -> str:
+    def announced() -> bool:
         probe.cupy_status.cache_clear()
         assert xpcap.backend_status()["cupy"].usable
-        return capsys.readouterr().err
+        return "xpcap: compiling CUDA kernels for emulated; CuPy keeps" in capsys.readouterr().err
 
-    capsys.readouterr()
-    line = (
-        "xpcap: compiling CUDA kernels for emulated; CuPy keeps them, so only the first use takes"
-        " long\n"
-    )
-    assert announced() == line  # no folder yet
+    assert announced()  # no folder yet
     monkeypatch.setattr(cupy, "RawModule", Compiling)
-    assert announced() == line  # still nothing in it
-    assert announced() == ""
+    assert [announced(), announced()] == [True, False]  # still nothing in it; then all
     monkeypatch.setattr(xpcap, "__version__", "another")
-    assert announced() == line
-    assert announced() == ""
+    assert [announced(), announced()] == [True, False]
 
 
 def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> None:
@@ -240,52 +244,20 @@ def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> No
     assert "set CUPY_CACHE_DIR to one you may write to" in done.stdout
 
 
-def test_emulated_card_whose_driver_launches_nothing_is_not_usable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Training launches through it, so the probe does."""
-    install_or_skip(monkeypatch)
-    monkeypatch.setattr(sys.modules["cupy"].cuda.driver, "launchKernel", lambda *args: None)
-    probe.cupy_status.cache_clear()
-    with xpcap.use_backend("auto"):
-        assert xpcap.get_backend() == "numpy"
-    assert "a test computation on the device gave a wrong result" in capsys.readouterr().err
-
-
-def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(
+def test_asarray_keeps_what_fits_and_a_mixture_of_libraries_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    install_or_skip(monkeypatch)
-    missing = OSError("libcublas.so.12: cannot open shared object file")
-    monkeypatch.setattr(sys.modules["cupy"], "matmul", Mock(side_effect=missing))
-    probe.cupy_status.cache_clear()
-    reason = xpcap.backend_status()["cupy"].reason
-    assert "libcublas.so.12" in reason
-    assert "CUPY_CACHE_DIR" not in reason
-
-
-def test_asarray_keeps_what_fits_and_to_numpy_keeps_host_arrays() -> None:
     x = np.arange(3)
-    assert xpcap.asarray(x) is x
-    assert xpcap.to_numpy(x) is x
+    assert xpcap.asarray(x) is xpcap.to_numpy(x) is x
     assert xpcap.asarray([1, 2], dtype="float32").dtype == np.float32
     assert xpcap.get_array_module(x, 3.0) is np
-
-
-def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     install_or_skip(monkeypatch)
     device = sys.modules["cupy"].zeros((1, 3))
     with refuses(TypeError, got="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
-    with refuses(
-        TypeError,
-        function="rnn_step_forward",
-        thing="prev_h",
-        got="is a cupy array",
-    ):
-        layers.rnn_step_forward(
-            np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3)
-        )
+    arrays = (np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3))
+    with refuses(TypeError, function="rnn_step_forward", thing="prev_h", got="is a cupy array"):
+        layers.rnn_step_forward(*arrays)
 
 
 @pytest.mark.gpu
