@@ -61,10 +61,10 @@ def test_numpy_is_the_default_the_variable_comes_before_it_and_a_call_before_bot
     xpcap.use_backend("numpy")
     assert xpcap.get_backend() == "numpy"
     for variable in ("", "cupy:1"):
-        monkeypatch.setattr(backend, "_active", None)
-        monkeypatch.setenv("XPCAP_BACKEND", variable)
         if variable:
             install_or_skip(monkeypatch, devices=2)
+        monkeypatch.setattr(backend, "_active", None)
+        monkeypatch.setenv("XPCAP_BACKEND", variable)
         assert xpcap.get_backend() == (variable or "numpy")
 
 
