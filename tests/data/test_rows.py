@@ -34,12 +34,14 @@ def features(dtype: str = "f4", shape: tuple[int, ...] = (6,)) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("on_disk")
-@pytest.mark.parametrize(("dtype", "shape"), [("f4", (6,)), ("f2", (4, 5)), (">f4", (4, 5))])
+@pytest.mark.parametrize(
+    ("dtype", "shape", "kind"), [("f4", (6,), "U"), ("f2", (4, 5), "S"), (">f4", (4, 5), "U")]
+)
 def test_a_table_on_disk_has_the_rows_of_the_array(
-    dtype: str, shape: tuple[int, ...], tmp_path: Path
+    dtype: str, shape: tuple[int, ...], kind: str, tmp_path: Path
 ) -> None:
     array = features(dtype, shape)
-    np.savez(tmp_path / "f.npz", other=np.arange(3), features=array, names=NAMES)
+    np.savez(tmp_path / "f.npz", other=np.arange(3), features=array, names=np.array(NAMES, kind))
     table = read_features(tmp_path / "f.npz")
     assert isinstance(table.rows, np.memmap) == (dtype != ">f4")
     assert (list(table), len(table), "x.jpg" in table) == (NAMES, 40, False)

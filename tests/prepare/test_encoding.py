@@ -60,15 +60,8 @@ def same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return list(a) == list(b) and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
-def test_features_come_in_the_order_of_the_names(folder: Path) -> None:
-    features = encode_folder(folder, NAMES[::-1], Levels())
-    assert list(features) == NAMES[::-1]
-    assert [int(feature[0]) for feature in features.values()] == [*range(COUNT)][::-1]
-    assert {(row.shape, row.dtype) for row in features.values()} == {((4,), np.dtype("f4"))}
-
-
 @pytest.mark.threads
-def test_pictures_are_encoded_on_several_cores(
+def test_pictures_are_encoded_on_several_cores_and_come_in_the_order_of_their_names(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
@@ -79,8 +72,12 @@ def test_pictures_are_encoded_on_several_cores(
             both.wait()
             return super().encode(pictures)
 
-    encode_folder(folder, NAMES[: 4 * BLOCK], encoder := Together())
+    names = NAMES[: 4 * BLOCK][::-1]
+    features = encode_folder(folder, names, encoder := Together())
     assert len(encoder.threads) == 2
+    assert list(features) == names
+    assert [int(feature[0]) for feature in features.values()] == [*range(4 * BLOCK)][::-1]
+    assert {(row.shape, row.dtype) for row in features.values()} == {((4,), np.dtype("f4"))}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
@@ -260,15 +257,13 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
 @pytest.mark.threads
 def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpcap.prepare.features.cores", lambda: 2)
-    (folder / NAMES[3]).write_bytes(b"not a picture")
     failed = threading.Event()
 
     def read(path: Path) -> np.ndarray:
-        try:
+        if path.name != NAMES[3]:
             return read_picture(path)
-        except DataError:
-            failed.set()
-            raise
+        failed.set()
+        raise DataError("read_picture", path, "is bad")
 
     class Waiting(Levels):
         def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -276,7 +271,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
             return super().encode(pictures)
 
     monkeypatch.setattr("xpcap.prepare.features.read_picture", read)
-    with refuses(DataError, got="cannot be read as a picture"):
+    with refuses(DataError, got="is bad"):
         encode_folder(folder, NAMES, encoder := Waiting())
     assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
 
