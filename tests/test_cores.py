@@ -291,6 +291,18 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
 # Sampling in parts
 
 
+def test_a_sampler_that_lays_out_matrices_sees_parameters_that_have_changed() -> None:
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 90)}}
+    model = CaptioningRNN(words, 7, 6, 32, "lstm", np.float64, seed=0)
+    features = np.random.default_rng(0).standard_normal((5, 7))
+    for change in (1, -3):
+        for name in ("W_vocab", "Wh", "Wx"):
+            model.params[name][...] *= change
+        captions = model.sample(features, 9)
+        with way.plain():
+            np.testing.assert_array_equal(model.sample(features, 9), captions)
+
+
 def test_cells_that_share_a_scope_multiply_each_by_its_own_matrix(rng: np.random.Generator) -> None:
     matrices, a = rng.standard_normal((2, 32, 128)), rng.standard_normal((5, 128))
     shared, state = Workspace(a), tuple(rng.standard_normal((2, 5, 32)))
@@ -322,7 +334,6 @@ def said_by_steps(model: CaptioningRNN, features: np.ndarray, forbid: list[int])
 def test_captions_in_parts_and_by_the_word_table_are_those_of_model_step(
     cell: str, inject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a model that captioned with other parameters before."""
     monkeypatch.setattr(decode, "MIN_HYPOTHESES_PER_CORE", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
     model = make(cell, inject=inject)
