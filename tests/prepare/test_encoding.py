@@ -286,15 +286,16 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_whole_rows(
 
     cache = tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2010, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
             encode_folder(folder, NAMES, encoder := Levels(), cache=cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(cache)
-    done = (cache.stat().st_size - len(HEADER)) // ROW
+    done, part = divmod(cache.stat().st_size - len(HEADER), ROW)
     assert 0 < done < len(encoder.encoded)
+    assert part == 0  # though the limit is within a row
     features = encode_folder(folder, NAMES, encoder := Levels(), cache=cache)
     assert same(features, encode_folder(folder, NAMES, Levels()))
     assert len(encoder.encoded) == COUNT - done
