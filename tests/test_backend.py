@@ -162,7 +162,7 @@ def test_emulated_device_that_does_not_work_is_a_reason_not_a_crash(
     assert status["numpy"].usable
     assert not status["cupy"].usable
     assert reason in status["cupy"].reason
-    assert "CUPY_CACHE_DIR" not in status["cupy"].reason
+    assert "CUPY_CACHE_DIR" not in status["cupy"].why
 
 
 def test_info_lists_what_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
