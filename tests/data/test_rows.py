@@ -9,7 +9,6 @@ import caption_formats
 import numpy as np
 import pytest
 from commands import good
-from from_disk import write_features
 from programs import program
 from refusals import refuses
 
@@ -129,10 +128,11 @@ main()
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit counts other memory")
 def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> None:
     """197 MB of features, of which a process with 180 MB maps the file, whose pages the system may
-    take back; `from_disk.py` is the same at COCO's size, with training.
+    take back.
     """
     names = [f"{number:05}.jpg" for number in range(12_000)]
-    write_features(tmp_path / "f.npz", names, 4096)
+    features = np.random.default_rng(0).standard_normal((len(names), 4096), np.float32)
+    np.savez(tmp_path / "f.npz", names=names, features=features)
     table = caption_formats.table({name: ["a dog runs"] for name in names})
     (tmp_path / "captions.csv").write_bytes(table)
     command = "prepare captions.csv --features f.npz --out big.h5".split()
