@@ -6,24 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captioners import batch, make, strong
 from new_cells import NEW_CELLS, MinimalGated
 from refusals import refuses
-from test_captioning_rnn import INJECT, batch, make
 
 from xpcap import CaptioningRNN, layers, to_numpy, use_backend
 from xpcap.models import FeatureRows, Trace
 from xpcap.models.batch import caption_lengths
+from xpcap.models.config import INJECT as WAYS
 
+INJECT = pytest.mark.parametrize("inject", WAYS)
 CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, *NEW_CELLS])
 pytestmark = pytest.mark.usefixtures("new_cells")
-
-
-def strong(cell: str, inject: str, rng: np.random.Generator, **how: Any) -> CaptioningRNN:
-    """A model in which every term matters."""
-    model = make(cell, inject=inject, **how)
-    for name in model.params:
-        model.params[name] = rng.standard_normal(model.params[name].shape)
-    return model
 
 
 def loss_from(
@@ -66,67 +60,63 @@ def numeric_norms(
 
 @CELLS
 @INJECT
-def test_gradient_norms_are_those_of_finite_differences(
+def test_states_probabilities_and_norms_are_those_of_decoding_that_reads_the_caption(
     cell: str, inject: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Captions of several lengths and one without a word; gradients in blocks of captions."""
+    """Norms by finite differences. Captions of several lengths and one without a word; gradients in
+    blocks of captions.
+    """
     monkeypatch.setattr("xpcap.models.trace.CAPTIONS_AT_ONCE", 2)
-    features, captions = batch(rng, inject)
-    features, captions = features[:6], captions[:6, :5]
-    model = strong(cell, inject, rng)
-    trace = model.trace(features, captions)
-    assert list(trace.gradient_norms) == list(trace.states)
-    for name, expected in numeric_norms(model, trace, features, captions).items():
-        np.testing.assert_allclose(trace.gradient_norms[name], expected, rtol=1e-6, atol=1e-8)
-        assert (expected > 1e-3).sum() > 20
-
-
-@CELLS
-@INJECT
-def test_states_and_word_probabilities_are_those_of_decoding_that_reads_the_caption(
-    cell: str, inject: str, rng: np.random.Generator
-) -> None:
-    features, captions = batch(rng, inject)
-    model = strong(cell, inject, rng, dropout=0.4)  # dropout is for training
-    trace = model.trace(features, captions)
-    table = FeatureRows(features[::-1].copy(), np.arange(len(features))[::-1])
-    again = model.trace(table, captions)
+    features, captions = (x[:6] for x in batch(rng, inject))
+    captions = captions[:, :5]
+    model = strong(cell, rng, inject=inject, dropout=0.4)  # dropout is for training
+    traces = [model.trace(features, captions)]
+    traces += [model.trace(FeatureRows(features[::-1].copy(), np.arange(6)[::-1]), captions)]
     state, lengths = model.start(features), caption_lengths(captions, 0)
     for t in range(captions.shape[1]):
         taken = t <= lengths
-        for states in (trace.states, again.states):
-            for x, expected in zip(states.values(), state, strict=False):
-                np.testing.assert_allclose(x[taken, t], expected[taken], rtol=1e-9, atol=1e-12)
-                assert not x[~taken & (t > 0), t].any()
+        for x, expected in zip(
+            (x for trace in traces for x in trace.states.values()),
+            (*state[: len(traces[0].states)],) * 2,
+            strict=True,
+        ):
+            assert (type(x), x.dtype) == (np.ndarray, model.dtype)
+            np.testing.assert_allclose(x[taken, t], expected[taken], rtol=1e-9, atol=1e-12)
+            assert not x[~taken & (t > 0), t].any()
         if t < captions.shape[1] - 1:
             _, state = model.step(captions[:, t], state)
-    picked = np.take_along_axis(trace.log_probabilities, captions[:, 1:, None], 2)[:, :, 0]
-    np.testing.assert_allclose(
-        np.where(captions[:, 1:] != 0, picked, 0),
-        model.word_log_probabilities(features, captions),
-        rtol=1e-9,
-    )
+    picked = np.take_along_axis(traces[0].log_probabilities, captions[:, 1:, None], 2)[:, :, 0]
+    expected = model.word_log_probabilities(features, captions)
+    np.testing.assert_allclose(np.where(captions[:, 1:] != 0, picked, 0), expected, rtol=1e-9)
+    norms = traces[0].gradient_norms
+    assert list(norms) == list(traces[0].states)
+    for name, expected in numeric_norms(model, traces[0], features, captions).items():
+        np.testing.assert_allclose(norms[name], expected, rtol=1e-6, atol=1e-8)
+        assert (expected > 1e-3).sum() > 20
 
 
-@pytest.mark.parametrize("cell", ["lstm", "plain"])
-@INJECT
-def test_backends_agree(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    ("cell", "inject"),
+    [("rnn", "init"), ("plain", "every-step"), ("stacked", "attention+every-step")],
+)
+def test_libraries_agree(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
     features, captions = batch(rng, inject)
-    model = strong(cell, inject, rng)
+    model = strong(cell, rng, inject=inject)
     there = model.trace(lib(features), captions)
     with use_backend("numpy"):
         host = make(cell, inject=inject)
         host.params = {name: to_numpy(x) for name, x in model.params.items()}
         here = host.trace(features, captions)
-    for one, other in (
+    log_p = there.log_probabilities
+    np.testing.assert_allclose(log_p, here.log_probabilities, rtol=1e-8, atol=1e-10)
+    for ours, theirs in (
         (there.states, here.states),
         (there.gates, here.gates),
         (there.gradient_norms, here.gradient_norms),
     ):
-        assert list(one) == list(other)
-        for name, x in one.items():
-            assert (type(x), x.dtype) == (np.ndarray, model.dtype)
-            np.testing.assert_allclose(x, other[name], rtol=1e-8, atol=1e-10)
+        assert list(ours) == list(theirs)
+        for name, x in ours.items():
+            np.testing.assert_allclose(x, theirs[name], rtol=1e-8, atol=1e-10)
     for name, found in there.saturation.items():
         np.testing.assert_allclose(found.above, here.saturation[name].above, rtol=1e-12)
 
@@ -135,19 +125,18 @@ def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
     rng: np.random.Generator,
 ) -> None:
     features, captions = batch(rng)
-    model = strong("lstm", "init", rng)
-    p, (_, gates, _, saturation, _) = model.params, model.trace(features, captions)
-    h, c = model.trace(features, captions).states.values()
+    model = strong("lstm", rng)
+    p, (states, gates, _, saturation, _) = model.params, model.trace(features, captions)
+    h, c = states.values()
     live = np.arange(captions.shape[1] - 1) < caption_lengths(captions, 0)[:, None]
     assert list(gates) == ["i", "f", "o", "g"]
     np.testing.assert_allclose(
         c[:, 1:][live], (gates["f"] * c[:, :-1] + gates["i"] * gates["g"])[live], rtol=1e-12
     )
     np.testing.assert_allclose(h[:, 1:][live], (gates["o"] * np.tanh(c[:, 1:]))[live], rtol=1e-12)
-    x = p["W_embed"][captions[:, 2]]
-    _, _, cache = layers.lstm_step_forward(x, h[:, 2], c[:, 2], p["Wx"], p["Wh"], p["b"])
-    expected = np.split(cache.step["saved"][0], 4, axis=1)
-    for name, gate in zip("ifog", expected, strict=True):
+    a = p["W_embed"][captions[:, 2]] @ p["Wx"] + h[:, 2] @ p["Wh"] + p["b"]
+    *shares, g = np.split(a, 4, axis=1)
+    for name, gate in zip("ifog", (*map(layers.sigmoid, shares), np.tanh(g)), strict=True):
         np.testing.assert_allclose(gates[name][live[:, 2], 2], gate[live[:, 2]], rtol=1e-9)
         assert not gates[name][~live].any()
     assert list(saturation) == ["gate i", "gate f", "gate o"]
@@ -160,7 +149,7 @@ def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
 
 def test_an_rnn_has_no_gates_and_the_saturation_of_its_state(rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    trace = strong("rnn", "init", rng).trace(features, captions)
+    trace = strong("rnn", rng).trace(features, captions)
     assert (list(trace.states), trace.gates, list(trace.saturation)) == (["h"], {}, ["state"])
 
 
@@ -181,7 +170,7 @@ def test_a_cell_that_names_nothing_is_traced_all_the_same(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     features, captions = batch(rng, "attention")
-    model = strong("plain", "attention", rng)
+    model = strong("plain", rng, inject="attention")
     named = model.trace(features, captions)
     monkeypatch.setitem(layers.CELLS, "plain", Quiet())
     quiet = model.trace(features, captions)
