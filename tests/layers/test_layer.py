@@ -104,38 +104,19 @@ def test_a_call_that_python_refuses_gets_its_own_error() -> None:
 
 
 def test_docstring_is_the_authors_and_then_shapes() -> None:
-    errors = """
-Raises TypeError unless floats share one dtype, float32 or float64, and arrays one
-library; ValueError if a shape does not fit."""
-    assert scan_forward.__doc__ == (
-        """One pass.
-
-From left to right::
-
-    h = x @ Wx
-
-Raises
-------
-OptionError
-    The scale is odd.
-
-Shapes
-------
-x (N, D), h0 (N, H), ids (N,) integers, Wx (D, H), c0 (N, H) or None
--> h (N, H), weights (N, D), c_T (N, H)
-"""
-        + errors
-    )
-    assert scan_backward.__doc__ == (
-        """Gradients of scan_forward.
-
-Shapes
-------
-dh (N, H), dc_T (N, H) or None
--> dx (N, D), dh0 (N, H), dWx (D, H), dc0 (N, H)
-"""
-        + errors
-    )
+    assert str(scan_forward.__doc__).startswith("One pass.\n\nFrom left to right::\n\n    h = x")
+    for function, shapes in (
+        (
+            scan_forward,
+            "x (N, D), h0 (N, H), ids (N,) integers, Wx (D, H), c0 (N, H) or None\n"
+            "-> h (N, H), weights (N, D), c_T (N, H)\n",
+        ),
+        (
+            scan_backward,
+            "dh (N, H), dc_T (N, H) or None\n-> dx (N, D), dh0 (N, H), dWx (D, H), dc0 (N, H)\n",
+        ),
+    ):
+        assert f"\n\nShapes\n------\n{shapes}\nRaises TypeError" in str(function.__doc__)
 
 
 def test_on_a_device_arrays_arrive_as_kernels_take_them_and_stay_as_they_were(device: Any) -> None:
@@ -197,15 +178,6 @@ def test_an_upstream_gradient_fits_the_cache_and_may_be_none_where_the_shapes_sa
         scan_backward(dh, cache, dc_T=dh.astype(float))
     with refuses(TypeError, thing="dh", got="is a NoneType"):
         scan_backward(None, cache)
-
-
-def test_a_cache_that_does_not_tell_dtype_is_our_own_mistake() -> None:
-    @gradient(scan_forward)
-    def backward(dh: Any, cache: Any) -> None:
-        """Gradients of scan_forward."""
-
-    with refuses(TypeError, thing="cache", got="is a SimpleNamespace", expected="tells dtype"):
-        backward(np.ones((N, H), np.float32), SimpleNamespace(a=3))
 
 
 def test_a_layer_holds_blas_to_one_thread_however_it_is_called(
