@@ -1,5 +1,5 @@
-"""Attention over the places of a picture: values by hand, sequences of steps, the packed form, both
-layouts, and what is refused.
+"""Attention over the places of a picture: values by hand, sequences of steps in both layouts, and what
+is refused. Packed rows are compared with the captioner's, in tests/models/test_captioning_rnn.py.
 """
 
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refusals import Refusal, refusals, refuses
 
-from xpcap import layers, to_numpy
+from xpcap import layers, to_numpy, use_backend
 from xpcap.ops import PackedSequences
 
 N, T, D, H, P = 3, 4, 5, 6, 8
@@ -67,34 +67,26 @@ def test_a_step_is_given_its_context_as_it_is_its_state(rng: np.random.Generator
 
 
 @CELLS
-def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Generator) -> None:
+def test_sequence_is_its_steps_in_either_layout(
+    cell: str, lib: Any, rng: np.random.Generator
+) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
-    h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
-    kind, params = layers.CELLS[cell], {"Wh": Wh}
-    state, caches = (A.mean(axis=1),) * len(kind.states), []
-    for t in range(T):
-        attn, _, looked = layers.dot_product_attention_forward(state[0], A)
-        state, stepped = kind.step_forward(x[:, t] @ Wx + attn @ Wattn + b, state, params)
-        caches.append((attn, looked, stepped))
-        np.testing.assert_allclose(state[0], h[:, t], rtol=1e-12, atol=1e-15)
-    dh = rng.standard_normal(h.shape)
-    dx, dA, *dweights = layers.attention_backward(dh, cache)
-    dstate, total, expected = (
-        [np.zeros((N, H)) for _ in state],
-        [np.zeros_like(w) for w in (Wx, Wh, Wattn, b)],
-        np.zeros_like(A),
+    as_maps = A.transpose(0, 2, 1).reshape(N, H, 2, 4)
+    h, maps_h = (
+        to_numpy(layers.attention_forward(*lib(x, places, Wx, Wh, Wattn, b), cell)[0])
+        for places in (A, as_maps)
     )
-    for t, (attn, looked, stepped) in reversed(list(enumerate(caches))):
-        dafter = dstate[0] + dh[:, t], *dstate[1:]
-        da, dstate, grads = kind.step_backward(dafter, stepped, params)
-        step = x[:, t].T @ da, grads["Wh"], attn.T @ da, da.sum(axis=0)
-        total = [x + y for x, y in zip(total, step, strict=True)]
-        dprev_h, dA_t = layers.dot_product_attention_backward(da @ Wattn.T, looked)
-        dstate, expected = (dstate[0] + dprev_h, *dstate[1:]), expected + dA_t
-        np.testing.assert_allclose(dx[:, t], da @ Wx.T, rtol=1e-10, atol=1e-13)
-    np.testing.assert_allclose(dA, expected + sum(dstate)[:, None] / P, rtol=1e-10, atol=1e-13)
-    for ours, by_steps in zip(dweights, total, strict=True):
-        np.testing.assert_allclose(ours, by_steps, rtol=1e-10, atol=1e-13)
+    np.testing.assert_array_equal(maps_h, h)
+    kind = layers.CELLS[cell]
+    state = (A.mean(axis=1),) * len(kind.states)
+    with use_backend("numpy"):
+        for t in range(T):
+            attn, weights, _ = layers.dot_product_attention_forward(state[0], A)
+            maps_attn, maps_weights, _ = layers.dot_product_attention_forward(state[0], as_maps)
+            np.testing.assert_array_equal(maps_attn, attn)
+            np.testing.assert_array_equal(maps_weights, weights.reshape(N, 2, 4))
+            state, _ = kind.step_forward(x[:, t] @ Wx + attn @ Wattn + b, state, {"Wh": Wh})
+            np.testing.assert_allclose(state[0], h[:, t], rtol=1e-12, atol=1e-14)
 
 
 def test_a_term_of_two_forward_passes_gives_no_gradients(rng: np.random.Generator) -> None:
@@ -123,73 +115,6 @@ def test_an_attention_to_another_number_of_pictures_is_refused(rng: np.random.Ge
         with refuses(ValueError, function=f"Attention.{way}_steps", expected=f"{N} sequences"):
             h, cache = lstm.rows_forward(a, (h0, h0), {"Wh": Wh}, rows, extra_term=term)
             lstm.rows_backward(h, cache)
-
-
-@CELLS
-def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
-    """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with
-    nothing sent back from steps that are not there.
-    """
-    x, A, Wx, Wh, Wattn, b = draw(cell, rng)
-    rows, kind, attention = (
-        PackedSequences.of([2, 2, 1, 1], N),
-        layers.CELLS[cell],
-        layers.Attention(A, Wattn),
-    )
-    at, t = rows.sequence, np.arange(T).repeat(rows.batch_sizes)
-    packed, loop = kind.rows_forward(
-        x[at, t] @ Wx + b,
-        (attention.start(),) * len(kind.states),
-        {"Wh": Wh},
-        rows,
-        extra_term=attention,
-    )
-    h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
-    np.testing.assert_allclose(packed, h[at, t], rtol=1e-12, atol=1e-15)
-    for row, (i, step) in enumerate(zip(at, t, strict=True)):
-        before = h[i, step - 1] if step else A[i].mean(axis=0)
-        _, weights, _ = layers.dot_product_attention_forward(before[None], A[[i]])
-        np.testing.assert_allclose(attention.weights[row], weights[0], rtol=1e-12)
-    dh = np.zeros_like(h)
-    dh[at, t] = rng.standard_normal((rows.R, H))
-    dx, *expected = layers.attention_backward(dh, cache)
-    da, dstate0, grads = kind.rows_backward(dh[at, t], loop)
-    dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    np.testing.assert_allclose(da @ Wx.T, dx[at, t], rtol=1e-12, atol=1e-14)
-    for ours, theirs in zip(
-        (dA, x[at, t].T @ da, grads["Wh"], dWattn, da.sum(axis=0)), expected, strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
-    assert not dA[2].any()
-
-
-@CELLS
-def test_the_assignments_layout_gives_the_same_in_its_own(
-    cell: str, lib: Any, rng: np.random.Generator
-) -> None:
-    x, A, *weights = draw(cell, rng)
-    as_maps, dh, prev_h = (
-        A.transpose(0, 2, 1).reshape(N, H, 2, 4),
-        rng.standard_normal((N, T, H)),
-        rng.standard_normal((N, H)),
-    )
-    context, looked, cache = layers.dot_product_attention_forward(*lib(prev_h, as_maps))
-    expected, over_places, other = layers.dot_product_attention_forward(*lib(prev_h, A))
-    assert looked.shape == (N, 2, 4)
-    np.testing.assert_array_equal(to_numpy(looked).reshape(N, P), to_numpy(over_places))
-    np.testing.assert_array_equal(to_numpy(context), to_numpy(expected))
-    (_, dmaps), (_, dA) = (
-        layers.dot_product_attention_backward(lib(prev_h), kept) for kept in (cache, other)
-    )
-    np.testing.assert_array_equal(to_numpy(dmaps).reshape(N, H, P), to_numpy(dA).transpose(0, 2, 1))
-    sequences = [
-        layers.attention_forward(*lib(x, places, *weights), cell) for places in (as_maps, A)
-    ]
-    (_, dmaps, *_), (_, dA, *_) = (
-        layers.attention_backward(lib(dh), kept) for _, kept in sequences
-    )
-    np.testing.assert_array_equal(to_numpy(sequences[0][0]), to_numpy(sequences[1][0]))
-    np.testing.assert_array_equal(to_numpy(dmaps).reshape(N, H, P), to_numpy(dA).transpose(0, 2, 1))
 
 
 @refusals(
