@@ -469,7 +469,7 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     monkeypatch.setattr(of_options, "MIN_EPOCHS", 2)
     monkeypatch.setattr(of_options, "MIN_STEPS", {"few": 38, "many": 1})
     data, out = tmp_path / "data.h5", tmp_path / "run"
-    sizes = ("--hidden", 16, "--wordvec", 8)
+    sizes = ("--hidden", 16, "--wordvec", 8, "--no-neighbours")
     with pytest.MonkeyPatch.context() as patch:
         stop_after(20, patch)
         stopped = call("train", data, "--out", out, *sizes, "--verbose")
