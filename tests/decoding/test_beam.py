@@ -94,14 +94,10 @@ def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
     model, features, width = make(6, 2), pictures(1), 4**3 + 4**2 + 4
     best = model.decode(features, Beam(width, length_penalty=0.7, max_length=3, forbid=SILENT))
     words = range(2, 6)
-    captions = [
-        (END,),
-        *((a, END) for a in words[1:]),
-        *((a, b, c) for a in words[1:] for b in words[1:] for c in words),
-    ]
-    totals = [
-        -float(model.score(features, np.array([[START, *caption]])).nll) for caption in captions
-    ]
+    captions = [(END,), *((a, END) for a in words[1:])]
+    captions += [(a, b, c) for a in words[1:] for b in words[1:] for c in words]
+    scored = (np.array([[START, *caption]]) for caption in captions)
+    totals = [-float(model.score(features, caption).nll) for caption in scored]
     scores = np.array(totals) / np.array([len(caption) for caption in captions]) ** 0.7
     said = best.captions[0, 0]
     assert tuple(said[said != NULL].tolist()) == captions[scores.argmax()]

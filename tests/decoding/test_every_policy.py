@@ -104,10 +104,8 @@ def test_captions_keep_to_limits_where_the_model_would_rather_not(
 ) -> None:
     policy = limited(policy, **limits)
     captions, _, totals = captioner(**scores).decode(FEATURES, policy)
-    words = [
-        [word for word in caption if word not in (NULL, END)]
-        for caption in captions[totals > -np.inf]
-    ]
+    exist = captions[totals > -np.inf]
+    words = [[word for word in caption if word not in (NULL, END)] for caption in exist]
     longer = replace(policy, max_length=policy.max_length + 1)  # a caption may be cut
     assert longer.allows(words).all()
 
@@ -168,6 +166,15 @@ KINDS = {type(policy): None for policy in POLICIES}
 VALUES = (1, 2, 3, 6, 0.3, 3.0, True, False)  # of options
 
 
+def differs(policy: Policy, name: str, value: object) -> bool:
+    """Whether captions are others with another value of an option, if the policy takes it."""
+    with contextlib.suppress(OptionError):
+        return not np.array_equal(
+            said(policy).captions, said(replace(policy, **{name: value})).captions
+        )
+    return False
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_each_option_of_a_policy_has_help_and_changes_captions(kind: type[Policy]) -> None:
     own = [policy for policy in POLICIES if type(policy) is kind]
@@ -177,21 +184,8 @@ def test_each_option_of_a_policy_has_help_and_changes_captions(kind: type[Policy
         if name in described(Policy):
             continue  # limits, which have a test of their own
         assert f"\n{name} : " in str(kind.__doc__), f"{thing} is not in the docstring: @documented"
-        variants = (variant(policy, name, value) for policy in own for value in VALUES)
-        is_used = any(two and differ(*two) for two in variants)
+        is_used = any(differs(policy, name, value) for policy in own for value in VALUES)
         assert is_used, f"{thing} changes no caption: nothing reads it"
-
-
-def variant(policy: Policy, name: str, value: object) -> tuple[Policy, Policy] | None:
-    """The policy, and with another value of an option; None: it takes no such value."""
-    with contextlib.suppress(OptionError):
-        return policy, replace(policy, **{name: value})
-    return None
-
-
-def differ(policy: Policy, other: Policy) -> bool:
-    """Whether two policies give other captions."""
-    return not np.array_equal(said(policy).captions, said(other).captions)
 
 
 @each_policy
@@ -200,17 +194,7 @@ def test_captions_do_not_depend_on_cores(policy: Policy, monkeypatch: pytest.Mon
     # 30 pictures are too few for another core
     monkeypatch.setattr(decode, "MIN_HYPOTHESES_PER_CORE", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
-    parts: list[int] = []
-    split = decode.split_evenly
-
-    def counted(*arguments: Any) -> Any:
-        slices = split(*arguments)
-        parts.append(len(slices))
-        return slices
-
-    monkeypatch.setattr(decode, "split_evenly", counted)
     check_same(said(policy), whole)
-    assert parts == [3]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +202,6 @@ def test_captions_do_not_depend_on_cores(policy: Policy, monkeypatch: pytest.Mon
 )
 @each_policy
 def test_devices_agree(policy: Policy, lib: Any) -> None:
-    decoded = said(policy)
+    decoded = said(policy, slice(8))
     with use_backend("numpy"):
-        check_same(decoded, said(policy))
+        check_same(decoded, said(policy, slice(8)))
