@@ -18,7 +18,6 @@ from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.layers import CELLS
 from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
 from xpcap.runs import load_state, save_state
@@ -47,6 +46,12 @@ def make(data: Any = DATA, dropout: float = 0.2, **options: Any) -> CaptioningSo
     return CaptioningSolver(model, data, **{**settings, **options})
 
 
+def trained(*args: Any, **options: Any) -> CaptioningSolver:
+    solver = make(*args, **options)
+    solver.train()
+    return solver
+
+
 def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> None:
     seen: list[np.ndarray] = []
 
@@ -56,8 +61,7 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
         seen.append(np.concatenate((batch.features[:, :3], batch.captions), axis=1))
         return CrossEntropy().loss(model, batch, workspace)
 
-    solver = make(objective=objective)
-    solver.train()
+    solver = trained(objective=objective)
     assert len(seen) == len(solver.loss_history) == 3 * 5  # 200 captions by 48
     epochs = [np.concatenate(seen[k : k + 5]) for k in (0, 5, 10)]
     features, captions = DATA.minibatch("train", captions=np.arange(200))
@@ -97,15 +101,13 @@ def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib:
 
 
 def test_accuracy_after_an_epoch_is_that_of_the_pictures_as_they_are() -> None:
-    solver = make(VIEWS, num_epochs=1)
-    solver.train()
+    solver = trained(VIEWS, num_epochs=1)
     judged = teacher_forced(solver.model, DATA_UNSCALED, "train", captions=np.arange(200))
     assert solver.history[0]["train_accuracy"] == pytest.approx(judged.accuracy)
 
 
 def test_training_lowers_the_loss_and_records_each_epoch() -> None:
-    solver = make(num_epochs=8)
-    solver.train()
+    solver = trained(num_epochs=8)
     assert solver.loss_history[-1] < 0.8 * solver.loss_history[0]
     assert [record["epoch"] for record in solver.history] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert len(solver.val_acc_history) == len(solver.train_acc_history) == 8
@@ -119,60 +121,44 @@ def test_training_lowers_the_loss_and_records_each_epoch() -> None:
 
 
 def test_the_plain_dict_of_the_course_trains_alike() -> None:
-    ours, course = make(dropout=0.0), make(COURSE, dropout=0.0)
-    ours.train()
-    course.train()
+    ours, course = trained(dropout=0.0), trained(COURSE, dropout=0.0)
     np.testing.assert_allclose(course.loss_history, ours.loss_history, rtol=1e-6)
     assert course.history[-1]["val_loss"] == pytest.approx(ours.history[-1]["val_loss"], rel=1e-5)
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
-    runs = [make(seed=seed) for seed in (2, 2, 3)]
-    for solver in runs:
-        solver.train()
-    np.testing.assert_array_equal(runs[0].model.params.flat, runs[1].model.params.flat)
-    assert runs[0].loss_history == runs[1].loss_history != runs[2].loss_history
+    first, again, other = (trained(seed=seed) for seed in (2, 2, 3))
+    np.testing.assert_array_equal(first.model.params.flat, again.model.params.flat)
+    assert first.loss_history == again.loss_history != other.loss_history
 
 
 def test_without_a_seed_the_order_comes_from_the_legacy_stream() -> None:
     losses = []
     for state in (1, 1, 2):
         np.random.seed(state)
-        solver = make(seed=None, num_epochs=1, dropout=0.0)
-        solver.train()
-        losses.append(solver.loss_history)
+        losses.append(trained(seed=None, num_epochs=1, dropout=0.0).loss_history)
     assert losses[0] == losses[1] != losses[2]
 
 
-def course_losses(cell: str, batch_size: int, epochs: int) -> list[float]:
-    """Losses of the course's exercise: 50 captions drawn, parameters drawn in its order, and its
-    solver, whose batches are drawn with replacement; each from NumPy's global stream.
-    """
-    V, D, W, H = len(DATA.vocabulary), DATA.feature_dim, 12, 16
-    gates = CELLS[cell].shapes(W, H)["b"][0]
+def exercise(cell: str) -> tuple[CaptioningRNN, dict[str, np.ndarray]]:
+    """The course's model and 50 captions drawn, each from NumPy's global stream."""
     drawn = np.random.randint(len(COURSE["train_captions"]), size=50)
-    captions, images = COURSE["train_captions"][drawn], COURSE["train_image_idxs"][drawn]
-    params = {
-        "W_embed": np.random.randn(V, W) / 100,
-        "W_proj": np.random.randn(D, H) / np.sqrt(D),
-        "b_proj": np.zeros(H),
-        "Wx": np.random.randn(W, gates) / np.sqrt(W),
-        "Wh": np.random.randn(H, gates) / np.sqrt(H),
-        "b": np.zeros(gates),
-        "W_vocab": np.random.randn(H, V) / np.sqrt(H),
-        "b_vocab": np.zeros(V),
-    }
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, D, W, H, cell, seed=0)
-    configs: dict[str, Any] = {name: {"learning_rate": 5e-3} for name in params}
+    few = {key: COURSE[key][drawn] for key in ("train_captions", "train_image_idxs")}
+    return CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell), few
+
+
+def course_losses(cell: str, batch_size: int, epochs: int) -> list[float]:
+    """Losses of the course's solver, whose batches are drawn with replacement."""
+    model, few = exercise(cell)
+    captions, features = few["train_captions"], COURSE["train_features"][few["train_image_idxs"]]
+    configs: dict[str, Any] = {name: {"learning_rate": 5e-3} for name in model.params}
     losses, steps = [], max(50 // batch_size, 1)
     for t in range(epochs * steps):
         chosen = np.random.choice(50, batch_size)
-        model.params = params
-        loss, grads = model.loss(COURSE["train_features"][images[chosen]], captions[chosen])
+        loss, grads = model.loss(features[chosen], captions[chosen])
         losses.append(float(loss))
-        for name, w in params.items():
-            w = w.astype(np.float32)
-            params[name], configs[name] = optim.adam(w, grads[name], configs[name])
+        for name, w in model.params.items():
+            model.params[name], configs[name] = optim.adam(w, grads[name], configs[name])
             if (t + 1) % steps == 0:
                 configs[name]["learning_rate"] *= 0.9
     return losses
@@ -186,14 +172,12 @@ def test_with_replacement_the_courses_losses_come_of_its_seed(cell: str, batch_s
     np.random.seed(231)
     expected, after = course_losses(cell, batch_size, epochs=4), np.random.rand()
     np.random.seed(231)
-    drawn = np.random.randint(len(COURSE["train_captions"]), size=50)
-    few = {key: COURSE[key][drawn] for key in ("train_captions", "train_image_idxs")}
-    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell)
+    model, few = exercise(cell)
     settings = {"update_rule": "adam", "optim_config": {"learning_rate": 5e-3}, "lr_decay": 0.9}
     settings |= {"batch_size": batch_size, "num_epochs": 2, "verbose": False}
     solver = CaptioningSolver(model, {**COURSE, **few}, replacement=True, **settings)
-    solver.train()
-    solver.train()  # two epochs more
+    for _ in range(2):
+        solver.train()
     assert len(expected) == 4 * max(50 // batch_size, 1)
     np.testing.assert_allclose(solver.loss_history, expected, rtol=1e-4)
     assert np.random.rand() == after
@@ -223,8 +207,7 @@ def test_with_replacement_and_a_seed_a_state_goes_through_a_file(tmp_path: Path)
 
 def test_a_perplexity_as_large_as_evaluation_gives_goes_through_a_file(tmp_path: Path) -> None:
     """That of a loss of 700 or more a word: training has diverged, and may still go on."""
-    solver = make(num_epochs=1)
-    solver.train()
+    solver = trained(num_epochs=1)
     state = solver.state()
     state.records[0]["val_perplexity"] = math.exp(700)
     save_state(tmp_path / "state.safetensors", state)
@@ -233,10 +216,8 @@ def test_a_perplexity_as_large_as_evaluation_gives_goes_through_a_file(tmp_path:
 
 
 def test_train_called_again_goes_on_as_one_longer_training_would() -> None:
-    twice, once = make(num_epochs=2, lr_decay=0.5), make(num_epochs=4, lr_decay=0.5)
+    twice, once = trained(num_epochs=2, lr_decay=0.5), trained(num_epochs=4, lr_decay=0.5)
     twice.train()
-    twice.train()
-    once.train()
     assert twice.loss_history == once.loss_history
     assert [record["learning_rate"] for record in once.history] == [1e-2, 5e-3, 2.5e-3, 1.25e-3]
 
@@ -287,8 +268,7 @@ def test_an_interrupted_validation_is_repeated() -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> None:
-    solver = make(num_epochs=2)
-    solver.train()
+    solver = trained(num_epochs=2)
     history, best = list(solver.history), solver.best_params["Wh"].copy()
     solver.model.params["Wx"][0, 0] = np.nan
     got = "iteration 11 has loss nan and a gradient of norm nan; before it"
@@ -302,25 +282,19 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
 
 
 @pytest.mark.parametrize("clip_norm", [None, 50.0])
-def test_one_nan_in_a_gradient_is_named_alone(clip_norm: float | None) -> None:
+def test_one_nan_in_a_gradient_is_named_alone_and_its_parameters_are_not_the_best(
+    clip_norm: float | None,
+) -> None:
     def objective(model: Any, batch: Batch, workspace: Any) -> Any:
         loss, grads = CrossEntropy().loss(model, batch, workspace)
-        grads["Wh"][0, 0] = np.nan
+        if solver.iteration == 6:
+            grads["Wh"][0, 0] = np.nan
         return loss, grads
 
+    solver = make(objective=objective, clip_norm=clip_norm)
     with refuses(TrainingError, got="the gradients of Wh are not finite"):
-        make(objective=objective, clip_norm=clip_norm).train()
-
-
-def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
-    solver, untouched = make(), make()
-    features, captions = DATA.minibatch("train", np.arange(20))
-    broken = features.copy()
-    broken[2, 3] = np.nan
-    with refuses(ValueError, thing="features of row 2 (of 20)", got="hold nan at column 3"):
-        solver.step(broken, captions)
-    assert solver.step(features, captions) == untouched.step(features, captions)
-    np.testing.assert_array_equal(solver.model.params.flat, untouched.model.params.flat)
+        solver.train()
+    assert (solver.best_epoch, solver.iteration, solver.state().is_best) == (1, 6, False)
 
 
 def test_a_step_without_a_finite_loss_changes_nothing(tmp_path: Path) -> None:
@@ -337,9 +311,13 @@ def test_a_step_without_a_finite_loss_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     save_state(tmp_path / "before", solver.state())
-    failing = True
+    failing, (features, captions) = True, DATA.minibatch("train", np.arange(20))
     with refuses(TrainingError, got="has loss nan"):
-        solver.step(*DATA.minibatch("train", np.arange(20)))
+        solver.step(features, captions)
+    features = features.copy()
+    features[2, 3] = np.nan
+    with refuses(ValueError, thing="features of row 2 (of 20)", got="hold nan at column 3"):
+        solver.step(features, captions)
     save_state(tmp_path / "after", solver.state())
     assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
 
@@ -472,21 +450,9 @@ def test_an_objective_has_no_other_attributes(made: Any) -> None:
         made.smoothing = 0.1
 
 
-def test_an_objective_may_return_its_loss_as_a_float() -> None:
-    def objective(model: Any, batch: Batch, workspace: Any) -> Any:
-        loss, grads = CrossEntropy().loss(model, batch, workspace)
-        return float(loss), grads
-
-    solver, usual = make(objective=objective, num_epochs=1), make(num_epochs=1)
-    for each in (solver, usual):
-        each.train()
-    assert solver.loss_history == usual.loss_history
-
-
 def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
     few = {key: COURSE[key][:20] for key in ("train_captions", "train_image_idxs")}
-    solver = make({**COURSE, **few}, num_epochs=1)
-    solver.train()
+    solver = trained({**COURSE, **few}, num_epochs=1)
     spread = np.linspace(0, 59, 20).astype(int)
     expected = teacher_forced(solver.model, solver.data, "val", captions=spread)
     assert solver.history[0]["val_loss"] == pytest.approx(expected.loss)
@@ -494,8 +460,9 @@ def test_validation_takes_no_more_captions_than_there_are_to_train_on() -> None:
 
 
 def test_the_parameters_with_the_least_validation_loss_are_kept_and_the_model_goes_on() -> None:
-    solver = make(dropout=0.0, num_epochs=40, optim_config={"learning_rate": 3e-2})  # overfits soon
-    solver.train()
+    solver = trained(
+        dropout=0.0, num_epochs=40, optim_config={"learning_rate": 3e-2}
+    )  # overfits soon
     losses = [record["val_loss"] for record in solver.history]
     assert solver.best_epoch == int(np.argmin(losses)) + 1 < 40
     assert solver.best_val_acc == solver.val_acc_history[solver.best_epoch - 1]
@@ -526,8 +493,7 @@ def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epo
 
 def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> None:
     """Six epochs at a rate so high that captions get worse again, although the loss may not."""
-    solver = make(select="cider", num_epochs=8, optim_config={"learning_rate": 5e-2})
-    solver.train()
+    solver = trained(select="cider", num_epochs=8, optim_config={"learning_rate": 5e-2})
     scores = [record["val_cider"] for record in solver.history]
     assert solver.best_epoch == int(np.argmax(scores)) + 1 < 8
     solver.model.params = solver.best_params
@@ -577,7 +543,13 @@ def test_steps_besides_those_of_train_leave_the_epoch_and_the_rate_alone(replace
 
 @pytest.mark.parametrize("rule", list(optim.RULES))
 def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
-    solver, reference = make(update_rule=rule, clip_norm=1.0), make()
+    """The objective's loss may be a float."""
+
+    def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+        loss, grads = CrossEntropy().loss(model, batch, workspace)
+        return float(loss), grads
+
+    solver, reference = make(update_rule=rule, clip_norm=1.0, objective=objective), make()
     batch = DATA.minibatch("train", np.arange(30))
     loss = solver.step(*batch)
     expected, grads = reference.model.loss(*batch)
@@ -676,8 +648,7 @@ def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
 def test_the_courses_lines_are_printed_every_print_every(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    solver = make(COURSE, verbose=True, print_every=4, num_epochs=2)
-    solver.train()
+    solver = trained(COURSE, verbose=True, print_every=4, num_epochs=2)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" loss")[0] for line in lines] == [
         f"(Iteration {i} / 10)" for i in (1, 5, 9)
@@ -686,8 +657,7 @@ def test_the_courses_lines_are_printed_every_print_every(
 
 
 def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
-    solver = make({key: value for key, value in COURSE.items() if not key.startswith("val")})
-    solver.train()
+    solver = trained({key: value for key, value in COURSE.items() if not key.startswith("val")})
     assert solver.best_epoch == 3
     np.testing.assert_array_equal(solver.best_params["Wh"], solver.model.params["Wh"])
     assert "val_loss" not in solver.history[-1]
@@ -738,8 +708,7 @@ def test_what_a_solver_cannot_do_is_named_with_what_was_wanted(refusal: Refusal)
 
 
 def test_a_start_is_scored_before_the_first_step() -> None:
-    solver = make(num_epochs=1)
-    solver.train()
+    solver = trained(num_epochs=1)
     best, function = solver.best_params, "CaptioningSolver.score_start"
     with refuses(ValueError, function=function, thing="the solver", got="at iteration 5"):
         solver.score_start()

@@ -22,7 +22,7 @@ from xpcap import (
 )
 from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
-from xpcap.errors import DataError, TrainingError
+from xpcap.errors import DataError
 from xpcap.optim import UpdateRule
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.training import CrossEntropy, SelfCritical
@@ -43,8 +43,15 @@ class Own(CrossEntropy):
         return {"train_elbo": np.float32(mean_loss)}  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("objective", [None, Own(), SelfCritical(DATA, samples=2)])
+@pytest.mark.parametrize(
+    ("rule", "objective"),
+    [
+        *((rule, None) for rule in RULES.values()),
+        (ROW_ADAGRAD, Own()),
+        (optim.RULES["adam"], SelfCritical(DATA, samples=2)),
+    ],
+    ids=lambda x: getattr(x, "name", type(x).__name__),
+)
 def test_a_state_is_read_as_it_was_written(rule: Any, objective: Any, tmp_path: Path) -> None:
     """Of any rule and objective, with NumPy's numbers among the options, and a rate that is absurd."""
     numbers = {"batch_size": np.int64(7), "num_epochs": np.int32(1), "clip_norm": np.float32(5)}
@@ -120,22 +127,6 @@ def test_steps_outside_an_epoch_go_through_a_file(replacement: bool, tmp_path: P
     save_state(tmp_path / "state", odd)
     with refuses(DataError, got=f"position {taken + 2}"):
         load_state(tmp_path / "state", solver.model.params.shapes)
-
-
-def test_parameters_of_an_epoch_that_failed_are_not_the_best() -> None:
-    class Failing(CrossEntropy):
-        def loss(self, model: Any, batch: Any, workspace: Any = None) -> Any:
-            loss, grads = super().loss(model, batch, workspace)
-            if solver.iteration == solver.steps_per_epoch + 1:
-                grads["Wh"][0, 0] = np.nan
-            return loss, grads
-
-    solver = make("adam", objective=Failing())
-    with refuses(TrainingError, got="the gradients of Wh are not finite"):
-        solver.train()
-    assert solver.best_epoch == 1
-    assert solver.iteration == solver.steps_per_epoch + 1
-    assert not solver.state().is_best
 
 
 SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray | None], str]] = {  # change, what came
