@@ -60,30 +60,24 @@ def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
 
 
 def test_clipping_scales_only_what_is_too_long_and_finite(lib: Any) -> None:
-    xp = lib.xp
-    grads = xp.array([3.0, 4.0], xp.float32)
-    assert float(optim.clip_by_global_norm(grads, 10.0)) == 5
-    np.testing.assert_array_equal(to_numpy(grads), [3, 4])
-    optim.clip_by_global_norm(grads, 1.0)
-    np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
-    assert grads.dtype == np.float32
-    optim.clip_by_global_norm(grads, 1e300)  # beyond float32: nothing is too long
-    np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
-    odd = xp.array([3.0, np.nan, 4.0], xp.float32)
-    assert np.isnan(float(optim.clip_by_global_norm(odd, 1.0)))
-    np.testing.assert_array_equal(to_numpy(odd), [3, np.nan, 4])
-    zero = xp.zeros(2, xp.float32)
-    optim.clip_by_global_norm(zero, 1.0)
-    assert not to_numpy(zero).any()
+    for given, most, norm, expected in (
+        ([3, 4], 10.0, 5, [3, 4]),
+        ([3, 4], 1.0, 5, [0.6, 0.8]),
+        ([3, 4], 1e300, 5, [3, 4]),  # beyond float32: nothing is too long
+        ([3, np.nan, 4], 1.0, np.nan, [3, np.nan, 4]),
+        ([0, 0], 1.0, 0, [0, 0]),
+    ):
+        grads = lib.xp.array(given, lib.xp.float32)
+        found = float(optim.clip_by_global_norm(grads, most))
+        assert found == pytest.approx(norm, nan_ok=True)
+        assert grads.dtype == np.float32
+        np.testing.assert_allclose(to_numpy(grads), expected, rtol=1e-6)
 
 
 def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any) -> None:
     x = np.random.default_rng(0).standard_normal(2_600_000).astype("f4")
-    for given, norm in (
-        (x, np.linalg.norm(x.astype("f8"))),
-        ([3e30, 4e30], 5e30),
-        ([np.nan], np.nan),
-    ):
+    cases = (x, np.linalg.norm(x.astype("f8"))), ([3e30, 4e30], 5e30), ([np.nan], np.nan)
+    for given, norm in cases:
         taken = lib(np.asarray(given, "f4"))
         found = float(get_ops(taken).global_norm(taken))
         assert found == pytest.approx(norm, rel=1e-6, nan_ok=True)
@@ -100,23 +94,15 @@ def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> Upd
     optim.init("adamm", w) | OptionError | got: 'adamm' | expected: one of sgd | cause: did you mean 'adam'
     optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | got: 'learning_rat' | cause: did you mean 'learning_rate'
     optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan | expected: finite number of at least 0
-    optim.sgd(w, np.ones(4)) | ValueError | function: optim.sgd | got: (3,) | got: dw (4,)
     optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | got: has shape (2,) | expected: (3,)
-    optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | got: is 1 | expected: [0, 1)
     optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
     optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | got: is -1
-    optim.rmsprop(w, w, {"learning_rate": "x"}) | OptionError | function: optim.rmsprop | thing: learning_rate | got: is 'x'
     optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | got: (1, 3) | got: dw (3,) | expected: the same shape
-    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan
-    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | got: 'momentum'
     optim.sgd([1.0], [1.0]) | TypeError | thing: w | got: is a list
     optim.sgd(w, np.ma.array(w)) | TypeError | thing: dw | got: is a masked array | cause: dw.filled
-    optim.sgd(w[0], w[0]) | TypeError | thing: w | got: is a float64
     optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | got: is a float64
-    optim.sgd(w, [1.0] * 3) | TypeError | thing: dw | got: is a list
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | got: has dtype int64 | expected: float32 or float64
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | got: has dtype float32 | expected: float64, as w has
-    optim.sgd_momentum(w, w, {"velocity": [0.0] * 3}) | TypeError | thing: velocity | got: is a list
     rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | got: has none | expected: learning_rate
     rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | got: has 'v' | expected: some of m
     rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | got: the state 'm' | expected: AS_W

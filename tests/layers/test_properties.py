@@ -123,11 +123,8 @@ def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(
     """
     N, T, V, _ = sizes
     rng = np.random.default_rng(seed)
-    x, y, mask = (
-        rng.standard_normal((N, T, V)) * scale,
-        rng.integers(0, V, (N, T)),
-        rng.random((N, T)) < share,
-    )
+    x, y = rng.standard_normal((N, T, V)) * scale, rng.integers(0, V, (N, T))
+    mask = rng.random((N, T)) < share
     loss, dx = layers.temporal_softmax_loss(x, y, mask)
     assert np.isfinite(loss)
     assert loss >= 0
@@ -136,11 +133,10 @@ def test_softmax_loss_is_finite_and_its_gradient_adds_up_to_nothing(
     assert not dx[~mask].any()
     if scale <= 800:
         shifted, _ = layers.temporal_softmax_loss(x + 5, y, mask)
-        assert shifted == pytest.approx(loss, rel=1e-9, abs=1e-9)
         at = (np.arange(N)[:, None], np.arange(T), y)
-        assert loss == pytest.approx(
-            (np.logaddexp.reduce(x, axis=2) - x[at])[mask].sum() / N, rel=1e-9, abs=1e-9
-        )
+        expected = (np.logaddexp.reduce(x, axis=2) - x[at])[mask].sum() / N
+        assert loss == pytest.approx(shifted, rel=1e-9, abs=1e-9)
+        assert loss == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 # Packing
@@ -217,12 +213,9 @@ CAPTION = st.lists(
 @holds(TEXT)
 def test_tokens_are_plain_words_and_stay_what_they_are(text: str) -> None:
     words = tokenize(text)
-    assert all(
-        word
-        and unicodedata.category(word[0]) in LETTERS
-        and {*map(unicodedata.category, word)} <= {*LETTERS, "Mn", "Mc", "Cf"}
-        for word in words
-    )
+    for word in words:
+        assert unicodedata.category(word[0]) in LETTERS
+        assert {*map(unicodedata.category, word)} <= {*LETTERS, "Mn", "Mc", "Cf"}
     assert tokenize(" ".join(words)) == tokenize(detokenize(words)) == words
     assert tokenize(text.lower()) == tokenize(unicodedata.normalize("NFD", text)) == words
 
@@ -257,22 +250,6 @@ SAID = (
 )
 
 
-def write_layout(folder: Path, captions: dict[str, list[str]], features: np.ndarray) -> None:
-    """Flickr8k's files: the last picture is val, the others train."""
-    lines = [
-        f"{name}#{k}\t{text}" for name, texts in captions.items() for k, text in enumerate(texts)
-    ]
-    (folder / "captions.txt").write_bytes("\n".join(lines).encode())
-    *train, val = captions
-    (folder / "train.txt").write_bytes("\n".join(train).encode())
-    (folder / "val.txt").write_bytes(val.encode())
-    np.savez(
-        folder / "features.npz",
-        names=np.array([name.encode() for name in captions]),
-        features=features,
-    )
-
-
 @holds(
     st.dictionaries(NAME, st.lists(SAID, min_size=1, max_size=3), min_size=2, max_size=4),
     SEED,
@@ -287,25 +264,25 @@ def test_what_is_imported_comes_back_from_the_file(
     features = np.random.default_rng(seed).standard_normal((len(captions), 2)).astype(np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_layout(folder, captions, features)
+        lines = [f"{image}#{k}\t{x}" for image in captions for k, x in enumerate(captions[image])]
+        *train, val = captions
+        for file, rows in (("captions", lines), ("train", train), ("val", [val])):
+            (folder / f"{file}.txt").write_bytes("\n".join(rows).encode())
+        names = np.array([image.encode() for image in captions])
+        np.savez(folder / "features.npz", names=names, features=features)
         lists = {split: folder / f"{split}.txt" for split in ("train", "val")}
-        files = [(None, folder / "captions.txt")]
-        made, _ = import_captions(
-            files, lists=lists, features_file=folder / "features.npz", min_count=1, max_words=3
-        )
+        how = {"features_file": folder / "features.npz", "min_count": 1, "max_words": 3}
+        made, _ = import_captions([(None, folder / "captions.txt")], lists=lists, **how)
         write_dataset(folder / "data.h5", made)
         back = read_dataset(folder / "data.h5")
     assert back.vocabulary.idx_to_word == made.vocabulary.idx_to_word
-    *train, val = captions
     for split, images, rows in (("train", train, features[:-1]), ("val", [val], features[-1:])):
-        read = back.split(split)
+        read, texts = back.split(split), [captions[image] for image in images]
         assert list(read.images) == images
-        assert list(back.references(split).values()) == [captions[image] for image in images]
+        assert list(back.references(split).values()) == texts
         np.testing.assert_array_equal(read.features, rows)
-        np.testing.assert_array_equal(
-            read.captions,
-            back.vocabulary.encode([text for image in images for text in captions[image]], 3),
-        )
+        encoded = back.vocabulary.encode([text for image in texts for text in image], 3)
+        np.testing.assert_array_equal(read.captions, encoded)
 
 
 def attempt(read: Callable[[Path], Any], path: Path) -> Any:
@@ -329,16 +306,11 @@ def test_any_text_file_is_read_or_refused_in_words_that_no_terminal_obeys(conten
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.txt"
         path.write_bytes(content)
-        captions, names = (
-            attempt(lambda path: read_captions([(None, path)]), path),
-            attempt(read_list, path),
-        )
+        captions = attempt(lambda path: read_captions([(None, path)]), path)
+        names = attempt(read_list, path)
     for result in (captions, names):
-        assert not isinstance(result, DataError) or str(result).isprintable()
-    if not isinstance(captions, DataError):
-        assert captions
+        assert str(result).isprintable() if isinstance(result, DataError) else result
     if not isinstance(names, DataError):
-        assert names
         assert all(name == name.strip() for name in names)
 
 

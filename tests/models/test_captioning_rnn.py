@@ -299,22 +299,18 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     CaptioningRNN({"<NULL>": 0.0}) | ValueError | got: '<NULL>' | got: 0.0 | expected: whole number
     CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | got: 2 words only 1 ids
     CaptioningRNN(list(WORDS)) | TypeError | thing: word_to_idx | got: is a list | expected: mapping of word to id | cause: enumerate(words)
-    CaptioningRNN(WORDS, hidden_dim=0) | ValueError | thing: hidden_dim | got: is 0 | expected: at least 1
     CaptioningRNN(WORDS, seed=-1) | ValueError | thing: seed | got: is -1 | expected: 0..2**63-1
     CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | got: is 1.0 | expected: [0, 1)
     CaptioningRNN(WORDS, dtype=np.float16) | ValueError | got: float16 | expected: float32 or float64
     CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | got: is (5,) | expected: (P, D) | expected: 'attention'
     CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | got: is 0 | expected: at least 1
     CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | got: <START>
-    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | got: is 9223372036854775808 | expected: 0..2**63-1
     m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | got: is 1.9
-    m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)) | ValueError | function: params | thing: b | got: is a masked array with 3 masked
     m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | got: (431,)
     m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
     m.loss(x.astype(complex), y) | TypeError | thing: features | got: have dtype complex128
     m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | got: (2, 6) | expected: (N, 5)
     m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | got: float32
-    m.loss(np.zeros((3, 5)), y) | ValueError | thing: features | got: have shape (3, 5) | expected: (N, 5) = (2, 5)
     attending.loss(x, y) | ValueError | got: (2, 5) | expected: (N, 3, 5)
     m.attention(x, y) | ValueError | thing: `inject` of the model | got: is init | expected: one with attention
     m.loss(x, 12 * y) | ValueError | got: hold 12..12 | expected: 0..11 | cause: vocabulary
@@ -322,18 +318,15 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     m.loss(x, y, total=0) | ValueError | thing: total | got: is 0 | expected: positive
     m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | got: hold nan at [1] | expected: finite
     m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | thing: weights | got: are a masked array with 1 masked numbers
+    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | got: is -1 | expected: 0..2**63-1
     m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | got: is 2 | expected: [0, 1)
     m.loss(x, y, workspace=7) | TypeError | thing: workspace | got: is a int
-    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | got: is -1 | expected: 0..2**63-1
     m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | got: have dtype bool | cause: numpy.flatnonzero
-    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | got: have shape (2, 1) | expected: (2,)
     m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | got: are a masked array with 2 masked numbers
     m.sample(np.zeros((2, 6))) | ValueError | thing: features | got: have shape (2, 6) | expected: (N, 5)
-    m.sample(3.0) | ValueError | function: CaptioningRNN.sample | thing: features | got: have shape () | expected: (N, 5)
     m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
     m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
     m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | got: holds 'w3' | cause: model.word_to_idx
-    m.sample(x, max_length=0) | ValueError | thing: max_length | got: is 0
     m.sample(x, models.Beam(5)) | ValueError | thing: max_length | got: is Beam( | cause: give a policy as `policy`
     m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | got: is 'beam' | expected: Beam(5)
     m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | got: hold 1..12
