@@ -170,37 +170,6 @@ def backward(change: Any) -> None:
     contract.Trial("plain").loop().run()
 
 
-@refusals(
-    """
-    forward(lambda after, cache: after) | TypeError | got: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
-    forward(lambda after, cache: (after[0], cache)) | TypeError | got: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
-    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
-    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
-    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
-    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
-    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which the cache of a step lacks | expected: n
-    """,
-)
-def test_what_a_step_returns_wrongly_is_named(refusal: Refusal) -> None:
-    refusal.check({"forward": forward, "np": np})
-
-
-@refusals(
-    """
-    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
-    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
-    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | got: has shape (2, 1) | expected: (2, 6)
-    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32
-    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | got: has shape (2, 1)
-    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | got: are those of nothing | expected: of Wf, Wn
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller's
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | got: has shape (1, 3) | expected: (3, 3)
-    """,
-)
-def test_what_a_steps_gradient_returns_wrongly_is_named(refusal: Refusal) -> None:
-    refusal.check({"backward": backward})
-
-
 class ChangedLSTM(type(CELLS["lstm"])):  # type: ignore[misc]
     """An LSTM whose equation and gradient return what `forward` and `backward` make of it."""
 
@@ -226,6 +195,21 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
 
 @refusals(
     """
+    forward(lambda after, cache: after) | TypeError | got: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
+    forward(lambda after, cache: (after[0], cache)) | TypeError | got: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
+    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
+    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
+    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
+    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
+    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which the cache of a step lacks | expected: n
+    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
+    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | got: has shape (2, 1) | expected: (2, 6)
+    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32
+    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | got: has shape (2, 1)
+    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | got: are those of nothing | expected: of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller's
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | got: has shape (1, 3) | expected: (3, 3)
     run_lstm(lambda after, saved: after) | TypeError | function: ChangedLSTM.equation, state | got: got a ndarray
     run_lstm(lambda after, saved: ((after[0][:1], after[1]), saved)) | ValueError | function: ChangedLSTM.equation | thing: state h | got: has shape (1, 3) | expected: (3, 3)
     run_lstm(lambda after, saved: (after, (saved[0], saved[1].astype("f4")))) | TypeError | thing: saved tanh_c | got: has dtype float32
@@ -234,8 +218,8 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
     run_lstm(same, lambda da, dr, before: (da[0], dr, before)) | ValueError | thing: the result | cause: scales_recurrence
     """,
 )
-def test_what_an_equation_returns_wrongly_is_named(refusal: Refusal) -> None:
-    refusal.check({"run_lstm": run_lstm, "same": same})
+def test_what_a_step_an_equation_or_a_gradient_returns_wrongly_is_named(refusal: Refusal) -> None:
+    refusal.check(globals())
 
 
 @pytest.mark.parametrize("name", ["a", "h"])
