@@ -95,6 +95,7 @@ def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> Upd
     optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | got: 'learning_rat' | cause: did you mean 'learning_rate'
     optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan | expected: finite number of at least 0
     optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | got: has shape (2,) | expected: (3,)
+    optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | got: is 1 | expected: [0, 1)
     optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
     optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | got: is -1
     optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | got: (1, 3) | got: dw (3,) | expected: the same shape

@@ -258,6 +258,7 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
     Sampling(temperature=np.nan) | thing: temperature | got: is nan | expected: a finite number of at least
     Sampling(top_k=0) | thing: top_k | got: is 0 | expected: a whole number of at least 1
     Sampling(top_p=0.0) | thing: top_p | got: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
+    Sampling(top_p=1.5) | thing: top_p | got: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
     Sampling(seed=-1) | thing: seed | got: is -1 | expected: a whole number in 0..2**63-1
     Policy(least_length=-1) | thing: least_length | got: is -1 | expected: a whole number of at least 0
     Beam(no_stutter="no") | thing: no_stutter | got: is 'no' | expected: True or False
@@ -290,6 +291,7 @@ def wrong_choice(choose: Any) -> Policy:
     wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | thing: Wrong.choose | got: have dtype float64 | expected: integers
     wrong_choice(lambda n: Choice([0] * n)) | TypeError | thing: Wrong.choose | got: is a list | expected: an array
     wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | thing: Wrong.choose | got: hold 14..14 | expected: 0..13
+    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | thing: Wrong.choose | got: hold -1..-1
     wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | thing: Wrong.choose | got: have shape (1,) | expected: (n,) = (3,)
     wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | thing: Wrong.choose | got: hold 3..3 | expected: 0..2
     wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | got: has dtype int64

@@ -216,6 +216,7 @@ def test_dropout_draws_the_courses_mask_in_training_and_does_nothing_in_testing(
 @refusals(
     """
     dropout({"p": 0.0, "mode": "train"}) | function: dropout_forward | thing: p | got: is 0.0
+    dropout({"p": 1.1, "mode": "train"}) | function: dropout_forward | thing: p | got: is 1.1
     dropout({"p": 0.5, "mode": "trian"}) | function: dropout_forward | thing: mode | got: 'trian' | cause: did you mean 'train'
     dropout({"mode": "train"}) | function: dropout_forward | thing: dropout_param | got: lacks p
     dropout({"p": 0.5, "mode": "train", "sed": 1}) | function: dropout_forward | thing: dropout_param | got: 'sed' | cause: did you mean 'seed'
@@ -228,10 +229,14 @@ def test_dropout_draws_the_courses_mask_in_training_and_does_nothing_in_testing(
     LSTM.step_forward(zeros(6, 4 * H), (zeros(1, H), zeros(1, H)), {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_forward | thing: a | got: has 6 rows | expected: 1, as the state
     LSTM.step_backward((zeros(1, H),) * 2, step, {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_backward | thing: dh | got: has shape (1, 2) | expected: (3, 2)
     packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [2, 3, 2] with N = 4
+    packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2] with N = 4
+    packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [5, 2] with N = 4
     packed([3, 2, 2, 0, 0, 1]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2, 2, 0, 0, 1] with N = 4
     unindexed([3, 2, 1], 3) | function: RNNCell.rows_forward | thing: batch sizes | cause: of(sizes, N)
     embed([[0, 9]]) | expected: 0..8
+    embed([[-1, 0]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | expected: 0..8
+    loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | got: has shape (1, 3)
     loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | got: has shape (0, 2, 9)
     """,

@@ -320,6 +320,7 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     attending.loss(x, y) | ValueError | got: (2, 5) | expected: (N, 3, 5)
     m.attention(x, y) | ValueError | thing: `inject` of the model | got: is init | expected: one with attention
     m.loss(x, 12 * y) | ValueError | got: hold 12..12 | expected: 0..11 | cause: vocabulary
+    m.loss(x, -y) | ValueError | got: hold -1..-1
     m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | thing: captions | got: have 2 rows of unequal lengths | cause: <NULL>
     m.loss(x, y, total=0) | ValueError | thing: total | got: is 0 | expected: positive
     m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | got: hold nan at [1] | expected: finite
@@ -333,6 +334,7 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
     m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
     m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | got: holds 'w3' | cause: model.word_to_idx
+    m.sample(x, max_length=0) | ValueError | thing: max_length | got: is 0
     m.sample(x, models.Beam(5)) | ValueError | thing: max_length | got: is Beam( | cause: give a policy as `policy`
     m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | got: is 'beam' | expected: Beam(5)
     m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | got: hold 1..12

@@ -435,6 +435,7 @@ def test_what_an_objective_returns_is_checked(refusal: Refusal) -> None:
     train_batch(np.array([True, False])) | TypeError | got: have dtype bool
     require_gain(0.1) | ValueError | thing: the start | cause: score_start
     require_gain(np.nan) | OptionError | thing: share | got: is nan
+    require_gain(1) | OptionError | thing: share | got: is 1
     """
 )
 def test_arguments_of_a_method_are_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -679,11 +680,14 @@ class Course:
     CaptioningSolver(Course(), DATA) | TypeError | thing: model.params | got: is a dict | expected: Parameters, named views of one flat buffer | cause: xpcap.CaptioningRNN
     make(update_rule="admm") | ValueError | thing: update rule | got: 'admm' | cause: did you mean 'adam'
     make(optim_config={"lr": 1}) | ValueError | function: optim.adam | thing: config key | got: 'lr' | expected: learning_rate
+    make(num_epochs=0) | ValueError | thing: num_epochs | got: is 0 | expected: at least 1
     make(batch_size=2.5) | ValueError | thing: batch_size | got: is 2.5 | expected: whole number
     make(seed=-1) | ValueError | thing: seed | got: is -1 | expected: at least 0
     make(lr_decay="cosine") | ValueError | thing: lr_decay | got: is 'cosine' | expected: linear
+    make(lr_decay=float("nan")) | ValueError | thing: lr_decay | got: is nan | expected: positive | expected: linear
     make(select="ciderd") | ValueError | thing: select | got: 'ciderd' | cause: did you mean 'cider'
     make(clip_norm="5") | ValueError | thing: clip_norm | got: is '5' | expected: positive
+    make(clip_norm=-1.0) | ValueError | thing: clip_norm | got: is -1.0 | expected: positive
     make(replacement="no") | ValueError | thing: replacement | got: is 'no' | expected: True or False
     make(WITHOUT_VAL, select="cider") | OptionError | function: CaptioningSolver | thing: `select` | got: is cider, but the data has no val split
     make(WITHOUT_VAL, patience=2) | OptionError | function: CaptioningSolver | thing: `patience` | got: is 2, but the data has no val split
