@@ -99,6 +99,8 @@ def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> Upd
     optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
     optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | got: is -1
     optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | got: (1, 3) | got: dw (3,) | expected: the same shape
+    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | got: 'momentum'
+    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan
     optim.sgd([1.0], [1.0]) | TypeError | thing: w | got: is a list
     optim.sgd(w, np.ma.array(w)) | TypeError | thing: dw | got: is a masked array | cause: dw.filled
     optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | got: is a float64

@@ -243,6 +243,7 @@ class Unchecked(Policy):
     Sampling(forbid=[V]) | thing: forbid | got: holds 1 ids
     Unchecked(no_stutter="no") | thing: no_stutter | got: is 'no'
     Sampling(), max_length=5 | thing: max_length or forbid | got: is given with a policy
+    Sampling(), forbid=SILENT | thing: max_length or forbid | got: is given with a policy
     Beam(5, n_best=3) | thing: policy | got: n_best 3 | cause: decode
     """,
     error=ValueError,
@@ -256,6 +257,7 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
     """
     Sampling(temperature=0.0) | thing: temperature | got: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words decode greedily
     Sampling(temperature=np.nan) | thing: temperature | got: is nan | expected: a finite number of at least
+    Sampling(temperature=np.inf) | thing: temperature | got: is inf | expected: a finite number of at least
     Sampling(top_k=0) | thing: top_k | got: is 0 | expected: a whole number of at least 1
     Sampling(top_p=0.0) | thing: top_p | got: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
     Sampling(top_p=1.5) | thing: top_p | got: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
@@ -266,6 +268,7 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
     Beam(groups=2) | thing: groups | got: is 2 | expected: a divisor of `width`, 5
     Beam(width=0) | thing: width | got: is 0 | expected: a whole number of at least 1
     Beam(length_penalty=-0.1) | thing: length_penalty | got: is -0.1 | expected: a number in 0..10
+    Beam(length_penalty=np.nan) | thing: length_penalty | got: is nan | expected: a number in 0..10
     Beam(diversity=np.inf) | thing: diversity | got: is inf | expected: a number in 0..1000
     Beam(4, diversity=1.0) | thing: diversity | got: requires `groups` | cause: 2 groups
     """,
@@ -297,6 +300,7 @@ def wrong_choice(choose: Any) -> Policy:
     wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | got: has dtype int64
     wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | thing: Wrong.finished | got: (2,) | expected: (slots,) = (3,)
     wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | thing: Wrong.select | got: (1, 1) | expected: N = 3
+    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | thing: Wrong.select | got: (3,) | expected: (N, n)
     wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | thing: Wrong.select | got: -1..1 | expected: 0..2
     wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | thing: Wrong.select | got: have dtype bool
     """,

@@ -252,6 +252,7 @@ def test_shapes_and_values_are_named_with_what_was_wanted(refusal: Refusal) -> N
     layers.lstm_backward(dh, call("rnn")[1]) | function: lstm_backward | thing: cache | got: is a SequenceCache | expected: the cache of lstm_forward
     layers.rnn_step_backward(dh[:, 0], None) | thing: cache | got: is a NoneType | expected: the cache of rnn_step_forward
     loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | got: has dtype float64
+    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | got: is a list
     """,
     error=TypeError,
 )

@@ -197,12 +197,14 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
     """
     forward(lambda after, cache: after) | TypeError | got: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
     forward(lambda after, cache: (after[0], cache)) | TypeError | got: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
+    forward(lambda after, cache: (after * 2, cache)) | TypeError | got: got a tuple of 2 | expected: a tuple of h
     forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
     forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
     forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
     forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
     forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which the cache of a step lacks | expected: n
     backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: da) | TypeError | got: got a ndarray | expected: a tuple of da, dstate, grads
     backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
     backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | got: has shape (2, 1) | expected: (2, 6)
     backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32

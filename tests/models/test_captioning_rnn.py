@@ -309,14 +309,17 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | got: is 1.0 | expected: [0, 1)
     CaptioningRNN(WORDS, dtype=np.float16) | ValueError | got: float16 | expected: float32 or float64
     CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | got: is (5,) | expected: (P, D) | expected: 'attention'
+    CaptioningRNN(WORDS, (3, 5)) | ValueError | thing: feature_shape | got: is (3, 5) | expected: (D,) | expected: 'init'
     CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | got: is 0 | expected: at least 1
     CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | got: <START>
+    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | got: is 9223372036854775808 | expected: 0..2**63-1
     m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | got: is 1.9
     m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | got: (431,)
     m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
     m.loss(x.astype(complex), y) | TypeError | thing: features | got: have dtype complex128
     m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | got: (2, 6) | expected: (N, 5)
     m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | got: float32
+    m.loss(x, y[:, 0]) | ValueError | function: CaptioningRNN.loss | thing: captions | got: have shape (2,)
     attending.loss(x, y) | ValueError | got: (2, 5) | expected: (N, 3, 5)
     m.attention(x, y) | ValueError | thing: `inject` of the model | got: is init | expected: one with attention
     m.loss(x, 12 * y) | ValueError | got: hold 12..12 | expected: 0..11 | cause: vocabulary
@@ -329,8 +332,11 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | got: is 2 | expected: [0, 1)
     m.loss(x, y, workspace=7) | TypeError | thing: workspace | got: is a int
     m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | got: have dtype bool | cause: numpy.flatnonzero
+    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | got: have shape (2, 1) | expected: (2,)
     m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | got: are a masked array with 2 masked numbers
     m.sample(np.zeros((2, 6))) | ValueError | thing: features | got: have shape (2, 6) | expected: (N, 5)
+    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | got: masked array with 2 masked numbers
+    m.sample([[0.0], [0.0, 1.0]]) | ValueError | function: CaptioningRNN.sample | thing: features | got: have 2 rows of unequal lengths
     m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
     m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
     m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | got: holds 'w3' | cause: model.word_to_idx

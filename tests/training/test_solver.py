@@ -397,6 +397,7 @@ class Varying(CrossEntropy):
     make(objective=Telling()).train() | OptionError | function: Telling.figures | thing: the figures | got: are missing
     make(objective=Telling(train_kl=1.0, val_loss=2.0)).train() | OptionError | function: Telling.figures | thing: the figures | got: are named train_kl, val_loss
     make(objective=Telling(train_kl=np.inf)).train() | OptionError | function: Telling.figures | thing: train_kl | got: is inf
+    make(objective=Telling(train_kl="low")).train() | OptionError | function: Telling.figures | thing: train_kl | got: is 'low'
     make(objective=Varying()).train() | OptionError | function: Varying.figures | thing: the figures | got: are named train_2 | expected: train_1, as in the first epoch
     """
 )
@@ -436,6 +437,7 @@ def test_what_an_objective_returns_is_checked(refusal: Refusal) -> None:
     require_gain(0.1) | ValueError | thing: the start | cause: score_start
     require_gain(np.nan) | OptionError | thing: share | got: is nan
     require_gain(1) | OptionError | thing: share | got: is 1
+    require_gain(-0.1) | OptionError | thing: share | got: is -0.1
     """
 )
 def test_arguments_of_a_method_are_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -698,6 +700,7 @@ class Course:
     make(replace(DATA, splits={"train": replace(TRAIN, image_idxs=TRAIN.image_idxs - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': image_idxs | got: hold -1..
     make(replace(DATA, splits={"train": replace(TRAIN, captions=TRAIN.captions - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': captions | got: hold -1..
     make(replacement=True, seed=None).state() | OptionError | thing: `replacement` | got: without `seed` | expected: a seed
+    make(replacement=True, seed=None).restore(make(replacement=True).state()) | OptionError | thing: `replacement` | got: without `seed`
     import copy; copy.deepcopy(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
     import pickle; pickle.dumps(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
     make("flickr8k.h5") | TypeError | thing: data | got: is a str | expected: CaptionData, or the dict that load_coco_data returns | cause: open_data opens a file
