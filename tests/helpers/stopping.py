@@ -1,4 +1,4 @@
-"""Training that is stopped at a given pause of the solver, by SIGTERM."""
+"""Training that is stopped at a given pause of the solver, by a signal."""
 
 import itertools
 import signal
@@ -21,12 +21,14 @@ def at_each_pause(act: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Checkpointer, "step", step)
 
 
-def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send SIGTERM just before the pause of that number is over."""
+def stop_after(
+    pauses: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM
+) -> None:
+    """Send a signal just before the pause of that number is over."""
     numbers = itertools.count(1)
 
     def stop(solver: Any) -> None:
         if next(numbers) == pauses:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
     at_each_pause(stop, monkeypatch)

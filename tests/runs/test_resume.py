@@ -3,6 +3,7 @@ with nothing else than that run.
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -27,50 +28,36 @@ from stopping import at_each_pause, stop_after
 pytest.importorskip("PIL")
 pytest.importorskip("jinja2")
 
+import faults
 import kill
 from commands import SIZES, SMALL, call, failing, good
 from programs import HANG_SECONDS
 from ranks import together
-from runs import Runs
 from safetensors.numpy import load_file
 from trainings import TRAININGS, Training, data_set
 
-from xpcap import CaptioningSolver, Watcher, open_run, runs
+from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.runs import folder, rerank, train
+from xpcap.runs import caption_run, folder, train
 from xpcap.runs import saver as saving
-from xpcap.runs.config import Config
-from xpcap.runs.folder import RANKING, load_parameters, load_state, save_parameters
+from xpcap.runs.folder import BEST, LAST, RANKING, load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import read_tensors, write_tensors
 
 ROOT = Path(__file__).parents[2]
 HELPED = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))  # PYTHONPATH
 pytestmark = pytest.mark.usefixtures("few_pictures")
-# of an epoch of the few pictures; they are followed by four pauses, three of them in validation
-STEPS = 10
 
 
-def broken_off(out: Path, pauses: int, *options: object) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(pauses, patch)
-        result = call("train", "--out", out, *options)
-    assert result.exit_code == 143, result.output
-    assert "stopped by SIGTERM after iteration" in result.output
-    assert f"train --out {out} --resume" in result.output
+def one_stage(place: Path) -> Training:
+    """Three epochs of six steps."""
+    options = {"hidden": 6, "wordvec": 4, "epochs": 3, "batch_size": 8, "lr": 0.03, "lr_decay": 0.5}
+    options |= {"dropout": 0.3, "select": "cider", "score_epochs": 0, "neighbours": False}
+    return Training(data_set(place / "data.h5", train=24, val=8), options)
 
 
-def assert_equal_runs(ours: Path, theirs: Path) -> None:
-    assert kill.differing(ours, theirs) == set()
-
-
-OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--select", "cider"]
-
-
-@pytest.fixture
-def unbroken(train_once: Runs) -> Path:
-    """Three epochs in one go."""
-    return train_once(*OPTIONS)
+STEPS = 6
+ALL = {**TRAININGS, "one stage": one_stage}
 
 
 class Whole(NamedTuple):
@@ -80,73 +67,99 @@ class Whole(NamedTuple):
     training: Training
     iterations: list[int]  # at each pause of the solver
 
+    @property
+    def arguments(self) -> list[object]:
+        """The command line of `train`, but for --out."""
+        return self.training.arguments()
+
+    def recipe(self, out: Path, **changes: Any) -> Recipe:
+        """Its options, for another place."""
+        return Recipe(self.training.data, **{"out": out, **self.training.options, **changes})
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
-    """``whole(name)``: the run of a training of TRAININGS."""
+    """``whole(name)``: the run of a training of ALL."""
 
     @functools.cache
     def train(name: str) -> Whole:
-        folder, iterations = tmp_path_factory.mktemp("whole"), list[int]()
-        training = TRAININGS[name](folder)
+        place, iterations = tmp_path_factory.mktemp("whole"), list[int]()
+        training = ALL[name](place)
         with pytest.MonkeyPatch.context() as patch:
             at_each_pause(lambda solver: iterations.append(solver.iteration), patch)
-            good("train", "--out", folder / "run", *training.arguments())
-        return Whole(folder / "run", training, iterations)
+            good("train", "--out", place / "run", *training.arguments())
+        return Whole(place / "run", training, iterations)
 
     return train
+
+
+@pytest.fixture
+def unbroken(whole: Callable[[str], Whole]) -> Whole:
+    return whole("one stage")
+
+
+def broken_off(
+    out: Path, pauses: int, *options: object, by: str = "SIGTERM", status: int = 143
+) -> str:
+    """Begin, or go on with, a training that a signal stops; returns its output."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(pauses, patch, signal.Signals[by])
+        result = call("train", "--out", out, *options)
+    assert result.exit_code == status, result.output
+    assert f"stopped by {by} after iteration" in result.output
+    assert f"train --out {out} --resume" in result.output
+    return result.output
 
 
 def interrupt(*arguments: Any, **keywords: Any) -> None:
     raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def moved_away(path: Path | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    away = path.rename(path.with_name("away"))
-    yield
-    away.rename(path)
+def resume(out: Path, *options: object) -> str:
+    return good("train", "--out", out, "--resume", *options).output
 
 
-def in_check(iterations: list[int]) -> int:
-    """The first pause between batches of a validation."""
-    return next(k for k, (before, now) in enumerate(pairwise(iterations), 2) if now == before)
+def assert_equal_runs(ours: Path, theirs: Path) -> None:
+    assert kill.differing(ours, theirs) == set()
 
 
-# How a training is broken off: numbers of pauses, each counted from the one before
-BREAKS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
-    "at the first step": lambda iterations: (1,),
-    "in a check": lambda iterations: (in_check(iterations),),
-    "at the second epoch's first step": lambda iterations: (
-        iterations.index(iterations[in_check(iterations) - 1] + 1) + 1,
-    ),
-    "near the end": lambda iterations: (len(iterations) - 2,),
-    "three times": lambda iterations: (len(iterations) // 3, 1, len(iterations) // 3),
-}
+# Every way to break off, with every kind of training
 
 
-@pytest.mark.parametrize("breaks", BREAKS)
-@pytest.mark.parametrize("name", TRAININGS)
+def breaks(iterations: list[int]) -> list[int]:
+    """Pauses at which to break off, each counted from the one before: after the first step, in the
+    first validation, which begins anew, after the next epoch's first step, and near the end.
+    """
+    check = next(k for k, (before, now) in enumerate(pairwise(iterations), 2) if now == before)
+    step = iterations.index(iterations[check - 1] + 1) + 1
+    return [1, check - 1, step - check + 1, len(iterations) - 2 - step]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
-    name: str, breaks: str, whole: Callable[[str], Whole], tmp_path: Path
+    name: str, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
-    """Without the run that it started from, and if it fits a ranking, broken off in that too."""
+    """By one command that begins it, goes on with it, and leaves it alone once all is done.
+
+    Also without the run that it started from, and if a full disk keeps its ranking from being
+    written.
+    """
     path, training, iterations = whole(name)
     out, arguments = tmp_path / "run", training.arguments()
-    for pauses in BREAKS[breaks](iterations):
+    for pauses in breaks(iterations):
         broken_off(out, pauses, *arguments, "--resume")
-        arguments = []
-    with moved_away(training.start), pytest.MonkeyPatch.context() as patch:
-        if (path / RANKING).exists():
-            patch.setattr(rerank, "write_ranker", interrupt)
-            assert call("train", "--out", out, "--resume").exit_code == 130
-            assert not (out / RANKING).exists()
-            patch.undo()
-        output = good("train", "--out", out, "--resume").output
-    assert "resuming after iteration" in output
+    away = training.start and training.start.rename(tmp_path / "away")
+    if (path / RANKING).exists():
+        with faults.failing_at(faults.Fault(RANKING, "write", 1, errno.ENOSPC)):
+            output = call("train", "--out", out, "--resume").output
+        assert "ranking.safetensors: ENOSPC, expected room" in output
+        assert f"training is saved; continue with: xpcap train --out {out} --resume" in output
+        assert not (out / RANKING).exists()
+    assert "resuming after iteration" in resume(out)
+    assert_equal_runs(out, path)
+    if away:
+        away.rename(training.start or "")
+    resume(out, *arguments)
     assert_equal_runs(out, path)
 
 
@@ -167,7 +180,7 @@ def test_a_training_killed_before_its_best_parameters_are_written_writes_the_sam
 
     def restore(writer: RunWriter, solver: CaptioningSolver, state: Any) -> None:
         restored(writer, solver, state)
-        for key, x in load_parameters(writer.out / folder.BEST)[0].items():
+        for key, x in load_parameters(writer.out / BEST)[0].items():
             np.testing.assert_array_equal(solver.best_params[key], x)
 
     monkeypatch.setattr(saving, "save_parameters", write)
@@ -184,7 +197,7 @@ def test_the_best_parameters_have_the_figures_of_their_record(
     name: str, whole: Callable[[str], Whole]
 ) -> None:
     """In either stage."""
-    for file in whole(name).path.rglob(folder.BEST):
+    for file in whole(name).path.rglob(BEST):
         run = open_run(file.parent)
         select = "cider" if "val_cider" in run.meta else "loss"
         data = run.data().with_vocabulary(run.vocabulary)
@@ -195,61 +208,136 @@ def test_the_best_parameters_have_the_figures_of_their_record(
         assert figures == pytest.approx({key: run.meta[key] for key in figures}, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", ["usual options", "warm start"])
 def test_two_ranks_train_what_one_process_trains(
     name: str, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
-    """The latest parameters, to a hundredth of a step: sums are rounded in another order."""
-    path, training, _ = whole(name)
-    recipe = runs.Recipe(training.data, out=tmp_path / "run", **training.options)
-    first, second = together(2, lambda group: runs.train_run(recipe, group=group).run)
+    """The latest parameters, to a hundredth of a step: sums are rounded in another order.
+
+    The captions of the evaluation that the ranks share are those of the run, ranked by one ranking.
+    """
+    expected = whole(name)
+    recipe = expected.recipe(tmp_path / "run")
+    (first, scores), (second, _) = together(2, lambda group: train_run(recipe, group=group))
     np.testing.assert_array_equal(first.model.params.flat, second.model.params.flat)
     shapes = first.model.params.shapes
-    latest, expected = (
-        load_state(folder / "last.safetensors", shapes).arrays for folder in (first.path, path)
-    )
+    ours, theirs = (load_state(run / LAST, shapes).arrays for run in (first.path, expected.path))
     for name in (f"params.{name}" for name in shapes):
         np.testing.assert_allclose(
-            latest[name], expected[name], rtol=1e-3, atol=recipe.lr / 100, err_msg=name
+            ours[name], theirs[name], rtol=1e-3, atol=recipe.lr / 100, err_msg=name
         )
+    assert scores is not None
+    told = scores.to_json()
+    assert told["decoding"] == "beam of 10, ranked by similar photos"
+    run = open_run(first.path)
+    assert [*told["captions"].values()] == [x.caption for x in caption_run(run, count=8)]
 
 
-def test_trainings_that_are_broken_off_are_of_every_kind(whole: Callable[[str], Whole]) -> None:
-    """With a ranking and without; some keep what they started from, others improve it."""
-    paths = [whole(name).path for name in TRAININGS]
-    assert {(path / RANKING).exists() for path in paths} == {True, False}
-    assert {open_run(path).meta["epoch"] > 0 for path in paths} == {True, False}
-
-
-def test_one_command_begins_a_run_goes_on_with_it_and_leaves_it_when_all_is_done(
-    unbroken: Path, tmp_path: Path
-) -> None:
-    broken_off(tmp_path / "run", 7, *OPTIONS, "--resume")
-    for _ in range(2):
-        good("train", "--out", tmp_path / "run", *OPTIONS, "--resume")
-        assert_equal_runs(tmp_path / "run", unbroken)
-
-
-LEFT = {"folder": (), "config": ("config.json",), "words": ("config.json", "vocab.json")}
-LEFT |= {"data": (*LEFT["words"], "data.h5"), "all": (*LEFT["words"], "data.h5", "pictures")}
-
-
-@pytest.mark.parametrize("left", list(LEFT))
+@pytest.mark.parametrize("left", [0, 1, 3, 4], ids=["folder", "config", "data", "all"])
 def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(
-    left: str, unbroken: Path, tmp_path: Path
+    left: int, trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     (out / ".pictures.part").mkdir(parents=True)
     (out / ".config.json.0123abcd.part").write_text("{")
-    for name in LEFT[left]:
+    for name in ("config.json", "vocab.json", "data.h5", "pictures")[:left]:
         copy = shutil.copytree if name == "pictures" else shutil.copy
-        copy(unbroken / name, out / name)
-    good("train", "--out", out, *OPTIONS, "--resume")
-    assert_equal_runs(out, unbroken)
+        copy(trained / name, out / name)
+    resume(out, *SMALL, "--feature-scaling", "standardize")
+    assert_equal_runs(out, trained)
+
+
+def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same_bytes(
+    unbroken: Whole, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+
+    class Two(Watcher):
+        def stage(self, options: Recipe) -> None:
+            stages.append(options.objective)
+
+        def epoch(self, solver: CaptioningSolver) -> None:
+            state = load_state(out / LAST, solver.model.params.shapes)
+            assert state.epoch == solver.epoch  # saved before it is told
+            if solver.epoch == 2:
+                solver.stop("two are enough")
+
+    out = tmp_path / "run"
+    run, evaluation = train_run(unbroken.recipe(out), watchers=[Two()])
+    assert evaluation is not None
+    assert len((out / "history.jsonl").read_text().splitlines()) == 2
+    assert "in training" not in (run.path / "index.html").read_text()
+    assert stages == ["cross-entropy"]
+    resume(out)
+    assert_equal_runs(out, unbroken.path)
+
+
+def test_more_epochs_give_the_run_of_that_many(unbroken: Whole, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    good("train", "--out", out, *unbroken.arguments, "--epochs", 1)
+    assert not (out / "data.h5").exists()
+    resume(out, "--epochs", 3)
+    assert_equal_runs(out, unbroken.path)
+
+
+def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
+    unbroken: Whole, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "evaluate_run", interrupt)
+        result = call("train", "--out", tmp_path / "run", *unbroken.arguments)
+    assert result.exit_code == 130
+    assert "train: interrupted; continue with" in result.output
+    resume(tmp_path / "run")
+    assert_equal_runs(tmp_path / "run", unbroken.path)
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make kill-test` does a hundred, of larger models that rank."""
+    small = "--hidden 12 --wordvec 6 --batch-size 64 --no-neighbours".split()
+    monkeypatch.setattr(kill, "SIZES", [*kill.SIZES, *small])
+    monkeypatch.setattr(kill, "VARIANTS", [[*kill.VARIANTS[0], "--score-epochs", "1"]])
+    assert kill.kill_runs(3, seed=3).kills == 3
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_backend(unbroken: Whole, tmp_path: Path, device: Any) -> None:
+    out = tmp_path / "run"
+    broken_off(out, STEPS + 2, *unbroken.arguments)
+    resume(out, "--backend", "cupy")
+    ours, theirs = load_file(out / LAST), load_file(unbroken.path / LAST)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+    good("evaluate", out, "--backend", "numpy")
+
+
+def test_patience_ends_training_after_so_many_epochs_without_a_better_one(
+    unbroken: Whole, tmp_path: Path
+) -> None:
+    """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more
+    patience it goes on.
+    """
+    options = [*unbroken.arguments, "--epochs", 20, "--lr-decay", 1, "--patience", 1]
+    options += ["--select", "loss", "--lr", 0.3]
+    path, out = tmp_path / "whole" / "run", tmp_path / "run"
+    good("train", "--out", path, *options)
+    lines = (path / "history.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines]
+    assert 3 < int(np.argmin(losses)) + 2 == len(losses) < 20
+    broken_off(out, (STEPS + 1) * (len(losses) - 1), *options)
+    resume(out)
+    assert_equal_runs(out, path)
+    resume(out, "--patience", 2)
+    assert len((out / "history.jsonl").read_text().splitlines()) > len(losses)
+
+
+# What is saved and shown meanwhile
 
 
 def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[tuple[int, bool]] = []
 
@@ -259,16 +347,13 @@ def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
 
     original = RunWriter.write
     monkeypatch.setattr(RunWriter, "write", write)
-    good("train", "--out", tmp_path / "steps", *SMALL, "--save-every", 4)
-    assert saved == [(4, False), (8, False), (10, True), (14, False), (18, False), (20, True)]
+    train_run(unbroken.recipe(tmp_path / "steps", epochs=2, save_every="4"))
+    assert saved == [(4, False), (6, True), (10, False), (12, True)]
     saved.clear()
-    good("train", "--out", tmp_path / "seconds", *SMALL, "--save-every", "0.000001s")
+    train_run(unbroken.recipe(tmp_path / "seconds", epochs=2, save_every="0.000001s"))
     assert [iteration for iteration, ended in saved if not ended][:3] == [1, 2, 3]
     named = {"README.md", "index.html"}
     assert kill.differing(tmp_path / "steps", tmp_path / "seconds") == named
-
-
-# The page of a run in training
 
 
 def shown(run: Path) -> int:
@@ -281,12 +366,12 @@ def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_is_written_now_and_then_while_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page at the first checkpoint with an epoch, then every minute at most, so within an epoch
     too; and when training ends.
     """
-    out, clock, written = tmp_path / "run", [0.0], []
+    clock, written = [0.0], []
 
     def write(folder: Path, epochs: int, records: list[Any]) -> None:
         written.append((clock[0], len(records)))
@@ -294,43 +379,23 @@ def test_the_page_is_written_now_and_then_while_training_goes_on(
 
     class Tick(Watcher):
         def step(self, solver: CaptioningSolver) -> None:
-            clock[0] += 2
+            clock[0] += 5
 
     original = saving.write_progress_page
     monkeypatch.setattr(saving, "write_progress_page", write)
     use_clock(lambda: clock[0], monkeypatch)
-    options = {"hidden": 8, "wordvec": 4, "epochs": 5, "score_epochs": 0, "save_every": "3"}
-    options |= {"batch_size": 32, "select": "cider"}
-    runs.train_run(runs.Recipe(out=out, **options), watchers=[Tick()])
-    epoch = 2 * (STEPS + 4)  # seconds
-    assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]
-
-
-def test_a_training_imports_no_matplotlib(tmp_path: Path) -> None:
-    """It takes a second."""
-    code = """
-import sys
-import commands
-from xpcap import Recipe, train_run
-from xpcap.runs import train
-
-train.generate = commands.few
-train_run(Recipe(out="run", hidden=8, wordvec=4, batch_size=100, epochs=1))
-sys.exit("matplotlib" in sys.modules)
-"""
-    environment = {**os.environ, "PYTHONPATH": HELPED}
-    assert (
-        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-    )
+    train_run(unbroken.recipe(tmp_path / "run", save_every="1"), watchers=[Tick()])
+    epoch = 5 * len(unbroken.iterations) // 3  # seconds
+    assert written == [(epoch, 1), (epoch + 60, 2), (3 * epoch, 3)]
 
 
 def test_the_page_shows_every_epoch_when_training_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a signal, also soon after a resume; or because a loss is not finite."""
     use_clock(lambda: 0.0, monkeypatch)
-    out, epoch = tmp_path / "run", STEPS + 4
-    broken_off(out, 3 * epoch + 2, *OPTIONS, "--epochs", 9)
+    out, epoch = tmp_path / "run", len(unbroken.iterations) // 3
+    broken_off(out, 3 * epoch + 2, *unbroken.arguments, "--epochs", 9)
     assert shown(out) == 3
     broken_off(out, epoch, "--resume")
     assert shown(out) == 4
@@ -344,110 +409,44 @@ def test_the_page_shows_every_epoch_when_training_stops(
                 solver.model.params["W_proj"][...] = np.nan
 
     with pytest.raises(TrainingError):
-        runs.train_run(
-            runs.Recipe(out=tmp_path / "sick", hidden=8, wordvec=4, epochs=4),
-            watchers=[Sicken()],
-        )
+        train_run(unbroken.recipe(tmp_path / "sick", epochs=4), watchers=[Sicken()])
     assert shown(tmp_path / "sick") == 3
 
 
-def test_more_epochs_give_the_run_of_that_many(unbroken: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    good("train", "--out", out, *OPTIONS, "--epochs", 1)
-    good("train", "--out", out, "--epochs", 3, "--resume")
-    assert_equal_runs(out, unbroken)
-
-
-def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same_bytes(
-    unbroken: Path, tmp_path: Path
-) -> None:
-    stages: list[str] = []
-
-    class Two(Watcher):
-        def stage(self, options: runs.Recipe) -> None:
-            stages.append(options.objective)
-
-        def epoch(self, solver: CaptioningSolver) -> None:
-            state = load_state(out / "last.safetensors", solver.model.params.shapes)
-            assert state.epoch == solver.epoch  # saved before it is told
-            if solver.epoch == 2:
-                solver.stop("two are enough")
-
-    out = tmp_path / "run"
-    recipe = replace(Config.read(unbroken).recipe, out=out)
-    run, evaluation = runs.train_run(recipe, watchers=[Two()])
-    assert evaluation is not None
-    assert len((out / "history.jsonl").read_text().splitlines()) == 2
-    assert "in training" not in (run.path / "index.html").read_text()
-    assert stages == ["cross-entropy"]
-    good("train", "--out", out, "--resume")
-    assert_equal_runs(out, unbroken)
-
-
-def test_patience_ends_training_after_so_many_epochs_without_a_better_one(tmp_path: Path) -> None:
-    """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more
-    patience it goes on.
-    """
-    options = [*SMALL, "--epochs", 10, "--lr", 0.3, "--lr-decay", 1, "--patience", 1]
-    good("train", "--out", tmp_path / "whole" / "run", *options)
-    history = [
-        json.loads(line)
-        for line in (tmp_path / "whole" / "run" / "history.jsonl").read_text().splitlines()
-    ]
-    losses = [record["val_loss"] for record in history]
-    assert int(np.argmin(losses)) + 2 == len(losses) < 10
-    broken_off(tmp_path / "run", 13 * (len(losses) - 1) + 5, *options)
-    good("train", "--out", tmp_path / "run", "--resume")
-    assert_equal_runs(tmp_path / "run", tmp_path / "whole" / "run")
-    good("train", "--out", tmp_path / "run", "--resume", "--patience", 2)
-    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) > len(losses)
+# What a run goes on with
 
 
 def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> None:
     before = kill.files(run)
     result = call("train", "--out", run, "--hidden", 17, "--seed", 3, "--epochs", 1, "--resume")
     assert result.exit_code == 2
-    for words in (
-        "--hidden 17 (the run has 16)",
-        "--seed 3 (the run has 0)",
-        "--epochs 1 (the run has 2)",
-    ):
-        assert words in result.output
+    for option in ("--hidden 17 (the run has 16)", "--seed 3 (the run has 0)"):
+        assert option in result.output
+    assert "--epochs 1 (the run has 2)" in result.output
     assert kill.files(run) == before
 
 
-def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path) -> None:
-    options = {"out": tmp_path / "on", "start": run, "epochs": 1, "lr_decay": 0.5}
-    recipe = runs.Recipe(**options)
-    runs.train_run(recipe)
+def test_a_run_goes_on_with_its_own_start_and_no_other(unbroken: Whole, tmp_path: Path) -> None:
+    start = unbroken.path
+    options = {"start": start, "epochs": 1, "lr_decay": 0.5, "neighbours": False}
+    recipe = Recipe(**{"out": tmp_path / "on", **options})
+    train_run(recipe)
     more = replace(recipe, epochs=2, resume=True)
-    assert runs.train_run(replace(more, start=None)).run.config.recipe.start == run
-    other = Path(shutil.copytree(run, tmp_path / "other"))
-    with refuses(OptionError, thing=f"`start` {other} (the run has {run})"):
-        runs.train_run(replace(more, start=other))
-    with refuses(OptionError, thing=f"`start` {other} (the run has none)"):
-        runs.train_run(runs.Recipe(**{"out": run, "start": other, "resume": True}))
+    assert train_run(replace(more, start=None)).run.config.recipe.start == start
+    other = Path(shutil.copytree(start, tmp_path / "other"))
+    with refuses(OptionError, thing=f"`start` {other} (the run has {start})"):
+        train_run(replace(more, start=other))
+    with refuses(OptionError, thing=f"`start` {start} (the run has none)"):
+        train_run(Recipe(out=other, start=start, resume=True))
 
 
-def test_a_run_goes_on_with_its_own_data_where_none_is_named(tmp_path: Path) -> None:
-    data, out = data_set(tmp_path / "data.h5", train=24, val=8), tmp_path / "run"
-    options = {"hidden": 3, "wordvec": 3, "epochs": 1, "score_epochs": 0}
-    runs.train_run(runs.Recipe(data, out=out, **options))
-    resumed = runs.train_run(runs.Recipe(out=out, resume=True, **options)).run
-    assert resumed.config.recipe.data == data
-    assert not [*out.rglob("data.h5")]
-
-
-def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:
-    good("train", "--out", tmp_path / "run", *SMALL, "--lr-decay", "linear")
-    result = call("train", "--out", tmp_path / "run", "--resume", "--epochs", 3)
+def test_a_linear_rate_is_planned_for_its_epochs(unbroken: Whole, tmp_path: Path) -> None:
+    train_run(unbroken.recipe(tmp_path / "run", lr_decay="linear"))
+    result = call("train", "--out", tmp_path / "run", "--resume", "--epochs", 4)
     assert result.exit_code == 2
     for words in (
-        "--epochs 3 given with --resume",
-        "expected the 2 of",
+        *("--epochs 4 given with --resume", "expected the 3 of", "leave --epochs out", "--out"),
         "falls to zero over these epochs (--lr-decay linear)",
-        "leave --epochs out",
-        "--out",
     ):
         assert words in result.output
 
@@ -456,53 +455,58 @@ def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) 
     failing(["train", "--out", run], "exists", "choose another --out, continue it with --resume")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("")
-    failing(
-        ["train", "--out", tmp_path / "photos", "--resume"],
-        "holds 'holiday.jpg' and no config.json",
-    )
     (tmp_path / "file").write_text("")
-    failing(["train", "--out", tmp_path / "file", "--resume"], "holds 'a file'")
+    for name, held in (("photos", "'holiday.jpg' and no config.json"), ("file", "'a file'")):
+        failing(["train", "--out", tmp_path / name, "--resume"], f"holds {held}")
     assert call("train", "--resume").exit_code == 2
 
 
-@pytest.mark.slow
 def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
+    unbroken: Whole, tmp_path: Path
+) -> None:
+    mine, moved, out = tmp_path / "mine.h5", tmp_path / "moved.h5", tmp_path / "run"
+    shutil.copy(unbroken.training.data or "", mine)
+    broken_off(out, 4, mine, *unbroken.arguments[1:])
+    mine.rename(moved)
+    failing(["train", "--out", out, "--resume"], "mine.h5 does not exist")
+    resume(out, moved)
+    assert json.loads((out / "config.json").read_text())["data"] == str(moved)
+    good("evaluate", out)
+    other = data_set(tmp_path / "other.h5", seed=5)
+    failing(["train", other, "--out", out, "--resume"], "is not the data that", "began with")
+
+
+def test_best_parameters_of_another_epoch_are_noticed(unbroken: Whole, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    broken_off(out, len(unbroken.iterations) // 3 + 1, *unbroken.arguments)
+    (out / BEST).rename(out / "kept")
+    assert "best.safetensors is missing" in call("train", "--out", out, "--resume").output
+    tensors, scaling, meta = load_parameters(out / "kept")
+    save_parameters(out / BEST, tensors, scaling, {**meta, "epoch": 7})
+    assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
+
+
+def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
     run: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(run / "data.h5", tmp_path / "mine.h5")
-    broken_off(tmp_path / "r", 4, tmp_path / "mine.h5", *SMALL)
-    (tmp_path / "mine.h5").rename(tmp_path / "moved.h5")
-    failing(["train", "--out", tmp_path / "r", "--resume"], "mine.h5 does not exist")
-    good("train", tmp_path / "moved.h5", "--out", tmp_path / "r", "--resume")
-    assert json.loads((tmp_path / "r" / "config.json").read_text())["data"] == str(
-        tmp_path / "moved.h5"
-    )
-    good("evaluate", tmp_path / "r")
-    good("train", "--seed", 5, "--out", tmp_path / "other", *SMALL)
-    failing(
-        ["train", tmp_path / "other" / "data.h5", "--out", tmp_path / "r", "--resume"],
-        "is not the data that",
-        "began with",
-    )
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
-    out = tmp_path / "run"
-    broken_off(out, STEPS + 5, *OPTIONS)
-    good("train", "--out", out, "--resume", "--backend", "cupy")
-    ours, theirs = load_file(out / "last.safetensors"), load_file(unbroken / "last.safetensors")
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
-    good("evaluate", out, "--backend", "numpy")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for path in list(run.iterdir()):
+        path.rename(victim / path.name)
+        path.symlink_to(victim / path.name)
+    before = kill.files(victim)
+    resume(run, "--epochs", 3)
+    assert kill.files(victim) == before
+    assert not (run / LAST).is_symlink()
+    assert not (run / ".lock").is_symlink()
 
 
 # Signals and locks
 
 
 # What the process of a `TrainingProcess` runs: it says when it has saved, and when its writer hangs,
-# in place of the two calls of the system by which a file is written
+# in place of the two calls of the system by which a file is written; and at the end which of the
+# modules that take a second to import it has imported
 CHILD = """
 import os, sys, threading
 import commands
@@ -524,7 +528,10 @@ def rename(temporary, path, rename=files._rename):
 
 saved = threading.Event()
 files._flush, files._rename, train.generate = flush, rename, commands.few
-main()
+try:
+    main()
+finally:
+    print("imported:", *sorted({{"matplotlib"}} & {{*sys.modules}}), file=sys.stderr)
 """
 
 
@@ -585,25 +592,34 @@ class TrainingProcess:
         return self.process.wait(timeout=HANG_SECONDS)
 
 
+def iteration_of(run: Path) -> int:
+    """Of the checkpoint."""
+    return int(read_tensors(run / LAST, "test")[1]["iteration"])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
-    name: str, status: int, tmp_path: Path
-) -> None:
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     with TrainingProcess(tmp_path / "run") as training:
-        training.process.send_signal(signal.Signals[name])
-        assert training.wait() == status
+        training.process.send_signal(signal.SIGTERM)
+        assert training.wait() == 143
     errors = training.errors
-    assert f"{name}: finishing this step and saving" in errors
+    assert "SIGTERM: finishing this step and saving" in errors
     assert f"train --out {tmp_path / 'run'} --resume" in errors
     assert "Traceback" not in errors
-    iteration = int(errors.split("after iteration ")[1].split(",")[0])
-    state = load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
-    assert state.iteration == iteration
+    assert f"after iteration {iteration_of(tmp_path / 'run')}," in errors
+    assert errors.endswith("imported:\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGHUP", 129)])
+def test_other_signals_do_the_same(name: str, status: int, unbroken: Whole, tmp_path: Path) -> None:
+    output = broken_off(tmp_path / "run", 3, *unbroken.arguments, by=name, status=status)
+    assert f"stopped by {name} after iteration 3, and saved; continue with" in output
+    assert iteration_of(tmp_path / "run") == 3
 
 
 def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
-    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Whole, tmp_path: Path
 ) -> None:
     def epoch(saver: saving.Checkpointer, solver: Any) -> None:
         original(saver, solver)
@@ -611,46 +627,34 @@ def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
             signal.raise_signal(signal.SIGINT)
 
     original = saving.Checkpointer.epoch
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saving.Checkpointer, "epoch", epoch)
-        result = call("train", "--out", tmp_path / "run", *OPTIONS)
+        result = call("train", "--out", tmp_path / "run", *unbroken.arguments)
     assert result.exit_code == 130
-    assert "stopped by SIGINT after iteration 30, and saved; continue with" in result.output
-    good("train", "--out", tmp_path / "run", "--resume")
-    assert_equal_runs(tmp_path / "run", unbroken)
-
-
-def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
-    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate_run", interrupt)
-        result = call("train", "--out", tmp_path / "run", *OPTIONS)
-    assert result.exit_code == 130
-    assert "train: interrupted; continue with" in result.output
-    good("train", "--out", tmp_path / "run", "--resume")
-    assert_equal_runs(tmp_path / "run", unbroken)
-
-
-def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
-    names = ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")
-    tensors = load_file(run / "last.safetensors")
-    return {name: tensors[f"params.{name}"].shape for name in names}
+    assert f"stopped by SIGINT after iteration {3 * STEPS}, and saved" in result.output
+    resume(tmp_path / "run")
+    assert_equal_runs(tmp_path / "run", unbroken.path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -> None:
-    """Here the writer hangs, as on a disk that does not answer."""
-    with TrainingProcess(tmp_path / "run", hang=True) as training:
+    """Here the writer hangs, as on a disk that does not answer. A second trainer is refused as long
+    as this one lives, and no longer.
+    """
+    out = tmp_path / "run"
+    with TrainingProcess(out, hang=True) as training:
         training.wait_for("the writer hangs")
+        result = call("train", "--out", out, "--resume")
+        assert result.exit_code == 1
+        assert "is being trained by another process" in result.output
         training.process.send_signal(signal.SIGINT)
         training.wait_for("finishing this step")
         training.process.send_signal(signal.SIGINT)
         assert training.wait() == -signal.SIGINT
-    assert len(list((tmp_path / "run").glob(".*.part"))) == 1
-    load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
-    broken_off(tmp_path / "run", 2, "--resume")
-    assert list((tmp_path / "run").glob(".*.part")) == []
+    assert len(list(out.glob(".*.part"))) == 1
+    assert iteration_of(out) == 1
+    broken_off(out, 2, "--resume")
+    assert list(out.glob(".*.part")) == []
 
 
 def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
@@ -663,17 +667,19 @@ def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: Path) -> None:
-    with TrainingProcess(tmp_path / "run"):
-        result = call("train", "--out", tmp_path / "run", "--resume")
-        assert result.exit_code == 1
-        assert "is being trained by another process" in result.output
-    broken_off(tmp_path / "run", 2, "--resume")
+def test_a_run_of_python_stops_with_what_it_knows(
+    unbroken: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(3, monkeypatch)
+    with pytest.raises(Stopped) as caught:
+        train_run(unbroken.recipe(tmp_path / "run"))
+    stopped = caught.value
+    assert (stopped.signal, stopped.iteration, stopped.epoch) == (signal.SIGTERM, 3, 0)
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("again", [False, True])
 def test_who_comes_second_leaves_the_folder_of_the_first_alone(
-    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both found the place free; the other was quicker by then."""
     out = tmp_path / "deep" / "run"
@@ -687,51 +693,11 @@ def test_who_comes_second_leaves_the_folder_of_the_first_alone(
         raise DataError("train: is being trained by another process")
         yield
 
-    monkeypatch.setattr(folder, "check_resumable" if resume else "check_free", others)
+    monkeypatch.setattr(folder, "check_resumable" if again else "check_free", others)
     monkeypatch.setattr(folder, "lock", taken)
     with pytest.raises((DataError, FileExistsError)):
-        runs.train_run(runs.Recipe(out=out, hidden=8, wordvec=4, score_epochs=0, resume=resume))
+        train_run(Recipe(out=out, hidden=8, wordvec=4, score_epochs=0, resume=again))
     assert (out / "config.json").read_text() == "theirs"
-
-
-# Files that are not what they were
-
-
-Spoil = Callable[[Path], object]
-
-
-def last(change: Callable[[dict[str, np.ndarray], dict[str, Any]], object]) -> Spoil:
-    def spoil(run: Path) -> None:
-        tensors, meta = read_tensors(run / "last.safetensors", "test")
-        change(tensors, meta)
-        write_tensors(run / "last.safetensors", tensors, meta)
-
-    return spoil
-
-
-def test_best_parameters_of_another_epoch_are_noticed(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    broken_off(out, STEPS + 5, *OPTIONS)
-    (out / "best.safetensors").rename(out / "kept")
-    assert "best.safetensors is missing" in call("train", "--out", out, "--resume").output
-    tensors, scaling, meta = load_parameters(out / "kept")
-    save_parameters(out / "best.safetensors", tensors, scaling, {**meta, "epoch": 7})
-    assert "is of epoch 7, expected epoch 1" in call("train", "--out", out, "--resume").output
-
-
-def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
-    run: Path, tmp_path: Path
-) -> None:
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    for path in list(run.iterdir()):
-        path.rename(victim / path.name)
-        path.symlink_to(victim / path.name)
-    before = kill.files(victim)
-    good("train", "--out", run, "--resume", "--epochs", 3)
-    assert kill.files(victim) == before
-    assert not (run / "last.safetensors").is_symlink()
-    assert not (run / ".lock").is_symlink()
 
 
 def test_a_new_folder_that_a_held_lock_keeps_goes_once_the_lock_is_released(
@@ -769,34 +735,14 @@ def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_si
 ) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    # h0 is infinite, and h0 @ Wh adds infinities of either sign
-    last(lambda x, m: x["params.W_proj"].fill(3e38))(run)
-    before = (run / "last.safetensors").read_bytes()
+    tensors, meta = read_tensors(run / LAST, "test")
+    tensors["params.W_proj"].fill(
+        3e38
+    )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
+    write_tensors(run / LAST, tensors, meta)
+    before = (run / LAST).read_bytes()
     options = ["--save-every", every, "--backend", backend]
     failing(["train", "--out", run, "--resume", *options], "iteration 21 has loss", "rate", *words)
-    assert (run / "last.safetensors").read_bytes() == before
-
-
-def test_a_run_of_python_stops_with_what_it_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop_after(3, monkeypatch)
-    with pytest.raises(Stopped) as caught:
-        runs.train_run(runs.Recipe(out=tmp_path / "r", hidden=8, wordvec=4, score_epochs=0))
-    assert (caught.value.signal, caught.value.iteration, caught.value.epoch) == (
-        signal.SIGTERM,
-        3,
-        0,
-    )
-
-
-@pytest.mark.slow
-def test_killed_runs_go_on_to_the_same_bytes() -> None:
-    """`make kill-test` does a hundred."""
-    count = kill.kill_runs(4, seed=3)
-    assert count.kills == 4
-
-
-def test_a_state_of_another_solver_is_refused(run: Path) -> None:
+    assert (run / LAST).read_bytes() == before
     with refuses(DataError, got="has shape"):
-        load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))
+        load_state(run / LAST, dict.fromkeys(open_run(run).model.params.shapes, (2, 2)))
