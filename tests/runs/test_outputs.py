@@ -2,10 +2,8 @@
 
 import contextlib
 import csv
-import errno
 import io
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -435,18 +433,6 @@ def test_a_place_that_will_not_do_is_refused_before_any_work(
     }.items():
         failing(["caption", run, photos, flag, place], words)
     assert Path(FILES[flag]).read_text() == "theirs"
-
-
-@pytest.mark.parametrize("flag", NEW)
-def test_a_file_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
-    flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    words = (f"{FILES[flag]}: No space left on device", "photos/2023/val00004.png\n  model  ")
-    failing(["caption", run, photos, flag, FILES[flag]], *words)
 
 
 def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
