@@ -2,7 +2,6 @@
 stops, read by every command, and passed on to a warm start.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 from libraries import BLAS
 from ranks import together
 from refusals import refuses
-from trainings import data_set
+from trainings import RATE, data_set
 
 pytest.importorskip("jinja2")
 
@@ -40,29 +39,25 @@ SIZES: dict[str, Any] = {
     **{"dropout": 0.2, "score_epochs": 0},
 }
 SCORE = {"score_epochs": 2, "samples": 2}
-RATE = 0.003  # of the second stage
-STAGED = [
-    part for name, x in (SIZES | SCORE).items() for part in (f"--{name.replace('_', '-')}", x)
-]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_second_stage() -> Iterator[None]:
+    """It improves on the first within two epochs of thirty steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS["score"], "lr", RATE)
+        yield
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset file, and runs on it: `ranked` and `greedy` of one stage, `staged` of two."""
     folder = tmp_path_factory.mktemp("made")
     data = data_set(folder / "data.h5")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS["score"], "lr", RATE)
-        for name, stages in (("ranked", {}), ("greedy", {}), ("staged", SCORE)):
-            options = Recipe(data, **SIZES | stages)
-            train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
+    for name, stages in (("ranked", {}), ("greedy", {}), ("staged", SCORE)):
+        options = Recipe(data, **SIZES | stages)
+        train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def fast_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It improves on the first within two epochs of thirty steps."""
-    monkeypatch.setitem(PRESETS["score"], "lr", RATE)
 
 
 def captions(run: Run, policy: Policy | None = None, **more: Any) -> list[str]:
@@ -88,17 +83,6 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
-@pytest.mark.parametrize("name", ["ranked", "staged"])
-def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
-    name: str, made: Path, tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(made / name, tmp_path / name)) / "run"
-    given = {"out": out, "data": made / "data.h5", "neighbours": False, "resume": True}
-    assert train_run(Recipe(**given)).run.ranker is None
-    assert RANKING not in kill.files(out)
-    assert train_run(Recipe(**{**given, "neighbours": True})).run.ranker is not None
-
-
 def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Path) -> None:
     ranked, plain = (open_run(made / name / "run") for name in ("ranked", "greedy"))
     penalised = RankedBeam(4, length_penalty=0)
@@ -122,19 +106,15 @@ def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path)
     assert (max(photos) >= 0) == (not no_stutter)
 
 
-@pytest.mark.parametrize("name", ["ranked", "staged"])
-def test_a_run_without_ranking_gets_one_when_it_is_resumed_with_neighbours(
-    name: str, made: Path, tmp_path: Path
-) -> None:
-    whole = made / name / "run"
+def test_a_run_ranks_no_more_and_again_as_it_is_resumed(made: Path, tmp_path: Path) -> None:
+    whole = made / "staged" / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    (folder / RANKING).unlink()
-    config = json.loads((folder / "config.json").read_text())
-    assert config["neighbours"] is True
-    (folder / "config.json").write_text(json.dumps({**config, "neighbours": False}))
-    assert open_run(folder).config.recipe.neighbours is False
-    good("train", "--out", folder, "--resume")
-    assert not (folder / RANKING).exists()
+    given = {"out": folder, "data": made / "data.h5", "resume": True}
+    assert train_run(Recipe(**given, neighbours=False)).run.ranker is None
+    for _ in range(2):
+        assert not (folder / RANKING).exists()
+        assert open_run(folder).config.recipe.neighbours is False
+        good("train", "--out", folder, "--resume")
     good("train", "--out", folder, "--resume", "--neighbours")
     assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
     assert captions(open_run(folder)) == captions(open_run(whole))
@@ -143,7 +123,7 @@ def test_a_run_without_ranking_gets_one_when_it_is_resumed_with_neighbours(
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize(("threads", "ranks"), [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("threads", "ranks"), [(1, 1), (2, 3)])
 def test_cores_and_ranks_round_the_weights_of_a_ranking_and_change_no_more(
     threads: int, ranks: int, made: Path, tmp_path: Path
 ) -> None:
@@ -170,19 +150,6 @@ def test_cores_and_ranks_round_the_weights_of_a_ranking_and_change_no_more(
     assert meta.pop("weights") == pytest.approx(record.pop("weights"), rel=1e-5, abs=1e-5)
     assert meta.pop("fit") == pytest.approx(record.pop("fit"), rel=1e-5)
     assert meta == record
-
-
-def test_a_training_of_two_ranks_ends_with_one_ranking(made: Path, tmp_path: Path) -> None:
-    def train(group: Group) -> list[str]:
-        options = Recipe(made / "data.h5", out=tmp_path / "run", **SIZES)
-        run, evaluation = train_run(options, group=group)
-        assert evaluation is not None
-        assert evaluation.to_json()["decoding"] == "beam of 10, ranked by similar photos"
-        assert captions(run) == [*evaluation.to_json()["captions"].values()]
-        return captions(run)
-
-    first, second = together(2, train)
-    assert first == second == captions(open_run(tmp_path / "run"))
 
 
 def test_emulated_captions_are_ranked_as_on_numpy(made: Path, device: Emulator) -> None:
