@@ -3,6 +3,7 @@ all of these are broken; and each training to its end in one way.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 from commands import call, good
 from emulated import Emulator
-from new_cells import NEW_CELLS
 from ranks import together
 from refusals import refuses
 from stopping import stop_after
@@ -43,7 +43,6 @@ from xpcap.device import cublas, probe
 from xpcap.device.launch import Kernel
 from xpcap.device.replay import Replay
 from xpcap.distributed import SINGLE, Group
-from xpcap.layers import CELLS
 from xpcap.models import Sampling
 from xpcap.models.device_batch import Layout
 from xpcap.ops import HostOps, overridden
@@ -84,9 +83,21 @@ def refuse(*arguments: object, **options: object) -> None:
     raise RuntimeError("a fast version ran")
 
 
-def trained(way: str, data: Path, out: Path, group: Group = SINGLE, **options: Any) -> Path:
+def train(way: str, data: Path, out: Path, group: Group = SINGLE, **options: Any) -> Path:
     with WAYS[way]():
         return train_run(Recipe(data, out=out / way, **OPTIONS | options), group=group).run.path
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``trained(way, cell)``: a run, trained plainly while all that is fast is broken."""
+
+    @functools.cache
+    def once(way: str, cell: str = "lstm") -> Path:
+        with broken() if way == "plain" else contextlib.nullcontext():
+            return train(way, data, tmp_path_factory.mktemp("trained"), cell=cell)
+
+    return once
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -95,14 +106,12 @@ def history(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("new_cells")
-@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
+@pytest.mark.parametrize("cell", ["lstm", "stacked"])  # of all other kinds
 def test_a_plain_training_is_the_fast_one_up_to_rounding(
-    cell: str, data: Path, tmp_path: Path
+    cell: str, data: Path, trained: Callable[..., Path]
 ) -> None:
     """Cross entropy, then the score; either way of captioning takes the parameters of both."""
-    runs = {"fast": open_run(trained("fast", data, tmp_path, cell=cell))}
-    with broken():
-        runs["plain"] = open_run(trained("plain", data, tmp_path, cell=cell))
+    runs = {way: open_run(trained(way, cell)) for way in WAYS}
     fast, slow = (history(runs[way].path) for way in WAYS)
     assert len(fast) == 3
     for ours, theirs in zip(slow, fast, strict=True):
@@ -127,17 +136,21 @@ def test_a_plain_training_is_the_fast_one_up_to_rounding(
 
 
 def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
-    data: Path, tmp_path: Path, device: Emulator, monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    trained: Callable[..., Path],
+    tmp_path: Path,
+    device: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A card on which ours fail is usable for the plain way, and for that alone."""
-    numpy = trained("plain", data, tmp_path / "numpy")
+    numpy = trained("plain")
     parts: list[tuple[Any, str]] = [(Kernel, "__init__"), (Kernel, "__call__"), (Replay, "run")]
     parts += [(Layout, "of"), (cublas, "multiply"), (cublas, "multiply_rows")]
     for owner, name in parts:
         monkeypatch.setattr(owner, name, refuse)
     probe.cupy_status.cache_clear()
     with device.counting() as counts, plain(), use_backend("cupy"):
-        cupy = trained("plain", data, tmp_path / "cupy")
+        cupy = train("plain", data, tmp_path)
     assert counts.launches
     assert (counts.kinds()["raw"], counts.products) == (0, [])
     for ours, theirs in zip(history(cupy), history(numpy), strict=True):
@@ -148,10 +161,10 @@ def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
 
 @pytest.mark.parametrize(("steps", "rewarded"), [(4, False), (11, True)])
 def test_a_plain_training_that_is_stopped_goes_on_plainly_to_the_same_bytes(
-    steps: int, rewarded: bool, data: Path, tmp_path: Path
+    steps: int, rewarded: bool, data: Path, trained: Callable[..., Path], tmp_path: Path
 ) -> None:
     """In either stage. The command that it prints says so."""
-    whole, out = trained("plain", data, tmp_path), tmp_path / "stopped" / "plain"
+    whole, out = trained("plain"), tmp_path / "plain"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     with pytest.MonkeyPatch.context() as patch:
         stop_after(steps, patch)
@@ -169,7 +182,7 @@ REMEDIES = {"fast": "go on without ", "plain": "go on with "}
 @pytest.mark.parametrize("way", WAYS)
 def test_what_began_one_way_does_not_go_on_the_other(way: str, data: Path, tmp_path: Path) -> None:
     """Nor does it change: by the command, from a state, or a step of a solver."""
-    run, flag = trained(way, data, tmp_path, score_epochs=0), ["--plain"] * (way == "fast")
+    run, flag = train(way, data, tmp_path, score_epochs=0), ["--plain"] * (way == "fast")
     before = kill.files(run)
     result = call("train", "--out", run, "--resume", *flag)
     assert result.exit_code == 2
@@ -198,14 +211,13 @@ def test_what_began_one_way_does_not_go_on_the_other(way: str, data: Path, tmp_p
         assert evaluate_run(open_run(run), data, "val").scores
 
 
-def test_ranks_train_plainly_together_and_in_one_way(data: Path, tmp_path: Path) -> None:
-    one = history(trained("plain", data, tmp_path))
+def test_ranks_train_plainly_together_and_in_one_way(
+    data: Path, trained: Callable[..., Path], tmp_path: Path
+) -> None:
     with broken():
-        both = together(2, lambda group: history(trained("plain", data, tmp_path / "two", group)))
-    for ours, theirs in zip(both[0], one, strict=True):
+        both = together(2, lambda group: history(train("plain", data, tmp_path / "two", group)))
+    for ours, theirs in zip(both[0], history(trained("plain")), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     got = "has way 'fast', rank 0 has 'plain'"
     with refuses(GroupError, thing="rank 1", got=got):
-        together(
-            2, lambda group: trained(("plain", "fast")[group.rank], data, tmp_path / "no", group)
-        )
+        together(2, lambda group: train(("plain", "fast")[group.rank], data, tmp_path, group))
