@@ -1,7 +1,9 @@
 """Runs as objects: their config.json, and what fits them."""
 
+import functools
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,18 @@ def trained(data: str, out: str = "run", **options: Any) -> Run:
     return train_run(Recipe(data, out=out, **{**sizes, **options})).run
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """``base(encoder)``: a run on data prepared with that encoder, ``own.h5``, trained once."""
+
+    @functools.cache
+    def once(encoder: str | None = "one") -> Run:
+        folder = tmp_path_factory.mktemp("base")
+        return trained(prepared(f"{folder}/own.h5", encoder=encoder), f"{folder}/run")
+
+    return once
+
+
 @pytest.fixture
 def notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Notices of the test, which works in an empty folder."""
@@ -103,26 +117,33 @@ def test_data_prepared_again_is_neither_trained_on_nor_scored_as_the_runs(
         ("one", "one", ""),
         (OWN, OWN.replace("here", "there"), ""),
         ("one", None, "the data set"),
-        (None, "one", "run"),
-        (None, None, "the data set and run"),
+        (None, "one", "{run}"),
+        (None, None, "the data set and {run}"),
     ],
 )
 def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
-    encoder: str | None, other: str | None, unnamed: str, notices: list[str]
+    encoder: str | None,
+    other: str | None,
+    unnamed: str,
+    base: Callable[..., Run],
+    notices: list[str],
 ) -> None:
-    run = trained(prepared("own.h5", encoder=encoder))
+    run = base(encoder)
     data = open_data(prepared("other.h5", encoder=other, seed=1, names="q"))
+    notices.clear()
     evaluate_run(run)
-    trained("own.h5", "same", start="run")
+    if encoder is other is None:
+        trained(str(run.config.data), "same", start=run.path)
     assert notices == []
-    told = [f"the encoder of the features of {unnamed} is not named"] * bool(unnamed)
-    for use in (
-        lambda: evaluate_run(run, run.data(data)),
-        lambda: trained("other.h5", "from", start="run"),
-    ):
+    evaluate_run(run, run.data(data))
+    names = unnamed.format(run=run.path)
+    told = [f"the encoder of the features of {names} is not named"] * bool(names)
+    assert [notice.partition(", so they may not fit")[0] for notice in notices] == told
+    if encoder is other is None:
+        before = [*notices]
         notices.clear()
-        use()
-        assert [notice.partition(", so they may not fit")[0] for notice in notices] == told
+        trained("other.h5", "from", start=run.path)
+        assert notices == before
 
 
 @pytest.mark.usefixtures("notices")
@@ -134,14 +155,14 @@ def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
     ],
 )
 def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
-    change: dict[str, Any], got: str
+    change: dict[str, Any], got: str, base: Callable[..., Run]
 ) -> None:
-    run = trained(prepared("own.h5"))
+    run = base()
     other = prepared("other.h5", **change)
     with refuses(DataError, thing="other.h5", got=got):
         evaluate_run(run, other)
     with refuses(DataError, thing="the data set", got=got):
-        trained(other, "from", start="run")
+        trained(other, "from", start=run.path)
     assert not Path("from").exists()
 
 
@@ -160,9 +181,9 @@ def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
     ],
 )
 def test_an_evaluation_says_how_many_pictures_the_run_was_trained_on(
-    data: dict[str, Any], split: str, count: int, notices: list[str]
+    data: dict[str, Any], split: str, count: int, base: Callable[..., Run], notices: list[str]
 ) -> None:
-    run = trained(prepared("own.h5"))
+    run = base()
     scores = evaluate_run(run, prepared("other.h5", **data), split)
     first = "38.jpg, p39.jpg" if count == 2 else f"00.jpg, {data.get('names', 'p')}01.jpg"
     told = [f"was trained on {count} of the {scores.n} pictures of {split}, by their", first]
@@ -172,25 +193,23 @@ def test_an_evaluation_says_how_many_pictures_the_run_was_trained_on(
 
 
 def test_pictures_of_the_run_that_training_started_from_count_as_trained_on(
-    notices: list[str],
+    base: Callable[..., Run], notices: list[str]
 ) -> None:
-    trained(prepared("own.h5"))
+    start = base()
     other = prepared("other.h5", names="q", val=range(5))
-    run = trained(other, "from", start="run", score_epochs=1)
+    run = trained(other, "from", start=start.path, score_epochs=1)
     told = "was trained on 5 of the 5 pictures of val"
-    assert [notice.partition(", by")[0] for notice in notices] == [
-        f"run {told}",
-        f"from {told}",
-    ]
+    found = [notice.partition(", by")[0] for notice in notices]
+    assert found == [f"{start.path} {told}", f"from {told}"]
     assert "The run was trained on 5 of these pictures" in (run.path / "README.md").read_text()
-    assert evaluate_run(run, "own.h5", "train").trained_on == 40
+    assert evaluate_run(run, str(start.config.data), "train").trained_on == 40
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"names": [1], "features": []}'])
 def test_a_run_whose_record_of_pictures_is_lost_is_scored_and_says_so(
-    content: str | None, notices: list[str]
+    content: str | None, base: Callable[..., Run], notices: list[str]
 ) -> None:
-    run = trained(prepared("own.h5"))
+    run = replace(base(), path=Path(shutil.copytree(base().path, "run")))
     (run.path / TRAINED_ON).unlink()
     if content is not None:
         (run.path / TRAINED_ON).write_text(content)
