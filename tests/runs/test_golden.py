@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from commands import answer, good
+from safetensors.numpy import load_file
 
 from xpcap import open_run
 
@@ -38,21 +39,7 @@ Outcome = dict[str, Any]
 
 def tensors(path: Path) -> dict[str, str]:
     """Data type and shape of each tensor of a safetensors file."""
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return {
-        name: f"{tensor['dtype']} {tensor['shape']}"
-        for name, tensor in header.items()
-        if name != "__metadata__"
-    }
-
-
-def losses(path: Path) -> list[float]:
-    """The loss of each step, from a training state."""
-    content = path.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    begin, end = json.loads(content[8:start])["losses"]["data_offsets"]
-    return np.frombuffer(content[start + begin : start + end], "<f8").tolist()
+    return {name: f"{x.dtype} {list(x.shape)}" for name, x in load_file(path).items()}
 
 
 def arrays(path: Path) -> dict[str, str]:
@@ -68,10 +55,6 @@ def arrays(path: Path) -> dict[str, str]:
     return found
 
 
-def history(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
 def scored(run: Path, *arguments: object) -> Outcome:
     found = answer("evaluate", run, *arguments)
     numbers = {name: found["scores"][name] for name in ("bleu4", "cider", "loss", "perplexity")}
@@ -83,8 +66,8 @@ def left_by(run: Path) -> Outcome:
     return {
         "best": tensors(run / "best.safetensors"),
         "last": tensors(run / "last.safetensors"),
-        "losses": losses(run / "last.safetensors"),
-        "history": history(run),
+        "losses": load_file(run / "last.safetensors")["losses"].tolist(),
+        "history": [*map(json.loads, (run / "history.jsonl").read_text().splitlines())],
     }
 
 
@@ -129,18 +112,11 @@ def rnn(folder: Path) -> Outcome:
     data_set(folder, 10)
     good("train", folder / "data.h5", "--out", folder / "run", *TRAIN, *RNN, "--no-neighbours")
     found = {**left_by(folder / "run"), **scored(folder / "run")}
-    return {**found, "data": arrays(folder / "data.h5"), "words": vocabulary(folder / "run")}
+    words = json.loads((folder / "run" / "vocab.json").read_text())
+    return {**found, "data": arrays(folder / "data.h5"), "words": words}
 
 
-def vocabulary(run: Path) -> Any:
-    return json.loads((run / "vocab.json").read_text())
-
-
-OUTCOMES: dict[str, Callable[[Path], Outcome]] = {
-    "lstm": lstm,
-    "ranked": ranked,
-    "rnn": rnn,
-}
+OUTCOMES: dict[str, Callable[[Path], Outcome]] = {"lstm": lstm, "ranked": ranked, "rnn": rnn}
 
 
 def require_alike(found: Any, recorded: Any, where: str) -> None:
@@ -167,12 +143,14 @@ def test_results_are_those_recorded(name: str, tmp_path: Path) -> None:
 
 
 def record(folder: Path) -> None:
-    """Write what is found now to golden.json."""
-    found = {}
+    """Write what is found now to golden.json, a thing a line."""
+    runs = []
     for name, outcome in OUTCOMES.items():
         (folder / name).mkdir()
-        found[name] = outcome(folder / name)
-    RECORDED.write_text(json.dumps(found, indent=1) + "\n")
+        things = outcome(folder / name).items()
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in things)
+        runs.append(f" {json.dumps(name)}: {{\n{lines}\n }}")
+    RECORDED.write_text("{\n" + ",\n".join(runs) + "\n}\n")
 
 
 if __name__ == "__main__":

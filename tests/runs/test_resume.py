@@ -7,13 +7,11 @@ import errno
 import functools
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -539,18 +537,12 @@ class TrainingProcess:
     """Endless training in a process of its own, once something of it is saved. It is ended with the
     ``with`` block, if not before.
 
-    Parameters
-    ----------
     out : the run's folder
     hang : let the next write of a checkpoint never return
-
-    Attributes
-    ----------
-    errors : what it has written to standard error, as far as it was waited for
     """
 
     def __init__(self, out: Path, *, hang: bool = False) -> None:
-        self.errors = ""
+        self.errors = ""  # what it has written to standard error, as far as it was waited for
         arguments = ["train", "--out", out, *SIZES, "--epochs", 100_000, "--save-every", 1]
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD.format(hang=hang), *map(str, arguments)],
@@ -559,15 +551,6 @@ class TrainingProcess:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._lines: queue.Queue[str] = queue.Queue()  # the last one is empty
-        self._listener = threading.Thread(target=self._listen)
-        self._listener.start()
-
-    def _listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(line)
-        self._lines.put("")
 
     def __enter__(self) -> "TrainingProcess":
         self.wait_for("something is saved")
@@ -575,21 +558,20 @@ class TrainingProcess:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self._listener.join()
         self.process.communicate()
 
     def wait_for(self, words: str) -> None:
         """Wait for a line with these words."""
-        while words not in (line := self._lines.get(timeout=HANG_SECONDS)):
+        assert self.process.stderr is not None
+        while words not in (line := self.process.stderr.readline()):
             self.errors += line
             assert line, f"ended without {words!r}: {self.errors}"
         self.errors += line
 
     def wait(self) -> int:
         """Wait for the end of the process, and return its exit status."""
-        while line := self._lines.get(timeout=HANG_SECONDS):
-            self.errors += line
-        return self.process.wait(timeout=HANG_SECONDS)
+        self.errors += self.process.communicate(timeout=HANG_SECONDS)[1]
+        return self.process.returncode
 
 
 def iteration_of(run: Path) -> int:
