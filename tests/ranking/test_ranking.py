@@ -99,11 +99,11 @@ def test_a_photo_is_not_its_own_neighbour(data: CaptionData, index: PhotoIndex) 
     assert few.photos[0, len(alike) :].tolist() == [-1] * (PHOTOS + 3 - len(alike))  # no more
 
 
-@pytest.mark.parametrize("n", [3, 12, 100])
+@pytest.mark.parametrize("n", [3, 100])
 def test_of_few_photos_the_nearest_is_not_taken_for_the_photo_itself(n: int, lib: Lib) -> None:
     """Few photos vary in few directions, to which the difference of a near copy is lost."""
     rng, split = np.random.default_rng(0), data_of(n).split("train")
-    features = rng.standard_normal((n, 1280)).astype(np.float32)
+    features = rng.standard_normal((n, 320)).astype(np.float32)
     photos = replace(split, features=features)
     index = PhotoIndex.of(CaptionData(VOCABULARY, {"train": photos}))
     noise = rng.standard_normal(features.shape).astype(np.float32)

@@ -148,16 +148,17 @@ def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
 
 @pytest.mark.usefixtures("notices")
 @pytest.mark.parametrize(
-    ("change", "got"),
+    ("encoder", "change", "got"),
     [
-        ({"encoder": "two"}, "has features by the encoder 'two' instead of 'one'"),
-        ({"D": 9}, "has features of size 9 instead of 16"),
+        ("one", {"encoder": "two"}, "has features by the encoder 'two' instead of 'one'"),
+        (OWN, {"encoder": OWN.replace("1", "2")}, "has features by the encoder 'onnx:"),
+        ("one", {"D": 9}, "has features of size 9 instead of 16"),
     ],
 )
 def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
-    change: dict[str, Any], got: str, base: Callable[..., Run]
+    encoder: str, change: dict[str, Any], got: str, base: Callable[..., Run]
 ) -> None:
-    run = base()
+    run = base(encoder)
     other = prepared("other.h5", **change)
     with refuses(DataError, thing="other.h5", got=got):
         evaluate_run(run, other)

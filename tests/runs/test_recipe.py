@@ -155,15 +155,13 @@ def test_an_option_that_is_not_stored_changes_nothing(
 def test_an_option_of_self_critical_training_leaves_the_first_stage(
     name: str, trained: Callable[..., dict[str, bytes]]
 ) -> None:
-    names = changed(trained(**varied()), trained(**{**varied(), name: small()[name]}))
-    assert names, name
-    first_stage = [
+    runs = trained(**varied()), trained(**{**varied(), name: small()[name]})
+    assert changed(*runs), name
+    first, second = (
         [line for line in run["history.jsonl"].splitlines() if b"train_loss" in line]
-        for run in (trained(**varied()), trained(**{**varied(), name: small()[name]}))
-    ]
-    assert first_stage[0] == first_stage[1], (
-        f"`{name}` changes cross entropy: its role is SELF_CRITICAL"
+        for run in runs
     )
+    assert first == second, f"`{name}` changes cross entropy: its role is SELF_CRITICAL"
 
 
 @pytest.mark.parametrize(
@@ -191,51 +189,29 @@ def test_an_option_that_no_stage_uses_is_refused(
 
 
 def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
-    given: dict[str, Any] = {
-        "epochs": np.int64(5),
-        "lr": np.float32(0.5),
-        "clip": 5,
-        "neighbours": np.True_,
-    }
+    given: dict[str, Any] = {"epochs": np.int64(5), "lr": np.float32(0.5), "clip": 5}
+    given["neighbours"] = np.True_
     config = json.loads(json.dumps(Recipe(**given).to_config()))
-    assert {name: config[name] for name in given} == {
-        "epochs": 5,
-        "lr": 0.5,
-        "clip": 5.0,
-        "neighbours": True,
-    }
+    assert [config[name] for name in given] == [5, 0.5, 5.0, True]
 
 
-@pytest.mark.parametrize(
-    ("text", "interval"),
-    [
-        ("30s", SaveInterval(seconds=30)),
-        ("0.5s", SaveInterval(seconds=0.5)),
-        ("200", SaveInterval(steps=200)),
-    ],
-)
-def test_save_every_is_parsed(text: str, interval: SaveInterval) -> None:
-    assert Recipe(save_every=text).save_interval == interval
-
-
-@pytest.mark.parametrize("text", ["0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"])
-def test_an_interval_is_seconds_or_steps(text: str) -> None:
-    with refuses(OptionError, got=f"is {text!r}", expected="seconds, as in 30s, or steps"):
-        Recipe(save_every=text)
+def test_an_interval_is_seconds_or_steps() -> None:
+    assert Recipe(save_every="0.5s").save_interval == SaveInterval(seconds=0.5)
+    assert Recipe(save_every="200").save_interval == SaveInterval(steps=200)
+    for text in ("0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"):
+        with refuses(OptionError, got=f"is {text!r}", expected="seconds, as in 30s, or steps"):
+            Recipe(save_every=text)
 
 
 @pytest.mark.parametrize(
     ("captions", "batch_size", "lr", "smoothing", "score_epochs", "epochs"),
     [
         (1, 16, 0.001, 0.0, 0, 300),
-        (90, 16, 0.001, 0.0, 0, 284),
         (450, 16, 0.001, 0.0, 0, 59),
         (999, 16, 0.001, 0.0, 0, 27),
         (1000, 64, 0.001, 0.1, 5, 75),
-        (9600, 64, 0.001, 0.1, 5, 8),
         (19_999, 64, 0.001, 0.1, 5, 8),
         (20_000, 128, 0.0014, 0.1, 5, 8),
-        (400_000, 128, 0.0014, 0.1, 5, 8),
     ],
 )
 def test_options_left_open_suit_the_captions(
@@ -297,38 +273,31 @@ def test_options_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("splits", "options", "remarks"),
+    ("splits", "options", "remark"),
     [
+        (1, {"select": "cider"}, "the data has no val split to score: the last epoch is kept"),
         (
-            ("train",),
-            {"select": "cider"},
-            ["train_run: the data has no val split to score: the last epoch is kept"],
-        ),
-        (
-            ("train",),
+            1,
             {"select": "loss", "patience": 1},
-            ["train_run: patience 1 ends nothing, as the data has no val split"],
+            "patience 1 ends nothing, as the data has no val split",
         ),
-        (
-            ("train", "val"),
-            {"patience": 1},
-            ["train_run: patience 1 ends nothing, as the last epoch is kept"],
-        ),
+        (2, {"patience": 1}, "patience 1 ends nothing, as the last epoch is kept"),
     ],
 )
 def test_options_that_the_data_has_no_use_for_are_remarked_on(
-    splits: tuple[str, ...], options: dict[str, Any], remarks: list[str], tmp_path: Path
+    splits: int, options: dict[str, Any], remark: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("jinja2")
     split, heard = draw_data(6, 4, 12, seed=0), []
-    drawn = {name: draw_data(6, 4, 12, seed).split("train") for seed, name in enumerate(splits)}
     named = {
-        name: replace(part, images=[f"{name}{i}" for i in range(6)]) for name, part in drawn.items()
+        name: replace(
+            draw_data(6, 4, 12, seed).split("train"), images=[f"{name}{i}" for i in range(6)]
+        )
+        for seed, name in enumerate(("train", "val")[:splits])
     }
-    data = replace(split, splits=named)
-    write_dataset(tmp_path / "data.h5", data)
+    write_dataset(tmp_path / "data.h5", replace(split, splits=named))
     given = {"hidden": 3, "wordvec": 3, "epochs": 2, "neighbours": False, **options}
     with work(on_notice=heard.append):
         train_run(Recipe(tmp_path / "data.h5", out=tmp_path / "run", **given))
-    assert heard == remarks
+    assert heard == [f"train_run: {remark}"]
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2

@@ -129,24 +129,20 @@ def test_without_a_train_split_no_score_is_about_one() -> None:
     """
     evaluate_run(run, empty) | DataError | thing: split 'val' | got: has no caption
     caption_run(run, empty) | DataError | thing: split 'val' | got: has no caption
-    evaluate_run(run, narrow) | DataError | thing: the data set | got: has features of size 9 instead of 2101
     caption_run(run, count=-1) | OptionError | function: caption_run | thing: `count` | got: is -1
     caption_run(run, count=2.5) | OptionError | function: caption_run | thing: `count` | got: is 2.5
     caption_run(run, count=True) | OptionError | function: caption_run | thing: `count` | got: is True
     """
 )
-def test_data_that_do_not_fit_and_a_count_below_zero_are_refused(
+def test_data_without_captions_and_a_count_below_zero_are_refused(
     refusal: Refusal, trained: Path
 ) -> None:
     run = open_run(trained)
 
-    def data(**arrays: Any) -> CaptionData:
-        return CaptionData(run.vocabulary, {"val": dataclasses.replace(val, **arrays)})
-
     val = run.data().split("val")
-    empty = data(captions=val.captions[:0], image_idxs=val.image_idxs[:0], text=[])
-    narrow = data(features=val.features[:, :9])
-    refusal.check({**globals(), "run": run, "empty": empty, "narrow": narrow})
+    none = {"captions": val.captions[:0], "image_idxs": val.image_idxs[:0], "text": []}
+    empty = CaptionData(run.vocabulary, {"val": dataclasses.replace(val, **none)})
+    refusal.check({**globals(), "run": run, "empty": empty})
 
 
 def test_captions_of_other_pictures_are_not_compared() -> None:
@@ -256,26 +252,6 @@ def test_an_open_data_set_is_left_as_it_was(trained: Path) -> None:
     before = data.features("val", np.arange(3))
     evaluate_run(run, data)
     np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
-
-
-@pytest.mark.parametrize("ours", ["histogram:grid=2", "onnx:there/b.onnx:mean=0:sha256=0001"])
-def test_features_of_another_encoder_are_refused_though_their_size_fits(
-    ours: str, trained: Path
-) -> None:
-    run, data = open_run(trained), open_data(trained / "data.h5")
-    source = dataclasses.replace(run.source, encoder=ours)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, source=source))
-
-    def by(encoder: str | None) -> CaptionData:
-        source = dataclasses.replace(data.source, generated=None, encoder=encoder)
-        return dataclasses.replace(data, source=source)
-
-    for encoder in (ours, None, ours.replace("there", "elsewhere/moved")):
-        run.data(by(encoder))
-    with refuses(DataError, thing="the data set", got="has features by the encoder 'histogram'"):
-        run.data(by("histogram"))
-    with refuses(DataError, got="has features by the encoder"):
-        run.data(by(ours.replace("=0001", "=0002").replace("=2", "=3")))
 
 
 # A metric of one's own
