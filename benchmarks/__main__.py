@@ -1,24 +1,24 @@
-"""`python -m benchmarks`: times of training and sampling, beside the same work as others do it."""
+"""`python -m benchmarks`: times of training and captions, beside the same work as others do it."""
 
-import json
-from collections.abc import Iterable, Sequence
+import csv
+import datetime
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from benchmarks import measure, results, timing, work
-from xpcap.backend import use_backend
 from xpcap.cli.group import shown
-from xpcap.cli.shared import Value, backend_option, json_option, table, wanted_backend
+from xpcap.cli.shared import Value, backend_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError
 from xpcap.options import Names
 
 EXAMPLES = """\b
 Examples:
   python -m benchmarks
-  python -m benchmarks --beam --config flickr8k --peer torch
   python -m benchmarks --config notebook --config coco --peer torch
-  python -m benchmarks --scaling"""
+  python -m benchmarks --beam --config flickr8k --peer torch"""
 
 
 class Command(click.Command):
@@ -46,8 +46,8 @@ class Command(click.Command):
     type=Value(Names(work.CONFIGS)),
     metavar="NAME",
     help=(
-        f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. "
-        "Default: the first five on numpy, all but the last on a GPU."
+        f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. Default: the first"
+        f" {len(work.USUAL)}. Of the others the step alone is timed."
     ),
 )
 @click.option(
@@ -55,116 +55,55 @@ class Command(click.Command):
     "peers",
     multiple=True,
     type=Value(Names(results.PEERS)),
-    help=(
-        "Also time the same work by this peer; may be repeated. On numpy textbook is always "
-        "timed, except with --scaling, --beam or attention."
-    ),
+    help="Also time the same work by PyTorch, on the same device.",
 )
+@click.option("--beam", is_flag=True, help="Instead, time captions by a beam search of 5.")
 @click.option(
-    "--scaling",
+    "--busy",
     is_flag=True,
-    help="Instead, time the training step of coco at eight batch sizes and six vocabulary sizes.",
+    help="Instead, time the step alone and beside a busy process of another login.",
 )
-@click.option(
-    "--beam",
-    is_flag=True,
-    help="Instead, time a beam search of 5 hypotheses, of xpcap and with --peer torch of PyTorch.",
-)
-@click.option(
-    "--neighbour",
-    is_flag=True,
-    help="Instead, time the training step alone and beside a busy process of another login.",
-)
-@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print rows of docs/develop/results.")
 def main(
     names: tuple[str, ...],
     peers: tuple[str, ...],
-    scaling: bool,
     beam: bool,
-    neighbour: bool,
+    busy: bool,
     backend: str | None,
-    as_json: bool,
+    as_csv: bool,
 ) -> None:
-    """Time training and sampling.
+    """Time training and captions.
 
     Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and
-    greedy captions of 1,000 pictures, at named sizes. Times are medians of three rounds; a ratio is
-    the peer's time divided by ours.
+    greedy captions of 1,000 pictures, at named sizes, on numpy also of a textbook's NumPy. Times are
+    medians of three rounds; a ratio is the peer's time divided by ours.
     """
-    _refuse_together(scaling, beam, neighbour, names)
-    about = _machine(backend)
-    if scaling:
-        configs = [
-            config for group in work.scaling(work.CONFIGS["coco"]).values() for config in group
-        ]
-    else:
-        configs = [
-            work.CONFIGS[name] for name in dict.fromkeys(names or work.usual(about["backend"]))
-        ]
-        in_textbook = all(config.is_the_textbooks for config in configs)
-        if about["backend"] == "numpy" and not beam and in_textbook:
-            peers = ("textbook", *peers)
-    works = (
-        (work.TRAINING,)
-        if scaling
-        else (work.TRAINING, work.BESIDE)
-        if neighbour
-        else (work.BEAMS,)
-        if beam
-        else work.WORKS
-    )
+    if beam and busy:
+        expected = "one or the other: --beam times no step"
+        raise OptionError("", "--busy and --beam", "are given", expected)
+    works = (work.BEAM,) if beam else (work.STEP, work.BUSY if busy else work.GREEDY)
+    machine = measure.machine_in_process(wanted_backend(backend))
+    machine |= results.versions(peers, machine["backend"])
+    configs = [work.CONFIGS[name] for name in dict.fromkeys(names or work.USUAL)]
     found = results.bench(
-        configs, tuple(dict.fromkeys(peers)), timing.USUAL, progress=True, works=works, about=about
+        configs, works, machine["backend"], tuple(dict.fromkeys(peers)), timing.USUAL, progress=True
     )
-    _print(found, as_json)
+    (_print_csv if as_csv else _print)(found, machine)
 
 
-def _machine(backend: str | None) -> dict[str, str]:
-    """Description of the machine and its backend.
-
-    For a card another process gives it: a context of this one would shut out those that are timed,
-    in exclusive-process mode.
-    """
-    wanted = wanted_backend(backend)
-    if wanted != "numpy":
-        return measure.machine_in_process(wanted)
-    use_backend(wanted)
-    return timing.machine()
-
-
-def _refuse_together(
-    scaling: bool,
-    beam: bool,
-    neighbour: bool,
-    names: Sequence[str],
-) -> None:
-    """Refuse options that do not go together."""
-    sizes, step = (
-        ("--config", names, "has sizes of its own"),
-        ("--neighbour", neighbour, "times a step alone"),
-    )
-    if scaling:
-        _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
-    if beam:
-        _refuse("--beam", (("--neighbour", neighbour, "times no step"),))
-
-
-def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
-    for other, given, why in others:
-        if given:
-            expected = f"one or the other: {flag} {why}"
-            raise OptionError("", f"{other} and {flag}", "are given", expected)
-
-
-def _print(found: Sequence[results.Result], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([result.to_json() for result in found]))
-        return
-    click.echo(
-        "\n".join(f"{key.replace('_', ' ')} {value}" for key, value in found[0].machine.items())
-    )
+def _print(found: Sequence[results.Result], machine: Mapping[str, str]) -> None:
+    click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items()))
     for title, rows in results.tables(found):
         click.echo(f"\n{title}\n{table(rows)}")
+
+
+def _print_csv(found: Sequence[results.Result], machine: Mapping[str, str]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("date", "machine", "versions", "work", *results.COLUMNS))
+    versions = f"Python {machine['python']}; NumPy {machine['numpy']}"
+    versions += f"; PyTorch {machine['torch']}" if "torch" in machine else ""
+    about = datetime.date.today(), machine.get("card", machine["processor"]), versions
+    writer.writerows((*about, result.work, *results.cells(result)) for result in found)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Ablation of a training step on NumPy: with all optimisations and without one, in turn.
+"""Whether each fast version still pays: a training step on NumPy with all of them and without one, in
+turn.
 
-python -m benchmarks.ablation coco vocab10k
+    python -m benchmarks.ablation notebook coco
+
+Prints rows of docs/develop/results/ablation.csv, from `without` on: percent that a step takes longer.
 """
 
 import contextlib
+import csv
+import functools
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,7 +19,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import DTypeLike
 
-from benchmarks.work import CONFIGS, host_batches, make_solver
+from benchmarks.timing import host_clock
+from benchmarks.work import CONFIGS, Config, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
 from xpcap.layers import vocabulary_loss
@@ -24,10 +29,7 @@ from xpcap.models import batch
 from xpcap.ops import HostOps, Ops, overridden, segments
 from xpcap.threads import cores
 
-PAIRS, STEPS = (
-    9,
-    4,
-)  # pairs of timings, without one and with all; steps per timing, the first not counted
+PAIRS, STEPS = 9, 4  # steps of a timing, the first not counted
 # Methods that an operation needs: two call each other, and the plain `matmul` takes no blocks
 TOGETHER = {
     "matmul_nt": ("row_matmul_nt",),
@@ -55,58 +57,49 @@ def each_row(*args: Any, pack: Any = batch.pack, **options: Any) -> batch.Packed
 
 def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextManager[object]]]:
     """Contexts that each turn off one optimisation, by name."""
-    flat, parts = solver.model.params.flat, cores()
-    one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
+    flat, patch = solver.model.params.flat, functools.partial(functools.partial, mock.patch.object)
+    one, forgetful = Workspace(flat, 1), Forgetful(flat, cores())
 
     def without(op: str) -> AbstractContextManager[object]:
         ops = {op, *TOGETHER.get(op, ())}
         return mock.patch.multiple(HostOps, **{name: getattr(Ops, name) for name in ops})
 
-    found: dict[str, Callable[[], AbstractContextManager[object]]] = {
-        "nothing (twice the same)": contextlib.nullcontext,
-        "packing: each caption as long as the longest may be": lambda: mock.patch.object(
-            solver.model, "_null", -1
-        ),
-        "the word table: each row projected by itself": lambda: mock.patch.object(
-            batch, "pack", each_row
-        ),
-        "parts: one, only its large products divided": lambda: mock.patch.object(
-            solver, "_workspace", one
-        ),
-        "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
-        "blocks: scores held as a whole": lambda: mock.patch.object(
-            vocabulary_loss, "MIN_ROWS", 1 << 30
-        ),
+    return {
+        "nothing: the same twice": contextlib.nullcontext,
+        "packing: each caption as long as the longest may be": patch(solver.model, "_null", -1),
+        "the word table: each row projected by itself": patch(batch, "pack", each_row),
+        "parts: one, only its large products divided": patch(solver, "_workspace", one),
+        "buffers that are kept": patch(solver, "_workspace", forgetful),
+        "blocks: scores held as a whole": patch(vocabulary_loss, "MIN_ROWS", 1 << 30),
+        **{op: functools.partial(without, op) for op in overridden(HostOps)},
     }
-    return found | {op: lambda op=op: without(op) for op in overridden(HostOps)}
 
 
-def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:
-    """Milliseconds per step: the median of `count` steps, without the first."""
-    times = []
-    for k in range(count):
-        start = time.perf_counter()
-        solver.step(*batches[k % len(batches)])
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
+def slowdowns(config: Config) -> dict[str, float]:
+    """Percent that a step takes longer without each optimisation, medians over pairs."""
+    data, found = config.data(3), dict[str, float]()
+    solver, batches = make_solver(config, data), host_batches(config, data)
+
+    def ms() -> float:
+        steps = [functools.partial(solver.step, *batches[k % 3]) for k in range(STEPS)]
+        return statistics.median([host_clock(step) for step in steps][1:])
+
+    for name, way in ways(solver).items():
+        ratios = []
+        for _ in range(PAIRS):
+            whole = ms()
+            with way():
+                ratios.append(ms() / whole)
+        found[name] = 100 * (statistics.median(ratios) - 1)
+    return found
 
 
 def main() -> None:
-    for name in sys.argv[1:] or ["coco"]:
-        config = CONFIGS[name]
-        data = config.data(3)
-        solver, batches = make_solver(config, data), host_batches(config, data)
-        print(
-            f"{name}: {milliseconds(solver, batches, 10):.1f} ms a step; median slowdown over"
-            f" {PAIRS} alternating pairs, without"
-        )
-        for way, context in ways(solver).items():
-            ratios = []
-            for _ in range(PAIRS):
-                whole = milliseconds(solver, batches)
-                with context():
-                    ratios.append(milliseconds(solver, batches) / whole)
-            print(f"  {way}: {statistics.median(ratios) - 1:+.1%}", flush=True)
+    names = sys.argv[1:] or ["notebook", "coco"]
+    found = [slowdowns(CONFIGS[name]) for name in names]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("without", *(f"{name}_percent" for name in names)))
+    writer.writerows((way, *(f"{slow[way]:+.0f}" for slow in found)) for way in found[0])
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ def libraries() -> str:
 
     BackendError : the card is not usable.
     """
-    contained = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-    print(f"{platform.platform()}, {'in a container' if contained else 'in no container'}")
-    commit = _git("describe", "--always", "--dirty") or "unknown"
-    print("\n".join([f"commit {commit}", *_git("status", "--short").splitlines()]))
+    print(platform.platform())
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+    commit = (done.stdout.strip() if done else "") or "unknown"
+    print(f"commit {commit}")
     for name, value in sorted(os.environ.items()):
         if name.startswith(VARIABLES):
             print(f"{name}={value}")
@@ -42,16 +43,6 @@ def libraries() -> str:
     print(f"cublas {xp.cuda.cublas.getVersion(handle(xp))}, nvrtc {xp.cuda.nvrtc.getVersion()}")
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     return f"{about['card']}, driver {about['driver']}, CuPy {about['cupy']}, commit {commit}"
-
-
-def _git(*words: str) -> str:
-    """What git prints about this checkout; nothing where there is none."""
-    git, folder = shutil.which("git"), str(Path(__file__).parent)
-    if git is None:
-        return ""
-    return subprocess.run(
-        [git, "-C", folder, *words], capture_output=True, text=True
-    ).stdout.strip()
 
 
 def _print_libraries() -> None:

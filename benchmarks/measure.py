@@ -5,34 +5,29 @@ card shut another out. For xpcap a large matrix product is timed too, to show ho
 is then.
 """
 
+import contextlib
 import dataclasses
-import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.timing import MatrixProduct, Plan, Timer, busy_neighbour, host_clock, machine
+from benchmarks.timing import MatrixProduct, Plan, Timer, busy_process, host_clock, machine
 from benchmarks.work import (
     BEAM,
-    BEAMS,
-    BESIDE,
-    GREEDY,
-    SAMPLING,
-    TRAINING,
+    BUSY,
+    POLICIES,
     WIDTH,
-    WORKS,
     Config,
     batch_rows,
     check_same_captions,
     host_model,
-    make_ending_model,
     sampling_flops,
     training_flops,
     works_of,
@@ -48,56 +43,44 @@ class Measurement(NamedTuple):
     """One round of a contender at one kind of work, in plain numbers, to be sent as JSON."""
 
     ms: float  # per training step, or to caption all pictures
-    tokens: float  # words that it trains on or samples, END included
+    words: float  # that it trains on or finds, END included
     gflops: float  # GFLOP/s, counting only the arithmetic that is needed
     gemm_gflops: float | None = None  # of a large matrix product between the blocks; xpcap's only
-    feeding: float | None = None  # share of a step spent preparing its batch
     memory: int | None = None  # bytes: peak of this process on the host, or held on the GPU
 
 
 def measure(
-    contender: str,
-    configs: Iterable[Config],
-    plan: Plan,
-    backend: str,
-    works: Sequence[str] = WORKS,
+    contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str]
 ) -> Iterator[Measurement]:
     """Time a contender on a backend, or on its device: each kind of work of each configuration."""
     for config in configs:
         for work in works_of(config, works):
-            yield _MEASURE[work](contender, config, plan, backend)
+            if work in POLICIES:
+                yield _measure_captions(contender, config, plan, backend, work)
+            else:
+                with busy_process() if work == BUSY else contextlib.nullcontext():
+                    yield _measure_step(contender, config, plan, backend)
 
 
-def _measure_training(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+def _measure_step(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
     data = config.data(plan.batches)
     job = CONTENDERS[contender].train(config, data, backend)
     timer = Timer(job.step, job.clock, plan)
     timer.warm_up()
     memory = job.memory()  # before the matrix product adds to it
     ms, rate = _run(timer, contender, plan)
-    captions, null = (
-        data.split("train").captions[batch_rows(config, data)],
-        data.vocabulary.null,
-    )  # (batches, N, T+1)
-    tokens = np.count_nonzero(captions[..., 1:] != null) / plan.batches
-    feeding = None if job.feed is None else _feeding_share(job.feed, ms, plan)
-    return Measurement(
-        ms, float(tokens), training_flops(config, captions, null) / ms / 1e6, rate, feeding, memory
-    )
+    captions = data.split("train").captions[batch_rows(config, data)]  # (batches, N, T+1)
+    null = data.vocabulary.null
+    words = np.count_nonzero(captions[..., 1:] != null) / plan.batches
+    gflops = training_flops(config, captions, null) / ms / 1e6
+    return Measurement(ms, float(words), gflops, rate, memory)
 
 
 def _measure_captions(
-    contender: str, config: Config, plan: Plan, backend: str, *, beam: bool
+    contender: str, config: Config, plan: Plan, backend: str, work: str
 ) -> Measurement:
     data = config.data(1)  # for its vocabulary
-    prepare = CONTENDERS[contender].search if beam else CONTENDERS[contender].sample
-    assert prepare is not None  # bench refuses a beam of the textbook
-    policy, width, sample = (
-        BEAM if beam else GREEDY,
-        WIDTH if beam else 1,
-        prepare(config, data, backend),
-    )
-    captions = np.empty(0)
+    sample, captions = CONTENDERS[contender].caption(config, data, backend, work), np.empty(0)
 
     def step(_: int) -> None:
         nonlocal captions
@@ -106,30 +89,12 @@ def _measure_captions(
     timer = Timer(step, host_clock, dataclasses.replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS or backend != "numpy":
-        check_same_captions(
-            captions,
-            host_model(config, data, make_ending_model),
-            config.pictures(),
-            policy,
-            f"{config.name}, {contender}",
-        )
+        ours, what = host_model(config, data, ending=True), f"{config.name}, {contender}"
+        check_same_captions(captions, ours, config.pictures(), POLICIES[work], what)
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
-    flops = sampling_flops(config, captions, null, end, width)
+    flops = sampling_flops(config, captions, null, end, WIDTH if work == BEAM else 1)
     return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
-
-
-def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
-    with busy_neighbour():
-        return _measure_training(contender, config, plan, backend)
-
-
-_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement]] = {
-    TRAINING: _measure_training,
-    BESIDE: _measure_beside,
-    SAMPLING: functools.partial(_measure_captions, beam=False),
-    BEAMS: functools.partial(_measure_captions, beam=True),
-}
 
 
 def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]:
@@ -140,31 +105,13 @@ def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]
     return timer.run(between=gauge), gauge.gflops
 
 
-def _feeding_share(feed: Callable[[int], object], ms: float, plan: Plan) -> float:
-    timer = Timer(
-        feed, host_clock, dataclasses.replace(plan, warm_ms=0, block_ms=plan.block_ms / 10)
-    )
-    timer.warm_up()
-    feeding = timer.run()
-    return feeding / (ms + feeding)
-
-
 # In a process of its own
 
 
 def measure_in_process(
-    contender: str,
-    configs: Iterable[Config],
-    plan: Plan,
-    backend: str,
-    works: Sequence[str] = WORKS,
+    contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str]
 ) -> Iterator[Measurement]:
-    """`measure`, in a fresh process.
-
-    Raises
-    ------
-    BackendError : the process failed. The message says why, or else standard error does.
-    """
+    """`measure`, in a fresh process. BackendError : it failed; the message or its output says why."""
     task = {
         "contender": contender,
         "configs": [dataclasses.asdict(config) for config in configs],
@@ -177,12 +124,9 @@ def measure_in_process(
 
 
 def machine_in_process(backend: str) -> dict[str, str]:
-    """Description of the machine by a fresh process, which puts `backend` in force.
+    """Description of the machine by a fresh process, which puts `backend` in force: a context of this
+    one would shut out those that are timed, on a card in exclusive-process mode.
 
-    This process then has no context on a card.
-
-    Raises
-    ------
     BackendError : the backend is not usable here, with the reason.
     """
     (answer,) = _answers(f"backend {backend}", {"machine": backend})

@@ -1,18 +1,13 @@
-"""The PyTorch peer: the same captioner, training step and sampling, in idiomatic PyTorch.
+"""The PyTorch peer: the same captioner, training step and captions, in idiomatic PyTorch.
 
-It uses nn.Embedding, nn.LSTM, nn.GRU or nn.RNN (cuDNN's on a GPU), nn.Linear, nn.Dropout if there
-is any, cross_entropy that ignores NULL, clip_grad_norm_ and fused Adam: eager, float32 or float64,
-TF32 off. Whatever can be prepared is prepared before timing, in PyTorch's favour: batches are on the device,
+It uses nn.Embedding, nn.LSTM, nn.GRU or nn.RNN (cuDNN's on a GPU), nn.Linear, cross_entropy that
+ignores NULL, clip_grad_norm_ and fused Adam: eager, float32 or float64, TF32 off. Whatever can be prepared is prepared before timing, in PyTorch's favour: batches are on the device,
 time-major, cut to their longest caption, and for the packed layout sorted and packed. Sampling runs
 nn.LSTM one step at a time in inference mode. On two cores that took up to 20 % less time than
 torch.lstm_cell or nn.LSTMCell for 100 to 500 captions, and the same for 10 or 1,000.
-
-On a card the padded step is also timed in CUDA graphs, captured by hand, one for each number of
-time steps: then the host does little more than copy the batch to where the graph reads it.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from benchmarks.timing import host_clock
 from benchmarks.work import (
     CLIP,
+    GREEDY,
     LEARNING_RATE,
     LENGTH_PENALTY,
     MOST_WORDS,
@@ -33,7 +29,6 @@ from benchmarks.work import (
     check_same_loss,
     host_batches,
     host_model,
-    make_ending_model,
 )
 from xpcap.backend import to_numpy
 from xpcap.data.dataset import CaptionData
@@ -41,7 +36,6 @@ from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 
-WARM_UP = 3  # steps before a capture
 # PyTorch's layer of a cell, and the order of its blocks as indices into ours
 CELLS: dict[str, tuple[type[torch.nn.RNNBase], tuple[int, ...]]] = {
     "lstm": (torch.nn.LSTM, (0, 1, 3, 2)),  # i, f, g, o; ours are i, f, o, g
@@ -67,8 +61,6 @@ class Captioner(torch.nn.Module):
     def __init__(self, config: Config, null: int) -> None:
         super().__init__()
         self.cell, D, W, H, V = config.cell, config.D, config.W, config.H, config.V
-        # Of features, word vectors and hidden states
-        self.drop = torch.nn.Dropout(config.dropout) if config.dropout else torch.nn.Identity()
         self.project = torch.nn.Linear(D, H)
         self.embed = torch.nn.Embedding(V, W)
         self.recurrent: torch.nn.Module = CELLS[self.cell][0](W, H)
@@ -77,7 +69,7 @@ class Captioner(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss: cross entropy summed over words, averaged over captions."""
-        h0 = self.project(self.drop(batch.features))[None]  # (1, N, H)
+        h0 = self.project(batch.features)[None]  # (1, N, H)
         state0 = (h0, torch.zeros_like(h0)) if self.cell == "lstm" else h0
         states, _ = self.recurrent(self._vectors(batch.words), state0)
         return self._loss(
@@ -86,14 +78,14 @@ class Captioner(torch.nn.Module):
 
     def _loss(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of states (R, H)."""
-        return cross_entropy(
-            self.vocabulary(self.drop(rows)), batch.targets, ignore_index=self.null, reduction="sum"
-        ) / len(batch.features)
+        scores = self.vocabulary(rows)
+        loss = cross_entropy(scores, batch.targets, ignore_index=self.null, reduction="sum")
+        return loss / len(batch.features)
 
     def _vectors(self, words: Any) -> Any:
         if isinstance(words, PackedSequence):
-            return PackedSequence(self.drop(self.embed(words.data)), words.batch_sizes)
-        return self.drop(self.embed(words))
+            return PackedSequence(self.embed(words.data), words.batch_sizes)
+        return self.embed(words)
 
     def sample(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
         """Greedy captions (n, MOST_WORDS) of features (n, D), NULL after END.
@@ -103,12 +95,10 @@ class Captioner(torch.nn.Module):
         n = len(features)
         h = self.project(features)[None]  # (1, n, H)
         state = (h, torch.zeros_like(h))
-        captions = torch.full((n, MOST_WORDS), self.null, device=features.device)
-        words, alive = (
-            torch.full((n,), start, device=features.device),
-            torch.arange(n, device=features.device),
-        )
-        ended = torch.zeros(n, dtype=torch.bool, device=features.device)
+        device = features.device
+        captions = torch.full((n, MOST_WORDS), self.null, device=device)
+        words, alive = torch.full((n,), start, device=device), torch.arange(n, device=device)
+        ended = torch.zeros(n, dtype=torch.bool, device=device)
         for t in range(MOST_WORDS):
             h, state = self.recurrent(self.embed(words)[None], state)
             words = self.vocabulary(h[0]).argmax(dim=1)
@@ -116,12 +106,8 @@ class Captioner(torch.nn.Module):
             ended |= words == end
             if drop:
                 going = (~ended).nonzero()[:, 0]
-                words, alive, ended, state = (
-                    words[going],
-                    alive[going],
-                    ended[going],
-                    (state[0][:, going], state[1][:, going]),
-                )
+                words, alive, ended = words[going], alive[going], ended[going]
+                state = (state[0][:, going], state[1][:, going])
             if ended.all():
                 break
         return captions
@@ -135,19 +121,10 @@ class Captioner(torch.nn.Module):
         """
         n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
         h = self.project(features)[None]
-        state, words, alive = (
-            (h, torch.zeros_like(h)),
-            torch.full((n, 1), start, device=device),
-            torch.arange(n, device=device),
-        )
-        said, totals = (
-            torch.full((n, 1, MOST_WORDS), self.null, device=device),
-            torch.zeros(n, 1, device=device),
-        )
-        best, captions = (
-            torch.full((n,), -torch.inf, device=device),
-            torch.full((n, MOST_WORDS), self.null, device=device),
-        )
+        state, alive = (h, torch.zeros_like(h)), torch.arange(n, device=device)
+        words, totals = torch.full((n, 1), start, device=device), torch.zeros(n, 1, device=device)
+        said = torch.full((n, 1, MOST_WORDS), self.null, device=device)
+        captions, best = said[:, 0].clone(), torch.full((n,), -torch.inf, device=device)
         left = torch.full((n, 1), k, device=device)  # hypotheses of a picture that have not ended
         for t in range(MOST_WORDS):
             h, state = self.recurrent(self.embed(words.flatten())[None], state)
@@ -158,26 +135,19 @@ class Captioner(torch.nn.Module):
             said = said.gather(1, parents[:, :, None].expand(-1, -1, MOST_WORDS))
             said[:, :, t] = words
             ended = ((words == end) | (t == MOST_WORDS - 1)) & (totals > -torch.inf)
-            scores, which = (
-                (totals / (t + 1) ** LENGTH_PENALTY).masked_fill(~ended, -torch.inf).max(dim=1)
-            )
+            means = totals / (t + 1) ** LENGTH_PENALTY
+            scores, which = means.masked_fill(~ended, -torch.inf).max(dim=1)
             better = scores > best[alive]
-            best[alive[better]], captions[alive[better]] = (
-                scores[better],
-                said[better, which[better]],
-            )
-            totals, left = (
-                totals.masked_fill(ended, -torch.inf),
-                left - ended.sum(dim=1, keepdim=True),
-            )
+            best[alive[better]] = scores[better]
+            captions[alive[better]] = said[better, which[better]]
+            totals = totals.masked_fill(ended, -torch.inf)
+            left = left - ended.sum(dim=1, keepdim=True)
             going = totals.max(dim=1).values / MOST_WORDS**LENGTH_PENALTY >= best[alive]
             going &= left[:, 0] > 0
             if not going.any():
                 break
-            rows = (
-                parents
-                + len(state[0][0]) // len(alive) * torch.arange(len(alive), device=device)[:, None]
-            )
+            beam = len(state[0][0]) // len(alive)
+            rows = parents + beam * torch.arange(len(alive), device=device)[:, None]
             if drop:
                 alive, words, said, totals, left, rows = (
                     x[going] for x in (alive, words, said, totals, left, rows)
@@ -194,14 +164,16 @@ class Captioner(torch.nn.Module):
     def copy_from(self, params: Parameters) -> None:
         """Start from our weights."""
         host = {name: to_numpy(value) for name, value in params.items()}
+        Wx = np.concatenate((host["Wx"], host["Wattn"])) if "Wattn" in host else host["Wx"]
+        layer = "" if "Wattn" in host else "_l0"
         state = {
             "project.weight": host["W_proj"].T,
             "project.bias": host["b_proj"],
             "embed.weight": host["W_embed"],
-            "recurrent.weight_ih_l0": self._blocks(host["Wx"]).T,
-            "recurrent.weight_hh_l0": self._blocks(host["Wh"]).T,
-            "recurrent.bias_ih_l0": self._blocks(host["b"]),
-            "recurrent.bias_hh_l0": np.zeros_like(host["b"]),
+            f"recurrent.weight_ih{layer}": self._blocks(Wx).T,
+            f"recurrent.weight_hh{layer}": self._blocks(host["Wh"]).T,
+            f"recurrent.bias_ih{layer}": self._blocks(host["b"]),
+            f"recurrent.bias_hh{layer}": np.zeros_like(host["b"]),
             "vocabulary.weight": host["W_vocab"].T,
             "vocabulary.bias": host["b_vocab"],
         }
@@ -220,12 +192,8 @@ class Attentive(Captioner):
     def forward(self, batch: Batch) -> torch.Tensor:
         A, words = self.project(batch.features), self._vectors(batch.words)  # (N, P, H)
         h = c = A.mean(dim=1)
-        scale, states = h.shape[1] ** -0.5, []
-        for x in (
-            words.data.split(words.batch_sizes.tolist())
-            if isinstance(words, PackedSequence)
-            else words
-        ):
+        scale, states, is_packed = h.shape[1] ** -0.5, [], isinstance(words, PackedSequence)
+        for x in words.data.split(words.batch_sizes.tolist()) if is_packed else words:
             if len(x) < len(h):
                 A, h, c = A[: len(x)], h[: len(x)], c[: len(x)]
             weights = torch.softmax(torch.bmm(A, h[:, :, None]) * scale, dim=1)  # (n, P, 1)
@@ -234,30 +202,12 @@ class Attentive(Captioner):
             states.append(h)
         return self._loss(torch.cat(states), batch)
 
-    def copy_from(self, params: Parameters) -> None:
-        host = {name: to_numpy(value) for name, value in params.items()}
-        state = {
-            "project.weight": host["W_proj"].T,
-            "project.bias": host["b_proj"],
-            "embed.weight": host["W_embed"],
-            "recurrent.weight_ih": self._blocks(np.concatenate((host["Wx"], host["Wattn"]))).T,
-            "recurrent.weight_hh": self._blocks(host["Wh"]).T,
-            "recurrent.bias_ih": self._blocks(host["b"]),
-            "recurrent.bias_hh": np.zeros_like(host["b"]),
-            "vocabulary.weight": host["W_vocab"].T,
-            "vocabulary.bias": host["b_vocab"],
-        }
-        self.load_state_dict(
-            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
-        )
-
 
 def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
     """A batch in its own order, cut to the longest caption."""
     steps = int((captions[:, 1:] != null).sum(axis=1).max())
-    words = (
-        torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T).contiguous().to(device)
-    )  # (T+1, N)
+    words = torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T)  # (T+1, N)
+    words = words.contiguous().to(device)
     return Batch(torch.from_numpy(features).to(device), words[:-1], words[1:].flatten())
 
 
@@ -265,10 +215,8 @@ def packed(features: np.ndarray, captions: np.ndarray, null: int, device: torch.
     """A batch with captions sorted by length, words and targets packed."""
     lengths = (captions[:, 1:] != null).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
-    words, steps = (
-        torch.from_numpy(captions[order].astype(np.int64)),
-        torch.from_numpy(lengths[order]),
-    )
+    words = torch.from_numpy(captions[order].astype(np.int64))
+    steps = torch.from_numpy(lengths[order])
     inputs, targets = (
         pack_padded_sequence(x, steps, batch_first=True) for x in (words[:, :-1], words[:, 1:])
     )
@@ -283,15 +231,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Batch]]
 
 
 def about(backend: str) -> dict[str, str]:
-    """PyTorch's version, and its threads or cuDNN."""
+    """PyTorch's version, and its threads or cuDNN. BackendError : it cannot use the GPU."""
     if backend == "numpy":
         return {"torch": str(torch.__version__), "torch_threads": str(torch.get_num_threads())}
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    return {"torch": str(torch.__version__), "cudnn": str(cudnn or "none")}
-
-
-def check_usable() -> None:
-    """Check that this PyTorch can use a GPU; if not, a BackendError."""
     if not torch.cuda.is_available():
         raise BackendError(
             "bench",
@@ -300,6 +242,7 @@ def check_usable() -> None:
             expected="one to time torch on",
             cause="is it a build for the CPU?",
         )
+    return {"torch": str(torch.__version__), "cudnn": str(torch.backends.cudnn.version())}
 
 
 def device_of(backend: str) -> torch.device:
@@ -310,95 +253,23 @@ def device_of(backend: str) -> torch.device:
 
 def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
     """Put model, optimiser and batches on the device; check the loss against xpcap's on NumPy."""
-    model, batches = _on_device(config, data, backend, layout)
-    step, on_gpu = training_step(model), batches[0].features.is_cuda
-    return Job(
-        lambda k: step(batches[k]),
-        device_clock if on_gpu else host_clock,
-        lambda: torch.cuda.max_memory_reserved() if on_gpu else None,
-    )
-
-
-def train_captured(config: Config, data: CaptionData, backend: str) -> Job:
-    """`train` with padded batches on a card, whose step is captured before."""
-    model, batches = _on_device(config, data, backend, "padded")
-    step = captured_step(model, batches)
-    return Job(lambda k: step(batches[k]), device_clock, torch.cuda.max_memory_reserved)
-
-
-def _on_device(
-    config: Config, data: CaptionData, backend: str, layout: str
-) -> tuple[Captioner, list[Batch]]:
-    """Model, ready to train, and batches on the device; the first one has xpcap's loss."""
     device = _prepare(backend)
     host, ours = host_batches(config, data), host_model(config, data)
-    model = _captioner(config, ours, device)
+    model, null = _captioner(config, ours, device), data.vocabulary.null
     batches = [
-        LAYOUTS[layout](features.astype(config.dtype), captions, data.vocabulary.null, device)
+        LAYOUTS[layout](features.astype(config.dtype), captions, null, device)
         for features, captions in host
     ]
-    check_same_loss(
-        float(model.eval()(batches[0]).detach()), ours, host[0], f"{config.name}, torch {layout}"
-    )
-    model.train()
-    return model, batches
+    loss = float(model(batches[0]).detach())
+    check_same_loss(loss, ours, host[0], f"{config.name}, torch {layout}")
+    step = training_step(model)
+    clock = device_clock if device.type == "cuda" else host_clock
+    return Job(lambda k: step(batches[k]), clock)
 
 
-Work = Callable[[], torch.Tensor]
-
-
-def captured_step(
-    model: torch.nn.Module,
-    batches: Sequence[Batch],
-    capture: Callable[[Work], Work] | None = None,
-) -> Callable[[Batch], torch.Tensor]:
-    """A training step of padded batches that replays captured work, by number of time steps.
-
-    `capture` makes a function that does all of the work again, on the same memory, and returns the
-    same tensor. Default: a CUDA graph.
-    """
-    on_gpu = batches[0].features.is_cuda
-    step, captured = training_step(model, capturable=on_gpu), dict[int, tuple[Batch, Work]]()
-    for batch in batches:
-        if len(batch.words) not in captured:
-            fixed = Batch(*(x.clone() for x in batch))
-            work = (capture or _graph)(functools.partial(step, fixed))
-            captured[len(batch.words)] = fixed, work
-
-    def replay(batch: Batch) -> torch.Tensor:
-        fixed, work = captured[len(batch.words)]
-        for to, x in zip(fixed, batch, strict=True):
-            to.copy_(x)
-        return work()
-
-    return replay
-
-
-def _graph(work: Work) -> Work:
-    """A CUDA graph of the work, which runs a few times before: libraries prepare themselves."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph):
-        result = work()
-
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return result
-
-    return replay
-
-
-def training_step(
-    model: torch.nn.Module, capturable: bool = False
-) -> Callable[[Batch], torch.Tensor]:
+def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
     """A training step, which returns the loss: gradients, clipping and fused Adam."""
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=LEARNING_RATE, fused=True, capturable=capturable
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(batch: Batch) -> torch.Tensor:
         loss: torch.Tensor = model(batch)
@@ -411,31 +282,21 @@ def training_step(
     return step
 
 
-def sample(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Greedy captions: `padded` keeps all until the last one ends, `packed` drops each."""
-    return _decode(config, data, backend, layout, Captioner.sample)
-
-
-def search(config: Config, data: CaptionData, backend: str, layout: str) -> Sample:
-    """Beam search: `padded` keeps all pictures until the last is done, `packed` drops each."""
-    return _decode(config, data, backend, layout, Captioner.search)
-
-
-def _decode(
-    config: Config, data: CaptionData, backend: str, layout: str, way: Callable[..., torch.Tensor]
-) -> Sample:
+def caption(config: Config, data: CaptionData, backend: str, work: str, layout: str) -> Sample:
+    """Captions by GREEDY or BEAM: `padded` keeps all pictures until the last is done, `packed` drops
+    each.
+    """
     device = _prepare(backend)
-    model = _captioner(config, host_model(config, data, make_ending_model), device).eval()
+    model = _captioner(config, host_model(config, data, ending=True), device).eval()
     features, vocabulary = torch.from_numpy(config.pictures()).to(device), data.vocabulary
+    decode = model.sample if work == GREEDY else model.search
 
-    def captions_of_pictures() -> np.ndarray:
+    def sample() -> np.ndarray:
         with torch.inference_mode():
-            captions = way(
-                model, features, vocabulary.start, vocabulary.end, drop=layout == "packed"
-            )
+            captions = decode(features, vocabulary.start, vocabulary.end, layout == "packed")
         return np.asarray(captions.cpu().numpy())
 
-    return captions_of_pictures
+    return sample
 
 
 def _prepare(backend: str) -> torch.device:
@@ -445,7 +306,6 @@ def _prepare(backend: str) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return device
 
 

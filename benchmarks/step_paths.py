@@ -3,9 +3,9 @@
     python -m benchmarks.step_paths --captions 64 --steps 200
 
 In the plain way CuPy computes each step by its own operations. Unpadded or padded, every step
-launches xpcap's kernels anew; padded, its launches can also be repeated as a list. All train on
-the same batches; the exit status is 1 if one of them does not train as NumPy does, or launches anew
-where it should repeat.
+launches xpcap's kernels anew; padded, its launches can also be repeated as a list, with FUSED or
+without. All train on the same batches; the exit status is 1 if one of them does not train as NumPy
+does, launches anew where it should repeat, or takes more memory from block to block.
 """
 
 import argparse
@@ -22,14 +22,15 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.work import CLIP, CONFIGS, LEARNING_RATE, LOSS_TOLERANCE, SEED, Config, make_model
+from benchmarks.work import CONFIGS, LEARNING_RATE, LOSS_TOLERANCE, SEED, Config, make_solver
 from xpcap import selfcheck
-from xpcap.backend import to_numpy, use_backend
+from xpcap.backend import array_module, to_numpy, use_backend
 from xpcap.cli.shared import table
 from xpcap.data.dataset import CaptionData
 from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
 from xpcap.models.device_batch import DeviceWorkspace
+from xpcap.ops import device
 from xpcap.training.solver import CaptioningSolver
 from xpcap.way import plain
 
@@ -37,7 +38,7 @@ from xpcap.way import plain
 # whole step in the direction of its rounding
 EPSILON = 1e-3
 PARAMETER_TOLERANCE = LEARNING_RATE / 10  # most that a step of Adam moves one is the whole rate
-PATHS = ("plain", "unpadded", "padded", "list")
+PATHS = ("plain", "unpadded", "padded", "list, FUSED 0", "list")
 BATCHES = 8  # of captions to draw from
 BLOCKS = 5  # that are timed
 
@@ -46,19 +47,27 @@ class PathResult(NamedTuple):
     """Training by one path."""
 
     name: str
-    ms: float  # a step, the median over blocks of the second half
+    times: Sequence[float]  # ms a step, of each block of the second half
     loss: float  # worst relative difference from NumPy's loss of a step
     parameter: float  # worst difference from NumPy's parameters after the last step
-    launches: int  # that a step repeats; 0: all are made anew
-    fits: float | None = None  # share of the batches that repeat them, the first among these
-    span: tuple[float, float] = (0.0, 0.0)  # ms a step in the fastest and the slowest block
+    launches: int = 0  # that a step repeats; 0: all are made anew
+    fits: float = 0.0  # share of the batches that repeat them, the first among these
+    used: Sequence[int] = ()  # bytes of CuPy's pool, before each block and after the last
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds a step."""
+        return statistics.median(self.times)
 
     @property
     def fault(self) -> str:
         """What is wrong; empty if nothing is."""
         if not (self.loss <= LOSS_TOLERANCE and self.parameter <= PARAMETER_TOLERANCE):
             return f"{self.name} does not train as NumPy does"
-        return "list repeats no launches" if self.name == "list" and not self.launches else ""
+        if self.name.startswith("list") and not self.launches:
+            return f"{self.name} repeats no launches"
+        grows = len(self.used) > BLOCKS and all(a < b for a, b in pairwise(self.used))
+        return f"{self.name} takes more memory from block to block" if grows else ""
 
 
 class Anew(Replay[Any]):
@@ -68,15 +77,15 @@ class Anew(Replay[Any]):
         return compute()
 
 
-def launch_anew(solver: CaptioningSolver) -> None:
-    """Let no step of a solver on a device repeat another's launches; padding stays."""
-    device_workspace(solver).replay = Anew()
-
-
 def device_workspace(solver: CaptioningSolver) -> DeviceWorkspace:
     """Memory of a solver on a device, with its layout and record."""
     assert isinstance(solver._workspace, DeviceWorkspace)
     return solver._workspace
+
+
+def card_config(captions: int) -> Config:
+    """Sizes of coco with the dropout of `train`, which a card draws itself."""
+    return replace(CONFIGS["coco"], N=captions, dropout=0.4)
 
 
 @contextlib.contextmanager
@@ -87,20 +96,13 @@ def on_path(name: str, config: Config, data: CaptionData) -> Iterator[Captioning
     """
     way = plain() if name == "plain" else contextlib.nullcontext()
     unchecked = mock.patch.object(selfcheck, "is_stored", return_value=True)
-    with use_backend("numpy" if name == "numpy" else "cupy"), way, unchecked:
-        solver = CaptioningSolver(
-            make_model(config, data),
-            data,
-            update_rule="adam",
-            optim_config={"learning_rate": LEARNING_RATE, "epsilon": EPSILON},
-            batch_size=config.N,
-            clip_norm=CLIP,
-            seed=SEED,
-        )
+    fused = mock.patch.object(device, "FUSED", 0 if "FUSED 0" in name else device.FUSED)
+    with use_backend("numpy" if name == "numpy" else "cupy"), way, unchecked, fused:
+        solver = make_solver(config, data, epsilon=EPSILON)
         if name == "unpadded":
             device_workspace(solver).layout = None
         elif name == "padded":
-            launch_anew(solver)
+            device_workspace(solver).replay = Anew()
         yield solver
 
 
@@ -113,22 +115,26 @@ def draw_batches(config: Config, count: int) -> list[np.ndarray]:
 def step_paths(config: Config, steps: int) -> list[PathResult]:
     """Train on the backend cupy by each path, and on NumPy first."""
     data, batches = config.data(BATCHES), draw_batches(config, steps)
-    half = steps // 2
-    block = max(1, (steps - half) // BLOCKS)
+    block = max(1, steps // 2 // BLOCKS)
+    first = steps - BLOCKS * block
 
     def train(name: str) -> tuple[PathResult, np.ndarray, np.ndarray]:
+        times, used = list[float](), list[int]()
         with on_path(name, config, data) as solver:
-            marks = []
-            for k, captions in enumerate(batches):
-                if k >= half and (k - half) % block == 0:
-                    float(solver.loss_history[-1])  # waits for the device
-                    marks.append((k, time.perf_counter()))
-                solver.train_batch(captions)
-            losses = np.array(solver.loss_history)  # waits, too
-            marks.append((steps, time.perf_counter()))
-            times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
-            ms, span = statistics.median(times), (min(times), max(times))
-            result = PathResult(name, ms, 0.0, 0.0, 0, span=span)
+
+            def run(batches: Sequence[np.ndarray]) -> float:
+                start = time.perf_counter()
+                for captions in batches:
+                    solver.train_batch(captions)
+                float(solver.loss_history[-1])  # waits for the device
+                if name != "numpy":
+                    used.append(array_module().get_default_memory_pool().used_bytes())
+                return 1e3 * (time.perf_counter() - start) / len(batches)
+
+            run(batches[:first])
+            times = [run(batches[k : k + block]) for k in range(first, steps, block)]
+            losses = np.array(solver.loss_history)
+            result = PathResult(name, times, 0.0, 0.0, used=used)
             if name != "numpy" and (replay := device_workspace(solver).replay).nodes:
                 launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
                 result = result._replace(launches=launches, fits=fits)
@@ -137,43 +143,33 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
     host, expected, parameters = train("numpy")
     found = [host]
     for name in PATHS:
-        result, losses, own = train(name)
-        found.append(
-            result._replace(
-                loss=float(np.max(np.abs(losses - expected) / np.abs(expected))),
-                parameter=float(np.max(np.abs(own - parameters))),
-            )
-        )
+        result, losses, trained = train(name)
+        loss = float(np.max(np.abs(losses - expected) / np.abs(expected)))
+        parameter = float(np.max(np.abs(trained - parameters)))
+        found.append(result._replace(loss=loss, parameter=parameter))
     return found
 
 
 def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
     """A table: headings, then a row for each path."""
+    differences = "worst loss", "worst parameter"
     rows: list[tuple[str, ...]] = [
-        (
-            "path",
-            "ms a step",
-            "from",
-            "to",
-            "worst loss",
-            "worst parameter",
-            "launches repeated",
-            "fit",
-        )
+        ("path", "ms a step", "from", "to", *differences, "launches repeated", "fit", "used MB")
     ]
-    for one in found:
-        differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
-        repeated = str(one.launches or "-"), "-" if one.fits is None else f"{one.fits:.0%}"
-        times = (f"{ms:.3f}" for ms in (one.ms, *one.span))
-        rows.append((one.name, *times, *differences, *repeated))
+    for path in found:
+        times = (f"{ms:.3f}" for ms in (path.ms, min(path.times), max(path.times)))
+        repeated = (str(path.launches), f"{path.fits:.0%}") if path.launches else ("-", "-")
+        used = f"{path.used[-1] / 1e6:.2f}" if path.used else "-"
+        errors = f"{path.loss:.1e}", f"{path.parameter:.1e}"
+        rows.append((path.name, *times, *errors, *repeated, used))
     return rows
 
 
 def summary(found: Sequence[PathResult]) -> str:
     """One line: what is wrong, or the times."""
-    if faults := "; ".join(filter(None, (one.fault for one in found))):
+    if faults := "; ".join(filter(None, (path.fault for path in found))):
         return faults
-    times = ", ".join(f"{one.name} {one.ms:.2f}" for one in found)
+    times = "; ".join(f"{path.name} {path.ms:.2f}" for path in found)
     return f"all train as NumPy does; ms a step: {times}"
 
 
@@ -182,16 +178,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_paths")
     whole = functools.partial(parser.add_argument, type=int)
     whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
-    whole("--steps", default=200, help="training steps (default: 200)")
+    whole("--steps", default=200, help="training steps, at least 10 (default: 200)")
     given = parser.parse_args(words)
     try:
         use_backend("cupy")
     except BackendError as error:
         sys.exit(str(error))
-    config = replace(CONFIGS["coco-dropout"], N=given.captions)
-    found = step_paths(config, given.steps)
+    found = step_paths(card_config(given.captions), given.steps)
     print(f"{table(path_rows(found))}\n{given.captions} captions: {summary(found)}")
-    return int(any(one.fault for one in found))
+    return int(any(path.fault for path in found))
 
 
 if __name__ == "__main__":

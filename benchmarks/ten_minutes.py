@@ -9,25 +9,31 @@ xpcap's kernels do not compute what the equations do. The last line is the verdi
 import argparse
 import contextlib
 import functools
+import math
 import os
 import statistics
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 
-from benchmarks.captured import Captured
 from benchmarks.card import libraries
-from benchmarks.step_paths import BATCHES, device_workspace, draw_batches, on_path
-from benchmarks.step_profile import Ahead
-from benchmarks.timing import host_clock
-from benchmarks.work import CONFIGS, LOSS_TOLERANCE, Config
+from benchmarks.step_paths import (
+    BATCHES,
+    PATHS,
+    card_config,
+    device_workspace,
+    draw_batches,
+    on_path,
+)
+from benchmarks.timing import device_clock, host_clock
+from benchmarks.work import LOSS_TOLERANCE, Config
 from xpcap.backend import array_module, get_backend, to_numpy, use_backend
 from xpcap.cli.shared import table
 from xpcap.device.cublas import Product, multiply
@@ -37,10 +43,10 @@ from xpcap.training.solver import CaptioningSolver
 
 HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
 GRADIENT_TOLERANCE = 3e-5  # of a tensor, relative to its largest value
-WORTH = 1.1  # a graph is worth its code if the list takes so many times as long
 SHOWN = 3  # faults in the verdict
 REPEATS = 200  # of a launch between two events
 WARM_UP = 10  # steps
+PRODUCT = 2048  # size of the matrices that keep the device busy
 ROWS, INNER, COLUMNS = 64, 512, 2048  # of the product that is timed alone
 
 Rows = list[tuple[str, ...]]  # of a table
@@ -187,7 +193,7 @@ def first_step(check: Check) -> None:
     expected = found.pop("numpy")
     rows: Rows = [("step", *expected)]
     for name, tensors in found.items():
-        errors = differences(tensors, expected)
+        errors = {key: relative(x, expected[key]) for key, x in tensors.items()}
         worst, tensor = check.worst[name] = max((e, key) for key, e in errors.items())
         rows.append((name, *(f"{error:.1e}" for error in errors.values())))
         if not (errors["loss"] <= LOSS_TOLERANCE and worst <= GRADIENT_TOLERANCE):
@@ -203,40 +209,44 @@ def gradients(solver: CaptioningSolver, captions: np.ndarray) -> Tensors:
     return {name: to_numpy(x).copy() for name, x in {"loss": loss, **grads}.items()}
 
 
-def differences(tensors: Tensors, expected: Tensors) -> dict[str, float]:
-    """The relative difference of each tensor."""
-    return {name: relative(x, expected[name]) for name, x in tensors.items()}
-
-
 # ---- 5, 6 and 7: what takes how long
 
 
+class Ahead:
+    """Products for the device to do while the host gets ahead of it: so that its times are of work,
+    and not of waiting.
+    """
+
+    def __init__(self) -> None:
+        self._xp = array_module()
+        self._x = self._xp.ones((PRODUCT, PRODUCT), np.float32)
+        self._out, clock = self._xp.empty_like(self._x), device_clock(self._xp)
+        self._multiply()
+        self._ms = statistics.median(clock(self._multiply) for _ in range(3))
+
+    def apart(self, work: Callable[[], object], ms: float) -> tuple[float, float]:
+        """Milliseconds of host and of device for work that takes the host some `ms`."""
+        before, behind = self._xp.cuda.Event(), self._xp.cuda.Event()
+        for _ in range(math.ceil(2 * ms / self._ms)):
+            self._multiply()
+        before.record()
+        host = host_clock(work)
+        behind.record()
+        behind.synchronize()
+        return host, float(self._xp.cuda.get_elapsed_time(before, behind))
+
+    def _multiply(self) -> None:
+        self._xp.dot(self._x, self._x, out=self._out)
+
+
 def paths(check: Check) -> None:
-    """Milliseconds of a step by each path, of host and device apart, and with a CUDA graph."""
+    """Milliseconds of a step by each path, and of host and device apart."""
     data, batches = check.config.data(BATCHES), draw_batches(check.config, check.steps)
-    ahead = Ahead(array_module())
-    for name, path, fused in (
-        ("plain", "plain", device.FUSED),
-        ("unpadded", "unpadded", device.FUSED),
-        ("padded", "padded", device.FUSED),
-        ("list, FUSED 0", "list", 0),
-        ("list", "list", device.FUSED),
-    ):
-        with mock.patch.object(device, "FUSED", fused), on_path(path, check.config, data) as solver:
+    ahead = Ahead()
+    for name in PATHS:
+        with on_path(name, check.config, data) as solver:
             check.times[name] = timed(solver, batches, ahead)
-    workspace = device_workspace(solver)
-    check.nodes = workspace.replay.nodes
-    try:
-        workspace.replay = Captured(workspace.replay)
-        for captions in batches[:BATCHES]:
-            graph = gradients(solver, captions)
-            with mock.patch.object(workspace, "layout", None):  # single launches
-                errors = differences(graph, gradients(solver, captions))
-            if not max(errors.values()) <= GRADIENT_TOLERANCE:
-                raise ArithmeticError(f"the graph differs from single launches: {errors}")
-        check.times["graph"] = timed(solver, batches, ahead)
-    except Exception as error:  # xpcap trains without one
-        print(f"no graph: {line_of(error)}")
+            check.nodes = device_workspace(solver).replay.nodes  # the last are the list's
     rows: Rows = [("path", "ms a step", "host", "device")]
     rows += [(name, *(f"{ms:.3f}" for ms in times)) for name, times in check.times.items()]
     print(table(rows))
@@ -261,7 +271,7 @@ def launches(check: Check) -> None:
     """Microseconds of each launch of the record, the mean of many."""
     if not check.nodes:
         raise ArithmeticError("there is no record")
-    ahead, times = Ahead(array_module()), []
+    ahead, times = Ahead(), list[float]()
     rows: Rows = [("launch", "grid, or m n k", "us")]
     for node in check.nodes:
         gemm = isinstance(node, Product)
@@ -284,8 +294,7 @@ def microseconds(call: Callable[[], object], ahead: Ahead) -> float:
 
 def products(check: Check) -> None:
     """A product by cuBLAS's sgemm as xpcap calls it, and by CuPy's matmul."""
-    xp, rng = array_module(), np.random.default_rng(0)
-    ahead = Ahead(xp)
+    xp, rng, ahead = array_module(), np.random.default_rng(0), Ahead()
     shapes = (ROWS, INNER), (INNER, COLUMNS)
     x, w = (xp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes)
     ours, theirs = (xp.empty((ROWS, COLUMNS), np.float32) for _ in range(2))
@@ -294,8 +303,9 @@ def products(check: Check) -> None:
         microseconds(lambda: xp.matmul(x, w, out=theirs), ahead),
     )
     error = relative(to_numpy(ours), to_numpy(theirs))
-    bits = f"they differ by {error:.1e}" if error else "the same bits"
-    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, {bits}")
+    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, apart {error:.1e}")
+    if not error <= GRADIENT_TOLERANCE:
+        raise ArithmeticError(f"the products differ by {error:.1e}")
 
 
 # ---- 8: what follows
@@ -316,16 +326,13 @@ def faults(check: Check) -> str:
 def decisions(check: Check) -> str:
     """Which ways pay, where all compute the same."""
     ms = {name: times.ms for name, times in check.times.items()}
-    gain = ms["list"] / ms["graph"] if "graph" in ms else 0
     worst, tensor = check.worst["repeated"]
-    graph = f"{gain - 1:+.0%} beside a graph, {'worth it' if gain > WORTH else 'not worth it'}"
     fused = "on" if ms["list"] <= ms["list, FUSED 0"] else "off"
     padding = "pays" if ms["list"] <= ms["unpadded"] else "does not pay: MAX_PADDED"
     return "; ".join(
         [
             f"CUDA kernels agree ({worst:.0e}, {tensor}), --plain ({ms['plain']:.2f} ms) not needed",
-            f"list {ms['list']:.2f} ms, {graph if gain else 'no graph timed'}",
-            f"FUSED {fused} ({ms['list, FUSED 0']:.2f} without)",
+            f"list {ms['list']:.2f} ms; FUSED {fused} ({ms['list, FUSED 0']:.2f} without)",
             f"padding {padding} ({ms['unpadded']:.2f} without)",
         ]
     )
@@ -350,7 +357,7 @@ def main(words: Sequence[str] | None = None) -> int:
     whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
     whole("--steps", default=50, help="steps to time of each path (default: 50)")
     given = parser.parse_args(words)
-    check = Check(replace(CONFIGS["coco-dropout"], N=given.captions), given.steps)
+    check = Check(card_config(given.captions), given.steps)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
         mock.patch.dict(os.environ, CUPY_CACHE_DIR=cache),

@@ -23,8 +23,6 @@ class Textbook:
     null, start : ids of these words
     learning_rate : of Adam
     clip : largest global norm of the gradients
-    dropout : share of features, word vectors and hidden states that `step` drops, by NumPy's global
-        generator
     """
 
     def __init__(
@@ -34,44 +32,31 @@ class Textbook:
         start: int,
         learning_rate: float,
         clip: float,
-        dropout: float = 0.0,
     ) -> None:
         self.params = {name: value.copy() for name, value in params.items()}
-        self.null, self.start, self.learning_rate, self.clip, self.dropout = (
-            null,
-            start,
-            learning_rate,
-            clip,
-            dropout,
-        )
+        self.null, self.start, self.learning_rate, self.clip = null, start, learning_rate, clip
         self.configs: dict[str, dict[str, Any]] = {name: {} for name in params}
 
-    def loss(
-        self, features: np.ndarray, captions: np.ndarray, dropout: float = 0.0
-    ) -> tuple[float, Arrays]:
+    def loss(self, features: np.ndarray, captions: np.ndarray) -> tuple[float, Arrays]:
         """The course's loss of features (N, D) and captions (N, T+1), and its gradients."""
         p = self.params
         captions_in, captions_out = captions[:, :-1], captions[:, 1:]
-        features, _ = dropout_forward(features, dropout)
         h0 = features @ p["W_proj"] + p["b_proj"]  # (N, H)
-        x, x_mask = dropout_forward(p["W_embed"][captions_in], dropout)  # (N, T, W)
+        x = p["W_embed"][captions_in]  # (N, T, W)
         h, cache = lstm_forward(x, h0, p["Wx"], p["Wh"], p["b"])  # (N, T, H)
-        h, h_mask = dropout_forward(h, dropout)
         scores = temporal_affine_forward(h, p["W_vocab"], p["b_vocab"])  # (N, T, V)
         loss, dscores = temporal_softmax_loss(scores, captions_out, captions_out != self.null)
         grads: Arrays = {}
         dh, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, h, p["W_vocab"])
-        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = lstm_backward(
-            dropout_backward(dh, h_mask), cache
-        )
+        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = lstm_backward(dh, cache)
         grads["W_embed"] = np.zeros_like(p["W_embed"])
-        np.add.at(grads["W_embed"], captions_in, dropout_backward(dx, x_mask))
+        np.add.at(grads["W_embed"], captions_in, dx)
         grads["W_proj"], grads["b_proj"] = features.T @ dh0, dh0.sum(axis=0)
         return loss, grads
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> float:
         """Take a training step: loss, gradients, clipping and Adam. Returns the loss."""
-        loss, grads = self.loss(features, captions, self.dropout)
+        loss, grads = self.loss(features, captions)
         norm = np.sqrt(sum(float(np.sum(grad**2)) for grad in grads.values()))
         if norm > self.clip:
             grads = {name: grad * np.float32(self.clip / norm) for name, grad in grads.items()}
@@ -93,19 +78,6 @@ class Textbook:
             words = (h @ p["W_vocab"] + p["b_vocab"]).argmax(axis=1)
             captions[:, t] = words
         return captions
-
-
-def dropout_forward(x: np.ndarray, share: float) -> tuple[np.ndarray, Any]:
-    """Inverted dropout: x with a share of its elements dropped, and the mask, or None."""
-    if not share:
-        return x, None
-    mask = (np.random.rand(*x.shape) >= share).astype(x.dtype) / x.dtype.type(1 - share)
-    return x * mask, mask
-
-
-def dropout_backward(dout: np.ndarray, mask: Any) -> np.ndarray:
-    """The gradient of dropout_forward."""
-    return dout if mask is None else dout * mask
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -228,7 +228,7 @@ def peak_memory() -> int | None:
     )
 
 
-# A busy neighbour
+# A busy machine
 
 SPIN = """
 import os, sys, threading
@@ -240,7 +240,7 @@ while True:
 
 
 @contextlib.contextmanager
-def busy_neighbour() -> Iterator[None]:
+def busy_process() -> Iterator[None]:
     """Keep a core busy by a process of another session, between which Linux shares time out."""
     with subprocess.Popen(
         [sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True

@@ -4,7 +4,7 @@ that a contender does the same work as xpcap on NumPy."""
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from xpcap.backend import to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import LIKE_COCO, Lengths, draw_data
 from xpcap.data.vocabulary import END, NULL, START, UNK
+from xpcap.distributed import SINGLE, Group
 from xpcap.layers import CELLS
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.models.batch import caption_lengths, deal, pack
@@ -21,24 +22,26 @@ from xpcap.training.solver import CaptioningSolver
 LEARNING_RATE = 1e-3
 CLIP = 50.0  # the default of `train`
 SEED = 0
-TRAINING = "training step"  # loss, gradients, clipping, Adam; float32
-SAMPLING = "greedy sampling"  # PICTURES pictures, at most MOST_WORDS words each
-BESIDE = "training step beside a busy process of another login"  # the same step
-WORKS = (TRAINING, SAMPLING)
-WIDTH, LENGTH_PENALTY = 5, 0.7
-# Of the same pictures and most words; ranked by log-probability / words**LENGTH_PENALTY
-BEAMS = f"beam search, {WIDTH} hypotheses"
+WIDTH, LENGTH_PENALTY = 5, 0.7  # ranked by log-probability / words**LENGTH_PENALTY
 PICTURES = 1000
 MOST_WORDS = LIKE_COCO.high + 1  # END included
+# Kinds of work
+STEP = "step"  # loss, gradients, clipping, Adam
+GREEDY, BEAM = "greedy", f"beam of {WIDTH}"  # captions of PICTURES pictures
+BUSY = "step on a busy machine"  # the same step, beside a busy process of another login
+POLICIES: dict[str, Policy | Beam] = {
+    GREEDY: Policy(max_length=MOST_WORDS),
+    BEAM: Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS),
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a captioner and its step, and its dropout.
+    """Sizes of a captioner and its step.
 
     N captions, D image feature, W word vector, H hidden, V vocabulary. With P a picture has P
-    regions of D numbers, to which every step attends. With `every_step` the image enters at every
-    step. Captions are `times_as_long` as COCO's.
+    regions of D numbers, to which every step attends. Captions are `times_as_long` as COCO's. With
+    `step_alone` no captions are timed, and no textbook.
     """
 
     name: str
@@ -47,17 +50,12 @@ class Config:
     W: int = 256
     H: int = 512
     V: int = 1004
-    dropout: float = 0.0
+    step_alone: bool = False
     P: int = 0
-    every_step: bool = False
     cell: str = "lstm"
     dtype: str = "float32"
     times_as_long: int = 1
-
-    @property
-    def is_the_textbooks(self) -> bool:
-        """Whether only sizes and dropout differ from the textbook's. Only then captions are timed."""
-        return self == Config(self.name, self.N, self.D, self.W, self.H, self.V, self.dropout)
+    dropout: float = 0.0  # of xpcap alone, on a card
 
     @property
     def columns(self) -> int:
@@ -68,11 +66,6 @@ class Config:
     def features(self) -> int | tuple[int, int]:
         """Size of a feature, or of a grid."""
         return (self.P, self.D) if self.P else self.D
-
-    @property
-    def inject(self) -> str:
-        """How the image enters."""
-        return "attention" if self.P else "every-step" if self.every_step else "init"
 
     def data(self, batches: int) -> CaptionData:
         """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
@@ -86,57 +79,36 @@ class Config:
         return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
 
 
-_EVERYWHERE = (
+_COCO, _FLICKR8K = Config("coco", 128), Config("flickr8k", 128, D=1280, V=2539)
+_USUAL = (
     Config("notebook", 25),
-    Config("coco", 128),
-    Config("flickr8k", 128, D=1280, V=2539),
+    _COCO,
+    _FLICKR8K,
     Config("large", 512),
     Config("vocab10k", 128, W=512, V=10000),
 )
-_ON_A_GPU = (  # the first four and those above: N = 25, 64, 128, 512 for each of two vocabularies
-    Config("coco-n64", 64),
-    Config("vocab10k-n25", 25, W=512, V=10000),
-    Config("vocab10k-n64", 64, W=512, V=10000),
-    Config("vocab10k-n512", 512, W=512, V=10000),
-    Config("coco-dropout", 128, dropout=0.4),  # the default of `train`
-    Config(
-        "flickr8k-v2540", 128, D=1280, V=2540
-    ),  # rows of V numbers begin at multiples of 16 bytes, unlike those of flickr8k's 2539
-)
-_WHEN_ASKED = (
-    Config("flickr8k-grid", 128, D=1280, V=2539, P=25),
-    *(Config(f"flickr8k-{cell}", 128, D=1280, V=2539, cell=cell) for cell in ("gru", "rnn")),
-    Config("flickr8k-float64", 128, D=1280, V=2539, dtype="float64"),
-    Config("flickr8k-long", 128, D=1280, V=2539, times_as_long=3),
-    Config("flickr8k-n64", 64, D=1280, V=2539),
-    Config("coco-n16", 16),
-    Config("coco-h1024", 128, H=1024),
+_STEP_ALONE = (
+    replace(_FLICKR8K, name="flickr8k-grid", P=25),
+    replace(_FLICKR8K, name="flickr8k-gru", cell="gru"),
+    replace(_FLICKR8K, name="flickr8k-rnn", cell="rnn"),
+    replace(_FLICKR8K, name="flickr8k-float64", dtype="float64"),
+    replace(_FLICKR8K, name="flickr8k-long", times_as_long=3),
+    replace(_FLICKR8K, name="flickr8k-n64", N=64),
+    replace(_COCO, name="coco-h1024", H=1024),
+    *(replace(_COCO, name=f"coco-n{N}", N=N) for N in (8, 16, 32, 64, 256, 1024)),
+    *(replace(_COCO, name=f"coco-v{V}", V=V) for V in (2000, 5000, 10000, 20000, 50000)),
     Config("demo", 32, D=2101, W=64, H=256, V=70),
     Config("small", 16, D=128, W=64, H=128, V=256),
 )
-CONFIGS = {config.name: config for config in _EVERYWHERE + _ON_A_GPU + _WHEN_ASKED}
+USUAL = tuple(config.name for config in _USUAL)
+CONFIGS = {config.name: config for config in _USUAL} | {
+    config.name: replace(config, step_alone=True) for config in _STEP_ALONE
+}
 
 
 def works_of(config: Config, works: Sequence[str]) -> list[str]:
     """The kinds of work among `works` that are timed at a configuration."""
-    return [work for work in works if config.is_the_textbooks or work in (TRAINING, BESIDE)]
-
-
-def usual(backend: str) -> list[str]:
-    """Names of the configurations that are timed by default on a backend."""
-    return [config.name for config in _EVERYWHERE + (() if backend == "numpy" else _ON_A_GPU)]
-
-
-def scaling(base: Config) -> dict[str, list[Config]]:
-    """Variations of `base` in one size, keyed by it: the batch N or the vocabulary V."""
-    sizes: dict[str, Sequence[Any]] = {
-        "N": (8, 16, 32, 64, 128, 256, 512, 1024),
-        "V": (1000, 2000, 5000, 10_000, 20_000, 50_000),
-    }
-    return {
-        key: [replace(base, name=f"{key}={value}", **{key: value}) for value in values]
-        for key, values in sizes.items()
-    }
+    return [work for work in works if work in (STEP, BUSY) or not config.step_alone]
 
 
 # What every contender trains and samples
@@ -152,16 +124,10 @@ class Job(NamedTuple):
 
     step: Callable[[int], object]
     clock: Clock
-    memory: Callable[
-        [], int | None
-    ]  # bytes: peak so far on the host, or held on the GPU; None if not measured
-    feed: Callable[[int], object] | None = None  # prepares batch k, if that is timed too
+    # Bytes: xpcap's peak so far on the host, or its pool on a card; None if not measured
+    memory: Callable[[], int | None] = lambda: None
 
 
-GREEDY, BEAM = (
-    Policy(max_length=MOST_WORDS),
-    Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS),
-)
 # Captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
 Sample = Callable[[], np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
@@ -187,24 +153,24 @@ def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
         config.cell,
         np.dtype(config.dtype),
         dropout=config.dropout,
-        inject=config.inject,
+        inject="attention" if config.P else "init",
         seed=SEED,
     )
 
 
 def make_solver(
-    config: Config, data: CaptionData, model: CaptioningRNN | None = None, **options: Any
+    config: Config, data: CaptionData, group: Group = SINGLE, **adam: float
 ) -> CaptioningSolver:
-    """A solver for `model`, by default that of make_model, with more options if given."""
+    """A solver of make_model's, by default alone and with the usual constants of Adam."""
     return CaptioningSolver(
-        model or make_model(config, data),
+        make_model(config, data),
         data,
         update_rule="adam",
-        optim_config={"learning_rate": LEARNING_RATE},
+        optim_config={"learning_rate": LEARNING_RATE, **adam},
         batch_size=config.N,
         clip_norm=CLIP,
         seed=SEED,
-        **options,
+        group=group,
     )
 
 
@@ -215,14 +181,10 @@ def make_ending_model(config: Config, data: CaptionData) -> CaptioningRNN:
     return model
 
 
-def host_model(
-    config: Config,
-    data: CaptionData,
-    make: Callable[[Config, CaptionData], CaptioningRNN] = make_model,
-) -> CaptioningRNN:
-    """The same model on NumPy, whatever the current backend."""
+def host_model(config: Config, data: CaptionData, *, ending: bool = False) -> CaptioningRNN:
+    """The model of make_model or make_ending_model on NumPy, whatever the current backend."""
     with use_backend("numpy"):
-        return make(config, data)
+        return (make_ending_model if ending else make_model)(config, data)
 
 
 def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, what: str) -> None:
@@ -305,11 +267,7 @@ TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
 # END's score rises by LOUD * TICK per step, far more than the spread of the other scores
 LOUD = 2000.0
 SILENT = -1e4  # bias of words that must not be sampled
-TIMER, MEMORY, CUE = (
-    0,
-    1,
-    0,
-)  # two hidden units, and a word dimension: 1 for START, 0 for other words
+TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units; a word dimension, 1 for START, 0 for others
 
 
 def make_captions_end(model: CaptioningRNN) -> None:
@@ -329,26 +287,21 @@ def make_captions_end(model: CaptioningRNN) -> None:
     Wx, Wh, b = params["Wx"], params["Wh"], params["b"]
     i, f, o, g = (slice(k * H, (k + 1) * H) for k in range(4))
     memory = Wh[:, g][:, MEMORY] * TICK
-    memory *= (
-        LIKE_COCO.deviation * TICK / np.linalg.norm(params["W_proj"] @ memory)
-    )  # features are standard normal
+    # Features are standard normal
+    memory *= LIKE_COCO.deviation * TICK / np.linalg.norm(params["W_proj"] @ memory)
     for gate in (i, f, o, g):
         Wx[:, gate][:, [TIMER, MEMORY]] = Wh[:, gate][:, [TIMER, MEMORY]] = 0
     b[i][TIMER] = b[f][[TIMER, MEMORY]] = b[o][[TIMER, MEMORY]] = OPEN
     b[g][TIMER] = math.atanh(TICK)
     b[i][MEMORY], Wx[CUE, i][MEMORY] = -OPEN, 2 * OPEN
     Wh[:, g][:, MEMORY] = memory
-    _score_end(params, word_to_idx[END])
-    params["b_vocab"][[word_to_idx[word] for word in (NULL, START, UNK)]] = SILENT
-    for name, value in params.items():
-        model.params[name] = value
-
-
-def _score_end(params: dict[str, np.ndarray], end: int) -> None:
-    """Score END by timer and memory alone, and all other words by the other units."""
-    W_vocab, b_vocab = params["W_vocab"], params["b_vocab"]
+    # END is scored by timer and memory alone, all other words by the other units
+    W_vocab, b_vocab, end = params["W_vocab"], params["b_vocab"], word_to_idx[END]
     W_vocab[[TIMER, MEMORY]] = W_vocab[:, end] = 0
     W_vocab[[TIMER, MEMORY], end] = LOUD
     length = LIKE_COCO.mean + 1  # END included
     # The first whole step past the threshold is on average half a step later
     b_vocab[end] = -LOUD * TICK * (length - 0.5)
+    b_vocab[[word_to_idx[word] for word in (NULL, START, UNK)]] = SILENT
+    for name, value in params.items():
+        model.params[name] = value

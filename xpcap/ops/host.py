@@ -1,4 +1,4 @@
-"""Operations on NumPy arrays: versions that work in place, each timed by benchmarks/parts.py.
+"""Operations on NumPy arrays: versions that work in place, each timed by benchmarks/ablation.py.
 
 Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. The time
 loops prepare everything that stays the same: with small batches NumPy's calls cost more than their
