@@ -1,18 +1,22 @@
 """Marks: what earns points and what does not, and what is said of it."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from refusals import refuses
-from students import FILES, STYLES, written
+from students import FILES, STYLES
 
 from xpcap.errors import OptionError
 from xpcap.exercise import table
 from xpcap.exercise.grading import Report, grade
 
 LAYERS, RNN = FILES["rnn_layers.py"], FILES["classifiers/rnn.py"]
-STEPS = [one.name for one in table.functions(["rnn_layers"]) if one.points]
+POINTS = [row.name for row in table.functions(["rnn_layers"]) if row.points]
+STEPS, LOOPS = (LAYERS.index(f"def {name}(") for name in ("lstm_step_forward", "lstm_forward"))
+TRACED = "def traced(f):\n    def call(*a, **options): return f(*a, **options)\n    return call\n"
+WRONG_STEP = ("o * tanh_next_c", "f * tanh_next_c")
 
 
 @pytest.fixture
@@ -29,11 +33,17 @@ def marked(tmp_path: Path) -> Callable[..., Report]:
     return mark
 
 
-def changed(text: str, function: str, right: str, wrong: str) -> str:
-    """A file with one text in the place of another in a function."""
-    start = text.index(f"def {function}(")
-    assert right in text[start:], right
-    return text[:start] + text[start:].replace(right, wrong, 1)
+def changed(text: str, *changes: tuple[str, str], at: str = "") -> str:
+    """A file with some texts in the place of others, after one of its texts."""
+    for right, wrong in changes:
+        start = text.index(right, text.index(at))
+        text = text[:start] + wrong + text[start + len(right) :]
+    return text
+
+
+def bare(text: str) -> str:
+    """A file whose imports lead to a file beside it, not into a package."""
+    return text.replace("from ..rnn_layers", "from rnn_layers")
 
 
 def failed(report: Report) -> dict[str, str]:
@@ -75,21 +85,21 @@ def test_expect_says_what_a_mark_is_of(marked: Callable[..., Report]) -> None:
 
 THEIRS = {  # files that hand over what the course gives
     "from the package": {
-        "a.py": "import cs231n.rnn_layers as r\n" + "".join(f"{n} = r.{n}\n" for n in STEPS),
+        "a.py": "import cs231n.rnn_layers as r\n" + "".join(f"{n} = r.{n}\n" for n in POINTS),
         "b.py": "from cs231n.classifiers import rnn as r\nCaptioningRNN = r.CaptioningRNN\n",
     },
     "from its own name": {
         "rnn_layers.py": "from ..rnn_layers import *\n"
-        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS),
+        + "".join(f"{name} = globals().get('{name}')\n" for name in POINTS),
     },
     "by bare names": {
         "my_layers.py": "import rnn_layers as r\n"
-        + "".join(f"def {n}(*a): return r.{n}(*a)\n" for n in STEPS),
+        + "".join(f"def {n}(*a): return r.{n}(*a)\n" for n in POINTS),
         "my_rnn.py": "from classifiers.rnn import CaptioningRNN as C\nclass CaptioningRNN(C): pass\n",
     },
     "from the library": {
         "rnn_layers.py": "from xpcap.layers import *\n"
-        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS),
+        + "".join(f"{name} = globals().get('{name}')\n" for name in POINTS),
     },
 }
 
@@ -101,30 +111,138 @@ def test_no_file_of_ours_earns_the_points_of_one_that_they_were_to_write(
     assert marked(THEIRS[way]).score == 0
 
 
-# One mistake costs once
+# One mistake costs once, and what is above a wrong function is asked above a right one
+
+LISTS = LAYERS.replace("cache.append(step)", "cache.append([1 * array for array in step])")
+OTHER_ARGUMENTS = changed(  # and a loop that builds caches anew
+    LISTS,
+    ("dnext_c, cache[t])", "dnext_c, tuple(cache[t]))"),
+    ("step_forward(x, prev_h, prev_c, Wx, Wh, b):", "step_forward(x, h, c, Wx, Wh, b, at=0):"),
+    ("    H = prev_h.shape[1]\n", "    prev_h, prev_c = h, c\n    H = prev_h.shape[1]\n"),
+    ("prev_h, prev_c, Wx, Wh, b)", "h=prev_h, c=prev_c, Wx=Wx, Wh=Wh, b=b, at=t)"),
+)
+FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
+    "in a package, with caches as dict": {
+        "rnn_layers.py": changed(
+            LAYERS,
+            ("cache = (x, prev_h, prev_c,", "cache = dict(x=x, all=(x, prev_h, prev_c,"),
+            ("o, g, tanh_next_c)\n", "o, g, tanh_next_c))\n"),
+            ("o, g, tanh_next_c = cache", "o, g, tanh_next_c = cache['all']"),
+            (
+                "def lstm_backward(dh, cache):\n    N, T, H = dh.shape\n    D = cache[0][0]",
+                "def lstm_backward(dh, cache):\n    N, T, H = dh.shape\n    D = cache[0]['x']",
+            ),
+        ),
+        "classifiers/rnn.py": RNN,
+    },
+    "in one file": {"solution.py": LAYERS + RNN.replace("from ..rnn_layers import *\n", "")},
+    "in two files, with helpers and a sigmoid of the captioner's own": {
+        "rnn_layers.py": OTHER_ARGUMENTS,
+        "utils.py": "import numpy as np\ndef sigmoid(x): return x\ndef unlike(a, b): return a != b\n",
+        "rnn.py": "from utils import unlike\n"
+        + changed(bare(RNN), ("captions_out != self._null", "unlike(captions_out, self._null)"))
+        + "def sigmoid(x): return 1 / (1 + np.exp(-x))\n",
+    },
+    "two files in a circle, decorated, under other names": {
+        "rnn_layers.py": TRACED
+        + LAYERS[:STEPS]
+        + LAYERS[LOOPS:].replace("def lstm_", "@traced\ndef lstm_")
+        + "from steps import lstm_step_forward, lstm_step_backward\n",
+        "steps.py": f"import numpy as np\nimport rnn_layers\n{TRACED}"
+        + LAYERS[STEPS:LOOPS]
+        .replace("sigmoid(", "rnn_layers.sigmoid(")
+        .replace("def lstm_", "@traced\ndef lstm_"),
+        "rnn.py": changed(
+            bare(RNN),
+            (
+                "import *",
+                "import *\nfrom rnn_layers import lstm_forward as run, lstm_backward as back",
+            ),
+            ("cache_rnn = lstm_forward(", "cache_rnn = run("),
+            ('grads["b"] = lstm_backward(', 'grads["b"] = back('),
+        ),
+    },
+}
 
 
-def test_a_loop_over_a_wrong_step_and_a_captioner_of_wrong_layers_are_right_in_themselves(
-    marked: Callable[..., Report],
+@pytest.mark.parametrize("form", FAIR)
+def test_a_wrong_step_costs_its_own_points_in_whatever_form_the_code_is(
+    form: str, marked: Callable[..., Report]
 ) -> None:
-    text = changed(LAYERS, "lstm_step_forward", "o * tanh_next_c", "f * tanh_next_c")
-    text = changed(text, "lstm_step_backward", "dgate_f * f * (1 - f)", "dgate_f")
-    report = marked({"cs231n/rnn_layers.py": text, "cs231n/classifiers/rnn.py": RNN})
-    follows = {one.function for one in report.results if one.kind.startswith("follows")}
-    assert {"lstm_forward", "lstm_backward"} <= follows
+    files = {
+        name: text.replace(*WRONG_STEP).replace("dgate_f * f * (1 - f)", "dgate_f")
+        for name, text in FAIR[form].items()
+    }
+    report = marked(files)
     assert failed(report) == {
         "lstm_step_forward": "gates swapped",
         "lstm_step_backward": "follows from another function",
     }
+    follows = {result.function for result in report if result.kind.startswith("follows")}
+    assert {"lstm_forward", "lstm_backward"} <= follows
+    assert report.score == 100 - 8 - 14
 
 
-def test_a_step_that_is_not_written_costs_its_own_points(marked: Callable[..., Report]) -> None:
-    start = LAYERS.index("def lstm_step_backward")
-    text = LAYERS[:start] + LAYERS[start:].replace(
-        "    x, prev_h", "    raise NotImplementedError\n    x, prev_h", 1
-    )
-    report = marked({"rnn_layers.py": text}, expect=["rnn_layers"])
-    assert failed(report) == {"lstm_step_backward": "not written yet"}
+def test_a_captioner_keeps_its_points_where_layers_are_missing_or_not_written(
+    marked: Callable[..., Report],
+) -> None:
+    names = ", ".join(re.findall(r"^def (\w+)\(", LAYERS, re.MULTILINE))
+    start, end = LAYERS.index("def lstm_forward"), LAYERS.index("def temporal_affine_forward")
+    written = LAYERS[:start] + "def lstm_backward(dh, cache):\n    raise NotImplementedError\n\n"
+    files = {
+        "rnn_layers.py": written + LAYERS[end:],
+        "rnn.py": bare(RNN).replace("import *", f"import {names}"),
+    }
+    report = marked(files)
+    assert set(failed(report)) == {"lstm_forward", "lstm_backward"}
+
+
+def test_a_given_function_that_is_broken_is_told_and_costs_what_it_makes_fail(
+    marked: Callable[..., Report],
+) -> None:
+    broken = changed(LAYERS, ("    dx_flat *= mask_flat[:, None]\n", ""))
+    report = marked({"rnn_layers.py": broken, "classifiers/rnn.py": RNN})
+    assert report.score == 100 - 7 - 7
+    found = {result.function: result.advice for result in report if not result.passed}
+    assert "The course gives temporal_softmax_loss" in found["temporal_softmax_loss"]
+    assert "Fix temporal_softmax_loss first" in found["CaptioningRNN.loss (lstm)"]
+
+
+def test_random_numbers_are_the_same_in_each_pass(marked: Callable[..., Report]) -> None:
+    start = "    prev_c = np.zeros((N, H))\n"
+    text = changed(LAYERS, WRONG_STEP, (start, f"{start}    prev_c += np.random.rand()\n"))
+    report = marked({"rnn_layers.py": text}, expect=["rnn_layers"], only=["lstm_*"])
+    assert failed(report)["lstm_forward"] == "random results"
+
+
+def test_numeric_gradients_are_named_and_pass(marked: Callable[..., Report]) -> None:
+    """By finite differences in one function, by complex steps in another."""
+    numeric = """
+def slopes(f, arguments, dout, step):
+    arguments, grads = [np.array(one, type(step)) for one in arguments], []
+    for array in arguments:
+        grads.append(np.zeros(array.shape))
+        for index in np.ndindex(array.shape):
+            array[index] += step
+            above = f(*arguments)[0]
+            array[index] -= 2 * step
+            slope = (above - f(*arguments)[0]) / 2 / step
+            grads[-1][index] = (slope.real * dout).sum()
+            array[index] += step
+    return tuple(grads)
+def rnn_step_backward(dnext_h, cache):
+    return slopes(rnn_step_forward, cache[:5], dnext_h, 1e-5)
+def affine_backward(dout, cache):
+    return slopes(lambda x, w, b: [x.reshape(len(x), -1) @ w + b], cache, dout, 1e-30j)
+"""
+    files = {"cs231n/rnn_layers.py": LAYERS + numeric, "cs231n/classifiers/rnn.py": RNN}
+    only = ["rnn_step_*", "affine_*", "CaptioningRNN.loss (rnn)"]
+    report = marked(files, only=only)
+    assert {result.function: result.kind for result in report if result.kind} == {
+        "rnn_step_backward": "finite differences",
+        "affine_backward": "complex step",
+    }
+    assert failed(report) == {}
 
 
 def test_a_loop_of_nothing_earns_nothing(marked: Callable[..., Report]) -> None:
@@ -158,13 +276,16 @@ def test_a_file_that_cannot_be_imported_is_one_result(marked: Callable[..., Repo
 
 
 def test_odd_results_are_verdicts(marked: Callable[..., Report]) -> None:
-    text = changed(LAYERS, "rnn_step_forward", "return next_h, cache", "return next_h")
-    text = changed(text, "rnn_step_backward", "return dx,", "return [[1], [2, 3]], dx.tolist(),")
-    text = changed(
-        text, "word_embedding_forward", "return out, cache", "return out.tolist(), cache"
-    )
-    text = changed(text, "word_embedding_backward", "return dW", "return object()")
-    rnn = changed(RNN, "sample", "return captions", "return ()")
+    odd = [
+        ("rnn_step_forward", "return next_h, cache", "return next_h"),
+        ("rnn_step_backward", "return dx,", "return [[1], [2, 3]], dx.tolist(),"),
+        ("word_embedding_forward", "return out, cache", "return out.tolist(), cache"),
+        ("word_embedding_backward", "return dW", "return object()"),
+    ]
+    text = LAYERS
+    for function, right, wrong in odd:
+        text = changed(text, (right, wrong), at=f"def {function}(")
+    rnn = changed(RNN, ("return captions", "return ()"), at="def sample(")
     kinds = failed(marked({"cs231n/rnn_layers.py": text, "cs231n/classifiers/rnn.py": rnn}))
     assert kinds.pop("CaptioningRNN.sample (rnn)") == "wrong results"
     assert kinds.pop("CaptioningRNN.sample (lstm)") == "wrong results"
@@ -173,53 +294,9 @@ def test_odd_results_are_verdicts(marked: Callable[..., Report]) -> None:
     assert set(kinds) <= {"rnn_step_backward", "rnn_backward"}
 
 
-def test_plots_prints_and_settings_of_numpy_cost_nothing(marked: Callable[..., Report]) -> None:
-    head = """
-import builtins, sys
-import numpy as np
-import matplotlib.pyplot as plt
-from matplotlib import pyplot, rcParams
-rcParams["figure.figsize"] = (10.0, 8.0)
-figure, axes = plt.subplots(nrows=2)
-axes[0].plot([1, 2], label="loss").set(title="tanh")
-plt.show()
-np.seterr(all="raise")
-np.set_printoptions(precision=2)
-np.random.seed(231)
-dot = np.dot
-np.dot = lambda *a, **k: (print(*a), dot(*a, **k))[1]
-sys.stdout.write("x" * 10**6)
-"""
-    assert marked({"rnn_layers.py": head + LAYERS}, expect=["rnn_layers"]).score == 100
-
-
-def test_finite_differences_are_named_and_pass(marked: Callable[..., Report]) -> None:
-    numeric = """
-def rnn_step_backward(dnext_h, cache):
-    x, prev_h, Wx, Wh, b, _ = cache
-    arguments, grads = [np.array(one) for one in (x, prev_h, Wx, Wh, b)], []
-    for array in arguments:
-        grad = np.zeros_like(array)
-        for index in np.ndindex(array.shape):
-            array[index] += 1e-5
-            above = rnn_step_forward(*arguments)[0]
-            array[index] -= 2e-5
-            grad[index] = ((above - rnn_step_forward(*arguments)[0]) * dnext_h).sum() / 2e-5
-            array[index] += 1e-5
-        grads.append(grad)
-    return tuple(grads)
-"""
-    files = {"cs231n/rnn_layers.py": LAYERS + numeric, "cs231n/classifiers/rnn.py": RNN}
-    report = marked(files, only=["rnn_step_*", "CaptioningRNN.loss (rnn)"])
-    assert {one.function: one.kind for one in report.results if one.kind} == {
-        "rnn_step_backward": "finite differences"
-    }
-    assert failed(report) == {}
-
-
 @pytest.mark.parametrize("style", STYLES)
-def test_right_solutions_pass_in_any_style(style: str, tmp_path: Path) -> None:
-    report = grade(written(STYLES[style], tmp_path), seed=0)
+def test_right_solutions_pass_in_any_style(style: str, marked: Callable[..., Report]) -> None:
+    report = marked({f"cs231n/{name}": text for name, text in STYLES[style].items()})
     assert failed(report) == {}
-    assert len({one.function for one in report.results}) == 25
+    assert len({result.function for result in report}) == 25
     assert report.score == 100

@@ -455,8 +455,28 @@ def _float32(text: str) -> str:
     return text.replace("np.tanh(forward)", "np.tanh(forward.astype(np.float32))")
 
 
+NOTEBOOK = """
+import builtins, sys
+import numpy as np
+import matplotlib.pyplot as plt
+from matplotlib import pyplot, rcParams
+rcParams["figure.figsize"] = (10.0, 8.0)
+figure, axes = plt.subplots(nrows=2)
+axes[0].plot([1, 2], label="loss").set(title="tanh")
+plt.show()
+np.seterr(all="raise")
+np.set_printoptions(precision=2)
+np.random.seed(231)
+dot = np.dot
+np.dot = lambda *a, **k: (print(*a), dot(*a, **k))[1]
+sys.stdout.write("x" * 10**6)
+"""
+
 STYLES = {
-    "as the course's hints suggest": FILES,
+    "as the course's hints suggest, with plots, prints and settings of NumPy": {
+        **FILES,
+        "rnn_layers.py": NOTEBOOK + LAYERS,
+    },
     "loops over elements, einsum without steps": {
         **FILES,
         "rnn_layers.py": LAYERS + LOOPS_AND_EINSUM,
