@@ -1,6 +1,7 @@
 """Handouts hold no solution, fail at the first function that is not written, and work once it is."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ from refusals import refuses
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise import table
 from xpcap.exercise.grading.run import PACKAGES
-from xpcap.exercise.handout import TO_WRITE, functions, handout, sections
+from xpcap.exercise.handout import TO_WRITE, functions, handout
 from xpcap.verify import verify
 
 DOCS = Path(__file__).parents[2] / "docs" / "tutorials"
@@ -113,12 +114,6 @@ def test_a_blank_has_the_shape_of_every_array_and_presets_every_result(folder: P
             assert set(results_of(name)) <= preset
             if name.startswith("Captioning"):
                 assert {"W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab"} <= preset
-
-
-def test_the_text_of_blanks_is_of_functions_that_students_write() -> None:
-    assert set(sections()) == {"arrays", *TO_WRITE}
-    for name in TO_WRITE:
-        assert len(sections()[name].comment.split()) > 10
 
 
 def test_students_write_in_the_order_of_the_course_the_rnn_first() -> None:
@@ -299,24 +294,17 @@ def test_a_notebook_of_a_handout_works_once_all_is_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "first"),
-    [("rnn_captioning.ipynb", "rnn_step_forward"), ("lstm_captioning.ipynb", "rnn_forward")],
-)
-def test_a_blank_notebook_stops_at_the_first_function_that_is_not_written(
-    name: str, first: str, folder: Path
-) -> None:
+def test_a_blank_notebook_stops_at_the_first_function_that_is_not_written(folder: Path) -> None:
     exceptions = pytest.importorskip("nbclient.exceptions")
-    message = rf"NotImplementedError\S*: {first} is not written yet\n"  # in colours
+    message = r"NotImplementedError\S*: rnn_step_forward is not written yet\n"  # in colours
     with pytest.raises(exceptions.CellExecutionError, match=message):
-        run_in(folder, name, "PICTURES, VAL_PICTURES = 60, 8")
+        run_in(folder, "rnn_captioning.ipynb", "PICTURES, VAL_PICTURES = 60, 8")
 
 
 def test_files_of_a_handout_give_the_published_numbers_once_all_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As files of their own, which import each other by bare names."""
-    import importlib
 
     names = table.HANDED_OUT
     handout(tmp_path, blank=[])
@@ -326,7 +314,8 @@ def test_files_of_a_handout_give_the_published_numbers_once_all_is_written(
     try:
         layers, captioner, rules = (importlib.import_module(name) for name in names[:3])
         assert Path(str(captioner.__file__)).parent == tmp_path
-        rows = verify(layers=layers, optim=rules, captioner=captioner.CaptioningRNN)
+        rows = list(verify(layers=layers, optim=rules, captioner=captioner.CaptioningRNN))
+        assert len(rows) > 60
         assert [row for row in rows if not row.passed] == []
     finally:
         for name in names:

@@ -55,7 +55,7 @@ def test_whatever_is_observed_gets_a_verdict(module: str, monkeypatch: pytest.Mo
         wrong = judge.Judged([judge.Result("", False, kind=judge.NOT_WRITTEN)])
         verdicts = dict.fromkeys((row.forward, row.step, "adam", "sigmoid"), wrong)
         assert judge.judge(row, right, right, cases, [], {}).passed
-        for _ in range(40):
+        for _ in range(12):
             seen = expected.until_end(row, disturbed(right, rng), cases)
             below = [name for name in verdicts if name and rng.random() < 0.3]
             for result in judge.judge(row, seen, right, cases, below, verdicts).results:

@@ -1,4 +1,4 @@
-"""The course's files in plain NumPy equal the library, and give the course's published numbers.
+"""The course's files in plain NumPy equal the library; test_handout.py has the published numbers.
 
 frozen.json has float64 results of `rnn_layers` as it was when the layers were last rewritten: neither
 text can drift along with the other.
@@ -17,7 +17,6 @@ from xpcap import layers, optim
 from xpcap.data import to_coco
 from xpcap.exercise.reference import captioning_solver, coco_utils, rnn, rnn_layers
 from xpcap.exercise.reference import optim as reference_optim
-from xpcap.verify import verify
 
 N, T, D, H, V = 3, 5, 4, 6, 7
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -69,24 +68,21 @@ def test_a_layer_gives_its_frozen_values(layer: str, functions: Any) -> None:
         np.testing.assert_allclose(got.ravel(), values, rtol=1e-13, atol=1e-14)
 
 
-@DTYPES
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_equals_the_librarys_both_ways(
-    layer: str, dtype: str, rng: np.random.Generator
+def test_a_layer_in_float32_equals_the_librarys_both_ways(
+    layer: str, rng: np.random.Generator
 ) -> None:
-    inputs = [rng.standard_normal(shape).astype(dtype) for shape in shapes_of(layer)]
+    inputs = [rng.standard_normal(shape).astype("f4") for shape in shapes_of(layer)]
     if layer == "word_embedding":
         inputs = [rng.integers(0, V, (N, T)), *inputs]
-    *outputs, cache = getattr(rnn_layers, f"{layer}_forward")(*inputs)
-    *expected, our_cache = getattr(layers, f"{layer}_forward")(*inputs)
-    upstream = [rng.standard_normal(out.shape).astype(dtype) for out in expected]
-    grads = getattr(rnn_layers, f"{layer}_backward")(*upstream, cache)
-    our_grads = getattr(layers, f"{layer}_backward")(*upstream, our_cache)
-    assert len(outputs) == len(expected)
-    if layer == "word_embedding":
-        grads, our_grads = (grads,), (our_grads,)
-    for got, wanted in zip((*outputs, *grads), (*expected, *our_grads), strict=True):
-        assert_equal(got, wanted, dtype)
+    both, upstream = [], None
+    for functions in (rnn_layers, layers):
+        *outputs, cache = getattr(functions, f"{layer}_forward")(*inputs)
+        upstream = upstream or [rng.standard_normal(out.shape).astype("f4") for out in outputs]
+        grads = getattr(functions, f"{layer}_backward")(*upstream, cache)
+        both.append((*outputs, *(grads if isinstance(grads, tuple) else (grads,))))
+    for got, wanted in zip(*both, strict=True):
+        assert_equal(got, wanted, "float32")
 
 
 @DTYPES
@@ -94,8 +90,9 @@ def test_sigmoid_and_loss_equal_the_librarys(dtype: str, rng: np.random.Generato
     x = (40 * rng.standard_normal((N, T, V))).astype(dtype)
     assert_equal(rnn_layers.sigmoid(x), layers.sigmoid(x), dtype)
     y, mask = rng.integers(0, V, (N, T)), rng.random((N, T)) < 0.6
-    loss, dx = rnn_layers.temporal_softmax_loss(x, y, mask)
-    our_loss, our_dx = layers.temporal_softmax_loss(x, y, mask)
+    (loss, dx), (our_loss, our_dx) = (
+        functions.temporal_softmax_loss(x, y, mask) for functions in (rnn_layers, layers)
+    )
     np.testing.assert_allclose(loss, our_loss, rtol=TOLERANCE[dtype])
     assert_equal(dx, our_dx, dtype)
 
@@ -193,22 +190,7 @@ def test_minibatches_and_texts_are_the_librarys() -> None:
     for room in (coco_utils, xpcap):
         np.random.seed(231)
         captions, features, urls = room.sample_coco_minibatch(data, batch_size=6, split="val")
-        texts = room.decode_captions(captions, data["idx_to_word"])
-        both.append(
-            (
-                captions,
-                features,
-                urls,
-                texts,
-                room.decode_captions(captions[0], data["idx_to_word"]),
-            )
-        )
+        texts = [room.decode_captions(ids, data["idx_to_word"]) for ids in (captions, captions[0])]
+        both.append((captions, features, urls, *texts))
     for got, expected in zip(*both, strict=True):
         np.testing.assert_array_equal(got, expected)
-
-
-def test_the_published_numbers_hold() -> None:
-    """Those of conformance.json, and the course's gradient checks."""
-    rows = list(verify(layers=rnn_layers, optim=reference_optim, captioner=rnn.CaptioningRNN))
-    assert [row for row in rows if not row.passed] == []
-    assert len(rows) > 60
