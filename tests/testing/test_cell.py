@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from new_cells import NEW_CELLS, MinimalGated
+from new_cells import MinimalGated
 from refusals import refuses
 
 from xpcap import OptionError, to_numpy, use_backend
@@ -14,7 +14,6 @@ from xpcap.errors import ContractError
 from xpcap.layers import CELLS, Cell, stack
 from xpcap.layers.cell import Activation, Shapes
 from xpcap.layers.rnn import RNN, RNNCell
-from xpcap.models.config import INJECT
 from xpcap.testing import CELL, check_cell
 from xpcap.testing import cell as contract
 from xpcap.testing.cell import CAPTIONS, STEP, Trial
@@ -29,7 +28,7 @@ class Renamed(MinimalGated):
         return {"Wf": (H, H), "c": (2 * H,), "Wn": (H, H), "U": (W, 2 * H)}
 
 
-OTHERS = NEW_CELLS | {
+OTHERS: dict[str, Cell] = {
     "renamed": Renamed(),
     "gru2": stack(CELLS["gru"], CELLS["gru"]),
     "renamed+lstm+renamed": stack(Renamed(), CELLS["lstm"], Renamed()),
@@ -61,7 +60,7 @@ def computed(trial: Trial) -> dict[str, Any]:
 
 
 @each_cell
-@pytest.mark.parametrize("inject", INJECT)
+@pytest.mark.parametrize("inject", ["init", "attention+every-step"])
 @pytest.mark.parametrize(
     "lib", ["emulated", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
 )
@@ -75,7 +74,7 @@ def test_devices_agree(cell: str, inject: str, lib: Any) -> None:
         np.testing.assert_allclose(to_numpy(found[name]), x, rtol=1e-11, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("cell", [*CELLS, "plain"])
+@pytest.mark.parametrize("cell", [*CELLS, "renamed"])
 def test_loop_refuses_arrays_that_do_not_fit(cell: str) -> None:
     loop, kind = Trial(cell).loop(), type(CELLS[cell]).__name__
     _, (cache, _) = loop.forward()
@@ -219,8 +218,6 @@ def test_cell_that_breaks_a_claim_is_named_with_what_is_wrong(
     monkeypatch.setitem(CELLS, "broken", broken)
     with refuses(ContractError, function="check_cell", thing=thing, got=got):
         check_cell("broken", [claim])
-    with pytest.raises(AssertionError):
-        check_cell("broken")
 
 
 def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,17 +47,18 @@ def test_sequences_of_no_steps_keep_the_contract(pair: str) -> None:
 
 
 @on_devices
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_devices_agree(pair: str, dtype: str, tolerance: float, lib: Any) -> None:
+def test_devices_agree(pair: str, lib: Any) -> None:
+    """float32 is compared by runs in lock-step, in tests/verify."""
     for case in contract.trials(**PAIRS[pair]):
-        found, _ = case.outcome(*case.draw(dtype))
+        found, _ = case.outcome(*case.draw("float64"))
         with use_backend("numpy"):
-            expected, _ = case.outcome(*case.draw(dtype))
+            expected, _ = case.outcome(*case.draw("float64"))
         for name, x in expected.items():
             assert isinstance(found[name], lib.xp.ndarray), name
-            close = {"rtol": tolerance, "atol": tolerance}
-            np.testing.assert_allclose(to_numpy(found[name]), x, **close, err_msg=name)
+            np.testing.assert_allclose(
+                to_numpy(found[name]), x, rtol=1e-12, atol=1e-12, err_msg=name
+            )
 
 
 # ---- Pairs that break the contract, each one claim at least
@@ -196,8 +197,6 @@ def test_layer_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> No
     claim, pair, thing, got = BROKEN[wrong]
     with refuses(ContractError, function="check_layer", thing=thing, got=got):
         check_layer(*pair, SHAPES, contract=[claim])
-    with pytest.raises(AssertionError):
-        check_layer(*pair, SHAPES)
 
 
 def test_a_layer_of_ones_own_keeps_the_contract() -> None:
