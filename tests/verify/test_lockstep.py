@@ -95,95 +95,83 @@ def da_a_little(step_fn: ops.StepFn, *args: Any) -> ops.StepFn:
     return spoilt_step
 
 
-MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
-    (HostOps, "softmax_loss", "lstm", "loss"),
-    (LSTMCell, "equation", "lstm", "loss"),
-    (LSTMCell, "gradient", "lstm", "dWh"),
-    (RNNCell, "equation", "rnn", "loss"),
-    (RNNCell, "gradient", "rnn", "dWh"),
-    (HostOps, "segment_sum", "rnn", "db"),
-    (HostOps, "gather", "rnn", "loss"),
-    (HostOps, "scatter", "rnn", "dW_embed"),
-    (HostOps, "global_norm", "rnn", "norm"),
+def too_far(norm: Any, x: Any, *_: Any) -> Any:
+    """Clipping below the limit."""
+    x *= 1 - 1e-4
+    return norm
+
+
+def rounded(x: Any, w: Any, *_: Any) -> Any:
+    """An update whose weights go through float32."""
+    w[...] = w.astype(np.float32)
+    return x
+
+
+MISTAKES = [  # where, the op, its change, the cell, and the first tensor that it touches
+    (HostOps, "softmax_loss", a_little, "lstm", "loss"),
+    (LSTMCell, "equation", a_little, "lstm", "loss"),
+    (LSTMCell, "gradient", a_little, "lstm", "dWh"),
+    (RNNCell, "equation", a_little, "rnn", "loss"),
+    (RNNCell, "gradient", a_little, "rnn", "dWh"),
+    (HostOps, "segment_sum", a_little, "rnn", "db"),
+    (HostOps, "gather", a_little, "rnn", "loss"),
+    (HostOps, "scatter", a_little, "rnn", "dW_embed"),
+    (HostOps, "global_norm", a_little, "rnn", "norm"),
+    (HostOps, "clip_by_norm", too_far, "rnn", "m of W_proj"),
+    (HostOps, "adam_update", rounded, "lstm", "W_proj"),
 ]
 
 
-def test_a_change_is_named_by_its_step_and_tensor() -> None:
-    for owner, op, cell, tensor in MISTAKES:
-        setup = Setup(cell, "float64", **SMALL)
-        # A loop's fast version does not call the op
-        place = on("numpy") if owner is HostOps else plain
-        outcome = lock_step(setup, on("numpy"), spoilt(place, owner, op, a_little, since=3))
-        assert (outcome.step, outcome.tensor, outcome.diverged) == (3, tensor, True), op
-        assert 1e-9 < outcome.error < 1e-3
+@pytest.mark.parametrize(("owner", "op", "change", "cell", "tensor"), MISTAKES)
+def test_a_change_is_named_by_its_step_and_tensor(
+    owner: type, op: str, change: Any, cell: str, tensor: str
+) -> None:
+    setup = Setup(cell, "float64", **SMALL)
+    # A loop's fast version does not call the op
+    place = on("numpy") if owner is HostOps else plain
+    outcome = lock_step(setup, on("numpy"), spoilt(place, owner, op, change, since=3))
+    assert (outcome.step, outcome.tensor, outcome.diverged) == (3, tensor, True)
+    assert 1e-9 < outcome.error < 1e-3
 
 
-def test_a_change_of_clipping_is_named_by_what_it_moves() -> None:
-    def clip_too_far(norm: Any, x: Any, *args: Any) -> Any:
-        x *= 1 - 1e-4
-        return norm
-
-    place = spoilt(on("numpy"), HostOps, "clip_by_norm", clip_too_far, since=3)
-    outcome = lock_step(Setup("rnn", "float64", **SMALL), on("numpy"), place)
-    assert (outcome.step, outcome.tensor, outcome.diverged) == (3, "m of W_proj", True)
-
-
-def test_a_change_of_the_update_is_named_too() -> None:
-    update = HostOps.adam_update
-
-    def rounded(self: HostOps, w: Any, *args: Any) -> None:
-        update(self, w, *args)
-        w[...] = w.astype(np.float32)
+def products(dot: Callable[..., Any]) -> Scope:
+    """NumPy and the plain equations with other products."""
 
     @contextlib.contextmanager
     def place() -> Iterator[None]:
-        with use_backend("numpy"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(HostOps, "adam_update", rounded)
+        with plain(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(np, "dot", dot)
             yield
 
-    outcome = lock_step(Setup("lstm", "float64", **SMALL), on("numpy"), place)
-    assert (outcome.step, outcome.tensor, outcome.diverged) == (1, "W_proj", True)
+    return place
 
 
 @CELLS
 def test_products_in_tf32_diverge(cell: str) -> None:
     dot = np.dot
 
-    def rounded(x: np.ndarray) -> np.ndarray:
-        """To the ten bits after the point that TF32 keeps of float32's 23."""
+    def tf32(x: np.ndarray) -> np.ndarray:
+        """The ten bits after the point that TF32 keeps of float32's 23."""
         return ((x.view(np.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(np.float32)
 
-    @contextlib.contextmanager
-    def place() -> Iterator[None]:
-        with use_backend("numpy"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(np, "dot", lambda a, b, out=None: dot(rounded(a), rounded(b), out=out))
-            yield
-
-    outcome = lock_step(Setup(cell, "float32"), on("numpy"), place)
+    place = products(lambda a, b, out=None: dot(tf32(a), tf32(b), out=out))
+    outcome = lock_step(Setup(cell, "float32"), plain, place)
     assert (outcome.step, outcome.diverged) == (1, True)
     assert outcome.error > TOLERANCE["float32"]
 
 
-@CELLS
-def test_products_added_up_in_another_order_stay_together_at_the_notebooks_size(cell: str) -> None:
+def test_products_added_up_in_another_order_stay_together_at_the_notebooks_size() -> None:
     """A card's products differ from NumPy's by rounding: here each is added up in float64. float32
     has to bear that ten times over.
     """
     dot = np.dot
 
-    @contextlib.contextmanager
-    def place() -> Iterator[None]:
-        with plain(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                np,
-                "dot",
-                lambda a, b, out: (
-                    np.copyto(out, dot(a.astype("f8"), b.astype("f8")), casting="same_kind") or out
-                ),
-            )
-            yield
+    def in_float64(a: Any, b: Any, out: Any) -> Any:
+        np.copyto(out, dot(a.astype("f8"), b.astype("f8")), casting="same_kind")
+        return out
 
-    outcome = lock_step(Setup(cell, "float32", **NOTEBOOK, steps=3), place, on("numpy"))
+    setup = Setup("lstm", "float32", **NOTEBOOK, steps=3)
+    outcome = lock_step(setup, products(in_float64), on("numpy"))
     assert not outcome.diverged
     assert 0 < outcome.error < 0.2 * TOLERANCE["float32"]
 
@@ -248,8 +236,10 @@ def test_clipping_acts_in_some_steps_and_not_in_others() -> None:
     assert min(norms) < setup.clip < max(norms)
 
 
-@CELLS
-@DTYPES
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [("rnn", "float32"), ("lstm", "float32"), ("lstm", "float64"), ("gru", "float64")],
+)
 def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device: Emulator) -> None:
     outcome = lock_step(Setup(cell, dtype), on("cupy"), on("numpy"))
     assert not outcome.diverged
@@ -257,14 +247,10 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
     assert outcome.repeated == (3 if has_kernels(layers.CELLS[cell]) else 0)
 
 
-@CELLS
 @pytest.mark.slow
-def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(
-    cell: str, device: Emulator
-) -> None:
-    outcome = lock_step(
-        Setup(cell, "float32", N=6, D=16, W=16, H=512, V=300, steps=3), on("cupy"), on("numpy")
-    )
+def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(device: Emulator) -> None:
+    setup = Setup("lstm", "float32", N=6, D=16, W=16, H=512, V=300, steps=3)
+    outcome = lock_step(setup, on("cupy"), on("numpy"))
     assert not outcome.diverged
     assert outcome.error < 0.1 * TOLERANCE["float32"]
 
