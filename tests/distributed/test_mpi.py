@@ -18,6 +18,7 @@ pytest.importorskip("PIL")  # generated pictures
 
 import kill
 import numpy as np
+from commands import good
 from programs import HANG_SECONDS
 
 from xpcap.data import read_dataset, write_dataset
@@ -67,20 +68,25 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def on_two(*arguments: str) -> str:
-    status, out, err = ended(start(command(*arguments), command(*arguments)))
+# Commands of one session, by lines of JSON; rank 0 ends the output of each with a sign of its own
+SESSION = """
+import json, sys
+from xpcap.cli import main
+from xpcap.distributed import init
+
+for words in json.loads(sys.argv[1]):
+    main(words, standalone_mode=False)
+    print(end="" if init().rank else "\\x1e", flush=True)
+"""
+
+
+def on_two(*commands: Sequence[str | Path]) -> list[str]:
+    """What two ranks print of each command. One that ranks do not share comes last."""
+    lines = json.dumps([list(map(str, words)) for words in commands])
+    part = [sys.executable, "-m", "mpi4py", "-c", SESSION, lines]
+    status, out, err = ended(start(part, part))
     assert status == 0, err
-    return out
-
-
-def alone(*arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=HANG_SECONDS,
-    ).stdout
+    return out.split("\x1e")[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +94,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mpi") / "data.h5"
     write_dataset(path, generate(seed=3, train=60, val=13))
     return path
-
-
-@pytest.fixture(scope="module")
-def run(data: Path) -> Path:
-    """A run of one process."""
-    out = data.with_name("alone")
-    alone("train", str(data), "--out", str(out), "--epochs", "2", *SMALL)
-    return out
 
 
 def until(process: "subprocess.Popen[str]", beginning: str) -> str:
@@ -122,75 +120,65 @@ def rank_1(out: Path) -> int:
     raise AssertionError("there is no rank 1")
 
 
-def history_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def drawings(place: Path, count: int) -> Path:
-    """A folder of generated pictures."""
-    write_pictures(place / "drawings", generate(seed=4, train=1, val=count), "val")
-    return place / "drawings"
-
-
-def test_two_processes_leave_the_run_of_one(data: Path, run: Path) -> None:
-    out = data.with_name("two")
-    said = on_two("train", str(data), "--out", str(out), "--epochs", "2", *SMALL)
-    assert said.count("wrote ") == 1
-    assert " by 2 processes; the run folder is " in said
-    assert sorted(path.name for path in out.iterdir()) == sorted(
-        path.name for path in run.iterdir()
-    )
-    for ours, theirs in zip(history_of(out), history_of(run), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)
-    np.testing.assert_allclose(
-        open_run(out).model.params.flat, open_run(run).model.params.flat, atol=1e-5
+def test_two_ranks_leave_and_say_what_one_process_does(data: Path, tmp_path: Path) -> None:
+    """A run of both stages, on grids; the evaluation and the captions of another; facts."""
+    pictures = read_dataset(data)
+    grids = {
+        name: replace(split, features=split.features[:, :210].reshape(-1, 6, 35))
+        for name, split in pictures.splits.items()
+    }
+    write_dataset(tmp_path / "grids.h5", replace(pictures, splits=grids))
+    one, two, run = (tmp_path / name for name in ("one", "two", "run"))
+    attending = [*SMALL, "--inject", "attention+every-step", "--score-epochs", "1"]
+    train = ["train", tmp_path / "grids.h5", "--epochs", "1", *attending, "--out"]
+    good(*train, one)
+    good("train", data, "--out", run, "--epochs", "1", *SMALL)
+    drawings = tmp_path / "drawings"
+    write_pictures(drawings, generate(seed=4, train=1, val=5), "val")
+    (drawings / "broken.png").write_bytes(b"no picture")
+    evaluate = ["evaluate", run, "--json", "--beam", "2"]
+    caption = ["caption", run, drawings, "--json", "--temperature", "1"]
+    told, scores, facts, machines, captions = on_two(
+        [*train, two], evaluate, ["info", data], ["info"], caption
     )
 
+    assert told.count("wrote ") == 1
+    assert " by 2 processes; the run folder is " in told
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    histories = (folder.joinpath("history.jsonl").read_text() for folder in (two, one))
+    for ours, theirs in zip(*map(str.splitlines, histories), strict=True):
+        assert json.loads(ours) == pytest.approx(json.loads(theirs), rel=1e-3)
+    ours, theirs = (open_run(folder).model.params.flat for folder in (two, one))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-def test_evaluate_and_caption_say_on_two_processes_what_one_says(run: Path, tmp_path: Path) -> None:
-    theirs, ours = (
-        json.loads(made("evaluate", str(run), "--json", "--beam", "2")) for made in (alone, on_two)
-    )
-    assert ours["captions"] == theirs["captions"]
-    assert ours["scores"] == pytest.approx(theirs["scores"], rel=1e-6)
-    folder = drawings(tmp_path, 5)
-    (folder / "broken.png").write_bytes(b"no picture")
-    captions = [
-        json.loads(made("caption", str(run), str(folder), "--json", "--temperature", "1"))
-        for made in (alone, on_two)
+    expected = json.loads(good(*evaluate).stdout)
+    assert json.loads(scores)["captions"] == expected["captions"]
+    assert json.loads(scores)["scores"] == pytest.approx(expected["scores"], rel=1e-6)
+    expected = json.loads(good(*caption).stdout)
+    assert [{**row, "score": 0} for row in json.loads(captions)] == [
+        {**row, "score": 0} for row in expected
     ]
-    assert [(one["image"], one["caption"]) for one in captions[0]] == [
-        (one["image"], one["caption"]) for one in captions[1]
-    ]
-    assert len(captions[0]) == 5
+    assert len(expected) == 5
+    assert facts == good("info", data).stdout
+    assert "2 ranks on 1 machine" in machines
 
 
-def long_run(data: Path, name: str, **environment: str) -> tuple[Path, "subprocess.Popen[str]"]:
+def long_run(out: Path, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
     """A run of two ranks that has saved its first epoch and has many to go."""
-    out = data.with_name(name)
-    process = start(
-        *[
-            command(
-                "train",
-                str(data),
-                "--out",
-                str(out),
-                "--epochs",
-                "1000",
-                "--save-every",
-                "1",
-                *SMALL,
-            )
-        ]
-        * 2,
-        **environment,
-    )
+    train = ["train", "--out", out, "--epochs", "1000", "--save-every", "1", *arguments]
+    process = start(*[command(*map(str, train))] * 2, **environment)
     until(process, "epoch  2")
-    return out, process
+    return process
 
 
-def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
-    out, process = long_run(data, "stopped")
+def test_a_killed_rank_ends_all_and_a_stopped_run_goes_on_with_any_number(data: Path) -> None:
+    out = data.with_name("run")
+    process = long_run(out, data, *SMALL)
+    os.kill(rank_1(out), signal.SIGKILL)
+    assert ended(process)[0] != 0
+    process = start(*[command("train", "--out", str(out), "--resume")] * 2)
+    until(process, "resuming after iteration")
+    until(process, "epoch")
     process.send_signal(signal.SIGTERM)
     status, _, err = ended(process)
     assert status == 143, err
@@ -202,26 +190,6 @@ def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     until(resumed, "epoch")
     resumed.send_signal(signal.SIGTERM)
     assert ended(resumed)[0] == 143
-
-
-def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
-    out, process = long_run(data, "killed")
-    os.kill(rank_1(out), signal.SIGKILL)
-    assert ended(process)[0] != 0
-    again = start(*[command("train", "--out", str(out), "--resume")] * 2)
-    until(again, "resuming after iteration")
-    until(again, "epoch")
-    again.send_signal(signal.SIGTERM)
-    assert ended(again)[0] == 143
-
-
-def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
-    out, process = long_run(data, "hanging", XPCAP_RANK_TIMEOUT="1")
-    os.kill(rank_1(out), signal.SIGSTOP)
-    status, _, err = ended(process)
-    assert status != 0
-    assert "rank 1 on " in err
-    assert "did not answer; ending all" in err
 
 
 # NCCL's sum returns when it is launched, and a read waits for it; one rank never launches its own
@@ -241,61 +209,37 @@ solver.train()
 """
 
 
-def test_a_rank_that_hangs_while_another_reads_losses_is_named() -> None:
+def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
+    """In a sum, and while another rank reads losses."""
     line = [sys.executable, "-m", "mpi4py", "-c", LAUNCHED]
-    status, _, err = ended(start(line, line, XPCAP_RANK_TIMEOUT="1"))
-    assert status != 0
-    assert "for the other ranks: rank 1 on " in err
-    assert "did not answer; ending all" in err
+    reading = start(line, line, XPCAP_RANK_TIMEOUT="1")
+    out = data.with_name("hanging")
+    summing = long_run(out, data, *SMALL, XPCAP_RANK_TIMEOUT="1")
+    os.kill(rank_1(out), signal.SIGSTOP)
+    for status, _, err in [ended(summing), ended(reading)]:
+        assert status != 0
+        assert "for the other ranks: rank 1 on " in err
+        assert "did not answer; ending all" in err
 
 
 def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(
     data: Path, tmp_path: Path
 ) -> None:
     train = ("train", str(data), "--epochs", "1", *SMALL)
-    cases = [
-        (
-            command(*train, "--out", "a", "--lr", "0.002"),
-            {},
-            "rank 1 has option lr 0.002, rank 0 has 0.001, expected the same on every rank",
+    others = {
+        "rank 1 has option lr 0.002, rank 0 has 0.001, expected the same on every rank": command(
+            *train, "--out", "a", "--lr", "0.002"
         ),
-        (command("train", "nowhere.h5", "--out", "a"), {}, "rank 1 of 2:"),
-    ]
-    for other, environment, words in cases:
-        process = start(command(*train, "--out", str(tmp_path / "run")), other, **environment)
-        status, _, err = ended(process)
+        "rank 1 of 2:": command("train", "nowhere.h5", "--out", "a"),
+    }
+    rank_0 = command(*train, "--out", str(tmp_path / "run"))
+    processes = [start(rank_0, other) for other in others.values()]
+    for words, (status, _, err) in zip(others, map(ended, processes), strict=True):
         assert status != 0
         assert words in err
-        assert not (tmp_path / "run").exists()
-
-
-def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
-    assert on_two("info", str(data)) == alone("info", str(data))
-    assert "2 ranks on 1 machine" in on_two("info")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.nightly
 def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
     assert kill.kill_runs(kills=6, seed=1, ranks=2).kills == 6
-
-
-def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(
-    data: Path, tmp_path: Path
-) -> None:
-    """Both stages, on grids."""
-    pictures = read_dataset(data)
-    grids = {
-        name: replace(split, features=split.features[:, :210].reshape(-1, 6, 35))
-        for name, split in pictures.splits.items()
-    }
-    write_dataset(tmp_path / "grids.h5", replace(pictures, splits=grids))
-    how = "--hidden 16 --wordvec 12 --epochs 1 --score-epochs 1 --inject attention+every-step"
-    options = how.split()
-    for say, out in ((alone, "one"), (on_two, "two")):
-        say("train", str(tmp_path / "grids.h5"), "--out", str(tmp_path / out), *options)
-    one, two = tmp_path / "one", tmp_path / "two"
-    for ours, theirs in zip(history_of(two), history_of(one), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)
-    np.testing.assert_allclose(
-        open_run(two).model.params.flat, open_run(one).model.params.flat, atol=1e-5
-    )
