@@ -141,12 +141,8 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         VARIABLE: str(int(is_plain())),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }
-    command = [
-        sys.executable,
-        "-c",
-        "from benchmarks.measure import child; child()",
-        json.dumps(task),
-    ]
+    code = "from benchmarks.measure import child; child()"
+    command = [sys.executable, "-c", code, json.dumps(task)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -159,13 +155,8 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             process.kill()
             raise
     if process.returncode:
-        raise BackendError(
-            "bench",
-            "",
-            f"{who} stopped with exit status {process.returncode}",
-            expected="an answer",
-            cause="its own output is above",
-        )
+        what = f"{who} stopped with exit status {process.returncode}"
+        raise BackendError("bench", "", what, "an answer", "its own output is above")
 
 
 def child() -> None:

@@ -16,22 +16,12 @@ Arrays = dict[str, np.ndarray]
 class Textbook:
     """The model and its optimiser.
 
-    Parameters
-    ----------
-    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, with the course's names and
-        shapes; copied
-    null, start : ids of these words
-    learning_rate : of Adam
+    params : W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab, of the course's shapes; copied
     clip : largest global norm of the gradients
     """
 
     def __init__(
-        self,
-        params: Arrays,
-        null: int,
-        start: int,
-        learning_rate: float,
-        clip: float,
+        self, params: Arrays, null: int, start: int, learning_rate: float, clip: float
     ) -> None:
         self.params = {name: value.copy() for name, value in params.items()}
         self.null, self.start, self.learning_rate, self.clip = null, start, learning_rate, clip
@@ -87,22 +77,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def lstm_step_forward(
-    x: np.ndarray,
-    prev_h: np.ndarray,
-    prev_c: np.ndarray,
-    Wx: np.ndarray,
-    Wh: np.ndarray,
-    b: np.ndarray,
+    x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx: Any, Wh: Any, b: Any
 ) -> tuple[Any, Any, Any]:
     """One LSTM step: from x (N, W) and state (N, H) to the next state, and a cache."""
     H = prev_h.shape[1]
     a = x @ Wx + prev_h @ Wh + b  # (N, 4H)
-    i, f, o, g = (
-        sigmoid(a[:, :H]),
-        sigmoid(a[:, H : 2 * H]),
-        sigmoid(a[:, 2 * H : 3 * H]),
-        np.tanh(a[:, 3 * H :]),
-    )
+    i, f, o = (sigmoid(a[:, k * H : (k + 1) * H]) for k in range(3))
+    g = np.tanh(a[:, 3 * H :])
     next_c = f * prev_c + i * g
     tanh_c = np.tanh(next_c)
     return o * tanh_c, next_c, (x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c)
@@ -136,12 +117,8 @@ def lstm_backward(dh: np.ndarray, caches: list[Any]) -> tuple[np.ndarray, ...]:
     """From dh (N, T, H) to dx, dh0, dWx, dWh, db."""
     N, T, H = dh.shape
     x, _, _, Wx, Wh, *_ = caches[0]
-    dx, dWx, dWh, db = (
-        np.zeros((N, T, x.shape[1]), dh.dtype),
-        np.zeros_like(Wx),
-        np.zeros_like(Wh),
-        np.zeros(4 * H, dh.dtype),
-    )
+    dx, db = np.zeros((N, T, x.shape[1]), dh.dtype), np.zeros(4 * H, dh.dtype)
+    dWx, dWh = np.zeros_like(Wx), np.zeros_like(Wh)
     dprev_h = dprev_c = np.zeros((N, H), dh.dtype)
     for t in reversed(range(T)):
         dx[:, t], dprev_h, dprev_c, dWx_t, dWh_t, db_t = lstm_step_backward(

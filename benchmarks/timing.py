@@ -179,19 +179,15 @@ def cuda_version(number: int) -> str:
 
 def driver() -> str:
     """Version of NVIDIA's kernel module, as Linux reports it."""
-    found = (
-        re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text())
-        if DRIVER.is_file()
-        else None
-    )
+    text = DRIVER.read_text() if DRIVER.is_file() else ""
+    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text)
     return found[1] if found else "unknown version"
 
 
 def processor() -> str:
     """Name of the processor, from Linux if possible, else from Python."""
-    found = (
-        re.search(r"model name\s*: (.*)", PROCESSOR.read_text()) if PROCESSOR.is_file() else None
-    )
+    text = PROCESSOR.read_text() if PROCESSOR.is_file() else ""
+    found = re.search(r"model name\s*: (.*)", text)
     return found[1] if found else platform.processor() or platform.machine()
 
 
@@ -204,28 +200,15 @@ def blas() -> str:
 def blas_threads() -> str:
     """Number of BLAS's threads: from the environment, else of cores that this process may use."""
     given = [os.environ[name] for name in THREADS if os.environ.get(name)]
-    return (
-        given[0]
-        if given
-        else str(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return given[0] if given else str(cores)
 
 
 def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes; None on systems that do not report it."""
-    if STATUS.is_file() and (
-        found := re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)
-    ):
-        return 1024 * int(found[1])  # ru_maxrss would start at the peak of the parent process
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    """Peak resident memory of this process in bytes, as Linux reports it; elsewhere None."""
+    text = STATUS.read_text() if STATUS.is_file() else ""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
 
 
 # A busy machine
