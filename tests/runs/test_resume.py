@@ -237,6 +237,7 @@ def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(
 ) -> None:
     out = tmp_path / "run"
     (out / ".pictures.part").mkdir(parents=True)
+    (out / ".pictures.part" / "val00000.png").touch()
     (out / ".config.json.0123abcd.part").write_text("{")
     for name in ("config.json", "vocab.json", "data.h5", "pictures")[:left]:
         copy = shutil.copytree if name == "pictures" else shutil.copy
@@ -626,7 +627,9 @@ def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -
     out = tmp_path / "run"
     with TrainingProcess(out, hang=True) as training:
         training.wait_for("the writer hangs")
-        result = call("train", "--out", out, "--resume")
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(1, patch)  # it would train without end
+            result = call("train", "--out", out, "--resume")
         assert result.exit_code == 1
         assert "is being trained by another process" in result.output
         training.process.send_signal(signal.SIGINT)
