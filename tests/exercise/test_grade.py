@@ -200,7 +200,7 @@ def test_a_captioner_keeps_its_points_where_layers_are_missing_or_not_written(
 def test_a_given_function_that_is_broken_is_told_and_costs_what_it_makes_fail(
     marked: Callable[..., Report],
 ) -> None:
-    broken = changed(LAYERS, ("    dx_flat *= mask_flat[:, None]\n", ""))
+    broken = changed(LAYERS, ("* counts[:, None] / N", "/ N"))
     report = marked({"rnn_layers.py": broken, "classifiers/rnn.py": RNN})
     assert report.score == 100 - 7 - 7
     found = {result.function: result.advice for result in report if not result.passed}

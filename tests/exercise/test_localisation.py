@@ -148,21 +148,22 @@ lstm_backward | gradient of the cell not carried | dnext_c = dprev_c | dnext_c =
 lstm_backward | bias gradient overwritten | db += dbt | db = dbt | not added up over steps | db
 lstm_backward | cell's gradient added up | dprev_c, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t]) | more, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t])\n        dprev_c = dprev_c + more | added up over steps | cell
 lstm_backward | dh into the cell, too | dnext_c = dprev_c | dnext_c = dprev_c + dh[:, t, :] | dh added twice
-affine_forward | bias twice | .dot(w) + b | .dot(w) + b + b | added twice
-affine_backward | not reshaped back | dx = dout.dot(w.T).reshape(x.shape) | dx = dout.dot(w.T) | not reshaped back | dx
-temporal_affine_forward | no bias | .reshape(N, T, M) + b | .reshape(N, T, M) | bias missing
-temporal_affine_backward | reshape for a transpose | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T | dw = x.reshape(D, N * T).dot(dout.reshape(N * T, M)) | reshape for a transpose | dw
-temporal_softmax_loss | loss not divided | / N\n    dx_flat | \n    dx_flat | sum for a mean | by the number of samples
-temporal_softmax_loss | one not subtracted | dx_flat[np.arange(N * T), y_flat] -= 1 | pass | term missing | dx
-temporal_softmax_loss | mean over words in both | y_flat])) / N && dx_flat /= N | y_flat])) / mask_flat.sum() && dx_flat /= mask_flat.sum() | mean for a sum
-temporal_softmax_loss | no mask at all | mask_flat = mask.reshape(N * T) | mask_flat = np.ones(N * T, dtype=bool) | mask ignored
-temporal_softmax_loss | one subtracted in every row | dx_flat[np.arange(N * T), y_flat] -= 1 | dx_flat[:, y_flat] -= 1 | wrong rows | dx
-temporal_softmax_loss | targets shifted | y_flat = y.reshape(N * T) | y_flat = np.roll(y, 1, axis=1).reshape(N * T) | captions off by one
-temporal_softmax_loss | no logarithm | mask_flat * np.log(probs[np.arange(N * T), y_flat]) | mask_flat * probs[np.arange(N * T), y_flat] | logarithm missing | loss
-temporal_softmax_loss | softmax over steps | probs /= np.sum(probs, axis=1, keepdims=True) | probs = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)\n    probs = probs.reshape(N * T, V) | wrong axis
-temporal_softmax_loss | base 2 | np.log(probs | np.log2(probs | wrong logarithm | loss
-temporal_softmax_loss | gradient of scores | dx_flat = probs.copy() | dx_flat = x_flat.copy() | exponential missing | dx
-temporal_softmax_loss | entropy | np.log(probs[np.arange(N * T), y_flat]) | probs[np.arange(N * T), y_flat] * np.log(probs[np.arange(N * T), y_flat]) | wrong words
+temporal_softmax_loss | loss not divided | ).sum() / N | ).sum() | sum for a mean | by the number of samples
+temporal_softmax_loss | overflow | scores - scores.max(axis=1, keepdims=True) | scores | not stable
+temporal_softmax_loss | one not subtracted | dscores[rows, words] -= 1 | pass | term missing | dx
+temporal_softmax_loss | mean over words in both | .sum() / N && counts[:, None] / N | .sum() / counts.sum() && counts[:, None] / counts.sum() | mean for a sum
+temporal_softmax_loss | no mask at all | mask.reshape(N * T) | np.ones(N * T, dtype=bool) | mask ignored
+temporal_softmax_loss | one subtracted in every row | dscores[rows, words] | dscores[:, words] | wrong rows | dx
+temporal_softmax_loss | targets shifted | y.reshape(N * T) | np.roll(y, 1, axis=1).reshape(N * T) | captions off by one
+temporal_softmax_loss | no logarithm | (log_p[rows, words] * | (np.exp(log_p[rows, words]) * | logarithm missing | loss
+temporal_softmax_loss | softmax over steps | shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)) | (x - np.log(np.exp(x).sum(axis=1, keepdims=True))).reshape(N * T, V) | wrong axis
+temporal_softmax_loss | base 2 | (log_p[rows, words] * | (log_p[rows, words] / np.log(2) * | wrong logarithm | loss
+temporal_softmax_loss | gradient of scores | dscores = np.exp(log_p) | dscores = scores.copy() | exponential missing | dx
+temporal_softmax_loss | entropy | (log_p[rows, words] * | (np.exp(log_p[rows, words]) * log_p[rows, words] * | wrong words
+affine_forward | bias twice | rows @ w + b | rows @ w + b + b | added twice
+affine_backward | not reshaped back | (dout @ w.T).reshape(x.shape) | dout @ w.T | not reshaped back | dx
+temporal_affine_forward | no bias | x @ w + b | x @ w | bias missing
+temporal_affine_backward | reshape for a transpose | x.reshape(N * T, D).T @ rows | x.reshape(D, N * T) @ rows | reshape for a transpose | dw
 sgd | uphill | w -= config["learning_rate"] * dw | w += config["learning_rate"] * dw | sign
 sgd | learning rate divides | config["learning_rate"] * dw | dw / config["learning_rate"] | wrong step
 sgd_momentum | Nesterov | next_w = w + v | next_w = w + config["momentum"] * v - config["learning_rate"] * dw | Nesterov
