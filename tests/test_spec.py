@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.errors import DataError
 from xpcap.spec import Spec, spec
@@ -67,27 +67,26 @@ def test_sizes_that_are_known_bind_first() -> None:
         Spec("x:N,D").check("f", zeros(2, 3), sizes={"D": 4})
 
 
-@pytest.mark.parametrize(
-    ("text", "array", "got", "expected"),
-    [
-        ("x:N", [1.0], "is a list", "an array"),
-        ("x:N", zeros(2, 2).view(np.matrix), "is a numpy.matrix", "a numpy.ndarray"),
-        ("x:N", np.ma.array(zeros(2)), "is a masked array", "a numpy.ndarray"),
-        ("x:N", zeros(2, dtype="i4"), "has dtype int32", "float32 or float64"),
-        ("x:N", zeros(2, dtype="f2"), "has dtype float16", "float32 or float64"),
-        ("x:N=i", zeros(2), "has dtype float32", "integers"),
-        ("x:N=b", zeros(2, dtype="i4"), "has dtype int32", "booleans"),
-        ("x:N=n", zeros(2, dtype="c8"), "has dtype complex64", "real numbers"),
-        ("x:N=f2", zeros(2), "has dtype float32", "float16"),
-        ("x:N=f", zeros(2, dtype="i8"), "has dtype int64", "floats"),
-        ("x:N=t", zeros(2), "has dtype float32", "text"),
-    ],
+@refusals(
+    """
+    "x:N", [1.0] | got: is a list | expected: an array
+    "x:N", zeros(2, 2).view(np.matrix) | got: is a numpy.matrix | expected: a numpy.ndarray
+    "x:N", np.ma.array(zeros(2)) | got: is a masked array | expected: a numpy.ndarray
+    "x:N", zeros(2, dtype="i4") | got: has dtype int32 | expected: float32 or float64
+    "x:N", zeros(2, dtype="f2") | got: has dtype float16 | expected: float32 or float64
+    "x:N=i", zeros(2) | got: has dtype float32 | expected: integers
+    "x:N=b", zeros(2, dtype="i4") | got: has dtype int32 | expected: booleans
+    "x:N=n", zeros(2, dtype="c8") | got: has dtype complex64 | expected: real numbers
+    "x:N=f2", zeros(2) | got: has dtype float32 | expected: float16
+    "x:N=f", zeros(2, dtype="i8") | got: has dtype int64 | expected: floats
+    "x:N=t", zeros(2) | got: has dtype float32 | expected: text
+    """,
+    error=TypeError,
+    function="f",
+    thing="x",
 )
-def test_array_of_another_kind_is_refused(
-    text: str, array: object, got: str, expected: str
-) -> None:
-    with refuses(TypeError, function="f", thing="x", got=got, expected=expected):
-        Spec(text).check("f", array)
+def test_array_of_another_kind_is_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), 'text, array = {}; Spec(text).check("f", array)')
 
 
 def test_a_spec_reads_as_the_shapes_of_arguments_above_those_of_results() -> None:

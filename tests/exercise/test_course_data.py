@@ -126,7 +126,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_fails(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(course_data, "write_pictures", full)
+    monkeypatch.setattr(course_data, "fit_projection", full)  # with the vocabulary written
     with pytest.raises(OSError, match="No space"):
         write_course_data(tmp_path / "data", train=10, val=5)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
