@@ -30,7 +30,6 @@ class Renamed(MinimalGated):
 
 OTHERS: dict[str, Cell] = {
     "renamed": Renamed(),
-    "gru2": stack(CELLS["gru"], CELLS["gru"]),
     "renamed+lstm+renamed": stack(Renamed(), CELLS["lstm"], Renamed()),
 }
 each_claim = pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
