@@ -62,9 +62,8 @@ def test_a_line_of_the_forward_pass_has_the_label_that_the_page_gives_it() -> No
     labels = dict(re.findall(r"^\| (F\d) \| (.*?) \|", forward, re.M))
     assert len(labels) == 6
     for row in LINES:
-        last = row.label.split(", ")[0]
-        if last:
-            assert plain(row.forward) == plain(labels[last])
+        for label in filter(None, row.label.split(", ")[:1]):
+            assert plain(row.forward) == plain(labels[label])
 
 
 def targets(function: str) -> set[str]:
@@ -77,11 +76,10 @@ def targets(function: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(
-    "function", ["lstm_step_forward", "lstm_step_backward", "rnn_step_forward", "rnn_step_backward"]
-)
-def test_every_line_of_a_step_is_derived(function: str) -> None:
-    assert [one for one in targets(function) if not derivation(function, one)] == []
+def test_every_line_of_a_step_is_derived() -> None:
+    for step in ("lstm_step", "rnn_step"):
+        for function in (f"{step}_forward", f"{step}_backward"):
+            assert [one for one in targets(function) if not derivation(function, one)] == []
 
 
 def test_every_gradient_of_what_students_write_is_derived() -> None:

@@ -292,10 +292,6 @@ def test_a_mistake_that_nothing_explains_is_still_narrowed_down(tmp_path: Path) 
     assert results["lstm_forward"].kind == "follows from another function"
 
 
-def test_a_result_has_the_fields_that_scripts_read() -> None:
-    assert Result._fields == ("function", "passed", "where", "kind", "advice", "error")
-
-
 @pytest.fixture(scope="module")
 def edits() -> list[mutants.Edit]:
     return [

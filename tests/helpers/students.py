@@ -231,36 +231,27 @@ FILES = {
 # Other right solutions: functions that stand in the place of those of LAYERS
 LOOPS_AND_EINSUM = """
 def rnn_step_forward(x, prev_h, Wx, Wh, b):
-    N, D = x.shape
-    H = prev_h.shape[1]
+    N, H = prev_h.shape
     next_h = np.zeros((N, H))
     for n in range(N):
         for k in range(H):
-            total = b[k]
-            for d in range(D):
-                total += x[n, d] * Wx[d, k]
-            for j in range(H):
-                total += prev_h[n, j] * Wh[j, k]
-            next_h[n, k] = np.tanh(total)
+            next_h[n, k] = np.tanh(sum(x[n] * Wx[:, k]) + sum(prev_h[n] * Wh[:, k]) + b[k])
     return next_h, [x, prev_h, Wx, Wh, next_h]
 
 
 def rnn_step_backward(dnext_h, cache):
     x, prev_h, Wx, Wh, next_h = cache
-    N, D = x.shape
-    H = prev_h.shape[1]
-    dx, dprev_h = np.zeros((N, D)), np.zeros((N, H))
-    dWx, dWh, db = np.zeros((D, H)), np.zeros((H, H)), np.zeros(H)
+    N, H = prev_h.shape
+    dx, dprev_h, dWx, dWh = (np.zeros(array.shape) for array in (x, prev_h, Wx, Wh))
+    db = np.zeros(H)
     for n in range(N):
         for k in range(H):
             da = dnext_h[n, k] * (1 - next_h[n, k] * next_h[n, k])
             db[k] += da
-            for d in range(D):
-                dx[n, d] += da * Wx[d, k]
-                dWx[d, k] += da * x[n, d]
-            for j in range(H):
-                dprev_h[n, j] += da * Wh[j, k]
-                dWh[j, k] += da * prev_h[n, j]
+            dx[n] += da * Wx[:, k]
+            dWx[:, k] += da * x[n]
+            dprev_h[n] += da * Wh[:, k]
+            dWh[:, k] += da * prev_h[n]
     return dx, dprev_h, dWx, dWh, db
 
 
@@ -435,7 +426,7 @@ STYLES = {
         **FILES,
         "rnn_layers.py": NOTEBOOK + LAYERS,
     },
-    "loops over elements, einsum without steps": {
+    "loops over samples and units, einsum without steps": {
         **FILES,
         "rnn_layers.py": LAYERS + LOOPS_AND_EINSUM,
     },
