@@ -86,33 +86,24 @@ def test_the_page_captions_on_nginx(
 OCTETS = "application/octet-stream"
 
 
-@pytest.mark.parametrize(
-    ("types", "lost", "words"),
-    [
-        ({"runtime/ort.js": OCTETS}, None, f"runtime/ort.js was served as {OCTETS}, and browsers"),
-        ({"decode.js": "text/plain"}, None, "decode.js was served as text/plain, and browsers run"),
-        (
-            {"engine.js": "text/html"},
-            None,
-            "engine.js was served as text/html, and browsers run modules only as JavaScript. Was the whole",
-        ),
-        ({".js": " "}, None, "page.js was served without a Content-Type, and browsers run modules"),
-        ({}, "ranking.js", "ranking.js is missing (404). Was the whole folder copied?"),
-        ({}, "drawing.js", "drawing.js is missing (404). Was the whole folder copied?"),
-    ],
-)
+UNSERVED: list[tuple[dict[str, str], str]] = [
+    ({"runtime/ort.js": OCTETS}, f"runtime/ort.js was served as {OCTETS}, and browsers"),
+    ({"engine.js": "text/html"}, "engine.js was served as text/html, and browsers run modules only as JavaScript. Was the whole"),
+    ({".js": " "}, "page.js was served without a Content-Type, and browsers run modules"),
+    ({"ranking.js": ""}, "ranking.js is missing (404). Was the whole folder copied?"),
+    ({"drawing.js": ""}, "drawing.js is missing (404). Was the whole folder copied?"),
+]  # fmt: skip
+
+
 def test_a_module_that_does_not_load_is_named_with_what_was_served(
-    types: dict[str, str], lost: str | None, words: str,
-    browser: Browser, page_of_ranked: Path, tmp_path: Path,
-) -> None:  # fmt: skip
-    shutil.copytree(page_of_ranked, tmp_path / "page")
-    if lost:
-        (tmp_path / "page" / lost).unlink()
-    with Server(tmp_path / "page", types) as server:
-        browser.show(server.url, 1000, dark=False)
-        wait(browser, shown("problem"))
-        assert text_of(browser, "problem").startswith(words)
-        assert not browser.evaluate(shown("app"))
+    browser: Browser, page_of_ranked: Path
+) -> None:
+    for types, words in UNSERVED:
+        with Server(page_of_ranked, types) as server:
+            browser.show(server.url, 1000, dark=False)
+            wait(browser, shown("problem"))
+            assert text_of(browser, "problem").startswith(words)
+            assert not browser.evaluate(shown("app"))
 
 
 def test_a_frame_shows_the_page_and_a_sandbox_says_what_it_lacks(
@@ -160,6 +151,7 @@ def test_the_pages_example_captions_in_a_page_of_somebody_else(
     assert found["received"] == [0, found["all"], found["all"]]
     assert "PictureError: This file cannot be read as a picture" in found["bad"]
     assert "TypeError" in found["no picture"]
+    assert found["told"] == ["The caption is no longer wanted.", "captioned", "captioned"]
     assert found["closed"] == "Error: The captioner is closed."
 
 
@@ -175,12 +167,18 @@ SEVERAL = """(async () => {
   const data = context.getImageData(0, 0, canvas.width, canvas.height);
   const pictures = [file, await captioner.read(file), canvas, data];
   const captions = await Promise.all(pictures.map((one) => captioner.caption(one)));
+  const tell = (one) => one.then(() => "captioned", ({ message }) => message);
+  const [early, late] = [new AbortController(), new AbortController()];
+  const given = [early, late, {}].map(({ signal }) => captioner.caption(data, { signal }));
+  for (let turn = 0; turn < 9; turn++) await null; // until the worker was asked
+  early.abort();
+  const told = await Promise.all(given.map(tell));
   const why = (promise) => promise.then(() => "", String);
   const bad = await why(captioner.caption(new Blob(["a dog"])));
   const none = await why(captioner.caption("dog.jpg"));
   captioner.close();
   return {
     captions: captions.map((one) => one.captions), received: [calls[0][0], ...calls.at(-1)],
-    all: calls[0][1], bad, "no picture": none, closed: await why(captioner.caption(data)),
+    all: calls[0][1], bad, told, "no picture": none, closed: await why(captioner.caption(data)),
   };
 })()""".replace("bitmap_size(bitmap)", "{ width: bitmap.width, height: bitmap.height }")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import struct
 import zlib
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -11,23 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser
-from commands import SMALL, good
-from runs import config_of
+from commands import SIZES, good
+from lying_files import chunk, png
 
-from xpcap.data import Source, Vocabulary
-from xpcap.data.features import FeatureScaling
-from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import read_picture
 from xpcap.encoders.histogram import drawn_area
-from xpcap.models import Beam, CaptioningRNN
+from xpcap.models import Beam
 from xpcap.report.overlay import overlay_alpha
-from xpcap.runs import Run, default_policy, open_captioner, open_run
+from xpcap.runs import default_policy, open_captioner, open_run
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from PIL import Image
+from test_onnx import make_run
 from web_pages import CAPTIONED, READY, Server, captions_on, give, shown, text_of, wait
 
 from xpcap.export import export_web
@@ -39,7 +36,22 @@ def saved(folder: Path, number: int) -> Path:
     return path
 
 
-def test_the_page_captions_as_the_run_does(
+NOTHING = chunk(b"IDAT", zlib.compress(b""))
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty.png": (b"", "The file is empty"),
+    "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
+    "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
+    "clip.mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "seems to be a video"),
+    "clip.mov": (b"\0\0\0\x14ftypqt  \0\0\2\0qt  ", "seems to be a video"),
+    "sheet.svg": (b"<?xml version='1.0'?><!-- x --><svg viewBox='0 0 9 9'/>", "an SVG drawing"),
+    "named.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Save it as PNG first"),
+    "page.html": (b"<!DOCTYPE html><svg></svg>", "cannot be read as a picture"),
+    "large.png": (png(20_000, 20_000, NOTHING), "20000 × 20000 pixels, more than the 89 million"),
+    "wide.png": (png(20_000, 10, NOTHING), "20000 pixels wide, more than the 16384"),
+}
+
+
+def test_the_page_captions_as_the_run_does_and_says_what_is_no_picture(
     browser: Browser, page_of_ranked: Path, ranked: Path, tmp_path: Path
 ) -> None:
     captioner = open_captioner(open_run(ranked))
@@ -48,9 +60,14 @@ def test_the_page_captions_as_the_run_does(
     with Server(page_of_ranked) as server:
         browser.show(server.url, 390, dark=True)
         wait(browser, READY)
-        for number in range(3):
+        for name, (content, words) in BAD.items():
+            (tmp_path / name).write_bytes(content)
+            give(browser, tmp_path / name)
+            assert words in text_of(browser, "trouble")
+        for number in range(2):
             picture = saved(tmp_path, number)
             give(browser, picture)
+            assert not browser.evaluate(shown("trouble"))
             captions = captions_on(browser)
             wanted = captioner.caption(picture, policy=policy)
             texts = [" ".join(word for word, _ in caption) for caption in captions]
@@ -59,6 +76,8 @@ def test_the_page_captions_as_the_run_does(
             assert text_of(browser, "status").startswith(wanted.caption)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
         assert "/captioner.json" in server.asked
+        browser.evaluate("document.dispatchEvent(new ClipboardEvent('paste'))")
+        assert "The clipboard holds no picture" in text_of(browser, "trouble")
 
 
 def press(browser: Browser, *keys: str) -> None:
@@ -67,19 +86,67 @@ def press(browser: Browser, *keys: str) -> None:
             browser.call("Input.dispatchKeyEvent", type=kind, key=key)
 
 
-def test_a_drawing_by_keyboard_is_captioned_and_the_cross_announced(
-    browser: Browser, page_of_ranked: Path
+def click(browser: Browser, identity: str) -> None:
+    browser.evaluate(f"document.getElementById({identity!r}).click()")
+
+
+def open_sheet(browser: Browser, server: Server, width: int) -> None:
+    """Load the page in a window of this width, a narrow one that is touched."""
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=width < 600)
+    browser.show(server.url, width, dark=False)
+    wait(browser, READY)
+    assert ("Drop" in browser.evaluate("document.getElementById('hint').innerText")) == (
+        width > 600
+    )
+    click(browser, "draw")
+
+
+def edges(browser: Browser) -> list[list[float]]:
+    """Top and bottom of the sheet, its captions, the keys and the button that clears it."""
+    found: list[list[float]] = browser.evaluate(
+        "['canvas', 'captions', 'keys', 'clear'].map((id) => {"
+        " const { top, bottom } = document.getElementById(id).getBoundingClientRect();"
+        " return [top, bottom]; })"
+    )
+    return found
+
+
+def test_a_drawing_is_captioned_under_the_sheet_or_beside_it_and_again_when_it_is_opened_again(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
 ) -> None:
+    photo = saved(tmp_path, 2)
     with Server(page_of_ranked) as server:
-        browser.show(server.url, 1000, dark=False)
-        wait(browser, READY)
-        browser.evaluate("document.getElementById('draw').click()")
+        open_sheet(browser, server, 390)
+        press(browser, "Enter")
+        wait(browser, CAPTIONED)
+        sheet, captions, keys, _ = edges(browser)
+        assert sheet[1] <= captions[0] < 800
+        assert captions[1] <= keys[0]
+
+        open_sheet(browser, server, 1280)
         press(browser, "ArrowLeft")
         assert text_of(browser, "where") == "column 12 of 25, row 13 of 25"
         press(browser, "Enter")
         assert text_of(browser, "where") == "large red circle: column 12 of 25, row 13 of 25"
         wait(browser, CAPTIONED)
-        assert len(captions_on(browser)) == 5
+        sheet, captions, _, clear = edges(browser)
+        assert captions[0] < sheet[1]
+        assert clear[1] < 800
+
+        of_drawing = captions_on(browser)
+        assert len(of_drawing) == 5
+        give(browser, photo)
+        assert captions_on(browser) != of_drawing
+        assert browser.evaluate("document.getElementById('canvas').offsetParent") is None
+        click(browser, "draw")
+        wait(browser, CAPTIONED)
+        assert captions_on(browser) == of_drawing
+        click(browser, "clear")
+        give(browser, photo)
+        click(browser, "draw")
+        assert captions_on(browser) == []
+        assert text_of(browser, "status") == "The sheet is empty."
+        check_clear(browser)
 
 
 # A tap on the sheet, its timer held back; what the status says, one after the other; and files made
@@ -106,102 +173,24 @@ BY_HAND = """(() => {
 })()"""
 
 
-def test_clear_ends_the_pause_and_a_caption_under_way(
-    browser: Browser, page_of_ranked: Path
-) -> None:
-    with Server(page_of_ranked) as server:
-        browser.show(server.url, 1000, dark=False)
-        wait(browser, READY)
-        browser.evaluate(BY_HAND)
-        click = "document.getElementById({!r}).click()".format
-        browser.evaluate(click("draw"))
-        browser.evaluate("tap(0.3, 0.5)")
-        assert browser.evaluate("timers.size") == 1
-        browser.evaluate(click("clear"))
-        assert browser.evaluate("timers.size") == 0
-        browser.evaluate("tap(0.3, 0.5), fire()")
-        wait(browser, "said.at(-1) === 'Looking.'")
-        browser.evaluate(click("clear"))
-        assert browser.evaluate("document.querySelectorAll('#captions li').length") == 0
-        browser.evaluate("tap(0.7, 0.5), fire()")
-        wait(browser, CAPTIONED)
-        empty, caption = "The sheet is empty.", text_of(browser, "status")
-        said = [empty, empty, "Looking.", empty, "Looking.", caption]
-        assert browser.evaluate("said") == said
-        assert browser.evaluate("files") == 0  # pixels reach the model without a PNG
-        browser.evaluate(click("clear"))
-        assert browser.evaluate("document.querySelectorAll('#captions li').length") == 0
-
-
-def test_a_caption_that_is_not_wanted_ends_while_others_go_on(
-    browser: Browser, page_of_ranked: Path
-) -> None:
-    program = """(async () => {
-      const { openCaptioner } = await import(new URL("captioner.js", location));
-      const captioner = await openCaptioner();
-      const picture = { width: 1, height: 1, data: Uint8Array.of(9, 9, 9) };
-      const tell = (captions) => captions.then(() => "captioned", ({ message }) => message);
-      const [early, late] = [new AbortController(), new AbortController()];
-      const told = [early, late, {}].map(({ signal }) => captioner.caption(picture, { signal }));
-      for (let turn = 0; turn < 9; turn++) await null; // until the worker was asked
-      early.abort();
-      return Promise.all(told.map(tell));
-    })()"""
-    with Server(page_of_ranked) as server:
-        browser.show(server.url, 1000, dark=False)
-        told = browser.evaluate(program)
-        assert told == ["The caption is no longer wanted.", "captioned", "captioned"]
-
-
-def test_the_sheet_that_is_opened_again_has_its_own_captions(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
-) -> None:
-    photo, click = saved(tmp_path, 2), "document.getElementById({!r}).click()".format
-    with Server(page_of_ranked) as server:
-        browser.show(server.url, 1000, dark=False)
-        wait(browser, READY)
-        browser.evaluate(click("draw"))
-        press(browser, "Enter")
-        wait(browser, CAPTIONED)
-        of_drawing = captions_on(browser)
-        give(browser, photo)
-        assert captions_on(browser) != of_drawing
-        assert browser.evaluate("document.getElementById('canvas').offsetParent") is None
-        browser.evaluate(click("draw"))
-        wait(browser, CAPTIONED)
-        assert captions_on(browser) == of_drawing
-        browser.evaluate(click("clear"))
-        give(browser, photo)
-        browser.evaluate(click("draw"))
-        assert captions_on(browser) == []
-        assert text_of(browser, "status") == "The sheet is empty."
-
-
-def test_captions_stand_under_the_sheet_before_the_tools(
-    browser: Browser, page_of_ranked: Path
-) -> None:
-    edges = (
-        "['canvas', 'captions', 'keys', 'clear'].map((id) => {"
-        " const { top, bottom } = document.getElementById(id).getBoundingClientRect();"
-        " return [top, bottom]; })"
-    )
-    with Server(page_of_ranked) as server:
-        for width in (390, 1280):
-            browser.call("Emulation.setTouchEmulationEnabled", enabled=width == 390)
-            browser.show(server.url, width, dark=False)
-            wait(browser, READY)
-            hint = browser.evaluate("document.getElementById('hint').innerText")
-            assert ("Drop" in hint) == (width == 1280)
-            browser.evaluate("document.getElementById('draw').click()")
-            press(browser, "Enter")
-            wait(browser, CAPTIONED)
-            sheet, captions, keys, clear = browser.evaluate(edges)
-            if width == 390:
-                assert sheet[1] <= captions[0] < 800
-                assert captions[1] <= keys[0]
-            else:
-                assert captions[0] < sheet[1]
-                assert clear[1] < 800
+def check_clear(browser: Browser) -> None:
+    """It ends the pause after a tap, and a caption under way."""
+    browser.evaluate(BY_HAND)
+    browser.evaluate("tap(0.3, 0.5)")
+    assert browser.evaluate("timers.size") == 1
+    click(browser, "clear")
+    assert browser.evaluate("timers.size") == 0
+    browser.evaluate("tap(0.3, 0.5), fire()")
+    wait(browser, "said.at(-1) === 'Looking.'")
+    click(browser, "clear")
+    assert captions_on(browser) == []
+    browser.evaluate("tap(0.7, 0.5), fire()")
+    wait(browser, CAPTIONED)
+    empty, caption = "The sheet is empty.", text_of(browser, "status")
+    assert browser.evaluate("said") == [empty, "Looking.", empty, "Looking.", caption]
+    assert browser.evaluate("files") == 0  # pixels reach the model without a PNG
+    click(browser, "clear")
+    assert captions_on(browser) == []
 
 
 def test_what_the_page_runs_reaches_no_other_server(
@@ -220,24 +209,10 @@ def test_what_the_page_runs_reaches_no_other_server(
         assert other.asked == []
 
 
-def random_run(tmp_path: Path) -> Run:
-    """A run with random weights that attends to a grid over a drawing."""
-    rng = np.random.default_rng(3)
-    vocabulary = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(30))])
-    model = CaptioningRNN(
-        vocabulary.word_to_idx, (9, 209), 8, 16, "gru", inject="attention+every-step", seed=1
-    )
-    for name, value in model.params.items():
-        model.params[name] = rng.standard_normal(value.shape) * 0.7
-    source = Source(encoder="histogram:grid=3")
-    config = config_of(model, 9, source)
-    return Run(tmp_path, config, vocabulary, FeatureScaling(), model, {})
-
-
 def test_a_word_shows_where_the_model_looked(
     browser: Browser, real_runtime: Path, tmp_path: Path
 ) -> None:
-    run = random_run(tmp_path)
+    run = make_run("gru", "attention+every-step", (9, 209), encoder="histogram:grid=3")
     export_web(run, tmp_path / "page", runtime=real_runtime, weights="float32")
     picture = saved(tmp_path, 1)
     with Server(tmp_path / "page") as server:
@@ -287,46 +262,6 @@ def places_in(top: float, left: float, bottom: float, right: float) -> list[list
     """
     shares = [1 / 6 - 0.01, 1 / 2, 5 / 6 + 0.01]
     return [[left + x * (right - left), top + y * (bottom - top)] for y in shares for x in shares]
-
-
-def png_head(width: int, height: int) -> bytes:
-    """The beginning of a PNG, which says its size."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = b""
-    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        parts += struct.pack(">I", len(content)) + kind + content + check
-    return b"\x89PNG\r\n\x1a\n" + parts
-
-
-def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
-) -> None:
-    bad = {
-        "empty.png": (b"", "The file is empty"),
-        "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
-        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
-        "clip.mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "seems to be a video"),
-        "clip.mov": (b"\0\0\0\x14ftypqt  \0\0\2\0qt  ", "seems to be a video"),
-        "sheet.svg": (b"<?xml version='1.0'?><!-- x --><svg viewBox='0 0 9 9'/>", "an SVG drawing"),
-        "named.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Save it as PNG first"),
-        "page.html": (b"<!DOCTYPE html><svg></svg>", "cannot be read as a picture"),
-        "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than the 89 million"),
-        "wide.png": (png_head(20_000, 10), "20000 pixels wide, more than the 16384"),
-    }
-    good_one = saved(tmp_path, 0)
-    with Server(page_of_ranked) as server:
-        browser.show(server.url, 1000, dark=False)
-        wait(browser, READY)
-        for name, (content, words) in bad.items():
-            (tmp_path / name).write_bytes(content)
-            give(browser, tmp_path / name)
-            assert words in text_of(browser, "trouble")
-            give(browser, good_one)
-            assert len(captions_on(browser)) == 5
-            assert not browser.evaluate(shown("trouble"))
-        browser.evaluate("document.dispatchEvent(new ClipboardEvent('paste'))")
-        assert "The clipboard holds no picture" in text_of(browser, "trouble")
 
 
 def test_a_folder_that_is_not_whole_is_told(
@@ -392,7 +327,8 @@ def test_photos_have_pythons_pixels_and_captions(
     (tmp_path / "captions.csv").write_text("\n".join(rows), "utf-8")
     data, folder = tmp_path / "photos.h5", tmp_path / "run"
     good("prepare", tmp_path / "captions.csv", "--pictures", photos, "--out", data)
-    good("train", data, "--out", folder, *SMALL)
+    options = "--epochs 20 --lr 0.03 --score-epochs 0".split()  # until words are decided for
+    good("train", data, "--out", folder, *SIZES, *options)
     page = tmp_path / "page"
     export_web(open_run(folder), page, runtime=real_runtime, weights="float32")
     shutil.copytree(photos, page / "photos")  # the page fetches from its own folder alone

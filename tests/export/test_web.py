@@ -103,37 +103,17 @@ def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> No
     failing(["export", run, "--web", "b"], "learnt from features that were given to it")
 
 
-# What servers send as Content-Type, as they are installed; "": nothing, 404: they refuse the file.
-HTML, OLD, NEW = "text/html", "application/javascript", "text/javascript"
-JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
-SUFFIXES = "html", "js", "mjs", "json", "txt", "bin"
-SERVED: dict[str, tuple[str | int, ...]] = {
-    "nginx 1.26.3": (HTML, OLD, BYTES, JSON, TEXT, BYTES),
-    "Apache 2.4.71 with media-types 13 of Debian": (HTML, NEW, NEW, JSON, TEXT, BYTES),
-    "busybox httpd 1.37.0": (HTML, OLD, "", "", TEXT, ""),
-    "http.server of Python 3.11": (HTML, NEW, NEW, JSON, TEXT, BYTES),
-    "Go's mime with media-types 13, so Caddy": (HTML, NEW, NEW, JSON, TEXT, BYTES),
-    "mime-db 1.54, so GitHub Pages": (HTML, OLD, NEW, JSON, TEXT, BYTES),
-    "ASP.NET Core": (HTML, OLD, 404, JSON, TEXT, BYTES),
-}
+# Of each that is installed as it is, what browsers run or fetch: nginx 1.26, Apache 2.4, Caddy,
+# Python's http.server, GitHub Pages, ASP.NET Core, busybox. No .mjs: nginx and busybox send it as
+# no JavaScript, ASP.NET Core not at all.
+SERVED = {".html", ".js", ".json", ".txt", ".bin"}
 
 
-def test_servers_as_they_are_installed_send_types_that_browsers_run(
+def test_the_folder_is_what_servers_send_and_the_page_may_load_nothing_from_elsewhere(
     run: Path, runtime: Path, tmp_path: Path
 ) -> None:
-    suffixes = {
-        one.suffix[1:]
-        for one in export_web(open_run(run), tmp_path / "page", runtime=runtime).files
-    }
-    wanted = {"html": {HTML}, "js": {OLD, NEW}, "mjs": {OLD, NEW}}  # what is fetched may have any
-    for server, types in SERVED.items():
-        sent = dict(zip(SUFFIXES, types, strict=True))
-        for suffix in suffixes:
-            assert sent.get(suffix, 404) in wanted.get(suffix, {*types} - {404}), (server, suffix)
-
-
-def test_the_page_may_load_nothing_from_elsewhere(run: Path, runtime: Path, tmp_path: Path) -> None:
-    export_web(open_run(run), tmp_path / "page", runtime=runtime)
+    files = export_web(open_run(run), tmp_path / "page", runtime=runtime).files
+    assert {one.suffix for one in files} <= SERVED
     page = (tmp_path / "page/index.html").read_text()
     policy = page.partition('Policy" content="')[2].partition('"')[0]
     sources = dict(part.strip().split(" ", 1) for part in policy.split(";"))
@@ -243,7 +223,7 @@ def test_pixels_are_scaled_to_the_bit_as_by_pillow(
 
 @needs_node
 def test_histograms_are_those_of_the_encoder(script: Script, rng: np.random.Generator) -> None:
-    pictures = [picture_of(f"val{number:05}.png", 0) for number in range(4)]
+    pictures = [picture_of(f"val{number:05}.png", 0) for number in range(2)]
     wide = np.full((30, 200, 3), 240, np.uint8)
     wide[10:20, 40:90] = [200, 30, 30]
     nothing = wide[:9, :9]
@@ -255,7 +235,7 @@ def test_histograms_are_those_of_the_encoder(script: Script, rng: np.random.Gene
           return [Array.from(features), [area.top, area.left, area.bottom, area.right]];
         }));
         console.log(JSON.stringify(out));""",
-        {"pictures": list(map(of_python, pictures)), "grids": (grids := [None, 1, 2, 3])},
+        {"pictures": list(map(of_python, pictures)), "grids": (grids := [None, 2])},
     )
     for picture, of_picture in zip(pictures, found, strict=True):
         for grid, (features, area) in zip(grids, of_picture, strict=True):

@@ -16,7 +16,7 @@ from browser import Browser
 class Server:
     """A folder as `python -m http.server` serves it, and the paths that were asked for.
 
-    types : Content-Type of paths that end so
+    types : Content-Type of paths that end so; "": there is no such file
     headers : of every answer
     """
 
@@ -36,6 +36,10 @@ class Server:
                 found = (types[end] for end in types if str(path).endswith(end))
                 return next(found, None) or super().guess_type(path)
 
+            def translate_path(handler, path: str) -> str:  # noqa: N805
+                lost = any(path.endswith(end) for end in types if not types[end])
+                return "" if lost else super().translate_path(path)
+
             def end_headers(handler) -> None:  # noqa: N805
                 for name, value in headers.items():
                     handler.send_header(name, value)
@@ -44,13 +48,15 @@ class Server:
         handler = functools.partial(Handler, directory=str(folder))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,)).start()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
+        self._thread.join()
         self._server.server_close()
 
 
