@@ -142,7 +142,7 @@ def run(command: str, limit: float, folder: Path) -> Done:
             status, end = child.wait(limit), ""
         except subprocess.TimeoutExpired:
             kill(child)
-            status, end = 124, f"killed at the part's time limit, after {limit:.0f} s"
+            status, end = 124, f"\nkilled at the part's time limit, after {limit:.0f} s"
         except BaseException:
             kill(child)
             raise
