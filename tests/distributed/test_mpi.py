@@ -81,12 +81,14 @@ for words in json.loads(sys.argv[1]):
 
 
 def on_two(*commands: Sequence[str | Path]) -> list[str]:
-    """What two ranks print of each command. One that ranks do not share comes last."""
+    """What two ranks print of each command, and their errors. One that ranks do not share comes
+    last.
+    """
     lines = json.dumps([list(map(str, words)) for words in commands])
     part = [sys.executable, "-m", "mpi4py", "-c", SESSION, lines]
     status, out, err = ended(start(part, part))
     assert status == 0, err
-    return out.split("\x1e")[:-1]
+    return [*out.split("\x1e")[:-1], err]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_two_ranks_leave_and_say_what_one_process_does(data: Path, tmp_path: Pat
     (drawings / "broken.png").write_bytes(b"no picture")
     evaluate = ["evaluate", run, "--json", "--beam", "2"]
     caption = ["caption", run, drawings, "--json", "--temperature", "1"]
-    told, scores, facts, machines, captions = on_two(
+    told, scores, facts, machines, captions, errors = on_two(
         [*train, two], evaluate, ["info", data], ["info"], caption
     )
 
@@ -159,6 +161,7 @@ def test_two_ranks_leave_and_say_what_one_process_does(data: Path, tmp_path: Pat
         {**row, "score": 0} for row in expected
     ]
     assert len(expected) == 5
+    assert errors.count("broken.png") == 1  # captions are one rank's work
     assert facts == good("info", data).stdout
     assert "2 ranks on 1 machine" in machines
 
