@@ -23,16 +23,15 @@ from refusals import refuses
 
 from benchmarks import __main__ as command
 from benchmarks import contenders, measure, results, timing, work
-from benchmarks.ablation import each_row, ways
+from benchmarks.ablation import ways
 from benchmarks.measure import Measurement
 from benchmarks.textbook import Textbook
 from benchmarks.timing import Timer
 from benchmarks.work import BEAM, BUSY, GREEDY, MOST_WORDS, STEP, sampling_flops, training_flops
-from xpcap import CaptioningRNN, backend
+from xpcap import backend
 from xpcap.data.synthetic import LIKE_COCO
 from xpcap.errors import BackendError
-from xpcap.models import batch, network
-from xpcap.models.network import Network
+from xpcap.models import network
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
@@ -98,14 +97,9 @@ def test_sizes_are_those_of_the_docs() -> None:
     rows = re.findall(r"^\| ([\w-]+(?:, [\w-]+)*) \|((?: \d+ \|){5})$", DOCS, re.MULTILINE)
     listed = {name: [int(n) for n in re.findall(r"\d+", sizes)] for name, sizes in rows}
     for c in work.CONFIGS.values():
-        changed = re.fullmatch(r"coco-([nhv])(\d+)", c.name)
-        if changed:
-            assert c == dataclasses.replace(
-                work.CONFIGS["coco"],
-                name=c.name,
-                step_alone=True,
-                **{changed[1].upper(): int(changed[2])},
-            )
+        if changed := re.fullmatch(r"coco-([nhv])(\d+)", c.name):
+            named = {"name": c.name, "step_alone": True, changed[1].upper(): int(changed[2])}
+            assert c == dataclasses.replace(work.CONFIGS["coco"], **named)
         else:
             assert listed[c.name] == [c.N, c.D, c.W, c.H, c.V]
 
@@ -216,11 +210,8 @@ def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_r
     found = results.bench([TINY, alone], (STEP, GREEDY), "numpy", plan=plan)
     one_round = [("xpcap", ["tiny"]), ("textbook", ["tiny"]), ("xpcap", ["other"])]
     assert turns == 3 * one_round
-    assert [(r.work, r.config.name) for r in found] == [
-        (STEP, "tiny"),
-        (STEP, "other"),
-        (GREEDY, "tiny"),
-    ]
+    tasks = [(STEP, "tiny"), (STEP, "other"), (GREEDY, "tiny")]
+    assert [(r.work, r.config.name) for r in found] == tasks
     turns.clear()
     results.bench([TINY, OTHER], (BEAM,), "cupy", ["torch"], timing.Plan(rounds=1))
     assert turns == [(name, ["tiny", "other"]) for name in ms if name != "textbook"]
@@ -535,19 +526,3 @@ def test_a_step_without_one_optimisation_has_the_loss_of_a_step_with_all() -> No
     padded = next(name for name in losses if name.startswith("packing"))
     assert losses.pop(padded) > 0  # padding has a loss of its own
     assert list(losses.values()) == pytest.approx([losses["cell_steps"]] * len(losses))
-
-
-def test_a_row_of_a_step_without_the_word_table_shares_its_word_with_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}, 4, 3, 5, dropout=0.5)
-    parts, forward = list[Any](), Network.forward
-    monkeypatch.setattr(batch, "pack", each_row)
-    monkeypatch.setattr(
-        Network,
-        "forward",
-        lambda self, part, *a, **k: (parts.append(part), forward(self, part, *a, **k))[1],
-    )
-    model.loss(np.ones((2, 4)), np.array([[1, 3, 3, 2], [1, 3, 2, 0]]))
-    (part,) = parts
-    assert len(part.packed.words) == len(part.packed.inputs.ids) == 5
