@@ -76,7 +76,7 @@ def test_emulated_ten_minutes_name_what_is_wrong_and_go_on(
     monkeypatch.setattr(ten_minutes, "load", fails)
     assert ten_minutes.main(WORDS) == 1
     runs, spills, ops, first, *others, verdict = answers(capsys.readouterr().out)
-    failed = "RuntimeError: CUDA_ERROR_INVALID_IMAGE (test_card.py:"
+    failed = "RuntimeError: CUDA_ERROR_INVALID_IMAGE (test_first_hour.py:"
     assert f"FAILED: What runs: {failed}" in runs
     assert f"FAILED: softmax_loss: {failed}" in spills
     assert ops.startswith("FAILED: cell_steps: ArithmeticError: wrong by ")

@@ -190,30 +190,39 @@ def launching() -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("kernel", sorted(ops_device.CUDA.files))
-def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
-    kernel: str, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each kernel of training, scoring and decoding in turn, of whatever cell and entry of the image."""
-    assert kernel in launching(), "no work launches it"
-    setting, number = launching()[kernel]
-    launch = Kernel.__call__
+def test_every_kernel_is_launched_by_a_work() -> None:
+    assert launching().keys() == set(ops_device.CUDA.files)
 
-    def failing(self: Kernel, *args: Any) -> None:
-        if self.name == kernel:
+
+@pytest.mark.parametrize("setting", range(len(SETTINGS)))
+def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
+    setting: int, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel of each work that launches any for the first time: training and policies."""
+    kernels = {work: kernel for kernel, work in launching().items() if work[0] == setting}
+    failing, launch = list[str](), Kernel.__call__
+
+    def fail(self: Kernel, *args: Any) -> None:
+        if self.name in failing:
             raise cuda_error(701)
         launch(self, *args)
 
-    monkeypatch.setattr(Kernel, "__call__", failing)
-    found = work_of(setting, number, monkeypatch)
-    assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in check_lines())
+    monkeypatch.setattr(Kernel, "__call__", fail)
     numpy = make("numpy", num_epochs=1, **SETTINGS[setting][0])
-    if not number:
-        numpy.train()
-        np.testing.assert_allclose(found.loss_history, numpy.loss_history, rtol=5e-6)
-        return
-    captions = numpy.model.sample(numpy.data.split("train").features, policy=POLICIES[number - 1])
-    np.testing.assert_array_equal(found, captions)
+    for (_, number), kernel in kernels.items():
+        failing[:] = [kernel]
+        monkeypatch.setattr(selfcheck, "_ways", {})
+        result = work_of(setting, number, monkeypatch)
+        lines = check_lines()
+        assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in lines), kernel
+        if not number:
+            trained = make("numpy", num_epochs=1, **SETTINGS[setting][0])
+            trained.train()
+            np.testing.assert_allclose(result.loss_history, trained.loss_history, rtol=5e-6)
+            continue
+        features = numpy.data.split("train").features
+        captions = numpy.model.sample(features, policy=POLICIES[number - 1])
+        np.testing.assert_array_equal(result, captions)
 
 
 def test_emulated_error_of_a_product_leads_to_the_plain_way(
