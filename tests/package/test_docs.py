@@ -3,6 +3,8 @@ and public names exist.
 """
 
 import ast
+import contextlib
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -16,7 +18,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import caption_formats
@@ -25,8 +27,9 @@ import excerpts
 import numpy as np
 import pytest
 import students
-from click.testing import CliRunner
-from commands import SMALL, use_few_pictures
+from click.testing import CliRunner, Result
+from commands import SMALL
+from runs import Runs
 
 import xpcap
 from xpcap import backend, errors
@@ -41,9 +44,9 @@ from xpcap.models import Policy
 from xpcap.optim import RULES
 from xpcap.options import described
 from xpcap.prepare.detect import FORMATS
-from xpcap.runs import captions, doctor, train
+from xpcap.runs import captions, doctor
 from xpcap.runs.card import FILES
-from xpcap.shapes import generate, picture_of
+from xpcap.shapes import picture_of
 from xpcap.testing import check_cell
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +104,7 @@ def test_code_blocks_run(
     tables = [(table, dict(table)) for table in (CELLS, ENCODERS)]
     monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
     once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
-    once = once.replace("train=500", "train=100")
+    once = re.sub(r"train=\d+", "train=40", once)
     try:
         exec(compile(once, "block", "exec"), {"__name__": "__main__"})
     finally:  # a page adds a row of its own, or replaces one
@@ -167,14 +170,12 @@ def test_cell_of_a_program_is_that_of_its_paper_and_keeps_the_contract(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_pictures", "files")
 def test_commands_of_a_program_with_its_cell_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of few epochs; the one that resumes takes two more."""
     pytest.importorskip("onnx", reason="the export extra is not installed")
-    monkeypatch.chdir(tmp_path)
-    use_few_pictures(monkeypatch)
-    put_files_that_the_docs_speak_of()
     for path in CELL_PROGRAMS.values():
         shutil.copy(path, tmp_path)
     commands = re.findall(r"^ {4}python (.*)$", DOCS["explain/cells.md"], re.MULTILINE)
@@ -232,15 +233,29 @@ def with_three_mistakes(layers: str) -> str:
     return f"{before}{heading}    pass\n\n\n" + body[body.index("def ") :]
 
 
-def put_files_that_the_docs_speak_of() -> None:
-    """In the working folder: captions, lists, features, pictures, and another dataset, all of them
-    small.
-    """
-    from PIL import Image
-
+@pytest.fixture(scope="module")
+def files_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that the docs speak of, all of them small."""
     pytest.importorskip(
         "onnxruntime", reason="photographs are not encoded: the images extra is not installed"
     )
+    folder = tmp_path_factory.mktemp("files")
+    with contextlib.chdir(folder):
+        put_files()
+    return folder
+
+
+@pytest.fixture
+def files(files_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of them in the working folder."""
+    shutil.copytree(files_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+def put_files() -> None:
+    """Captions, lists, features, pictures, another dataset, and the course's files."""
+    from PIL import Image
+
     names = [f"val{i:05d}.png" for i in range(12)]
     Path("photos").mkdir()
     Path("more").mkdir()
@@ -294,24 +309,52 @@ def put_files_that_the_docs_speak_of() -> None:
     assert CliRunner().invoke(main, arguments.split()).exit_code == 0
 
 
-@pytest.mark.usefixtures("verify_once")
+class Page:
+    """The commands of a page, in the working folder. What `prepare`, `train` and `export` made of the
+    same files for an earlier page is copied, and not made again.
+    """
+
+    made: ClassVar[dict[str, tuple[Result, dict[Path, bytes]]]] = {}
+
+    def call(self, words: list[str]) -> Result:
+        if words[0] not in ("prepare", "train", "export") or "--resume" in words:
+            return CliRunner().invoke(main, words)
+        before = contents(Path())
+        digest = hashlib.sha256(repr(words).encode())
+        for word in words:
+            for path, content in sorted(contents(Path(word)).items()):
+                digest.update(repr((path, len(content))).encode() + content)
+        key = digest.hexdigest()
+        if key not in self.made:
+            result = CliRunner().invoke(main, words)
+            new = {k: x for k, x in contents(Path()).items() if before.get(k) != x}
+            self.made[key] = result, new
+        result, new = self.made[key]
+        for path, content in new.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return result
+
+
+def contents(place: Path) -> dict[Path, bytes]:
+    """Files of a folder, or a file alone, with their bytes."""
+    paths = place.rglob("*") if place.is_dir() else [place]
+    return {path: path.read_bytes() for path in paths if path.is_file()}
+
+
+@pytest.mark.usefixtures("few_pictures", "files", "verify_once")
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
 @pytest.mark.slow
 def test_commands_in_the_docs_run_in_their_order(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, train_once: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On small data, and small models where they are trained; those for a GPU or PyTorch only where
     there is one.
     """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        train, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how)
-    )
-    monkeypatch.setattr(backend, "_active", None)
+    page = Page()
     monkeypatch.setattr(
         captions, "read_url", lambda url: read_picture(url.rpartition("/")[2])
     )  # the file of that name
-    put_files_that_the_docs_speak_of()
     runtime = Path(os.environ.get("XPCAP_RUNTIME", ROOT / RUNTIME))
     if runtime.is_file():
         shutil.copy(runtime, RUNTIME)
@@ -335,11 +378,11 @@ def test_commands_in_the_docs_run_in_their_order(
         ):
             continue  # an example given twice
         for run in missing_runs(words):
-            assert CliRunner().invoke(main, ["train", "--out", run, *SMALL]).exit_code == 0
-        result = CliRunner().invoke(main, words)
+            shutil.copytree(train_once(*SMALL), run)
+        result = page.call(words)
         if "--strict" in words:  # which names the mistakes of the table; then they are left out
             assert all(name in result.output for name in ("beach-120.jpg", "holiday-0412.jpg"))
-            result = CliRunner().invoke(main, [word for word in words if word != "--strict"])
+            result = page.call([word for word in words if word != "--strict"])
         mistakes = "--against" in words and "Error:" not in result.output  # of with_three_mistakes
         assert result.exit_code in {0, int(mistakes)}, f"{command}\n{result.output}"
         assert result.output
