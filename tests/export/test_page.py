@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from browser import Browser
 from commands import SIZES, good
-from lying_files import chunk, png
 
 from xpcap.encoders import read_picture
 from xpcap.encoders.histogram import drawn_area
@@ -23,6 +22,7 @@ from xpcap.shapes import picture_of
 pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
+from lying_files import chunk, png
 from PIL import Image
 from test_onnx import make_run
 from web_pages import CAPTIONED, READY, Server, captions_on, give, shown, text_of, wait

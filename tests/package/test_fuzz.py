@@ -30,7 +30,7 @@ from xpcap.prepare import read_captions  # noqa: E402
 
 FRESH = os.environ.get("XPCAP_EXAMPLES")
 EXAMPLES = settings(
-    max_examples=int(FRESH) if FRESH else 25,
+    max_examples=int(FRESH) if FRESH else 12,
     derandomize=not FRESH,
     deadline=None,
     database=None,
