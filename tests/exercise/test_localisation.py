@@ -240,7 +240,7 @@ def submissions() -> list[list[Mistake]]:
 @pytest.mark.parametrize(
     "mistakes",
     [
-        pytest.param(mistakes, marks=[pytest.mark.slow] if k >= 8 else [])
+        pytest.param(mistakes, marks=[pytest.mark.slow] if k >= 4 else [])
         for k, mistakes in enumerate(submissions())
     ],
 )

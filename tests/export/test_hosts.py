@@ -23,6 +23,7 @@ from xpcap.runs import PictureCaption, default_policy, open_captioner, open_run
 from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # test_page.py has the page in a browser
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 TYPES = Path("/etc/nginx/mime.types")
 CONFIG = """
