@@ -362,9 +362,15 @@ def test_the_textbook_has_our_gradients_and_steps_as_our_solver_does(clip: float
     for name, expected in grads.items():
         assert got_grads[name].dtype == np.float32
         np.testing.assert_allclose(got_grads[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
-    for _ in range(5):
+    for step in range(5):
         solver.step(*minibatch)
         theirs.step(*minibatch)
+        if step == 0:  # by its moments, as Adam's steps hardly depend on a length
+            norm, moment = (
+                np.sqrt(sum(float(np.sum(x**2)) for x in arrays))
+                for arrays in (got_grads.values(), (c["m"] for c in theirs.configs.values()))
+            )
+            assert moment == pytest.approx(0.1 * min(norm, clip), rel=1e-5)
     # In the mean: where there is next to no gradient, it matters where Adam adds epsilon
     for name, after in solver.model.params.items():
         moved = np.abs(after - before[name]).mean()

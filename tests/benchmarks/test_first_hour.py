@@ -109,6 +109,7 @@ def test_emulated_paths_train_as_numpy_does_and_repeat_their_launches(
     assert [row.split("  ")[0] for row in rows] == ["numpy", *step_paths.PATHS]
     numbers = [row.replace(", FUSED 0", "").split() for row in rows]
     assert [row[6] == "-" for row in numbers] == [True, True, True, True, False, False]
+    assert int(numbers[4][6]) > int(numbers[5][6])  # launches, without FUSED and with it
     assert all(float(row[2]) <= float(row[1]) <= float(row[3]) for row in numbers)
     assert line.startswith("5 captions: all train as NumPy does; ms a step: numpy ")
 
