@@ -42,13 +42,14 @@ def public() -> Iterator[str]:
             yield path
 
 
-NAMES = sorted(set(public()))
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if not hasattr(pydoc.locate(name), "spec")]
-)
-def test_docstrings_give_a_type_to_every_parameter_in_order(name: str) -> None:
+def test_docstrings_give_a_type_to_every_parameter_in_order() -> None:
     """Of layers their section Shapes does."""
-    errors = numpydoc.validate(name)["errors"]
-    assert [error for error in errors if error[0] in CHECKS] == []
+    names = {name for name in public() if not hasattr(pydoc.locate(name), "spec")}
+    assert "xpcap.training.solver.CaptioningSolver.train" in names
+    found = [
+        (name, error)
+        for name in sorted(names)
+        for error in numpydoc.validate(name)["errors"]
+        if error[0] in CHECKS
+    ]
+    assert found == []
