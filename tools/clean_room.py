@@ -6,7 +6,6 @@ python tools/clean_room.py [FOLDER]    installs the dependencies from the packag
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,26 +17,28 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--hidden", "16", "--wordvec", "8", "--epochs", "1", "--score-epochs", "0")
-DRAW = "from xpcap import generate, write_dataset; write_dataset('few.h5', generate(0, train=60, val=14))"
+DRAW = """
+import xpcap
+print(xpcap.__file__)
+xpcap.write_dataset("few.h5", xpcap.generate(0, train=60, val=14))
+"""
 
 
 def build(folder: Path) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from what the sdist holds."""
-    hatch(ROOT, "sdist", folder)
+    hatch = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), "-t"]
+    run([*hatch, "sdist"], ROOT)
     (sdist,) = folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    hatch(unpacked, "wheel", folder)
+    run([*hatch, "wheel"], unpacked)
     (wheel,) = folder.glob("*.whl")
     return sdist, wheel
-
-
-def hatch(source: Path, target: str, folder: Path) -> None:
-    run([sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)], source)
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -90,50 +91,28 @@ class Room:
 
 
 def link_dependencies(site: Path) -> None:
-    """Link what xpcap needs from this environment into another one's packages."""
-    for name in sorted(closure("xpcap", site) - {"xpcap"}):
-        installed = metadata.distribution(name)
-        for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
-            link = site / top
-            if not link.exists():
-                link.symlink_to(Path(str(installed.locate_file(top))).resolve())
-
-
-def closure(name: str, site: Path) -> set[str]:
-    """The distributions that the xpcap installed in `site` needs, itself among them."""
-    (own,) = metadata.distributions(name=name, path=[str(site)])
-    found, left = {name}, [*needed(own)]
+    """Link what the xpcap in `site` needs, without extras, from this environment beside it."""
+    left, linked = [*metadata.distributions(name="xpcap", path=[str(site)])], {"xpcap"}
     while left:
-        if (one := left.pop()) not in found:
-            found.add(one)
-            left += needed(metadata.distribution(one))
-    return found
-
-
-def needed(of: metadata.Distribution) -> Iterator[str]:
-    """Names of what a distribution needs without extras, on this machine."""
-    for text in of.requires or ():
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield re.sub(r"[-_.]+", "-", requirement.name).lower()
-
-
-def example() -> str:
-    """The first example of docs/reference/python.md."""
-    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
-    return page.split("```python\n", 1)[1].split("```")[0]
+        for requirement in map(Requirement, left.pop().requires or ()):
+            marker, name = requirement.marker, canonicalize_name(requirement.name)
+            if name in linked or (marker is not None and not marker.evaluate({"extra": ""})):
+                continue
+            linked.add(name)
+            left.append(installed := metadata.distribution(name))
+            for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
+                if not (link := site / top).exists():
+                    link.symlink_to(Path(str(installed.locate_file(top))).resolve())
 
 
 def use(room: Room) -> Iterator[tuple[str, str]]:
     """Use the package; a name and the output of each use."""
-    yield "help", room("xpcap", "--help")
     yield "version", room("xpcap", "--version")
-    yield "module", room("python", "-m", "xpcap", "--version")
-    yield "file", room("python", "-c", "import xpcap; print(xpcap.__file__)")
-    yield "example", room("python", "-c", example())
-    room("python", "-c", DRAW)
+    yield "module", room("python", "-m", "xpcap", "--help")
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    example = page.split("```python\n", 1)[1].split("```")[0]
+    yield "example", room("python", "-c", f"{DRAW}\n{example}")
     yield "train", room("xpcap", "train", "few.h5", "--out", "run", *SMALL)
-    yield "evaluate", room("xpcap", "evaluate", "run")
     yield "caption", room("xpcap", "caption", "run", "--html", "captions.html")
     yield "verify", room("xpcap", "verify")
 
