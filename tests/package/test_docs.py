@@ -100,19 +100,13 @@ def test_code_blocks_run(
     (tmp_path / "reports/class.csv").write_text("student,function,points\nada,total,76\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(backend, "_active", None)
-    tables: list[tuple[dict[str, Any], dict[str, Any]]]
-    tables = [(table, dict(table)) for table in (CELLS, ENCODERS)]
     monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
     once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
     once = re.sub(r"train=\d+", "train=40", once)
     small = " epochs=4, score_epochs=0, neighbours=False)"  # of a recipe
     once = re.sub(r" epochs=\d+(, score_epochs=0)?\)", small, once)
-    try:
+    with mock.patch.dict(CELLS), mock.patch.dict(ENCODERS):  # a page adds or replaces rows
         exec(compile(once, "block", "exec"), {"__name__": "__main__"})
-    finally:  # a page adds a row of its own, or replaces one
-        for table, rows in tables:
-            table.clear()
-            table.update(rows)
     assert capsys.readouterr().out
 
 
@@ -236,43 +230,37 @@ def put_files() -> None:
     from PIL import Image
 
     names = [f"val{i:05d}.png" for i in range(12)]
-    Path("photos").mkdir()
-    Path("more").mkdir()
-    for name in names:
-        Image.fromarray(picture_of(name)).save(Path("photos") / name)
-        Image.fromarray(picture_of(name)).save("photo.jpg")
-    Image.fromarray(picture_of(names[0])).save("more/one.jpg")
-    Image.fromarray(picture_of(names[1])).save("drawing.png")
-    lines = [
+    places = {f"photos/{name}": name for name in names}
+    for name in ("garden-031.jpg", "beach-047.jpg", "beach-120.jpg", "harbour-002.jpg"):
+        places[f"photos/{name}"] = names[-1]
+    places |= {"photo.jpg": names[-1], "more/one.jpg": names[0], "drawing.png": names[1]}
+    for file, name in places.items():
+        Path(file).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture_of(name)).save(file)
+    lines = "".join(
         f"{name}#{k}\tA {colour} {'thing' if i % 2 else 'box'} .\n"
         for i, name in enumerate(names)
         for k, colour in enumerate(("red", "blue", "green"))
-    ]
-    for file, text in {
-        "captions.txt": "".join(lines),
-        "Flickr8k.token.txt": "".join(lines),
-        "train.txt": "\n".join(names[:8]),
-        "val.txt": "\n".join(names[8:]),
-        "Flickr_8k.trainImages.txt": "\n".join(names[:8]),
-        "Flickr_8k.devImages.txt": "\n".join(names[8:]),
+    )
+    train, val = "\n".join(names[:8]), "\n".join(names[8:])
+    for files, text in {
+        "captions.txt Flickr8k.token.txt": lines,
+        "train.txt Flickr_8k.trainImages.txt": train,
+        "val.txt Flickr_8k.devImages.txt": val,
         "captions.json": json.dumps(dict.fromkeys(names[8:], "a thing")),
     }.items():
-        Path(file).write_text(text)
+        for file in files.split():
+            Path(file).write_text(text)
     Path("captions.csv").write_bytes(
         caption_formats.table({name: ["a red thing", "a thing"] for name in names} | MISTAKEN)
     )
-    for name in ("garden-031.jpg", "beach-047.jpg", "beach-120.jpg", "harbour-002.jpg"):
-        shutil.copy("photo.jpg", Path("photos") / name)
     for split, part in (("train", names[:8]), ("val", names[8:])):
         Path(f"captions_{split}2017.json").write_bytes(
             caption_formats.coco({name: ["a thing"] for name in part})
         )
     for file in ("features.npz", "features_efficientnet_lite2.npz"):
-        np.savez(
-            file,
-            names=names,
-            features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"),
-        )
+        features = np.random.default_rng(0).standard_normal((12, 6)).astype("f4")
+        np.savez(file, names=names, features=features)
     for module, name in table.FILES.items():
         places = [Path("cs231n", name), *[Path(name)] * (module == "rnn_layers")]
         if module in table.HANDED_IN:
@@ -569,14 +557,6 @@ def resolve(name: str) -> Any:
     return pydoc.locate(f"xpcap.{OBJECTS.get(first, first) if dot else first}{dot}{rest}")
 
 
-def parameters_of(function: Any) -> list[inspect.Parameter]:
-    return [
-        parameter.replace(annotation=parameter.empty)
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-    ]
-
-
 @pytest.mark.parametrize("name", TEXTS)
 def test_calls_in_the_docs_fit_what_they_call(name: str) -> None:
     for function_name, arguments in CALL.findall(FENCE.sub("", TEXTS[name])):
@@ -589,7 +569,9 @@ def test_calls_in_the_docs_fit_what_they_call(name: str) -> None:
             continue
         assert isinstance(call, ast.Call)
         keywords = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
-        inspect.Signature(parameters_of(function)).bind_partial(*call.args, **keywords)
+        parameters = inspect.signature(function).parameters.values()
+        named = [p for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        inspect.Signature(named).bind_partial(*call.args, **keywords)
 
 
 def test_names_in_the_table_of_modules_can_be_imported() -> None:
@@ -607,8 +589,6 @@ def test_names_in_the_table_of_modules_can_be_imported() -> None:
 def test_commands_in_the_docs_have_the_options_that_they_are_given(name: str) -> None:
     line = r"(?:\\\n|[^`\n])*"
     for command, arguments in re.findall(rf"\bxpcap ([a-z]+) ({line}--{line})", TEXTS[name]):
-        options = {spelling for p in main.commands[command].params for spelling in p.opts}
-        options |= {
-            spelling for p in main.commands[command].params for spelling in p.secondary_opts
-        }
-        assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", arguments)) <= options | {"--help"}, command
+        params = main.commands[command].params
+        options = {word for p in params for word in (*p.opts, *p.secondary_opts, "--help")}
+        assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", arguments)) <= options, command
