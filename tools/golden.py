@@ -110,6 +110,9 @@ def main() -> None:
         "OPENBLAS_NUM_THREADS": options.threads,
         "PYTHONPATH": str(options.checkout.resolve()),
     }
+    if options.folder.exists():
+        raise SystemExit(f"{options.folder} exists")
+    shutil.rmtree(WORKPLACE, ignore_errors=True)  # of a call that was stopped
     draw(WORKPLACE)
     for number, command in enumerate(COMMANDS.strip().splitlines()):
         run(command, number, WORKPLACE, environment)
