@@ -1,12 +1,7 @@
 """What holds of any input, not of chosen ones: layers, packing, text, importer and clipping, on
 examples that hypothesis makes up.
-
-The same few examples in every run of the suite; XPCAP_EXAMPLES=N takes N fresh ones for each
-property.
 """
 
-import atexit
-import os
 import re
 import tempfile
 import unicodedata
@@ -22,9 +17,8 @@ import pytest
 hypothesis = pytest.importorskip("hypothesis")
 pytest.importorskip("nltk")
 
-from hypothesis import given, settings  # noqa: E402 - after the skip
+from examples import holds  # noqa: E402 - after the skip
 from hypothesis import strategies as st  # noqa: E402
-from hypothesis.configuration import set_hypothesis_home_dir  # noqa: E402
 
 from xpcap import CaptioningRNN, layers, optim  # noqa: E402
 from xpcap.data import (  # noqa: E402
@@ -43,29 +37,11 @@ from xpcap.prepare import import_captions, read_captions  # noqa: E402
 from xpcap.prepare.text import read_list  # noqa: E402
 from xpcap.testing.layer import Trial  # noqa: E402
 
-STORE = tempfile.TemporaryDirectory()  # what hypothesis keeps on disk, from collection on
-atexit.register(STORE.cleanup)
-set_hypothesis_home_dir(STORE.name)
-FRESH = os.environ.get("XPCAP_EXAMPLES")
-EVERY = settings(
-    max_examples=int(FRESH) if FRESH else 60,
-    derandomize=not FRESH,
-    deadline=None,
-    database=None,
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
 SIZE = st.integers(1, 4)
 SEED = st.integers(0, 2**32 - 1)
 SCALE = st.sampled_from([0.0, 5e-324, 1e-310, 1e-160, 1e-8, 1.0, 30.0, 800.0, 1e8, 1e160, 1e300])
 DTYPE = st.sampled_from([np.float32, np.float64])
 IN_COURSE_FORM = st.sampled_from([x for x in layers.CELLS if hasattr(layers, f"{x}_forward")])
-
-
-def holds(*strategies: Any, fewer: int | None = None) -> Callable[[Any], Any]:
-    """A test of everything that the strategies make; of `fewer` examples where each takes long."""
-    taken = EVERY if FRESH or fewer is None else settings(EVERY, max_examples=fewer)
-    return lambda test: taken(given(*strategies)(test))
 
 
 # Layers
@@ -253,7 +229,7 @@ SAID = (
 @holds(
     st.dictionaries(NAME, st.lists(SAID, min_size=1, max_size=3), min_size=2, max_size=4),
     SEED,
-    fewer=20,
+    number=20,
 )
 def test_what_is_imported_comes_back_from_the_file(
     captions: dict[str, list[str]], seed: int

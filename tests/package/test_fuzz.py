@@ -1,12 +1,10 @@
 """Whatever bytes, text, JSON or arrays a file holds, it is read, or refused by an expected error.
 
-hypothesis spoils the good files of damage.READERS: the same few examples in every run of the suite;
-XPCAP_EXAMPLES=N, as `make fuzz` sets it, takes N fresh ones for each kind of file.
+hypothesis spoils the good files of damage.READERS, and captions of every format.
 """
 
 import contextlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -22,20 +20,12 @@ hypothesis = pytest.importorskip("hypothesis")
 
 from caption_formats import FORMATS  # noqa: E402 - after the skip
 from damage import READERS, about, array, tensors  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
+from examples import holds  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from xpcap.errors import EXPECTED  # noqa: E402
 from xpcap.prepare import read_captions  # noqa: E402
 
-FRESH = os.environ.get("XPCAP_EXAMPLES")
-EXAMPLES = settings(
-    max_examples=int(FRESH) if FRESH else 12,
-    derandomize=not FRESH,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
 NUMBERS = st.one_of(
     st.integers(-2, 2),
     st.sampled_from([255, 2**15, 2**31 - 1, 2**32, 2**63 - 1, 2**64, 10**30, 10**400]),
@@ -150,11 +140,12 @@ USES: dict[str, Callable[[Any], object]] = {  # what a command would take from w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_spoilt_file_is_read_or_refused_by_an_expected_error(kind: str) -> None:
-    make, read = KINDS[kind]
+def test_a_spoilt_file_is_read_or_refused_by_an_expected_error(kind: str, tmp_path: Path) -> None:
+    (make, read), use = KINDS[kind], USES.get(kind, bool)
+    make(tmp_path)
+    use(read(tmp_path))  # as it is
 
-    @EXAMPLES
-    @given(st.data())
+    @holds(st.data(), number=12)
     def check(data: Any) -> None:
         with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -165,6 +156,6 @@ def test_a_spoilt_file_is_read_or_refused_by_an_expected_error(kind: str) -> Non
             spoil(data.draw, path)
             hypothesis.note(f"{path.name}: {path.read_bytes()[:200]!r}")
             with contextlib.suppress(EXPECTED):
-                USES.get(kind, bool)(read(folder))
+                use(read(folder))
 
     check()
