@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 # Commands run here, since data sets and runs hold paths; then the folder is moved.
-WORKPLACE = Path(tempfile.gettempdir(), "xpcap-golden")
+WORK = Path(tempfile.gettempdir(), "xpcap-golden")
 CLOCK = {"times.jsonl", ".lock"}  # they hold times, as do caches of features
 DURATION = re.compile(
     r"\b\d+(\.\d+)?&?(nbsp;)?[ \xa0]?(s|seconds?|minutes?|h|hours?)\b"  # in pages
@@ -54,11 +54,9 @@ score theirs.json --data plain.h5 --json
 info runs/attention --json
 export runs/attention --onnx onnx-attention
 export runs/lstm --onnx onnx-lstm --weights float16
-verify --backend numpy --json
+verify --json
 """
-TRAIN = (
-    "--hidden 48 --wordvec 24 --batch-size 40 --epochs 2 --score-epochs 0 --lr 0.01 --backend numpy"
-)
+TRAIN = "--hidden 48 --wordvec 24 --batch-size 40 --epochs 2 --score-epochs 0 --lr 0.01"
 
 
 def draw(folder: Path) -> None:
@@ -108,20 +106,21 @@ def main() -> None:
     environment = {
         **os.environ,
         "OPENBLAS_NUM_THREADS": options.threads,
+        "XPCAP_BACKEND": "numpy",
         "PYTHONPATH": str(options.checkout.resolve()),
     }
     if options.folder.exists():
         raise SystemExit(f"{options.folder} exists")
-    shutil.rmtree(WORKPLACE, ignore_errors=True)  # of a call that was stopped
-    draw(WORKPLACE)
+    shutil.rmtree(WORK, ignore_errors=True)  # of a call that was stopped
+    draw(WORK)
     for number, command in enumerate(COMMANDS.strip().splitlines()):
-        run(command, number, WORKPLACE, environment)
-    for path in WORKPLACE.rglob("*"):
+        run(command, number, WORK, environment)
+    for path in WORK.rglob("*"):
         if path.name in CLOCK or path.suffix == ".features":
             path.unlink()
         elif path.suffix in (".html", ".md", ".json"):
             path.write_text(DURATION.sub("...", path.read_text()))
-    shutil.move(WORKPLACE, options.folder)
+    shutil.move(WORK, options.folder)
 
 
 if __name__ == "__main__":
