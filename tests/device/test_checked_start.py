@@ -186,7 +186,8 @@ def launching() -> dict[str, tuple[int, int]]:
             with device.counting() as counts:
                 work_of(*work, patch)
             for launch in counts.launches:
-                found.setdefault(launch.name, work) if launch.kind == "raw" else None
+                if launch.kind == "raw":
+                    found.setdefault(launch.name, work)
     return found
 
 

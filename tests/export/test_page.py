@@ -321,7 +321,7 @@ def test_photos_have_pythons_pixels_and_captions(
     photos, rows = tmp_path / "photos", ["image,caption"]
     photos.mkdir()
     sizes = [(500, 333), (333, 500), (224, 224), (1500, 1100), (120, 90)]
-    for line in lines[: 5 * 15]:
+    for line in lines[: 5 * 25]:
         name, caption = line.split("\t")
         name = name.partition("#")[0]
         rows.append(f'{name},"{caption}"')

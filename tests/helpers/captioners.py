@@ -55,7 +55,7 @@ def batch(rng: np.random.Generator, inject: str = "init") -> tuple[np.ndarray, n
 def masks(
     model: CaptioningRNN, inputs: np.ndarray, live: np.ndarray, step: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As DESIGN has them drawn: a row for each caption, for each distinct live word by id, and for
+    """Dropout masks: a row for each caption, for each distinct live word by id, and for
     each live step, caption by caption.
     """
     shapes = (len(inputs), D), (V, W), (*inputs.shape, H)
