@@ -25,7 +25,6 @@ FOLDERS = {  # captions of the sidebar, in its order
     "How-to": "howto",
     "Explanation": "explain",
     "Reference": "reference",
-    "About": "about",
 }
 API = "Python, from the docstrings"
 # Commands of LaTeX that docutils lacks, in its own

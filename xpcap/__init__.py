@@ -12,7 +12,7 @@ Train a run, on the data set that the command `xpcap prepare` makes of pictures 
 
     run, evaluation = xpcap.train_run(xpcap.Recipe("flickr8k.h5", out="runs/flickr8k"))
 
-docs/howto/caption-in-python.md and docs/reference/python.md have the rest. To read the code, open
+docs/howto/caption-in-programs.md and docs/reference/python.md have the rest. To read the code, open
 layers/lstm.py (the equations), models/network.py, training/solver.py and decoding/decode.py, in this order;
 docs/explain/how-it-works.md follows one caption through them.
 """

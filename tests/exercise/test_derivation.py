@@ -1,4 +1,4 @@
-"""Reports derive the line that they name, in the words of docs/explain/backward.md."""
+"""Reports derive the line that they name, in the words of docs/explain/lstm.md."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from xpcap.exercise import table
 from xpcap.exercise.grading.derivation import LINES, RULES, Row, derivation, page
 from xpcap.exercise.reference import rnn_layers
 
-BACKWARD = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
+PAGE_FILE = Path(__file__).parents[2] / "docs" / "explain" / "lstm.md"
 LATEX = [  # what stands for it in a report
     (r"```python\n.*?```", ""),
     (r"\\(?:q?quad|left|right)\b|\\[, ]|```math|[&$*`]", ""),
@@ -38,7 +38,7 @@ def plain(text: str) -> str:
     return text
 
 
-PAGE = BACKWARD.read_text(encoding="utf-8")
+PAGE = PAGE_FILE.read_text(encoding="utf-8")
 WHOLE = plain(PAGE)
 
 

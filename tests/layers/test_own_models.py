@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 def page(heading: str) -> SimpleNamespace:
     """The functions of the section's first program, without what it does as a program."""
-    block = re.search(r"```python\n(.*?)```", PAGE.split(f"\n## {heading}\n")[1], re.DOTALL)
+    block = re.search(r"```python\n(.*?)```", re.split(rf"\n##+ {heading}\n", PAGE)[1], re.DOTALL)
     assert block
     names: dict[str, Any] = {"__name__": heading}
     exec(compile(block[1], heading, "exec"), names)

@@ -70,10 +70,10 @@ PROGRAMS = sorted({name for name, info, _ in FENCES if info.endswith(" whole")})
 BLOCKS = [
     code
     for name, info, code in (*(("README.md", *fence) for fence in FENCE.findall(README)), *FENCES)
-    if info == "python" and name not in PROGRAMS
+    if info == "python"
 ]  # to be run; ```python FILE FUNCTION is an excerpt
-BLOCKS += [  # a page that quotes whole functions is one program
-    "\n".join(code for page, info, code in FENCES if page == name and info.startswith("python"))
+BLOCKS += [  # blocks of a page that are marked `whole` are one program
+    "\n".join(code for page, info, code in FENCES if page == name and info.endswith(" whole"))
     for name in PROGRAMS
 ]
 
@@ -437,7 +437,11 @@ def test_committed_figures_are_of_the_committed_sources() -> None:
             assert picture.text["sources"] == figures["digest"](name), name
 
 
-QUOTED = [(name, info.split()[1:], code) for name, info, code in FENCES if info[:7] == "python "]
+QUOTED = [
+    (name, info.split()[1:], code)
+    for name, info, code in FENCES
+    if info.startswith("python ") and info != "python whole"
+]
 
 
 @pytest.mark.parametrize(("name", "place", "code"), QUOTED)
@@ -474,7 +478,7 @@ STATED = {  # what the tables of a page say
         + " | ".join(", ".join(x) or "none" for x in (cell.blocks, cell.gates, cell.states))
         for name, cell in CELLS.items()
     ],
-    "howto/better-captions.md": list(map(symptom_row, doctor.SYMPTOMS)),
+    "howto/troubleshooting.md": list(map(symptom_row, doctor.SYMPTOMS)),
     "howto/caption-formats.md": [
         text for form in FORMATS for text in (f"| {form.name} |", f"| {form.splits} |")
     ],
@@ -483,7 +487,7 @@ STATED = {  # what the tables of a page say
         for output in OUTPUTS
     ],
     "howto/encoders.md": [f"| `{row.name}` | {row.help} |" for row in ENCODERS.values()],
-    "howto/own-loop.md": [
+    "howto/own-models.md": [
         f"| `{rule.name}` | " + ", ".join(f"`{k}` {x:g}" for k, (x, _) in rule.numbers.items())
         for rule in RULES.values()
     ],

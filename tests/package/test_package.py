@@ -105,7 +105,7 @@ def test_a_program_captions_with_few_packages(ranked: Path) -> None:
     program(CAPTION, BLOCKED, LATER, ranked)
     lines = PROJECT["dependencies"] + EXTRAS["images"]
     needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
-    page = texts("docs/howto/deploy.md")
+    page = texts("docs/howto/caption-in-programs.md")
     (container,) = re.findall(r"pip install --no-cache-dir --no-deps (.*?)\nRUN", page, re.DOTALL)
     assert needed == set(re.findall(r" ([\w-]+)", container))
 

@@ -660,7 +660,7 @@ def test_too_few_pictures_or_words_are_remarked_with_what_helps() -> None:
     assert (
         "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
         " five captions each; train --from another run gives a head start"
-        " (docs/howto/head-start.md)"
+        " (docs/tutorials/your-photos.md)"
     ) in prepare("train=few.csv")
     Path("own.h5").unlink()
     write("c.csv", table(said))

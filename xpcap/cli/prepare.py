@@ -97,7 +97,7 @@ def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
         click.echo(
             f"note: {number:,} training pictures are {much}: captions begin to fit at about"
             f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
-            " (docs/howto/head-start.md)"
+            " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MAX_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"

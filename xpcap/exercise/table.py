@@ -29,7 +29,7 @@ HANDED_IN = (
 )  # what students write, and a mark is of unless others are asked for
 CELLS = ("rnn", "lstm")  # of the captioner
 
-# module: function | points | arguments -> results | section of docs/explain/backward.md
+# module: function | points | arguments -> results | section of docs/explain/lstm.md
 # Points are in proportion: of HANDED_IN together 100; what the course gives has none. A forward
 # pass also returns its cache, a backward pass takes it last; gradients have the shapes of arguments.
 ROWS = """
@@ -68,7 +68,7 @@ class Function(NamedTuple):
     module : "rnn_layers"
     points : in proportion; 0 for what the course gives
     arguments, results : name to `Entry`, which knows the shape; of a layer without its cache
-    page : section of docs/explain/backward.md; "" for none
+    page : section of docs/explain/lstm.md; "" for none
     """
 
     name: str

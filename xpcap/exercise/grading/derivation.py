@@ -1,6 +1,6 @@
 """The derivation of a line that a report names: a rule and an equation, without the program.
 
-The rows are those of docs/explain/backward.md, where every equation stands with its reasons; a test
+The rows are those of docs/explain/lstm.md, where every equation stands with its reasons; a test
 holds them to it. What is graded elsewhere has no docs/, so that reports carry the text itself.
 """
 
