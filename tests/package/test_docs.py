@@ -34,7 +34,7 @@ from runs import Runs
 import xpcap
 from xpcap import backend, errors
 from xpcap.cli import main
-from xpcap.cli.caption import OUTPUTS
+from xpcap.cli.caption import ALL_OUTPUTS
 from xpcap.data import few
 from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
@@ -484,7 +484,7 @@ STATED = {  # what the tables of a page say
     ],
     "howto/captions-to-files.md": [
         f"| `{output.flag}{output.suffix and f' FILE{output.suffix}'}` | {excerpts.quoted(output.help)} |"
-        for output in OUTPUTS
+        for output in ALL_OUTPUTS
     ],
     "howto/encoders.md": [f"| `{row.name}` | {row.help} |" for row in ENCODERS.values()],
     "howto/own-models.md": [

@@ -9,7 +9,7 @@ import pytest
 from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 
 from xpcap.errors import DataError
-from xpcap.runs.outputs import SINKS, CsvTable, Growing
+from xpcap.runs.outputs import OUTPUTS, CsvTable, Growing
 from xpcap.runs.records import PictureCaption
 from xpcap.work import work
 
@@ -29,7 +29,7 @@ class TabbedLines(Growing):
         return line.removeprefix("- ").split("\t")
 
 
-KINDS = [*(kind for kind in SINKS if issubclass(kind, Growing)), TabbedLines]
+KINDS = [*(kind for kind in OUTPUTS if issubclass(kind, Growing)), TabbedLines]
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 

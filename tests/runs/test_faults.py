@@ -19,7 +19,7 @@ import kill
 from faults import Fault
 
 from xpcap.runs import saver
-from xpcap.runs.outputs import SINKS, NewFile
+from xpcap.runs.outputs import OUTPUTS, NewFile
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -56,7 +56,7 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
 ) -> None:
     commands_of: dict[str, list[object]] = {
         f"new{kind.suffix}": ["caption", run, "-n", 2, kind.flag, tmp_path / f"new{kind.suffix}"]
-        for kind in SINKS
+        for kind in OUTPUTS
         if issubclass(kind, NewFile)
     }
     prepare = "prepare tokens.txt --split train=list.txt --features f.npz --min-count 1 --out"

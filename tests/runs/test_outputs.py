@@ -33,7 +33,7 @@ from xpcap.runs import (
 )
 from xpcap.runs.outputs import (
     OPTIONAL,
-    SINKS,
+    OUTPUTS,
     CsvTable,
     Growing,
     JsonLines,
@@ -307,15 +307,15 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
     assert result.stderr.count("it has a different text") == 1
 
 
-FILES = {kind.flag: f"all{kind.suffix}" for kind in SINKS if kind.suffix}
-NEW = [kind.flag for kind in SINKS if issubclass(kind, NewFile)]
+FILES = {kind.flag: f"all{kind.suffix}" for kind in OUTPUTS if kind.suffix}
+NEW = [kind.flag for kind in OUTPUTS if issubclass(kind, NewFile)]
 EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 
 def test_each_output_says_what_the_command_asks_of_it() -> None:
     """Its flag, and a sentence of help, and how the name of its file ends."""
-    assert len({kind.flag for kind in SINKS}) == len(SINKS)
-    for kind in SINKS:
+    assert len({kind.flag for kind in OUTPUTS}) == len(OUTPUTS)
+    for kind in OUTPUTS:
         assert re.fullmatch("--[a-z-]+", kind.flag), kind
         assert kind.help.endswith("."), kind
         ends = r"\.\w+" if issubclass(kind, NewFile | Growing) else ""
@@ -356,7 +356,7 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that grow are continued to the bytes of one that was not interrupted."""
-    growing = [(kind.flag, FILES[kind.flag]) for kind in SINKS if issubclass(kind, Growing)]
+    growing = [(kind.flag, FILES[kind.flag]) for kind in OUTPUTS if issubclass(kind, Growing)]
     for flag, name in growing:
         good("caption", run, photos, flag, f"whole-{name}")
     monkeypatch.setattr(captions, "BATCH", 1)

@@ -33,9 +33,9 @@ from xpcap.runs import (
 )
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.outputs import (
-    SINKS,
-    Sink,
-    begin_sinks,
+    OUTPUTS,
+    Output,
+    begin_outputs,
     caption_sources,
     deliver,
     wanted,
@@ -52,12 +52,12 @@ EXAMPLES = examples(
 )
 COUNT = Whole(1)
 SHOWN = 5  # captions of a beam in JSON and on a page
-OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
+ALL_OUTPUTS: tuple[type[Output], ...] = (Json, *OUTPUTS)
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option of each output."""
-    for output in reversed(OUTPUTS):
+    for output in reversed(ALL_OUTPUTS):
         settings: dict[str, Any] = {"type": PATH} if output.suffix else {"is_flag": True}
         command = click.option(output.flag, help=output.help, **settings)(command)
     return command
@@ -108,7 +108,7 @@ def caption(
     explain: bool,
     decoding: Decoding,
     backend: str | None,
-    **outputs: Any,
+    **given: Any,
 ) -> None:
     """Caption pictures with a run.
 
@@ -130,44 +130,44 @@ def caption(
     --temperature, --top-k and --top-p sample words.
     """
     check_rules()
-    sinks = [
+    outputs = [
         output(value if output.suffix else None, best=decoding.n_best or 1, explain=explain)
-        for output in OUTPUTS
-        if (value := outputs[output.flag.strip("-")])
+        for output in ALL_OUTPUTS
+        if (value := given[output.flag.strip("-")])
     ]
-    as_json = any(isinstance(sink, Json) for sink in sinks)
-    if not any(sink.instead for sink in sinks) or (explain and not as_json):
-        sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
+    as_json = any(isinstance(output, Json) for output in outputs)
+    if not any(output.instead for output in outputs) or (explain and not as_json):
+        outputs.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     choose_backend(backend)
     opened_run = open_run(run)
-    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(sinks) else 1)
+    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(outputs) else 1)
     if explain:
         _require_ranked(opened_run, policy)
     if pictures:
-        results = caption_sources(open_captioner(opened_run), pictures, sinks, policy)
+        results = caption_sources(open_captioner(opened_run), pictures, outputs, policy)
     else:
-        results = _of_split(opened_run, data, split, count, sinks, policy)
-    captions, skipped = deliver(results, [SkipsTold(), *sinks])
-    for sink in sinks:
-        for line in sink.close().splitlines():
+        results = _of_split(opened_run, data, split, count, outputs, policy)
+    captions, skipped = deliver(results, [SkipsTold(), *outputs])
+    for output in outputs:
+        for line in output.close().splitlines():
             click.echo(escape_control(line), err=as_json)
-    if skipped and not captions and not any(sink.had for sink in sinks):
+    if skipped and not captions and not any(output.had for output in outputs):
         got = f"none of {len(skipped)} could be read"
         cause = "the reasons are listed above"
         raise DataError("caption", "", got, "at least one picture", cause)
 
 
 def _of_split(
-    run: Run, data: Path | None, split: str, count: int, sinks: list[Sink], policy: Policy
+    run: Run, data: Path | None, split: str, count: int, outputs: list[Output], policy: Policy
 ) -> Iterator[PictureCaption]:
-    """Begin the sinks and caption pictures of a split, but for those that are done."""
-    dataset, wanted_fields = run.data(data), wanted(sinks)
+    """Begin the outputs and caption pictures of a split, but for those that are done."""
+    dataset, wanted_fields = run.data(data), wanted(outputs)
     pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = dataset.split(split).images
     names = [images[number] for number in chosen.tolist()]
-    numbers = begin_sinks(sinks, run, policy, names)
+    numbers = begin_outputs(outputs, run, policy, names)
     decoder = run.decoder(policy, "attention" in wanted_fields, "explanation" in wanted_fields)
     captions = caption_chosen(decoder, dataset, split, chosen[numbers])
     with_picture = "picture" in wanted_fields

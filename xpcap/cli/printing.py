@@ -17,14 +17,14 @@ from xpcap.runs.explanation import (
     decision,
     sample_caption,
 )
-from xpcap.runs.outputs import Sink
+from xpcap.runs.outputs import Output
 from xpcap.runs.records import PictureCaption, Skipped
 
 SHOWN = 5  # training photos, and candidates, of an explanation
 DIGITS = 4  # of an attention weight in JSON
 
 
-class Printed(Sink):
+class Printed(Output):
     """Each picture's name, caption, first reference, captions of a beam, and explanation."""
 
     _begun = False
@@ -48,7 +48,7 @@ class Printed(Sink):
         return ""
 
 
-class SkipsTold(Sink):
+class SkipsTold(Output):
     """Pictures without a caption, named on standard error as they come."""
 
     def add(self, caption: PictureCaption) -> None:
@@ -90,7 +90,7 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     return lines
 
 
-class Json(Sink):
+class Json(Output):
     """All captions as one list of objects."""
 
     flag = "--json"

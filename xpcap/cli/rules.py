@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from xpcap.cli.decoding import OF_BEAMS, OF_SAMPLING
 from xpcap.errors import OptionError
-from xpcap.runs.outputs import SINKS
+from xpcap.runs.outputs import OUTPUTS
 
 
 class Needs(NamedTuple):
@@ -41,7 +41,7 @@ RULES: Mapping[str, Sequence[Needs | Excludes]] = {
     "caption": [
         Excludes(["split", "count", "data"], ["pictures"], "give one or the other"),
         Needs(
-            [sink.flag.removeprefix("--") for sink in SINKS if sink.of_files],
+            [output.flag.removeprefix("--") for output in OUTPUTS if output.of_files],
             ["pictures"],
             "it writes to files or folders",
         ),

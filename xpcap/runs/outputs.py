@@ -1,6 +1,6 @@
-"""Sinks: where captions go as they are made, to tables, texts, pictures, pages. Open Sink first.
+"""Outputs: where captions go as they are made, to tables, texts, pictures, pages. Open Output first.
 
-A sink is an option of the command `caption`, and any of them go together. What one has written
+An output is an option of the command `caption`, and any of them go together. What one has written
 when another fails, or the work is stopped, it keeps.
 """
 
@@ -34,7 +34,7 @@ from xpcap.work import notice
 OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": None, "n_best": ()}
 
 
-class Sink:
+class Output:
     """Takes captions one by one. This one keeps them, for what is made of all in the end.
 
     A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
@@ -71,7 +71,7 @@ class Sink:
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Prepare for pictures of these names.
 
-        captioner : `Run.signature` of the run, if a file that grows is among the sinks
+        captioner : `Run.signature` of the run, if a file that grows is among the outputs
         """
         self.run, self.captioner = run, captioner
 
@@ -99,55 +99,55 @@ class Sink:
 
 
 def deliver(
-    results: Iterable[PictureCaption | Skipped], sinks: Sequence[Sink]
+    results: Iterable[PictureCaption | Skipped], outputs: Sequence[Output]
 ) -> tuple[int, list[Skipped]]:
-    """Give each result to each sink, a caption with what the sink wants, while all are open.
+    """Give each result to each output, a caption with what the output wants, while all are open.
 
     Returns the number of captions, and the pictures without one.
     """
     captions, skipped = 0, list[Skipped]()
     with contextlib.ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
+        for output in outputs:
+            stack.enter_context(output)
         for result in results:
             if isinstance(result, Skipped):
                 skipped.append(result)
-                for sink in sinks:
-                    sink.skip(result)
+                for output in outputs:
+                    output.skip(result)
                 continue
             captions += 1
-            for sink in sinks:
-                unwanted = {name: x for name, x in OPTIONAL.items() if name not in sink.wants}
-                sink.add(replace(result, **unwanted))
+            for output in outputs:
+                unwanted = {name: x for name, x in OPTIONAL.items() if name not in output.wants}
+                output.add(replace(result, **unwanted))
     return captions, skipped
 
 
-def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
-    """The OPTIONAL fields of a caption that some sink wants."""
-    return frozenset[str]().union(*(sink.wants for sink in sinks))
+def wanted(outputs: Iterable[Output]) -> frozenset[str]:
+    """The OPTIONAL fields of a caption that some output wants."""
+    return frozenset[str]().union(*(output.wants for output in outputs))
 
 
-def begin_sinks(
-    sinks: Sequence[Sink],
+def begin_outputs(
+    outputs: Sequence[Output],
     run: Run,
     policy: Policy | None,
     names: Sequence[str],
     *,
     paths: bool = False,
 ) -> list[int]:
-    """Begin each sink, and choose the pictures to caption: those that some file that grows lacks.
+    """Begin each output, and choose the pictures to caption: those that some file that grows lacks.
 
-    Of others, the sinks that need no more get the texts in a file. If no sink needs more, it is
+    Of others, the outputs that need no more get the texts in a file. If no output needs more, it is
     enough that one file has the picture.
     """
-    files = [sink for sink in sinks if isinstance(sink, Growing)]
+    files = [output for output in outputs if isinstance(output, Growing)]
     captioner = run.signature(policy) if files else ""  # which reads all parameters
-    for sink in sinks:
-        sink.paths = paths
-        sink.begin(run, captioner, names)
+    for output in outputs:
+        output.paths = paths
+        output.begin(run, captioner, names)
     chosen: list[int] = []
-    best = max((sink.best for sink in sinks), default=1)
-    texts_suffice = all(sink.of_texts for sink in sinks)
+    best = max((output.best for output in outputs), default=1)
+    texts_suffice = all(output.of_texts for output in outputs)
     for number, name in enumerate(names):
         holders = [file for file in files if name in file]
         for file in holders:
@@ -156,9 +156,9 @@ def begin_sinks(
         if source is None or not (texts_suffice or holders == files):
             chosen.append(number)
             continue
-        for sink in sinks:
-            if sink.of_texts:
-                sink.add(source.caption(name))
+        for output in outputs:
+            if output.of_texts:
+                output.add(source.caption(name))
     for file in files:
         if file.had:
             lacks = len(names) - file.had
@@ -171,24 +171,24 @@ def begin_sinks(
 def caption_sources(
     captioner: PictureCaptioner,
     paths: str | Path | Iterable[str | Path],
-    sinks: Sequence[Sink],
+    outputs: Sequence[Output],
     policy: Policy | None,
 ) -> Iterator[PictureCaption | Skipped]:
-    """Begin the sinks and caption files, folders and URLs, for `deliver`, but those that are done.
+    """Begin the outputs and caption files, folders and URLs, for `deliver`, but those that are done.
 
-    OptionError : a URL, with a sink that writes to pictures' files.
+    OptionError : a URL, with an output that writes to pictures' files.
     """
     sources, skipped = find_sources(paths)
-    if any(sink.once for sink in sinks):
+    if any(output.once for output in outputs):
         sources = list({str(source): source for source in sources}.values())
-    for sink in sinks:
-        if sink.of_files and (urls := [source for source in sources if isinstance(source, str)]):
-            option, got = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
+    for output in outputs:
+        if output.of_files and (urls := [source for source in sources if isinstance(source, str)]):
+            option, got = f"`{output.flag.strip('-')}`", f"is given with the URL {urls[0]}"
             raise OptionError("caption", option, got, "pictures in files", "download it first")
     names = list(map(str, sources))
-    numbers = begin_sinks(sinks, captioner.run, policy, names, paths=True)
+    numbers = begin_outputs(outputs, captioner.run, policy, names, paths=True)
     yield from skipped
-    wants = wanted(sinks)
+    wants = wanted(outputs)
     yield from captioner.captions(
         bar(
             [sources[number] for number in numbers],
@@ -211,7 +211,7 @@ def write_captions(
     *,
     csv: str | Path | None = None,
     txt: bool = False,
-    outputs: Iterable[Sink] = (),
+    outputs: Iterable[Output] = (),
     policy: Policy | None = None,
 ) -> list[Skipped]:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
@@ -230,19 +230,19 @@ def write_captions(
     """
     txt = Flag().check("write_captions", "`txt`", txt)
     best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
-    sinks: list[Sink] = [TextFiles(best=best)] if txt else []
-    sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
-    sinks += outputs
-    if not sinks:
+    chosen: list[Output] = [TextFiles(best=best)] if txt else []
+    chosen += [CsvTable(Path(csv), best=best)] if csv is not None else []
+    chosen += outputs
+    if not chosen:
         expected = "`csv`, `txt` or `outputs`"
         raise OptionError("write_captions", "nothing", "is given to write to", expected)
-    _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
-    for sink in sinks:
-        sink.close()
+    _, skipped = deliver(caption_sources(captioner, paths, chosen, policy), chosen)
+    for output in chosen:
+        output.close()
     return skipped
 
 
-class NewFile(Sink):
+class NewFile(Output):
     """A file that is made of all captions in the end.
 
     A subclass defines `flag`, `help`, `suffix` and `content`.
@@ -264,7 +264,7 @@ class NewFile(Sink):
         return f"wrote {self.path}"
 
 
-class Growing(Sink):
+class Growing(Output):
     """A file with a line per picture, which the same command continues, and a list of failures.
 
     A subclass defines `encode` and `decode`; docs/howto/captions-to-files.md has an example. The
@@ -452,7 +452,7 @@ def _captions(count: int) -> str:
     return f"{count:,} {'caption' if count == 1 else 'captions'}"
 
 
-class TextFiles(Sink):
+class TextFiles(Output):
     """NAME.txt next to each picture, one line per caption; keeps a file with a different text.
 
     Where pictures of a folder share NAME, but for capitals, each has a NAME.jpg.txt.
@@ -546,4 +546,4 @@ class Png(NewFile):
         return f"{line} with {first}; a page takes all: --html"
 
 
-SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, CsvTable, JsonLines)
+OUTPUTS: tuple[type[Output], ...] = (Page, Png, TextFiles, CsvTable, JsonLines)
