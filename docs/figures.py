@@ -6,7 +6,6 @@ python docs/figures.py [NAME...]
 import csv
 import io
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import pairwise
@@ -17,7 +16,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -243,89 +242,6 @@ def lstm_step() -> Figure:
     return figure
 
 
-FLOORS = (  # a few words for each layer, from the ground up
-    "errors, kinds of files",
-    "fast or plain",
-    "BLAS threads",
-    "CUDA: launches, products, replay",
-    "NumPy or CuPy, options, files",
-    "shapes of arrays, scores",
-    "memory, processes, gradient checks",
-    "equations, kernels; work in hand",
-    "layers with gradients, update rules",
-    "greedy, sampling, beam search",
-    "the captioner",
-    "data set, batches, features",
-    "make data, train, rank",
-    "records, tables, pages, advice",
-    "train, resume, evaluate, caption",
-    "the course's exercise, ONNX",
-    "what people import of the exercise",
-    "one file a command",
-    "python -m xpcap",
-)
-
-
-def layers() -> list[list[str]]:
-    """The layers that import-linter holds imports to, from the ground up."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
-    (contract,) = [contract for contract in contracts if contract["type"] == "layers"]
-    return [layer.split(" | ") for layer in reversed(contract["layers"])]
-
-
-def house() -> Figure:
-    """The rooms of the package, floor by floor."""
-    floors = layers()
-    high, wide = 0.86, 7.9
-    figure, axes = canvas(14, len(floors) * high + 1.9)
-    left = 0.7
-    for number, (names, words) in enumerate(zip(floors, FLOORS, strict=True), 1):
-        y = 0.25 + (number - 1) * high
-        # a room is as wide as its name asks, and together they fill the floor
-        share = wide / sum(len(name) + 5 for name in names)
-        x = left
-        text(axes, 0.35, y + high / 2, str(number), color=SOFT)
-        for name in names:
-            w = (len(name) + 5) * share
-            file = (ROOT / "xpcap" / f"{name}.py").exists()
-            axes.add_patch(
-                Rectangle((x, y), w, high, ec="white", fc=PAPER if file else LIGHT[BLUE], lw=2)
-            )
-            text(
-                axes,
-                x + w / 2,
-                y + high / 2,
-                name,
-                color=INK if file else BLUE,
-                size=9.5,
-                va="center_baseline",
-            )
-            x += w
-        text(
-            axes,
-            left + wide + 0.25,
-            y + high / 2,
-            words,
-            ha="left",
-            color=SOFT,
-            size=9.5,
-            va="center_baseline",
-        )
-    top = 0.25 + len(floors) * high
-    axes.add_patch(
-        Polygon(
-            [(left - 0.3, top), (left + wide / 2, top + 1.3), (left + wide + 0.3, top)],
-            fc="#e9ebee",
-            ec="none",
-        )
-    )
-    text(axes, left + wide / 2, top + 0.45, "xpcap")
-    arrow(axes, (12.9, top + 0.95), (12.9, top + 0.15), SOFT)
-    text(axes, 12.7, top + 0.55, "imports point down", ha="right", color=SOFT, size=9.5)
-    return figure
-
-
 def caption_path() -> Figure:
     """A caption's way from its file to an update, and a picture's to a caption."""
     figure, axes = canvas(14, 12.4)
@@ -385,7 +301,7 @@ def caption_path() -> Figure:
     lane(2.55, "caption: a picture to words")
     station(1.6, 1.5, "photo to features", "encoders/", BLUE)
     station(5.2, 1.5, "a word at a time", "models/ decoding/", GREEN)
-    station(8.8, 1.5, "ranked candidates", "ranking/", PURPLE)
+    station(8.8, 1.5, "reranked candidates", "reranking/", PURPLE)
     station(12.4, 1.5, "caption, page", "runs/ report/", SOFT)
     chain(1.5)
     elbow((8.8, 3.95 - 0.63), 2.75, (5.2, 1.5 + 0.63))
@@ -526,7 +442,6 @@ def captions_by_photos() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "packed-rows": packed_rows,
     "lstm-step": lstm_step,
-    "house": house,
     "caption-path": caption_path,
     "stages": stages,
     "speed": speed,
@@ -535,12 +450,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def digest(name: str) -> str:
-    """SHA-256 of what a figure is drawn from: this file, and its results or the floors."""
+    """SHA-256 of what a figure is drawn from: this file, and its results."""
     source = Path(__file__).read_text(encoding="utf-8")
     if name in MEASURED:
         source += results_file(MEASURED[name]).read_text(encoding="utf-8")
-    elif name == "house":
-        source += str(layers())
     return sha256(source.encode()).hexdigest()
 
 

@@ -196,8 +196,8 @@ def trained(train_once: Runs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ranked(train_once: Runs) -> Path:
-    """A run that ranks captions by training photos that look alike."""
+def reranked(train_once: Runs) -> Path:
+    """A run that reranks captions by training photos that look alike."""
     return train_once("--neighbours", *commands.SMALL)
 
 

@@ -1,4 +1,4 @@
-"""The work in hand: ranks, bars and remarks, said once, and left where it was entered."""
+"""The current work: ranks, bars and remarks, said once, and left where it was entered."""
 
 import ast
 import re
@@ -93,7 +93,7 @@ def test_a_command_leaves_its_work_when_it_ends(fails: bool) -> None:
             raise click.ClickException("on purpose")
 
     result = CliRunner().invoke(command)
-    assert "note: of the command" in result.stderr
+    assert "notice: of the command" in result.stderr
     assert result.exit_code == fails
     assert current() == Work()
 

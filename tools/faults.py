@@ -23,7 +23,7 @@ import pytest
 
 from xpcap import files
 from xpcap.models import ModelConfig
-from xpcap.runs.folder import BEST, LAST, RANKING, load_state
+from xpcap.runs.folder import BEST, LAST, RERANKING, load_state
 from xpcap.runs.run import open_run
 
 OPTIONS = "--hidden 8 --wordvec 4 --epochs 2 --save-every 6 --dropout 0.2".split()
@@ -124,7 +124,7 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 def points(folder: Path, options: list[str]) -> tuple[list[Fault], dict[str, bytes]]:
     """Every step of every write of one training, and the files that it leaves.
 
-    Of RANKED only the steps of RANKING.
+    Of RANKED only the steps of RERANKING.
     """
     with failing_at(None) as done:
         commands.good("train", "--out", folder / "whole" / "run", *options)
@@ -137,7 +137,7 @@ def points(folder: Path, options: list[str]) -> tuple[list[Fault], dict[str, byt
             for named in (("create", "write") if step == "create" else (step,))
         ]
     if options == RANKED:
-        found = [fault for fault in found if fault.name == RANKING]
+        found = [fault for fault in found if fault.name == RERANKING]
     return found, kill.files(folder / "whole" / "run")
 
 

@@ -1,4 +1,4 @@
-"""The work in hand: the ranks that share it, whether it shows bars, and who hears its notices."""
+"""The current work: the ranks that share it, whether it shows bars, and who hears its notices."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ _CURRENT = ContextVar("work", default=Work())  # noqa: B039 - frozen
 
 
 def current() -> Work:
-    """The work in hand. In a new thread it is one process, without bars, with notices logged."""
+    """The current work. In a new thread it is one process, without bars, with notices logged."""
     return _CURRENT.get()
 
 

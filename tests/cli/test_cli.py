@@ -30,7 +30,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs.folder import RANKING, START_RANKING
+from xpcap.runs.folder import RERANKING, START_RERANKING
 from xpcap.verify import Row
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder_that_a_program_lea
     names = {path.name for path in folder.iterdir()}
     page = (ROOT / "docs/reference/files.md").read_text("utf-8").partition("## Run folder")[2]
     rows = re.findall(r"^\| (`[^|]+) \|", page.partition("\n## ")[0], re.MULTILINE)
-    others = {RANKING, START_RANKING}  # of other runs
+    others = {RERANKING, START_RERANKING}  # of other runs
     assert names == set(re.findall(r"`([\w.-]+)/?`", " ".join(rows))) - others
     for name in "best.safetensors last.safetensors history.jsonl vocab.json config.json".split():
         assert (run / name).read_bytes() == (folder / name).read_bytes(), name

@@ -81,7 +81,7 @@ def test_files_folders_and_urls_are_captioned_in_order_as_pictures_of_a_split_ar
         assert picture["probabilities"] == pytest.approx(twin["probabilities"], abs=1e-5)
         assert len(picture["probabilities"]) == len(picture["caption"].split()) > 0
     assert result.stderr.splitlines() == [
-        "note: 1 other file in photos not looked at: 1 .txt",
+        "notice: 1 other file in photos not looked at: 1 .txt",
         (
             f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()};"
             " damaged, or of another kind?"
@@ -197,13 +197,13 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(split: str, run: P
 
 
 def test_json_and_a_page_explain_ranked_captions_by_photos_and_all_candidates(
-    ranked: Path,
+    reranked: Path,
 ) -> None:
-    found = answer("caption", ranked, "-n", 14, "--explain", "--html", "p.html")
+    found = answer("caption", reranked, "-n", 14, "--explain", "--html", "p.html")
     of_train = {f"train{number:05d}.png" for number in range(60)}
-    run = open_run(ranked)
-    assert run.ranker is not None
-    data, index = run.data(), run.ranker.index
+    run = open_run(reranked)
+    assert run.reranker is not None
+    data, index = run.data(), run.reranker.index
     pictures = [data.split("val").images.index(picture["image"]) for picture in found]
     features = index.embeddings_of(data.features("val", np.array(pictures)))
     alike = ((features @ index.embeddings.T.astype("f4")) > 0).sum(axis=1).tolist()
@@ -228,13 +228,13 @@ def test_json_and_a_page_explain_ranked_captions_by_photos_and_all_candidates(
     assert page.count('<image id="photo-') == len(set(shown))  # each is embedded once
     text = html.unescape(page)
     assert all(picture.pop("explanation")["decision"] in text for picture in found)
-    assert answer("caption", ranked, "-n", 14) == found
+    assert answer("caption", reranked, "-n", 14) == found
 
 
-def test_text_explains_a_ranked_caption_relative_to_the_likeliest(ranked: Path) -> None:
-    (picture,) = answer("caption", ranked, "-n", 1, "--explain")
+def test_text_explains_a_reranked_caption_relative_to_the_likeliest(reranked: Path) -> None:
+    (picture,) = answer("caption", reranked, "-n", 1, "--explain")
     neighbours, candidates = (picture["explanation"][x] for x in ("neighbours", "candidates"))
-    lines = good("caption", ranked, "-n", 1, "--explain").stdout.splitlines()
+    lines = good("caption", reranked, "-n", 1, "--explain").stdout.splitlines()
     assert lines[3] == f"  why    {picture['explanation']['decision']}"
     assert [line.split(maxsplit=2) for line in lines[6:11]] == [
         [f"{near['similarity']:.2f}", near["image"], near["captions"][0]] for near in neighbours[:5]
@@ -252,15 +252,15 @@ def test_text_explains_a_ranked_caption_relative_to_the_likeliest(ranked: Path) 
         part = candidate["parts"]["consensus"] - likeliest["parts"]["consensus"]
         told = [float(row.split()[number]) for number in (0, column)]
         assert told == pytest.approx([score, part], abs=0.00501)
-    assert "why" not in good("caption", ranked, "-n", 1).stdout
+    assert "why" not in good("caption", reranked, "-n", 1).stdout
 
 
-def test_captions_that_are_not_ranked_are_not_explained(ranked: Path, run: Path) -> None:
-    default = "expected the default: only its captions are ranked"
+def test_captions_that_are_not_reranked_are_not_explained(reranked: Path, run: Path) -> None:
+    default = "expected the default: only its captions are reranked"
     for folder, options, words in (
-        (ranked, "--greedy", default),
-        (ranked, "--beam 5", default),
-        (ranked, "--temperature 0.8", default),
+        (reranked, "--greedy", default),
+        (reranked, "--beam 5", default),
+        (reranked, "--temperature 0.8", default),
         (run, "--greedy", "expected a run trained with --neighbours"),
     ):
         result = call("caption", folder, "--explain", *options.split())
@@ -362,7 +362,7 @@ def test_a_full_disk_says_what_is_safe_and_how_to_go_on(run: Path, photos: Path)
     rows = content("t.csv").count("\n") - 1  # of pictures
     assert message.endswith(f"t.csv has {rows} of 5 pictures; the same command adds the others")
     assert 0 < rows < 5
-    assert f"note: t.csv has {rows} of 5 pictures already" in good(*command).output
+    assert f"notice: t.csv has {rows} of 5 pictures already" in good(*command).output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -430,7 +430,7 @@ def test_a_run_on_features_whose_encoder_is_named_captions_photos(own: list[str]
     rows = HistogramEncoder().encode(read_picture(Path("own photos") / name) for name in names)
     np.savez("features.npz", names=names, features=rows)
     named = [*own, "--features", "features.npz", "--encoder", "histogram"]
-    taken = "note: the features are taken as those of histogram:"
+    taken = "notice: the features are taken as those of histogram:"
     output = good(*named, "--pictures", "own photos").output
     assert f"{taken} 10 pictures were compared" in output
     assert answer("info", "own.h5")["source"]["encoder_checked"] == 10

@@ -70,8 +70,8 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_p
     alone = good("caption", run, "-n", 14, *beam, "--html", tmp_path / "page.html").stdout
     assert f"{expected[0].n_best[1].log_probability:6.2f}" not in alone
     text = good("caption", run, "-n", 14, *beam, "--n-best", 5).stdout
-    for ranked in expected[0].n_best:
-        assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
+    for hypothesis in expected[0].n_best:
+        assert f"{hypothesis.log_probability:6.2f}  {hypothesis.caption}".rstrip() in text
     evaluated = answer("evaluate", run, *beam)
     assert evaluated["decoding"] == "beam of 5, length penalty 0.3"
     assert evaluated["captions"] == {one["image"]: one["caption"] for one in found}

@@ -57,7 +57,7 @@ def test_a_folder_is_read_whatever_is_around_it(
     }
     assert dotted(found.homes["rnn"]["CaptioningRNN"]) == "cs231n.classifiers.rnn"
     assert found.shown["optim.py"] == ("" if at != "." else prefix) + "optim.py"
-    assert found.notes == []
+    assert found.notices == []
 
 
 def test_a_file_of_any_name_is_where_its_imports_lead(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_file_of_any_name_is_where_its_imports_lead(tmp_path: Path) -> None:
 
 def test_a_file_beside_the_package_is_not_left_out_in_silence(tmp_path: Path) -> None:
     found = read(write(tmp_path, {"cs231n/rnn_layers.py": LAYERS, "rnn_layers.py": LAYERS}))
-    assert found.notes == ["rnn_layers.py lies outside cs231n, and is not graded"]
+    assert found.notices == ["rnn_layers.py lies outside cs231n, and is not graded"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(tmp_path: Path) -> Non
     (tmp_path / "rnn.py").symlink_to(tmp_path / "none.py")
     found = read(tmp_path)
     assert homes(found) == {"optim": {"sgd"}}
-    assert found.notes == ["rnn.py cannot be read: No such file or directory"]
+    assert found.notices == ["rnn.py cannot be read: No such file or directory"]
 
 
 @pytest.mark.parametrize(

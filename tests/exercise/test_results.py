@@ -49,7 +49,7 @@ def test_an_advice_is_paragraphs_and_indented_code() -> None:
 
 def test_json_has_points_and_the_fields_of_results_and_only_finite_numbers() -> None:
     whole = json.loads(json.dumps(to_json(REPORT), allow_nan=False))
-    assert (whole["score"], whole["missing"], whole["notes"]) == (6, ["rnn"], [NOTE])
+    assert (whole["score"], whole["missing"], whole["notices"]) == (6, ["rnn"], [NOTE])
     functions = {mark["function"]: mark for mark in whole["functions"]}
     step = functions["rnn_step_backward"]
     assert (step["most"], step["points"], step["passed"]) == (8, 0, False)

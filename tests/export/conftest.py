@@ -46,9 +46,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def page_of_ranked(
-    ranked: Path, real_runtime: Path, tmp_path_factory: pytest.TempPathFactory
+def page_of_reranked(
+    reranked: Path, real_runtime: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    folder = tmp_path_factory.mktemp("pages") / "ranked"
-    export_web(open_run(ranked), folder, runtime=real_runtime, weights="float32")
+    folder = tmp_path_factory.mktemp("pages") / "reranked"
+    export_web(open_run(reranked), folder, runtime=real_runtime, weights="float32")
     return folder

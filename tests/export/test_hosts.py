@@ -39,12 +39,12 @@ http {
 
 
 @pytest.fixture
-def nginx(page_of_ranked: Path, tmp_path: Path) -> Iterator[str]:
+def nginx(page_of_reranked: Path, tmp_path: Path) -> Iterator[str]:
     """The URL of the page as nginx serves it with the types that it is installed with."""
     if NGINX is None or not TYPES.exists():
         pytest.skip(f"nginx is not installed, or without {TYPES}")
     with socket.create_server(("127.0.0.1", 0)) as listening:  # handed on: no port to lose
-        config = CONFIG.replace("FOLDER", str(tmp_path)).replace("PAGE", str(page_of_ranked))
+        config = CONFIG.replace("FOLDER", str(tmp_path)).replace("PAGE", str(page_of_reranked))
         port = listening.getsockname()[1]
         (tmp_path / "nginx.conf").write_text(config.replace("PORT", str(port)))
         process = subprocess.Popen(
@@ -68,8 +68,8 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted(ranked: Path, picture: Path) -> PictureCaption:
-    captioner = open_captioner(open_run(ranked))
+def wanted(reranked: Path, picture: Path) -> PictureCaption:
+    captioner = open_captioner(open_run(reranked))
     policy = replace(default_policy(captioner.run), n_best=5)
     return captioner.caption(picture, policy=policy)
 
@@ -91,16 +91,16 @@ UNSERVED: list[tuple[dict[str, str], str]] = [
     ({"runtime/ort.js": OCTETS}, f"runtime/ort.js was served as {OCTETS}, and browsers"),
     ({"engine.js": "text/html"}, "engine.js was served as text/html, and browsers run modules only as JavaScript. Was the whole"),
     ({".js": " "}, "page.js was served without a Content-Type, and browsers run modules"),
-    ({"ranking.js": ""}, "ranking.js is missing (404). Was the whole folder copied?"),
+    ({"reranking.js": ""}, "reranking.js is missing (404). Was the whole folder copied?"),
     ({"drawing.js": ""}, "drawing.js is missing (404). Was the whole folder copied?"),
 ]  # fmt: skip
 
 
 def test_a_module_that_does_not_load_is_named_with_what_was_served(
-    browser: Browser, page_of_ranked: Path
+    browser: Browser, page_of_reranked: Path
 ) -> None:
     for types, words in UNSERVED:
-        with Server(page_of_ranked, types) as server:
+        with Server(page_of_reranked, types) as server:
             browser.show(server.url, 1000, dark=False)
             wait(browser, shown("problem"))
             assert text_of(browser, "problem").startswith(words)
@@ -108,23 +108,23 @@ def test_a_module_that_does_not_load_is_named_with_what_was_served(
 
 
 def test_a_frame_shows_the_page_and_a_sandbox_says_what_it_lacks(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
+    browser: Browser, page_of_reranked: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "page").symlink_to(page_of_ranked)
+    (tmp_path / "page").symlink_to(page_of_reranked)
     (tmp_path / "index.html").write_text('<iframe src="page/index.html"></iframe>')
     inside = "document.querySelector('iframe').contentDocument"
     with Server(tmp_path) as server:
         browser.show(server.url, 1000, dark=False)
         wait(browser, f"{inside}.getElementById('status').textContent === 'Ready.'")
     sandboxed = {"Content-Security-Policy": "sandbox allow-scripts"}  # as the attribute of a frame
-    with Server(page_of_ranked, headers=sandboxed) as server:
+    with Server(page_of_reranked, headers=sandboxed) as server:
         browser.show(server.url, 1000, dark=False)
         wait(browser, shown("problem"))
         assert "Add allow-same-origin to the frame's sandbox" in text_of(browser, "problem")
 
 
 def test_the_pages_example_captions_in_a_page_of_somebody_else(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path, picture: Path, wanted: PictureCaption
+    browser: Browser, page_of_reranked: Path, tmp_path: Path, picture: Path, wanted: PictureCaption
 ) -> None:
     """The example of docs/howto/web-page.md in a document that lies beside the folder, under the
     Content-Security-Policy that the page names.
@@ -132,7 +132,7 @@ def test_the_pages_example_captions_in_a_page_of_somebody_else(
     text = (ROOT / "docs/howto/web-page.md").read_text("utf-8")
     (example,) = re.findall(r"```html\n(.*?)```", text, re.DOTALL)
     (tmp_path / "index.html").write_text(example)
-    (tmp_path / "page").symlink_to(page_of_ranked)
+    (tmp_path / "page").symlink_to(page_of_reranked)
     fields = set(re.findall(r"`(\w+)`", text.partition("| field | is |")[2].partition("\n\n")[0]))
     (policy,) = re.findall(r"`(script-src .*)`", text)
     policy = "default-src 'none'; " + policy.replace("script-src", "script-src 'unsafe-inline'")

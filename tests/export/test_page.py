@@ -52,12 +52,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 def test_the_page_captions_as_the_run_does_and_says_what_is_no_picture(
-    browser: Browser, page_of_ranked: Path, ranked: Path, tmp_path: Path
+    browser: Browser, page_of_reranked: Path, reranked: Path, tmp_path: Path
 ) -> None:
-    captioner = open_captioner(open_run(ranked))
-    assert captioner.run.ranker is not None
+    captioner = open_captioner(open_run(reranked))
+    assert captioner.run.reranker is not None
     policy = replace(default_policy(captioner.run), n_best=5)
-    with Server(page_of_ranked) as server:
+    with Server(page_of_reranked) as server:
         browser.show(server.url, 390, dark=True)
         wait(browser, READY)
         for name, (content, words) in BAD.items():
@@ -112,10 +112,10 @@ def edges(browser: Browser) -> list[list[float]]:
 
 
 def test_a_drawing_is_captioned_under_the_sheet_or_beside_it_and_again_when_it_is_opened_again(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
+    browser: Browser, page_of_reranked: Path, tmp_path: Path
 ) -> None:
     photo = saved(tmp_path, 2)
-    with Server(page_of_ranked) as server:
+    with Server(page_of_reranked) as server:
         open_sheet(browser, server, 390)
         press(browser, "Enter")
         wait(browser, CAPTIONED)
@@ -199,9 +199,9 @@ def check_clear(browser: Browser) -> None:
 
 
 def test_what_the_page_runs_reaches_no_other_server(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
+    browser: Browser, page_of_reranked: Path, tmp_path: Path
 ) -> None:
-    with Server(page_of_ranked) as server, Server(tmp_path) as other:
+    with Server(page_of_reranked) as server, Server(tmp_path) as other:
         browser.show(server.url, 1000, dark=False)
         source = f"fetch({other.url!r}, {{ mode: 'no-cors' }}).then(() => 'sent', () => 'refused')"
         assert browser.evaluate(source) == "refused"
@@ -270,10 +270,10 @@ def places_in(top: float, left: float, bottom: float, right: float) -> list[list
 
 
 def test_a_folder_that_is_not_whole_is_told(
-    browser: Browser, page_of_ranked: Path, tmp_path: Path
+    browser: Browser, page_of_reranked: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "page"
-    shutil.copytree(page_of_ranked, folder)
+    shutil.copytree(page_of_reranked, folder)
     step, manifest = folder / "weights/step.onnx.bin", folder / "captioner.json"
     contents = step.read_bytes(), json.loads(manifest.read_text())
     for damage, words in (

@@ -20,7 +20,7 @@ from xpcap.encoders import HistogramEncoder
 from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, Policy
-from xpcap.ranking import Candidate
+from xpcap.reranking import Candidate
 from xpcap.runs import Decoder, open_run
 from xpcap.runs.decoder import limited
 from xpcap.shapes import picture_of
@@ -324,14 +324,16 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
 @needs_node
 @pytest.mark.parametrize("retrieved", [0, 4])
 def test_ranking_is_the_rankers(
-    retrieved: int, script: Script, ranked: Path, runtime: Path, rng: np.random.Generator
+    retrieved: int, script: Script, reranked: Path, runtime: Path, rng: np.random.Generator
 ) -> None:
-    run = open_run(ranked)
-    assert run.ranker is not None
-    weights = {**run.ranker.weights, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
-    ranker = replace(run.ranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved)
-    index, vocabulary = ranker.index, run.vocabulary
-    export_web(replace(run, ranker=ranker), script.folder / "page", runtime=runtime)
+    run = open_run(reranked)
+    assert run.reranker is not None
+    weights = {**run.reranker.weights, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
+    reranker = replace(
+        run.reranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved
+    )
+    index, vocabulary = reranker.index, run.vocabulary
+    export_web(replace(run, reranker=reranker), script.folder / "page", runtime=runtime)
     manifest = json.loads((script.folder / "page/captioner.json").read_text())
     data = run.data()
     copies = data.features("train", np.arange(3))  # of photos in the index, but not the same
@@ -347,19 +349,21 @@ def test_ranking_is_the_rankers(
     def likelihood(numbers: Any, some: Any) -> np.ndarray:
         return np.array([-0.7 * len(words) for words in some])
 
-    embeddings, near = ranker.near(features)
+    embeddings, near = reranker.near(features)
     allowed = Policy(max_length=12).allows
-    wanted = ranker.rank(embeddings, near, ranker.with_retrieved(near, made, likelihood, allowed))
+    wanted = reranker.rerank(
+        embeddings, near, reranker.with_retrieved(near, made, likelihood, allowed)
+    )
     assert any(
-        one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
+        one.candidate.photo >= 0 for reranking in wanted for one in reranking.candidates
     ) == bool(retrieved)
     centred = features - index.projection.mean
     found = script(
         """import { unpack } from "./engine.js";
-        import { Ranker, readTensors } from "./ranking.js";
+        import { Reranker, readTensors } from "./reranking.js";
         const stored = new Uint8Array(readFileSync(`page/${given.file.path}`));
         const tensors = readTensors(await unpack(given.file, stored));
-        const ranker = new Ranker(tensors, given.settings, given.special);
+        const reranker = new Reranker(tensors, given.settings, given.special);
         const likelihood = (captions) => captions.map((words) => {
           return [...words.map(() => -0.7), 0];
         });
@@ -368,12 +372,12 @@ def test_ranking_is_the_rankers(
           const made = given.made[i];
           const allowed = (words) => words.length < 12;
           const x = Float32Array.from(projected);
-          out.push(await ranker.rank(x, given.norms[i], made, likelihood, allowed));
+          out.push(await reranker.rerank(x, given.norms[i], made, likelihood, allowed));
         }
         console.log(JSON.stringify(out));""",
         {
-            "file": manifest["files"]["ranking.safetensors"],
-            "settings": manifest["ranking"],
+            "file": manifest["files"]["reranking.safetensors"],
+            "settings": manifest["reranking"],
             "special": {"unk": vocabulary.unk},
             "projected": (centred @ index.projection.components).tolist(),
             "norms": np.linalg.norm(centred, axis=1).tolist(),
@@ -386,12 +390,12 @@ def test_ranking_is_the_rankers(
             ],
         },
     )
-    for ranking, ours in zip(wanted, found, strict=True):
-        candidates = [one.candidate for one in ranking.candidates]
+    for reranking, ours in zip(wanted, found, strict=True):
+        candidates = [one.candidate for one in reranking.candidates]
         assert [tuple(one["words"]) for one in ours] == [one.words for one in candidates]
         assert [one["photo"] for one in ours] == [one.photo for one in candidates]
         scores = [one["score"] for one in ours]
-        np.testing.assert_allclose(scores, [one.score for one in ranking.candidates], atol=1e-3)
+        np.testing.assert_allclose(scores, [one.score for one in reranking.candidates], atol=1e-3)
 
 
 @needs_node

@@ -39,8 +39,8 @@ from xpcap.layers import CELLS
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
 from xpcap.runs import Recipe, open_run, train_run
-from xpcap.runs.folder import RANKING
-from xpcap.runs.rerank import fit_ranking
+from xpcap.runs.folder import RERANKING
+from xpcap.runs.rerank import fit_reranking
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 from xpcap.training import CaptioningSolver, Watcher
 
@@ -98,13 +98,13 @@ def _run_files() -> dict[str, bytes]:
     with contextlib.suppress(KeyboardInterrupt):
         train_run(Recipe(data, out=folder, **options), watchers=[Stop()], verbose=False)
     run = open_run(folder)
-    fit_ranking(run, run.data())
+    fit_reranking(run, run.data())
     stored = [path for path in folder.iterdir() if path.suffix not in ("", ".html")]
     return {path.name: path.read_bytes() for path in stored}
 
 
 def write_run(folder: Path) -> None:
-    """A run of 2 of 24 epochs, with a ranking."""
+    """A run of 2 of 24 epochs, with a reranking."""
     for name, content in _run_files().items():
         (folder / name).write_bytes(content)
 
@@ -403,25 +403,25 @@ RUN: list[tuple[Any, ...]] = [
     (BEST, other(b=np.full(48, np.nan, "f4")), "holds nan at [0]", "", "", f"{BEST}: b"),
     (BEST, other(b=np.zeros(48)), "dtype float64", "", "", f"{BEST}: b"),
     (BEST, tensors(lambda x, m: x.pop("b")), "lacks b", "b_proj", "", BEST),
-    (RANKING, raw(lambda b: b[:-8]), "cannot be read", "", "", RANKING),
-    (RANKING, tensors(lambda x, m: x.pop("words")), "lacks words"),
-    (RANKING, other(mean=np.zeros(5, "f4")), "has shape (5,)", "", "", "mean"),
-    (RANKING, other(counts=np.zeros(84, "f4")), "have shape", "", "", "counts"),
-    (RANKING, tensors(lambda x, m: x["words"].__setitem__(0, 999)), "..999", "", "", "words"),
-    (RANKING, tensors(lambda x, m: x.update(words=x["words"][1:])), "do not add up"),
-    (RANKING, tensors(lambda x, m: x["counts"].__setitem__(0, 9)), "do not add up"),
-    (RANKING, tensors(lambda x, m: x.update(counts=WRAPS + x["counts"])), "do not add up"),
-    (RANKING, tensors(lambda x, m: x["counts"].__setitem__(slice(2), [0, 2])), "without captions"),
-    (RANKING, tensors(lambda x, m: x["directions"].__setitem__(0, np.nan)), "hold nan at"),
-    (RANKING, tensors(lambda x, m: x.update(grams=x["grams"][::-1])), "do not rise"),
-    (RANKING, other(images=np.frombuffer(b"[1]", "u1")), "images"),
-    (RANKING, tensors(lambda x, m: m["weights"].pop("words")), "weights"),
-    (RANKING, tensors(lambda x, m: m["weights"].update(words=1e300)), "", "", "", "of words"),
-    (RANKING, tensors(lambda x, m: m.pop("width")), "None", "", "", "width"),
-    (RANKING, tensors(lambda x, m: m.update(width=10**9)), "", "", "", "width"),
-    (RANKING, tensors(lambda x, m: m.update(pictures=3)), "n-grams of 3 pictures"),
-    (RANKING, tensors(lambda x, m: m.pop("no_stutter")), "is None", "", "", "no_stutter"),
-    (RANKING, tensors(lambda x, m: m.update(both=True)), "'both'", "none", "another version"),
+    (RERANKING, raw(lambda b: b[:-8]), "cannot be read", "", "", RERANKING),
+    (RERANKING, tensors(lambda x, m: x.pop("words")), "lacks words"),
+    (RERANKING, other(mean=np.zeros(5, "f4")), "has shape (5,)", "", "", "mean"),
+    (RERANKING, other(counts=np.zeros(84, "f4")), "have shape", "", "", "counts"),
+    (RERANKING, tensors(lambda x, m: x["words"].__setitem__(0, 999)), "..999", "", "", "words"),
+    (RERANKING, tensors(lambda x, m: x.update(words=x["words"][1:])), "do not add up"),
+    (RERANKING, tensors(lambda x, m: x["counts"].__setitem__(0, 9)), "do not add up"),
+    (RERANKING, tensors(lambda x, m: x.update(counts=WRAPS + x["counts"])), "do not add up"),
+    (RERANKING, tensors(lambda x, m: x["counts"].__setitem__(slice(2), [0, 2])), "without captions"),
+    (RERANKING, tensors(lambda x, m: x["directions"].__setitem__(0, np.nan)), "hold nan at"),
+    (RERANKING, tensors(lambda x, m: x.update(grams=x["grams"][::-1])), "do not rise"),
+    (RERANKING, other(images=np.frombuffer(b"[1]", "u1")), "images"),
+    (RERANKING, tensors(lambda x, m: m["weights"].pop("words")), "weights"),
+    (RERANKING, tensors(lambda x, m: m["weights"].update(words=1e300)), "", "", "", "of words"),
+    (RERANKING, tensors(lambda x, m: m.pop("width")), "None", "", "", "width"),
+    (RERANKING, tensors(lambda x, m: m.update(width=10**9)), "", "", "", "width"),
+    (RERANKING, tensors(lambda x, m: m.update(pictures=3)), "n-grams of 3 pictures"),
+    (RERANKING, tensors(lambda x, m: m.pop("no_stutter")), "is None", "", "", "no_stutter"),
+    (RERANKING, tensors(lambda x, m: m.update(both=True)), "'both'", "none", "another version"),
 ]  # fmt: skip
 
 CHECKPOINT: list[tuple[Any, ...]] = [

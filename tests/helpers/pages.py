@@ -65,12 +65,12 @@ def card(
     picture: np.ndarray | None,
     words: Sequence[tuple[str, float]] = (),
     references: Sequence[str] = (),
-    ranked: Sequence[tuple[str, float]] = (),
+    reranked: Sequence[tuple[str, float]] = (),
     **more: Any,
 ) -> PictureCaption:
     """A captioned picture, from its words with their probabilities."""
     said, likely = [word for word, _ in words], [p for _, p in words]
-    n_best = [Hypothesis(*one) for one in ranked]
+    n_best = [Hypothesis(*one) for one in reranked]
     caption = PictureCaption(name, " ".join(said), likely, list(references), n_best, words=said)
     return replace(caption, picture=picture, **more)
 

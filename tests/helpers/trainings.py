@@ -101,7 +101,7 @@ def completed_for(captions: int, **given: Any) -> Recipe:
 
 
 def small() -> dict[str, Any]:
-    """Options of a training of two stages, ranked, that takes a quarter of a second."""
+    """Options of a training of two stages, reranked, that takes a quarter of a second."""
     recipe = completed_for(captions=48, **SMALL)
     return {name: getattr(recipe, name) for name in VARIED}
 

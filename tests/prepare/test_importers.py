@@ -93,7 +93,7 @@ def test_a_picture_in_another_folder_than_its_caption_says_is_noted(
     if there == "pictures":  # the features are where the caption says
         rewrite(names=np.array(["cats/one.jpg", "two.jpg", "three.jpg"]))
     _, report = import_captions(flickr["files"], **how)
-    assert "names matched in another folder: 1 (cats/one.jpg is one.jpg)" in report.notes
+    assert "names matched in another folder: 1 (cats/one.jpg is one.jpg)" in report.notices
 
 
 # Importers of one's own

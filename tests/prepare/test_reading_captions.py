@@ -184,7 +184,7 @@ def test_a_file_is_read_as_people_mean_it(text: Any, said: Any, report: str) -> 
     found = ImportReport()
     columns = Columns(image="foto", caption="en", split="teil") if "Foto" in str(text) else None
     assert read(text, columns=columns, report=found) == said
-    assert "; ".join([*found.lines(), *found.notes]) == report
+    assert "; ".join([*found.lines(), *found.notices]) == report
 
 
 @refusals(
@@ -212,7 +212,7 @@ def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_o
     report, chosen = ImportReport(), Columns(image="Datei", caption=["en", "DE"])
     said = by_name(read_captions(files, columns=chosen, report=report))
     assert said == {"a.jpg": ["a dog", "Ein Hund"] * 2, "b.jpg": ["a cat"] * 2}
-    assert report.notes == ["columns that are not used: Nr, number 5"]
+    assert report.notices == ["columns that are not used: Nr, number 5"]
     line = "train=one.csv --features features.npz --out own.h5 --image-column Datei"
     failing(
         ["prepare", *line.split(), "--caption-column", "de,en"],
@@ -470,7 +470,7 @@ def test_a_list_names_pictures_as_captions_may_and_a_name_too_many_is_told() -> 
     lines = prepare("c.csv --pictures photos --encoder histogram --split train=list.txt")
     assert open_data("own.h5").split("train").images == [f"a/{name}" for name in SAID]
     for line in (
-        "note: pictures listed twice in 'train': 1 (a/one.jpg)",
+        "notice: pictures listed twice in 'train': 1 (a/one.jpg)",
         "skipped pictures of 'train' that have no captions, or were skipped: 2 (b/three.jpg"
         " (may be a/three.jpg, which ./a/three.jpg names as well), nowhere.jpg)",
     ):
@@ -487,7 +487,7 @@ def test_captions_of_one_picture_under_several_names_are_joined() -> None:
     assert data.images == ["deep/one.JPG", "two.jpg", "cats/1.jpg"]
     assert data.image_idxs.tolist() == [0, 0, 0, 1, 2]
     for line in (
-        "note: pictures with captions under several names, joined: 1 (deep/one.JPG)",
+        "notice: pictures with captions under several names, joined: 1 (deep/one.JPG)",
         "skipped captioned pictures missing from photos: 1 (dogs/1.jpg (may be cats/1.jpg, which"
         " cats/1.jpg names as well))",
     ):
@@ -580,7 +580,7 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
     write("c.csv", table({name: [text] for name, text in zip(SAID, said, strict=True)}))
     assert prepare("c.csv --min-count 2 --max-words 5 --split train=train.txt")[:-2] == [
         "c.csv: a table with commas",
-        "note: pictures in no split: 1",
+        "notice: pictures in no split: 1",
         "own.h5: 6 words, features of size 4, captions of at most 5 words",
         "train  2 pictures  2 captions",
         "train: 1 captions cut, 22.2% of the words unknown",
@@ -624,8 +624,8 @@ def test_captions_that_are_repeated_or_that_nobody_wrote_of_a_picture_stay_and_a
     for kind, captions in odd.items():
         shown = ", ".join(f"one.jpg: {caption}" for caption in captions[:3])
         more = ", ..." if len(captions) > 3 else ""
-        assert f"note: {kind}: {len(captions)} ({shown}{more})" in lines
-    repeated = "note: repeated captions of one picture, kept; remove them from the file if"
+        assert f"notice: {kind}: {len(captions)} ({shown}{more})" in lines
+    repeated = "notice: repeated captions of one picture, kept; remove them from the file if"
     assert f"{repeated} that is a mistake: 2 (two.jpg, two.jpg)" in lines
     assert open_data("own.h5").texts("train")[17:] == ["a cat", "a cat", "a dog", "a cat"]
 
@@ -641,9 +641,9 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
     options = "--pictures photos --encoder histogram --min-count 1 --fractions 1"
     lines = prepare(f"c.csv {options}")
     for line in (
-        "note: names matched despite other capitals, Unicode form or suffix:"
+        "notice: names matched despite other capitals, Unicode form or suffix:"
         f" 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
-        "note: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not"
+        "notice: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not"
         " read: export them as JPEG",
         "skipped captioned pictures missing from photos: 2 (IMG 3.png (did you mean IMG_3.png?),"
         " IMG_99.png)",
@@ -658,13 +658,13 @@ def test_too_few_pictures_or_words_are_remarked_with_what_helps() -> None:
     features(dict.fromkeys(said, (1, 1)))
     write("few.csv", table({name: said[name] for name in ("0.jpg", "3.jpg")}))
     assert (
-        "note: 2 training pictures are far too few: captions begin to fit at about 250 with"
-        " five captions each; train --from another run gives a head start"
+        "notice: 2 training pictures are far too few: captions begin to fit at about 250 with"
+        " five captions each; train --from another run is a warm start"
         " (docs/tutorials/your-photos.md)"
     ) in prepare("train=few.csv")
     Path("own.h5").unlink()
     write("c.csv", table(said))
-    few = "note: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
+    few = "notice: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
     assert prepare("train=c.csv --min-count 5")[-1] == f"{few} would keep more"
     Path("own.h5").unlink()
     output = "\n".join(prepare("train=c.csv --min-count 3"))

@@ -120,12 +120,12 @@ def test_copies_are_in_one_split_and_a_move_is_told(twice: list[str]) -> None:
     moved = [name for name in twice if splits[name] != alone[name]]
     assert all(splits[name] == splits[copy] for name, copy in zip(*[iter(twice)] * 2, strict=True))
     assert of(alone, "train") < of(splits, "train")
-    notes = "\n".join(report.notes)
-    assert f"pictures moved to the split of a copy: {len(moved)} (" in notes
-    assert f"{moved[0]} to {splits[moved[0]]}" in notes
-    assert "copies of other pictures of their split: 50 (" in notes
-    assert " (1).png is " in notes
-    assert "another split" not in notes
+    notices = "\n".join(report.notices)
+    assert f"pictures moved to the split of a copy: {len(moved)} (" in notices
+    assert f"{moved[0]} to {splits[moved[0]]}" in notices
+    assert "copies of other pictures of their split: 50 (" in notices
+    assert " (1).png is " in notices
+    assert "another split" not in notices
 
     train = data.split("train")
     features, mirrors = np.split(np.asarray(train.features), 2)
@@ -145,7 +145,7 @@ def test_copies_in_splits_that_are_given_are_told_and_stay(twice: list[str]) -> 
     data, report = import_captions([("val", "val.csv"), ("train", "train.csv")], **options)
     assert data.split("train").images == twice[:7]
     told = "another split, so that scores are too good: 1 (03 (1).png of val is 03.png of train)"
-    assert f"copies of pictures of {told}" in report.notes
+    assert f"copies of pictures of {told}" in report.notices
 
 
 def test_a_seed_or_shares_of_splits_that_are_given_are_refused(twice: list[str]) -> None:

@@ -44,8 +44,8 @@ pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
 @pytest.fixture
-def captioner(ranked: Path) -> PictureCaptioner:
-    return open_captioner(ranked)
+def captioner(reranked: Path) -> PictureCaptioner:
+    return open_captioner(reranked)
 
 
 def photo(number: int) -> np.ndarray:
@@ -62,11 +62,11 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def test_a_picture_has_the_commands_caption_to_the_bit_in_every_form(
-    ranked: Path, captioner: PictureCaptioner, tmp_path: Path
+    reranked: Path, captioner: PictureCaptioner, tmp_path: Path
 ) -> None:
     content, path = png(photo(1)), tmp_path / "one.png"
     path.write_bytes(content)
-    (expected,) = answer("caption", ranked, path)
+    (expected,) = answer("caption", reranked, path)
     with path.open("rb") as file, Image.open(path) as lazy:
         for picture in (
             str(path),
@@ -318,9 +318,9 @@ def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(
 
 
 def test_copies_and_pickles_caption_alike_in_this_process_and_a_new_one(
-    run: Path, ranked: Path
+    run: Path, reranked: Path
 ) -> None:
-    for path in (ranked, run):
+    for path in (reranked, run):
         captioner = open_captioner(path)
         wanted = captioner.caption(photo(2))
         assert copy.deepcopy(captioner).caption(photo(2)) == wanted
@@ -335,12 +335,12 @@ def test_copies_and_pickles_caption_alike_in_this_process_and_a_new_one(
 
 
 def test_a_captioner_computes_on_its_backend_from_any_thread(
-    ranked: Path, captioner: PictureCaptioner, device: Emulator
+    reranked: Path, captioner: PictureCaptioner, device: Emulator
 ) -> None:
     device.devices = 2
     wanted = captioner.caption(photo(2))
     for backend in ("cupy", "cupy:1"):
-        emulated = open_captioner(ranked, backend=backend)
+        emulated = open_captioner(reranked, backend=backend)
         assert xpcap.get_backend() == "numpy"
         assert backend_of(emulated.run.model.like) == backend
         with ThreadPoolExecutor(1) as pool:
@@ -351,20 +351,20 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
         assert backend_of(copied.run.model.like) == backend
 
 
-def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:
+def test_what_a_notebook_shows_is_short(reranked: Path, captioner: PictureCaptioner) -> None:
     data = captioner.run.data()
     (one,) = captioner.captions([photo(0)], policy=Beam(5, n_best=5), show=True, explain=True)
     explained = replace(captioner.caption(photo(0), explain=True), attention=[[0.25] * 4] * 9)
     scores = xpcap.evaluate_run(captioner.run)
     for shown in (captioner, captioner.run, data, data.split("val"), one, explained, scores):
         assert len(repr(shown)) < 1000, type(shown)
-    assert repr(captioner) == f"PictureCaptioner(Run({str(ranked)!r}), 'histogram')"
+    assert repr(captioner) == f"PictureCaptioner(Run({str(reranked)!r}), 'histogram')"
     assert "attention=" not in repr(captioner.caption(photo(0)))
     for shown, parts in (
         (captioner.caption(photo(0), show=True), ["<img src=", explained.caption]),
         (scores, ["<table>", "CIDEr"]),
-        (Trained(captioner.run, scores), ["<table>", ranked.name]),
-        (Trained(captioner.run, None), [ranked.name]),
+        (Trained(captioner.run, scores), ["<table>", reranked.name]),
+        (Trained(captioner.run, None), [reranked.name]),
     ):
         assert all(part in shown._repr_html_() for part in parts)
 

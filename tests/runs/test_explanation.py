@@ -1,10 +1,10 @@
-"""Reasons for a ranked caption in words and numbers: relative to the caption that the model alone
+"""Reasons for a reranked caption in words and numbers: relative to the caption that the model alone
 finds likeliest.
 """
 
 import pytest
 
-from xpcap.ranking import FEATURES
+from xpcap.reranking import FEATURES
 from xpcap.runs.explanation import (
     PARTS,
     CandidateCaption,

@@ -96,12 +96,12 @@ def lstm(folder: Path) -> Outcome:
     return {**left_by(run), **scored(run, "--beam", 3), "drawn": drawn}
 
 
-def ranked(folder: Path) -> Outcome:
-    """An LSTM whose captions are ranked by similar photos."""
+def reranked(folder: Path) -> Outcome:
+    """An LSTM whose captions are reranked by similar photos."""
     good("train", data_set(folder, 4, 6), "--out", folder / "run", *TRAIN, *LSTM)
-    fit = open_run(folder / "run").ranking["fit"]
+    fit = open_run(folder / "run").reranking["fit"]
     return {
-        "ranking": tensors(folder / "run" / "ranking.safetensors"),
+        "reranking": tensors(folder / "run" / "reranking.safetensors"),
         "fit": fit,
         **scored(folder / "run"),
     }
@@ -116,7 +116,7 @@ def rnn(folder: Path) -> Outcome:
     return {**found, "data": arrays(folder / "data.h5"), "words": words}
 
 
-OUTCOMES: dict[str, Callable[[Path], Outcome]] = {"lstm": lstm, "ranked": ranked, "rnn": rnn}
+OUTCOMES: dict[str, Callable[[Path], Outcome]] = {"lstm": lstm, "reranked": reranked, "rnn": rnn}
 
 
 def require_alike(found: Any, recorded: Any, where: str) -> None:

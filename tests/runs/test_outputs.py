@@ -26,7 +26,7 @@ from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission
 from xpcap.runs import (
     PictureCaption,
-    RankedBeam,
+    RerankedBeam,
     captions,
     default_policy,
     outputs,
@@ -169,8 +169,8 @@ def test_a_table_takes_captions_of_its_captioner_alone(run: Path, photos: Path) 
     assert Path("c.csv").read_bytes() == before
 
 
-def test_a_captioner_is_told_by_parameters_decoding_and_options(run: Path, ranked: Path) -> None:
-    """The usual limits of a ranked run are no options."""
+def test_a_captioner_is_told_by_parameters_decoding_and_options(run: Path, reranked: Path) -> None:
+    """The usual limits of a reranked run are no options."""
     opened = open_run(run)
     word = opened.vocabulary.idx_to_word[-1]
     last = len(opened.vocabulary) - 1
@@ -183,14 +183,14 @@ def test_a_captioner_is_told_by_parameters_decoding_and_options(run: Path, ranke
         (Policy(max_length=3, no_repeat_trigram=True), "greedy, max_length 3, no_repeat_trigram"),
     ):
         assert opened.signature(policy) == f"{name}, {text}"
-    opened = open_run(ranked)
-    name = f"LSTM with parameters {opened.digest}, beam of 10, ranked by similar photos"
+    opened = open_run(reranked)
+    name = f"LSTM with parameters {opened.digest}, beam of 10, reranked by similar photos"
     assert opened.signature() == name
     policy = default_policy(opened, no_repeat_trigram=True)
     assert opened.signature(policy) == f"{name}, no_repeat_trigram"
-    policy = RankedBeam(groups=2, no_stutter=policy.no_stutter)
-    grouped = "beam of 10 in 2 groups, diversity 0.5, ranked"
-    assert opened.signature(policy) == name.replace("beam of 10, ranked", grouped)
+    policy = RerankedBeam(groups=2, no_stutter=policy.no_stutter)
+    grouped = "beam of 10 in 2 groups, diversity 0.5, reranked"
+    assert opened.signature(policy) == name.replace("beam of 10, reranked", grouped)
 
 
 def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Path) -> None:
@@ -241,7 +241,7 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     (photos / "val00001.txt").write_text("my dog\n")
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
-    assert "note: kept photos/val00001.txt: it has a different text" in result.stderr
+    assert "notice: kept photos/val00001.txt: it has a different text" in result.stderr
     texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
     assert texts.pop(photos / "val00001.txt") == "my dog\n"
     assert texts == {
@@ -461,10 +461,10 @@ def test_a_table_of_a_split_is_continued_too(run: Path) -> None:
     assert len({row[0] for row in rows("c.csv")}) == 1 + 14
 
 
-def test_reasons_are_printed_beside_a_table_if_they_are_asked_for(ranked: Path) -> None:
-    text = good("caption", ranked, "-n", 2, "--explain").stdout
+def test_reasons_are_printed_beside_a_table_if_they_are_asked_for(reranked: Path) -> None:
+    text = good("caption", reranked, "-n", 2, "--explain").stdout
     assert "why" in text
-    assert good("caption", ranked, "-n", 2, "--explain", "--csv", "c.csv").stdout == (
+    assert good("caption", reranked, "-n", 2, "--explain", "--csv", "c.csv").stdout == (
         f"{text}wrote 2 captions to c.csv\n"
     )
 

@@ -48,13 +48,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [Neighbour(NASTY, 0.5, [NASTY]), Neighbour(long, -0.25, [long]), Neighbour("x", 0.25, [])],
         [candidate(NASTY, NASTY, 2.0), candidate(long, long, 1.0), candidate("", "", 0.0)],
     )
-    ranked = [("a red circle", -3.217), ("", -4.0), (long, -99.5)]
+    reranked = [("a red circle", -3.217), ("", -4.0), (long, -99.5)]
     words = [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]]
     looked = {"attention": LOOKED, "area": Area(0.2, 0.1, 0.8, 1.2)}
     reasoned = {"note": NASTY, "explanation": reasons}
     circles = ["a red circle", "", "there is a red circle"]
     cards = [
-        card("scene.png", scene(), SAID, circles, ranked, note="BLEU-4 0.81"),
+        card("scene.png", scene(), SAID, circles, reranked, note="BLEU-4 0.81"),
         card(f"{long}.jpg", photo(1), words, [long, NASTY], note=long),
         card(NASTY, None, [(NASTY, 0.5)], [NASTY], [(NASTY, -1.0)], **reasoned),
         card("strip.jpg", photo(2, 9, 2000)),

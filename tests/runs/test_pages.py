@@ -65,7 +65,7 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A run whose captions are ranked."""
+    """A run whose captions are reranked."""
     folder = tmp_path_factory.mktemp("made")
     data = generate(0, train=60, val=40)
     write_pictures(folder / "photos", data, "val")
@@ -86,7 +86,7 @@ class Shown(NamedTuple):
     references: list[str]
     note: str
     has_picture: bool
-    ranked: list[tuple[str, str]]
+    hypotheses: list[tuple[str, str]]
 
 
 def galleries(page: str) -> dict[str, list[Shown]]:
@@ -107,9 +107,9 @@ def galleries(page: str) -> dict[str, list[Shown]]:
                     ],
                     note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
                     has_picture="<img" in card,
-                    ranked=re.findall(
+                    hypotheses=re.findall(
                         r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>",
-                        "".join(re.findall(r'<ol class="ranked".*?</ol>', card, re.DOTALL)),
+                        "".join(re.findall(r'<ol class="hypotheses".*?</ol>', card, re.DOTALL)),
                     ),
                 )
             )
@@ -121,7 +121,7 @@ def galleries(page: str) -> dict[str, list[Shown]]:
 def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(
     neighbours: bool, made: Made, tmp_path: Path
 ) -> None:
-    """Below captions that are ranked, the best of the ranking; below greedy ones, a beam's."""
+    """Below captions that are reranked, the best of the reranking; below greedy ones, a beam's."""
     if not neighbours:
         recipe = Recipe(made.data, out=tmp_path / "run", neighbours=False, **SMALL)
         run, scores = train_run(recipe)
@@ -151,16 +151,16 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         assert not card.has_picture or f'alt="{card.caption}"' in made.page
     policy = Beam(5, n_best=5, max_length=made.run.config.max_words)
     if neighbours:
-        assert made.run.ranker is not None
-        policy = runs.RankedBeam(10, n_best=5, no_stutter=made.run.ranker.no_stutter)
+        assert made.run.reranker is not None
+        policy = runs.RerankedBeam(10, n_best=5, no_stutter=made.run.reranker.no_stutter)
     greedy, beams = made.captions(), made.captions(policy=policy)
     for card in shown["Random"]:
         np.testing.assert_allclose(card.probabilities, greedy[card.name].probabilities, atol=6e-4)
-        assert card.ranked == [
+        assert card.hypotheses == [
             (one.caption or "(nothing)", f"{one.log_probability:.2f}")
             for one in beams[card.name].n_best
         ]
-        assert len(set(card.ranked)) == 5
+        assert len(set(card.hypotheses)) == 5
 
 
 def test_cards_explain_ranked_captions_by_names_where_training_photos_are_not_at_hand(

@@ -1,4 +1,4 @@
-"""Ranking by similar photos in runs: fitted when training ends, whoever trains and however often it
+"""Reranking by similar photos in runs: fitted when training ends, whoever trains and however often it
 stops, read by every command, and passed on to a warm start.
 """
 
@@ -26,10 +26,10 @@ from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
 from xpcap.runs import Recipe, caption_run, evaluate_run, rerank, train_run
-from xpcap.runs.decoder import RankedBeam
-from xpcap.runs.folder import BEST, RANKING, START_RANKING
+from xpcap.runs.decoder import RerankedBeam
+from xpcap.runs.folder import BEST, RERANKING, START_RERANKING
 from xpcap.runs.recipe import PRESETS
-from xpcap.runs.rerank import fit_ranking
+from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import Run
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
@@ -51,10 +51,10 @@ def fast_second_stage() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset file, and runs on it: `ranked` and `greedy` of one stage, `staged` of two."""
+    """A dataset file, and runs on it: `reranked` and `greedy` of one stage, `staged` of two."""
     folder = tmp_path_factory.mktemp("made")
     data = data_set(folder / "data.h5")
-    for name, stages in (("ranked", {}), ("greedy", {}), ("staged", SCORE)):
+    for name, stages in (("reranked", {}), ("greedy", {}), ("staged", SCORE)):
         options = Recipe(data, **SIZES | stages)
         train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
     return folder
@@ -69,40 +69,40 @@ def features_of(run: Run) -> np.ndarray:
 
 
 def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: Path) -> None:
-    ranked, greedy = made / "ranked" / "run", made / "greedy" / "run"
+    reranked, greedy = made / "reranked" / "run", made / "greedy" / "run"
     for name in (BEST, "last.safetensors", "history.jsonl"):
-        assert (ranked / name).read_bytes() == (greedy / name).read_bytes()
-    assert RANKING not in kill.files(greedy)
-    run, plain = open_run(ranked), open_run(greedy)
+        assert (reranked / name).read_bytes() == (greedy / name).read_bytes()
+    assert RERANKING not in kill.files(greedy)
+    run, plain = open_run(reranked), open_run(greedy)
     words = run.vocabulary.idx_to_word
-    rankings = run.decoder(RankedBeam(10, no_stutter=True)).rank(features_of(run))
-    expected = [" ".join(words[i] for i in one.best) for one in rankings]
+    rerankings = run.decoder(RerankedBeam(10, no_stutter=True)).rerank(features_of(run))
+    expected = [" ".join(words[i] for i in one.best) for one in rerankings]
     assert captions(run) == expected == [*evaluate_run(run).to_json()["captions"].values()]
     assert captions(run, Policy()) == captions(plain) != expected
-    retrieved = [one.candidates[0].candidate.photo for one in rankings]
+    retrieved = [one.candidates[0].candidate.photo for one in rerankings]
     assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
 def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Path) -> None:
-    ranked, plain = (open_run(made / name / "run") for name in ("ranked", "greedy"))
-    penalised = RankedBeam(4, length_penalty=0)
+    reranked, plain = (open_run(made / name / "run") for name in ("reranked", "greedy"))
+    penalised = RerankedBeam(4, length_penalty=0)
     assert plain.decoder(penalised).title == "beam of 4, length penalty 0"
-    assert ranked.decoder(RankedBeam(4)).title == "beam of 4, ranked by similar photos"
-    with refuses(OptionError, thing="`length_penalty`", got="is 0 of a RankedBeam"):
-        ranked.decoder(penalised)
+    assert reranked.decoder(RerankedBeam(4)).title == "beam of 4, reranked by similar photos"
+    with refuses(OptionError, thing="`length_penalty`", got="is 0 of a RerankedBeam"):
+        reranked.decoder(penalised)
 
 
 @pytest.mark.parametrize("no_stutter", [False, True])
 def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path) -> None:
-    run = open_run(made / "ranked" / "run")
-    assert run.ranker is not None
-    index = run.ranker.index
+    run = open_run(made / "reranked" / "run")
+    assert run.reranker is not None
+    index = run.reranker.index
     ids = index.photos.captions
     ids = np.where(run.vocabulary.is_word(ids), ids[0, 1], ids)
     stuttering = replace(index, photos=replace(index.photos, captions=ids))
-    run = replace(run, ranker=replace(run.ranker, index=stuttering))
-    rankings = run.decoder(RankedBeam(10, no_stutter=no_stutter)).rank(features_of(run))
-    photos = [one.candidate.photo for ranking in rankings for one in ranking.candidates]
+    run = replace(run, reranker=replace(run.reranker, index=stuttering))
+    rerankings = run.decoder(RerankedBeam(10, no_stutter=no_stutter)).rerank(features_of(run))
+    photos = [one.candidate.photo for reranking in rerankings for one in reranking.candidates]
     assert (max(photos) >= 0) == (not no_stutter)
 
 
@@ -110,13 +110,13 @@ def test_a_run_ranks_no_more_and_again_as_it_is_resumed(made: Path, tmp_path: Pa
     whole = made / "staged" / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     given = {"out": folder, "data": made / "data.h5", "resume": True}
-    assert train_run(Recipe(**given, neighbours=False)).run.ranker is None
+    assert train_run(Recipe(**given, neighbours=False)).run.reranker is None
     for _ in range(2):
-        assert not (folder / RANKING).exists()
+        assert not (folder / RERANKING).exists()
         assert open_run(folder).config.recipe.neighbours is False
         good("train", "--out", folder, "--resume")
     good("train", "--out", folder, "--resume", "--neighbours")
-    assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
+    assert (folder / RERANKING).read_bytes() == (whole / RERANKING).read_bytes()
     assert captions(open_run(folder)) == captions(open_run(whole))
     good("train", "--out", folder, "--resume")
     assert open_run(folder).config.recipe.neighbours is True
@@ -134,15 +134,15 @@ def test_cores_and_ranks_round_the_weights_of_a_ranking_and_change_no_more(
 
     def fit_and_caption(group: Group) -> list[str]:
         with work(group=group):
-            fit_ranking(open_run(folder), open_run(folder).data())
+            fit_reranking(open_run(folder), open_run(folder).data())
             return [*evaluate_run(open_run(folder)).to_json()["captions"].values()]
 
     with BLAS.limit(limits=threads):
         found = together(ranks, fit_and_caption)
-    expected = made / "ranked" / "run"
+    expected = made / "reranked" / "run"
     assert found == [captions(open_run(expected))] * ranks
     (tensors, meta), (wanted, record) = (
-        read_tensors(path / RANKING, "test") for path in (folder, expected)
+        read_tensors(path / RERANKING, "test") for path in (folder, expected)
     )
     assert {name: x.tobytes() for name, x in tensors.items()} == {
         name: x.tobytes() for name, x in wanted.items()
@@ -166,8 +166,8 @@ def test_emulated_captions_are_ranked_as_on_numpy(made: Path, device: Emulator) 
 def test_candidates_of_a_run_of_two_stages_are_of_its_one_model(made: Path) -> None:
     run = open_run(made / "staged" / "run")
     assert run.meta["epoch"] > 0  # the second stage has improved the first
-    (ranking,) = run.decoder().rank(features_of(run)[:1])
-    own = [one.candidate for one in ranking.candidates if one.candidate.photo < 0]
+    (reranking,) = run.decoder().rerank(features_of(run)[:1])
+    own = [one.candidate for one in reranking.candidates if one.candidate.photo < 0]
     whole = [one for one in own if len(one.words) < run.config.max_words]  # the others lack END
     assert whole
     for candidate in whole:
@@ -181,25 +181,25 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_with_a_notice_and_resumes_
 ) -> None:
     whole = made / "staged" / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    tensors, meta = read_tensors(folder / RANKING, "test")
-    write_tensors(folder / RANKING, tensors, {**meta, "best": "that of fewer epochs"})
-    before = (folder / RANKING).read_bytes()
+    tensors, meta = read_tensors(folder / RERANKING, "test")
+    write_tensors(folder / RERANKING, tensors, {**meta, "best": "that of fewer epochs"})
+    before = (folder / RERANKING).read_bytes()
 
     def kill_fit(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rerank, "write_ranker", kill_fit)
+        patch.setattr(rerank, "write_reranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
-            fit_ranking(open_run(folder), open_run(folder).data())
-    assert (folder / RANKING).read_bytes() == before
+            fit_reranking(open_run(folder), open_run(folder).data())
+    assert (folder / RERANKING).read_bytes() == before
     notices: list[str] = []
     with work(on_notice=notices.append):
         assert captions(open_run(folder))
         good("train", "--out", folder, "--resume")
         open_run(folder)
-    assert [text.startswith(f"{folder} ranks captions by weights") for text in notices] == [True]
-    assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
+    assert [text.startswith(f"{folder} reranks captions by weights") for text in notices] == [True]
+    assert (folder / RERANKING).read_bytes() == (whole / RERANKING).read_bytes()
 
 
 # A warm start
@@ -212,22 +212,22 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
     given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
     run, _ = train_run(Recipe(own, **given))
-    assert run.ranker is not None
-    assert base.ranker is not None
+    assert run.reranker is not None
+    assert base.reranker is not None
     of_base, of_own = (
         [f"{origin}train{seed}-{i}.jpg" for i in range(60)]
         for seed, origin in enumerate(("base: ", ""))
     )
-    assert list(run.ranker.index.photos.images) == [*of_base, *of_own]
-    before = base.ranker.index
-    np.testing.assert_array_equal(run.ranker.index.embeddings[:60], before.embeddings)
+    assert list(run.reranker.index.photos.images) == [*of_base, *of_own]
+    before = base.reranker.index
+    np.testing.assert_array_equal(run.reranker.index.embeddings[:60], before.embeddings)
     texts = {
         name: [" ".join(run.vocabulary.idx_to_word[i] for i in c) for c in index.captions(7)]
-        for name, index in (("both", run.ranker.index), ("base", before))
+        for name, index in (("both", run.reranker.index), ("base", before))
     }
     assert texts["both"] == texts["base"]
     said = captions(run)
     shutil.rmtree(base.path)
     assert captions(open_run(tmp_path / "on")) == said
-    (tmp_path / "on" / START_RANKING).unlink()
+    (tmp_path / "on" / START_RERANKING).unlink()
     assert captions(open_run(tmp_path / "on")) == said

@@ -38,7 +38,7 @@ from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.runs import caption_run, folder, train
 from xpcap.runs import saver as saving
-from xpcap.runs.folder import BEST, LAST, RANKING, load_parameters, load_state, save_parameters
+from xpcap.runs.folder import BEST, LAST, RERANKING, load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import read_tensors, write_tensors
 
@@ -139,7 +139,7 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
 ) -> None:
     """By one command that begins it, goes on with it, and leaves it alone once all is done.
 
-    Also without the run that it started from, and if a full disk keeps its ranking from being
+    Also without the run that it started from, and if a full disk keeps its reranking from being
     written.
     """
     path, training, iterations = whole(name)
@@ -147,12 +147,12 @@ def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
     for pauses in breaks(iterations):
         broken_off(out, pauses, *arguments, "--resume")
     away = training.start and training.start.rename(tmp_path / "away")
-    if (path / RANKING).exists():
-        with faults.failing_at(faults.Fault(RANKING, "write", 1, errno.ENOSPC)):
+    if (path / RERANKING).exists():
+        with faults.failing_at(faults.Fault(RERANKING, "write", 1, errno.ENOSPC)):
             output = call("train", "--out", out, "--resume").output
-        assert "ranking.safetensors: ENOSPC, expected room" in output
+        assert "reranking.safetensors: ENOSPC, expected room" in output
         assert f"training is saved; continue with: xpcap train --out {out} --resume" in output
-        assert not (out / RANKING).exists()
+        assert not (out / RERANKING).exists()
     assert "resuming after iteration" in resume(out)
     assert_equal_runs(out, path)
     if away:
@@ -212,7 +212,7 @@ def test_two_ranks_train_what_one_process_trains(
 ) -> None:
     """The latest parameters, to a hundredth of a step: sums are rounded in another order.
 
-    The captions of the evaluation that the ranks share are those of the run, ranked by one ranking.
+    The captions of the evaluation that the ranks share are those of the run, reranked by one reranking.
     """
     expected = whole(name)
     recipe = expected.recipe(tmp_path / "run")
@@ -226,7 +226,7 @@ def test_two_ranks_train_what_one_process_trains(
         )
     assert scores is not None
     told = scores.to_json()
-    assert told["decoding"] == "beam of 10, ranked by similar photos"
+    assert told["decoding"] == "beam of 10, reranked by similar photos"
     run = open_run(first.path)
     assert [*told["captions"].values()] == [x.caption for x in caption_run(run, count=8)]
 

@@ -25,7 +25,7 @@ from xpcap.options import Whole
 from xpcap.report import escape_control
 from xpcap.runs import (
     PictureCaption,
-    RankedBeam,
+    RerankedBeam,
     Run,
     open_captioner,
     open_run,
@@ -92,7 +92,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     "--explain",
     is_flag=True,
     help=(
-        "Also print the reasons for each ranked caption: similar training photos, candidates and"
+        "Also print the reasons for each reranked caption: similar training photos, candidates and"
         " the parts of their scores."
     ),
 )
@@ -125,8 +125,8 @@ def caption(
     of texts alone get the captions in it, others skip its pictures, and those in FILE.skipped.csv
     are tried again. It holds captions of one run with one set of options.
 
-    The default decoding is a beam search ranked by similar photos, if the run has an index of
-    training photos; else it is greedy. --explain shows why a ranked caption was chosen.
+    The default decoding is a beam search reranked by similar photos, if the run has an index of
+    training photos; else it is greedy. --explain shows why a reranked caption was chosen.
     --temperature, --top-k and --top-p sample words.
     """
     check_rules()
@@ -143,7 +143,7 @@ def caption(
     opened_run = open_run(run)
     policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(outputs) else 1)
     if explain:
-        _require_ranked(opened_run, policy)
+        _require_reranked(opened_run, policy)
     if pictures:
         results = caption_sources(open_captioner(opened_run), pictures, outputs, policy)
     else:
@@ -178,12 +178,12 @@ def _of_split(
     )
 
 
-def _require_ranked(run: Run, policy: Policy) -> None:
-    """Raise OptionError if the policy's captions are not ranked."""
-    if run.ranker is None:
-        got = f"is given, but {run.path} has no index of training photos to rank captions by"
+def _require_reranked(run: Run, policy: Policy) -> None:
+    """Raise OptionError if the policy's captions are not reranked."""
+    if run.reranker is None:
+        got = f"is given, but {run.path} has no index of training photos to rerank captions by"
         raise OptionError("caption", "`explain`", got, "a run trained with `neighbours`")
-    if not isinstance(policy, RankedBeam):
+    if not isinstance(policy, RerankedBeam):
         got = f"is given with other decoding ({policy.title})"
-        expected = "the default: only its captions are ranked"
+        expected = "the default: only its captions are reranked"
         raise OptionError("caption", "`explain`", got, expected)

@@ -29,7 +29,7 @@ FLAGS = {
     "no_repeat_trigram": "--no-repeat",
 }
 DEFAULTS = {
-    "width": "a beam of 10, ranked by similar training photos, if the run has an index of them;"
+    "width": "a beam of 10, reranked by similar training photos, if the run has an index of them;"
     " else --greedy",
     "n_best": "1; 5 with --json or --html",
 }
@@ -65,10 +65,10 @@ class Decoding:
         greedy = bool(self.given.get("greedy"))
         if "width" in beam:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
-        is_ranked = run.ranker is not None and not (greedy or sampling)
-        if "n_best" in beam and not is_ranked:
+        is_reranked = run.reranker is not None and not (greedy or sampling)
+        if "n_best" in beam and not is_reranked:
             raise OptionError(self.command, "`n_best`", "requires `width`")
-        if is_ranked:
+        if is_reranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
 

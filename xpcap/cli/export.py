@@ -11,7 +11,7 @@ from xpcap.cli.shared import (
     Value,
     begin,
     examples,
-    note,
+    print_notice,
     run_argument,
     table,
 )
@@ -73,10 +73,10 @@ def export(
     --onnx: start.onnx computes the initial state from features, step.onnx the next word's scores
     and state, greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them
     without xpcap; docs/howto/export.md lists names and shapes, with code. The export decodes
-    greedily, without the run's ranking; 'evaluate --greedy' scores its captions.
+    greedily, without the run's reranking; 'evaluate --greedy' scores its captions.
 
     --web: a folder for any web server, such as 'python -m http.server'. The page captions dropped,
-    pasted, chosen or photographed pictures, and ranks captions like the run. It needs
+    pasted, chosen or photographed pictures, and reranks captions like the run. It needs
     onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION' downloads it.
     """
     check_rules()
@@ -89,8 +89,10 @@ def export(
         assert onnx is not None
         weights = weights or "float32"
         exported = export_onnx(opened_run, onnx, weights=weights, with_encoder=with_encoder)
-        if opened_run.ranker is not None:
-            note(f"{opened_run.name} ranks captions; the export does not, and decodes greedily")
+        if opened_run.reranker is not None:
+            print_notice(
+                f"{opened_run.name} reranks captions; the export does not, and decodes greedily"
+            )
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]
     click.echo(table(rows))
     click.echo(f"{weights} weights, opset {exported.opset}")

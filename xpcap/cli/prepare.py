@@ -87,22 +87,22 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     write_dataset(out, data)
     _describe(out, data, files, report, skipped.path)
     if "train" in data.splits:
-        _print_remarks(data, given["vocabulary_size"])
+        _print_notices(data, given["vocabulary_size"])
 
 
-def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
+def _print_notices(data: CaptionData, vocabulary_size: int | None) -> None:
     """Print notices on too few training pictures, and on too many unknown words."""
     if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
         much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
-            f"note: {number:,} training pictures are {much}: captions begin to fit at about"
-            f" {FEW_PICTURES.number} with five captions each; train --from another run gives a head start"
+            f"notice: {number:,} training pictures are {much}: captions begin to fit at about"
+            f" {FEW_PICTURES.number} with five captions each; train --from another run is a warm start"
             " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MAX_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
         click.echo(
-            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"
+            f"notice: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"
             f" unknown; {more} would keep more"
         )
 
@@ -117,8 +117,8 @@ def _describe(
     """Print the report, the data set, its counts, and three captions as training reads them."""
     for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{escape_control(str(path))}: {form}")
-    for note in report.notes:
-        click.echo(f"note: {escape_control(note)}")
+    for notice in report.notices:
+        click.echo(f"notice: {escape_control(notice)}")
     for line in report.lines():
         click.echo(f"skipped {escape_control(line)}")
     if report.omissions:

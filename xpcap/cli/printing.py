@@ -35,8 +35,8 @@ class Printed(Output):
         lines += [f"  truth  {escape_control(truth)}" for truth in caption.references[:1]]
         if len(caption.n_best) > 1:
             lines += [
-                f"  {ranked.log_probability:6.2f}  {escape_control(ranked.caption)}"
-                for ranked in caption.n_best
+                f"  {hypothesis.log_probability:6.2f}  {escape_control(hypothesis.caption)}"
+                for hypothesis in caption.n_best
             ]
         if caption.explanation is not None:
             lines += explanation_lines(caption.explanation)

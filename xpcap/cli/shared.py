@@ -182,7 +182,7 @@ def _choose_way(ctx: click.Context, param: click.Parameter, is_given: bool) -> N
 def choose_backend(backend: str | None) -> None:
     """Put a backend in force, or check the environment's; an unusable one fails here.
 
-    Of several ranks of the work in hand, on a machine, each takes a GPU of its own, unless one is
+    Of several ranks of the current work, on a machine, each takes a GPU of its own, unless one is
     named.
     """
     group = current().group
@@ -228,12 +228,12 @@ def csv_option(command: Function) -> Function:
 # Printing
 
 
-def note(sentence: str) -> None:
+def print_notice(sentence: str) -> None:
     """Print a notice of the library on standard error, so that output for programs stays pure."""
-    say(f"note: {escape_control(sentence)}", err=True)
+    say(f"notice: {escape_control(sentence)}", err=True)
 
 
-def begin(on_notice: Callable[[str], object] = note) -> Group:
+def begin(on_notice: Callable[[str], object] = print_notice) -> Group:
     """Begin the work of this command, to its end: with bars, notices, and the ranks of `SHARED`.
 
     `on_notice` is called with each notice on rank 0.

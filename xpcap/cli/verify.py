@@ -177,7 +177,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _print_report(report: Report, only: bool, as_json: bool) -> None:
-    for line in results.notes(report):
+    for line in results.notices(report):
         click.echo(line, err=as_json)
     if as_json:
         click.echo(json.dumps(results.to_json(report)))

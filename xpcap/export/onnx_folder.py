@@ -48,7 +48,7 @@ def export_onnx(
 
     ``start.onnx`` computes the state before the first word from features, as the encoder gives
     them: the run's scaling is part of the graph. ``step.onnx`` computes the scores of the next word
-    and the next state. ``greedy.onnx`` decodes a whole caption. Ranking stays behind.
+    and the next state. ``greedy.onnx`` decodes a whole caption. Reranking stays behind.
     docs/howto/export.md lists names and shapes.
 
     Parameters

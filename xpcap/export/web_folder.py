@@ -32,9 +32,9 @@ from xpcap.export.tensor import graph_output
 from xpcap.metrics.cider import Hashes
 from xpcap.models import Beam
 from xpcap.onnx_graph import Graph
-from xpcap.ranking import Ranker
-from xpcap.ranking.file import arrays_of
 from xpcap.report.markup import render
+from xpcap.reranking import Reranker
+from xpcap.reranking.file import arrays_of
 from xpcap.runs import Run
 from xpcap.shapes.scenes import COLOURS
 
@@ -49,7 +49,7 @@ SHA256 = {  # of its files that a page needs, to that of the version
 TARBALL = f"{RUNTIME}-{VERSION}.tgz"
 RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
 MAX_RUNTIME_BYTES = 64 << 20  # bytes of a file of the runtime
-WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
+WIDTH = 5  # of the beam of a run that reranks nothing, and captions that are shown
 # Behind names of files as of `compress`: some servers refuse suffixes without a type
 PACKED = ".bin"
 
@@ -64,7 +64,7 @@ def export_web(
     """Write a page that captions pictures in the browser to a new folder.
 
     The page computes a picture's features, decodes with a beam, and ranks the captions as the run
-    does. A run that ranks nothing has a beam of 5. Nothing that it is given leaves the browser.
+    does. A run that reranks nothing has a beam of 5. Nothing that it is given leaves the browser.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def export_web(
     require_exportable("export_web", run, folder, weights)
     encoder = _encoder_of(run)
     engine = _runtime(runtime)
-    ranker = run.ranker
+    reranker = run.reranker
     graphs: dict[str, bytes] = {}
     network = None
     encoder_settings: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
@@ -98,11 +98,11 @@ def export_web(
     elif isinstance(encoder, HistogramEncoder):
         encoder_settings["grid"] = encoder.grid
     captioner = GraphCaptioner(run.model, run.scaling, weights)
-    start = start_graph(captioner, ranker.index.projection if ranker else None)
+    start = start_graph(captioner, reranker.index.projection if reranker else None)
     for name, graph in ((START, start), (STEP, step_graph(captioner))):
         graphs[name] = checked_model(graph, {"graph": name})
-    if ranker:
-        graphs["ranking.safetensors"] = _ranking(ranker)
+    if reranker:
+        graphs["reranking.safetensors"] = _reranking(reranker)
     files: dict[str, bytes] = {}
     listed: dict[str, Any] = {}
     program = {"ort.wasm": engine["ort-wasm-simd-threaded.wasm"]}
@@ -138,7 +138,7 @@ def export_web(
             for name in ("width", "length_penalty", "max_length", "forbid", "no_stutter")
         },
         "best": WIDTH,
-        "ranking": _settings(ranker),
+        "reranking": _settings(reranker),
         "pictures": {
             "most_pixels": Image.MAX_IMAGE_PIXELS or 1 << 53,
             "most_bytes": MAX_BYTES,
@@ -177,32 +177,32 @@ def _encoder_of(run: Run) -> Encoder:
 
 def _policy(run: Run) -> Beam:
     """The beam that makes captions, within the limits of the run."""
-    policy = run.decoder(None if run.ranker else Beam(WIDTH, n_best=WIDTH)).policy
+    policy = run.decoder(None if run.reranker else Beam(WIDTH, n_best=WIDTH)).policy
     assert isinstance(policy, Beam)
     return policy
 
 
-def _settings(ranker: Ranker | None) -> dict[str, Any] | None:
-    if ranker is None:
+def _settings(reranker: Reranker | None) -> dict[str, Any] | None:
+    if reranker is None:
         return None
     return {
-        "weights": dict(ranker.weights),
-        "photos": len(ranker.index),
-        "neighbours": ranker.neighbours,
-        "bandwidth": ranker.bandwidth,
-        "retrieved": ranker.retrieved,
+        "weights": dict(reranker.weights),
+        "photos": len(reranker.index),
+        "neighbours": reranker.neighbours,
+        "bandwidth": reranker.bandwidth,
+        "retrieved": reranker.retrieved,
     }
 
 
-def _ranking(ranker: Ranker) -> bytes:
+def _reranking(reranker: Reranker) -> bytes:
     """The index of photos without their names, as safetensors, with the hash of each word."""
     from safetensors.numpy import save
 
-    arrays, hashes = arrays_of(ranker.index), Hashes()
+    arrays, hashes = arrays_of(reranker.index), Hashes()
     for name in ("mean", "components", "images"):
         del arrays[name]
     arrays |= {name: arrays[name].astype(np.uint32) for name in ("words", "ends")}
-    words = ranker.index.vocabulary.idx_to_word
+    words = reranker.index.vocabulary.idx_to_word
     arrays["hashes"] = np.array([hashes[word] for word in words], np.uint64)
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 

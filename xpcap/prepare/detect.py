@@ -47,7 +47,7 @@ def read_captions(
     columns : names of a table's columns, if they are not the usual ones
     encoding : of files without a byte order mark; None: UTF-8
     report : takes the omissions, and the form of each file
-    progress : show a bar of the files on a terminal; None: as the work in hand
+    progress : show a bar of the files on a terminal; None: as the current work
     DataError : a file of no known form or a damaged one, or files with splits and files without.
     OptionError : `columns` are no Columns, or `encoding` is none. OSError : a file cannot be read.
     """

@@ -105,7 +105,7 @@ def encode_folder(
 ) -> Table:
     """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
-    progress : show a bar, or lines where there is no terminal; None: as the work in hand
+    progress : show a bar, or lines where there is no terminal; None: as the current work
     cache : file in which the features stay, so that later calls, also after a kill, encode only
         pictures that are new to it, or have changed, or that another encoder saw. More than 64 MB
         of features are read from it as needed. None: they are in memory

@@ -72,7 +72,7 @@ class Rule(NamedTuple):
 
     key, known_key : of a name and of a known path, which are equal
     ends, known_ends : of which the end may be equal, too, in whole parts
-    note : kind of the match, if it is a loose one
+    kind : kind of the match, if it is a loose one
     sure : all names that match so mean the picture; else one does, if no sure one is among them
     files_only : no rule for names of features or of a split's pictures
     """
@@ -81,7 +81,7 @@ class Rule(NamedTuple):
     known_key: Callable[[str], str]
     ends: bool = False
     known_ends: bool = False
-    note: str = ""
+    kind: str = ""
     sure: bool = True
     files_only: bool = False
 
@@ -92,15 +92,15 @@ NUMBERED = "names matched by the number at the end"
 RULES = (  # the first that fits
     Rule(str, str),
     Rule(str, str, known_ends=True),
-    Rule(_spelling, _spelling, note=SPELT),
-    Rule(_spelling, _spelling, known_ends=True, note=SPELT),
-    Rule(_spelling, _stem, note=SPELT),
-    Rule(_spelling, _stem, known_ends=True, note=SPELT),
-    Rule(_spelling, _spelling, ends=True, note=MOVED, sure=False),
-    Rule(_spelling, _stem, ends=True, note=MOVED, sure=False),
-    Rule(_number, _last_number, note=NUMBERED, sure=False),
-    Rule(_stem, _stem, known_ends=True, note=SPELT, sure=False, files_only=True),
-    Rule(_spelling, _spelling, ends=True, known_ends=True, note=MOVED, sure=False, files_only=True),
+    Rule(_spelling, _spelling, kind=SPELT),
+    Rule(_spelling, _spelling, known_ends=True, kind=SPELT),
+    Rule(_spelling, _stem, kind=SPELT),
+    Rule(_spelling, _stem, known_ends=True, kind=SPELT),
+    Rule(_spelling, _spelling, ends=True, kind=MOVED, sure=False),
+    Rule(_spelling, _stem, ends=True, kind=MOVED, sure=False),
+    Rule(_number, _last_number, kind=NUMBERED, sure=False),
+    Rule(_stem, _stem, known_ends=True, kind=SPELT, sure=False, files_only=True),
+    Rule(_spelling, _spelling, ends=True, known_ends=True, kind=MOVED, sure=False, files_only=True),
 )
 
 
@@ -116,10 +116,10 @@ class Matches(NamedTuple):
     loose: dict[str, list[str]]
     unmatched: dict[str, str]
 
-    def note(self, report: ImportReport) -> None:
+    def notice(self, report: ImportReport) -> None:
         """Note the loose matches."""
         for kind, names in self.loose.items():
-            report.note(kind, [f"{name[:100]} is {self.matches[name]}" for name in names])
+            report.notice(kind, [f"{name[:100]} is {self.matches[name]}" for name in names])
 
 
 class NameIndex:
@@ -169,8 +169,8 @@ class NameIndex:
         )
         loose = defaultdict(list)
         for name, (_, rule) in meanings.items():
-            if rule.note:
-                loose[rule.note].append(name)
+            if rule.kind:
+                loose[rule.kind].append(name)
         return Matches(
             {name: meanings[name][0] for name in names if name in meanings},
             loose,

@@ -67,9 +67,9 @@ def import_captions(
     The counts go to its record, what is left out to the report.
 
     files : as in `read_captions`
-    cache : folder in which the features of the pictures stay, in a file that a note names, so that
+    cache : folder in which the features of the pictures stay, in a file that a notice names, so that
         another import of these pictures, also after a kill, encodes only what is new
-    progress : show bars; None: as the work in hand
+    progress : show bars; None: as the current work
     options : of `PrepareOptions`; `pictures` is by default the folder, if `files` is one
     OptionError : an option, before anything is read.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
@@ -111,7 +111,7 @@ def import_captions(
             rows = draw(rows)
             record["drawn"] = {"fractions": list(fractions), "seed": seed}
             parts = " / ".join(f"{part:g}" for part in fractions)
-            report.notes.append(f"splits drawn by picture, about {parts}, seed {seed}")
+            report.notices.append(f"splits drawn by picture, about {parts}, seed {seed}")
         declared = features is not None
         if features is None:
             assert encoder is not None
@@ -128,7 +128,7 @@ def import_captions(
         data = _assemble(rows, features, chosen, record, encoder, declared=declared)
     if (checked := data.source.record.get(CHECKED)) is not None:
         how = f"{checked} pictures were compared" if checked else "no picture was compared"
-        report.notes.append(f"the features are taken as those of {data.source.encoder}: {how}")
+        report.notices.append(f"the features are taken as those of {data.source.encoder}: {how}")
     record = {**data.source.record, "skipped": dict(report.skipped), **_count(rows, data)}
     return replace(data, source=replace(data.source, record=record)), report
 
@@ -150,7 +150,7 @@ def assemble(
         are captions for are allowed. None: the pictures are encoded. With `encoder` they are those
         of that encoder, which must give the same for 16 of the `pictures`, if there are some
     source : JSON-like facts to record as well, such as the names of the files
-    progress : show bars; None: as the work in hand
+    progress : show bars; None: as the current work
     options : of `AssembleOptions`. Mirror images are encoded like pictures, or found in `features`
         under `mirror_of` the name
     OptionError : an option, before anything is read.
@@ -213,7 +213,7 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
         if len(cleaned) == before:
             report.skip("pictures without captions", picture)
     for kind, examples in odd.items():
-        report.note(kind, examples)
+        report.notice(kind, examples)
     return cleaned
 
 
@@ -234,7 +234,7 @@ def _match(
     if names and not required.matches:
         known = [*features] if features is not None else files.pictures if files else []
         raise _no_match(names, known, required.unmatched, files if features is None else None)
-    required.note(report)
+    required.notice(report)
     lack = f"captioned pictures missing from {folder}"
     if features is not None:
         lack = "captioned pictures without features"
@@ -243,11 +243,11 @@ def _match(
     paths = {known: known for known in required.matches.values()}
     if features is not None and in_folder is not None:
         files_of = in_folder.match(paths)
-        files_of.note(report)
+        files_of.notice(report)
         paths |= files_of.matches
         if files_of.unmatched:
             kind = f"pictures with features and without a file in {folder}"
-            report.notes.append(f"{kind}: {len(files_of.unmatched):,}")
+            report.notices.append(f"{kind}: {len(files_of.unmatched):,}")
     if files is not None:
         _note_rest(files, set(paths.values()), report)
 
@@ -259,7 +259,7 @@ def _match(
     pictures = {name: paths[known] for name, known in required.matches.items()}
     counts = Counter(pictures.values())
     joined = [picture for picture, count in counts.items() if count > 1]
-    report.note("pictures with captions under several names, joined", joined)
+    report.notice("pictures with captions under several names, joined", joined)
     rows = [row for row in rows if row.picture in pictures]
     rows = grouped(row._replace(picture=pictures[row.picture]) for row in rows)
     _note_twice(rows, report)
@@ -303,7 +303,7 @@ def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport
             report.skip(f"pictures in {files.path} without captions", name, captioned=False)
     unused = (name for name in files.others if name not in used)
     others = [name for name in unused if Path(name).name not in METADATA]
-    report.notes += describe_rest(files.path, others, files.unreadable)
+    report.notices += describe_rest(files.path, others, files.unreadable)
 
 
 def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
@@ -314,7 +314,7 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
             twice.append(row.picture)
         seen.add(key)
     kind = "repeated captions of one picture, kept; remove them from the file if that"
-    report.note(f"{kind} is a mistake", twice)
+    report.notice(f"{kind} is a mistake", twice)
 
 
 def _given_splits(
@@ -390,7 +390,7 @@ def _encode(
         report.skip("pictures that cannot be read", name, remark=reason)
     if path is not None and path.exists() and report is not None:
         size = f"{path} keeps the features, {path.stat().st_size / 1e6:,.1f} MB"
-        report.notes.append(f"{size}, for other data sets of these pictures; it may be removed")
+        report.notices.append(f"{size}, for other data sets of these pictures; it may be removed")
     return [row for row in rows if row.picture not in unreadable], features
 
 

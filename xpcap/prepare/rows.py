@@ -98,11 +98,11 @@ class Omission(NamedTuple):
 
 
 class ImportReport:
-    """An import's report: forms of the files, omissions, and notes."""
+    """An import's report: forms of the files, omissions, and notices."""
 
     def __init__(self) -> None:
         self.omissions: list[Omission] = []
-        self.notes: list[str] = []
+        self.notices: list[str] = []
         self.forms: list[str] = []  # of the files, in their order
 
     @property
@@ -119,10 +119,10 @@ class ImportReport:
         omissions = self.omissions[start:]
         self.omissions[start:] = [omission._replace(file=file) for omission in omissions]
 
-    def note(self, kind: str, names: Sequence[str]) -> None:
+    def notice(self, kind: str, names: Sequence[str]) -> None:
         """Note things that stay in: their number and the first few names, if there are any."""
         if names:
-            self.notes.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
+            self.notices.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
 
     def lines(self, *, captioned: bool = False) -> list[str]:
         """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, c.jpg, ...)``.

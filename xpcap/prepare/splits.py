@@ -60,7 +60,7 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         known.add(split)
         yield row._replace(split=split)
     if restval:
-        report.notes.append(f"restval joins train: {len(restval):,} pictures")
+        report.notices.append(f"restval joins train: {len(restval):,} pictures")
 
 
 def by_lists(
@@ -82,10 +82,10 @@ def by_lists(
     for split, path in lists.items():
         names = read_list(path, encoding)
         listed = match(names)
-        listed.note(report)
+        listed.notice(report)
         counts = Counter(listed.matches[name] for name in names if name in listed.matches)
         twice = [picture for picture, count in counts.items() if count > 1]
-        report.note(f"pictures listed twice in {split!r}", twice)
+        report.notice(f"pictures listed twice in {split!r}", twice)
         for name in dict.fromkeys(names):
             if listed.matches.get(name) not in captioned:
                 kind = f"pictures of {split!r} that have no captions, or were skipped"
@@ -94,7 +94,7 @@ def by_lists(
         in_split = [row._replace(split=split) for row in rows if row.picture in rank]
         divided += sorted(in_split, key=lambda row: rank[row.picture])
     if aside := len(captioned) - len({row.picture for row in divided}):
-        report.notes.append(f"pictures in no split: {aside:,}")
+        report.notices.append(f"pictures in no split: {aside:,}")
     return divided
 
 
@@ -148,8 +148,8 @@ def by_shares(
         moves = filling if split != drawn(names[0]) else joined
         moves += [f"{name} to {split}" for name in names if drawn(name) != split]
     if digests is not None:
-        report.note("pictures moved to the split of a copy", sorted(joined))
-        report.note("pictures moved to a split that would be empty", sorted(filling))
+        report.notice("pictures moved to the split of a copy", sorted(joined))
+        report.notice("pictures moved to a split that would be empty", sorted(filling))
     divided = [row._replace(split=split_of[row.picture]) for row in rows]
     return sorted(divided, key=lambda row: splits.index(row.split or ""))
 
@@ -168,5 +168,5 @@ def note_copies(
             across.append(f"{name} of {split_of[name]} is {original} of {split_of[original]}")
         elif original != name:
             within.append(f"{name} is {original}")
-    report.note("copies of other pictures of their split", within)
-    report.note("copies of pictures of another split, so that scores are too good", across)
+    report.notice("copies of other pictures of their split", within)
+    report.notice("copies of pictures of another split, so that scores are too good", across)

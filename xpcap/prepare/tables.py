@@ -31,7 +31,7 @@ KNOWN = {  # names of columns, the likeliest first, in lower case and with under
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 HEADING = 10_000  # characters in which a heading is looked for
-NAMED_COLUMNS = 20  # in a note
+NAMED_COLUMNS = 20  # in a notice
 UNREADABLE_LISTS = "rows with a list of captions that cannot be read"
 _LITERAL = re.compile(r"""'(?:[^'\\]|\\[\\'"nrtxuU])*+'|"(?:[^"\\]|\\[\\'"nrtxuU])*+\"""")
 _LIST_START = re.compile(r"\[\s*['\"]")
@@ -353,8 +353,8 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
     if unused:
         more = f" and {len(unused) - NAMED_COLUMNS} more" if len(unused) > NAMED_COLUMNS else ""
         line = f"columns that are not used: {', '.join(unused[:NAMED_COLUMNS])}{more}"
-        if line not in file.report.notes:  # of another file, with the same columns
-            file.report.notes.append(line)
+        if line not in file.report.notices:  # of another file, with the same columns
+            file.report.notices.append(line)
 
 
 IN_A_KEY, IN_A_COLUMN = "under a key, if there is one", "in a column, if there is one"

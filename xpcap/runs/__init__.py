@@ -10,7 +10,7 @@ from xpcap.runs.captions import caption_files as caption_files
 from xpcap.runs.captions import caption_run as caption_run
 from xpcap.runs.captions import open_captioner as open_captioner
 from xpcap.runs.decoder import Decoder as Decoder
-from xpcap.runs.decoder import RankedBeam as RankedBeam
+from xpcap.runs.decoder import RerankedBeam as RerankedBeam
 from xpcap.runs.doctor import Diagnosis as Diagnosis
 from xpcap.runs.doctor import examine_run as examine_run
 from xpcap.runs.folder import is_run as is_run

@@ -293,7 +293,7 @@ def caption_files(
         Files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://``
         is a URL.
     progress : bool or None
-        Show a progress bar on a terminal. None: as the work in hand does, by default not.
+        Show a progress bar on a terminal. None: as the current work does, by default not.
     policy, attend, explain : Policy or None, and bool
         As in `caption_run`.
     show : bool
@@ -431,10 +431,10 @@ def caption_run(
 
     data : an open data set, or the path of one. None: the one that the run was trained on
     count : number of pictures
-    policy : chooses the words; captions keep to the run's limits as well. None: a beam, ranked by
-        the run's ranker; greedy if the run has none. `Policy()` is greedy
+    policy : chooses the words; captions keep to the run's limits as well. None: a beam, reranked by
+        the run's reranker; greedy if the run has none. `Policy()` is greedy
     attend : fill `attention` of each caption, for a model that attends
-    explain : fill `explanation` of each caption that is ranked
+    explain : fill `explanation` of each caption that is reranked
     DataError : the data set or the split is missing, or does not fit the run
     OptionError : the policy's captions are longer than the run's, or it forbids every word; a count
         below 0
@@ -460,7 +460,7 @@ def caption_chosen(
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `Run.data`, with references.
 
-    The ranks in the work in hand share it; each returns all captions.
+    The ranks in the current work share it; each returns all captions.
     """
     images, group = data.split(split).images, current().group
     shard = pictures[group.shard(len(pictures))]

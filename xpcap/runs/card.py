@@ -24,8 +24,8 @@ from xpcap.runs.folder import (
     LAST,
     LOCK,
     PICTURES,
-    RANKING,
-    START_RANKING,
+    RERANKING,
+    START_RERANKING,
     TIMES,
     TRAINED_ON,
     VOCAB,
@@ -42,9 +42,9 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     BEST: "the parameters of the epoch that captions come from, and its record",
     CONFIG: "options, versions, and where data and pictures lay on the machine that trained",
     VOCAB: "the words; row k of `W_embed` is the k-th",
-    RANKING: "index of the training photos with their names and captions, and the fitted weights;"
+    RERANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
-    START_RANKING: "after a head start: the ranking of the run that it started from",
+    START_RERANKING: "after a warm start: the reranker of the run that it started from",
     TRAINED_ON: "names of the training pictures, and digests of their features; also those of a run"
     " that training started from",
     HISTORY: "one line per epoch, of both stages if there are two; epoch 0 is the run that training"
@@ -197,7 +197,7 @@ def _scores(run: Run, scores: Scores | None) -> Iterator[str]:
     if scores.trained_on:
         yield f"The run was trained on {scores.trained_on:,} of these pictures: its scores are too good."
     chosen = ["the epoch"] if run.config.recipe.select in ("cider", "loss") else []
-    chosen += ["the weights of the ranking"] if run.ranker is not None else []
+    chosen += ["the weights of the reranking"] if run.reranker is not None else []
     if chosen:
         yield f"The val split also chose {' and '.join(chosen)}: expect lower scores on new pictures."
 

@@ -1,4 +1,4 @@
-"""A run's decoder: from features to captions, by its policy, model and ranker."""
+"""A run's decoder: from features to captions, by its policy, model and reranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from xpcap.errors import OptionError
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.options import Flag
-from xpcap.ranking import Candidate, Ranker, Ranking
-from xpcap.ranking.index import Neighbours
+from xpcap.reranking import Candidate, Reranker, Reranking
+from xpcap.reranking.index import Neighbours
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.records import Hypothesis, PictureCaption
 
@@ -23,11 +23,11 @@ CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
 
 
 @dataclass(frozen=True)
-class RankedBeam(Beam):
-    """Beam search whose captions the ranker of the run puts in order.
+class RerankedBeam(Beam):
+    """Beam search whose captions the reranker of the run puts in order.
 
-    Without a ranker, as for a model alone, it is a Beam; with one, it takes no other
-    `length_penalty`. See `xpcap.ranking.Ranker`.
+    Without a reranker, as for a model alone, it is a Beam; with one, it takes no other
+    `length_penalty`. See `xpcap.reranking.Reranker`.
     """
 
     width: int = WIDTH
@@ -49,32 +49,34 @@ class Decoder:
 
     model : of the run
     vocabulary : of the run
-    ranker : puts a RankedBeam's captions in order; None: none does
+    reranker : puts a RerankedBeam's captions in order; None: none does
     policy : within the limits of the run
     attend, explain : as of `Run.decoder`
-    OptionError : a length penalty, which would change nothing: the ranker orders the captions
+    OptionError : a length penalty, which would change nothing: the reranker orders the captions
     """
 
     def __init__(
         self,
         model: CaptioningRNN,
         vocabulary: Vocabulary,
-        ranker: Ranker | None,
+        reranker: Reranker | None,
         policy: Policy,
         attend: bool = False,
         explain: bool = False,
     ) -> None:
-        self.vocabulary, self.policy, self.ranker = vocabulary, policy, ranker
+        self.vocabulary, self.policy, self.reranker = vocabulary, policy, reranker
         self._model = model
         self._attend = Flag().check("caption", "`attend`", attend)
         self._explain = Flag().check("caption", "`explain`", explain)
         self.title = policy.title
-        if not isinstance(policy, RankedBeam):
-            self.ranker = None
-        elif self.ranker is not None:
-            self.title = f"{policy.search_title}, ranked by similar photos"
-            if policy.length_penalty != RankedBeam.length_penalty:
-                got = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
+        if not isinstance(policy, RerankedBeam):
+            self.reranker = None
+        elif self.reranker is not None:
+            self.title = f"{policy.search_title}, reranked by similar photos"
+            if policy.length_penalty != RerankedBeam.length_penalty:
+                got = (
+                    f"is {policy.length_penalty:g} of a RerankedBeam, whose captions the run ranks"
+                )
                 raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
 
     def __call__(
@@ -85,8 +87,8 @@ class Decoder:
         They end at END or at the policy's limit, and never hold NULL, START or UNK. `numbers` (n,)
         seed a policy that samples; None: 0, 1, ...
         """
-        if self.ranker is not None:
-            captions = self._ranked(self.ranker, features)
+        if self.reranker is not None:
+            captions = self._reranked(self.reranker, features)
         else:
             captions = self._decoded(features, numbers)
         if self._attend:
@@ -127,19 +129,19 @@ class Decoder:
             captions.append(PictureCaption("", detokenize(words), likely, [], n_best, words=words))
         return captions
 
-    # Ranking
+    # Reranking
 
-    def _ranked(self, ranker: Ranker, features: np.ndarray) -> list[PictureCaption]:
-        """Captions by the ranker, without names; a photo without candidates has an empty one."""
-        rankings = self.rank(features)
-        encoded = _encoded(self.vocabulary, [ranking.best for ranking in rankings])
+    def _reranked(self, reranker: Reranker, features: np.ndarray) -> list[PictureCaption]:
+        """Captions by the reranker, without names; a photo without candidates has an empty one."""
+        rerankings = self.rerank(features)
+        encoded = _encoded(self.vocabulary, [reranking.best for reranking in rerankings])
         probabilities = np.exp(self._model.word_log_probabilities(features, encoded))
         captions = []
-        for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
-            words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
+        for reranking, likely in zip(rerankings, probabilities.tolist(), strict=True):
+            words = [self.vocabulary.idx_to_word[i] for i in reranking.best]
             n_best = [
                 Hypothesis(_text(self.vocabulary, candidate.words), candidate.log_probability)
-                for candidate, *_ in ranking.candidates[: self.policy.n_best]
+                for candidate, *_ in reranking.candidates[: self.policy.n_best]
             ]
             captions.append(
                 PictureCaption(
@@ -149,17 +151,17 @@ class Decoder:
                     [],
                     n_best,
                     words=words,
-                    explanation=_explained(ranker, ranking) if self._explain else None,
+                    explanation=_explained(reranker, reranking) if self._explain else None,
                 )
             )
         return captions
 
-    def rank(self, features: np.ndarray) -> list[Ranking]:
-        """Candidates of N photos, ranked, from their preprocessed features (N, *shape)."""
-        if self.ranker is None:
-            raise OptionError("caption", "the policy", "ranks nothing", expected="a RankedBeam")
-        embeddings, near = self.ranker.near(features)
-        return self.ranker.rank(embeddings, near, self.candidates(features, near))
+    def rerank(self, features: np.ndarray) -> list[Reranking]:
+        """Candidates of N photos, reranked, from their preprocessed features (N, *shape)."""
+        if self.reranker is None:
+            raise OptionError("caption", "the policy", "reranks nothing", expected="a RerankedBeam")
+        embeddings, near = self.reranker.near(features)
+        return self.reranker.rerank(embeddings, near, self.candidates(features, near))
 
     def candidates(
         self, features: np.ndarray, near: Neighbours | None = None
@@ -177,10 +179,10 @@ class Decoder:
                 if total > -np.inf
             }
             candidates.append([Candidate(words, total) for words, total in by_words.items()])
-        if self.ranker is None or near is None:
+        if self.reranker is None or near is None:
             return candidates
         likelihood = partial(self._log_likelihoods, features)
-        return self.ranker.with_retrieved(near, candidates, likelihood, self.policy.allows)
+        return self.reranker.with_retrieved(near, candidates, likelihood, self.policy.allows)
 
     def _log_likelihoods(
         self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]
@@ -206,13 +208,13 @@ def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.nd
     return encoded
 
 
-def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
-    index, vocabulary = ranker.index, ranker.index.vocabulary
+def _explained(reranker: Reranker, reranking: Reranking) -> Explanation:
+    index, vocabulary = reranker.index, reranker.index.vocabulary
     neighbours = [
         Neighbour(
             index.photos.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)]
         )
-        for row, cosine in ranking.neighbours
+        for row, cosine in reranking.neighbours
     ]
     candidates = [
         CandidateCaption(
@@ -222,7 +224,7 @@ def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
             parts,
             index.photos.images[candidate.photo] if candidate.photo >= 0 else "",
         )
-        for candidate, score, parts in ranking.candidates
+        for candidate, score, parts in reranking.candidates
     ]
     return Explanation(neighbours, candidates)
 

@@ -271,7 +271,7 @@ def variety(case: Case) -> Finding:
     check=0.05,
     bad=0.20,
     above_people=True,
-    cause="few captions, decoding without the ranking",
+    cause="few captions, decoding without the reranking",
 )
 def repeats(case: Case) -> Finding:
     share, human = case.score("repeats")

@@ -1,4 +1,4 @@
-"""Explanation of a ranked caption: similar photos, candidates with their scores, what decided."""
+"""Explanation of a reranked caption: similar photos, candidates with their scores, what decided."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from xpcap.data.vocabulary import UNK
 from xpcap.report.text import NOTHING, signed
 
 SMALL = 0.05  # share of the largest difference of two scores' parts; smaller ones are left out
-# Parts of a score: heading, and name in a sentence, which fit either sign; see ranking.FEATURES
+# Parts of a score: heading, and name in a sentence, which fit either sign; see reranking.FEATURES
 PARTS = {
     "consensus": ("agreement", "agreement with the captions of similar photos"),
     "log_probability": ("likelihood", "likelihood"),
@@ -31,18 +31,18 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class CandidateCaption:
-    """A caption that was ranked."""
+    """A caption that was reranked."""
 
     caption: str
     log_probability: float  # a word, END included
     score: float  # the sum of `parts`
-    parts: Mapping[str, float]  # name in ranking.FEATURES to its share of the score
+    parts: Mapping[str, float]  # name in reranking.FEATURES to its share of the score
     image: str = ""  # the training photo that it is a caption of; empty: a model made it
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The choice of a ranked caption."""
+    """The choice of a reranked caption."""
 
     neighbours: list[Neighbour]  # the nearest first
     candidates: list[CandidateCaption]  # the best first

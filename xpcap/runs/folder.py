@@ -25,9 +25,9 @@ from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
-RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
+RERANKING = "reranking.safetensors"  # where captions are reranked with the help of similar photos
 TRAINED_ON = "trained-on.json"  # the pictures, also those of the run that training started from
-START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
+START_RERANKING = "start-reranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"

@@ -54,7 +54,7 @@ ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
 MAX_HYPOTHESES = 20  # of a beam
 # Parts of a card that a sentence explains, where they first occur
-EXPLAINED = "words", "references", "attention", "reasons", "ranked"
+EXPLAINED = "words", "references", "attention", "reasons", "hypotheses"
 CALLER = "caption_page"  # begins errors: other pages have captions of our own
 PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
@@ -229,7 +229,7 @@ def _searched(
     seen = run.data(data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config.max_words)
-    if run.ranker is not None:
+    if run.reranker is not None:
         policy = default_policy(run, n_best=BEAM)
     decoder = run.decoder(policy, explain=True)
     beams = caption_chosen(decoder, seen, evaluation.split, pictures)
@@ -348,7 +348,7 @@ def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
         "references": references[:MAX_REFERENCES],
         "more": len(references) - 1,
         "note": caption.note,
-        "ranked": caption.n_best[:MAX_HYPOTHESES],
+        "hypotheses": caption.n_best[:MAX_HYPOTHESES],
         "reasons": caption.explanation and _reasons(caption.explanation, album),
     }
 

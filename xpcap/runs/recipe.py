@@ -117,7 +117,7 @@ class Recipe:
         " runs/NAME-CELL-N if that exists.", role=UNSTORED)
     start: str | Path | None = option(
         Location(), None, "Run folder whose model and best parameters are the start; its data and"
-        " options are the defaults. With other `data` it gives a head start: the vocabulary has the"
+        " options are the defaults. With other `data` it is a warm start: the vocabulary has the"
         " words of both, and training has defaults of its own.", role=SOURCE)
     objective: str = option(
         Names(OBJECTIVES), None, "Objective: cross entropy on the training captions, or"
@@ -177,7 +177,7 @@ class Recipe:
         COUNT, None, "Early stopping: maximum number of epochs without improvement; 0: off.",
         role=LENGTH, usual=0, score=0, warm=10)
     neighbours: bool = option(
-        Flag(), None, "After training, index the training photos, to rank captions by similar photos.",
+        Flag(), None, "After training, index the training photos, to rerank captions by similar photos.",
         role=AFTER, usual=True, generated=False, warm=True)
     save_every: str = option(
         SaveIntervalText(), None, "Save interval within an epoch, in seconds (30s) or steps (200). Each"

@@ -1,4 +1,4 @@
-"""The ranking of a run: the index of its photos, and weights fitted when training ends."""
+"""The reranking of a run: the index of its photos, and weights fitted when training ends."""
 
 from dataclasses import replace
 from itertools import chain
@@ -14,11 +14,11 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.progress import bar
-from xpcap.ranking import Candidate, PhotoIndex, Ranker, fit
-from xpcap.ranking.file import read_ranker, write_ranker
-from xpcap.ranking.weights import PRIOR, Fitted
+from xpcap.reranking import Candidate, PhotoIndex, Reranker, fit
+from xpcap.reranking.file import read_reranker, write_reranker
+from xpcap.reranking.weights import PRIOR, Fitted
 from xpcap.runs.decoder import WIDTH
-from xpcap.runs.folder import RANKING, START_RANKING, best_digest, digest
+from xpcap.runs.folder import RERANKING, START_RERANKING, best_digest, digest
 from xpcap.runs.run import Run
 from xpcap.training.state import Record
 from xpcap.work import current
@@ -33,52 +33,52 @@ MAX_FITTED = 1000  # val photos that weights are fitted to
 AT_ONCE = 250  # photos, in the fit
 
 
-def fit_ranking(run: Run, data: CaptionData) -> None:
-    """Index the training photos of a run, fit its ranking to the val split, and write both.
+def fit_reranking(run: Run, data: CaptionData) -> None:
+    """Index the training photos of a run, fit its reranking to the val split, and write both.
 
     After a warm start the index also has the photos of the run that it began from, whose weights
     are the prior. Without a val split, and if no epoch was better than that run, weights are the
-    prior. A ranking of these parameters stays as it is. The ranks in the work in hand share the
+    prior. A reranking of these parameters stays as it is. The ranks in the current work share the
     candidates; rank 0 fits and writes.
 
     data : of the run's training, as of `Run.data`
     """
     folder, group = run.path, current().group
-    if run.ranking.get("best") != best_digest(folder):
-        ranker, meta = _fitted(run, data)
+    if run.reranking.get("best") != best_digest(folder):
+        reranker, meta = _fitted(run, data)
         if group.rank == 0:
-            write_ranker(folder / RANKING, ranker, meta)
-    group.barrier()  # the ranking is written
+            write_reranker(folder / RERANKING, reranker, meta)
+    group.barrier()  # the reranking is written
 
 
-def drop_ranking(folder: Path) -> None:
-    """Remove the ranking of a run that no longer ranks captions: it is of other parameters.
+def drop_reranking(folder: Path) -> None:
+    """Remove the reranking of a run that no longer reranks captions: it is of other parameters.
 
-    What a warm start has inherited stays, for a ranking to come.
+    What a warm start has inherited stays, for a reranking to come.
     """
     if current().group.rank == 0:
-        (folder / RANKING).unlink(missing_ok=True)
-    current().group.barrier()  # the ranking is gone
+        (folder / RERANKING).unlink(missing_ok=True)
+    current().group.barrier()  # the reranking is gone
 
 
-def _fitted(run: Run, data: CaptionData) -> tuple[Ranker, Record]:
-    """The ranker of a run, and what its file says of the fit."""
+def _fitted(run: Run, data: CaptionData) -> tuple[Reranker, Record]:
+    """The reranker of a run, and what its file says of the fit."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
-    ranker, scores = _new_ranker(run, data), dict[str, Any]()
-    is_start = run.meta.get("epoch") == 0 and (run.path / START_RANKING).is_file()
+    reranker, scores = _new_reranker(run, data), dict[str, Any]()
+    is_start = run.meta.get("epoch") == 0 and (run.path / START_RERANKING).is_file()
     if "val" in data.splits and not is_start:
-        scores = _fit(replace(run, ranker=ranker), data)._asdict()
-    weights = scores.pop("weights", ranker.weights)
-    return replace(ranker, weights=weights), {"best": best_digest(run.path), "fit": scores}
+        scores = _fit(replace(run, reranker=reranker), data)._asdict()
+    weights = scores.pop("weights", reranker.weights)
+    return replace(reranker, weights=weights), {"best": best_digest(run.path), "fit": scores}
 
 
-def _new_ranker(run: Run, data: CaptionData) -> Ranker:
-    """The ranker of a run's training photos, with the prior weights."""
+def _new_reranker(run: Run, data: CaptionData) -> Reranker:
+    """The reranker of a run's training photos, with the prior weights."""
     D, prior = run.model.config.feature_shape[-1], PRIOR
-    inherited = run.path / START_RANKING
+    inherited = run.path / START_RERANKING
     if is_inherited := inherited.is_file():
-        start, _ = read_ranker(inherited, run.vocabulary, D, first_words=True)
+        start, _ = read_reranker(inherited, run.vocabulary, D, first_words=True)
         origin = Path(run.config.recipe.start or "").name
         index, prior = start.index.extended(data, origin), dict(start.weights)
     else:
@@ -88,7 +88,7 @@ def _new_ranker(run: Run, data: CaptionData) -> Ranker:
         prior = {**prior, "borrowed": MAX_PART}  # a caption of people, before all of the model
     repeating = np.mean([bool(repeated(words)) for words in data.words("train")])
     no_stutter = bool(repeating < MAX_REPEATED) and len(run.vocabulary) > len(SPECIAL) + MIN_WORDS
-    return Ranker(
+    return Reranker(
         index,
         prior,
         neighbours=NEIGHBOURS,
@@ -103,13 +103,13 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
     pictures = np.array(list(references))[evenly_spaced(len(references), MAX_FITTED)]
-    decoder, ranker, group = run.decoder(), run.ranker, current().group
-    assert ranker is not None
+    decoder, reranker, group = run.decoder(), run.reranker, current().group
+    assert reranker is not None
     shard = pictures[group.shard(len(pictures))]
     rank_candidates: list[list[Candidate]] = []
-    for start in bar(range(0, len(shard), AT_ONCE), "fitting the ranking"):
+    for start in bar(range(0, len(shard), AT_ONCE), "fitting the reranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
-        _, near = ranker.near(features)
+        _, near = reranker.near(features)
         rank_candidates += decoder.candidates(features, near)
     candidates = [
         [Candidate(tuple(words), *rest) for words, *rest in photo_candidates]
@@ -118,12 +118,12 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     values = []
     for start in range(0, len(pictures), AT_ONCE):
         batch = slice(start, start + AT_ONCE)
-        embeddings, near = ranker.near(data.features("val", pictures[batch]))
-        values.append(ranker.features(embeddings, near, candidates[batch]))
+        embeddings, near = reranker.near(data.features("val", pictures[batch]))
+        values.append(reranker.features(embeddings, near, candidates[batch]))
     photo_numbers = np.repeat(np.arange(len(pictures)), [*map(len, candidates)])
     words = run.vocabulary.idx_to_word
     captions = [
         [words[i] for i in candidate.words] for candidate in chain.from_iterable(candidates)
     ]
     rewards = CiderD([references[i] for i in pictures.tolist()]).scores(captions, photo_numbers)
-    return fit(np.concatenate(values), photo_numbers, rewards, ranker.weights)
+    return fit(np.concatenate(values), photo_numbers, rewards, reranker.weights)

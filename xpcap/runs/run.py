@@ -19,15 +19,15 @@ from xpcap.encoders.kinds import in_folder, onnx_parts, same_encoder
 from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, Policy, build_model
 from xpcap.options import described
-from xpcap.ranking import Ranker
-from xpcap.ranking.file import read_ranker
-from xpcap.ranking.ranker import SETTINGS
+from xpcap.reranking import Reranker
+from xpcap.reranking.file import read_reranker
+from xpcap.reranking.reranker import SETTINGS
 from xpcap.runs.config import Config
-from xpcap.runs.decoder import Decoder, RankedBeam, limited
+from xpcap.runs.decoder import Decoder, RerankedBeam, limited
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
-    RANKING,
+    RERANKING,
     VOCAB,
     best_digest,
     check_parameters,
@@ -53,8 +53,8 @@ class Run:
     scaling: FeatureScaling  # of features, before the model reads them
     model: CaptioningRNN
     meta: Record  # of the epoch that the parameters are from
-    ranker: Ranker | None = None  # None: captions are not ranked
-    ranking: Record = field(default_factory=dict)  # what the ranker's file says of its fit
+    reranker: Reranker | None = None  # None: captions are not reranked
+    reranking: Record = field(default_factory=dict)  # what the reranker's file says of its fit
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -131,21 +131,21 @@ class Run:
         policy : chooses the words; captions keep to the run's limits as well. None:
             `default_policy`
         attend : fill `attention` of each caption, for a model that attends
-        explain : fill `explanation` of each caption that is ranked
+        explain : fill `explanation` of each caption that is reranked
         OptionError : the policy forbids every word. TypeError : it is none
         """
         policy = default_policy(self) if policy is None else policy
         within = limited(policy, self.vocabulary, self.config.max_words)
-        return Decoder(self.model, self.vocabulary, self.ranker, within, attend, explain)
+        return Decoder(self.model, self.vocabulary, self.reranker, within, attend, explain)
 
     @cached_property
     def digest(self) -> str:
-        """The first digits of the SHA-256 of all parameters, and of the ranker's weights."""
+        """The first digits of the SHA-256 of all parameters, and of the reranker's weights."""
         content = hashlib.sha256()
         for name, array in self.model.params.items():
             content.update(name.encode() + to_numpy(array).tobytes())
-        if self.ranker is not None:
-            settings = [getattr(self.ranker, name) for name in ("weights", *SETTINGS)]
+        if self.reranker is not None:
+            settings = [getattr(self.reranker, name) for name in ("weights", *SETTINGS)]
             content.update(json.dumps(settings, sort_keys=True).encode())
         return content.hexdigest()[:DIGITS]
 
@@ -156,7 +156,7 @@ class Run:
         are those of `decoder`.
         """
         decoder = self.decoder(policy)
-        usual = default_policy(self) if decoder.ranker is not None else Policy()
+        usual = default_policy(self) if decoder.reranker is not None else Policy()
         usual = limited(usual, self.vocabulary, self.config.max_words)
         limits = []
         for name in described(Policy):
@@ -199,7 +199,7 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
-    No random number is drawn. A notice says that the ranking was fitted to other parameters, as of a
+    No random number is drawn. A notice says that the reranking was fitted to other parameters, as of a
     run that was trained further and stopped.
 
     Parameters
@@ -232,26 +232,26 @@ def open_run(path: str | Path) -> Run:
     check_parameters(path / BEST, tensors, shape.shapes())
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
     run = Run(path, config, vocabulary, scaling, model, meta)
-    file = path / RANKING
+    file = path / RERANKING
     if not file.is_file():
         return run
-    ranker, about = read_ranker(file, vocabulary, d)
+    reranker, about = read_reranker(file, vocabulary, d)
     if strange := sorted(about.keys() - {"best", "fit"}):
         cause = "made by another version? Remove it, and `resume` makes it anew"
         raise DataError("open_run", file, f"has the member {strange[0][:60]!r}", "none", cause)
     if about.get("best") != best_digest(path):
         notice(
-            f"{path} ranks captions by weights that were fitted to other parameters than its best"
+            f"{path} reranks captions by weights that were fitted to other parameters than its best"
             " ones; `resume` fits them anew when training ends"
         )
-    return replace(run, ranker=ranker, ranking=about)
+    return replace(run, reranker=reranker, reranking=about)
 
 
 def default_policy(run: Run, **limits: Any) -> Policy:
     """The policy of a run's captions where none is given; `limits` are fields of Policy."""
-    if run.ranker is None:
+    if run.reranker is None:
         return Policy(**limits)
-    return RankedBeam(run.ranker.width, no_stutter=run.ranker.no_stutter, **limits)
+    return RerankedBeam(run.reranker.width, no_stutter=run.reranker.no_stutter, **limits)
 
 
 # The provenance of the parameters

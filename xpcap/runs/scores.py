@@ -543,11 +543,11 @@ def evaluate_run(
         An open data set, or the path of one. None: the one that the run was trained on.
     split : str
     progress : bool or None
-        Show progress bars on a terminal. None: as the work in hand does, by default not.
+        Show progress bars on a terminal. None: as the current work does, by default not.
     policy : Policy or None
         Chooses the words, as in `caption_run`. None: the run's default.
     group : Group or None
-        Ranks that share the work; each returns the same. None: those of the work in hand, by
+        Ranks that share the work; each returns the same. None: those of the current work, by
         default this process.
     metrics : sequence of Metric
         Scores of captions, such as ``(*xpcap.metrics.METRICS, own)``; see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.

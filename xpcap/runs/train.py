@@ -7,7 +7,7 @@ What `last.safetensors` holds is the state of a run, and tells how it goes on:
 | new          | none                            | the first stage, from fresh parameters or `start`  |
 | first stage  | a checkpoint without `earlier`  | its other epochs, then the second stage if planned |
 | second stage | a checkpoint with `earlier`     | its other epochs                                   |
-| done         | that of the last stage's end    | ranking, scores and pages, made again              |
+| done         | that of the last stage's end    | reranking, scores and pages, made again              |
 
 The second stage, self-critical training, starts from the best parameters of the first, cross
 entropy, in `best.safetensors`, and counts its epochs on. They are scored (`score_start`), and then
@@ -30,14 +30,14 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.options import Flag
-from xpcap.ranking.file import write_ranker
 from xpcap.report.markup import render
+from xpcap.reranking.file import write_reranker
 from xpcap.runs.captions import captioned
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     BEST,
     LAST,
-    START_RANKING,
+    START_RERANKING,
     Checkpoint,
     check_scaling,
     digest,
@@ -49,7 +49,7 @@ from xpcap.runs.pages import write_run_page
 from xpcap.runs.plan import Plan, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
-from xpcap.runs.rerank import drop_ranking, fit_ranking
+from xpcap.runs.rerank import drop_reranking, fit_reranking
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, write_start
 from xpcap.runs.scores import Scores, evaluate_run
@@ -106,10 +106,10 @@ def train_run(
     verbose : bool
         Print the figures of each epoch in a line; of several ranks rank 0 does.
     progress : bool or None
-        Show progress bars on a terminal. None: as the work in hand does, by default not.
+        Show progress bars on a terminal. None: as the current work does, by default not.
     group : Group or None
         The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
-        0 writes; all return the same. None: those of the work in hand, by default this process.
+        0 writes; all return the same. None: those of the current work, by default this process.
 
     Returns
     -------
@@ -183,8 +183,8 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
         write_start(plan, data, config)
         if checkpoint is None:
             write_trained_on(out, data, base)
-        if base is not None and is_warm and base.ranker is not None:
-            write_ranker(out / START_RANKING, base.ranker, {})  # extended at the end
+        if base is not None and is_warm and base.reranker is not None:
+            write_reranker(out / START_RERANKING, base.reranker, {})  # extended at the end
 
     earlier = [] if checkpoint is None else checkpoint.earlier
     writer = RunWriter(out, sum(stage.epochs for stage in plan.stages), data, earlier)
@@ -203,12 +203,12 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
 def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -> Trained:
     """Rerank captions if `rerank`, score them, and draw what people read of a run."""
     if not rerank:
-        drop_ranking(out)
-    with work(on_notice=lambda sentence: None):  # that the ranking is of other parameters yet
+        drop_reranking(out)
+    with work(on_notice=lambda sentence: None):  # that the reranking is of other parameters yet
         run, evaluation = open_run(out), None
     with computing(run.config.way):
         if rerank:
-            fit_ranking(run, run.data(data))
+            fit_reranking(run, run.data(data))
             run = open_run(out)
         if "val" in data.splits:
             evaluation = evaluate_run(run, data, "val")

@@ -48,7 +48,7 @@ def generate(
     val : int
         Number of scenes for validation.
     progress : bool or None
-        Show a progress bar on a terminal. None: as the work in hand does, by default not.
+        Show a progress bar on a terminal. None: as the current work does, by default not.
 
     Returns
     -------

@@ -168,7 +168,7 @@ class CaptioningSolver:
         Stop after this many epochs in a row without a better one, by the val split. None: never
         before `num_epochs`.
     progress : bool or None
-        Show a progress bar if standard error is a terminal. None: as the work in hand does.
+        Show a progress bar if standard error is a terminal. None: as the current work does.
     watchers : iterable of Watcher
         Told when training begins, and of steps and epochs. An exception from one ends training;
         `train`, or a state, continues from there.

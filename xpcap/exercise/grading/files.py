@@ -31,13 +31,13 @@ class HandedIn(NamedTuple):
     shown : the student's own name of each
     homes : course module to the course's names in it that the submission defines, each with its
         file; a module that nothing is brought of is absent
-    notes : sentences on files that are not graded
+    notices : sentences on files that are not graded
     """
 
     files: Mapping[str, bytes]
     shown: Mapping[str, str]
     homes: Mapping[str, Mapping[str, str]]
-    notes: Sequence[str]
+    notices: Sequence[str]
 
 
 def read(path: str | Path) -> HandedIn:
@@ -55,7 +55,7 @@ def read(path: str | Path) -> HandedIn:
         got = f"has more than {MAX_FILES} Python files"
         raise DataError("grade", path, got, cause="is it the right folder?")
     root = _package(around, python_files)
-    notes = [
+    notices = [
         f"{file.name} lies outside {root.name}, and is not graded"
         for file in python_files
         if file.parent == around != root and file.stem in KNOWN
@@ -70,7 +70,7 @@ def read(path: str | Path) -> HandedIn:
         except OSError as error:
             if file == path:
                 raise DataError("grade", path, f"cannot be read: {error.strerror}") from error
-            notes.append(f"{file.name} cannot be read: {error.strerror}")
+            notices.append(f"{file.name} cannot be read: {error.strerror}")
             continue
         # Python imports no other characters
         name = PurePosixPath(file.relative_to(root).as_posix()).with_suffix("").as_posix()
@@ -93,7 +93,7 @@ def read(path: str | Path) -> HandedIn:
             " CaptioningSolver, or update rules such as adam, in files of Python",
             cause=f"it holds {', '.join(others)}" if others else "is it the right file?",
         )
-    return HandedIn(files, shown, homes, notes)
+    return HandedIn(files, shown, homes, notices)
 
 
 def find(path: str | Path) -> Path:

@@ -135,7 +135,7 @@ class _Grading:
                 results += self._verdicts[row.name].results if row.name in self._chosen else []
         there = set(self._handed.homes) - set(self._faults)
         missing = [module for module in self._expect if module not in there]
-        return Report(results, self._expect, missing, self._handed.notes)
+        return Report(results, self._expect, missing, self._handed.notices)
 
     def _is_graded(self, row: table.Function) -> bool:
         """True of what students write, and of what the course gives where they brought it."""

@@ -59,13 +59,13 @@ class Report(Sequence[Result]):
     results : in the order of the course; a function may have several
     expected : modules that the mark is of, such as "rnn_layers"; a missing one is zero
     missing : of these, those that were not handed in, or cannot be imported
-    notes : such as "optim.py lies outside cs231n, and is not graded"
+    notices : such as "optim.py lies outside cs231n, and is not graded"
     """
 
     results: Sequence[Result]
     expected: Sequence[str]
     missing: Sequence[str]
-    notes: Sequence[str] = ()
+    notices: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.results)

@@ -42,7 +42,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "score": report.score,
         "expected": report.expected,
         "missing": report.missing,
-        "notes": report.notes,
+        "notices": report.notices,
         "functions": [
             {**mark._asdict(), "results": list(map(_finite, mark.results))} for mark in report.marks
         ],
@@ -55,13 +55,13 @@ def _finite(result: Result) -> dict[str, Any]:
 
 
 def class_cells(report: Report) -> tuple[str, str]:
-    """Points, and what is wrong: notes, and functions with kind and where."""
+    """Points, and what is wrong: notices, and functions with kind and where."""
     wrong = [
         f"{result.function}: {', '.join(filter(None, (result.kind, result.where)))}"
         for result in report
         if not result.passed
     ]
-    return f"{report.score:g}", "; ".join([*report.notes, *wrong])
+    return f"{report.score:g}", "; ".join([*report.notices, *wrong])
 
 
 # The page
@@ -86,14 +86,14 @@ def report_page(title: str, report: Report) -> bytes:
         "grading.html",
         title=f"Grading of {title}",
         summary=f"{summary(report)}.",
-        notes=notes(report),
+        notices=notices(report),
         marks=marks,
     )
 
 
-def notes(report: Report) -> list[str]:
+def notices(report: Report) -> list[str]:
     """Lines on the grading as a whole, such as files that are not graded."""
-    return [escape_control(line, MAX_TEXT) for line in report.notes]
+    return [escape_control(line, MAX_TEXT) for line in report.notices]
 
 
 def _found(result: Result) -> dict[str, Any]:

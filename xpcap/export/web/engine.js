@@ -1,8 +1,8 @@
-// A run's encoder, model and ranking, opened once, to caption pictures. Runs in a worker.
+// A run's encoder, model and reranking, opened once, to caption pictures. Runs in a worker.
 
 import { normalise, search } from "./decode.js";
 import { encode } from "./histogram.js";
-import { Ranker, readTensors, repeats } from "./ranking.js";
+import { Reranker, readTensors, repeats } from "./reranking.js";
 
 const FORMAT = 3; // of captioner.json
 const AGAIN = "Load the page again; if that does not help, copy the folder again, whole.";
@@ -30,10 +30,10 @@ export async function openEngine(manifest, ort, onBytes) {
   const sessions = {};
   const graphs = names.filter((name) => name.endsWith(".onnx"));
   for (const name of graphs) sessions[name] = await open(name);
-  const tensors = files["ranking.safetensors"];
-  const { ranking, special } = manifest;
-  const ranker = tensors ? new Ranker(readTensors(tensors), ranking, special) : null;
-  return new Engine(manifest, ort, sessions, ranker);
+  const tensors = files["reranking.safetensors"];
+  const { reranking, special } = manifest;
+  const reranker = tensors ? new Reranker(readTensors(tensors), reranking, special) : null;
+  return new Engine(manifest, ort, sessions, reranker);
 }
 
 // Its digest behind the name keeps a browser from taking another export's file from its cache.
@@ -88,8 +88,8 @@ export async function unpack({ path, planes, bytes, stored, sha256 }, packed) {
 }
 
 class Engine {
-  constructor(manifest, ort, sessions, ranker) {
-    Object.assign(this, { manifest, ort, sessions, ranker });
+  constructor(manifest, ort, sessions, reranker) {
+    Object.assign(this, { manifest, ort, sessions, reranker });
     this.V = manifest.vocabulary.length;
   }
 
@@ -100,13 +100,13 @@ class Engine {
     const beginning = await this.start(features);
     const { policy, special } = this.manifest;
     const candidates = await search(this.stepper(beginning, before), this.V, special, policy);
-    let ranked = candidates;
-    if (this.ranker) {
+    let reranked = candidates;
+    if (this.reranker) {
       const likelihood = (captions) => this.logLikelihoods(beginning, captions, before);
       const allowed = (words) => words.length < policy.max_length &&
         !words.some((word) => policy.forbid.includes(word)) &&
         !(policy.no_stutter && repeats(words));
-      ranked = await this.ranker.rank(
+      reranked = await this.reranker.rerank(
         beginning.projected,
         beginning.norm,
         candidates,
@@ -114,7 +114,7 @@ class Engine {
         allowed,
       );
     }
-    const best = ranked.slice(0, this.manifest.best);
+    const best = reranked.slice(0, this.manifest.best);
     const attention = this.manifest.attends ? await this.attention(beginning, best) : [];
     const captions = best.map((candidate, i) => {
       return { ...this.text(candidate), attention: attention[i] ?? null };

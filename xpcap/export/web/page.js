@@ -116,11 +116,11 @@ function showCaptions({ captions, area }, milliseconds) {
   find("status").replaceChildren(make("span", "unseen", `${text}. `), `${seconds} seconds`);
   find("legend").hidden = !first;
   find("attends").hidden = !manifest.attends;
-  find("ranks").textContent = manifest.ranking
-    ? `Captions are ranked with the help of the ${manifest.ranking.photos.toLocaleString("en")}` +
+  find("reranking").textContent = manifest.reranking
+    ? `Captions are reranked with the help of the ${manifest.reranking.photos.toLocaleString("en")}` +
       " training pictures, as in xpcap."
     : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run has no` +
-      " other ranking.";
+      " other reranking.";
 }
 
 function make(tag, className, ...content) {

@@ -1,4 +1,4 @@
-"""The file of a ranker: the index of photos, and weights."""
+"""The file of a reranker: the index of photos, and weights."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from xpcap.data.features import Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics.cider import DocumentFrequencies
-from xpcap.ranking.index import PhotoIndex
-from xpcap.ranking.ranker import FEATURES, SETTINGS, WEIGHT, Ranker
+from xpcap.reranking.index import PhotoIndex
+from xpcap.reranking.reranker import FEATURES, SETTINGS, WEIGHT, Reranker
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import check_range, spec
 
@@ -52,19 +52,19 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
     }
 
 
-def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
-    """Write a ranker, and `meta`, anything in JSON. OSError : it cannot be written."""
-    settings = {STORED.get(name, name): getattr(ranker, name) for name in ("weights", *SETTINGS)}
-    meta = {**meta, **settings, "pictures": ranker.index.frequencies.pictures}
-    write_tensors(path, arrays_of(ranker.index), meta)
+def write_reranker(path: Path, reranker: Reranker, meta: Mapping[str, Any]) -> None:
+    """Write a reranker, and `meta`, anything in JSON. OSError : it cannot be written."""
+    settings = {STORED.get(name, name): getattr(reranker, name) for name in ("weights", *SETTINGS)}
+    meta = {**meta, **settings, "pictures": reranker.index.frequencies.pictures}
+    write_tensors(path, arrays_of(reranker.index), meta)
 
 
-def read_ranker(
+def read_reranker(
     path: Path, vocabulary: Vocabulary, D: int, *, first_words: bool = False
-) -> tuple[Ranker, dict[str, Any]]:
-    """The ranker of a file for features of size D, and the file's `meta`.
+) -> tuple[Reranker, dict[str, Any]]:
+    """The reranker of a file for features of size D, and the file's `meta`.
 
-    first_words : the ranker may know the first words of the vocabulary alone
+    first_words : the reranker may know the first words of the vocabulary alone
     DataError : missing, damaged, not ours, of a newer format, or of another run.
     """
     tensors, meta = read_tensors(path, FUNCTION)
@@ -84,11 +84,11 @@ def read_ranker(
         DocumentFrequencies(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
-    return Ranker(index, **settings), meta
+    return Reranker(index, **settings), meta
 
 
 def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Weights and other settings of a ranker, taken out of `meta`, checked."""
+    """Weights and other settings of a reranker, taken out of `meta`, checked."""
     weights = meta.pop("weights", None)
     if not isinstance(weights, dict) or set(weights) != set(FEATURES):
         raise _damaged(caller, f"weights {str(weights)[:60]}", "one of each feature")

@@ -1,4 +1,4 @@
-"""Weights of a ranker, fitted to captions of the val split."""
+"""Weights of a reranker, fitted to captions of the val split."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.errors import InvalidValueError
 from xpcap.optim import adam
-from xpcap.ranking.ranker import FEATURES
+from xpcap.reranking.reranker import FEATURES
 from xpcap.spec import spec
 from xpcap.threads import one_blas_thread
 

@@ -1,4 +1,4 @@
-"""Ranking by similar photos: neighbours by brute force, features and scores by hand, weights that
+"""Reranking by similar photos: neighbours by brute force, features and scores by hand, weights that
 follow rewards, and a file that survives the disk and refuses damage.
 """
 
@@ -14,15 +14,15 @@ from libraries import Lib
 from refusals import Refusal, refusals, refuses
 from safetensors.numpy import save
 
-import xpcap.ranking.file as of_file
-import xpcap.ranking.index as of_index
+import xpcap.reranking.file as of_file
+import xpcap.reranking.index as of_index
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics import CiderD
-from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, Ranking, fit
-from xpcap.ranking.file import read_ranker, write_ranker
-from xpcap.ranking.weights import PRIOR
+from xpcap.reranking import FEATURES, Candidate, PhotoIndex, Reranker, Reranking, fit
+from xpcap.reranking.file import read_reranker, write_reranker
+from xpcap.reranking.weights import PRIOR
 from xpcap.safetensors_file import FORMAT, KEY, read_tensors
 
 D, PHOTOS = 12, 40
@@ -193,47 +193,47 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
     near = index.nearest(index.embeddings_of(lib(features)), 3)
     assert near.photos.tolist() == [[-1] * 3] * 2
     made = [[Candidate(ids("a dog"), -1.0), Candidate(ids("a cat"), -2.0)]] * 2
-    own = ranker(index, retrieved=2, log_probability=1.0, consensus=9.0)
-    rankings = ranked(own, lib(features), made)
-    assert [one.best for one in rankings] == [ids("a dog")] * 2
+    own = reranker(index, retrieved=2, log_probability=1.0, consensus=9.0)
+    rerankings = reranked(own, lib(features), made)
+    assert [one.best for one in rerankings] == [ids("a dog")] * 2
 
 
 # Features and scores
 
 
-def ranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Ranker:
+def reranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Reranker:
     own = {name: weights.get(name, 0.0) for name in FEATURES}
-    return Ranker(index, own, 3, 0.1, 4, retrieved, False)
+    return Reranker(index, own, 3, 0.1, 4, retrieved, False)
 
 
 def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
     return np.full(len(captions), -4.0)
 
 
-def ranked(
-    own: Ranker, features: Any, made: list[list[Candidate]], likelihood: Any = likely
-) -> list[Ranking]:
+def reranked(
+    own: Reranker, features: Any, made: list[list[Candidate]], likelihood: Any = likely
+) -> list[Reranking]:
     """Rankings with captions of neighbours, but for one that is not allowed."""
 
     def allowed(captions: Sequence[Words]) -> np.ndarray:
         return np.array([words != ids("a boat near a boat") for words in captions], bool)
 
     embeddings, near = own.near(features)
-    return own.rank(embeddings, near, own.with_retrieved(near, made, likelihood, allowed))
+    return own.rerank(embeddings, near, own.with_retrieved(near, made, likelihood, allowed))
 
 
 @pytest.mark.parametrize("photos_per_core", [1, 32])
 def test_features_are_those_computed_by_hand(
     photos_per_core: int, data: CaptionData, index: PhotoIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xpcap.ranking.ranker.MIN_PHOTOS_PER_CORE", photos_per_core)
-    monkeypatch.setattr("xpcap.ranking.ranker.cores", lambda: 2)
+    monkeypatch.setattr("xpcap.reranking.reranker.MIN_PHOTOS_PER_CORE", photos_per_core)
+    monkeypatch.setattr("xpcap.reranking.reranker.cores", lambda: 2)
     q = queries(data, 2)
     embeddings = index.embeddings_of(q)
     near = index.nearest(embeddings, 3)
     texts = ["a dog near a boat", "dog dog a a dog", "tree"]
     made = [[Candidate(ids(texts[0]), -3.0)], [Candidate(ids(t), -2.0) for t in texts[1:]]]
-    found = ranker(index).features(embeddings, near, made)
+    found = reranker(index).features(embeddings, near, made)
     columns = dict(zip(FEATURES, found.T, strict=True))
     assert columns["log_probability"].tolist() == [-3 / 6, -2 / 6, -2 / 2]
     assert columns["length"].tolist() == [5, 5, 1]
@@ -262,14 +262,14 @@ def test_the_best_score_comes_first_and_is_the_sum_of_its_parts(
     data: CaptionData, index: PhotoIndex
 ) -> None:
     made = [[Candidate(ids("a dog"), -9.0), Candidate(ids("a dog near a boat"), -1.0)]] * 2
-    own = ranker(index, log_probability=2.0, length=0.5)
-    for ranking in own.rank(*own.near(queries(data, 2)), made):
-        assert ranking.best == ids("a dog near a boat")
-        scores = [one.score for one in ranking.candidates]
+    own = reranker(index, log_probability=2.0, length=0.5)
+    for reranking in own.rerank(*own.near(queries(data, 2)), made):
+        assert reranking.best == ids("a dog near a boat")
+        scores = [one.score for one in reranking.candidates]
         np.testing.assert_allclose(scores, [2 * -1 / 6 + 2.5, 2 * -3 + 1])
-        for one in ranking.candidates:
+        for one in reranking.candidates:
             np.testing.assert_allclose(sum(one.parts.values()), one.score)
-        cosines = [cosine for _, cosine in ranking.neighbours]
+        cosines = [cosine for _, cosine in reranking.neighbours]
         assert cosines == sorted(cosines, reverse=True)
         assert len(cosines) == 3
 
@@ -284,14 +284,14 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
         asked.extend(zip(numbers, captions, strict=True))
         return likely(numbers, captions)
 
-    rankings = ranked(ranker(index, retrieved=2, consensus=1.0), q, [[]] * 3, likelihood)
+    rerankings = reranked(reranker(index, retrieved=2, consensus=1.0), q, [[]] * 3, likelihood)
     texts, near = data.texts("train"), index.nearest(index.embeddings_of(q), 3)
-    for number, ranking in enumerate(rankings):
-        found = [one.candidate for one in ranking.candidates]
+    for number, reranking in enumerate(rerankings):
+        found = [one.candidate for one in reranking.candidates]
         assert {(number, one.words) for one in found} <= set(asked)
         assert 1 <= len(found) <= 2
         photos = near.photos[number].tolist()
-        for one in ranking.candidates:
+        for one in reranking.candidates:
             photo, words = one.candidate.photo, one.candidate.words
             assert photo in photos
             assert words in [ids(text) for text in texts[2 * photo : 2 * photo + 2]]
@@ -312,7 +312,7 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
 def test_a_photo_without_candidates_has_an_empty_caption(
     data: CaptionData, index: PhotoIndex
 ) -> None:
-    (one,) = ranked(ranker(index), queries(data, 1), [[]])
+    (one,) = reranked(reranker(index), queries(data, 1), [[]])
     assert one.best == ()
 
 
@@ -372,10 +372,10 @@ def test_a_fit_refuses_what_its_rows_cannot_be(refusal: Refusal) -> None:
     weights={**PRIOR, "word": 1.0} | got: hold word
     """,
     error=OptionError,
-    function="Ranker",
+    function="Reranker",
 )
 def test_a_ranker_that_no_file_could_hold_is_refused(refusal: Refusal, index: PhotoIndex) -> None:
-    refusal.check({**globals(), "ours": ranker(index)}, "replace(ours, {})")
+    refusal.check({**globals(), "ours": reranker(index)}, "replace(ours, {})")
 
 
 # The file
@@ -383,20 +383,20 @@ def test_a_ranker_that_no_file_could_hold_is_refused(refusal: Refusal, index: Ph
 
 @pytest.fixture
 def file(index: PhotoIndex, tmp_path: Path) -> Path:
-    path = tmp_path / "ranking.safetensors"
-    write_ranker(path, ranker(index, retrieved=1, consensus=2.0), {"best": "x"})
+    path = tmp_path / "reranking.safetensors"
+    write_reranker(path, reranker(index, retrieved=1, consensus=2.0), {"best": "x"})
     return path
 
 
 def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: Path) -> None:
-    read, about = read_ranker(file, VOCABULARY, D)
+    read, about = read_reranker(file, VOCABULARY, D)
     assert about == {"best": "x"}
     made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
     q = queries(data, 2)
-    ours = ranked(ranker(index, retrieved=1, consensus=2.0), q, made)
-    assert ranked(read, q, made) == ours
+    ours = reranked(reranker(index, retrieved=1, consensus=2.0), q, made)
+    assert reranked(read, q, made) == ours
     before = file.read_bytes()
-    write_ranker(file, read, about)
+    write_reranker(file, read, about)
     assert file.read_bytes() == before
 
 
@@ -405,7 +405,7 @@ def test_a_file_whose_captions_would_fill_the_memory_is_refused(
 ) -> None:
     monkeypatch.setattr(of_file, "MAX_IDS", 7 * 2 * PHOTOS - 1)
     with refuses(DataError, got="has 80 captions of up to 5 words"):
-        read_ranker(file, VOCABULARY, D)
+        read_reranker(file, VOCABULARY, D)
 
 
 def test_a_photo_may_have_more_captions_than_16_bits_count(
@@ -419,18 +419,18 @@ def test_a_photo_may_have_more_captions_than_16_bits_count(
         ["many.jpg", "one.jpg"],
     )
     index = PhotoIndex.of(replace(data, splits={"train": many}))
-    write_ranker(tmp_path / "file", ranker(index), {})
-    read, _ = read_ranker(tmp_path / "file", VOCABULARY, D)
+    write_reranker(tmp_path / "file", reranker(index), {})
+    read, _ = read_reranker(tmp_path / "file", VOCABULARY, D)
     assert [len(read.index.captions(photo)) for photo in (0, 1)] == [1 << 16, 1]
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:
     with refuses(DataError, thing="mean", got="has shape"):
-        read_ranker(file, VOCABULARY, D + 1)
+        read_reranker(file, VOCABULARY, D + 1)
     with refuses(DataError, thing="predictor", got="has shape"):
-        read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
+        read_reranker(file, Vocabulary([*SPECIAL, "a"]), D)
     tensors, meta = read_tensors(file, "test")
     about = {KEY: json.dumps({"format": FORMAT, **meta})}
     file.write_bytes(save({**tensors, "predictor": np.zeros((), "f2")}, about))
     with refuses(DataError, thing="predictor", got="has shape ()"):
-        read_ranker(file, VOCABULARY, D, first_words=True)
+        read_reranker(file, VOCABULARY, D, first_words=True)

@@ -1,4 +1,4 @@
-"""Ranker: candidate captions of a photo, scored by a linear function of their features."""
+"""Reranker: candidate captions of a photo, scored by a linear function of their features."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.options import Flag, OptionKind, Real, Whole
-from xpcap.ranking.index import Neighbours, PhotoIndex, pair
+from xpcap.reranking.index import Neighbours, PhotoIndex, pair
 from xpcap.threads import cores, parallel_map, split_evenly
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
@@ -30,7 +30,7 @@ FEATURES = {
     "repeats": "1 if one to three words stand twice in a row",
     "borrowed": "1 if it is the caption of a neighbour",
 }
-# Kinds of a ranker's weights and settings, which are also those of its file
+# Kinds of a reranker's weights and settings, which are also those of its file
 WEIGHT = Real(-1e6, 1e6)
 SETTINGS: Mapping[str, OptionKind] = {
     "neighbours": Whole(1, 1000),
@@ -52,7 +52,7 @@ class Candidate(NamedTuple):
     photo: int = -1  # row in the index of the photo that it is a caption of; -1: the model's own
 
 
-class RankedCandidate(NamedTuple):
+class RerankedCandidate(NamedTuple):
     """A candidate with its score, the sum of its parts."""
 
     candidate: Candidate
@@ -60,10 +60,10 @@ class RankedCandidate(NamedTuple):
     parts: dict[str, float]  # by FEATURES: weight times feature
 
 
-class Ranking(NamedTuple):
+class Reranking(NamedTuple):
     """The candidates of a photo, the best first, and the photos that took part in the choice."""
 
-    candidates: list[RankedCandidate]
+    candidates: list[RerankedCandidate]
     neighbours: list[tuple[int, float]]  # rows of the index, the nearest first, and similarities
 
     @property
@@ -73,7 +73,7 @@ class Ranking(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ranker:
+class Reranker:
     """Scores candidates by ``sum over features of weight * feature``.
 
     index : of the training photos
@@ -104,14 +104,14 @@ class Ranker:
             lacking = [name for name in FEATURES if name not in self.weights]
             unknown = [name for name in self.weights if name not in FEATURES]
             got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(unknown)}"
-            raise OptionError("Ranker", "`weights`", got, f"one of each of {', '.join(FEATURES)}")
+            raise OptionError("Reranker", "`weights`", got, f"one of each of {', '.join(FEATURES)}")
         weights = {
-            name: WEIGHT.check("Ranker", f"the weight of {name}", weight)
+            name: WEIGHT.check("Reranker", f"the weight of {name}", weight)
             for name, weight in self.weights.items()
         }
         object.__setattr__(self, "weights", weights)  # the dataclass is frozen
         for name, kind in SETTINGS.items():
-            value = kind.check("Ranker", f"`{name}`", getattr(self, name))
+            value = kind.check("Reranker", f"`{name}`", getattr(self, name))
             object.__setattr__(self, name, value)
 
     def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:
@@ -119,24 +119,26 @@ class Ranker:
         embeddings, shares = self.index.embeddings_of(features), self.index.shares_of(features)
         return to_numpy(embeddings), self.index.nearest(embeddings, self.neighbours, shares)
 
-    def rank(
+    def rerank(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
-    ) -> list[Ranking]:
+    ) -> list[Reranking]:
         """Rank the candidates of N photos, whose embeddings and neighbours are those of `near`."""
         values = self.features(embeddings, near, candidates)
         all_parts = values * np.array([self.weights[name] for name in FEATURES])
-        rankings = []
+        rerankings = []
         for n, parts in enumerate(_by_group(all_parts, candidates)):
-            ranked = [
-                RankedCandidate(candidate, score, dict(zip(FEATURES, part, strict=True)))
+            reranked = [
+                RerankedCandidate(candidate, score, dict(zip(FEATURES, part, strict=True)))
                 for candidate, score, part in zip(
                     candidates[n], parts.sum(axis=1).tolist(), parts.tolist(), strict=True
                 )
             ]
-            ranked.sort(key=lambda candidate: -candidate.score)
+            reranked.sort(key=lambda candidate: -candidate.score)
             pairs = zip(near.photos[n].tolist(), near.similarities[n].tolist(), strict=True)
-            rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
-        return rankings
+            rerankings.append(
+                Reranking(reranked, [(row, cosine) for row, cosine in pairs if row >= 0])
+            )
+        return rerankings
 
     def with_retrieved(
         self,

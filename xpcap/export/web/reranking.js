@@ -1,4 +1,4 @@
-// Ranking of candidates by the training photos nearest to a picture, as xpcap's Ranker.
+// Reranking of candidates by the training photos nearest to a picture, as xpcap's Reranker.
 
 import { order } from "./decode.js";
 
@@ -12,8 +12,8 @@ const SIGMA = 6;
 const FACTOR = 0x9e3779b97f4a7c15n;
 const MAX_REPEATED = 3; // words
 
-export class Ranker {
-  // tensors: of ranking.safetensors, by name. settings: of the manifest.
+export class Reranker {
+  // tensors: of reranking.safetensors, by name. settings: of the manifest.
   constructor(tensors, settings, special) {
     Object.assign(this, settings);
     this.unk = special.unk;
@@ -39,7 +39,7 @@ export class Ranker {
   // projected: (d) of start.onnx; norm: of the whole feature, where photos are few.
   // logLikelihood(captions): the log-probabilities of words and END of each. allowed(words): whether
   // a neighbour's caption may be a candidate.
-  async rank(projected, norm, made, logLikelihood, allowed) {
+  async rerank(projected, norm, made, logLikelihood, allowed) {
     const direction = unit(projected);
     const near = this.nearest(direction, norm === undefined ? 1 : length(projected) / norm);
     const candidates = [...made, ...(await this.retrieve(near, made, logLikelihood, allowed))];
