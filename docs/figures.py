@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "docs" / "develop" / "results"
-MEASURED = {"stages": "stages", "speed": "pytorch", "captions-by-photos": "captions_by_photos"}
+MEASURED = {"stages": "stages", "captions-by-photos": "captions_by_photos"}
 STYLE = {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
@@ -366,49 +366,6 @@ def stages() -> Figure:
     return figure
 
 
-def speed() -> Figure:
-    """Step time by batch size, and PyTorch's time divided by xpcap's, by configuration."""
-    rows = [row for row in read_results(MEASURED["speed"]) if row["textbook_ms"]]
-    steps = [row for row in rows if row["work"] == "step"]
-    figure, (left, right) = panels(3.4)
-    ours = [row for row in steps if row["configuration"] in ("notebook", "coco", "large")]
-    sizes = [int(row["N"]) for row in ours]
-    for column, label, colour, marker in (
-        ("textbook_ms", "textbook NumPy", SOFT, "s"),
-        ("torch_packed_ms", "PyTorch, packed", ORANGE, "^"),
-        ("torch_padded_ms", "PyTorch, padded", PURPLE, "v"),
-        ("xpcap_ms", "xpcap", BLUE, "o"),
-    ):
-        values = [float(row[column]) for row in ours]
-        left.plot(sizes, values, color=colour, marker=marker, ms=5, label=label)
-    left.set(xscale="log", yscale="log", xlabel="captions in a batch", ylabel="ms a training step")
-    left.set_xticks(sizes, [str(n) for n in sizes])
-    left.set_yticks([30, 100, 300, 1000], ["30", "100", "300", "1,000"])
-    left.minorticks_off()
-    left.legend(fontsize=9)
-    names = [row["configuration"] for row in steps][::-1]
-    for work, label, colour, shift in (
-        ("step", "training step", BLUE, 0.19),
-        ("greedy", "greedy captions", GREEN, -0.19),
-    ):
-        ratios = {
-            row["configuration"]: min(
-                float(row["ratio_torch_padded"]), float(row["ratio_torch_packed"])
-            )
-            for row in rows
-            if row["work"] == work
-        }
-        places = [y + shift for y in range(len(names))]
-        bars = right.barh(places, [ratios[n] for n in names], 0.36, color=colour, label=label)
-        right.bar_label(bars, [f"{ratios[n]:.2f}" for n in names], padding=2, size=8.5)
-    right.axvline(1, color=INK, lw=0.9)
-    right.set_yticks(range(len(names)), names)
-    right.set(xlabel="faster PyTorch's time / xpcap's", xlim=(0, 2.4), ylim=(-0.6, 5.5))
-    right.grid(axis="y", visible=False)
-    right.legend(fontsize=9, loc="upper right", ncols=2, columnspacing=1, handlelength=1.2)
-    return figure
-
-
 def captions_by_photos() -> Figure:
     """CIDEr of captions of photos never seen, by the number of training photos."""
     rows = read_results(MEASURED["captions-by-photos"])
@@ -421,7 +378,7 @@ def captions_by_photos() -> Figure:
         ours = [row for row in rows if row["captions_each"] == each]
         photos = sorted({int(row["photos"]) for row in ours})
         for column, style, how in (
-            ("cider", "-", "ranked, the default"),
+            ("cider", "-", "reranked, the default"),
             ("cider_greedy", ":", "greedy"),
         ):
             means = [
@@ -444,7 +401,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "lstm-step": lstm_step,
     "caption-path": caption_path,
     "stages": stages,
-    "speed": speed,
     "captions-by-photos": captions_by_photos,
 }
 

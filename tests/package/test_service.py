@@ -204,7 +204,11 @@ def test_its_description_has_uploads_of_files_words_probabilities_and_every_stat
     assert "text/plain" in body
     required = told["components"]["schemas"]["Caption"]["required"]
     assert required == ["caption", "words", "probabilities"]
-    table = (HOWTO / "caption-in-programs.md").read_text("utf-8").split("| status | cause |\n|---|---|\n")[1]
+    table = (
+        (HOWTO / "caption-in-programs.md")
+        .read_text("utf-8")
+        .split("| status | cause |\n|---|---|\n")[1]
+    )
     rows = re.findall(r"^\| (\d+) ", table.split("\n\n")[0], re.MULTILINE)
     assert rows == sorted(post["responses"])
 
