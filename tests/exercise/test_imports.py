@@ -107,6 +107,33 @@ for package, place in (("cs231n", {str(tmp_path / "cs231n")!r}), ("deeplearning"
     python(code, tmp_path)
 
 
+def test_a_folder_with_layers_alone_gets_the_courses_other_modules_from_xpcap(
+    tmp_path: Path,
+) -> None:
+    """And so does one with a captioner of its own; a file that is there is never replaced."""
+    for package in "cs231n", "deeplearning":
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "rnn_layers.py").write_text("def lstm_forward(*arguments): pass\n")
+    (tmp_path / "deeplearning" / "classifiers").mkdir()
+    (tmp_path / "deeplearning" / "classifiers" / "rnn.py").write_text("class CaptioningRNN: pass\n")
+    code = f"""
+import warnings
+import xpcap.course
+captioners = {{"cs231n": "xpcap.models.captioning_rnn", "deeplearning": "deeplearning.classifiers.rnn"}}
+for package, captioner in captioners.items():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        exec({SETUP!r}.replace("PACKAGE", package))
+    (warning,) = caught
+    assert "modules that it lacks come from xpcap" in str(warning.message)
+    assert lstm_forward.__module__ == f"{{package}}.rnn_layers"
+    assert CaptioningRNN.__module__ == captioner
+    assert CaptioningSolver.__module__ == "xpcap.training.solver"
+    assert eval_numerical_gradient.__module__ == "xpcap.gradcheck"
+"""
+    python(code, tmp_path)
+
+
 def test_override_answers_in_place_of_that_package_if_it_comes_first(tmp_path: Path) -> None:
     own_package(tmp_path)
     code = f"""

@@ -1,8 +1,8 @@
 """The course's imports on xpcap: write `import xpcap.course` first in a notebook of CS231n.
 
 From then on this process imports ``cs231n.rnn_layers``, ``cs231n.classifiers.rnn`` and their like,
-and ``deeplearning.*``, as some courses call them, from xpcap, unless there is a package of that
-name. exercise/imports.py has the table; exercise/data.py makes a small data set in the layout of the
+and ``deeplearning.*``, as some courses call them, from xpcap, unless a package of that name has
+them. exercise/imports.py has the table; exercise/data.py makes a small data set in the layout of the
 course's.
 """
 

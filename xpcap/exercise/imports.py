@@ -46,13 +46,13 @@ PACKAGES = {name.rpartition(".")[0] for name in MODULES}
 
 
 class CourseFinder(MetaPathFinder, Loader):
-    """Finds the course's modules, unless a package of that name is found elsewhere.
+    """Finds the course's modules, unless a package of that name has them.
 
     It fills them with xpcap's functions and classes, which keep their own `__module__`. Modules put
     into `sys.modules` at once would win over a package that comes onto the path later, and could
     not be reloaded.
 
-    overrides : find them in that case as well
+    overrides : ignore that package
     """
 
     overrides = False
@@ -60,7 +60,7 @@ class CourseFinder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Spec of a module of xpcap's answer; None where somebody else is to answer.
+        """Spec of a module from xpcap; None: another finder should handle the import.
 
         ModuleNotFoundError : the package is xpcap's, and has no such module.
         """
@@ -71,9 +71,12 @@ class CourseFinder(MetaPathFinder, Loader):
             # At the line that imports: frames of the import system do not count
             warnings.warn(_used(package, found), stacklevel=2)
             return None
+        supplied = name in MODULES or name in PACKAGES
         if name and _imported_elsewhere(package):
-            return None
-        if name not in MODULES and name not in PACKAGES:
+            in_package = found_elsewhere(fullname, path) is not None
+            if in_package or not supplied:  # a student's folder may have rnn_layers.py alone
+                return None
+        if not supplied:
             known = [f"{package}.{one}" for one in sorted(MODULES)]
             # Without `name`, which `from package import module` would take for leave to say less
             raise ModuleNotFoundError(_lacking(fullname, package, known))
@@ -144,18 +147,21 @@ def _imported_elsewhere(package: str) -> str | None:
     return None if spec is None or spec.origin == ORIGIN else _place(spec)
 
 
-def found_elsewhere(package: str) -> str | None:
-    """Place of a package that another finder finds; None: imports of it are answered here."""
+def found_elsewhere(name: str, path: Sequence[str] | None = None) -> str | None:
+    """Place of a package or module that another finder finds; None: xpcap supplies it.
+
+    path : folders of the package that the module is in
+    """
     others = (finder for finder in sys.meta_path if not isinstance(finder, CourseFinder))
-    places = (_place(finder.find_spec(package, None)) for finder in others)
+    places = (_place(finder.find_spec(name, path)) for finder in others)
     return next((place for place in places if place is not None), None)
 
 
 def _used(package: str, found: str) -> str:
     return (
         f"xpcap.course: {package} is the package in {found}, which is used as it is, unfinished"
-        " functions included; for xpcap's in their place restart Python and begin with: import"
-        " xpcap.course; xpcap.course.override()"
+        " functions included; modules that it lacks come from xpcap; to use xpcap's functions"
+        " instead, restart Python and begin with: import xpcap.course; xpcap.course.override()"
     )
 
 
