@@ -294,6 +294,22 @@ def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> N
     ]
 
 
+@pytest.mark.slow
+def test_a_committed_notebook_has_the_captions_that_the_code_makes_now(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words of a caption and of the vocabulary, up to the loss of guessing."""
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    notebook = nbformat.read(path, as_version=4)
+    variables: dict[str, Any] = {}
+    for cell in code_of(notebook):
+        exec(cell, variables)
+        if "loss of guessing among" in cell:
+            break
+    lines = re.compile(r"^.* words a caption, .*\n^loss of guessing .*$", re.MULTILINE)
+    assert lines.findall(printed(notebook)) == lines.findall(capsys.readouterr().out) != []
+
+
 def test_a_committed_notebook_is_small_and_says_nothing_of_the_machine_that_ran_it(
     path: Path,
 ) -> None:
