@@ -137,6 +137,22 @@ def run(*words: str) -> Result:
 
 
 @pytest.mark.slow
+def test_the_page_states_the_captions_words_and_first_loss_of_the_data(tmp_path: Path) -> None:
+    """The first loss is that of guessing, of fifty captions as in the course's notebooks."""
+    result = run(str(tmp_path / "data"))
+    counts = r"data: ([\d,]+) train .* ([\d,]+) captions and ([\d,]+) val .* ([\d,]+) captions"
+    (numbers,) = re.findall(rf"{counts}, (\d+) words", result.output)
+    train, train_captions, val, val_captions, words = (int(x.replace(",", "")) for x in numbers)
+    assert f"{train + val:,} [pictures of\nshapes]" in PAGE
+    assert f"{train_captions + val_captions:,} captions" in PAGE
+    assert f"vocabulary has {words} words" in PAGE
+    np.random.seed(231)
+    data = load_coco_data(tmp_path / "data", max_train=50)
+    loss = (data["train_captions"][:, 1:] != 0).sum(axis=1).mean() * np.log(words)
+    assert f"first loss is near {loss:.0f}," in PAGE
+
+
+@pytest.mark.slow
 def test_the_pages_command_makes_it_where_the_course_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
