@@ -127,4 +127,4 @@ def page(function: str) -> str:
     """Section of the documentation that derives a function, in words; "" for none."""
     if not (section := FUNCTIONS[function].page):
         return ""
-    return f'"The backward pass" in the documentation of xpcap, "{section.replace("-", " ")}"'
+    return f'"The LSTM, forward and backward" in the documentation of xpcap, "{section.replace("-", " ")}"'
