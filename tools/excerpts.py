@@ -37,10 +37,6 @@ def figures() -> dict[str, str]:
     peak = "peak memory of all, with the ranking and the page"
     quality = partial(values, "quality.csv")
     dev = {"photos": "1,000 dev photos, after 6,000 others", "recipe": "default, ranked captions"}
-    photos = (
-        "500 dev photos outside training and val, after 5,500 others, with 500 dev photos as val"
-    )
-    new = {"photos": photos, "recipe": "default, ranked captions"}
     minutes = command(**demo, what="all, after set-up")
     ratios: list[Callable[..., list[float]]] = [  # the first configuration has few captions
         partial(values, "pytorch.csv", f"ratio_torch_{layout}") for layout in ("padded", "packed")
@@ -53,8 +49,6 @@ def figures() -> dict[str, str]:
         "default-minutes": f"{command(what=whole)[-1] / 60:.0f}",
         "default-memory": f"{command(what=peak)[-1] / 1000:.1f}",
         "default-cider": f"{quality('ranked', **dev)[-1]:.2f}",
-        "new-photos-ranked": f"{quality('ranked', **new)[-1]:.3f}",
-        "new-photos-greedy": f"{quality('greedy', **new)[-1]:.3f}",
         "pytorch-times": f"{min(times):.1f} to {max(times):.1f}",
         "cuda12-size": f"{command(what='cuda12, installed, in GB')[-1]:.1f}",
         "cuda13-size": f"{command(what='cuda13, installed, in GB')[-1]:.1f}",
