@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -95,7 +94,11 @@ def one_thread() -> Iterator[None]:
 
 def test_sizes_are_those_of_the_docs() -> None:
     rows = re.findall(r"^\| ([\w-]+(?:, [\w-]+)*) \|((?: \d+ \|){5})$", DOCS, re.MULTILINE)
-    listed = {name: [int(n) for n in re.findall(r"\d+", sizes)] for name, sizes in rows}
+    listed = {
+        name: [int(n) for n in re.findall(r"\d+", sizes)]
+        for names, sizes in rows
+        for name in names.split(", ")
+    }
     for c in work.CONFIGS.values():
         if changed := re.fullmatch(r"coco-([nhv])(\d+)", c.name):
             named = {"name": c.name, "step_alone": True, changed[1].upper(): int(changed[2])}
@@ -273,9 +276,7 @@ def good(*args: object) -> Result:
     return result
 
 
-def test_options_and_columns_are_those_of_the_docs() -> None:
-    options = [p for p in command.main.params if isinstance(p, click.Option)]
-    assert set(re.findall(r"^\| `(--[^`]+)`", DOCS, re.MULTILINE)) == {p.opts[-1] for p in options}
+def test_columns_are_those_of_the_docs() -> None:
     with (RESULTS / "pytorch.csv").open(encoding="utf-8", newline="") as lines:
         columns = next(csv.reader(lines))
     printed = {"date", "machine", "versions", "work", *results.COLUMNS}
