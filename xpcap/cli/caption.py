@@ -91,10 +91,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--explain",
     is_flag=True,
-    help=(
-        "Also print the reasons for each reranked caption: similar training photos, candidates and"
-        " the parts of their scores."
-    ),
+    help="Also print why each reranked caption won: similar photos, candidates and their scores.",
 )
 @output_options
 @decoding_options(n_best=True)

@@ -57,23 +57,19 @@ EXAMPLES = examples(
     "--data",
     metavar="FILE",
     type=PATH,
-    help="Another dataset file; its captions are encoded with the run's vocabulary. Default: the run's"
-    " data.",
+    help="Dataset file to score on. Default: the run's data.",
 )
 @click.option("--split", metavar="NAME", default="val", show_default=True, help="Split to score.")
 @click.option(
     "--against",
     metavar="FOLDER",
     type=PATH,
-    help=(
-        "Run folder to compare with, on the same pictures; prints a 95 % interval of each"
-        " difference, and leaves out scores that depend on what differs, such as the vocabulary."
-    ),
+    help="Run folder to compare with, on the same pictures, with a 95 % interval of each difference.",
 )
 @click.option(
     "--doctor",
     is_flag=True,
-    help="Also look for common causes of bad captions, and print advice.",
+    help="Also look for causes of bad captions, and print advice.",
 )
 @csv_option
 @decoding_options(n_best=False)

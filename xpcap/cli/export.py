@@ -48,16 +48,14 @@ from xpcap.runs import open_run
 @click.option(
     "--with-encoder",
     is_flag=True,
-    help=(
-        "Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX graph."
-    ),
+    help="Also write pictures.onnx, from pixels to words.",
 )
 @click.option(
     "--runtime",
     type=PATH,
     help=(
-        f"With --web: npm's package onnxruntime-web {RUNTIME_VERSION}, as .tgz or folder. Default:"
-        " the package in the current folder, where npm puts it."
+        f"With --web: the package that 'npm pack onnxruntime-web@{RUNTIME_VERSION}' downloads, as .tgz or"
+        " folder. Default: the one in the current folder."
     ),
 )
 def export(
@@ -77,7 +75,7 @@ def export(
 
     --web: a folder for any web server, such as 'python -m http.server'. The page captions dropped,
     pasted, chosen or photographed pictures, and reranks captions like the run. It needs
-    onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION' downloads it.
+    onnxruntime-web, which --runtime describes.
     """
     check_rules()
     begin()

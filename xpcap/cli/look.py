@@ -25,10 +25,7 @@ MAX_STEM = 80  # characters of a picture's name in that of its page
 @click.option(
     "--out",
     type=PATH,
-    help=(
-        "Page to write; never overwrites a file. Default: look-PICTURE.html, or"
-        " look-PICTURE-N.html if that exists."
-    ),
+    help="Page to write. Default: look-PICTURE.html, with a number if that exists.",
 )
 @backend_option
 def look(

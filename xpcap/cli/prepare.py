@@ -53,7 +53,7 @@ def default_text(name: str, option: Option) -> str:
     "--out",
     type=PATH,
     required=True,
-    help="Dataset file to write; never overwrites a file.",
+    help="Dataset file to write.",
 )
 @field_options(
     {**described(PrepareOptions), **COLUMNS},

@@ -160,12 +160,12 @@ def command_line(*words: str) -> str:
 def backend_option(command: Function) -> Function:
     """Add --backend to a command, which calls `choose_backend` with it, and --plain."""
     text = (
-        "Where to compute: numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default:"
+        "Compute with numpy, cupy, cupy:N (GPU number N) or auto (a GPU if usable). Default:"
         f" ${VARIABLE}, else numpy."
     )
     plain_text = (
-        "Compute by the plain equations alone, without xpcap's fast versions of them: slower, with"
-        f" the same results up to rounding. Default: ${PLAIN_VARIABLE}."
+        "Compute by the plain equations: slower, with the same results up to rounding. Default:"
+        f" ${PLAIN_VARIABLE}."
     )
     settings: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _choose_way}
     command = click.option("--plain", help=plain_text, **settings)(command)
@@ -219,9 +219,7 @@ def json_option(command: Function) -> Function:
 
 
 def csv_option(command: Function) -> Function:
-    text = (
-        "Also write a .csv table with caption and scores of each picture; never overwrites a file."
-    )
+    text = "Also write a .csv table with the caption and scores of each picture."
     return click.option("--csv", type=PATH, help=text)(command)
 
 

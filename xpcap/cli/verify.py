@@ -49,10 +49,7 @@ MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
 @click.option(
     "--against",
     metavar="PATH",
-    help=(
-        "Code to grade: a file such as rnn_layers.py, a folder such as cs231n, or a dotted module"
-        " name."
-    ),
+    help="Code to grade: a file such as rnn_layers.py, a folder, or a dotted module name.",
 )
 @click.option(
     "--class",
@@ -65,7 +62,7 @@ MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
     "--expect",
     metavar="LIST",
     help=(
-        f"Modules to score, out of 100 points: {', '.join(KNOWN)}. A missing module scores zero."
+        f"Modules to grade: {', '.join(KNOWN)}; a missing one scores zero."
         f" Default: {','.join(HANDED_IN)}; for a single file, the modules that it defines."
     ),
 )
@@ -79,7 +76,7 @@ MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
     "--html",
     metavar="FILE",
     type=PATH,
-    help="With --against: also write a new HTML report for the student.",
+    help="With --against: also write an HTML report for the student.",
 )
 @click.option(
     "--seed",
@@ -95,7 +92,7 @@ MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
     type=Value(POSITIVE),
     default=10.0,
     show_default=True,
-    help=f"Grading: time limit in seconds for the checks of one function.  [{POSITIVE}]",
+    help=f"Grading: time limit in seconds for each function.  [{POSITIVE}]",
 )
 @click.option(
     "--memory",

@@ -50,12 +50,12 @@ class Beam(Policy):
         "Beam length normalisation: exponent of the word count; 0 favours short captions.",
     )
     n_best: int = option(
-        Whole(1), 1, "With a beam: number of best captions to return, with log-probabilities."
+        Whole(1), 1, "Number of best captions of a beam to return, with log-probabilities."
     )
     groups: int = option(
         Whole(1),
         1,
-        "With a beam: number of groups that it is divided into, to make captions differ.",
+        "Number of groups that a beam is divided into, to make captions differ.",
     )
     diversity: float = option(
         Real(0, 1000),

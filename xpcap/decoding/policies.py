@@ -234,7 +234,7 @@ class Sampling(Policy):
     temperature: float = option(
         Real(1e-3, cause="for the likeliest words decode greedily"),
         1.0,
-        "Sample words at this temperature: above 1 flattens the distribution, below 1 sharpens it.",
+        "Sample words at this temperature; above 1 makes rare words likelier.",
     )
     _: KW_ONLY
     top_k: int | None = option(Whole(1), None, "Sample from this number of likeliest words.")

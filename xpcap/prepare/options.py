@@ -107,24 +107,21 @@ class AssembleOptions:
     _: KW_ONLY
     features: InitVar[object] = None  # given, so that no picture is encoded; not stored
     pictures: str | Path | None = option(
-        Location(), None, "Folder of pictures, searched recursively, to encode (unless `features_file`"
-        " is given) and to show on pages.")
+        Location(), None, "Folder of pictures, with its subfolders, to show on pages, and to encode unless"
+        " `features_file` is given.")
     encoder: str | Encoder | None = option(
-        EncoderKind(), None, f"Encoder of the pictures: {KNOWN}. With `features_file`: the encoder of"
-        " these features, for captions of new pictures.")
+        EncoderKind(), None, f"Encoder of the pictures, or of `features_file`: {KNOWN}.")
     grid: int | None = option(
-        Whole(1, MAX_REGIONS), None, "K, for features of K x K regions per picture instead of one"
-        " vector; attention needs them.")
+        Whole(1, MAX_REGIONS), None, "K, to encode K x K regions of each picture, for attention.")
     mirror: bool | None = option(
-        Flag(), None, "Also encode mirror images of the train split; training draws one of each pair"
-        " at random. Default: yes, except for histogram.")
+        Flag(), None, "Also encode mirror images of the train split. Default: yes, except for histogram.")
     min_count: int | None = option(
-        COUNT, None, "Minimum number of occurrences of a word in the train split; rarer words become"
+        COUNT, None, "Occurrences in the train split that a word needs; rarer words become"
         f" <UNK>. Default: 5; fewer than {SPARSE_CAPTIONS}: 2; fewer than {TINY_CAPTIONS.number}: 1.")
     vocabulary_size: int | None = option(
-        COUNT, None, "Instead of `min_count`: number of most frequent words to keep, of the train split.")
+        COUNT, None, "Number of words, the most frequent of the train split, instead of `min_count`.")
     max_words: int = option(
-        Whole(1, MAX_WORDS), 20, "Maximum length of a training caption; longer ones are cut. Scores use all words.")
+        Whole(1, MAX_WORDS), 20, "Maximum number of words in a training caption; longer ones are cut.")
     float16: bool = option(Flag(), False, "Store features as float16, in half the space.")
     # fmt: on
 
@@ -178,21 +175,19 @@ class PrepareOptions(AssembleOptions):
 
     # fmt: off
     features_file: str | Path | None = option(
-        Location(), None, "An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.")
+        Location(), None, "An .npz of your own features: 'names' (m,) and 'features' (m, D).")
     lists: Mapping[str, str | Path] | None = option(
-        Lists(), None, "A split and a file with its pictures' names, one per line. Repeatable."
-        " Training uses 'train' and validates on 'val'.")
+        Lists(), None, "A split and a file with its pictures' names, one per line. Repeatable.")
     fractions: Sequence[float] | None = option(
-        Fractions(), None, "Shares of train, val and test, if neither files nor `lists` define"
-        " splits. Default: 0.8,0.1,0.1.")
+        Fractions(), None, "Shares of train, val and test, if nothing else defines splits. Default:"
+        " 0.8,0.1,0.1.")
     seed: int | None = option(
-        SEED, None, "Seed of the split of `fractions`. Default: 0.")
+        SEED, None, "Seed of `fractions`. Default: 0.")
     encoding: str | None = option(
-        Encoding(), None, "Text encoding of captions and `lists` without a byte order mark, such as"
-        " cp1252 of Excel's plain CSV. Default: UTF-8.")
+        Encoding(), None, "Encoding of text without a byte order mark, such as cp1252 of Excel's plain CSV."
+        " Default: UTF-8.")
     strict: bool = option(
-        Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
-        " or pictures without captions.")
+        Flag(), False, "Fail instead of skipping anything.")
     columns: Columns | None = None
     # fmt: on
 

@@ -63,11 +63,10 @@ class Columns:
 
     # fmt: off
     image: str | None = option(
-        Text(), None, "Name of the picture column, if not detected.")
+        Text(), None, "Heading of the picture column, if not detected.")
     caption: str | Sequence[str] | None = option(
-        Headings(), None, "Name of the caption column, if not detected. Repeatable, for several captions"
-        " per row.")
-    split: str | None = option(Text(), None, "Name of the split column, if not detected.")
+        Headings(), None, "Heading of a caption column, if not detected. Repeatable.")
+    split: str | None = option(Text(), None, "Heading of the split column, if not detected.")
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -113,15 +113,14 @@ class Recipe:
         " `start`, or generated pictures.", role=SOURCE)
     _: KW_ONLY
     out: str | Path | None = option(
-        Location(), None, "Run folder to create; never overwritten. Default: runs/NAME-CELL, or"
-        " runs/NAME-CELL-N if that exists.", role=UNSTORED)
+        Location(), None, "Run folder to create. Default: runs/NAME-CELL, with a number if that exists.",
+        role=UNSTORED)
     start: str | Path | None = option(
-        Location(), None, "Run folder whose model and best parameters are the start; its data and"
-        " options are the defaults. With other `data` it is a warm start: the vocabulary has the"
-        " words of both, and training has defaults of its own.", role=SOURCE)
+        Location(), None, "Run folder whose best parameters training starts from, with its data and"
+        " options; with other `data`, a warm start.", role=SOURCE)
     objective: str = option(
-        Names(OBJECTIVES), None, "Objective: cross entropy on the training captions, or"
-        " CIDEr-D of sampled captions, which needs `start`.",
+        Names(OBJECTIVES), None, "Cross entropy of the training captions, or self-critical: CIDEr-D of"
+        " sampled captions, which needs `start`.",
         role=STAGES, usual=CROSS_ENTROPY, score=SELF_CRITICAL)
     samples: int = option(
         SAMPLES, None, "Captions sampled per picture in self-critical training.",
@@ -136,11 +135,11 @@ class Recipe:
     wordvec: int = option(
         SIZE, None, "W, size of a word vector.", role=MODEL, usual=256, generated=64)
     epochs: int = option(
-        COUNT, None, f"Passes over the training captions; 0: automatic ({MIN_EPOCHS}, or up to {MAX_EPOCHS}"
-        " for small data sets).",
+        COUNT, None, f"Passes over the training captions; 0: {MIN_EPOCHS}, or up to {MAX_EPOCHS} for small"
+        " data sets.",
         role=LENGTH, usual=0, generated=2, score=5, warm=60)
     score_epochs: int = option(
-        COUNT, None, "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
+        COUNT, None, "Epochs of self-critical training after cross entropy; 0: none.",
         role=STAGES, many=5, few=0, generated=0, score=0)
     batch_size: int = option(
         SIZE, None, "N, captions in a batch.",
@@ -149,39 +148,41 @@ class Recipe:
         Real(above=0), None, "Adam's learning rate in the first epoch.", role=TRAINING,
         many=1.4e-3, medium=1e-3, few=1e-3, generated=2e-3, score=1.4e-4, warm=1e-3)
     lr_decay: float | str = option(
-        DECAY, None, "Factor on the learning rate after each epoch, or linear: to zero over all"
-        " steps.", role=TRAINING, usual=LINEAR, score=LINEAR, warm=LINEAR)
+        DECAY, None, "Factor on the learning rate after each epoch, or linear, to zero at the last step.",
+        role=TRAINING, usual=LINEAR, score=LINEAR, warm=LINEAR)
     select: str = option(
         SOLVER_OPTIONS["select"].kind, None, "Epoch to keep: lowest val loss, highest CIDEr-D of greedy val"
         " captions, or last.",
         role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
-        Real(0), None, "Gradient clipping: maximum global norm; 0: off.", role=TRAINING, usual=50.0)
+        Real(0), None, "Maximum norm of the gradient, to which a larger one is scaled; 0: off.",
+        role=TRAINING, usual=50.0)
     dropout: float = option(
         MODEL_OPTIONS["dropout"].kind, None, "Dropout rate of features, word vectors and hidden units.",
         role=TRAINING, usual=0.4, generated=0.0, warm=0.4)
     smoothing: float = option(
-        LOSS_OPTIONS["smoothing"].kind, None, "Label smoothing: probability mass spread evenly over the"
+        LOSS_OPTIONS["smoothing"].kind, None, "Label smoothing: probability spread evenly over the"
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        MODEL_OPTIONS["inject"].kind, None, "Use of the image: as initial state (init), also as a"
-        " term of every step (every-step), by attention over a grid, or by both.",
+        MODEL_OPTIONS["inject"].kind, None, "How the image enters: as the initial state (init), also at"
+        " every step (every-step), by attention to a grid (attention), or by both (attention+every-step).",
         role=MODEL, usual="every-step")
     feature_scaling: str = option(
-        Names(SCALINGS), None, "Scaling of image features, fitted on the train split.",
+        Names(SCALINGS), None, "Scaling of features: to mean 0 and deviation 1 on the train split"
+        " (standardize), or none.",
         role=MODEL, usual="standardize", generated="none")
     seed: int = option(
         SEED, None, "Seed of weights, caption order, dropout and generated pictures.",
         role=TRAINING, usual=0)
     patience: int = option(
-        COUNT, None, "Early stopping: maximum number of epochs without improvement; 0: off.",
+        COUNT, None, "Stop after this number of epochs without improvement; 0: never.",
         role=LENGTH, usual=0, score=0, warm=10)
     neighbours: bool = option(
-        Flag(), None, "After training, index the training photos, to rerank captions by similar photos.",
+        Flag(), None, "Index the training photos, to rerank captions by similar photos.",
         role=AFTER, usual=True, generated=False, warm=True)
     save_every: str = option(
-        SaveIntervalText(), None, "Save interval within an epoch, in seconds (30s) or steps (200). Each"
-        " epoch ends with a save.", role=UNSTORED, usual="60s")
+        SaveIntervalText(), None, "Save interval within an epoch, in seconds (30s) or steps (200).",
+        role=UNSTORED, usual="60s")
     resume: bool = option(
         Flag(), False, "Continue the run at `out`, or begin it if none exists.", role=UNSTORED)
     # fmt: on
