@@ -14,6 +14,9 @@ import click
 from xpcap.cli import main
 from xpcap.cli.decoding import NAMES as DECODING
 
+SHARED = {"backend": "train", "decoding": "caption"}  # options of several commands: one of these
+BACKEND = ("backend", "plain")
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLE = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)*", re.MULTILINE)
@@ -55,13 +58,15 @@ def figures() -> dict[str, str]:
     }
 
 
-def options(command: str) -> str:
-    """A command's options, from their help; of `decoding` those that caption and evaluate share."""
+def options(table: str) -> str:
+    """A command's options, from their help, or those that commands share, a table of `SHARED`."""
     lines = ["| option | default | meaning |\n|---|---|---|\n"]
-    params = main.commands["caption" if command == "decoding" else command].params
-    shared = set(DECODING) if any(option.name == "greedy" for option in params) else set()
+    params = main.commands[SHARED.get(table, table)].params
+    decodes = any(option.name == "greedy" for option in params)
     for option in params:
-        if isinstance(option, click.Option) and (option.name in shared) == (command == "decoding"):
+        group = "backend" if option.name in BACKEND else table if table not in SHARED else ""
+        group = "decoding" if decodes and option.name in DECODING else group
+        if isinstance(option, click.Option) and group == table:
             names = ", ".join(f"`{name}`" for name in (*option.opts[-1:], *option.secondary_opts))
             meaning, _, more = str(option.help).partition("  [")
             default = more.rstrip("]").partition("default: ")[2]

@@ -21,36 +21,33 @@ class Few(NamedTuple):
 TINY_CAPTIONS = Few(
     60,
     "captions",
-    "`prepare` keeps every word, and captions are copied from the most similar training photos",
-    "too few to train on alone; the captions that are copied need all their words",
+    "`prepare` keeps every word; captions are copied from the most similar training photos",
+    "too few to train on",
 )
 FEW_PICTURES = Few(
     250,
     "pictures",
     "`prepare` prints a notice",
-    "with five captions each, captions begin to fit at about this number",
+    "from about this number on, with five captions each, captions begin to fit",
 )
 FEW_CAPTIONS = Few(
     1000,
     "captions",
-    "`train` makes more passes in smaller batches, without smoothing and without a second stage,"
-    " and keeps the last epoch",
-    "the second stage would learn them by heart, and so small a val split cannot tell which epoch is"
-    " best",
+    "`train` makes more passes in smaller batches, without smoothing or second stage, and keeps the"
+    " last epoch",
+    "a second stage would learn them by heart, and a small val split cannot choose an epoch",
 )
 FEW_PHOTOS = Few(
     2000,
     "photos",
-    "people's captions of the most similar photos are candidates, too, and less similar photos weigh"
-    " more",
-    "of many photos such candidates gain nothing; of few the nearest are further away, and more of"
-    " them count",
+    "references of the most similar photos are candidates, too; less similar photos weigh more",
+    "of many photos such candidates gain nothing; of few the nearest are further away",
 )
 SPARSE_CAPTIONS = Few(
     4000,
     "captions",
-    "`prepare` keeps words that occur twice; of more captions, those that occur five times",
-    "of few captions, too few words occur five times",
+    "`prepare` keeps words that occur twice, instead of five times",
+    "too few words occur five times",
 )
 MEDIUM_CAPTIONS = Few(
     20_000,
