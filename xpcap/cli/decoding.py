@@ -29,8 +29,7 @@ FLAGS = {
     "no_repeat_trigram": "--no-repeat",
 }
 DEFAULTS = {
-    "width": "a beam of 10, reranked by similar training photos, if the run has an index of them;"
-    " else --greedy",
+    "width": "10, reranked, if the run has an index of its training photos; else --greedy",
     "n_best": "1; 5 with --json or --html",
 }
 
