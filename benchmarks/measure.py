@@ -34,7 +34,7 @@ from benchmarks.work import (
 )
 from xpcap.backend import array_module, use_backend
 from xpcap.errors import EXPECTED, BackendError
-from xpcap.way import VARIABLE, is_plain
+from xpcap.plain_code import VARIABLE, is_plain
 
 OURS = "xpcap"
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_paths --captions 64 --steps 200
 
-In the plain way CuPy computes each step by its own operations. Unpadded or padded, every step
+In plain code CuPy computes each step by its own operations. Unpadded or padded, every step
 launches xpcap's kernels anew; padded, its launches can also be repeated as a list, with FUSED or
 without. All train on the same batches; the exit status is 1 if one of them does not train as NumPy
 does, launches anew where it should repeat, or takes more memory from block to block.
@@ -31,8 +31,8 @@ from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
 from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.ops import device
+from xpcap.plain_code import plain
 from xpcap.training.solver import CaptioningSolver
-from xpcap.way import plain
 
 # Adam divides by sqrt(v) + EPSILON: at the usual 1e-8, a gradient near 0 moves a parameter by a
 # whole step in the direction of its rounding
@@ -92,12 +92,12 @@ def card_config(captions: int) -> Config:
 def on_path(name: str, config: Config, data: CaptionData) -> Iterator[CaptioningSolver]:
     """A solver whose steps take a path, or with "numpy" the host, inside the ``with``.
 
-    It takes the fast way unchecked: what it finds there is the result.
+    It runs fast code unchecked: what it finds there is the result.
     """
-    way = plain() if name == "plain" else contextlib.nullcontext()
+    code = plain() if name == "plain" else contextlib.nullcontext()
     unchecked = mock.patch.object(selfcheck, "is_stored", return_value=True)
     fused = mock.patch.object(device, "FUSED", 0 if "FUSED 0" in name else device.FUSED)
-    with use_backend("numpy" if name == "numpy" else "cupy"), way, unchecked, fused:
+    with use_backend("numpy" if name == "numpy" else "cupy"), code, unchecked, fused:
         solver = make_solver(config, data, epsilon=EPSILON)
         if name == "unpadded":
             device_workspace(solver).layout = None

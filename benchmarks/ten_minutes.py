@@ -69,7 +69,7 @@ class Check:
     steps: int
     card: str = "a card"
     faults: list[str] = field(default_factory=list)
-    worst: dict[str, tuple[float, str]] = field(default_factory=dict)  # error and tensor, by way
+    worst: dict[str, tuple[float, str]] = field(default_factory=dict)  # error and tensor, by path
     times: dict[str, Times] = field(default_factory=dict)
     nodes: Sequence[Any] = ()
 
@@ -110,7 +110,7 @@ def versions(check: Check) -> None:
     for name, compiling in (
         (f"xpcap's {len(device.CUDA.files)} kernels", compile_kernels),
         ("what else a training needs", functools.partial(warm_up, "list")),
-        ("what the plain way needs", functools.partial(warm_up, "plain")),
+        ("what plain code needs", functools.partial(warm_up, "plain")),
     ):
         before = len([*cache.glob("*")])
         seconds = host_clock(compiling) / 1e3
@@ -317,14 +317,14 @@ def verdict(check: Check) -> None:
 
 
 def faults(check: Check) -> str:
-    """The first faults, and whether the plain way helps."""
+    """The first faults, and whether plain code helps."""
     worst, _ = check.worst.get("plain", (np.inf, ""))
     plain = "helps" if worst <= GRADIENT_TOLERANCE else "does not help"
     return "; ".join([f"--plain {plain}", f"{len(check.faults)} faults", *check.faults[:SHOWN]])
 
 
 def decisions(check: Check) -> str:
-    """Which ways pay, where all compute the same."""
+    """Which paths pay, where all compute the same."""
     ms = {name: times.ms for name, times in check.times.items()}
     worst, tensor = check.worst["repeated"]
     fused = "on" if ms["list"] <= ms["list, FUSED 0"] else "off"

@@ -18,7 +18,7 @@ import numpy as np
 
 from xpcap import __version__
 from xpcap.backend import Array, array_module, get_array_module, get_backend, is_device_array
-from xpcap.way import current_way
+from xpcap.plain_code import current_code
 
 # Runs a function and returns the milliseconds it took
 Clock = Callable[[Callable[[], object]], float]
@@ -155,7 +155,7 @@ def machine() -> dict[str, str]:
     versions = {"numpy": np.__version__, "python": platform.python_version(), "xpcap": __version__}
     host = {
         "backend": get_backend(),
-        "way": current_way(),
+        "code": current_code(),
         "processor": f"{processor()}, {os.cpu_count()} cores",
     }
     xp = array_module()

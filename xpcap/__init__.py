@@ -39,6 +39,7 @@ from xpcap.data import (
 from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
+from xpcap.plain_code import plain
 from xpcap.runs import (
     PictureCaption,
     Recipe,
@@ -55,7 +56,6 @@ from xpcap.runs import (
 from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
-from xpcap.way import plain
 
 if TYPE_CHECKING:
     from xpcap import gradcheck as gradcheck

@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike
 from xpcap.device import probe
 from xpcap.device.probe import BackendStatus
 from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
+from xpcap.plain_code import is_plain
 from xpcap.progress import say
-from xpcap.way import is_plain
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")

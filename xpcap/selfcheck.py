@@ -1,10 +1,9 @@
-"""The check at the start: a device's fast versions against the plain equations.
+"""The check at the start: a device's fast code against plain code.
 
-Kernels, products and records of xpcap's own are proven without a card. So where a device is first
-used for some work, that work is done both ways: in the fast way as often as `runs` says, then in
-the plain way. If all results agree, the work is fast from then on, and the agreement is stored. If
-they differ, or the fast way raises an error, a line says so, and the work is computed in the plain
-way; nothing is stored.
+xpcap's kernels, products and recorded steps were only ever tested without a GPU. So before a device
+does a kind of work for the first time, fast code computes it `runs` times, and plain code once. If
+all results agree, the work runs fast code from then on, and the agreement is stored. If they differ,
+or fast code raises an error, a line says so, and the work runs plain code; nothing is stored.
 """
 
 import contextlib
@@ -23,82 +22,85 @@ from xpcap.backend import Array, is_device_array, to_numpy
 from xpcap.device import cublas, probe
 from xpcap.errors import BackendError
 from xpcap.files import write_text
+from xpcap.plain_code import current_code, plain
 from xpcap.progress import say
-from xpcap.way import current_way, plain
 
-# On a tensor's error. A float32 run differs from the float64 run with the same weights by at most
-# 4e-6 (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512, with products added up
-# in another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a device's exp
-# and tanh; products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is loose, yet anything
-# computed in float32 fails it
+# Bounds of a tensor's error. A float32 run differs from the float64 run with the same weights by at
+# most 4e-6 (12 seeds, both cells), so two float32 runs differ by at most 8e-6; with H 512 and products
+# summed in another order it was 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a
+# device's exp and tanh, and products in TF32 fail it. float64 rounds 5e8 times finer, so 1e-9 is
+# loose, yet anything computed in float32 fails it
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
-REDUCED_TOLERANCE = 1e-2  # where the environment takes cuBLAS's or CuPy's products out of float32
-Results = Mapping[str, Array | float]  # tensors and numbers of some work, by name
+REDUCED_TOLERANCE = 1e-2  # if the environment lets cuBLAS or CuPy reduce the precision of products
+Results = Mapping[str, Array | float]  # tensors and numbers that some work returns, by name
 
-_ways: dict[tuple[str, ...], str] = {}  # of the work that this process has checked
-# True within a check: parts of its work are not checked on their own
+_codes: dict[
+    tuple[str, ...], str
+] = {}  # the code chosen for each work that was checked, by its key
+# True within a check: work that is part of other work is not checked again
 _checking = contextvars.ContextVar("xpcap_checking", default=False)
 
 
-def checked_way(
+def checked_code(
     work: str,
     dispatch: Sequence[object],
     like: Array,
     compute: Callable[[], Results],
     runs: int = 1,
 ) -> str:
-    """The way to compute some work, of `WAYS`: that of this thread, or "plain" after a check.
+    """The code to do some work with: that of this thread, or "plain" if the device fails its check.
 
     Parameters
     ----------
     work : str
-        Such as ``"training"``, for the line that is printed.
+        The work's name in the line that is printed, such as ``"training"``.
     dispatch : sequence
-        All that decides which fast versions the work takes, besides the dtype.
+        Everything besides the dtype that decides which kernels the work launches.
     like : array
         With the library, device and dtype of the work. On the host nothing is checked.
     compute : callable
-        Does the work in the way in force; returns its results by name.
+        Does the work with the thread's current code; returns its results by name.
     runs : int
-        Times that the fast way computes it; each result is compared.
+        How often fast code computes; each result is compared.
 
     Returns
     -------
-    way : str
+    code : str
+        "fast" or "plain".
 
     Raises
     ------
     BackendError
-        The plain way fails as well, as after an error that ends all work of a process on a device.
+        Plain code fails as well, as after a CUDA error that ends a process's work on its device.
     MemoryError
         The device has too little memory.
     """
-    if not is_device_array(like) or current_way() == "plain" or _checking.get():
-        return current_way()
+    if not is_device_array(like) or current_code() == "plain" or _checking.get():
+        return current_code()
     machine = probe.machine(sys.modules["cupy"], like.data.device_id)
     key = work, *map(str, dispatch), like.dtype.name, sources(), *machine
-    if key not in _ways:
+    if key not in _codes:
         token = _checking.set(True)
         try:
-            _ways[key] = "fast" if is_stored(key) else _checked(key, like, compute, runs)
+            _codes[key] = "fast" if is_stored(key) else _checked(key, like, compute, runs)
         finally:
             _checking.reset(token)
-    return _ways[key]
+    return _codes[key]
 
 
-def computing(way: str) -> AbstractContextManager[None]:
-    """A context in which this thread computes in a way that `checked_way` returned."""
-    return plain() if way == "plain" else contextlib.nullcontext()
+def computing(code: str) -> AbstractContextManager[None]:
+    """A context in which this thread runs the code that `checked_code` returned."""
+    return plain() if code == "plain" else contextlib.nullcontext()
 
 
 def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], runs: int) -> str:
-    """The way after a comparison, which a line tells."""
-    (work, *_, card), failure, fast_results = key, None, list[dict[str, np.ndarray]]()
+    """Compare the two codes, and print the outcome; the code to go on with."""
+    (work, *_, device), failure, fast_results = key, None, list[dict[str, np.ndarray]]()
     try:
         fast_results += [_on_host(compute()) for _ in range(runs)]
     except MemoryError:
         raise
-    except Exception as error:  # of any type: the plain way tells whether it is the caller's
+    except Exception as error:  # of any type: if plain code raises it too, it is the caller's
         failure = error
     try:
         with plain(), probe.restored_reductions(sys.modules["cupy"]):
@@ -111,7 +113,7 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
             got += f" ({probe.first_line(error)})"
         cause = "an error of CUDA may end all work of a process on its device: start again with"
         cause += " `plain`, or `backend` numpy"
-        raise BackendError("checked_way", card, got, cause=cause) from failure
+        raise BackendError("checked_code", device, got, cause=cause) from failure
     worst, tensor = max(
         (
             (_error(results[name], expected[name]), name)
@@ -127,15 +129,15 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
         store(key)
         rounding = f"the largest difference is {worst:.0e}, in {tensor}"
         say(
-            f"xpcap: {card}, {work}: CUDA kernels agree with the plain equations; {rounding}",
+            f"xpcap: {device}, {work}: CUDA kernels agree with plain code; {rounding}",
             err=True,
         )
         return "fast"
-    fault = f"differ from the plain equations by {worst:.1g} in {tensor}"
+    fault = f"differ from plain code by {worst:.1g} in {tensor}"
     if failure is not None:
         fault = f"fail ({probe.first_line(failure)})"
     say(
-        f"xpcap: {card}, {work}: CUDA kernels {fault}; going on in the plain way, which is slower."
+        f"xpcap: {device}, {work}: CUDA kernels {fault}; going on with plain code, which is slower."
         " Please run make gpu-check and report it",
         err=True,
     )
@@ -148,7 +150,7 @@ def _on_host(results: Results) -> dict[str, np.ndarray]:
 
 
 def _error(x: np.ndarray, expected: np.ndarray) -> float:
-    """relative_max_error, infinite instead of NaN; 0 where the equations are not finite either."""
+    """relative_max_error, infinite instead of NaN; 0 if the expected values are not finite."""
     if x.shape != expected.shape:
         return np.inf
     if not np.isfinite(expected).all():
@@ -166,14 +168,14 @@ def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
         return float(np.abs(x - y).max()) / largest if largest else 0.0
 
 
-# ---- Agreements that are stored
+# ---- Stored agreements
 
 
 @functools.cache
 def sources() -> str:
-    """The digest of all files that make the fast way of a device: kernels, and what launches them."""
+    """The digest of all files of a device's fast code: kernels, and the modules that launch them."""
     digest = hashlib.sha256()
-    device, ops = (resources.files(f"xpcap.{room}") for room in ("device", "ops"))
+    device, ops = (resources.files(f"xpcap.{name}") for name in ("device", "ops"))
     for folder in (device, ops, ops.joinpath("cuda")):
         for file in sorted(folder.iterdir(), key=lambda file: file.name):
             if file.name.endswith((".py", ".cu", ".cuh")):
@@ -187,7 +189,7 @@ def _file(key: tuple[str, ...]) -> Path:
 
 
 def is_stored(key: tuple[str, ...]) -> bool:
-    """True if this machine has an agreement on this work; False where its file cannot be read."""
+    """True if this machine has stored an agreement on this work, in a file that can be read."""
     try:
         return _file(key).read_text(encoding="utf-8") == "\n".join(key)
     except (OSError, UnicodeDecodeError):
@@ -195,7 +197,7 @@ def is_stored(key: tuple[str, ...]) -> bool:
 
 
 def store(key: tuple[str, ...]) -> None:
-    """Store an agreement beside CuPy's kernels; where that cannot be, the next process checks again."""
+    """Store an agreement in CuPy's kernel cache; if that fails, the next process checks again."""
     with contextlib.suppress(OSError):
         _file(key).parent.mkdir(parents=True, exist_ok=True)
         write_text(_file(key), "\n".join(key))

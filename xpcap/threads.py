@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from xpcap.way import is_plain
+from xpcap.plain_code import is_plain
 
 AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # processors by OpenBLAS's names
 
@@ -142,7 +142,7 @@ _blas = _Blas()
 class one_blas_thread(contextlib.ContextDecorator):  # noqa: N801 - reads as a verb
     """Context, or decorator, in which BLAS is on one thread; afterwards on as many as before.
 
-    All of xpcap's products on the host are computed so, unless in the plain way. Then their bits, and
+    All of xpcap's products on the host are computed so, unless plain code runs. Then their bits, and
     their time beside a busy process, depend neither on BLAS's threads nor on what other threads of
     the program do.
     """
@@ -195,7 +195,7 @@ def cores() -> int:
 
     That is the number of the machine's cores, or a limit set by ``OPENBLAS_NUM_THREADS``,
     ``OMP_NUM_THREADS`` or threadpoolctl. It is 1 where BLAS cannot be held to one thread (Apple's
-    Accelerate), which then spreads its products itself, and in the plain way, where only BLAS has
+    Accelerate), which then spreads its products itself, and in plain code, where only BLAS has
     threads.
     """
     return 1 if is_plain() else _blas.cores()
@@ -209,8 +209,8 @@ def free_cores() -> int:
 def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
     """[work(part) for part in parts], in parallel: the first in this thread, the others in the pool.
 
-    An exception is raised once all have ended. Within another parallel map, and in the plain way,
-    the parts are done one after the other. BLAS is on one thread meanwhile, unless in the plain way.
+    An exception is raised once all have ended. Within another parallel map, and in plain code,
+    the parts are done one after the other. BLAS is on one thread meanwhile, unless plain code runs.
     """
     held = one_blas_thread()(work)
     if len(parts) < 2 or _in_part.get() or is_plain():

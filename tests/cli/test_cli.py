@@ -185,10 +185,10 @@ def test_verify_and_info_speak_json(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call("verify", "--json").exit_code == 1
 
     about = answer("info")
-    assert about["way"] == "fast"
+    assert about["code"] == "fast"
     with plain():
-        assert answer("info")["way"] == "plain"
-        assert "computes by the plain equations alone" in good("info").output
+        assert answer("info")["code"] == "plain"
+        assert "computes by plain code" in good("info").output
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
     assert answer("info", run / "data.h5")["splits"]["val"] == {"pictures": 14, "captions": 70}

@@ -1,5 +1,5 @@
-"""The check at the start, on the emulated device: a fast way that is right is used; of any other a line
-tells, and the plain way computes.
+"""The check at the start, on the emulated device: fast code that is right is used; of any other a line
+tells, and plain code computes.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from xpcap.errors import BackendError, OptionError
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.ops import device as ops_device
 from xpcap.ops import get_ops
+from xpcap.plain_code import current_code
 from xpcap.runs.folder import CONFIG, HISTORY
 from xpcap.shapes import write_pictures
 from xpcap.training import solver as solver_module
-from xpcap.way import current_way
 
 is_stored = selfcheck.is_stored
 
@@ -50,7 +50,7 @@ def untried(device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def check_lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     """The lines of checks since the last call."""
-    words = re.compile("CUDA kernels|plain way")
+    words = re.compile("CUDA kernels|plain code")
     return lambda: [line for line in capsys.readouterr().err.splitlines() if words.search(line)]
 
 
@@ -84,21 +84,21 @@ def test_emulated_agreement_is_a_line_for_each_work_of_a_training(
     assert [line.split(": ")[1] for line in lines] == [
         f"emulated, {work}" for work in ("training", "scoring", "greedy decoding")
     ]
-    assert all("CUDA kernels agree with the plain equations; the largest" in line for line in lines)
+    assert all("CUDA kernels agree with plain code; the largest" in line for line in lines)
     make("cupy", batch_size=7).warm_up()
     assert ["training: CUDA kernels agree" in line for line in check_lines()] == [True]
 
 
 def add_rows(sizes: str, computed: list[str]) -> str:
-    """The way of some small work, and in which ways it was computed."""
+    """The code chosen for some small work; `computed` gets the code of each run."""
     with xpcap.use_backend("cupy"):
         x = xpcap.asarray(np.ones((2, 3), "f4"))
 
         def compute() -> dict[str, Any]:
-            computed.append(current_way())
+            computed.append(current_code())
             return {"sum": get_ops(x).add_rows(x.copy(), x[0].copy())}
 
-        return selfcheck.checked_way("adding", (sizes,), x, compute, runs=2)
+        return selfcheck.checked_code("adding", (sizes,), x, compute, runs=2)
 
 
 CHECK = ["fast", "fast", "plain"]
@@ -110,9 +110,9 @@ def test_emulated_agreement_is_stored_and_checked_again_where_its_file_is_of_no_
 ) -> None:
     """It cannot be written, or is cut short, or not that of this work."""
 
-    def ways_of(sizes: str) -> list[str]:
+    def codes_of(sizes: str) -> list[str]:
         """As another process computes it."""
-        monkeypatch.setattr(selfcheck, "_ways", {})
+        monkeypatch.setattr(selfcheck, "_codes", {})
         computed: list[str] = []
         for _ in range(2):
             assert add_rows(sizes, computed) == "fast"
@@ -120,13 +120,13 @@ def test_emulated_agreement_is_stored_and_checked_again_where_its_file_is_of_no_
 
     if content is None:
         (tmp_path / "kernels").write_text("no folder")
-    assert ways_of("2, 3") == CHECK
+    assert codes_of("2, 3") == CHECK
     if content is not None:
-        assert ways_of("2, 3") == []
-        assert ways_of("other sizes") == CHECK
+        assert codes_of("2, 3") == []
+        assert codes_of("other sizes") == CHECK
     for file in (tmp_path / "kernels").glob("xpcap-agreement-*"):
         file.write_text(content or "")
-    assert ways_of("2, 3") == CHECK
+    assert codes_of("2, 3") == CHECK
 
 
 def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
@@ -141,15 +141,15 @@ def test_emulated_run_on_a_wrong_kernel_is_numpys_and_says_plain(
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
     output = good(*cupy).output
     assert output.count("CUDA kernels differ") == 1  # all that it computes is then plain
-    assert "training: CUDA kernels differ from the plain equations by " in output
-    assert "; going on in the plain way, which is slower" in output
-    assert json.loads((tmp_path / "cupy" / CONFIG).read_text())["way"] == "plain"
+    assert "training: CUDA kernels differ from plain code by " in output
+    assert "; going on with plain code, which is slower" in output
+    assert json.loads((tmp_path / "cupy" / CONFIG).read_text())["code"] == "plain"
     histories = ((tmp_path / name / HISTORY).read_text() for name in ("numpy", "cupy"))
     losses = [[json.loads(line)["val_loss"] for line in text.splitlines()] for text in histories]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     result = call(*cupy, "--resume")
     assert result.exit_code == 2
-    assert "began in the plain way" in result.output
+    assert "was begun by plain code" in result.output
     good(*cupy, "--resume", "--plain", "--epochs", 3)
 
 
@@ -196,7 +196,7 @@ def test_every_kernel_is_launched_by_a_work() -> None:
 
 
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))
-def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
+def test_emulated_error_of_a_kernel_leads_to_plain_code(
     setting: int, check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One kernel of each work that launches any for the first time: training and policies."""
@@ -212,7 +212,7 @@ def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
     numpy = make("numpy", num_epochs=1, **SETTINGS[setting][0])
     for (_, number), kernel in kernels.items():
         failing[:] = [kernel]
-        monkeypatch.setattr(selfcheck, "_ways", {})
+        monkeypatch.setattr(selfcheck, "_codes", {})
         result = work_of(setting, number, monkeypatch)
         lines = check_lines()
         assert any("CUDA kernels fail (CUDARuntimeError: " in line for line in lines), kernel
@@ -226,7 +226,7 @@ def test_emulated_error_of_a_kernel_leads_to_the_plain_way(
         np.testing.assert_array_equal(result, captions)
 
 
-def test_emulated_error_of_a_product_leads_to_the_plain_way(
+def test_emulated_error_of_a_product_leads_to_plain_code(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one, and the last one that differs from all before it in its sizes and flags."""
@@ -246,7 +246,7 @@ def test_emulated_error_of_a_product_leads_to_the_plain_way(
     assert last > 10
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: False)
     for fails[0] in (1, last):
-        monkeypatch.setattr(selfcheck, "_ways", {})
+        monkeypatch.setattr(selfcheck, "_codes", {})
         shapes.clear()
         check_lines()
         make("cupy", inject="every-step").warm_up()
@@ -256,7 +256,7 @@ def test_emulated_error_of_a_product_leads_to_the_plain_way(
 def test_emulated_wrong_choice_of_words_is_found(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernels of training are right; captions are those of the plain way."""
+    """The kernels of training are right; captions are those of plain code."""
     planted("words[blockIdx.x] = places[0]", "words[blockIdx.x] = 1 - places[0] % 2", monkeypatch)
     features = make_data().split("train").features
     found, expected = (
@@ -264,7 +264,7 @@ def test_emulated_wrong_choice_of_words_is_found(
     )
     np.testing.assert_array_equal(found, expected)
     greedy = check_lines()[0]
-    assert "greedy decoding: CUDA kernels differ from the plain equations by " in greedy
+    assert "greedy decoding: CUDA kernels differ from plain code by " in greedy
 
 
 def test_emulated_error_that_ends_all_work_says_what_to_type(
@@ -285,10 +285,10 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     last = result.output.splitlines()[-1]
-    assert last.startswith("Error: checked_way: emulated fails at training (CUDARuntimeError: ")
+    assert last.startswith("Error: checked_code: emulated fails at training (CUDARuntimeError: ")
     assert last.endswith("start again with --plain, or --backend numpy")
     for _ in range(2):  # a second call is no way around the check
-        with refuses(BackendError, function="checked_way"):
+        with refuses(BackendError, function="checked_code"):
             solver.train()
 
 
@@ -309,7 +309,7 @@ def test_emulated_error_in_the_middle_of_a_command_is_a_message(
         write_pictures("drawings", few(0), "val")
         next(Path("drawings").glob("*.png")).rename("drawing.png")
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: True)  # tried, and right
-    monkeypatch.setattr(selfcheck, "_ways", {})
+    monkeypatch.setattr(selfcheck, "_codes", {})
 
     def failing(self: Kernel, *args: Any) -> None:
         raise cuda_error(719)
@@ -342,28 +342,28 @@ def test_emulated_policy_from_elsewhere_vouches_for_greedy_decoding_alone(
     ]
 
 
-@pytest.mark.parametrize("way", [contextlib.nullcontext, xpcap.plain], ids=["fast", "plain"])
+@pytest.mark.parametrize("code", [contextlib.nullcontext, xpcap.plain], ids=["fast", "plain"])
 def test_emulated_training_and_captions_need_no_reduction_that_may_not_compile(
-    way: Callable[[], Any], device: Emulator, check_lines: Callable[[], list[str]]
+    code: Callable[[], Any], device: Emulator, check_lines: Callable[[], list[str]]
 ) -> None:
-    """Neither way takes CuPy's with CUB, whose headers may not be found; the fast way leaves it on."""
+    """Neither code reduces by CuPy's CUB, whose headers may not be found; fast code leaves it on."""
     device.cub_fails = True
-    with way(), xpcap.use_backend("cupy"):
+    with code(), xpcap.use_backend("cupy"):
         solver = make("cupy", num_epochs=1)
         solver.train()
         for policy in POLICIES[:2]:
             solver.model.sample(solver.data.split("train").features, policy=policy)
     assert not any("fail" in line for line in check_lines())
-    assert device.reduction_accelerators == ([] if way is xpcap.plain else ["cub"])
+    assert device.reduction_accelerators == ([] if code is xpcap.plain else ["cub"])
 
 
-def test_emulated_ranks_go_one_way(
+def test_emulated_ranks_run_the_same_code(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of a rank whose card is wrong."""
     thread = threading.local()
-    ways = "fast", "plain"
-    monkeypatch.setattr(solver_module, "checked_way", lambda *args, **more: ways[thread.rank])
+    codes = "fast", "plain"
+    monkeypatch.setattr(solver_module, "checked_code", lambda *args, **more: codes[thread.rank])
 
     def train(group: Any) -> Any:
         thread.rank = group.rank
@@ -373,20 +373,20 @@ def test_emulated_ranks_go_one_way(
 
     with xpcap.use_backend("cupy"):  # which a rank that is done leaves in force
         solvers = together(2, train)
-    assert [solver.way for solver in solvers] == ["plain", "plain"]
+    assert [solver.code for solver in solvers] == ["plain", "plain"]
     assert [line.split("xpcap: ")[1] for line in check_lines()] == [
-        "rank 1 computes in the plain way, so all ranks do"
+        "rank 1 runs plain code, so all ranks do"
     ]
 
 
-def test_emulated_state_of_the_fast_way_is_not_continued_on_a_wrong_card(
+def test_emulated_state_of_fast_code_is_not_continued_on_a_wrong_card(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = make("cupy")
     first.train()
     state = first.state()
-    monkeypatch.setattr(selfcheck, "_ways", {})
+    monkeypatch.setattr(selfcheck, "_codes", {})
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: False)
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
-    with refuses(OptionError, got="began in the fast way"):
+    with refuses(OptionError, got="was begun by fast code"):
         make("cupy").restore(state)

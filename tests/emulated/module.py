@@ -99,7 +99,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
     monkeypatch.setattr(backend, "_active", None)
-    monkeypatch.setattr(selfcheck, "_ways", {})
+    monkeypatch.setattr(selfcheck, "_codes", {})
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: True)
     backend.backend_status()  # the probe reads; what it reads is not the test's
     EMULATOR.reset()

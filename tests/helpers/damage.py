@@ -428,7 +428,7 @@ CHECKPOINT: list[tuple[Any, ...]] = [
     (raw(lambda b: b[:-9]), "cannot be read"),
     (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of xpcap"),
     (newer, "has format 2", "1", "made by a newer xpcap"),
-    (best_instead, "is missing", "one of fast", "", "way"),
+    (best_instead, "is missing", "one of fast", "", "code"),
     (tensors(lambda x, m: x.update({"params.b": x["params.b"][:-1]})), "has shape", "", "", "b"),
     (tensors(lambda x, m: x.update(losses=x["losses"][:-1])), "have shape", "", "", "losses"),
     (other(order=np.zeros(84, "i4")), "order", "each of 0..83 once"),

@@ -52,5 +52,5 @@ def config_of(model: CaptioningRNN, max_words: int, source: Source | None = None
         python="",
         numpy="",
         backend="",
-        way="fast",
+        code="fast",
     )

@@ -1,5 +1,5 @@
-"""Whole trainings by the plain equations alone: what the fast versions give, up to rounding, though
-all of these are broken; and each training to its end in one way.
+"""Whole trainings by plain code: what fast code gives, up to rounding, though
+all of these are broken; and each training by one code to its end.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ from xpcap.models.device_batch import Layout
 from xpcap.ops import HostOps, overridden
 from xpcap.runs.folder import HISTORY, LAST, load_earlier
 
-WAYS: dict[str, Callable[[], Any]] = {"fast": contextlib.nullcontext, "plain": plain}
+CODES: dict[str, Callable[[], Any]] = {"fast": contextlib.nullcontext, "plain": plain}
 OTHER = {"fast": "plain", "plain": "fast"}
 OPTIONS = {"hidden": 6, "wordvec": 4, "batch_size": 16, "epochs": 2, "score_epochs": 1, "lr": 0.01}
 OPTIONS |= {"dropout": 0.3, "inject": "attention+every-step", "select": "loss"}
@@ -83,19 +83,19 @@ def refuse(*arguments: object, **options: object) -> None:
     raise RuntimeError("a fast version ran")
 
 
-def train(way: str, data: Path, out: Path, group: Group = SINGLE, **options: Any) -> Path:
-    with WAYS[way]():
-        return train_run(Recipe(data, out=out / way, **OPTIONS | options), group=group).run.path
+def train(code: str, data: Path, out: Path, group: Group = SINGLE, **options: Any) -> Path:
+    with CODES[code]():
+        return train_run(Recipe(data, out=out / code, **OPTIONS | options), group=group).run.path
 
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``trained(way, cell)``: a run, trained plainly while all that is fast is broken."""
+    """``trained(code, cell)``: a run, trained by plain code while all that is fast is broken."""
 
     @functools.cache
-    def once(way: str, cell: str = "lstm") -> Path:
-        with broken() if way == "plain" else contextlib.nullcontext():
-            return train(way, data, tmp_path_factory.mktemp("trained"), cell=cell)
+    def once(code: str, cell: str = "lstm") -> Path:
+        with broken() if code == "plain" else contextlib.nullcontext():
+            return train(code, data, tmp_path_factory.mktemp("trained"), cell=cell)
 
     return once
 
@@ -110,14 +110,14 @@ def history(run: Path) -> list[dict[str, float]]:
 def test_a_plain_training_is_the_fast_one_up_to_rounding(
     cell: str, data: Path, trained: Callable[..., Path]
 ) -> None:
-    """Cross entropy, then the score; either way of captioning takes the parameters of both."""
-    runs = {way: open_run(trained(way, cell)) for way in WAYS}
-    fast, slow = (history(runs[way].path) for way in WAYS)
+    """Cross entropy, then the score; captioning by either code takes the parameters of both."""
+    runs = {code: open_run(trained(code, cell)) for code in CODES}
+    fast, slow = (history(runs[code].path) for code in CODES)
     assert len(fast) == 3
     for ours, theirs in zip(slow, fast, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    configs = [runs[way].config.to_json() for way in WAYS]
-    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"way"}
+    configs = [runs[code].config.to_json() for code in CODES]
+    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"code"}
 
     features = runs["fast"].data(data).features("val", np.arange(5))
     for run in runs.values():
@@ -127,8 +127,8 @@ def test_a_plain_training_is_the_fast_one_up_to_rounding(
             Sampling(max_length=6, seed=1, top_p=0.9),
         ):
             decoded = []
-            for way in WAYS.values():
-                with way():
+            for code in CODES.values():
+                with code():
                     decoded.append(decode(run.model, features, policy, scored=True))
             np.testing.assert_array_equal(decoded[0].captions, decoded[1].captions)
             totals = (found.log_probabilities for found in decoded)
@@ -142,7 +142,7 @@ def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
     device: Emulator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A card on which ours fail is usable for the plain way, and for that alone."""
+    """A card on which ours fail is usable for plain code, and for that alone."""
     numpy = trained("plain")
     parts: list[tuple[Any, str]] = [(Kernel, "__init__"), (Kernel, "__call__"), (Replay, "run")]
     parts += [(Layout, "of"), (cublas, "multiply"), (cublas, "multiply_rows")]
@@ -179,16 +179,18 @@ def test_a_plain_training_that_is_stopped_goes_on_plainly_to_the_same_bytes(
 REMEDIES = {"fast": "go on without ", "plain": "go on with "}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_what_began_one_way_does_not_go_on_the_other(way: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", CODES)
+def test_what_one_code_began_the_other_does_not_continue(
+    code: str, data: Path, tmp_path: Path
+) -> None:
     """Nor does it change: by the command, from a state, or a step of a solver."""
-    run, flag = train(way, data, tmp_path, score_epochs=0), ["--plain"] * (way == "fast")
+    run, flag = train(code, data, tmp_path, score_epochs=0), ["--plain"] * (code == "fast")
     before = kill.files(run)
     result = call("train", "--out", run, "--resume", *flag)
     assert result.exit_code == 2
-    words = f"began in the {way} way, and this process computes in the {OTHER[way]} way"
+    words = f"was begun by {code} code, and this process runs {OTHER[code]} code"
     assert f"{run} {words}" in result.output
-    assert REMEDIES[way] + "--plain" in result.output
+    assert REMEDIES[code] + "--plain" in result.output
     assert kill.files(run) == before
 
     def solver() -> CaptioningSolver:
@@ -197,27 +199,27 @@ def test_what_began_one_way_does_not_go_on_the_other(way: str, data: Path, tmp_p
             opened.model, opened.data(data), update_rule="adam", batch_size=16, verbose=False
         )
 
-    with WAYS[way]():
+    with CODES[code]():
         ours = solver()
         state = load_state(run / LAST, ours.model.params.shapes)
         ours.restore(state)
-    with WAYS[OTHER[way]]():
-        with refuses(OptionError, thing="the state", got=words, cause=REMEDIES[way]):
+    with CODES[OTHER[code]]():
+        with refuses(OptionError, thing="the state", got=words, cause=REMEDIES[code]):
             solver().restore(state)
-        with refuses(OptionError, thing="the training", got=words, cause=REMEDIES[way]):
+        with refuses(OptionError, thing="the training", got=words, cause=REMEDIES[code]):
             ours.train()
         start = Recipe(data, out=tmp_path / "more", start=run, epochs=1, hidden=6, wordvec=4)
         train_run(replace(start, dropout=0.3, inject=OPTIONS["inject"]))
         assert evaluate_run(open_run(run), data, "val").scores
 
 
-def test_ranks_train_plainly_together_and_in_one_way(
+def test_ranks_train_together_by_the_same_code(
     data: Path, trained: Callable[..., Path], tmp_path: Path
 ) -> None:
     with broken():
         both = together(2, lambda group: history(train("plain", data, tmp_path / "two", group)))
     for ours, theirs in zip(both[0], history(trained("plain")), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    got = "has way 'fast', rank 0 has 'plain'"
+    got = "has code 'fast', rank 0 has 'plain'"
     with refuses(GroupError, thing="rank 1", got=got):
         together(2, lambda group: train(("plain", "fast")[group.rank], data, tmp_path, group))

@@ -18,15 +18,15 @@ from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps, has_kernels
+from xpcap.plain_code import VARIABLE, current_code, is_plain
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
-from xpcap.way import VARIABLE, current_way, is_plain
 
-WAY_TITLES = {
-    "fast": "by fast versions of the equations",
-    "plain": f"by the plain equations alone, as {VARIABLE}=1 is set",
+CODE_TITLES = {
+    "fast": "by fast code",
+    "plain": f"by plain code, as {VARIABLE}=1 is set",
 }
 
 
@@ -54,7 +54,7 @@ def _print_machine(as_json: bool) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "way": current_way(),
+        "code": current_code(),
     }
     status, ranks = backend_status(), _ranks(group)
     without_kernels = DeviceOps.without_kernels()
@@ -73,7 +73,7 @@ def _print_machine(as_json: bool) -> None:
         return
     python, system, n_cores = (versions[key] for key in ("python", "platform", "cores"))
     click.echo(f"xpcap {__version__}, Python {python}, {system}, {n_cores} cores")
-    click.echo(f"computes {WAY_TITLES[current_way()]}")
+    click.echo(f"computes {CODE_TITLES[current_code()]}")
     rows = [("backend", "version", "", "devices, or why not")]
     for backend in status.values():
         usability = "usable" if backend.usable else "not usable"

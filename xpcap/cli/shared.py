@@ -20,12 +20,12 @@ from xpcap.distributed import SINGLE, Group, init
 from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
+from xpcap.plain_code import VARIABLE as PLAIN_VARIABLE
+from xpcap.plain_code import is_plain, plain
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import Scores, is_run
 from xpcap.runs.scores import Row
-from xpcap.way import VARIABLE as PLAIN_VARIABLE
-from xpcap.way import is_plain, plain
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
@@ -164,16 +164,16 @@ def backend_option(command: Function) -> Function:
         f" ${VARIABLE}, else numpy."
     )
     plain_text = (
-        "Compute by the plain equations: slower, with the same results up to rounding. Default:"
-        f" ${PLAIN_VARIABLE}."
+        "Run plain code, the equations as they stand: slower, with the same results up to rounding."
+        f" Default: ${PLAIN_VARIABLE}."
     )
-    settings: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _choose_way}
+    settings: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _choose_code}
     command = click.option("--plain", help=plain_text, **settings)(command)
     return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
 
 
-def _choose_way(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
-    """Compute plainly to the end of the command, or check the environment's choice."""
+def _choose_code(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
+    """Run plain code to the end of the command, or check the environment's choice."""
     if is_given:
         ctx.with_resource(plain())
     is_plain()

@@ -30,6 +30,7 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.device.probe import is_device_error
 from xpcap.options import Option
+from xpcap.plain_code import current_code
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import Recipe, Stopped, train_run
@@ -41,7 +42,6 @@ from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines
-from xpcap.way import current_way
 from xpcap.work import current
 
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
@@ -111,7 +111,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         """The command that goes on; empty: nothing is saved."""
         if progress.out is None or not (progress.out / LAST).is_file():
             return ""
-        plain = ["--plain"] if progress.way == "plain" else []
+        plain = ["--plain"] if progress.code == "plain" else []
         return command_line("train", "--out", str(progress.out), "--resume", *words, *plain)
 
     again = functools.partial(how_to_continue, *(["--backend", backend] if backend else []))
@@ -189,7 +189,7 @@ class Progress(EpochLines):
     def __init__(self, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._verbose, self._clock = verbose, clock
         self.out: Path | None = None  # known once training begins
-        self.way = current_way()
+        self.code = current_code()
         self._first: tuple[int, float] | None = None  # step after which time counts, and its end
         self._estimated = False
 
@@ -198,13 +198,13 @@ class Progress(EpochLines):
         if self._verbose:
             shown = dataclasses.asdict(self._options)
             shown |= {"data": options.data or "generated"}
-            shown |= {"backend": get_backend(), "way": current_way()}
+            shown |= {"backend": get_backend(), "code": current_code()}
             if (ranks := current().group.size) > 1:
                 shown["ranks"] = ranks
             click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
 
     def begin(self, solver: CaptioningSolver) -> None:
-        self.way = solver.way
+        self.code = solver.code
         options, start = self._options, solver.start or {}
         if solver.iteration:
             say(

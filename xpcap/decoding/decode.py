@@ -22,10 +22,10 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Workspace
 from xpcap.ops import State, contiguous, get_ops
 from xpcap.ops.device import FUSED
-from xpcap.selfcheck import Results, checked_way, computing
+from xpcap.plain_code import current_code
+from xpcap.selfcheck import Results, checked_code, computing
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
-from xpcap.way import current_way
 
 MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
 MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core does not pay off
@@ -155,7 +155,7 @@ def decode(
     def decode_part(part: slice) -> Decoded:
         return _decode(model, features[part], policy, special, banned, scored, numbers[part])
 
-    with computing(_way(model, features, policy, special, numbers)):
+    with computing(_checked_code(model, features, policy, special, numbers)):
         results = parallel_map(decode_part, parts)
     return Decoded(*(np.concatenate(arrays) for arrays in zip(*results, strict=True)))
 
@@ -303,7 +303,7 @@ def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
 
 
 class _GivenScores(Decodable):
-    """A model whose scores are given numbers, so that two ways choose from the same."""
+    """A model whose scores are given numbers, so that both codes choose from the same."""
 
     STEPS, PICTURES = 2, 4  # END is the likeliest after so many words
 
@@ -336,20 +336,20 @@ class _GivenScores(Decodable):
         return asarray(scores, like=self._like), state
 
 
-def _way(
+def _checked_code(
     model: Decodable, features: Array, policy: Policy, special: Special, numbers: np.ndarray
 ) -> str:
-    """The way to decode: that of this thread, or after a check on a device the plain one.
+    """The code to decode with: that of this thread, or "plain" after a device fails its check.
 
     A policy from elsewhere may count its calls: greedy decoding is tried for it.
     """
     if not len(features):
-        return current_way()
+        return current_code()
     rows = len(features) * policy.slots
     if not type(policy).__module__.startswith("xpcap."):
         policy = Policy()
     kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
-    return checked_way(
+    return checked_code(
         f"{kind} decoding",
         (*model.dispatch, rows > FUSED),
         model.like,

@@ -28,8 +28,8 @@ from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
 from xpcap.onnx_graph import Graph
+from xpcap.plain_code import plain
 from xpcap.reranking.index import keeps_all
-from xpcap.way import plain
 
 WEIGHTS = ("float32", "float16")  # of matrices in a file; sums and states are float32
 

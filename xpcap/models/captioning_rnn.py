@@ -22,7 +22,7 @@ from xpcap.ops import LossTerms, State
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import FUSED
 from xpcap.options import SEED, Whole, described
-from xpcap.selfcheck import Results, checked_way, computing
+from xpcap.selfcheck import Results, checked_code, computing
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
@@ -480,7 +480,7 @@ class CaptioningRNN(Decodable):
             log_probabilities = word_log_probabilities(network, part)
             return {"nll": score(network, part).nll, "log-probabilities": log_probabilities}
 
-        with computing(checked_way("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
+        with computing(checked_code("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
             return parallel_map(of_part, parts)
 
     def _part(self, method: str, batch: Batch) -> Part:

@@ -47,7 +47,7 @@ from xpcap.ops.packed import (
 )
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.softmax import NO_TARGET, LossTerms, log_softmax, tempered
-from xpcap.way import is_plain
+from xpcap.plain_code import is_plain
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 

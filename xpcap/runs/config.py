@@ -18,9 +18,9 @@ from xpcap.json_text import check_json, read_json
 from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
+from xpcap.plain_code import CODES, current_code
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, LOCK, best_digest, nothing_yet
 from xpcap.runs.recipe import Recipe
-from xpcap.way import WAYS, current_way
 
 FORMAT = 1
 MAX_BYTES = 2**20
@@ -42,7 +42,7 @@ class Config:
     python: str = option(Text())
     numpy: str = option(Text())
     backend: str = option(Text())
-    way: str = option(Names(WAYS))
+    code: str = option(Names(CODES))
     start_digest: str | None = option(Text(), None)  # of the parameters of the run `start`
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Config:
             python=platform.python_version(),
             numpy=np.__version__,
             backend=get_backend(),
-            way=current_way(),
+            code=current_code(),
             start_digest=None if recipe.start is None else best_digest(recipe.start),
         )
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError
 from xpcap.files import first_free
+from xpcap.plain_code import check_code
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, LAST, load_earlier
 from xpcap.runs.recipe import FIXED, LENGTH, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
-from xpcap.way import check_way
 
 
 class Plan(NamedTuple):
@@ -41,7 +41,7 @@ def plan_training(given: Recipe, open_path: Callable[[Path | None, int], Caption
     open_path : opens the data set at a path, or generates one, if that is None, by a seed
     DataError : the data cannot be opened, or is not the run's; `start` is no run. OptionError :
         options contradict the run or the model of `start`, or one that no stage uses is given;
-        self-critical training without `start`; or the run was computed another way.
+        self-critical training without `start`; or the run was computed by other code.
     """
     out = Path(given.out or "")
     config = Config.read(out) if (out / CONFIG).is_file() else None
@@ -62,7 +62,7 @@ def plan_training(given: Recipe, open_path: Callable[[Path | None, int], Caption
     unused: dict[str, Any] = dict.fromkeys(_unused(given, stages))
     options = replace(options, **unused)
     if config is not None:
-        check_way("train_run", out, config.way)
+        check_code("train_run", out, config.code)
         if config.data_stamp != data.fingerprint:
             got, expected = f"is not the data that {out} began with", "the same, unchanged"
             cause = "give its path as `data`, or begin another run"

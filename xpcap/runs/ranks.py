@@ -14,10 +14,10 @@ from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError
+from xpcap.plain_code import current_code
 from xpcap.runs.folder import CONFIG, LAST, LOCK
 from xpcap.runs.plan import Plan
 from xpcap.safetensors_file import read_tensors
-from xpcap.way import current_way
 from xpcap.work import current
 
 # Our variables in which ranks may differ: what the last two decide is compared by itself
@@ -43,7 +43,7 @@ def check_ranks(plan: Plan) -> None:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "backend": get_backend().partition(":")[0],
-        "way": current_way(),
+        "code": current_code(),
         "environment": {name: os.environ[name] for name in names},
         "data's stamp": plan.data.fingerprint,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),

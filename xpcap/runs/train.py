@@ -179,7 +179,7 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
         data.scaling = fitted_scaling(options.feature_scaling, data)
 
     def write_files() -> None:
-        """Write what precedes training, once it is known in which way that computes."""
+        """Write what precedes training, once it is known which code computes it."""
         write_start(plan, data, config)
         if checkpoint is None:
             write_trained_on(out, data, base)
@@ -206,7 +206,7 @@ def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -
         drop_reranking(out)
     with work(on_notice=lambda sentence: None):  # that the reranking is of other parameters yet
         run, evaluation = open_run(out), None
-    with computing(run.config.way):
+    with computing(run.config.code):
         if rerank:
             fit_reranking(run, run.data(data))
             run = open_run(out)
@@ -259,7 +259,7 @@ def _train(
         group=group,
     )
     solver.warm_up()
-    with computing(solver.way):
+    with computing(solver.code):
         if write_files is not None and group.rank == 0:
             write_files()
         if isinstance(origin, Checkpoint):

@@ -31,8 +31,8 @@ Outside of records: `Kernels` compile at their first use (`warm_up`), and featur
 batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
-Before the first step `_check_device` compares all this with the plain way (way.py), where this machine has not
-done it yet. In the plain way there is no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
+Before the first step `_check_device` compares all this with plain code (plain_code.py), where this machine has not
+done it yet. Plain code has no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
 
 The host waits where it reads a result: a loss (`LossBuffer`), captions that self-critical training
 samples, or that are given on the device; for the oldest upload, when `AHEAD` are under way
@@ -76,8 +76,9 @@ from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Names, Real, Whole, described, option
+from xpcap.plain_code import check_code, current_code, plain
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
-from xpcap.selfcheck import Results, checked_way
+from xpcap.selfcheck import Results, checked_code
 from xpcap.spec import as_array, as_numbers
 from xpcap.threads import cores, one_blas_thread
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
@@ -101,7 +102,6 @@ from xpcap.training.state import (
 )
 from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Watcher, checked_watchers
-from xpcap.way import check_way, current_way, plain
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
@@ -190,10 +190,10 @@ class CaptioningSolver:
         as are `times` and `start`.
     times : list of dict
         One for each epoch trained here: epoch, steps, train_seconds, check_seconds.
-    way : str
-        "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step that
-        is asked for the other way is refused. On a device the first step, or `warm_up`, checks the
-        fast way; where that is not right it becomes "plain", for good, and a line says so.
+    code : str
+        "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step
+        under the other code is refused. On a device the first step, or `warm_up`, checks the fast
+        code; if that fails, `code` becomes "plain", for good, and a line says so.
     start : dict or None
         Record of the parameters that training starts from, if `score_start` scored them.
     best_params : Parameters, or empty dict
@@ -259,7 +259,7 @@ class CaptioningSolver:
         self._steps = 0  # taken, recorded or not
         self._call = TrainCall()
 
-        self.way, self._is_checked, self._falls_back = current_way(), False, False
+        self.code, self._is_checked, self._falls_back = current_code(), False, False
         flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
@@ -469,11 +469,11 @@ class CaptioningSolver:
         return deal(lengths, self.group.size)[self.group.rank]
 
     def _layout(self) -> Layout | None:
-        """Layout for whole batches of this rank; None in the plain way, and where the host does not
+        """Layout for whole batches of this rank; None in plain code, and where the host does not
         hold up a device.
         """
         n = len(range(self.group.rank, self.batch_size, self.group.size))
-        if self._on_host or self.way == "plain" or not 0 < n <= len(self._captions):
+        if self._on_host or self.code == "plain" or not 0 < n <= len(self._captions):
             return None
         captions = self.data.split("train").captions[self._captions]
         layout = self.objective.layout(captions, self.data.vocabulary.null, n)
@@ -531,13 +531,13 @@ class CaptioningSolver:
             loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
-    # ---- The way on a device
+    # ---- The code on a device
 
     def warm_up(self) -> None:
         """Run the work of training and validation on a device, with a copy of the model.
 
         Kernels are then compiled before any step is timed, at the real sizes, and on a device that
-        has not done such work before they are checked against the plain equations; see `way`.
+        has not done such work before they are checked against plain code; see `code`.
         Parameters, moments, the order of captions and random streams are unchanged. On the host
         this does nothing.
 
@@ -554,26 +554,26 @@ class CaptioningSolver:
             self._evaluate.warm_up(self.model)
 
     def _check_device(self) -> None:
-        """Check the fast way of a device, once, before the first step; all ranks go one way."""
+        """Check a device's fast code once, before the first step; all ranks then run the same code."""
         if self._is_checked:
             return
         model, sizes = self.model, (self.batch_size, self.group.size)
-        if self._on_host or self.way == "plain" or not hasattr(model, "loss"):
+        if self._on_host or self.code == "plain" or not hasattr(model, "loss"):
             return
         trial = functools.cache(self._trial)  # made if there is no agreement yet
         dispatch = getattr(model, "dispatch", (type(model).__name__,))
         terms, rule = self.objective.terms, self._optimizer.rule.name
         dispatch = *dispatch, sizes, self._layout(), terms, self.clip_norm is None, rule
-        way = checked_way("training", dispatch, model.params.flat, lambda: trial()(), runs=2)
-        ways, self._is_checked = self.group.gather(way), True
-        if "plain" in ways:
-            if way == "fast":
-                rank = ways.index("plain")
-                say(f"xpcap: rank {rank} computes in the plain way, so all ranks do", err=True)
-            self.way, self._falls_back = "plain", True
+        code = checked_code("training", dispatch, model.params.flat, lambda: trial()(), runs=2)
+        codes, self._is_checked = self.group.gather(code), True
+        if "plain" in codes:
+            if code == "fast":
+                rank = codes.index("plain")
+                say(f"xpcap: rank {rank} runs plain code, so all ranks do", err=True)
+            self.code, self._falls_back = "plain", True
 
     def _trial(self) -> Callable[[], Results]:
-        """A function that computes a step, with a copy of the model, in the way in force."""
+        """A function that computes a step, with a copy of the model, by the current code."""
         flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
         n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.samples
         memory = DeviceWorkspace(flat, self._layout())
@@ -585,7 +585,7 @@ class CaptioningSolver:
             return norm
 
         def compute() -> Results:
-            workspace = Workspace(flat) if current_way() == "plain" else memory
+            workspace = Workspace(flat) if current_code() == "plain" else memory
             return trial_step(self.model, objective, batch, workspace, update)
 
         return compute
@@ -593,11 +593,11 @@ class CaptioningSolver:
     def _computing(self) -> AbstractContextManager[None]:
         """The context of all that the solver computes.
 
-        OptionError : this thread is asked for another way than that of the solver.
+        OptionError : this thread runs other code than the solver began with.
         """
         if self._falls_back:
             return plain()
-        check_way("CaptioningSolver", "the training", self.way)
+        check_code("CaptioningSolver", "the training", self.code)
         return contextlib.nullcontext()
 
     # ---- Progress
@@ -835,7 +835,7 @@ class CaptioningSolver:
         ValueError
             `best_params` of another model. Nothing is changed then.
         OptionError
-            As in `state`; or the state is of a training in another way. Nothing is changed then.
+            As in `state`; or the state was computed by other code. Nothing is changed then.
         TypeError
             `state` is no TrainingState.
         """

@@ -13,9 +13,9 @@ from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.json_text import check_json
 from xpcap.optim import RULES, UpdateRule
 from xpcap.options import SEED, Flag, Names, OptionKind, Real, Whole
+from xpcap.plain_code import CODES, check_code
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import state_shapes
-from xpcap.way import WAYS, check_way
 
 Record = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -216,12 +216,12 @@ class TrainingState(NamedTuple):
     def check_fits(self, solver: Any, figures: Set[str]) -> None:
         """Raise DataError if model, data, update rule, batch size or figures are not the state's.
 
-        OptionError : the state was computed another way than this thread computes.
+        OptionError : the state was computed by other code than this thread runs.
 
         figures : names in the records that the solver will write
         """
         where = "CaptioningSolver.restore"
-        check_way(where, "the state", self.meta["way"])
+        check_code(where, "the state", self.meta["code"])
         pairs = {
             member.key: (self.meta.get(member.key), member.of(solver))
             for member in MEMBERS
@@ -360,7 +360,7 @@ class Member(NamedTuple):
 FLOATS = {"float32": "f4!", "float64": "f8!"}
 RECORD = [{name + "?" * (x != EVERY): kind for name, (kind, x) in FIGURES.items()} | {"*": Real()}]
 MEMBERS = (
-    Member("way", "way", Names(WAYS), role=FIXED),
+    Member("code", "code", Names(CODES), role=FIXED),
     Member("dtype", "model.params.flat.dtype.name", Names(FLOATS), role=FIXED),
     Member("cell?", "model.config.cell", str, role=FIXED),
     Member("dropout?", "model.config.dropout", Real(0, below=1), role=FIXED),

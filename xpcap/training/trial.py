@@ -1,4 +1,4 @@
-"""A step of training and of scoring, by which the fast way of a device is checked."""
+"""A step of training and of scoring, by which a device's fast code is checked."""
 
 import copy
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def trial_step(
     """Results of a step with a copy of the model, by name, on the host.
 
     Cross entropy is compared, whatever the objective: sampled captions may differ by rounding. What
-    follows the gradients begins from numbers that both ways share, since Adam divides gradients by
+    follows the gradients begins from numbers that both codes share, since Adam divides gradients by
     their size, however small.
     """
     model, results = copy.copy(model), dict[str, Any]()

@@ -25,10 +25,10 @@ from xpcap.models.config import has_attention
 from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops, has_kernels
+from xpcap.plain_code import is_plain
 from xpcap.selfcheck import TOLERANCE, relative_max_error
 from xpcap.training.solver import CaptioningSolver
 from xpcap.verify.published import Row, make_row, variants
-from xpcap.way import is_plain
 
 LENGTHS = Lengths(6, 3, 1, 10)
 # A backend, entered to create a run and for each of its steps
@@ -82,7 +82,7 @@ def on(backend: str) -> Scope:
 def rows() -> Iterator[Row]:
     """Training on the backend in force against NumPy's, and against itself, as rows of `verify`.
 
-    In the plain way the latter is up to rounding: CuPy adds up the rows of a word in no fixed order.
+    In plain code the latter is up to rounding: CuPy adds up the rows of a word in no fixed order.
     """
     for dtype, tolerance in TOLERANCE.items():
         twice, least = ("twice", tolerance) if is_plain() else ("same bits twice", 0.0)

@@ -1,4 +1,4 @@
-"""Which way is computed: by whom it is chosen, and for what."""
+"""The choice between plain and fast code: who makes it, and what it holds for."""
 
 import threading
 from collections.abc import Iterator
@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap import OptionError, plain, way
+from xpcap import OptionError, plain, plain_code
 from xpcap.device.replay import recording
 from xpcap.ops import HostOps, Ops, get_ops
+from xpcap.plain_code import current_code
 from xpcap.threads import cores, parallel_map
-from xpcap.way import current_way
 
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The environment is asked as by a new process."""
     monkeypatch.delenv("XPCAP_PLAIN", raising=False)
-    way._from_environment.cache_clear()  # private: nothing public asks again
+    plain_code._from_environment.cache_clear()  # private: nothing public asks again
     yield
-    way._from_environment.cache_clear()
+    plain_code._from_environment.cache_clear()
 
 
 @pytest.mark.parametrize(("variable", "chosen"), [("", "fast"), ("0", "fast"), ("1", "plain")])
@@ -28,19 +28,19 @@ def test_the_variable_chooses_and_the_context_comes_before_it(
     variable: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XPCAP_PLAIN", variable)
-    assert current_way() == chosen
+    assert current_code() == chosen
     with plain():
-        assert current_way() == "plain"
-    assert current_way() == chosen
+        assert current_code() == "plain"
+    assert current_code() == chosen
 
 
 def test_a_variable_that_chooses_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XPCAP_PLAIN", "yes")
-    with refuses(OptionError, thing="XPCAP_PLAIN", got="'yes'", expected="1 for the plain"):
-        current_way()
+    with refuses(OptionError, thing="XPCAP_PLAIN", got="'yes'", expected="1 for plain code"):
+        current_code()
 
 
-def test_the_plain_way_is_the_equations_and_spoils_a_recording_until_it_ends() -> None:
+def test_plain_code_is_the_equations_and_spoils_a_recording_until_it_ends() -> None:
     x = np.zeros(4)
     with recording() as record:
         for _ in range(2):  # one inside the other
@@ -52,11 +52,11 @@ def test_the_plain_way_is_the_equations_and_spoils_a_recording_until_it_ends() -
 
 def test_plain_work_stays_in_its_thread_and_another_thread_chooses_for_itself() -> None:
     with plain():
-        threads = parallel_map(lambda _: (threading.get_ident(), current_way()), range(3))
+        threads = parallel_map(lambda _: (threading.get_ident(), current_code()), range(3))
         assert threads == [(threading.get_ident(), "plain")] * 3
         assert cores() == 1
-        ways: list[str] = []
-        thread = threading.Thread(target=lambda: ways.append(current_way()))
+        codes: list[str] = []
+        thread = threading.Thread(target=lambda: codes.append(current_code()))
         thread.start()
         thread.join()
-    assert ways == ["fast"]
+    assert codes == ["fast"]
