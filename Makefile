@@ -31,10 +31,10 @@ help:
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# CuPy for the driver's CUDA, of which nvidia-smi prints "CUDA Version: 12.4" or "CUDA UMD Version: 13.3", and for every card: 13 takes none below 7.5. Without a GPU, CuPy's names and NVRTC.
+# CuPy for the driver's CUDA, of which nvidia-smi prints "CUDA Version: 12.4" or "CUDA UMD Version: 13.3", and for every GPU: 13 takes none below 7.5. Without a GPU, CuPy's names and NVRTC.
 DRIVER_CUDA = $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA \(UMD \)*Version: *\([0-9]*\).*/\2/p')
-OLD_CARDS = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | awk '$$1 < 7.5')
-CUPY = $(if $(DRIVER_CUDA),$(if $(filter 12,$(DRIVER_CUDA))$(OLD_CARDS),cuda12,cuda13),kernels)
+OLD_GPUS = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | awk '$$1 < 7.5')
+CUPY = $(if $(DRIVER_CUDA),$(if $(filter 12,$(DRIVER_CUDA))$(OLD_GPUS),cuda12,cuda13),kernels)
 
 # What the tests of the CuPy path, of photographs, of several processes, of a web service and of an older threadpoolctl need beside that. Two wheels of CuPy clash, so an earlier one goes. No CuPy exists for other systems; there the tests skip, with the reason.
 .venv/kernels: .venv/ready

@@ -102,7 +102,7 @@ def _print_csv(found: Sequence[results.Result], machine: Mapping[str, str]) -> N
     writer.writerow(("date", "machine", "versions", "work", *results.COLUMNS))
     versions = f"Python {machine['python']}; NumPy {machine['numpy']}"
     versions += f"; PyTorch {machine['torch']}" if "torch" in machine else ""
-    about = datetime.date.today(), machine.get("card", machine["processor"]), versions
+    about = datetime.date.today(), machine.get("gpu", machine["processor"]), versions
     writer.writerows((*about, result.work, *results.cells(result)) for result in found)
 
 

@@ -1,7 +1,7 @@
 """One round of one contender, in this process or in one of its own.
 
 In one of its own the threads and memory of one library cannot slow another, nor its context on a
-card shut another out. For xpcap a large matrix product is timed too, to show how fast the machine
+GPU shut another out. For xpcap a large matrix product is timed too, to show how fast the machine
 is then.
 """
 
@@ -125,7 +125,7 @@ def measure_in_process(
 
 def machine_in_process(backend: str) -> dict[str, str]:
     """Description of the machine by a fresh process, which puts `backend` in force: a context of this
-    one would shut out those that are timed, on a card in exclusive-process mode.
+    one would shut out those that are timed, on a GPU in exclusive-process mode.
 
     BackendError : the backend is not usable here, with the reason.
     """

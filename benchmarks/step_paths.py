@@ -1,4 +1,4 @@
-"""The paths that a step of `train` can take on a card, held against the same steps on NumPy.
+"""The paths that a step of `train` can take on a GPU, held against the same steps on NumPy.
 
     python -m benchmarks.step_paths --captions 64 --steps 200
 
@@ -83,8 +83,8 @@ def device_workspace(solver: CaptioningSolver) -> DeviceWorkspace:
     return solver._workspace
 
 
-def card_config(captions: int) -> Config:
-    """Sizes of coco with the dropout of `train`, which a card draws itself."""
+def gpu_config(captions: int) -> Config:
+    """Sizes of coco with the dropout of `train`, which a GPU draws itself."""
     return replace(CONFIGS["coco"], N=captions, dropout=0.4)
 
 
@@ -184,7 +184,7 @@ def main(words: Sequence[str] | None = None) -> int:
         use_backend("cupy")
     except BackendError as error:
         sys.exit(str(error))
-    found = step_paths(card_config(given.captions), given.steps)
+    found = step_paths(gpu_config(given.captions), given.steps)
     print(f"{table(path_rows(found))}\n{given.captions} captions: {summary(found)}")
     return int(any(path.fault for path in found))
 

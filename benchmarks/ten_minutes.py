@@ -1,4 +1,4 @@
-"""Ten minutes with a card: eight answers with numbers, the first part of docs/develop/gpu-check.md.
+"""Ten minutes with a GPU: eight answers with numbers, the first part of docs/develop/gpu-check.md.
 
     python -m benchmarks.ten_minutes
 
@@ -23,13 +23,13 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.card import libraries
+from benchmarks.gpu import libraries
 from benchmarks.step_paths import (
     BATCHES,
     PATHS,
-    card_config,
     device_workspace,
     draw_batches,
+    gpu_config,
     on_path,
 )
 from benchmarks.timing import device_clock, host_clock
@@ -67,7 +67,7 @@ class Check:
 
     config: Config
     steps: int
-    card: str = "a card"
+    gpu: str = "a GPU"
     faults: list[str] = field(default_factory=list)
     worst: dict[str, tuple[float, str]] = field(default_factory=dict)  # error and tensor, by path
     times: dict[str, Times] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Check:
 
     @contextlib.contextmanager
     def surviving(self, title: str) -> Iterator[None]:
-        """Keep an error as a fault, whatever card, driver or library raises, and go on."""
+        """Keep an error as a fault, whatever GPU, driver or library raises, and go on."""
         try:
             yield
         except Exception as error:
@@ -95,7 +95,7 @@ def line_of(error: Exception) -> str:
 
 def versions(check: Check) -> None:
     """Versions and paths, and the seconds of compiling into an empty cache."""
-    check.card = libraries()
+    check.gpu = libraries()
     data, cache = check.config.data(1), Path(os.environ["CUPY_CACHE_DIR"])
 
     def compile_kernels() -> None:
@@ -312,8 +312,8 @@ def products(check: Check) -> None:
 
 
 def verdict(check: Check) -> None:
-    """What the card decides, in a line."""
-    print(f"{check.card}: {faults(check) if check.faults else decisions(check)}")
+    """What the GPU decides, in a line."""
+    print(f"{check.gpu}: {faults(check) if check.faults else decisions(check)}")
 
 
 def faults(check: Check) -> str:
@@ -357,7 +357,7 @@ def main(words: Sequence[str] | None = None) -> int:
     whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
     whole("--steps", default=50, help="steps to time of each path (default: 50)")
     given = parser.parse_args(words)
-    check = Check(card_config(given.captions), given.steps)
+    check = Check(gpu_config(given.captions), given.steps)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
         mock.patch.dict(os.environ, CUPY_CACHE_DIR=cache),
@@ -366,7 +366,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"\n{number}. {title}", flush=True)
             with check.surviving(title):
                 answer(check)
-            if get_backend() == "numpy":  # the card is not usable
+            if get_backend() == "numpy":  # the GPU is not usable
                 break
     return int(bool(check.faults))
 

@@ -163,13 +163,13 @@ def machine() -> dict[str, str]:
         return {**host, "blas": blas(), "blas_threads": blas_threads(), **versions}
     runtime = xp.cuda.runtime
     name = runtime.getDeviceProperties(xp.cuda.Device().id)["name"]
-    card = {
-        "card": name.decode() if isinstance(name, bytes) else str(name),
+    gpu = {
+        "gpu": name.decode() if isinstance(name, bytes) else str(name),
         "driver": f"{driver()} (CUDA {cuda_version(runtime.driverGetVersion())})",
         "cuda_runtime": cuda_version(runtime.runtimeGetVersion()),  # CuPy's own
         "cupy": xp.__version__,
     }
-    return {**card, **host, **versions}
+    return {**gpu, **host, **versions}
 
 
 def cuda_version(number: int) -> str:

@@ -55,7 +55,7 @@ class Config:
     cell: str = "lstm"
     dtype: str = "float32"
     times_as_long: int = 1
-    dropout: float = 0.0  # of xpcap alone, on a card
+    dropout: float = 0.0  # of xpcap alone, on a GPU
 
     @property
     def columns(self) -> int:
@@ -124,7 +124,7 @@ class Job(NamedTuple):
 
     step: Callable[[int], object]
     clock: Clock
-    # Bytes: xpcap's peak so far on the host, or its pool on a card; None if not measured
+    # Bytes: xpcap's peak so far on the host, or its pool on a GPU; None if not measured
     memory: Callable[[], int | None] = lambda: None
 
 

@@ -1,4 +1,4 @@
-"""Checks a machine with a CUDA card, and leaves one page about it: python tools/gpu_check.py [PAGE];
+"""Checks a machine with a CUDA GPU, and leaves one page about it: python tools/gpu_check.py [PAGE];
 `make gpu-check` does it too.
 
 It runs the commands of docs/develop/gpu-check.md, each in a process of its own with this Python's
@@ -28,7 +28,7 @@ COMMANDS = ROOT / "docs" / "develop" / "gpu-check.md"
 PART = re.compile(r"^## (.+) \((\d+) min\)\n\n(\S(?s:.+?))\n\n((?:    .+\n)+)", re.MULTILINE)
 NEEDED = "  # needed"  # behind a command: the part is left out if it fails
 RESULT = "  # result"  # behind a command: its last line stands for the part
-CARD = ".*, driver .*, commit [^:]*"  # in the first part's result
+VERDICT = ".*, driver .*, commit [^:]*"  # in the first part's result
 PYTHON = sys.executable
 TOOLKIT = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "bin"
 GRACE = 10.0  # seconds for a command that is killed to say where it hangs
@@ -38,10 +38,10 @@ QUESTIONS = """\
 
 What no program finds out, and a reader asks next:
 
-- Was the card yours alone, or did others, or a screen, use it meanwhile?
-- What changed last on the machine: driver, CUDA, CuPy, the card?
+- Was the GPU yours alone, or did others, or a screen, use it meanwhile?
+- What changed last on the machine: driver, CUDA, CuPy, the GPU?
 - If a part FAILED: does it fail again, what does `sudo dmesg | grep -iE "xid|nvrm" | tail` print, and
-  does another program with CUDA, such as PyTorch, run on this card?"""
+  does another program with CUDA, such as PyTorch, run on this GPU?"""
 
 
 class Part(NamedTuple):
@@ -206,8 +206,8 @@ def written(results: Sequence[Result], left: Sequence[Part]) -> str:
         for result in results
         if result.done
     ]
-    verdict = re.match(CARD, "\n".join(results[0].lines[-1:]))
-    title = f"# xpcap on {short(verdict[0]) if verdict else 'a card'}"
+    verdict = re.match(VERDICT, "\n".join(results[0].lines[-1:]))
+    title = f"# xpcap on {short(verdict[0]) if verdict else 'a GPU'}"
     now = datetime.datetime.now().astimezone()
     date = f"{now:%Y-%m-%d %H:%M %z}; written by tools/gpu_check.py."
     return "\n\n".join([title, date, "\n".join(rows), QUESTIONS, *sections]) + "\n"
@@ -229,7 +229,7 @@ def short(line: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Check a machine with a CUDA card, and write a page about it."
+        description="Check a machine with a CUDA GPU, and write a page about it."
     )
     what = "the page to write, never over a file; default: gpu-check.md, or gpu-check-2.md, ..."
     parser.add_argument("page", nargs="?", type=Path, help=what)

@@ -482,9 +482,9 @@ def test_emulated_bench_is_timed_by_events_and_checked_before(
         list(measure.measure("xpcap", [TINY], BRIEF, "cupy", [GREEDY]))
 
 
-def test_emulated_bench_prints_what_card_it_was(device: Emulator, tiny: None) -> None:
+def test_emulated_bench_prints_what_gpu_it_was(device: Emulator, tiny: None) -> None:
     output = good("--backend", "cupy", "--config", "coco").output
-    assert "card emulated" in output
+    assert "GPU emulated" in output
     assert "cuda runtime 13.0" in output
     assert "textbook" not in output
     if importlib.util.find_spec("torch"):
@@ -492,15 +492,15 @@ def test_emulated_bench_prints_what_card_it_was(device: Emulator, tiny: None) ->
         assert "finds no CUDA device" in result.output
 
 
-def test_bench_of_a_card_leaves_it_to_other_processes() -> None:
+def test_bench_of_a_gpu_leaves_it_to_other_processes() -> None:
     """In exclusive-process mode a context here would shut out those that are timed."""
     code = (
         "import sys; from click.testing import CliRunner; from benchmarks import measure, results;"
         "from benchmarks.__main__ import main; from benchmarks.measure import Measurement;"
-        "measure.machine_in_process = lambda name: {'backend': name, 'card': 'a card'};"
+        "measure.machine_in_process = lambda name: {'backend': name, 'gpu': 'a GPU'};"
         "results.measure_in_process = lambda *a: 2 * [Measurement(1.0, 50.0, 40.0, 9.0)];"
         "result = CliRunner().invoke(main, ['--backend', 'cupy:1', '--config', 'coco']);"
-        "assert 'card a card' in result.output, result.output; sys.exit('cupy' in sys.modules)"
+        "assert 'GPU a GPU' in result.output, result.output; sys.exit('cupy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(BackendError, match="backend cupy:99 cannot be used"):
@@ -508,7 +508,7 @@ def test_bench_of_a_card_leaves_it_to_other_processes() -> None:
 
 
 @pytest.mark.gpu
-def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
+def test_a_gpu_is_timed_beside_torch_where_it_is_there() -> None:
     """In processes of their own: this one makes errors of warnings."""
     peer = ["--peer", "torch"] if importlib.util.find_spec("torch") else []
     words = ["-m", "benchmarks", "--backend", "cupy", "--config", "notebook", "--csv", *peer]

@@ -1,4 +1,4 @@
-"""What the first hour with a card runs, on the emulated device: eight answers, whatever becomes of
+"""What the first hour with a GPU runs, on the emulated device: eight answers, whatever becomes of
 one, with a verdict that names a fault; and paths of a step that train as NumPy does.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from benchmarks import card, step_paths, ten_minutes
+from benchmarks import gpu, step_paths, ten_minutes
 from benchmarks.step_paths import PathResult, summary
 from benchmarks.work import Config
 from xpcap.device.launch import KernelLaunch, Kernels
@@ -87,15 +87,15 @@ def test_emulated_ten_minutes_name_what_is_wrong_and_go_on(
 
 
 @pytest.mark.usefixtures("device")
-def test_emulated_libraries_are_named_with_the_card_and_the_variables(
+def test_emulated_libraries_are_named_with_the_gpu_and_the_variables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert card.libraries().startswith("emulated, driver ")
+    assert gpu.libraries().startswith("emulated, driver ")
     lines = capsys.readouterr().out.splitlines()
     assert "NVIDIA_TF32_OVERRIDE=0" in lines
     assert any(line.startswith("cupy-cuda") and ", installed by " in line for line in lines)
-    for name in (*card.LIBRARIES, "headers"):
+    for name in (*gpu.LIBRARIES, "headers"):
         assert any(line.startswith(f"{name}: ") for line in lines)
 
 
@@ -148,5 +148,5 @@ def test_a_summary_is_what_the_paths_show(launches: int, loss: float, says: str)
 
 
 @pytest.mark.gpu
-def test_paths_on_a_card_train_as_numpy_does() -> None:
+def test_paths_on_a_gpu_train_as_numpy_does() -> None:
     assert step_paths.main(["--captions", "25", "--steps", "20"]) == 0

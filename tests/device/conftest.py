@@ -1,5 +1,5 @@
 """Kernels run in blocks of few threads: the CPU build switches between threads at each barrier, which is
-most of a step's time. tests/ops holds them to their equations in the blocks that a card gets.
+most of a step's time. tests/ops holds them to their equations in the blocks that a GPU gets.
 """
 
 import cpu_build

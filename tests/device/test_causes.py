@@ -22,7 +22,7 @@ from refusals import refuses
 
 import xpcap
 from xpcap.device import causes, probe
-from xpcap.device.causes import IN_WORDS, RANGE, Facts, admits, cause_by
+from xpcap.device.causes import IN_WORDS, RANGE, Facts, cause_by, is_supported
 from xpcap.distributed.mpi import NCCL, Staged
 from xpcap.errors import BackendError, install
 
@@ -35,7 +35,7 @@ FROM_13 = f"pip uninstall -y cupy-cuda13x, then {install('cuda12')}"
 BOTH = "cupy-cuda12x and cupy-cuda13x overwrite each other: pip uninstall -y cupy-cuda12x cupy-cuda13x, then"
 CU12, CU13 = "nvidia/cublas/lib/libcublas.so.12", "nvidia/cu13/lib/libcublas.so.13"
 # A machine that does all; a row of the table has what differs
-GOOD = Facts(packages=CUPY13, built=13, driver=13, card=(9, 0))
+GOOD = Facts(packages=CUPY13, built=13, driver=13, capability=(9, 0))
 
 
 def status(number: int) -> Exception:
@@ -62,21 +62,21 @@ error=OSError(13, "denied", "~/.cupy") | a folder for CuPy's compiled kernels | 
  you may write to
 version="14.0.1", packages=CUPY12, built=12 | CuPy 13.6, or 14.1.1 and newer, below 15 | pip uninstall -y
  cupy-cuda12x, then {install("cuda12")}
-# driver and card
-driver=0 | NVIDIA's driver | install it; nvidia-smi should then list the card
+# driver and GPU
+driver=0 | NVIDIA's driver | install it; nvidia-smi should then list the GPU
 driver=0, wsl=True | NVIDIA's driver | install it on Windows, never inside WSL; nvidia-smi should then list
- the card
+ the GPU
 driver=12 | a driver for CUDA 13, 580 or newer | update the driver, or take CUDA 12: {FROM_13}
 driver=11, wsl=True | a driver for CUDA 13, 580 or newer | update the driver on Windows, never inside WSL
-# a V100, and a card for no CUDA of today
-card=(7, 0) | compute capability 7.5 for CUDA 13 | the card is older; take CUDA 12: {FROM_13}
-card=(3, 7) | compute capability 7.5 for CUDA 13 | the card is older
+# a V100, and a GPU for no CUDA of today
+capability=(7, 0) | compute capability 7.5 for CUDA 13 | the GPU is older; take CUDA 12: {FROM_13}
+capability=(3, 7) | compute capability 7.5 for CUDA 13 | the GPU is older
 # the packages, and the commands of conda and Jetson
 packages=CUPY12 + CUPY13 | one CuPy | {BOTH} {PIP}
 packages=CUPY12 + CUPY13, driver=12, built=12 | one CuPy | {BOTH} {install("cuda12")}
 packages=["cupy", *CUPY12], conda=True | one CuPy | cupy and cupy-cuda12x overwrite each other: pip
  uninstall -y cupy-cuda12x, then {CONDA} --force-reinstall
-packages=["cupy"], built=12, driver=11, card=None | a driver for CUDA 12, 525 or newer | update the driver
+packages=["cupy"], built=12, driver=11, capability=None | a driver for CUDA 12, 525 or newer | update the driver
 driver=12, jetson=True | a driver for CUDA 13, 580 or newer | update the driver, or take CUDA 12: pip
  uninstall -y cupy-cuda13x, then pip install 'cupy-cuda12x{RANGE}'
 # the parts of CUDA
@@ -86,12 +86,13 @@ parts={{"cuBLAS": None}}, conda=True, packages=["cupy"] | cuBLAS | {CONDA} insta
 parts={{"cuBLAS": None}}, jetson=True | cuBLAS | JetPack brings CUDA
 parts={{"cuBLAS": RuntimeError("file too short")}} | cuBLAS that can be loaded | a file of CUDA is damaged or
  missing; {PIP} --force-reinstall brings it
-packages=CUPY12, built=12, parts=cublas(CU13) | cuBLAS of CUDA 12, not {CU13} | beside PyTorch 2.11 or
+packages=CUPY12, built=12, parts=cublas(CU13) | cuBLAS of CUDA 12, not {CU13} | with PyTorch 2.11 or
  newer, which brings CUDA 13, take cuda13: {FROM_12}
-parts=cublas(CU12) | cuBLAS of CUDA 13, not {CU12} | beside PyTorch before 2.11, which brings CUDA 12, take
+parts=cublas(CU12) | cuBLAS of CUDA 13, not {CU12} | with PyTorch before 2.11, which brings CUDA 12, take
  cuda12: {FROM_13}
 packages=CUPY12, built=12, driver=12, parts=cublas("cublas64_13.DLL") | cuBLAS of CUDA 12, not
- cublas64_13.DLL | driver or card are too old for it; install xpcap where no PyTorch is: python -m venv .venv
+ cublas64_13.DLL | the driver or GPU is too old for it; install xpcap where no PyTorch is: python -m venv
+ .venv
 error=ImportError("libcublas.so.13: cannot open shared object file") | a CUDA toolkit for CuPy 13 | a newer
  one needs none: pip uninstall -y cupy-cuda13x, then {PIP}
 # CUDA's status
@@ -131,7 +132,7 @@ def built_for(built: int, driver: int, runtime: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(runtime, "driverGetVersion", lambda: driver)
 
 
-def test_what_is_known_of_a_machine_is_asked_of_its_runtime_card_and_packages(
+def test_what_is_known_of_a_machine_is_asked_of_its_runtime_gpu_and_packages(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the refusal: the error, packages, both versions of CUDA, and the cause."""
@@ -157,7 +158,7 @@ def test_a_part_that_does_not_load_is_a_reason_not_a_crash(
 ) -> None:
     damaged = RuntimeError("Failed to dlopen libcublas.so.13: file too short")
 
-    def prove(cupy: ModuleType, card: str, plain: bool) -> None:
+    def prove(cupy: ModuleType, device_name: str, plain: bool) -> None:
         raise damaged
 
     monkeypatch.setattr(probe, "prove", prove)
@@ -173,12 +174,12 @@ def test_a_part_that_does_not_load_is_a_reason_not_a_crash(
     )
 
 
-def test_the_card_that_is_asked_for_is_the_one_that_counts(
+def test_the_gpu_that_is_asked_for_is_the_one_that_counts(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = {**get_device_properties(0), "major": 7, "minor": 0}
+    properties = {**get_device_properties(0), "major": 7, "minor": 0}
     built_for(13000, 13000, runtime, monkeypatch)
-    cause = causes.cause_of(RuntimeError("sm_70"), sys.modules["cupy"], card)
+    cause = causes.cause_of(RuntimeError("sm_70"), sys.modules["cupy"], properties)
     assert cause.expected == "compute capability 7.5 for CUDA 13"
 
 
@@ -253,7 +254,7 @@ def test_a_cupy_out_of_range_is_refused_by_name(
 def test_the_range_of_cupy_is_one_in_code_and_packages() -> None:
     versions = "12.3.0 13.5.1 13.6.0 13.6.1 14.0.0 14.0.1 14.1.0 14.1.1 14.2.0 15.0.0 15.0.0rc1"
     for version in versions.split():
-        assert admits(version) == SpecifierSet(RANGE).contains(version, prereleases=True)
+        assert is_supported(version) == SpecifierSet(RANGE).contains(version, prereleases=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     for extra, name in (("cuda12", "cuda12x"), ("cuda13", "cuda13x"), ("kernels", "cuda13x")):

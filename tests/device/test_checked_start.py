@@ -42,7 +42,7 @@ is_stored = selfcheck.is_stored
 
 @pytest.fixture(autouse=True)
 def untried(device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card that nobody has tried."""
+    """A GPU that nobody has tried."""
     monkeypatch.setattr(selfcheck, "is_stored", is_stored)
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
 
@@ -104,7 +104,7 @@ def add_rows(sizes: str, computed: list[str]) -> str:
 CHECK = ["fast", "fast", "plain"]
 
 
-@pytest.mark.parametrize("content", [None, "", "another card"])
+@pytest.mark.parametrize("content", [None, "", "another GPU"])
 def test_emulated_agreement_is_stored_and_checked_again_where_its_file_is_of_no_use(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,7 @@ SETTINGS: list[tuple[dict[str, Any], int]] = [
 
 
 def work_of(setting: int, number: int, patch: pytest.MonkeyPatch) -> Any:
-    """Do a work of a setting on a card: train, and return the solver, or caption by a policy."""
+    """Do a work of a setting on a GPU: train, and return the solver, or caption by a policy."""
     options, fused = SETTINGS[setting]
     patch.setattr(ops_device, "FUSED", fused)
     solver = make("cupy", num_epochs=1, **options)
@@ -360,7 +360,7 @@ def test_emulated_training_and_captions_need_no_reduction_that_may_not_compile(
 def test_emulated_ranks_run_the_same_code(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of a rank whose card is wrong."""
+    """That of a rank whose GPU is wrong."""
     thread = threading.local()
     codes = "fast", "plain"
     monkeypatch.setattr(solver_module, "checked_code", lambda *args, **more: codes[thread.rank])
@@ -379,7 +379,7 @@ def test_emulated_ranks_run_the_same_code(
     ]
 
 
-def test_emulated_state_of_fast_code_is_not_continued_on_a_wrong_card(
+def test_emulated_state_of_fast_code_is_not_continued_on_a_wrong_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = make("cupy")

@@ -1,4 +1,4 @@
-"""Raw products on the emulated device: they compute what cuBLAS documents, and refuse whatever a card
+"""Raw products on the emulated device: they compute what cuBLAS documents, and refuse whatever a GPU
 would do in silence.
 """
 
@@ -88,7 +88,7 @@ def test_emulated_raw_products_leave_c_unread_without_beta_and_carry_poison(xp: 
     assert np.isnan(given.device[2].get()).any()
 
 
-WRONG = {  # a call that a card takes, and what is said of it
+WRONG = {  # a call that a GPU takes, and what is said of it
     "handle=0": "handle 0x0 was never created",
     "transa=84": "transa is 84, expected CUBLAS_OP_N",
     "A=o.device[0]": "A is a ndarray, expected an int",
@@ -109,7 +109,7 @@ WRONG = {  # a call that a card takes, and what is said of it
 
 
 @pytest.mark.parametrize("change", WRONG)
-def test_emulated_raw_products_refuse_what_a_card_takes(
+def test_emulated_raw_products_refuse_what_a_gpu_takes(
     change: str, xp: ModuleType, emulator: Emulator
 ) -> None:
     given, wide = Operands(xp), Operands(xp, real="d")

@@ -163,7 +163,7 @@ def test_emulated_results_are_those_of_numpy_2_in_contiguous_arrays_and_never_sc
 
 
 def test_emulated_atomic_additions_differ_from_time_to_time(xp: ModuleType) -> None:
-    """As on a card, bits differ and sums do not: what has to give equal bits twice may not use
+    """As on a GPU, bits differ and sums do not: what has to give equal bits twice may not use
     it.
     """
     rng, sums = np.random.default_rng(0), []

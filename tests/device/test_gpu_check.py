@@ -1,4 +1,4 @@
-"""The check of a machine with a card: every part runs, whatever becomes of the others, and the page
+"""The check of a machine with a GPU: every part runs, whatever becomes of the others, and the page
 says what became of each.
 """
 
@@ -45,7 +45,7 @@ def test_a_part_that_fails_does_not_stop_the_rest(
         part("one", python("print('one | in a line')"), python(f"print('two in {home}/a')")),
         part("two", python("raise SystemExit('wrong')"), python("print('and goes on')")),
         part("three", python("import os; os.abort()")),
-        part("four", python("raise SystemExit('no second card')") + gpu_check.NEEDED, "false"),
+        part("four", python("raise SystemExit('no second GPU')") + gpu_check.NEEDED, "false"),
         part("five", "no-such-profiler --stats"),
         part("six", python("print('told')") + gpu_check.RESULT, python("print('not told')")),
         part("seven", "NAME=value " + python("import os; print(os.environ['NAME'])")),
@@ -58,7 +58,7 @@ def test_a_part_that_fails_does_not_stop_the_rest(
         ("one", "ok", "one / in a line<br>two in ~/a"),
         ("two", "FAILED", "wrong"),
         ("three", "FAILED", "ended by SIGABRT"),
-        ("four", "left out", "no second card"),
+        ("four", "left out", "no second GPU"),
         ("five", "left out", "no-such-profiler is not installed"),
         ("six", "ok", "told"),
         ("seven", "ok", "value"),
@@ -110,7 +110,7 @@ def test_a_command_that_hangs_ends_at_the_time_limit(
 
 
 def test_a_warning_of_cupys_own_is_no_error_and_any_other_is() -> None:
-    """As pyproject.toml has it, so for `pytest -m gpu` on a card too."""
+    """As pyproject.toml has it, so for `pytest -m gpu` on a GPU too."""
 
     def warn(module: str) -> None:
         exec("import warnings; warnings.warn('slow here')", {"__name__": module})
@@ -138,9 +138,9 @@ def test_every_part_of_the_page_is_read() -> None:
         assert re.search(rf"@pytest.mark.gpu\n(@.*\n)*def test_\w*{word}", text)
 
 
-@pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")
+@pytest.mark.skipif(CUPY.usable, reason="there is a GPU: make gpu-check is the test")
 @pytest.mark.slow
-def test_without_a_card_each_command_says_so_and_the_rest_is_left_out(
+def test_without_a_gpu_each_command_says_so_and_the_rest_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So each takes the options that it is given."""
@@ -154,6 +154,6 @@ def test_without_a_card_each_command_says_so_and_the_rest_is_left_out(
     assert tuple(title.removeprefix("| ") for title, *_ in rows) == asked
     assert all("cannot be used" in row[2] or "no usable CUDA device" in row[2] for row in rows)
     assert text.count(" | left out | ") == len(PARTS) - len(rows)
-    assert "| Card | left out | nvidia-smi is not installed |" in text
+    assert "| GPU | left out | nvidia-smi is not installed |" in text
     assert "CUPY_TF32=0\n" in text
     assert "Traceback" not in text

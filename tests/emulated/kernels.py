@@ -37,7 +37,7 @@ class RawModule:
     def get_function(self, name: str) -> "RawKernel":
         import cpu_build
 
-        built = cpu_build.build(self.code, self._real, EMULATOR.as_card)
+        built = cpu_build.build(self.code, self._real, EMULATOR.as_gpu)
         if name not in built.parameters:
             raise AttributeError(f"cupy.RawModule.get_function: no kernel {name!r}")
         return RawKernel(built, name, self._device)
@@ -60,7 +60,7 @@ class RawKernel:
 
     @property
     def attributes(self) -> dict[str, int]:
-        """Zeros: the CPU's registers are not a card's."""
+        """Zeros: the CPU's registers are not a GPU's."""
         real.look_up("RawKernel.attributes")
         return dict.fromkeys(("num_regs", "local_size_bytes", "shared_size_bytes"), 0)
 

@@ -115,10 +115,10 @@ class Emulator(Counts):
         free: int = 8 << 30,
         cublas: bool = True,
         busy: tuple[int, ...] = (),
-        as_card: bool = False,
+        as_gpu: bool = False,
     ) -> None:
         """A fresh machine: number of devices, their name, bytes free on each, whether cuBLAS's binding
-        loads, devices without a context, whether kernels round as on a card.
+        loads, devices without a context, whether kernels round as on a GPU.
         """
         self.reset()
         self._open: list[Counts] = []
@@ -132,7 +132,7 @@ class Emulator(Counts):
         # That of this test: what an earlier one left behind disturbs no count
         self.machine = object()
         self.busy = busy  # devices that refuse a context
-        self.as_card = as_card
+        self.as_gpu = as_gpu
         self.seed = 0  # above 0: blocks and threads of a kernel run in a shuffled order
         self.recorded: list[Any] | None = None  # launches of kernels, while they are recorded
         self.contexts: set[int] = set()  # devices that were made current or computed on

@@ -7,7 +7,7 @@ than one block of 32 threads; it is drawn again with ties and, unless a docstrin
 finite, with NaN and infinities. Numbers in [0, 1) are drawn by their row alone.
 
 test_kernels.py holds the host's versions to the equations in float64, test_emulated_kernels.py the
-device's, in any order of threads and with a card's roundings; a device's version also has to name
+device's, in any order of threads and with a GPU's roundings; a device's version also has to name
 an array that it cannot take. test_cpu_build.py runs the launches under sanitizers.
 """
 
@@ -46,8 +46,8 @@ from xpcap.options import described
 CELLS = {name: cell for name, cell in layers.CELLS.items() if isinstance(cell, Pointwise)}
 CELLS = {"lstm": CELLS.pop("lstm"), **CELLS}  # first: it has kernels
 # Largest difference from the equation in float64, relative to the largest value of an array: on the
-# host or the emulated device, and on a card. Emulated, a card's roundings alone take 74 % of the
-# first, and a product summed in order 92 %; no card has shown what its cuBLAS takes.
+# host or the emulated device, and on a GPU. Emulated, a GPU's roundings alone take 74 % of the
+# first, and a product summed in order 92 %; no GPU has shown what its cuBLAS takes.
 TOLERANCES = {"float32": (1e-6, 3e-6), "float64": (2e-15, 1e-14)}
 
 
@@ -778,7 +778,7 @@ def check_equals_equation(
     version: Ops,
     op: str,
     dtype: str,
-    card: bool = False,
+    gpu: bool = False,
     orders: Callable[[], Iterable[object]] = lambda: (0,),
 ) -> None:
     """A version and the equation in float64, in the backend in force: results, and all arguments.
@@ -794,7 +794,7 @@ def check_equals_equation(
         for ours, theirs in zip(results[0], expected, strict=True):
             assert ours.dtype == (dtype if theirs.dtype == np.float64 else theirs.dtype)
             atol, text = (
-                TOLERANCES[dtype][card] * largest(theirs),
+                TOLERANCES[dtype][gpu] * largest(theirs),
                 f"{where}: an array {theirs.shape}",
             )
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=text)

@@ -263,10 +263,10 @@ def test_cpu_build_finds_barriers_behind_calls() -> None:
     assert {"root", "clip", "log_softmax", "attend_step"} <= {*BARRIERS} < {*FILES}
 
 
-def test_cpu_build_refuses_launches_that_a_card_refuses() -> None:
+def test_cpu_build_refuses_launches_that_a_gpu_refuses() -> None:
     built, x = cpu_build.build(f"{HEAD}f(real* x) {{ x[0] = 1; }}", "float"), np.zeros(1, "f4")
     for grid, block in (((0,), (256,)), ((1, 65536), (256,)), ((1,), (2048,)), ((1,), (0,))):
-        with pytest.raises(ValueError, match="card does not launch"):
+        with pytest.raises(ValueError, match="GPU does not launch"):
             built.launch("f", grid, block, [x])
 
 
@@ -295,14 +295,14 @@ def test_cpu_build_shuffles_the_order_of_threads() -> None:
 
 
 @pytest.mark.slow
-def test_cpu_build_rounds_as_a_card_where_it_is_asked_to() -> None:
+def test_cpu_build_rounds_as_a_gpu_where_it_is_asked_to() -> None:
     text = HEAD + "f(real* x, real* y) { y[0] = x[0] * x[0] - x[1]; y[1] = x[2] * x[3]; }"
     x = np.array([1 + 2**-12, 1 + 2**-11, 1e-30, 1e-10], np.float32)
     found = []
-    for as_card in (False, True):
+    for as_gpu in (False, True):
         y = np.zeros(2, np.float32)
         with cpu_build.or_skip():
-            cpu_build.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
+            cpu_build.build(text, "float", as_gpu).launch("f", (1,), (1,), [x, y])
         found.append(y)
     assert found[0].tolist() == [0, np.float32(1e-40)]
     assert found[1].tolist() == [2**-24, 0]

@@ -56,10 +56,10 @@ def test_emulated_kernel_equals_the_plain_equations_in_any_order_of_threads(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("op", TABLE)
-def test_emulated_kernel_that_rounds_as_a_card_equals_the_equations(
+def test_emulated_kernel_that_rounds_as_a_gpu_equals_the_equations(
     op: str, dtype: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(monkeypatch, as_card=True)
+    install(monkeypatch, as_gpu=True)
     orders = in_orders(device, 0, *([9] if dtype == "float64" else []))
     with cpu_build.or_skip(), xpcap.use_backend("cupy"):
         check_equals_equation(DeviceOps(), op, dtype, orders=orders)
@@ -178,7 +178,7 @@ def test_emulated_factor_that_cublas_cannot_read_is_named(
 
 
 def test_emulated_kernel_of_no_threads_is_not_launched(device: Emulator) -> None:
-    """A card refuses a grid without blocks. A sum of no rows is a launch all the same: it is 0."""
+    """A GPU refuses a grid without blocks. A sum of no rows is a launch all the same: it is 0."""
     with xpcap.use_backend("cupy"), device.counting() as counts:
         x, b = xpcap.asarray(np.ones((0, 3), "f4")), xpcap.asarray(np.ones(3, "f4"))
         scores, none = xpcap.asarray(np.ones((2, 3), "f4")), xpcap.asarray(np.zeros(0, "i4"))
@@ -369,7 +369,7 @@ def normal(*shape: int) -> Any:
 def test_emulated_steps_that_no_sequence_reaches_launch_nothing(
     name: str, fused: int, device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A card refuses a grid without blocks."""
+    """A GPU refuses a grid without blocks."""
     monkeypatch.setattr("xpcap.ops.device.FUSED", fused)
     cell, H = CELLS[name], 7
     G = len(cell.blocks) * H

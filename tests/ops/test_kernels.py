@@ -42,11 +42,11 @@ from xpcap.ops.device import CELL_KERNELS
 from xpcap.ops.host import STEPS_IN_PLACE
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
-ON_THE_HOST, ON_A_CARD = overridden(HostOps), overridden(DeviceOps)
+ON_THE_HOST, ON_A_GPU = overridden(HostOps), overridden(DeviceOps)
 
 
 def test_every_operation_has_a_fast_version() -> None:
-    slow = [op for op in OPERATIONS if op not in (*ON_THE_HOST, *ON_A_CARD)]
+    slow = [op for op in OPERATIONS if op not in (*ON_THE_HOST, *ON_A_GPU)]
     assert slow == [], (
         f"neither HostOps nor DeviceOps overrides {slow[:1]}, so it need not be in Ops"
     )
@@ -71,11 +71,11 @@ def test_host_operation_equals_its_equation(op: str, dtype: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", ON_A_CARD)
+@pytest.mark.parametrize("op", ON_A_GPU)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_cuda_kernel_equals_the_plain_equations(op: str, dtype: str) -> None:
     with xpcap.use_backend("cupy"):
-        check_equals_equation(DeviceOps(), op, dtype, card=True)
+        check_equals_equation(DeviceOps(), op, dtype, gpu=True)
 
 
 # ---- Faster versions of cells

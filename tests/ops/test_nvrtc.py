@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 AT_ONCE = {"float": 2, "double": 1}  # blocks of lstm_step.cu
-# Of a multiprocessor of the smallest card, and the blocks of most kernels that it has room for
+# Of a multiprocessor of the smallest GPU, and the blocks of most kernels that it has room for
 REGISTERS, SHARED, BLOCKS = 1 << 16, 1 << 16, 4
 FEWER_BLOCKS = {
     **{(f"lstm_step{way}", real): n for way in ("", "_backward") for real, n in AT_ONCE.items()},
@@ -108,7 +108,7 @@ def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
 
 @pytest.mark.nightly
 def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str) -> None:
-    """A card for games, and a T4, have one unit for doubles to 32 or 64 for floats."""
+    """A GPU for games, and a T4, have one unit for doubles to 32 or 64 for floats."""
     made = compiled(arch)
     counts = {
         real: {k: n for path in FILES for k, n in made[path.name, real].doubles().items()}

@@ -350,7 +350,7 @@ def test_the_first_cell_installs_xpcap_where_it_is_missing_and_only_there(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("device")
-def test_the_last_cell_trains_on_a_card(
+def test_the_last_cell_trains_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the emulated device. Without one the cell says so, as all notebooks show."""

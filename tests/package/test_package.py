@@ -154,7 +154,7 @@ def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tests install CuPy on Linux alone")
 @pytest.mark.parametrize(
-    ("banner", "card", "extra"),
+    ("banner", "gpu", "extra"),
     [
         ("Driver Version: 550.54.14      CUDA Version: 12.4     |", "9.0", "cuda12"),
         ("Driver Version: 580.65.06      CUDA Version: 13.0     |", "7.5\n12.0", "cuda13"),
@@ -163,11 +163,11 @@ def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
         ("NVIDIA-SMI has failed because it couldn't communicate with the driver.", "", "kernels"),
     ],
 )
-def test_tests_install_the_cupy_that_driver_and_cards_take(
-    banner: str, card: str, extra: str, tmp_path: Path
+def test_tests_install_the_cupy_that_driver_and_gpus_take(
+    banner: str, gpu: str, extra: str, tmp_path: Path
 ) -> None:
     smi = tmp_path / "nvidia-smi"
-    smi.write_text(f'#!/bin/sh\n[ "$1" ] && echo "{card}" || echo "| {banner}"\n')
+    smi.write_text(f'#!/bin/sh\n[ "$1" ] && echo "{gpu}" || echo "| {banner}"\n')
     smi.chmod(0o755)
     made = subprocess.run(
         ["make", "--dry-run", "--always-make", ".venv/kernels"],
@@ -184,9 +184,9 @@ def test_a_gpu_that_is_required_and_not_usable_is_an_error_with_the_reason(
     pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
-    monkeypatch.setattr(conftest, "CUPY", conftest.CUPY._replace(usable=False, reason="no card"))
+    monkeypatch.setattr(conftest, "CUPY", conftest.CUPY._replace(usable=False, reason="no GPU"))
     monkeypatch.setenv("XPCAP_REQUIRE_GPU", "1")
-    with pytest.raises(pytest.UsageError, match="XPCAP_REQUIRE_GPU: no card"):
+    with pytest.raises(pytest.UsageError, match="XPCAP_REQUIRE_GPU: no GPU"):
         conftest.pytest_configure()
 
 

@@ -142,7 +142,7 @@ def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
     device: Emulator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A card on which ours fail is usable for plain code, and for that alone."""
+    """A GPU on which ours fail is usable for plain code, and for that alone."""
     numpy = trained("plain")
     parts: list[tuple[Any, str]] = [(Kernel, "__init__"), (Kernel, "__call__"), (Replay, "run")]
     parts += [(Layout, "of"), (cublas, "multiply"), (cublas, "multiply_rows")]

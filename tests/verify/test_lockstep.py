@@ -161,7 +161,7 @@ def test_products_in_tf32_diverge(cell: str) -> None:
 
 
 def test_products_added_up_in_another_order_stay_together_at_the_notebooks_size() -> None:
-    """A card's products differ from NumPy's by rounding: here each is added up in float64. float32
+    """A GPU's products differ from NumPy's by rounding: here each is added up in float64. float32
     has to bear that ten times over.
     """
     dot = np.dot
@@ -329,7 +329,7 @@ def test_emulated_verify_fails_where_steps_are_not_repeated_as_in_training(
 @pytest.mark.gpu
 @CELLS
 @DTYPES
-def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype: str) -> None:
+def test_a_gpu_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype: str) -> None:
     outcome = lock_step(Setup(cell, dtype, **NOTEBOOK), on("cupy"), on("numpy"))
     assert not outcome.diverged, outcome
     assert outcome.repeated or not has_kernels(layers.CELLS[cell])
@@ -338,7 +338,7 @@ def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype
 @pytest.mark.gpu
 @CELLS
 @DTYPES
-def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(
+def test_two_runs_on_one_gpu_give_the_same_bits_at_the_notebooks_size(
     cell: str, dtype: str
 ) -> None:
     setup = Setup(cell, dtype, **NOTEBOOK)

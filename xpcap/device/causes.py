@@ -1,4 +1,4 @@
-"""Why a CUDA device cannot be used: what driver, CUDA and card are here, and what to install."""
+"""Why a CUDA device cannot be used, from the driver, CUDA and GPU found here, and what to install."""
 
 import functools
 import importlib.metadata
@@ -12,45 +12,45 @@ from typing import Any, NamedTuple
 
 from xpcap.errors import install
 
-# The admitted versions of CuPy, as in pyproject.toml. 13 needs CUDA's toolkit; 14.0
-# and 14.1.0 may compile with the NVRTC of a package and the headers of a toolkit (cupy#9719)
+# The supported versions of CuPy, as in pyproject.toml. 13 needs CUDA's toolkit; 14.0 and 14.1.0 may
+# compile with the NVRTC of a package and the headers of another toolkit (cupy#9719)
 RANGE = ">=13.6,!=14.0.*,!=14.1.0,<15"
 IN_WORDS = "CuPy 13.6, or 14.1.1 and newer, below 15"
-# By the major version of CUDA that CuPy is built for: the oldest driver, on Linux, and the oldest
-# card, by its compute capability; 13 no longer runs on V100 and P100
+# The oldest driver on Linux, and the lowest compute capability, for each major version of CUDA that
+# CuPy is built for; 13 no longer runs on V100 and P100
 DRIVERS = {12: 525, 13: 580}
-CARDS = {12: (5, 0), 13: (7, 5)}
-# By version of CUDA, the PyTorch on PyPI that brings it; CuPy then finds the newest that is there
+CAPABILITIES = {12: (5, 0), 13: (7, 5)}
+# The PyTorch on PyPI that brings each version of CUDA; CuPy loads the newest cuBLAS it finds
 PYTORCH = {12: "before 2.11", 13: "2.11 or newer"}
 
 
-# By the status of CUDA, where driver, card and libraries are as they should be
+# What CUDA's status numbers ask for, if driver, GPU and libraries fit each other
 STATUSES = {
     2: ("free memory on the device", "nvidia-smi shows who has it"),
     46: ("a device that takes one more process", "nvidia-smi shows who has it to itself"),
     100: ("a visible device", "does CUDA_VISIBLE_DEVICES hide it?"),
-    802: ("a device that is ready", "cards with NVSwitch need the service nvidia-fabricmanager"),
+    802: ("a device that is ready", "GPUs with NVSwitch need the service nvidia-fabricmanager"),
     803: ("the driver's parts in one version", "was it updated? restart the machine"),
 }
 
 
 class Cause(NamedTuple):
-    """The need of a device that cannot be used, and the likely cause or a remedy; both end a message."""
+    """What was expected of a device, and the likely cause or a remedy: the end of an error message."""
 
     expected: str = ""
     cause: str = ""
 
 
 class Facts(NamedTuple):
-    """Facts of a machine, as far as they are known."""
+    """What is known about a machine."""
 
     error: Exception | None = None
-    packages: Sequence[str] = ()  # that bring CuPy: of two, the later has overwritten the other
-    version: str = ""  # of CuPy
+    packages: Sequence[str] = ()  # those that bring CuPy: of two, the second overwrote the first
+    version: str = ""  # CuPy's
     rocm: bool = False
     built: int = 0  # the major version of CUDA that CuPy is built for; 0: it cannot be imported
-    driver: int = 0  # the newest that the driver supports; 0: there is no driver
-    card: tuple[int, int] | None = None  # its compute capability, if it is visible
+    driver: int = 0  # the newest CUDA that the driver supports; 0: there is no driver
+    capability: tuple[int, int] | None = None  # the GPU's compute capability, if it is visible
     parts: Mapping[str, Any] = {}  # see `parts_of_cuda`
     conda: bool = False
     jetson: bool = False
@@ -79,70 +79,70 @@ class Facts(NamedTuple):
 
 
 def rows(facts: Facts) -> Iterator[tuple[object, str, str]]:
-    """Rows of an observation, what is expected, and the likely cause or a remedy: the first that is
-    observed counts.
-    """
+    """Rows (observed, expected, cause or remedy), most fundamental first; the first observed counts."""
     names = " and ".join(facts.packages)
     wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
-    anew = facts.instead(facts.built or (int(wheel[1]) if wheel else max(DRIVERS)))
+    reinstall = facts.instead(facts.built or (int(wheel[1]) if wheel else max(DRIVERS)))
     yield (
-        isinstance(facts.error, OSError) and facts.error.filename,  # a library's OSError has none
+        isinstance(facts.error, OSError) and facts.error.filename,  # a library's names no file
         "a folder for CuPy's compiled kernels",
         "set CUPY_CACHE_DIR to one you may write to",
     )
     yield facts.rocm, "CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU"
     if not facts.built:
-        either = "write 12 for 13 where nvidia-smi shows CUDA 12"
-        unfit = f"{names} is damaged, or does not fit this NumPy: {anew}"
-        yield not names, "", f"{anew} installs it for an NVIDIA GPU; {either}"
-        yield len(facts.packages) > 1, "one CuPy", f"{names} overwrite each other: {anew}; {either}"
+        cuda12 = "write 12 for 13 where nvidia-smi shows CUDA 12"
+        clash = f"{names} overwrite each other: {reinstall}; {cuda12}"
+        unfit = f"{names} is damaged, or does not fit this NumPy: {reinstall}"
+        yield not names, "", f"{reinstall} installs it for an NVIDIA GPU; {cuda12}"
+        yield len(facts.packages) > 1, "one CuPy", clash
         yield True, "a CuPy that can be imported", unfit
-    yield facts.version and not admits(facts.version), IN_WORDS, anew
+    yield facts.version and not is_supported(facts.version), IN_WORDS, reinstall
 
     where = " on Windows, never inside WSL" if facts.wsl else ""
-    card, oldest = facts.card or max(CARDS.values()), CARDS.get(facts.built, (0, 0))
-    usable = [cuda for cuda in DRIVERS if cuda <= facts.driver and card >= CARDS[cuda]]
+    capability = facts.capability or max(CAPABILITIES.values())
+    lowest = CAPABILITIES.get(facts.built, (0, 0))
+    usable = [k for k in DRIVERS if k <= facts.driver and capability >= CAPABILITIES[k]]
     best = max(usable, default=facts.built)
-    take = f"take CUDA {best}: {facts.instead(best)}" if usable else ""
+    change = f"take CUDA {best}: {facts.instead(best)}" if usable else ""
     yield (
         not facts.driver,
         "NVIDIA's driver",
-        f"install it{where}; nvidia-smi should then list the card",
+        f"install it{where}; nvidia-smi should then list the GPU",
     )
     yield (
         facts.driver < facts.built,
         f"a driver for CUDA {facts.built}, {DRIVERS.get(facts.built, 'the newest')} or newer",
-        ", or ".join(filter(None, (f"update the driver{where}", take))),
+        ", or ".join(filter(None, (f"update the driver{where}", change))),
     )
     yield (
-        card < oldest,
-        f"compute capability {'.'.join(map(str, oldest))} for CUDA {facts.built}",
-        "; ".join(filter(None, ("the card is older", take))),
+        capability < lowest,
+        f"compute capability {'.'.join(map(str, lowest))} for CUDA {facts.built}",
+        "; ".join(filter(None, ("the GPU is older", change))),
     )
     clash = f"{names} overwrite each other: {facts.instead(best)}"
-    yield facts.card and len(facts.packages) > 1, "one CuPy", clash
+    yield facts.capability and len(facts.packages) > 1, "one CuPy", clash
 
     command = facts.command(facts.built)
     missing = ", ".join(title for title, part in facts.parts.items() if part is None)
     damaged = ", ".join(title for title, part in facts.parts.items() if isinstance(part, Exception))
-    again = f"a file of CUDA is damaged or missing; {command} --force-reinstall brings it"
+    repair = f"a file of CUDA is damaged or missing; {command} --force-reinstall brings it"
     yield facts.jetson and (missing or damaged), missing or damaged, "JetPack brings CUDA"
     yield missing, missing, f"{command} installs what CuPy needs of CUDA"
-    yield damaged, f"{damaged} that can be loaded", again
+    yield damaged, f"{damaged} that can be loaded", repair
     lacks_library = not facts.parts and "cannot open shared object" in str(facts.error)
     yield (
-        facts.card and lacks_library,
+        facts.capability and lacks_library,
         "a CUDA toolkit for CuPy 13",
-        f"a newer one needs none: {anew}",
+        f"a newer one needs none: {reinstall}",
     )
     path = getattr(facts.parts.get("cuBLAS"), "abs_path", None) or ""
     version = re.search(r"cublas(?:64_|\.so\.)(\d+)", path.lower())
     cuda = int(version[1]) if version else facts.built
-    another = f"cuBLAS of CUDA {facts.built}, not {path}"
-    torch = f"beside PyTorch {PYTORCH.get(cuda)}, which brings CUDA {cuda}, take cuda{cuda}"
-    alone = "install xpcap where no PyTorch is: python -m venv .venv"
-    yield cuda != facts.built and cuda in usable, another, f"{torch}: {facts.instead(cuda)}"
-    yield cuda != facts.built, another, f"driver or card are too old for it; {alone}"
+    expected = f"cuBLAS of CUDA {facts.built}, not {path}"
+    with_torch = f"with PyTorch {PYTORCH.get(cuda)}, which brings CUDA {cuda}, take cuda{cuda}"
+    without_torch = "install xpcap where no PyTorch is: python -m venv .venv"
+    yield cuda != facts.built and cuda in usable, expected, f"{with_torch}: {facts.instead(cuda)}"
+    yield cuda != facts.built, expected, f"the driver or GPU is too old for it; {without_torch}"
     if type(facts.error).__name__ == "CUDARuntimeError":
         status: Any = getattr(facts.error, "status", None)
         yield status in STATUSES, *STATUSES.get(status, ("", ""))
@@ -151,9 +151,9 @@ def rows(facts: Facts) -> Iterator[tuple[object, str, str]]:
 def cause_of(
     error: Exception | None,
     cupy: ModuleType | None = None,
-    card: Mapping[str, Any] | None = None,
+    properties: Mapping[str, Any] | None = None,
 ) -> Cause:
-    """The likely cause of an error of the import, or of a device with its properties, if visible."""
+    """The likely cause of an error of CuPy's import, or of a device; `properties` if it is visible."""
     runtime, names = cupy and cupy.cuda.runtime, packages()
     facts = Facts(
         error,
@@ -162,8 +162,8 @@ def cause_of(
         rocm=runtime.is_hip if runtime else any("rocm" in name or "amd" in name for name in names),
         built=runtime.runtimeGetVersion() // 1000 if runtime else 0,
         driver=runtime.driverGetVersion() // 1000 if runtime else 0,
-        card=(card["major"], card["minor"]) if card else None,
-        parts=parts_of_cuda() if card else {},
+        capability=(properties["major"], properties["minor"]) if properties else None,
+        parts=parts_of_cuda() if properties else {},
         conda=Path(sys.prefix, "conda-meta").is_dir(),
         jetson="tegra" in platform.release(),
         wsl="microsoft" in platform.release().lower(),
@@ -172,21 +172,21 @@ def cause_of(
 
 
 def cause_by(facts: Facts) -> Cause:
-    """The likely cause by what is known of a machine."""
+    """The likely cause, given the facts of a machine."""
     return next((Cause(*texts) for observed, *texts in rows(facts) if observed), Cause())
 
 
-def admits(version: str) -> bool:
+def is_supported(version: str) -> bool:
     """True for a version of CuPy in `RANGE`."""
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
     return (13, 6) <= numbers < (14,) or (14, 1, 1) <= numbers < (15,)
 
 
 def unsuited(cupy: ModuleType) -> str:
-    """The reason why no device can be used by this CuPy, or an empty string."""
+    """Why this CuPy can use no device; empty if it can."""
     if cupy.cuda.runtime.is_hip:
         return f"{cupy_packages()} computes on AMD's GPUs, by ROCm"
-    return "" if admits(cupy.__version__) else f"{cupy_packages()} is CuPy {cupy.__version__}"
+    return "" if is_supported(cupy.__version__) else f"{cupy_packages()} is CuPy {cupy.__version__}"
 
 
 def version(number: int) -> str:
@@ -220,12 +220,13 @@ def nccl_package(cupy: ModuleType) -> str:
 
 
 def parts_of_cuda() -> dict[str, Any]:
-    """Parts of CUDA that CuPy finds in packages, the system or CUDA_PATH: None for a missing part, an
-    error for one that cannot be loaded.
+    """Parts of CUDA that CuPy finds in packages, the system or CUDA_PATH.
+
+    A missing part is None; one that cannot be loaded is the error.
     """
     try:
         from cuda import pathfinder
-    except ImportError:  # a CuPy that searches by itself
+    except ImportError:  # an older CuPy searches itself
         return {}
     load = pathfinder.load_nvidia_dynamic_lib
     parts: dict[str, Any] = {}
@@ -238,6 +239,6 @@ def parts_of_cuda() -> dict[str, Any]:
             parts[title] = search(name)
         except pathfinder.DynamicLibNotFoundError:
             parts[title] = None
-        except (OSError, RuntimeError) as error:  # a damaged file, or one that it needs is missing
+        except (OSError, RuntimeError) as error:  # a file is damaged, or a dependency missing
             parts[title] = error
     return parts

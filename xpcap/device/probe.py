@@ -1,4 +1,4 @@
-"""CuPy and its devices: importing it, and proving that a device computes. Only this file imports it."""
+"""CuPy and its devices: import CuPy, and prove that a device computes. No other file imports it."""
 
 import contextlib
 import functools
@@ -24,9 +24,9 @@ extern "C" __global__ void multiply(real* x, real factor, int n) {
 
 
 class BackendStatus(NamedTuple):
-    """State of a backend on this machine.
+    """Whether a backend can be used on this machine.
 
-    `reason`, `expected` and `cause` say why it is not `usable`; else they are empty.
+    `reason`, `expected` and `cause` say why it is not `usable`; otherwise they are empty.
     """
 
     name: str
@@ -36,7 +36,7 @@ class BackendStatus(NamedTuple):
     reason: str
     expected: str = ""
     cause: str = ""
-    cuda: str = ""  # of CuPy and of the driver
+    cuda: str = ""  # CuPy's version of it, and the driver's
 
     @property
     def why(self) -> str:
@@ -47,7 +47,7 @@ class BackendStatus(NamedTuple):
 def load() -> ModuleType:
     """The package cupy; a broken installation can raise any Exception."""
     with warnings.catch_warnings():
-        # CuPy warns if two of its wheels are installed; the probe decides
+        # CuPy warns if two of its wheels are installed; `cause_of` reports that if it matters
         warnings.simplefilter("ignore")
         import cupy
     return cupy
@@ -61,7 +61,7 @@ def import_cupy() -> ModuleType:
         raise BackendError(
             "import_cupy",
             "cupy",
-            f"cannot be imported ({_of_import(error)})",
+            f"cannot be imported ({_import_error(error)})",
             expected="the package, a device is not needed",
             cause=f"is it installed in this environment? {install('kernels')} installs it",
         ) from error
@@ -70,7 +70,7 @@ def import_cupy() -> ModuleType:
 def import_nccl() -> ModuleType | None:
     """CuPy's NCCL, for a process that computes on a device; None if it is not installed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
+        warnings.simplefilter("ignore")  # CuPy warns about missing libraries
         import cupy.cuda.nccl
     return cupy.cuda.nccl if cupy.cuda.nccl.available else None
 
@@ -81,13 +81,13 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _of_import(error: Exception) -> str:
-    """Type and first line of what CuPy wraps into a page of advice."""
+def _import_error(error: Exception) -> str:
+    """Type and first line of the error that CuPy wraps into a page of advice."""
     return first_line(error.__cause__ or error)
 
 
 def is_device_error(error: BaseException) -> bool:
-    """True for an error of CuPy's: of CUDA, its compiler or its libraries."""
+    """True for an error that CuPy raises: of CUDA, its compiler or its libraries."""
     return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
 
 
@@ -100,25 +100,25 @@ def _cached_kernels() -> int:
     return len([*kernel_cache().glob("*")])
 
 
-def _announce(card: str) -> None:
+def _announce_compiling(device_name: str) -> None:
     say(
-        f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes"
+        f"xpcap: compiling CUDA kernels for {device_name}; CuPy keeps them, so only the first use takes"
         " long",
         err=True,
     )
 
 
-def prove(cupy: ModuleType, card: str, plain: bool) -> None:
-    """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
+def prove(cupy: ModuleType, device_name: str, plain: bool) -> None:
+    """Prove the current device by computing: a working driver proves neither NVRTC nor cuBLAS.
 
-    An elementwise kernel, a reduction of rows, a product by CuPy (8 x 8, since it computes very
-    small ones without cuBLAS), and unless only the plain equations are to run, a kernel and a
-    product of our own, launched as all are: every kind of computation in xpcap. If one of them had
-    to be compiled, the others will be too, and a line on standard error announces it.
+    For plain code this is an elementwise kernel, a reduction of rows, and a product by CuPy (8 x 8,
+    since CuPy computes very small ones without cuBLAS). For fast code a kernel and a product of
+    xpcap's replace the reduction. If one kernel had to be compiled, the others will be too, and a
+    line on standard error announces it.
     """
     cached = _cached_kernels()
     if not cached:
-        _announce(card)
+        _announce_compiling(device_name)
     x = cupy.ones((8, 8), dtype="float32")
     results, expected = [float((x * 2)[0, 0]), float(cupy.matmul(x, x)[0, 0])], [2.0, 8.0]
     if plain:
@@ -137,17 +137,17 @@ def prove(cupy: ModuleType, card: str, plain: bool) -> None:
     if results != expected:
         raise RuntimeError("a test computation on the device gave a wrong result")
     if 0 < cached < _cached_kernels():
-        _announce(card)
+        _announce_compiling(device_name)
 
 
 def device_in_use(cupy: ModuleType) -> int | None:
-    """This thread's current device; None without a context, which making it current creates."""
+    """This thread's current device; None without a context, which asking must not create."""
     return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
 
 
 @contextlib.contextmanager
 def on_device(cupy: ModuleType, device: int) -> Iterator[None]:
-    """Make a device current inside the ``with``, then the one before if it had a context."""
+    """Make a device current inside the ``with``, then the earlier one if it had a context."""
     before = device_in_use(cupy)
     cupy.cuda.Device(device).use()
     try:
@@ -157,7 +157,7 @@ def on_device(cupy: ModuleType, device: int) -> Iterator[None]:
             cupy.cuda.Device(before).use()
 
 
-def cards_of(cupy: ModuleType) -> tuple[str, ...]:
+def device_names(cupy: ModuleType) -> tuple[str, ...]:
     """The names of the visible devices."""
     runtime = cupy.cuda.runtime
     names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
@@ -166,23 +166,20 @@ def cards_of(cupy: ModuleType) -> tuple[str, ...]:
 
 @functools.cache
 def machine(cupy: ModuleType, device: int) -> tuple[str, ...]:
-    """CuPy, CUDA, driver and card of a device, for which a check holds."""
+    """Versions of CuPy, CUDA and driver, and the device's name: a stored check holds for these."""
     runtime = cupy.cuda.runtime
     numbers = runtime.runtimeGetVersion(), runtime.driverGetVersion()
-    return cupy.__version__, *map(str, numbers), cards_of(cupy)[device]
+    return cupy.__version__, *map(str, numbers), device_names(cupy)[device]
 
 
 def without_cub(cupy: ModuleType) -> None:
-    """Let CuPy reduce without CUB, whose headers have to be found and compiled.
-
-    Without it a reduction needs no more than an elementwise kernel does.
-    """
+    """Let CuPy reduce without CUB, whose headers have to be found and compiled."""
     cupy._core.set_reduction_accelerators([])
 
 
 @contextlib.contextmanager
 def restored_reductions(cupy: ModuleType) -> Iterator[None]:
-    """Restore, after the ``with``, what CuPy reduces by."""
+    """Restore CuPy's choice of reduction accelerators after the ``with``."""
     accelerators = cupy._core.get_reduction_accelerators()
     try:
         yield
@@ -192,35 +189,35 @@ def restored_reductions(cupy: ModuleType) -> Iterator[None]:
 
 @functools.cache
 def cupy_status(device: int, plain: bool) -> BackendStatus:
-    """The state of CuPy on one device; others are counted, not used, to leave no context there.
+    """The state of CuPy on one device. Other devices are only counted: using one creates a context.
 
-    plain : prove CuPy alone, for the plain equations
+    plain : prove CuPy alone, for plain code
     """
     try:
         cupy = load()
         cuda = versions(cupy)
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        reason = f"cupy cannot be imported ({_of_import(error)})"
+        reason = f"cupy cannot be imported ({_import_error(error)})"
         return BackendStatus("cupy", False, "", (), reason, *cause_of(error))
     if reason := unsuited(cupy):
         return BackendStatus("cupy", False, cupy.__version__, (), reason, *cause_of(None, cupy))
-    cards: tuple[str, ...] = ()
-    card, reason, why = None, "", Cause()
+    names: tuple[str, ...] = ()
+    properties, reason, cause = None, "", Cause()
     try:
-        cards = cards_of(cupy)
-        if not cards:
+        names = device_names(cupy)
+        if not names:
             raise RuntimeError("no CUDA device is visible")
-        if device >= len(cards):
-            reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
+        if device >= len(names):
+            reason = f"this machine has {len(names)} CUDA device(s), numbered from 0"
         else:
-            card = cupy.cuda.runtime.getDeviceProperties(device)
+            properties = cupy.cuda.runtime.getDeviceProperties(device)
             with on_device(cupy, device):
-                prove(cupy, cards[device], plain)
+                prove(cupy, names[device], plain)
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        why = cause_of(error, cupy, card)
+        cause = cause_of(error, cupy, properties)
         details = f"{first_line(error)}; {cupy_packages()} for {cuda}"
         reason = f"no usable CUDA device ({details})"
-        if len(cards) > 1:
-            reason = f"CUDA device {device} of {len(cards)} is not usable ({details})"
+        if len(names) > 1:
+            reason = f"CUDA device {device} of {len(names)} is not usable ({details})"
             reason += "; cupy:N asks for another"
-    return BackendStatus("cupy", not reason, cupy.__version__, cards, reason, *why, cuda)
+    return BackendStatus("cupy", not reason, cupy.__version__, names, reason, *cause, cuda)

@@ -22,8 +22,8 @@ from xpcap.ops.choosing import BeamRows
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
 
-# Up to so many sequences an LSTM's step is one launch each way, product and gates together. Not yet
-# timed on a card
+# Up to this many sequences an LSTM step is one launch forward and one backward, each with its product
+# and gates. Not yet timed on a GPU
 FUSED = 128
 CUDA = Kernels(
     __package__,

@@ -104,7 +104,7 @@ from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Watcher, checked_watchers
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
-# the host; not yet timed on a card
+# the host; not yet timed on a GPU
 MAX_PADDED = 512
 
 
@@ -815,7 +815,7 @@ class CaptioningSolver:
         """Continue from a state: the next `train` takes the step after its last.
 
         On the host that is bit for bit with the same machine and threads, on a device in the fast
-        way with the same card model, CUDA libraries, CuPy and their settings.
+        way with the same GPU model, CUDA libraries, CuPy and their settings.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """The CUDA C kernel files, run on the CPU: built by g++ with shim.h, launched on NumPy arrays, or
 checked by the thread sanitizer.
 
-What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a card's
+What this shows is arithmetic, indexing and barriers. What it cannot show: launch limits, a GPU's
 memory model, its rounding and its speed.
 """
 
@@ -41,8 +41,8 @@ REALS = {"float": np.float32, "double": np.float64}
 FLAGS = "-std=c++17 -U_FORTIFY_SOURCE -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas".split()
 FLAGS += ["-Wno-unused-function"]
 PLAIN = "-O2 -fvisibility=hidden -fPIC -shared -Wl,-z,defs".split()
-# As a card rounds: a product and a sum at once, and in float32 no denormal numbers
-CARD = {
+# As a GPU rounds: a product and a sum at once, and in float32 no denormal numbers
+ROUNDING_OF_A_GPU = {
     "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DCPU_BUILD_FTZ"],
     "double": [*PLAIN, "-mfma", "-ffp-contract=fast"],
 }
@@ -262,15 +262,15 @@ _THREE = ctypes.c_uint * 3
 
 class CpuBuild:
     """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be
-    launched on NumPy arrays. Arithmetic rounds as plain C++ does, or as on a card.
+    launched on NumPy arrays. Arithmetic rounds as plain C++ does, or as on a GPU.
     """
 
-    def __init__(self, source: Path | str, real: str, as_card: bool = False) -> None:
+    def __init__(self, source: Path | str, real: str, as_gpu: bool = False) -> None:
         self.source, self.real = source, real
         self.parameters = parameters(source)
-        if as_card and platform.machine() not in ("x86_64", "AMD64"):
-            raise UnavailableError(f"no flags for the roundings of a card on {platform.machine()}")
-        built = _built(source, real, CARD[real] if as_card else PLAIN)
+        if as_gpu and platform.machine() not in ("x86_64", "AMD64"):
+            raise UnavailableError(f"no flags for the roundings of a GPU on {platform.machine()}")
+        built = _built(source, real, ROUNDING_OF_A_GPU[real] if as_gpu else PLAIN)
         self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
         # Holds the interpreter's lock: a launch is not reentrant
         library = ctypes.PyDLL(str(built))
@@ -292,20 +292,20 @@ class CpuBuild:
 
 
 @functools.cache
-def build(source: Path | str, real: str, as_card: bool = False) -> CpuBuild:
+def build(source: Path | str, real: str, as_gpu: bool = False) -> CpuBuild:
     """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once:
     later calls find it.
     """
-    return CpuBuild(source, real, as_card)
+    return CpuBuild(source, real, as_gpu)
 
 
 def _sizes(name: str, grid: Size, block: Size) -> tuple[Size, Size]:
-    """Grid and block as three numbers each; ValueError if a card does not launch them."""
+    """Grid and block as three numbers each; ValueError if a GPU does not launch them."""
     sizes = (*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
     limits = 2**31 - 1, 65535, 65535, 1024, 1024, 64
     fits = all(1 <= n <= most for n, most in zip(sizes, limits, strict=True))
     if not fits or max(len(grid), len(block)) > 3 or math.prod(block) > 1024:
-        raise ValueError(f"{name}: grid {grid} of blocks {block}, which a card does not launch")
+        raise ValueError(f"{name}: grid {grid} of blocks {block}, which a GPU does not launch")
     return sizes[:3], sizes[3:]
 
 

@@ -1,4 +1,4 @@
-"""What a card runs with: driver, CUDA's libraries and CuPy, with versions and paths."""
+"""What a GPU runs with: driver, CUDA's libraries and CuPy, with versions and paths."""
 
 import os
 import platform
@@ -18,10 +18,10 @@ LIBRARIES = ("cuda", "cublas", "cublasLt", "nvrtc")  # cuda: the driver
 
 
 def libraries() -> str:
-    """Print system, commit, packages, variables, the libraries that are loaded, and the card; return
-    card and versions in a line.
+    """Print system, commit, packages, variables, the libraries that are loaded, and the GPU; return
+    GPU and versions in a line.
 
-    BackendError : the card is not usable.
+    BackendError : the GPU is not usable.
     """
     print(platform.platform())
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
@@ -42,7 +42,7 @@ def libraries() -> str:
     xp, about = array_module(), machine()
     print(f"cublas {xp.cuda.cublas.getVersion(handle(xp))}, nvrtc {xp.cuda.nvrtc.getVersion()}")
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
-    return f"{about['card']}, driver {about['driver']}, CuPy {about['cupy']}, commit {commit}"
+    return f"{about['gpu']}, driver {about['driver']}, CuPy {about['cupy']}, commit {commit}"
 
 
 def _print_libraries() -> None:
