@@ -1,8 +1,8 @@
-"""Errors that the caller can do something about, printed without a traceback by the command line.
+"""Errors that a caller can act on; the command line prints them without a traceback.
 
-Each carries five fields: the function, the thing, what it got, what was expected, and the likely
-cause. `sentence` makes the message of them. A parameter of a public function stands in backquotes,
-as `out`; the command line prints its own option there.
+Each has five fields: the function, the thing, what came, what was expected, and the likely cause.
+`sentence` joins them into a message. Parameters of public functions are in backquotes, as `out`; the
+command line replaces them by its options.
 """
 
 import difflib
@@ -13,18 +13,18 @@ from typing import Self
 
 
 class XpcapError(Exception):
-    """An error with fields, for programs; its text is the `sentence` of them.
+    """An error with fields that programs can read; its text is their `sentence`.
 
-    function : the function that refuses; or function and file, ``"read_dataset: own.h5"``, of which
-        the file goes to `thing`
+    function : the function that raises it; or function and file, ``"read_dataset: own.h5"``, whose
+        file becomes part of `thing`
     thing : what is wrong: an argument, a file, a tensor in a file
-    got : what was given, as a phrase about the thing: ``has shape (2, 3)``
-    expected : what was expected in its place
+    got : what came, as a phrase about the thing: ``has shape (2, 3)``
+    expected : what was expected instead
     cause : the likely cause, or the remedy
 
-    They are attributes, as text, empty where there is nothing to say; `thing` is without
-    backquotes. They are also the `args` of the exception, so errors copy and pickle. One argument
-    alone, as in ``DataError("any text")``, is the whole message.
+    The fields are attributes: text, empty if there is nothing to say; `thing` loses its backquotes.
+    They are also the `args` of the exception, so errors copy and pickle. A single argument, as in
+    ``DataError("any text")``, is the whole message.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class XpcapError(Exception):
         """The message without function and thing, for a list of things."""
         return sentence("", "", self.got, self.expected, self.cause) or str(self)
 
-    def within(self, place: object) -> Self:
-        """Make the same error about a thing in a place.
+    def within(self, source: object) -> Self:
+        """The same error, about a thing in a source.
 
         Parameters
         ----------
-        place : object
+        source : object
             Such as a file, or an environment variable.
 
         Returns
@@ -64,8 +64,8 @@ class XpcapError(Exception):
         error : XpcapError
             Of the same class.
         """
-        caller, thing, *rest = self.args
-        return type(self)(caller, f"{place}: {thing}" if thing else place, *rest)
+        caller, thing, *fields = self.args
+        return type(self)(caller, f"{source}: {thing}" if thing else source, *fields)
 
 
 class BackendError(XpcapError, RuntimeError):
@@ -81,7 +81,7 @@ class NetworkError(DataError):
 
 
 class ContractError(XpcapError, AssertionError):
-    """A layer, a cell or an update rule does not do what xpcap relies on."""
+    """A layer, a cell or an update rule breaks a rule that xpcap relies on."""
 
 
 class GroupError(XpcapError, RuntimeError):
@@ -105,10 +105,10 @@ class InvalidValueError(XpcapError, ValueError):
 
 
 class InvalidTypeError(XpcapError, TypeError):
-    """An argument is of another type, dtype or library."""
+    """An argument has the wrong type, dtype or library."""
 
 
-LONGEST = 400  # characters of a field in a message: a few lines, whatever a stranger's file holds
+MAX_FIELD = 400  # characters of a field in a message: a file may hold names of any length
 EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, TrainingError)
 
 
@@ -119,7 +119,7 @@ def sentence(
     expected: object = "",
     cause: object = "",
 ) -> str:
-    """The message of an error: ``FUNCTION: THING CAME, expected EXPECTED; CAUSE``.
+    """The message of an error: ``FUNCTION: THING GOT, expected EXPECTED; CAUSE``.
 
     The middle of a long field is left out.
     """
@@ -133,7 +133,7 @@ def sentence(
 
 def _short(field: object) -> str:
     text = str(field)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 100]} ... {text[-90:]}"
+    return text if len(text) <= MAX_FIELD else f"{text[: MAX_FIELD - 100]} ... {text[-90:]}"
 
 
 def install(extra: str) -> str:
@@ -164,7 +164,7 @@ def unknown(
     """The error for a name that is not among the known ones: lists them, suggests the nearest."""
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    # names may come from a stranger's file
+    # names may come from any file
     listed = ", ".join(word if word.isprintable() else repr(word) for word in known[:20])
     return error(
         caller,

@@ -1,4 +1,4 @@
-"""Reading and writing files: a reader finds the old file or the new one, never half of one."""
+"""Read and write files: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
 import errno
@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from xpcap.errors import DataError, XpcapError
 
-PART = ".part"  # suffix of files that are being written
-NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # of failed writes
+PART = ".part"  # suffix of unfinished files
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # errors of writes
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     finally:
-        # the parent may be no folder, with nothing to remove
+        # if the parent is no folder, there is nothing to remove
         with contextlib.suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
 
@@ -48,11 +48,11 @@ def new_path(
 ) -> Iterator[Path]:
     """A temporary path for a file or folder, which becomes `path` if the ``with`` block succeeds.
 
-    Nothing is overwritten, not even what another process puts at `path` meanwhile. If the block
-    fails, what it made is removed.
+    Nothing is overwritten, not even a file that another process creates at `path` meanwhile. If the
+    block fails, the temporary file or folder is removed.
 
-    XpcapError : the given kind, as of `require_new_file`, before the block and after it. OSError :
-        it cannot be made; the error names `path`, not the temporary one.
+    XpcapError : of the class `error`, as `require_new_file` raises it, before the block or after it.
+    OSError : `path` cannot be made; the error does not name the temporary path.
     """
     path = Path(path)
     require_new_file(caller, path, suffix, error)
@@ -67,7 +67,7 @@ def new_path(
     except OSError as failure:
         file = Path(failure.filename or part)
         if not file.is_relative_to(part):
-            raise  # of another file, which the block read
+            raise  # the block failed at another file, such as its input
         name = str(path / file.relative_to(part))
         raise OSError(failure.errno or 0, failure.strerror or str(failure), name) from failure
     finally:
@@ -110,22 +110,24 @@ def new_folder(
 
 
 def _part_of(path: Path) -> Path:
-    """A name beside `path` that cannot be guessed."""
+    """A path in the same folder with a name that cannot be guessed."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def lock(file: BinaryIO, held: XpcapError) -> None:
-    """Lock other processes out of an open file, until it is closed, however that comes.
+    """Lock an open file against other processes until it is closed or this process ends.
 
     The file's position may change.
 
-    held : raised where one of them has it. OSError : the file system has no locks.
+    held : the error to raise if another process has the lock. OSError : the file system has no locks.
     """
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(file.fileno(), 1 << 60, os.SEEK_SET)  # beyond all that is read and written
+            os.lseek(
+                file.fileno(), 1 << 60, os.SEEK_SET
+            )  # beyond every byte that is read or written
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -139,7 +141,7 @@ def lock(file: BinaryIO, held: XpcapError) -> None:
 
 
 def is_text(name: str) -> bool:
-    """True if a file's name is text, which UTF-8 can hold, and not just bytes."""
+    """True if a file's name is text that UTF-8 can encode, not just bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -148,7 +150,7 @@ def is_text(name: str) -> bool:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process was writing to a folder, to which nobody writes now."""
+    """Remove the unfinished files of a killed process from a folder that no process writes to."""
     for path in folder.glob(f".*{PART}"):
         if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}", path.name):
             if path.is_dir() and not path.is_symlink():
@@ -158,7 +160,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def size_of(caller: str, path: Path, expected: str) -> int:
-    """The bytes of a file to read. DataError : it is missing, or no file."""
+    """The size of a file in bytes. DataError : it is missing, or not a file."""
     try:
         if path.is_file():
             return path.stat().st_size
@@ -169,7 +171,7 @@ def size_of(caller: str, path: Path, expected: str) -> int:
 
 
 def read_bytes(caller: str, path: Path, max_bytes: int, expected: str) -> bytes:
-    """The content of a file. DataError : it is missing, no file, or larger than `max_bytes`."""
+    """The content of a file. DataError : it is missing, not a file, or larger than `max_bytes`."""
     if (size := size_of(caller, path, expected)) > max_bytes:
         expected = f"{expected}, of at most {max_bytes:,} bytes"
         raise DataError(caller, path, f"has {size:,} bytes", expected, "is the path right?")
@@ -217,7 +219,7 @@ def require_new_file(
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
-    """The first path in a folder that nothing is at: STEM, STEM-2, STEM-3, ..., with the suffix."""
+    """The first unused path in a folder: STEM, STEM-2, STEM-3, ..., with the suffix."""
     k = 1
     while (path := folder / f"{stem}{'' if k == 1 else f'-{k}'}{suffix}").exists():
         k += 1
@@ -236,10 +238,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_advice(error: OSError, folder: Path) -> str:
-    """Advice on a write to a folder that failed: expected what, and what to do."""
+    """What a failed write to a folder needed, and what to do about it."""
     if error.errno in NO_ROOM and error.errno != errno.EFBIG:
         while not folder.exists() and folder.parent != folder:
-            folder = folder.parent  # of a new folder, which is gone again
+            folder = folder.parent  # a new folder has been removed again
         try:
             megabytes = shutil.disk_usage(folder).free / 1e6
             free = f"{megabytes:,.1f} MB are free on the disk of {folder}"
@@ -259,7 +261,7 @@ def write_advice(error: OSError, folder: Path) -> str:
     return "expected a working disk; check that it is not failing or unplugged"
 
 
-# The steps of a write, one function each, so that tests can make any of them fail.
+# Each step of a write is a function, so that tests can make any of them fail.
 
 
 def _create(path: Path) -> BinaryIO:
@@ -276,25 +278,25 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _place(part: Path, path: Path) -> None:
-    """Move a new file or folder to its name. FileExistsError : something has that name by now."""
+    """Move a new file or folder to its name. FileExistsError : the name is taken by now."""
     if os.name == "nt":
-        part.rename(path)  # which refuses there
+        part.rename(path)  # fails if `path` exists
     elif part.is_dir():
         path.mkdir()
-        part.rename(path)  # in place of an empty folder
+        part.rename(path)  # replaces the empty folder
     else:
         try:
             os.link(part, path)
         except FileExistsError:
             raise
-        except OSError:  # a file system without hard links, as FAT
+        except OSError:  # a file system without hard links, such as FAT
             path.touch(exist_ok=False)
             part.replace(path)
 
 
 def _flush_folder(folder: Path) -> None:
     if os.name != "posix":
-        return  # Windows cannot open a folder; its rename is as durable as it gets
+        return  # Windows cannot open a folder to flush it
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Numeric gradients on either device, by element as in the course or along random directions."""
+"""Numeric gradients on NumPy or CuPy: by element, as in the course, or along random directions."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +27,12 @@ def rel_error(x: Array, y: Array) -> float:
     ------
     ValueError
         The shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rel_error(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    0.5
     """
     a, b = to_numpy(x), to_numpy(y)
     a, b = (array.astype(np.result_type(array, np.float64)) for array in (a, b))
@@ -39,7 +45,7 @@ def rel_error(x: Array, y: Array) -> float:
 
 @contextlib.contextmanager
 def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
-    """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
+    """Yield copies of `arrays`, and restore the arrays after the ``with``, even if it raises."""
     for x in arrays:
         if x.dtype.kind != "f":
             cause = "integers cannot change by a small step"
@@ -67,7 +73,7 @@ def eval_numerical_gradient(
     Parameters
     ----------
     f : callable
-        Maps x to a number. It may ignore its argument and read x itself, as closures of the course.
+        Maps x to a number. It may ignore its argument and read x itself, as closures in the course do.
     x : array, float, any shape
         Use float64 for accurate slopes. Modified in place during the call, then restored.
     verbose : bool
@@ -78,6 +84,13 @@ def eval_numerical_gradient(
     Returns
     -------
     grad : array, shape and dtype of x
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([1.0, 2.0])
+    >>> eval_numerical_gradient(lambda x: (x * x).sum(), x, verbose=False).round(6)
+    array([2., 4.])
     """
     slopes = np.zeros(x.shape, x.dtype)
     with _restored("eval_numerical_gradient", x) as (saved,):
@@ -112,6 +125,13 @@ def eval_numerical_gradient_array(
     Returns
     -------
     grad : array, shape and dtype of x
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, df = np.array([1.0, 2.0]), np.array([1.0, -1.0])
+    >>> eval_numerical_gradient_array(lambda x: x * x, x, df).round(6)
+    array([ 2., -4.])
     """
     slopes = np.zeros(x.shape, x.dtype)
     with _restored("eval_numerical_gradient_array", x) as (saved,):
@@ -154,6 +174,13 @@ def grad_check_sparse(
     ------
     ValueError
         `analytic_grad` has another shape than `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([3.0])
+    >>> grad_check_sparse(lambda x: (x * x).sum(), x, 2 * x, num_checks=1)  # doctest: +ELLIPSIS
+    numerical: 6.000000 analytic: 6.000000, relative error: ...
     """
     _check_shape("grad_check_sparse", "analytic_grad", analytic_grad, x)
     with _restored("grad_check_sparse", x):
@@ -183,8 +210,8 @@ def directional_errors(
 ) -> list[float]:
     """Errors of analytic slopes along random directions through all parameters at once.
 
-    A direction costs two calls of f, however many parameters there are, and reveals an error
-    anywhere. To find the wrong parameter, pass them one at a time.
+    A direction costs two calls of f, however many parameters there are, and an error in any of them
+    shows. To find the wrong parameter, pass them one at a time.
 
     Parameters
     ----------
@@ -204,13 +231,21 @@ def directional_errors(
     Returns
     -------
     errors : list of float
-        ``|numeric - analytic| / max(1e-8, |numeric| + |analytic|)`` for each direction, with the
-        denominator of the steepest: across the gradient a slope is rounding alone.
+        ``|numeric - analytic| / max(1e-8, |numeric| + |analytic|)`` for each direction. All have the
+        denominator of the steepest, since a slope across the gradient is mostly rounding.
 
     Raises
     ------
     ValueError
         A gradient has another shape than its parameter, or there is no direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> W = np.array([1.0, 2.0])
+    >>> rng, loss = np.random.default_rng(0), lambda: (W * W).sum()
+    >>> max(directional_errors(loss, {"W": W}, {"W": 2 * W}, rng)) < 1e-8
+    True
     """
     caller = "directional_errors"
     directions = Whole(1).check(caller, "directions", directions)
@@ -220,7 +255,7 @@ def directional_errors(
     with _restored(caller, *params.values()) as values:
         saved = dict(zip(params, values, strict=True))
 
-        def at(direction: Mapping[str, Array], step: float) -> float:
+        def loss_at(direction: Mapping[str, Array], step: float) -> float:
             for name, x in params.items():
                 x[...] = saved[name] + step * direction[name]
             return float(f())
@@ -232,7 +267,7 @@ def directional_errors(
                 name: asarray(d / length, dtype=params[name].dtype, like=params[name])
                 for name, d in draws.items()
             }
-            numeric[k] = (at(direction, h) - at(direction, -h)) / (2 * h)
+            numeric[k] = (loss_at(direction, h) - loss_at(direction, -h)) / (2 * h)
             xp = get_array_module(*grads.values())
             analytic[k] = sum(float(xp.vdot(grads[name], direction[name])) for name in params)
     steepest = (np.abs(numeric) + np.abs(analytic)).max(initial=1e-8)

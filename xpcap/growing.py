@@ -1,4 +1,4 @@
-"""Files that commands continue: a log of lines, and a list of what was left out, with reasons."""
+"""Files that a later command continues: a log of lines, and a list of skipped things with reasons."""
 
 import contextlib
 import csv
@@ -9,20 +9,21 @@ from pathlib import Path
 from xpcap.errors import DataError
 from xpcap.files import atomic, lock
 
-SKIPPED = ".skipped.csv"  # behind the name of what was made without the things in such a list
-BOM = "\ufeff"  # begins a table, for Excel reads others in the encoding of the country
+SKIPPED = ".skipped.csv"  # suffix of the list of things that a file was made without
+BOM = "\ufeff"  # begins a table: without it Excel assumes the encoding of the country
 CHOOSE = "choose another name, or give the same options as before"
 
 
 class Log:
     """A file to which one process at a time appends lines.
 
-    A line is whole if it has its end. What a killed process left of another one is written over.
+    The next line overwrites an unfinished one that a killed process left.
 
     caller : function that errors name
-    path : of the file; a missing one is made
-    start : how such a file begins, by which one without a whole line is told from a file of others
-    DataError : a file of others, or in use by another process. OSError : it cannot be opened.
+    path : the file; it is created if it is missing
+    start : how such a file begins, to recognise one without a finished line
+    DataError : the file is another program's, or in use by another process. OSError : it cannot be
+        opened.
     """
 
     def __init__(self, caller: str, path: Path, start: str) -> None:
@@ -32,10 +33,10 @@ class Log:
             in_use, cause = "is being written by another process", "wait, or choose another name"
             lock(self._file, DataError(caller, path, in_use, "none", cause))
             self._file.seek(0)
-            *lines, rest = self._file.read().split(b"\n")
+            *lines, unfinished = self._file.read().split(b"\n")
             beginning = start.encode()
-            if not (lines or rest.startswith(beginning) or beginning.startswith(rest)):
-                got, expected = f"begins with {rest[:40]!r}", "a new file, or one to be continued"
+            if not (lines or unfinished.startswith(beginning) or beginning.startswith(unfinished)):
+                got, expected = f"begins with {unfinished[:40]!r}", "a new file, or one to continue"
                 raise DataError(caller, path, got, expected, CHOOSE)
         except BaseException:
             self._file.close()
@@ -45,7 +46,7 @@ class Log:
         self._end = b"\r\n" if lines and lines[0].endswith(b"\r") else b"\n"
 
     def append(self, line: str) -> None:
-        """Write a line, and hand it to the operating system. OSError : it cannot be written."""
+        """Hand a line to the operating system. OSError : it cannot be written."""
         content = remainder = line.encode() + self._end
         try:
             self._file.truncate(self._size)
@@ -56,21 +57,21 @@ class Log:
         self._size += len(content)
 
     def close(self) -> None:
-        """Close the file, for another process to go on."""
+        """Close the file, so that another process can continue it."""
         self._file.close()
 
 
 class SkippedList:
-    """A table of failures with reasons, next to what was made: FILE.skipped.csv.
+    """FILE.skipped.csv: a table of the things that FILE was made without, with reasons.
 
     caller : function that errors name
-    made : path of what was made
-    name : heading of the first column; the second one is `reason`
-    DataError : such a file is there, and is none.
+    file : FILE
+    name : heading of the first column; the second is `reason`
+    DataError : FILE.skipped.csv exists and is not such a table.
     """
 
-    def __init__(self, caller: str, made: Path, name: str) -> None:
-        self.path, self._heading = made.with_name(made.name + SKIPPED), [name, "reason"]
+    def __init__(self, caller: str, file: Path, name: str) -> None:
+        self.path, self._heading = file.with_name(file.name + SKIPPED), [name, "reason"]
         self.reasons: dict[str, str] = {}  # by name
         if not self.path.exists():
             return
@@ -84,7 +85,7 @@ class SkippedList:
         raise DataError(caller, self.path, "is another file", expected, "move it away")
 
     def write(self, rows: Iterable[Sequence[str]]) -> None:
-        """Put these rows in place of all; without any there is no file."""
+        """Replace all rows; without rows, remove the file."""
         heading, *lines = (f"{csv_line(row)}\n" for row in (self._heading, *rows))
         content = "".join([BOM, heading, *lines]).encode("utf-8", "backslashreplace")
         if not lines:
@@ -102,6 +103,6 @@ def csv_line(cells: Sequence[str], delimiter: str = ",") -> str:
 
 
 def delimiter_of(table: str) -> str:
-    """The delimiter of a table, which a spreadsheet may have saved, by its heading."""
+    """The delimiter in the heading of a table, which a spreadsheet may have changed."""
     heading = table.partition("\n")[0]
     return next((sign for sign in ";\t" if sign in heading), ",")

@@ -1,8 +1,8 @@
-"""JSON that anybody wrote: its text, and the types of what it holds.
+"""Parse JSON from any source, and check its values against a form.
 
-A form says what is wanted: a type; a kind of option; a list of one form; an object's keys with their
-forms, "*" for any other key, and a question mark behind a key that may be missing or null; a tuple of
-alternatives. ``{"images": [{"file_name": str, "id": (int, str)}], "info?": {}, "*": Real(0)}``
+A form is a type; a kind of option; a list of one form; an object's keys with their forms, "*" for any
+other key, and a question mark after a key that may be missing or null; or a tuple of alternatives.
+``{"images": [{"file_name": str, "id": (int, str)}], "info?": {}, "*": Real(0)}``
 """
 
 import json
@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any:
     """Parse a JSON text. DataError : not JSON, nested too deep, or a repeated key."""
 
-    def distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(members)
         if len(value) < len(members):
             ((key, _),) = Counter(key for key, _ in members).most_common(1)
@@ -33,36 +33,36 @@ def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any
         return value
 
     try:
-        return json.loads(text, object_pairs_hook=distinct)
-    except DataError:  # a ValueError, too
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except DataError:  # it is a ValueError, which the last clause converts
         raise
     except RecursionError as error:
         raise DataError(caller, thing, "is JSON nested too deep", expected, "damaged?") from error
     except ValueError as error:
-        got, cause = f"is not whole JSON ({error})", "cut short, or edited by hand?"
+        got, cause = f"is not valid JSON ({error})", "cut short, or edited by hand?"
         raise DataError(caller, thing, got, expected, cause) from error
 
 
-def read_json(caller: str, path: Path, most: int, expected: str) -> Any:
-    """The value in a JSON file of at most `most` bytes. DataError : as of `read_text`, `parse_json`."""
-    return parse_json(caller, path, read_text(caller, path, most, expected), expected)
+def read_json(caller: str, path: Path, max_bytes: int, expected: str) -> Any:
+    """The value in a JSON file. DataError : as of `read_text` and `parse_json`."""
+    return parse_json(caller, path, read_text(caller, path, max_bytes, expected), expected)
 
 
 def check_json(
     caller: str, thing: object, value: object, form: JsonForm, cause: str = "damaged?"
 ) -> None:
-    """Check a value of JSON, and all that it holds, against a form.
+    """Check a JSON value, and all values in it, against a form.
 
-    DataError : the first misfit, by its path, such as ``images[3].file_name``.
+    DataError : names the path of the first misfit, such as ``images[3].file_name``.
     """
-    if found := _misfit(value, form):
-        path, got, expected = found
+    if misfit := _misfit(value, form):
+        path, got, expected = misfit
         where = ": ".join(filter(None, (str(thing), path.removeprefix("."))))
         raise DataError(caller, where, f"is {got}", expected, cause)
 
 
 def _misfit(value: object, form: JsonForm) -> tuple[str, str, str] | None:
-    """The path of the first value that does not fit, what came, and what was expected."""
+    """The first value that does not fit: its path, the value, and what was expected."""
     if isinstance(form, OptionKind):
         try:
             form.check("", "", value)
@@ -70,10 +70,10 @@ def _misfit(value: object, form: JsonForm) -> tuple[str, str, str] | None:
             return "", kind_of(value), str(form)
         return None
     if isinstance(form, tuple):
-        form = next((one for one in form if type(value) is _type(one)), form)
+        form = next((each for each in form if type(value) is _type(each)), form)
     if type(value) is not _type(form):
         forms = form if isinstance(form, tuple) else (form,)
-        return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
+        return "", kind_of(value), " or ".join(TYPES[_type(each)] for each in forms)
     if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
         return (
             "",
@@ -81,8 +81,8 @@ def _misfit(value: object, form: JsonForm) -> tuple[str, str, str] | None:
             "whole characters",
         )
     for step, part, inner in _parts(value, form):
-        if found := _misfit(part, inner):
-            return step + found[0], *found[1:]
+        if misfit := _misfit(part, inner):
+            return step + misfit[0], *misfit[1:]
     return None
 
 
@@ -91,9 +91,9 @@ def _type(form: JsonForm) -> type:
 
 
 def _parts(value: Any, form: JsonForm) -> Iterator[tuple[str, object, JsonForm]]:
-    """Members of a list or an object: the step of the path to each, its value, and its form."""
+    """Members of a list or an object: the step of the path to it, its value and its form."""
     if isinstance(form, list):
-        yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
+        yield from ((f"[{number}]", item, form[0]) for number, item in enumerate(value))
     elif isinstance(form, dict):
         named = {key.removesuffix("?"): key for key in form if key != "*"}
         for name, key in named.items():
@@ -107,6 +107,6 @@ def _parts(value: Any, form: JsonForm) -> Iterator[tuple[str, object, JsonForm]]
 
 
 def kind_of(value: object) -> str:
-    """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
+    """A JSON value as messages show it: ``null``, ``an object``, or the value itself, shortened."""
     names = {dict: "an object", list: "a list", type(None): "null", type(...): "missing"}
     return names.get(type(value)) or repr(value)[:60]

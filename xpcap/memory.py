@@ -1,4 +1,4 @@
-"""Memory of a computation: `Workspace`, whose arrays last from step to step or are fresh."""
+"""`Workspace`: the arrays that a computation writes to, reused in each step or fresh."""
 
 import math
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ ALIGNED = 128  # elements; arrays in one allocation begin at multiples
 class Workspace:
     """Arrays to write to, by name: ``take(name, shape)``. Their content is undefined.
 
-    A name stands for one array, as large as its largest use so far; a smaller use gets its
-    beginning. It has one dtype: the usual one, or as in ``take(name, shape, bool)``. Each layer
-    gets a `scope` from its caller, so that no two layers share a name.
+    A name has one array, as large as its largest use so far; a smaller use gets its beginning. Its
+    dtype never changes: that of `like`, or as in ``take(name, shape, bool)``. A caller gives each
+    layer a `scope`, so that no two layers share a name.
 
     Each step overwrites the results of the step before, so the owner of a workspace decides when
-    that may happen. The solver owns one; decoding makes one for each call. On a device all work
-    with it belongs to the stream that was current when it was made: nothing orders two streams.
+    that may happen. The solver owns one; decoding makes one for each call. On a device all its
+    work runs on the stream that was current when it was made: nothing orders two streams.
 
     like : array whose library, device and dtype the arrays have
-    count : parts of a step, at most; each has a scope
-    waiting : gives the context of a wait for the device, which other ranks may hold up
+    count : the largest number of parts of a step; each has a scope
+    waiting : returns a context in which to wait for the device, which other ranks may delay
     """
 
     def __init__(self, like: Array, count: int = 1, *, waiting: Waiting = nullcontext) -> None:
         self._xp, self.dtype, self._prefix = get_array_module(like), like.dtype, ""
         self._count = count
         self._arrays: dict[str, Array] | None = {}  # None: each array is new
-        # The last view of each: most are needed in the same shape again, and a new one costs a
-        # device's host time
+        # The last view of each array: most are needed in the same shape again, and the host takes
+        # long to make one for a device
         self._views: dict[str, Array] = {}
         self._staging = Staging(self._xp, waiting)
 
@@ -48,36 +48,36 @@ class Workspace:
         return memory
 
     def scope(self, name: str) -> Self:
-        """The same memory under names that begin with ``name.``"""
+        """The same memory, under names that begin with ``name.``."""
         scope = object.__new__(type(self))
         scope.__dict__.update(self.__dict__)
         scope._prefix = f"{self._prefix}{name}."
         return scope
 
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
-        """The array of a name, in a shape."""
-        wanted = dtype or self.dtype
+        """The array of a name, in this shape."""
+        dtype = dtype or self.dtype
         if self._arrays is None:
-            return self._xp.empty(shape, wanted)
+            return self._xp.empty(shape, dtype)
         name = self._prefix + name
         flat = self._arrays.get(name)
-        if flat is not None and flat.dtype != wanted:
-            got = f"has dtype {flat.dtype}, and {np.dtype(wanted)} is asked for"
-            cause = "two arrays share a name: give each a name, or its layer a scope, of its own"
+        if flat is not None and flat.dtype != dtype:
+            got = f"has dtype {flat.dtype}, and {np.dtype(dtype)} is asked for"
+            cause = "two arrays share a name: give each its own name, or each layer its own scope"
             raise InvalidTypeError("Workspace", name, got, "one dtype for each name", cause)
-        last = self._views.get(name)
-        if last is not None and last.shape == shape:
-            return last
+        last_view = self._views.get(name)
+        if last_view is not None and last_view.shape == shape:
+            return last_view
         size = math.prod(shape)
         if flat is None or flat.size < size:
-            flat = last = None
+            flat = last_view = None
             self._drop(name)  # frees the old memory before asking for more
-            self._arrays[name] = self._xp.empty(size, wanted)
+            self._arrays[name] = self._xp.empty(size, dtype)
         array = self._views[name] = view(self._arrays[name], 0, shape)
         return array
 
     def send(self, name: str, host: np.ndarray) -> Array:
-        """A host array on the device, until its name is used again; on the host that array."""
+        """Copy a host array to the device, until its name is used again; return it as it is on the host."""
         if self._xp is np:
             return host
         if self._arrays is None:
@@ -101,7 +101,7 @@ class Workspace:
 
     @property
     def parts(self) -> list[Self]:
-        """Memory of the parts of a step; that of the first is this one."""
+        """The memory of each part of a step; the first part has this one."""
         return [self, *(self.scope(f"part {k}") for k in range(1, self._count))]
 
     @property
@@ -112,7 +112,7 @@ class Workspace:
 
 
 def one_block(like: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """New arrays of these shapes, of the library and dtype of `like`, in one allocation.
+    """New arrays of these shapes, with the library and dtype of `like`, in one allocation.
 
     When large arrays are freed together, malloc returns memory beyond twice the largest to the
     system, and the next arrays are paged in again: on a CPU that takes as long as a small batch's
@@ -129,5 +129,5 @@ def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
     """View flat[start : start + size].reshape(shape)."""
     if isinstance(flat, np.ndarray):
         return flat[start : start + math.prod(shape)].reshape(shape)
-    # Slicing and reshaping a device's array takes twice the host's time
+    # Slicing and reshaping a device array would take the host twice as long
     return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)

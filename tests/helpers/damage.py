@@ -306,7 +306,7 @@ DATASET: list[tuple[Any, ...]] = [
     (array("val/text", "a text"), "not a whole dataset", "", "has no attribute"),
     # what it says of itself
     (array("xpcap", as_bytes("[" * 50_000)), "is JSON nested too deep"),
-    (array("xpcap", as_bytes("{")), "is not whole JSON", "prepare", "cut short", "data.h5: xpcap"),
+    (array("xpcap", as_bytes("{")), "is not valid JSON", "prepare", "cut short", "data.h5: xpcap"),
     (array("xpcap", as_bytes("[1]")), "is a list", "an object"),
     (array("xpcap", as_bytes('{"format": 1}')), "is missing", "an object", "", "source"),
     (about(stamp=3), "is 3", "text", "", "stamp"),
@@ -332,7 +332,7 @@ DATASET: list[tuple[Any, ...]] = [
     (array("val/image_idxs", np.zeros(0, "i4")), "have shape (0,)", "", "", "image_idxs"),
     (array("train/features", np.zeros((1, 4), "f4")), "", "one row for each of 3 pictures"),
     (array("val/captions", np.zeros((0, 7), "i4")), "have shape (0, 7)", "(n > 0", "", "captions"),
-    (put("train/images", 0, 66), "is not whole JSON", "", "", "train/images"),
+    (put("train/images", 0, 66), "is not valid JSON", "", "", "train/images"),
     (array("train/images", as_bytes("[1]")), "is 1", "text", "", "train/images: [0]"),
 ]  # fmt: skip
 
@@ -340,7 +340,7 @@ COURSES: list[tuple[Any, ...]] = [
     (CAPTIONS, gone, "a folder without coco2014_captions.h5", "coco_captioning.zip"),
     ("val2014_vgg16_fc7_pca.h5", raw(lambda b: b[:1000]), UNOPENED, "", "truncated"),
     ("train2014_urls.txt", gone, "does not exist", "", "", "train2014_urls.txt"),
-    (VOCABULARY, text('{"idx'), "is not whole JSON", "", "cut short", VOCABULARY),
+    (VOCABULARY, text('{"idx'), "is not valid JSON", "", "cut short", VOCABULARY),
     (VOCABULARY, raw(lambda b: b.replace(b"w7", b"\\ud800", 1)), "not a character", "whole characters"),
     (VOCABULARY, text("{}"), "is missing", "a list", "", f"{VOCABULARY}: idx_to_word"),
     (VOCABULARY, text('{"idx_to_word": "abc", "word_to_idx": {}}'), "is 'abc'", "a list"),
@@ -390,7 +390,7 @@ RUN: list[tuple[Any, ...]] = [
     (CONFIG, member(feature_scaling="foo"), "", "standardize, none", "", "feature_scaling"),
     (CONFIG, member(feature_scaling="none"), "feature scaling whose mean"),
     (VOCAB, text("[1]"), "is 1", "text", "", f"{VOCAB}: [0]"),
-    (VOCAB, text("["), "is not whole JSON", "", "", VOCAB),
+    (VOCAB, text("["), "is not valid JSON", "", "", VOCAB),
     (VOCAB, swap_words, "not the vocabulary that best.safetensors was trained with"),
     (BEST, gone, "is missing", "", "", BEST),
     (BEST, raw(lambda b: b[:-100]), "", "", "damaged", BEST),

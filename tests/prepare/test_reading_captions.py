@@ -388,10 +388,10 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "image,caption\na.jpg\nb.jpg\n" | got: no caption that could be read | expected: some | cause: rows without 2 columns: 2 (line 2, line 3)
     "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | got: 's20' | expected: at most 20
     "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | got: '../x'
-    coco(SAID)[:-30] | got: not whole JSON | cause: cut short
+    coco(SAID)[:-30] | got: not valid JSON | cause: cut short
     "[" * 100_000 | got: nested too deep
     "[" + "[]," * 9_000_000 | got: 18,000,001 values | cause: is it a file of captions
-    "[" + "9" * 5000 + "]" | got: not whole JSON
+    "[" + "9" * 5000 + "]" | got: not valid JSON
     "[1, 2]" | thing: row 1 | got: is 1 | expected: an object
     "[]" | got: no caption that could be read
     "{}" | got: has the columns nothing
@@ -400,7 +400,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     '{"a.jpg": ["a", 1]}' | thing: ['a.jpg'][1] | got: is 1 | expected: text
     '{"a.jpg": {"caption": "a dog"}}' | thing: ['a.jpg'] | got: is an object | expected: text or a list
     r'{"\ud800": "a dog"}' | thing: [0] | got: half of a surrogate pair
-    ONE + '{"image": "a"\n' | thing: line 2 | got: not whole JSON
+    ONE + '{"image": "a"\n' | thing: line 2 | got: not valid JSON
     ONE + '{"image": 7.5}\n' | thing: line 2: image | got: is 7.5 | expected: text or a whole number
     r'{"image": "\ud800", "caption": "b"}' | thing: line 1: image | got: half of a surrogate pair
     '{"image": "a", "caption": [{"raw": 1}]}' | thing: line 1: caption[0] | got: is an object | expected: text

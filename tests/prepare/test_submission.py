@@ -68,7 +68,7 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
     [3] | thing: [0] | got: is 3 | expected: an object
     3 | got: is of no form known here
     {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | got: has the key 'a/1.jpg' twice | expected: each key once
-    { | got: is not whole JSON
+    { | got: is not valid JSON
     """,
     error=DataError,
     function="read_submission",

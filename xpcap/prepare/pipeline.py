@@ -22,7 +22,7 @@ from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
-from xpcap.errors import LONGEST, DataError, InvalidTypeError, OptionError
+from xpcap.errors import MAX_FIELD, DataError, InvalidTypeError, OptionError
 from xpcap.files import is_text
 from xpcap.prepare.detect import METADATA, CaptionFile, read_captions
 from xpcap.prepare.features import (
@@ -284,7 +284,7 @@ def _no_match(
     if not known and files is not None:
         rest = describe_rest(files.path, files.others, files.unreadable)
         cause = "; ".join([f"no picture is in {place}", *rest])
-    elif remarks[example] and len(missing + remarks[example]) < LONGEST:
+    elif remarks[example] and len(missing + remarks[example]) < MAX_FIELD:
         cause = f"{missing}: {remarks[example]}"
     else:
         cause = (
