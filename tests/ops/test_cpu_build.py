@@ -112,7 +112,7 @@ def without_a_barrier(kernel: str) -> list[Mutant]:
 FIRST_PLACE = r"out\[\(long long\)k \* C", "out[0LL * C"
 MUTANTS = [mutant for kernel in BARRIERS for mutant in without_a_barrier(kernel)] + [
     Mutant(
-        "softmax_loss", "a score read late", "most - target_score", "most - scores[row + target]"
+        "softmax_loss", "a score read late", "largest - target_score", "largest - scores[row + target]"
     ),
     Mutant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
     Mutant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
@@ -139,10 +139,10 @@ def sanitize(launch: Launch) -> cpu_build.Report:
 
 # Guards that keep a kernel from reading beyond an array what it drops afterwards
 GUARDS = [
-    ("line + j * apart < lines_left &&", ""),
+    ("line + j * stride < lines_left &&", ""),
     ("unit < units_left &&", ""),
     ("&& k < terms_left", ""),
-    ("&& k + j % 2 * apart < terms_left", ""),
+    ("&& k + j % 2 * stride < terms_left", ""),
     ("p < P ? p : P - 1", "p"),
     ("t < steps && p < P ?", "t < steps ?"),
 ]

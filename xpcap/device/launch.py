@@ -1,8 +1,8 @@
-"""Kernels of CUDA C files: loading them, and launching them through the driver's binding in CuPy.
+"""Loads the kernels of CUDA C files, and launches them through CuPy's binding of the driver.
 
-A launch is prepared once: arguments are packed into memory as the kernel's C parameters want them.
-It can then be run as often as wanted, in a fraction of the host's time of CuPy's own launch. A
-launch whose arguments are not those of the C function is an error that names kernel and parameter.
+A launch packs its arguments into memory as the kernel's C parameters require. The prepared launch can
+run any number of times, and costs the host a fraction of CuPy's own launch. Arguments that do not fit
+the C function are an error that names kernel and parameter.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 LaunchSize = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
 
-THREADS = 256  # of a block
-# A parameter fills eight bytes, whatever its type; a pointer is a "Q"
+THREADS = 256  # per block
+# struct's format of each C type, padded to eight bytes; a pointer is a "Q"
 SLOTS = {"int": "i4x", "long long": "q", "float": "f4x", "double": "d"}
-# C types by NumPy's character for the dtype, which costs far less than its name
+# C types by NumPy's dtype character, which is far faster to read than its name
 REALS = {"f": "float", "d": "double"}
-# Dtypes of the arrays that a kernel reads and writes, by C's type of an element
+# Dtypes of a kernel's arrays, by the C type of an element
 DTYPES = {
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
@@ -43,18 +43,18 @@ class Parameter(NamedTuple):
     """A parameter of a C function."""
 
     name: str
-    type: str  # in C, of what a pointer points to, without const
+    type: str  # in C, without const; for a pointer the type it points to
     pointer: bool
     const: bool
 
 
 class KernelLaunch(NamedTuple):
-    """A kernel's launch, prepared."""
+    """A prepared launch of a kernel."""
 
     kernel: "Kernel"
     grid: tuple[int, int, int]
     parameters: ctypes.Array[Any]  # addresses of the parameters, then the parameters
-    arrays: tuple[object, ...]  # the arguments: an address keeps no memory alive
+    arrays: tuple[object, ...]  # the arguments, kept since an address keeps no memory alive
 
     def arguments(self, stream: int) -> tuple[int, ...]:
         """Arguments of the driver's launchKernel."""
@@ -69,18 +69,18 @@ class KernelLaunch(NamedTuple):
 
 
 class Kernel:
-    """A kernel on a device. Called with threads or blocks and arguments, it launches.
+    """A kernel on a device. A call with threads or blocks, and arguments, launches it.
 
     Arguments are those of the C function: device arrays, and numbers, which are packed as the type
-    of their parameter. Blocks lie along one to three axes; a kernel of no threads is not launched.
-    Numbers are checked at each launch, arrays where they are first handed over, by `check`.
+    of their parameter. Blocks lie along one to three axes; without threads nothing is launched. Each
+    launch checks the numbers; `check` checks the arrays, once.
 
     xp : CuPy
-    device : its number
-    module : a RawModule that was loaded there
-    name : of the C function
-    types : its parameters, as from `parameters`
-    threads : of a block
+    device : number of the device
+    module : a RawModule loaded on it
+    name : name of the C function
+    types : its parameters, from `parameters`
+    threads : threads per block
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Kernel:
 
     def __call__(self, work: LaunchSize, *args: object) -> None:
         grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
-        if 0 in grid:  # which CUDA refuses
+        if 0 in grid:  # CUDA refuses an empty grid
             return
         memory = self._memory()
         start = ctypes.addressof(memory)
@@ -126,7 +126,7 @@ class Kernel:
         record_node(launch)
 
     def check(self, args: Sequence[object]) -> None:
-        """Raise TypeError or ValueError if an array is not what the kernel takes there."""
+        """Raise TypeError or ValueError if an array does not fit its parameter."""
         array, device = self._array, self._device
         for k, dtype in self._arrays:
             x: Any = args[k]
@@ -167,13 +167,13 @@ class Kernel:
 
 
 def signatures(text: str) -> dict[str, str]:
-    """The parameters of each kernel in a file's text, as they stand there."""
+    """The parameters of each kernel in a file, as text."""
     text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)|__restrict__", "", text)
     return dict(re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text))
 
 
 def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
-    """The parameters of a kernel in a file's text."""
+    """The parsed parameters of a kernel in a file's text."""
     result = []
     for part in signatures(text)[name].split(","):
         shape = r"\s*(const\s)?\s*(.*?)\s*(\*?)\s*(\w+)\s*"
@@ -183,9 +183,9 @@ def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
-    """CuPy and the device of `like`, with a context.
+    """CuPy and the number of this thread's device, which has a context and holds `like`.
 
-    TypeError, ValueError : it is no array of CuPy, or not on this thread's device
+    TypeError : `like` is no CuPy array. ValueError : it lies on another device.
     """
     xp = sys.modules["cupy"]
     if not isinstance(like, xp.ndarray):
@@ -201,7 +201,7 @@ def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
             cause=f"call use_backend('cupy:{device}') in each thread that computes there",
         )
     if not _this_thread.has_context:
-        # The driver, unlike CuPy, launches nothing without
+        # Unlike CuPy, the driver launches nothing without a context
         xp.cuda.Device(device).use()
         _this_thread.has_context = True
     return xp, device
@@ -215,24 +215,24 @@ _this_thread = _ThisThread()
 
 
 class Kernels:
-    """The kernels of a folder of CUDA C files, each compiled for float32 or float64 by a macro.
+    """The kernels of a package's folder cuda/, compiled for float32 or float64 by the macro REAL.
 
-    package : the folder's package; the files lie in its folder cuda/
-    constants : what host and kernels agree on: ``#define`` before each file, as is THREADS
-    threads : of a block
+    package : the package with the folder
+    constants : numbers that host and kernels share, defined before each file, as is THREADS
+    threads : threads per block
     """
 
     def __init__(self, package: str, constants: Mapping[str, int], threads: int = THREADS) -> None:
         self._package, self.constants, self.threads = package, dict(constants), threads
         self.source, self._like = functools.cache(self._source), functools.cache(self._find_like)
-        # By CuPy and device, since a module loads on the current one, name, and dtype
+        # By CuPy, device (a module loads on the current one), name and dtype
         self._loaded: dict[tuple[ModuleType, int, str, str], Kernel] = {}
 
     def __getitem__(self, constant: str) -> int:
         return self.constants[constant]
 
     def _source(self, file: str) -> str:
-        """The text of a file as it is compiled: after the constants, with what it includes."""
+        """The text of a file as it is compiled, with constants and included files."""
         text = self._read(f"{file}.cu")
         for line, name in re.findall(r'(#include "(.*)")', text):
             text = text.replace(line, self._read(name))
@@ -248,7 +248,7 @@ class Kernels:
 
     @functools.cached_property
     def files(self) -> dict[str, str]:
-        """The file of each kernel, without its ending."""
+        """The file of each kernel, without its suffix."""
         names = [path.name for path in self._folder.iterdir() if path.is_file()]
         return {
             kernel: name.removesuffix(".cu")
@@ -265,9 +265,10 @@ class Kernels:
         return Kernel(xp, device, module, name, self._parameters(name, real), self.threads)
 
     def _find_like(self, name: str) -> int:
-        """Number of the argument whose dtype and device a kernel is loaded for.
+        """Index of the argument whose dtype and device choose the compiled kernel.
 
-        It is the first array of reals that the kernel writes, else that it reads, else any.
+        It is the first array of reals that the kernel writes, else the first that it reads, else the
+        first array.
         """
         arguments = enumerate(self._parameters(name, "real"))
         pointers = [(k, parameter) for k, parameter in arguments if parameter.pointer]
@@ -275,9 +276,9 @@ class Kernels:
         return min(reals, default=(True, pointers[0][0]))[1]
 
     def kernel(self, name: str, args: Sequence[Any]) -> Kernel:
-        """A kernel for the dtype and device of its arguments, or of the arrays before its numbers.
+        """The kernel for the dtype and device of its arguments; `args` may lack the last numbers.
 
-        TypeError, ValueError : an array is not what it takes, or not on this thread's device
+        TypeError, ValueError : an array does not fit, or lies on another device than this thread's
         """
         like = args[self._like(name)]
         xp, device = current_device(name, like)
@@ -289,13 +290,13 @@ class Kernels:
         return kernel
 
     def launch(self, name: str, work: LaunchSize, *args: object) -> None:
-        """Launch a kernel; TypeError or ValueError if an argument is not what it takes."""
+        """Launch a kernel; TypeError or ValueError if an argument does not fit."""
         self.kernel(name, args)(work, *args)
 
     def prepared(self, name: str, *arrays: Array) -> Callable[..., None]:
-        """A launch of a kernel on arrays, for each call with threads or blocks and its numbers.
+        """A function that launches a kernel on these arrays, given threads or blocks and the numbers.
 
-        TypeError, ValueError : an array is not what the kernel takes
+        TypeError, ValueError : an array does not fit
         """
         kernel = self.kernel(name, arrays)
 
@@ -305,5 +306,5 @@ class Kernels:
         return launch
 
     def blocks(self, n: int, each: int = 0) -> int:
-        """Number of blocks for n threads, or for n items of which a block takes `each`."""
+        """Number of blocks for n threads, or for n items with `each` items per block."""
         return -(-n // (each or self.threads))

@@ -1,8 +1,8 @@
-"""Operations on CuPy's arrays: a method each, which launches a kernel of cuda/ or calls cuBLAS.
+"""Operations on CuPy arrays: each is a method that launches a kernel of cuda/, or calls cuBLAS.
 
-A launch names the kernel, its threads, or its blocks in a tuple, and its C arguments. An array that
-they do not fit is an error. What no kernel computes, the equation does by CuPy: `super()`. Matrix
-products are in cublas.py.
+A launch names the kernel, its threads (or its blocks, as a tuple) and its C arguments. An array that
+does not fit is an error. Where no kernel applies, `super()` computes the plain equation with CuPy.
+Matrix products are in cublas.py.
 """
 
 import functools
@@ -28,19 +28,19 @@ FUSED = 128
 CUDA = Kernels(
     __package__,
     {
-        "FORWARD_UNITS": 8,  # of a block in lstm_step.cu; its threads divided by them are its rows
+        "FORWARD_UNITS": 8,  # units of a block in lstm_step.cu; it has THREADS / units rows
         "BACKWARD_UNITS": 16,
-        "SEGMENT_PARTS": 4,  # of a long segment
-        "SUM_COLUMNS": 8,  # of a block in column_sum.cu
-        "REGIONS": 1024,  # of a picture, at most: whole tiles; 13 KiB of shared memory in double
-        "SLAB": 16,  # regions for a thread of attention_sum
+        "SEGMENT_PARTS": 4,  # parts of a long segment
+        "SUM_COLUMNS": 8,  # columns of a block in column_sum.cu
+        "REGIONS": 1024,  # most regions of a picture: whole tiles, 13 KiB of shared memory in double
+        "SLAB": 16,  # regions per thread of attention_sum
         "NO_TARGET": NO_TARGET,
     },
 )
 
 
 class Equations(Ops):
-    """The plain equations on a device, by CuPy: each invalidates a recording that is on."""
+    """The plain equations on a device, by CuPy; each invalidates the current recording."""
 
     @classmethod
     def without_kernels(cls) -> list[str]:
@@ -67,7 +67,7 @@ def _empty(like: Array, *shape: int, dtype: Any = None) -> Array:
 
 
 def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
-    """Scale for a kernel: an array, a number, and 1 to read the array or 0 to read the number."""
+    """Scale for a kernel: an array, a number, and 1 to use the array or 0 to use the number."""
     if isinstance(scale, float):
         return like, scale, 0
     return scale, 0, 1
@@ -76,34 +76,34 @@ def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
 def _launch_loss(
     scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
 ) -> None:
-    """Loss nll and gradient out of softmax(scores + bias)."""
+    """Write the loss of softmax(scores + bias) to nll, and its gradient to out."""
     (R, V), scale = scores.shape, _scale(terms.scale, nll)
-    kept, rest = 1 - terms.smoothing, terms.smoothing / V
+    shares = 1 - terms.smoothing, terms.smoothing / V  # of the target, of each word
     b, biased = (scores, 0) if bias is None else (bias, 1)
-    CUDA.launch("softmax_loss", (R,), scores, b, biased, targets, *scale, kept, rest, nll, out, V)
+    CUDA.launch("softmax_loss", (R,), scores, b, biased, targets, *scale, *shares, nll, out, V)
 
 
 def _squares(x: Array, memory: Workspace) -> tuple[Array, Array]:
-    """Partial sums of squares, as many as a block has threads, and memory for the norm."""
+    """Partial sums of squares, one per thread of a block, and memory for the norm."""
     partial = memory.take("squares", (CUDA.threads,), np.float64)
     CUDA.launch("squares", (CUDA.threads,), x, partial, x.size)
     return partial, memory.take("norm", ())
 
 
 def _fits_a_block(A: Array) -> bool:
-    """Whether a block has room for the scores of a picture's regions, A (N, P, H)."""
+    """Whether a block's shared memory holds the attention scores of P regions, A (N, P, H)."""
     return A.size > 0 and A.shape[1] <= CUDA["REGIONS"]
 
 
 def _tiles(H: int, units: int) -> tuple[int, int]:
-    """Blocks of lstm_step.cu along H units, each with `units` of them, and the rows of a block."""
+    """Number of blocks of lstm_step.cu along H units, `units` per block, and the rows of a block."""
     return CUDA.blocks(H, units), CUDA.threads // units
 
 
 class DeviceOps(Equations):
-    """Operations on CuPy's arrays, by kernels of ours and cuBLAS."""
+    """Operations on CuPy arrays, by xpcap's kernels and cuBLAS."""
 
-    # ---- Products. cuBLAS takes no empty factor
+    # ---- Products. cuBLAS accepts no empty factor
 
     def matmul(self, x: Array, w: Array, out: Array | None = None) -> Array:
         if x.size and w.size:
@@ -119,7 +119,7 @@ class DeviceOps(Equations):
         return self.matmul(x, w.T, out)
 
     def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
-        """cuBLAS takes w as it is."""
+        """w itself, which cuBLAS accepts."""
         return w
 
     def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
@@ -290,7 +290,7 @@ class DeviceOps(Equations):
     def record_step(self, record: Array, i: int, loss: Array, norm: Array) -> None:
         CUDA.launch("record_step", (1,), record, loss, norm, i)
 
-    # ---- Choices of words. The kernels of rows read a first score
+    # ---- Choices of words. The kernels read each row's first score, so none may be empty
 
     def log_softmax_(self, scores: Array) -> Array:
         if not scores.size:
@@ -394,7 +394,7 @@ class DeviceOps(Equations):
         if len(state0) > 2:
             super().start_states(state0, stacks)
             return
-        # Where there is no c, h is written twice
+        # If the cell has no c, the kernel writes h twice
         h0, c0, h, c = state0[0], state0[-1], stacks[0], stacks[-1]
         has_c, n = c0 is not None, h0.size  # type: ignore[union-attr]
         CUDA.launch("start_states", n, h0, c0 if has_c else h0, h, c, has_c, n)
@@ -402,12 +402,12 @@ class DeviceOps(Equations):
     def cell_steps(
         self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
     ) -> StepFn | None:
-        """A product, a term and a kernel; without a term, few rows of an LSTM in one launch."""
+        """A product, the extra term, and a kernel; without the term, one launch for few LSTM rows."""
         kernel = CELL_KERNELS.get(name_of(cell.equation))
         if kernel is None:
             return None
         (h, c), H = loop.before, len(Wh)
-        # A stack holds N more than there are rows; a single step has separate arrays
+        # A stack has N states more than there are rows; a single step has separate arrays
         fits = (len(h) - len(loop.a) or len(h)) <= FUSED
         if add is None and fits:
             return _fused_steps(loop, Wh)
@@ -426,7 +426,7 @@ class DeviceOps(Equations):
     def cell_backward_steps(
         self, cell: PointwiseSteps, grads: CellGradients, Wh: Array, add: StepFn | None
     ) -> StepFn | None:
-        """Without a gradient of the last states, only sequences with a next step read dstate."""
+        """If the last states have no gradient, only sequences with a next step read dstate."""
         kernel = CELL_KERNELS.get(name_of(cell.gradient))
         if kernel is None:
             return None
@@ -448,7 +448,7 @@ class DeviceOps(Equations):
         return step_fn
 
 
-# Kernels of cuda/, by the name of the equation or gradient that each replaces
+# The kernel that replaces each equation or gradient of a cell
 CELL_KERNELS = {
     "xpcap.layers.lstm.LSTMCell.equation": "lstm_gates",
     "xpcap.layers.lstm.LSTMCell.gradient": "lstm_gates_backward",
@@ -456,7 +456,7 @@ CELL_KERNELS = {
 
 
 def has_kernels(cell: object) -> bool:
-    """Whether kernels compute all of a cell's step and of its gradient."""
+    """Whether kernels compute a cell's equation and gradient."""
     methods = (getattr(cell, name, None) for name in ("equation", "gradient"))
     return all(name_of(method) in CELL_KERNELS for method in methods)
 
@@ -477,7 +477,7 @@ def _fused_steps(loop: CellBuffers, Wh: Array) -> StepFn:
 def _fused_backward_steps(grads: CellGradients, Wh: Array, multiply: MultiplyRows) -> StepFn:
     """LSTMCell.gradient and dh = da @ Wh.T in one launch.
 
-    Each step multiplies the da of its next one itself: only the first step writes dh.
+    A step computes the product of the next step's da itself, so only the first step writes dh.
     """
     (_, c), (_, dc), H = grads.states, grads.dstate, len(Wh)
     arrays = grads.dh, *grads.saved, c, Wh, grads.da, dc
@@ -494,9 +494,9 @@ def _fused_backward_steps(grads: CellGradients, Wh: Array, multiply: MultiplyRow
 
 
 def contiguous(x: Array) -> Array:
-    """Give x the layout that kernels take: C-contiguous, with whole numbers as int32.
+    """x as kernels require it: C-contiguous, integers as int32.
 
-    Host arrays and None are returned as they are. CuPy copies, which invalidates a recording.
+    Host arrays and None are returned unchanged. A copy is made by CuPy, and invalidates a recording.
     """
     if not is_device_array(x):
         return x

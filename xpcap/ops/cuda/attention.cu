@@ -1,25 +1,24 @@
-// Dot-product attention over the regions of pictures: a step in one launch each way, and the
-// gradient for the pictures in one launch after the loop; and the mean of regions. Contracts:
-// Ops.attend_steps, Ops.attend_backward_steps, Ops.attention_sum, Ops.mean_regions,
+// Dot-product attention over the regions of pictures, and the mean of regions. A time step is one
+// launch forward and one backward; the gradient of the pictures is one launch after the loop.
+// Contracts: Ops.attend_steps, Ops.attend_backward_steps, Ops.attention_sum, Ops.mean_regions,
 // Ops.add_to_regions.
 //
-// Arrays are whole buffers with the step's rows at `first` and the states it starts from at
-// `before`, as in lstm_gates.cu; A is (N, P, H). In a step a block of THREADS threads has one
-// sequence: it reads its picture from memory, and a second time from cache where that has room for
-// P * H numbers. Each order of adding is fixed, without atomics: results are reproducible to the
-// bit.
+// Arguments are whole buffers: the step's rows begin at `first`, and the states that it starts from
+// at `before`, as in lstm_gates.cu; A is (N, P, H). In a step a block of THREADS threads computes one
+// sequence. It reads its picture twice, the second time from cache if P * H numbers fit there. Sums
+// have a fixed order, without atomics, so results are reproducible to the bit.
 typedef REAL real;
-#define BLOCKS_AT_ONCE 4            // on a multiprocessor, in a step: that leaves a thread 64 registers
-#define LANES 16                    // threads that share the terms of a product: in float they read 64 neighbouring bytes
-#define LINES (THREADS / LANES)     // groups of so many threads
-#define TURNS 2                     // products of a group at the same time
-#define TILE (LINES * TURNS)        // regions whose products are added up between two barriers
-#define PARTS (TILE * (LANES + 1))  // with one number of padding a line, so that a column lies in different banks
-#define DEPTH 16                    // rows that its block copies to shared memory at a time
+#define BLOCKS_AT_ONCE 4            // of a step, on a multiprocessor: a thread then has 64 registers
+#define LANES 16                    // threads that share a product; in float they read 64 neighbouring bytes
+#define LINES (THREADS / LANES)     // groups of LANES threads
+#define TURNS 2                     // products that a group computes at the same time
+#define TILE (LINES * TURNS)        // regions whose products are summed between two barriers
+#define PARTS (TILE * (LANES + 1))  // a line has one number of padding, so that a column lies in different banks
+#define DEPTH 16                    // rows that a block of attention_sum copies to shared memory at a time
 #define FACTORS (DEPTH * 2 * SLAB)
 
-// products[p] = regions[p] . x, for all threads to read. After those of P regions, up to a whole
-// tile, comes that of the last place again.
+// products[p] = regions[p] . x, for all threads to read. Beyond the P regions the last one repeats,
+// to the end of a tile.
 __device__ void multiply(const real* regions, const real* x, int P, int H, real* parts, real* products) {
     const int thread = threadIdx.x, line = thread / LANES, lane = thread % LANES;
     for (int p0 = 0; p0 < P; p0 += TILE) {
@@ -43,7 +42,7 @@ __device__ void multiply(const real* regions, const real* x, int P, int H, real*
             for (int j = 0; j < LANES; ++j) sum += parts[thread * (LANES + 1) + j];
             products[p0 + thread] = sum;
         }
-        __syncthreads();  // all parts are added up before the next ones take their place
+        __syncthreads();  // all parts are summed before the next tile overwrites them
     }
 }
 
@@ -76,18 +75,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_ste
 
     multiply(regions, h + (before + i) * H, P, H, parts, scores);
     if (thread < TILE) {
-        real most = scores[thread];  // comparisons drop a NaN, but the sum brings it back
-        for (int p = thread; p < P; p += TILE) most = scores[p] > most ? scores[p] : most;
-        maxima[thread] = most;
+        real largest = scores[thread];  // comparisons ignore NaN, but the sum below does not
+        for (int p = thread; p < P; p += TILE) largest = scores[p] > largest ? scores[p] : largest;
+        maxima[thread] = largest;
     }
     __syncthreads();
-    real most = maxima[0];
+    real largest = maxima[0];
 #pragma unroll
-    for (int t = 1; t < TILE; ++t) most = maxima[t] > most ? maxima[t] : most;
+    for (int t = 1; t < TILE; ++t) largest = maxima[t] > largest ? maxima[t] : largest;
     if (thread < TILE) {
         real sum = 0;
         for (int p = thread; p < P; p += TILE) {
-            scores[p] = exp((scores[p] - most) * scale);
+            scores[p] = exp((scores[p] - largest) * scale);
             sum += scores[p];
         }
         sums[thread] = sum;
@@ -98,11 +97,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_ste
     for (int k = thread; k < H; k += THREADS) context[row * H + k] = combination(scores, regions, P, H, k) / sum;
 }
 
-// Later steps first. dh_next, one row per sequence, holds what the state of the step before has got
-// from elsewhere, and is added to.
+// Later steps run first. dh_next has a row per sequence: the gradient that the state before this step
+// has from elsewhere. This kernel adds to it.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_step_backward(const real* dcontext, const real* A, const real* weights,
                                                                                            real* dscores, real* dh_next, int first, int P, int H) {
-    __shared__ real dweights[REGIONS];  // then the gradient of the scores
+    __shared__ real dweights[REGIONS];  // later the gradient of the scores
     __shared__ real parts[PARTS];
     __shared__ real sums[TILE];
     const int thread = threadIdx.x;
@@ -125,12 +124,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) attend_ste
     for (int k = thread; k < H; k += THREADS) dh_next[i * H + k] += combination(dweights, regions, P, H, k);
 }
 
-// The rows of sequence i are firsts[t] + i, as long as that lies before firsts[t + 1]; h is the
-// stack of the N initial states and those after each row. Grid: sequences along x, blocks of units
-// along y, slabs of regions along z. A thread has one unit of SLAB regions.
+// Sequence i has row firsts[t] + i in step t, while that is below firsts[t + 1]; h is the stack of the
+// N initial states and the state after each row. Grid: sequences along x, blocks of units along y,
+// slabs of regions along z. A thread computes one unit of SLAB regions.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_sum(const real* weights, const real* dcontext, const real* dscores, const real* h,
                                                                     const int* firsts, real* out, int N, int T, int P, int H) {
-    __shared__ real factors[FACTORS];  // of each row SLAB weights, and then as many dscores
+    __shared__ real factors[FACTORS];  // for each row SLAB weights, then SLAB dscores
     const int i = blockIdx.x, k = blockIdx.y * THREADS + threadIdx.x, p0 = blockIdx.z * SLAB;
     int steps = 0;
     while (steps < T && firsts[steps] + i < firsts[steps + 1]) ++steps;
@@ -152,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_sum(const real* 
                 sums[p] += of_row[SLAB + p] * state;
             }
         }
-        __syncthreads();  // all factors are read before the next ones take their place
+        __syncthreads();  // all factors are read before the next rows overwrite them
     }
     if (k >= H) return;
 #pragma unroll

@@ -1,10 +1,10 @@
 // Sums of columns, for the gradients of biases: out[c] = sum of x[r, c] over all rows r; x (R, C),
 // out (C,). Contract: Ops.column_sum.
 //
-// A block of THREADS threads has SUM_COLUMNS columns; each of its LINES lines adds up every LINES-th
+// A block of THREADS threads sums SUM_COLUMNS columns; each of its LINES lines sums every LINES-th
 // row. Lines are reduced in a tree of fixed shape, without atomics, so results are reproducible to
-// the bit. Few columns a block, so that a small batch too gives work to most multiprocessors; eight
-// floats are what the cache reads at least.
+// the bit. A block has so few columns that a small batch, too, occupies most multiprocessors; eight
+// floats are the least that the cache reads.
 typedef REAL real;
 #define LINES (THREADS / SUM_COLUMNS)
 

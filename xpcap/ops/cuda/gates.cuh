@@ -1,10 +1,10 @@
-// The equations of an LSTM's unit, for lstm_gates.cu and lstm_step.cu: LSTMCell.equation and
-// LSTMCell.gradient of layers/lstm.py. A row's gates lie side by side, i, f, o, g, so a unit's are H apart.
+// The equations of one unit of an LSTM, for lstm_gates.cu and lstm_step.cu: LSTMCell.equation and
+// LSTMCell.gradient of layers/lstm.py. A row stacks its gates i, f, o, g, so a unit's gates are H apart.
 
 __device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
 
-// Gates and states from pre-activations a, written where the step's pointers lead: `gates` to the
-// unit's i, and the others to the unit itself.
+// Gates and states from pre-activations a, written through pointers: `gates` points to the unit's i,
+// the others to the unit itself.
 __device__ void lstm_unit(real a_i, real a_f, real a_o, real a_g, real c_prev, int H, real* gates, real* c, real* tanh_c, real* h) {
     const real i = sigmoid(a_i), f = sigmoid(a_f), o = sigmoid(a_o), g = tanh(a_g);
     const real cell = f * c_prev + i * g, tanh_cell = tanh(cell);
@@ -17,8 +17,8 @@ __device__ void lstm_unit(real a_i, real a_f, real a_o, real a_g, real c_prev, i
     *h = o * tanh_cell;
 }
 
-// Gradients of it: da as `gates`, and dc_prev. dh is all that the state gets, dc what the cell gets
-// from the next step.
+// Its gradients: da, laid out as `gates`, and dc_prev. dh is the state's whole gradient, dc the part
+// of the cell's gradient that comes from the next step.
 __device__ void lstm_unit_backward(real dh, real dc, const real* gates, real tanh_c, real c_prev, int H, real* da, real* dc_prev) {
     const real i = gates[0], f = gates[H], o = gates[2 * H], g = gates[3 * H];
     const real dc_all = dc + dh * o * (1 - tanh_c * tanh_c);

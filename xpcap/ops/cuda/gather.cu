@@ -1,10 +1,10 @@
-// Rows of a table to where they are used, and gradients back; with inverted dropout, of scale 1 /
-// keep, if there is a mask. Contracts: Ops.gather, Ops.gather_plus, Ops.scatter, Ops.gather_plus_image,
+// Gather rows of a table, and scatter their gradients back; with a mask, inverted dropout with scale
+// 1 / keep. Contracts: Ops.gather, Ops.gather_plus, Ops.scatter, Ops.gather_plus_image,
 // Ops.gather_regions.
 //
 // One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they
-// are distinct and ascend, so each row of `out` can look for itself among them: all of `out` is
-// written in one launch, without atomics.
+// are distinct and ascending, so a thread finds its row of `out` among them by binary search: one
+// launch writes all of `out`, without atomics.
 typedef REAL real;
 
 extern "C" __global__ void gather(const real* table, const int* rows, real* out, int n, int C) {
@@ -19,7 +19,7 @@ extern "C" __global__ void gather_drop(const real* table, const int* rows, const
     out[k] = mask[k] ? table[(long long)rows[k / C] * C + k % C] * scale : 0;
 }
 
-// Pictures of P regions of D numbers; `mask` (N, D) drops a unit in all regions.
+// Each picture has P regions of D numbers; `mask` (N, D) drops a unit in all of its regions.
 extern "C" __global__ void gather_regions(const real* table, const int* rows, const unsigned char* mask, real* out, real scale, int n, int P, int D) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n) return;
@@ -34,7 +34,7 @@ extern "C" __global__ void gather_plus(const real* table, const int* rows, const
     out[k] = table[(long long)rows[k / C] * C + column] + b[column];
 }
 
-// `image` (N, C) has a row for each sequence; captions[r] is that of row r.
+// `image` (N, C) has a row for each sequence; captions[r] is the sequence of row r.
 extern "C" __global__ void gather_plus_image(
     const real* table, const int* rows, const real* b, const real* image, const int* captions, real* out, int n, int C
 ) {
@@ -44,7 +44,7 @@ extern "C" __global__ void gather_plus_image(
     out[k] = table[(long long)rows[k / C] * C + column] + b[column] + image[(long long)captions[k / C] * C + column];
 }
 
-// The position of a row in `rows` (R,), which ascend; R where it is not there.
+// The position of a row in the ascending `rows` (R,); R if it is not among them.
 __device__ int position_of(int row, const int* rows, int R) {
     int low = 0, high = R;
     while (low < high) {

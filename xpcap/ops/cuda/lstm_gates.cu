@@ -1,10 +1,10 @@
 // The pointwise half of an LSTM step, and its gradient: LSTMCell.equation and LSTMCell.gradient.
 //
-// Arrays are whole buffers, r that of one step. The step's n rows begin at row `first`; in the
-// stacks of states they lead from row `before` to row `after`. One thread per k = (row, unit) of (n,
-// H), in a 1-D grid; n * H < 2^31. Arrays (., 4H) hold a row's gates i, f, o, g side by side, so a
-// unit's four gates are H apart. Each thread reads everything it needs before it writes: c may be
-// c_prev itself, and dc_prev may be dc.
+// Arguments are whole buffers; r holds one step only. The step's n rows begin at row `first`, and in
+// the stacks of states at `before` (the states it starts from) and `after` (those it ends in). One
+// thread per k = (row, unit) of (n, H), in a 1-D grid; n * H < 2^31. A row of (., 4H) stacks its
+// gates i, f, o, g, so a unit's four gates are H apart. Each thread reads before it writes, so c may
+// be c_prev itself, and dc_prev may be dc.
 typedef REAL real;
 
 #include "gates.cuh"
@@ -18,8 +18,8 @@ extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* 
               c_prev[(before + row) * H + unit], H, gates + at_i, c + at_after, tanh_c + at, h + at_after);
 }
 
-// dh comes from the layer above; dh_next and dc, one row per sequence, from the next time step,
-// which only the first `more` sequences have.
+// dh comes from the layer above. dh_next and dc, with a row per sequence, come from the next time
+// step, which only the first `more` sequences have.
 extern "C" __global__ void lstm_gates_backward(const real* dh, const real* dh_next, const real* dc, const real* gates, const real* tanh_c,
                                                const real* c_prev, real* da, real* dc_prev, int first, int before, int n, int more, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;

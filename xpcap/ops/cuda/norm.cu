@@ -1,10 +1,10 @@
 // The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts:
 // Ops.global_norm, Ops.clip_by_norm.
 //
-// squares: each of BLOCKS blocks writes a partial sum of squares; root: one block adds them, one a
-// thread, and takes the square root; clip: each of BLOCKS blocks does so for itself, and scales its
-// share of x in place if the norm is finite. Sums are in double, reduced in trees of fixed shape, so
-// results are reproducible to the bit, on every GPU.
+// squares: each of BLOCKS blocks writes a partial sum of squares. root: one block adds them, one per
+// thread, and takes the square root. clip: each of BLOCKS blocks computes the root again, and scales
+// its share of x in place if the norm is finite. Sums are in double, reduced in trees of fixed shape,
+// so results are reproducible to the bit, on every GPU.
 typedef REAL real;
 #define BLOCKS THREADS
 
@@ -23,7 +23,7 @@ extern "C" __global__ void squares(const real* x, double* partial, long long n) 
     if (thread == 0) partial[blockIdx.x] = sums[0];
 }
 
-// The square root of the sum of all partial sums, in every thread of a block.
+// Returns the square root of the sum of all partial sums to every thread of a block.
 __device__ real root_of(const double* partial, double* sums) {
     const int thread = threadIdx.x;
     sums[thread] = partial[thread];
@@ -41,12 +41,12 @@ extern "C" __global__ void root(const double* partial, real* out) {
     if (threadIdx.x == 0) out[0] = length;
 }
 
-extern "C" __global__ void clip(real* x, const double* partial, real* norm, real most, long long n) {
+extern "C" __global__ void clip(real* x, const double* partial, real* norm, real max_norm, long long n) {
     __shared__ double sums[BLOCKS];
     const real length = root_of(partial, sums);
     if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
-    // Usually x is short enough, and then not even read. inf - inf and NaN are NaN
-    if (length <= most || length - length != 0) return;
-    const real factor = most / length;
+    // Usually the norm is small enough, and x is not even read. length - length is NaN for inf and NaN
+    if (length <= max_norm || length - length != 0) return;
+    const real factor = max_norm / length;
     for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += BLOCKS * THREADS) x[k] *= factor;
 }

@@ -1,12 +1,12 @@
-// Sums rows by segment, for the gradient of embeddings, and by sequence. Contracts:
-// Ops.segment_sum; `order` lists the rows sorted by segment; Ops.sequence_sum.
+// Sums of rows by segment, for the gradient of embeddings, and by sequence. Contracts:
+// Ops.segment_sum, where `order` lists the rows sorted by segment; Ops.sequence_sum.
 //
 // out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows
 // (R, C), out (K, C). Grid: segments along x, blocks of WIDTH columns along y. A block sums a short
-// segment in THREADS columns, one a thread, and those beyond have nothing to do. It cuts a longer
-// one, such as that of "a", into SEGMENT_PARTS parts, one for WIDTH threads each, and adds their sums in
-// order. The order of adding depends on the length alone, without atomics, so results are
-// reproducible to the bit.
+// segment in THREADS columns, one per thread; blocks further along y then have nothing to do. It
+// divides a longer segment, such as that of the word "a", among SEGMENT_PARTS groups of WIDTH threads,
+// and adds their sums in order. The order of a sum depends on the segment's length alone, without
+// atomics, so results are reproducible to the bit.
 typedef REAL real;
 #define WIDTH (THREADS / SEGMENT_PARTS)
 #define SHORT 32  // rows
@@ -38,9 +38,9 @@ extern "C" __global__ void segment_sum(const real* rows, const int* order, const
     out[(long long)k * C + column] = sum;
 }
 
-// out[k] = sum of x's rows of sequence k, which is row firsts[t] + k of step t as long as that lies
-// before firsts[t + 1]; x (R, C), out (N, C), T steps. Grid: sequences along x,
-// blocks of columns along y; one thread per column.
+// out[k] = sum of the rows of sequence k: row firsts[t] + k in step t, while that is below
+// firsts[t + 1]; x (R, C), out (N, C), T steps. Grid: sequences along x, blocks of columns along y;
+// one thread per column.
 extern "C" __global__ void sequence_sum(const real* x, const int* firsts, real* out, int T, int C) {
     const int k = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= C) return;

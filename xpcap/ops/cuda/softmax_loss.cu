@@ -1,17 +1,17 @@
-// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient with a scale per
-// row if `each`, else one scale for all. Targets are smoothed: a word has the probability `rest`,
-// the target has `kept` besides. Contracts: Ops.softmax_loss, Ops.word_loss. With NO_TARGET loss and
-// gradient are 0. Any other target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing
-// beyond the scores is read.
+// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient, scaled per row by
+// an array if `per_row`, else by `scalar`. Targets are smoothed: each word has the probability
+// `word_share`, and the target has `target_share` more. Contracts: Ops.softmax_loss, Ops.word_loss. For
+// NO_TARGET loss and gradient are 0. Any other target outside 0..V-1 gives the loss NaN, which shows,
+// and no read beyond the scores.
 //
-// One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read
+// One block of THREADS threads per row; each thread reads every THREADS-th score. The row is read
 // three times, the last two times from cache: for its maximum, for the sum of exp(score - maximum),
-// and to write the gradient; once more for smoothed targets. dscores may alias scores. Partial
+// and to write the gradient; smoothed targets need one more pass. dscores may alias scores. Partial
 // results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
 
-extern "C" __global__ void softmax_loss(const real* scores, const real* bias, int biased, const int* targets, const real* scale, real same,
-                                        int each, real kept, real rest, real* nll, real* dscores, int V) {
+extern "C" __global__ void softmax_loss(const real* scores, const real* bias, int biased, const int* targets, const real* scale, real scalar,
+                                        int per_row, real target_share, real word_share, real* nll, real* dscores, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
@@ -24,22 +24,22 @@ extern "C" __global__ void softmax_loss(const real* scores, const real* bias, in
     const int at = known ? target : 0;
     const real target_score = scores[row + at] + (biased ? bias[at] : 0);  // read before any thread overwrites it with the gradient
 
-    real most = scores[row] + (biased ? bias[0] : 0);  // comparisons drop a NaN, but the sum brings it back
+    real largest = scores[row] + (biased ? bias[0] : 0);  // comparisons ignore NaN, but the sum below does not
     for (int j = thread; j < V; j += THREADS) {
         const real score = scores[row + j] + (biased ? bias[j] : 0);
-        most = score > most ? score : most;
+        largest = score > largest ? score : largest;
     }
-    partial[thread] = most;
+    partial[thread] = largest;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
         if (thread < half && partial[thread + half] > partial[thread]) partial[thread] = partial[thread + half];
         __syncthreads();
     }
-    most = partial[0];
-    __syncthreads();  // all have read the maximum before partial is reused for the sum
+    largest = partial[0];
+    __syncthreads();  // all threads have read the maximum before `partial` is reused for the sum
 
     real sum = 0;
-    for (int j = thread; j < V; j += THREADS) sum += exp(scores[row + j] + (biased ? bias[j] : 0) - most);
+    for (int j = thread; j < V; j += THREADS) sum += exp(scores[row + j] + (biased ? bias[j] : 0) - largest);
     partial[thread] = sum;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
@@ -48,23 +48,23 @@ extern "C" __global__ void softmax_loss(const real* scores, const real* bias, in
     }
     sum = partial[0];
 
-    real away = 0;  // sum of all scores, each from the maximum
-    if (rest > 0) {
-        __syncthreads();  // all have read the sum
-        for (int j = thread; j < V; j += THREADS) away += scores[row + j] + (biased ? bias[j] : 0) - most;
-        partial[thread] = away;
+    real sum_below = 0;  // sum of score - maximum over all words
+    if (word_share > 0) {
+        __syncthreads();  // all threads have read the sum
+        for (int j = thread; j < V; j += THREADS) sum_below += scores[row + j] + (biased ? bias[j] : 0) - largest;
+        partial[thread] = sum_below;
         __syncthreads();
         for (int half = THREADS / 2; half > 0; half /= 2) {
             if (thread < half) partial[thread] += partial[thread + half];
             __syncthreads();
         }
-        away = partial[0];
+        sum_below = partial[0];
     }
 
-    const real share = 1 / sum, factor = each ? scale[blockIdx.x] : same;
+    const real share = 1 / sum, factor = per_row ? scale[blockIdx.x] : scalar;
     for (int j = thread; j < V; j += THREADS) {
-        const real p = exp(scores[row + j] + (biased ? bias[j] : 0) - most) * share;
-        dscores[row + j] = (p - (j == target ? kept + rest : rest)) * factor;
+        const real p = exp(scores[row + j] + (biased ? bias[j] : 0) - largest) * share;
+        dscores[row + j] = (p - (j == target ? target_share + word_share : word_share)) * factor;
     }
-    if (thread == 0) nll[blockIdx.x] = known ? log(sum) + kept * (most - target_score) - rest * away : (real)nan("");
+    if (thread == 0) nll[blockIdx.x] = known ? log(sum) + target_share * (largest - target_score) - word_share * sum_below : (real)nan("");
 }
