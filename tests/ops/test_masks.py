@@ -9,7 +9,7 @@ import philox
 import pytest
 from refusals import refuses
 
-from xpcap import CaptioningRNN, to_numpy, way
+from xpcap import CaptioningRNN, plain, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import Workspace
 from xpcap.models import network
@@ -50,15 +50,15 @@ def test_philox_gives_the_published_answers() -> None:
         assert numpys.random_raw(4).tolist() == words
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
+@pytest.mark.parametrize("is_plain", [False, True], ids=["fast", "plain"])
 @pytest.mark.parametrize(
     ("width", "keep"), [(1, 0.5), (15, 0.7), (16, 0.3), (53, 1 - 1e-9), (64, 0.7), (7, 2.0**-16)]
 )
 def test_masks_are_the_contracts_unit_by_unit(
-    width: int, keep: float, plain: bool, lib: Any
+    width: int, keep: float, is_plain: bool, lib: Any
 ) -> None:
     shape = (5, width)
-    with way.plain() if plain else np.errstate():
+    with plain() if is_plain else np.errstate():
         for place, mask in enumerate(drawn(shape, keep)):
             np.testing.assert_array_equal(mask, philox.kept(SEED, place, STEP, shape, keep))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import layers, ops, use_backend, way
+from xpcap import layers, ops, plain, use_backend
 from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
 from xpcap.layers.lstm import LSTM, LSTMCell
@@ -37,7 +37,7 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """NumPy, without any fast version."""
-    with use_backend("numpy"), way.plain():
+    with use_backend("numpy"), plain():
         yield
 
 
