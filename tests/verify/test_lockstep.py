@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import layers, ops, plain, use_backend
+import xpcap
+from xpcap import layers, ops, use_backend
 from xpcap.device.launch import KernelLaunch
 from xpcap.device.replay import Replay
 from xpcap.layers.lstm import LSTM, LSTMCell
@@ -36,8 +37,8 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """NumPy, without any fast version."""
-    with use_backend("numpy"), plain():
+    """NumPy, by plain code."""
+    with use_backend("numpy"), xpcap.plain():
         yield
 
 
