@@ -112,7 +112,10 @@ def without_a_barrier(kernel: str) -> list[Mutant]:
 FIRST_PLACE = r"out\[\(long long\)k \* C", "out[0LL * C"
 MUTANTS = [mutant for kernel in BARRIERS for mutant in without_a_barrier(kernel)] + [
     Mutant(
-        "softmax_loss", "a score read late", "largest - target_score", "largest - scores[row + target]"
+        "softmax_loss",
+        "a score read late",
+        "largest - target_score",
+        "largest - scores[row + target]",
     ),
     Mutant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
     Mutant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
