@@ -1,23 +1,23 @@
-"""The language of shapes: ``"x:N,T,D Wh:H,4H b:4H -> h:N,T,H"``.
+"""A language of shapes: ``"x:N,T,D Wh:H,4H b:4H -> h:N,T,H"``.
 
-An entry for each array, ``name:axes``, with a space between entries and a comma between axes:
+Each array has an entry ``name:axes``; spaces separate entries, and commas axes:
 
 ====================== =============================================================
-``N``, ``d``           a size, the same wherever the letter stands
-``4H``, ``d+1``        a multiple of a size, a size and a number
-``D>0``                a size above a number
-``3``, ``()``          a fixed size, no axes
-``...,D``, ``N,...``   any axes, at least one, the same wherever ``...`` stands
-``N,D|N,P,D``          alternatives: the first that fits
-``x:N,D=f4``           its kind, see `KINDS`; without one float32 or float64
-``x:N,D=f!``           its numbers are finite
-``c0?:N,H``            an argument that may be None, or a result that may be left out
-``-> h:N,H``           results, which only documentation reads
+``N``, ``d``           a size; equal letters mean equal sizes
+``4H``, ``d+1``        a multiple of a size; a size plus a number
+``D>0``                a size greater than a number
+``3``, ``()``          a fixed size; no axes
+``...,D``, ``N,...``   one or more axes; each ``...`` stands for the same ones
+``N,D|N,P,D``          alternatives, of which the first that fits counts
+``x:N,D=f4``           a kind, see `KINDS`; the default is float32 or float64
+``x:N,D=f!``           finite numbers
+``c0?:N,H``            an argument that may be None, or a result that may be missing
+``-> h:N,H``           results, which are only documentation
 ====================== =============================================================
 
-`Spec` checks arguments of layers and arrays of files, and ends the docstrings of layers. The first
-array that has a letter binds its size, unless the caller gives it. Arrays without a kind share one
-dtype and one library.
+`Spec` checks the arguments of layers and the arrays of files, and is printed in the docstrings of
+layers. A letter's size comes from the caller, or from the first array with that letter. Arrays
+without a kind share one dtype and one library.
 """
 
 import copy
@@ -32,8 +32,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError
 
-FLOATS = "fd"  # float32 and float64, by NumPy's characters, which cost less than names
-KINDS = {  # kind: characters of NumPy's dtypes, and in words
+FLOATS = "fd"  # float32 and float64 by NumPy's characters, which are faster to read than names
+KINDS = {  # NumPy's dtype characters of each kind, and its name in messages
     "": (FLOATS, "float"),
     "f": ("efd", "floats"),
     "i": ("bBhHiIlLqQ", "integers"),
@@ -43,11 +43,11 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     "t": ("US", "text"),
     **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 i4 u1 u4 u8".split()},
 }
-Sizes = dict[str, Any]  # by letter, an int; of "..." the tuple of its axes
+Sizes = dict[str, Any]  # an int for each letter, a tuple of ints for "..."
 
 
 class Axis(NamedTuple):
-    """``factor * letter + more``, above `above`; without a letter the size is `more`."""
+    """A size ``factor * letter + more`` > `above`; without a letter it is `more`."""
 
     factor: int
     letter: str
@@ -74,7 +74,7 @@ class Axis(NamedTuple):
 
 
 class Form(NamedTuple):
-    """The axes of an array; `open` is the position of any others among them, -1 for none."""
+    """The axes of an array; `open` is the position of ``...`` among them, -1 without it."""
 
     axes: tuple[Axis, ...]
     open: int
@@ -93,7 +93,7 @@ class Form(NamedTuple):
 
     @property
     def letters(self) -> set[str]:
-        """What `sizes` must have for the shape to be known."""
+        """The keys of `sizes` that determine the shape."""
         letters = {axis.letter for axis in self.axes} - {""}
         return letters if self.open < 0 else letters | {"..."}
 
@@ -104,7 +104,7 @@ class Form(NamedTuple):
         return shape if at < 0 else (*shape[:at], *sizes["..."], *shape[at:])
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` has this form. Binds free letters even when it returns False."""
+        """True if `shape` has this form; binds free letters, even if it returns False."""
         if (at := self.open) >= 0:
             open_axes = len(shape) - len(self.axes)
             end = at + open_axes
@@ -124,7 +124,7 @@ class Form(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Requirements on one array."""
+    """The requirements on one array."""
 
     name: str
     forms: tuple[Form, ...]
@@ -149,29 +149,29 @@ class Entry(NamedTuple):
         return " or ".join(map(str, self.forms))
 
     def __str__(self) -> str:
-        """``targets (N, T) integers``; of floats, the usual kind, ``x (N, D)``."""
+        """``targets (N, T) integers``; the usual kind, floats, is omitted: ``x (N, D)``."""
         kind = KINDS[self.kind][1] if self.kind else ""
         return " ".join(filter(None, (self.name, self.shapes, "finite" * self.finite, kind)))
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """The shape of the first form, whose letters are bound."""
+        """The shape of the first form, if its letters are bound."""
         return self.forms[0].shape(sizes)
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` has one of the forms; binds the letters of the first that it has."""
+        """True if `shape` has one of the forms; binds the letters of the first that fits."""
         for form in self.forms:
-            if form.bind(shape, tried := dict(sizes)):
-                sizes |= tried
+            if form.bind(shape, bound_sizes := dict(sizes)):
+                sizes |= bound_sizes
                 return True
         return False
 
     def expected(self, sizes: Sizes, axes: int = -1) -> str:
-        """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
+        """The forms with their known sizes: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
 
-        Of several forms only those with `axes` axes, if there are any.
+        If some forms have `axes` axes, only those are listed.
         """
-        alike = tuple(form for form in self.forms if form.open < 0 and len(form.axes) == axes)
-        entry = self._replace(forms=alike or self.forms)
+        likely = tuple(form for form in self.forms if form.open < 0 and len(form.axes) == axes)
+        entry = self._replace(forms=likely or self.forms)
         letters = set().union(*(form.letters for form in entry.forms))
         if len(entry.forms) == 1 and letters and letters <= set(sizes):
             return f"{entry.shapes} = {entry.shape(sizes)}"
@@ -185,34 +185,40 @@ class Entry(NamedTuple):
 
 
 class Spec:
-    """Shapes of arguments, or of the arrays of a file, and of results.
+    """The shapes of a function's arguments and results, or of the arrays of a file.
 
     text : in the language of this module
-    note : likely cause, for refusals of a shape; of the stacked axes alone if there are any, as 4H
+    cause : likely cause of a wrong shape; if arrays stack blocks, as 4H, only of theirs
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spec("x:N,D w:D,M").check("affine", np.ones((2, 3)), np.ones((3, 4)))
+    {'N': 2, 'D': 3, 'M': 4}
     """
 
-    def __init__(self, text: str, note: str = "") -> None:
+    def __init__(self, text: str, cause: str = "") -> None:
         arguments, _, results = text.partition("->")
         self.entries = tuple(map(Entry.parse, arguments.split()))
         self.results = tuple(map(Entry.parse, results.split()))
-        self.note = note
+        self.cause = cause
 
     def __str__(self) -> str:
-        """``x (N, D), c0 (N, H) or None``, and in a second line the results, ``-> h (N, H)``."""
+        """``x (N, D), c0 (N, H) or None``, and the results on a second line, ``-> h (N, H)``."""
         arguments = (f"{entry}{' or None' * entry.optional}" for entry in self.entries)
         return f"{', '.join(arguments)}\n-> {', '.join(map(str, self.results))}"
 
     def check(
-        self, caller: str, *arrays: Array, note: str = "", sizes: Sizes | None = None
+        self, caller: str, *arrays: Array, cause: str = "", sizes: Sizes | None = None
     ) -> Sizes:
         """Check the arguments of a function, one for each entry.
 
-        caller : the function that messages name
-        arrays : of NumPy or CuPy
-        note : in place of the spec's own
-        sizes : sizes that are known already
-        InvalidTypeError : not an array, of another kind, or a float of another dtype or library
-            than the first
+        caller : name of the function, for messages
+        arrays : NumPy or CuPy arrays
+        cause : likely cause, instead of the spec's
+        sizes : known sizes
+        InvalidTypeError : an argument is no array or of another kind, or floats differ in dtype or
+            library
         InvalidValueError : a shape does not fit, or a number is not finite
         """
         first, sizes = None, dict(sizes or {})
@@ -230,10 +236,10 @@ class Spec:
             if entry.kind and first:
                 check_library(caller, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
-                of_others = any(each.stacks for each in self.entries) and not entry.stacks
+                others_stack = any(each.stacks for each in self.entries) and not entry.stacks
                 got = f"{has(entry.name)} shape {x.shape}"
                 expected = entry.expected(sizes, x.ndim)
-                cause = "" if of_others else note or self.note
+                cause = "" if others_stack else cause or self.cause
                 raise InvalidValueError(caller, entry.name, got, expected, cause)
             if entry.finite:
                 check_finite(caller, entry.name, x, InvalidValueError)
@@ -242,20 +248,20 @@ class Spec:
     def check_file(
         self, caller: str, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
     ) -> Sizes:
-        """Check the arrays of a file: one for each entry, and no other.
+        """Check the arrays of a file: one for each entry, and no more.
 
         caller : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
-        arrays : anything with a shape and a dtype will do where nothing must be finite
+        arrays : objects with a shape and a dtype; arrays, if they must be finite
         cause : likely cause of a misfit
-        sizes : sizes that are known already
-        DataError : an array is missing or unknown, of another kind or shape, or not finite
+        sizes : known sizes
+        DataError : an array is missing or unknown, has another kind or shape, or is not finite
         """
         names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
         if set(arrays) != set(names):
-            lacking, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
-            wrong = [f"lacks {', '.join(lacking)}"] * bool(lacking)
-            wrong += [f"holds {', '.join(unknown)[:200]}"] * bool(unknown)
-            raise DataError(caller, "", " and ".join(wrong), ", ".join(sorted(names)), cause)
+            missing, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+            faults = [f"lacks {', '.join(missing)}"] * bool(missing)
+            faults += [f"holds {', '.join(unknown)[:200]}"] * bool(unknown)
+            raise DataError(caller, "", " and ".join(faults), ", ".join(sorted(names)), cause)
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
@@ -272,11 +278,11 @@ class Spec:
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]], kind: str) -> "Spec":
-        """The spec of arrays of fixed shapes and one kind, such as the parameters of a model."""
+        """The spec of arrays with fixed shapes and one kind, such as a model's parameters."""
         spec = cls("")
         spec.entries = tuple(
             Entry.parse(f":{','.join(map(str, shape)) or '()'}={kind}")._replace(name=name)
-            for name, shape in shapes.items()  # whose names may hold anything
+            for name, shape in shapes.items()  # names may contain any character
         )
         return spec
 
@@ -284,7 +290,7 @@ class Spec:
     def backward(self) -> "Spec":
         """The spec of the backward pass: ``dh:N,H -> dx:N,D dWx:D,4H``, in argument order.
 
-        Floats have gradients, and arrays of another kind, such as word ids, have none.
+        Only floats have gradients: other kinds, such as word ids, have none.
         """
         gradients = copy.copy(self)
         gradients.entries, gradients.results = (
@@ -294,11 +300,11 @@ class Spec:
         return gradients
 
 
-spec = functools.cache(Spec)  # specs by their text, parsed once
+spec = functools.cache(Spec)  # parses each text once
 
 
 def has(name: str) -> str:
-    """The verb after the name of an array: ``features have``, ``x has``."""
+    """The verb for an array's name: ``features have``, ``x has``."""
     return "have" if name.endswith("s") else "has"
 
 
@@ -309,7 +315,7 @@ def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
     if x.dtype.char not in characters:
         integers = "cast it with .astype(int)"
         if x.dtype.char == "?":
-            integers = "of a mask give numpy.flatnonzero(mask)"
+            integers = "for a mask give numpy.flatnonzero(mask)"
         cause = {
             "i": integers,
             "b": "cast it with .astype(bool)",
@@ -320,7 +326,7 @@ def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
 def check_float(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """Raise InvalidTypeError unless x is a float array with the dtype and library of `first`."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
-        return  # the common case: as good as the first, which has been checked
+        return  # the common case: `first` has been checked
     require_array(caller, name, x)
     if x.dtype.char not in FLOATS:
         got = f"{has(name)} dtype {x.dtype}"
@@ -344,9 +350,9 @@ def check_library(caller: str, name: str, x: Array, first_name: str, first: Arra
 
 
 def require_array(caller: str, name: str, x: object) -> None:
-    """Raise InvalidTypeError unless x is, or acts as, an array; matrices and masks are refused."""
+    """Raise InvalidTypeError unless x is an array, or acts as one; matrices and masked arrays fail."""
     if isinstance(x, np.ma.MaskedArray):
-        cause = f"give {name}.filled(number): what is masked would be computed with"
+        cause = f"give {name}.filled(number): masked numbers would enter the computation"
         raise InvalidTypeError(caller, name, "is a masked array", "a numpy.ndarray", cause)
     if isinstance(x, np.matrix):
         cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
@@ -357,10 +363,10 @@ def require_array(caller: str, name: str, x: object) -> None:
 
 
 def as_array(caller: str, thing: str, x: object) -> Array:
-    """Array of `x`, which stays where it is; anything but an array becomes one on the host.
+    """`x` if it is an array, on its device; otherwise a host array of it.
 
-    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
-    object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    ValueError : nested lists have unequal lengths, or numbers are masked. TypeError : NumPy cannot
+    read `x`, such as a tensor on a device or with a gradient.
     """
     are = "are" if has(thing) == "have" else "is"
     if isinstance(x, np.ndarray) or is_device_array(x):
@@ -380,7 +386,7 @@ def as_array(caller: str, thing: str, x: object) -> Array:
             thing,
             f"{are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
             expected="a NumPy or CuPy array",
-            cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
+            cause=f"for a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
             f" .numpy() if it is bfloat16 ({error})",
         ) from error
 
@@ -388,12 +394,12 @@ def as_array(caller: str, thing: str, x: object) -> Array:
 def check_finite(
     caller: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
 ) -> None:
-    """Raise `error` unless all numbers are finite; of a device array one flag is read."""
+    """Raise `error` unless all numbers are finite; from a device this reads one flag."""
     finite = get_array_module(x).isfinite(x)
     if not bool(finite.all()):
-        at = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
+        index = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
         hold = "hold" if has(name) == "have" else "holds"
-        got = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
+        got = f"{hold} {x[tuple(index)]} at {index}" if index else f"is {x}"
         raise error(caller, name, got, "finite numbers", cause)
 
 
@@ -405,7 +411,7 @@ def check_range(
     cause: str = "from other data?",
     error: type[XpcapError] = InvalidValueError,
 ) -> None:
-    """Raise `error` unless integers are all in 0..bound-1; those on a device are not read."""
+    """Raise `error` unless all integers are in 0..bound-1; numbers on a device are not checked."""
     if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
         hold = "hold" if has(name) == "have" else "holds"
         got = f"{hold} {numbers.min()}..{numbers.max()}"
@@ -415,16 +421,16 @@ def check_range(
 def as_numbers(
     caller: str, name: str, numbers: Any, bound: int, cause: str = "from other data?"
 ) -> np.ndarray:
-    """Numbers of rows as an array, each in 0..bound-1.
+    """Row numbers as an array, each in 0..bound-1.
 
-    InvalidTypeError : no integers, such as a mask. InvalidValueError : out of range.
+    InvalidTypeError : not integers, such as a mask. InvalidValueError : a number is out of range.
     """
     array = np.asarray(numbers)
     if not array.size:
-        return array.astype(np.int64)  # NumPy takes an empty list for floats
+        return array.astype(np.int64)  # NumPy makes an empty list floats
     if array.dtype.kind not in "iu":
         got = f"{has(name)} dtype {array.dtype}"
-        hint = "np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
+        hint = "np.flatnonzero(mask) gives its row numbers" if array.dtype.kind == "b" else ""
         raise InvalidTypeError(caller, name, got, "integers", hint)
     check_range(caller, name, array, bound, cause)
     return array
@@ -434,5 +440,5 @@ def all_below(numbers: np.ndarray, bound: int) -> bool:
     """True if all integers are in 0..bound-1."""
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
-    # As unsigned, negative ones are above all others: one pass instead of two
+    # As unsigned integers, negative numbers are the largest: one pass checks both bounds
     return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)

@@ -23,7 +23,7 @@ class ScanCache(NamedTuple):
     Wx: Any
 
 
-@layer("x:N,D h0:N,H ids:N=i Wx:D,H c0?:N,H -> h:N,H weights:N,D c_T?:N,H", note="gates")
+@layer("x:N,D h0:N,H ids:N=i Wx:D,H c0?:N,H -> h:N,H weights:N,D c_T?:N,H", cause="gates")
 def scan_forward(
     x: Any, h0: Any, ids: Any, Wx: Any, scale: float | None = 2.0, *, c0: Any = None
 ) -> tuple[Any, ScanCache]:

@@ -175,7 +175,7 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
         got = f"has dtype {picture.dtype}"
         raise InvalidTypeError(caller, "picture", got, "uint8", LEVELS.get(picture.dtype.kind, ""))
-    spec(f"picture:{forms}=u1").check(caller, picture, note=note)
+    spec(f"picture:{forms}=u1").check(caller, picture, cause=note)
     if not picture.size:
         got = f"has shape {picture.shape}"
         raise InvalidValueError(caller, "picture", got, "at least a pixel", "an empty crop?")

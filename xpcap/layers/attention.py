@@ -283,7 +283,7 @@ def attention_forward(
     if set(shapes) != {"Wx", "Wh", "b"}:
         got = f"has the parameters {', '.join(shapes)}"
         raise OptionError("attention_forward", f"cell {cell!r}", got, "one of Wx, Wh and b")
-    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=recurrent_cell.order)
+    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, cause=recurrent_cell.order)
     require_regions("attention_forward", A)
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
@@ -316,7 +316,7 @@ def attention_backward(
 
 @layer(
     "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H -> next_h:N,H next_c:N,H",
-    note=LSTM.order,
+    cause=LSTM.order,
 )
 def attention_lstm_step_forward(
     x: Array,

@@ -498,7 +498,7 @@ class Cell:
         entries += [f"{name}:{axes(shapes[name])}" for name in names]
         entries += [f"{name}0?:N,H" for name in more]
         arrays = (a, h0, *(params[name] for name in names), *others)
-        sizes = spec(" ".join(entries)).check(caller, *arrays, note=self.order)
+        sizes = spec(" ".join(entries)).check(caller, *arrays, cause=self.order)
         rows.check(caller, len(a), sizes["N"])
 
     def _checked_step(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:

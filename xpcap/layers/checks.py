@@ -7,23 +7,23 @@ from xpcap.errors import InvalidValueError
 from xpcap.spec import check_float, spec
 
 
-def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
+def check_arrays(function: str, shapes: str, *arrays: Array, cause: str = "") -> ModuleType:
     """Check float arrays against symbolic shapes, and return their library.
 
-    function : the caller's name, for messages
+    function : name of the calling function, for messages
     shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``; see `xpcap.spec`
-    note : likely cause, appended to messages about shapes
-    TypeError : not an array, not float32 or float64, or another library or dtype than the first.
+    cause : likely cause of a wrong shape, for messages
+    TypeError : an argument is no array of float32 or float64, or libraries or dtypes differ.
     ValueError : a shape does not match.
     """
-    spec(shapes).check(function, *arrays, note=note)
+    spec(shapes).check(function, *arrays, cause=cause)
     return get_array_module(arrays[0])
 
 
 def check_upstream(
     function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array
 ) -> None:
-    """Raise ValueError unless dout has `shape`, TypeError unless dtype and library of `like`."""
+    """Raise ValueError unless dout has `shape`, TypeError unless it has `like`'s dtype and library."""
     check_float(function, name, dout, "the cache", like)
     if dout.shape != shape:
         got = f"has shape {dout.shape}"

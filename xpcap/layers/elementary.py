@@ -29,8 +29,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
     All axes of x after the first are flattened into one, whose size is D. Name and arguments are
     those of CS231n's affine layer.
     """
-    note = "D is the product of all axes of x after the first"
-    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note=note)
+    cause = "D is the product of all axes of x after the first"
+    check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, cause=cause)
     return get_ops(x).matmul(_rows(x), w) + b, AffineCache(x, w, b)
 
 

@@ -60,7 +60,7 @@ class GRUCell(Pointwise):
 GRU = GRUCell()
 
 
-@layer("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H -> next_h:N,H", note=GRU.order)
+@layer("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H -> next_h:N,H", cause=GRU.order)
 def gru_step_forward(
     x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, InputStepCache]:
@@ -89,7 +89,7 @@ def gru_step_backward(
     return dx, dprev_h, *weights
 
 
-@layer("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H -> h:N,T,H", note=GRU.order)
+@layer("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H -> h:N,T,H", cause=GRU.order)
 def gru_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
     """Run the GRU over a whole sequence: gru_step_forward at each step.
 

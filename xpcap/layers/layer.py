@@ -42,7 +42,7 @@ class Layer(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
-def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]]:
+def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R]]:
     """Decorator of a forward pass, or of any function of arrays.
 
     Entries are matched to parameters by name; other parameters are passed on. On the host the
@@ -52,7 +52,7 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
     shapes : in the language of `xpcap.spec`, results included
     note : likely cause of a shape that does not fit
     """
-    spec = Spec(shapes, note)
+    spec = Spec(shapes, cause)
     names = [entry.name for entry in spec.entries]
     first = next(entry.name for entry in spec.entries if not (entry.kind or entry.optional))
 

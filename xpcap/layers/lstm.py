@@ -70,7 +70,9 @@ LSTM = LSTMCell()
 # ---- One step
 
 
-@layer("x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", note=LSTM.order)
+@layer(
+    "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", cause=LSTM.order
+)
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, Array, InputStepCache]:
@@ -114,7 +116,7 @@ def lstm_forward(
 ) -> tuple[Array, Array, SequenceCache]: ...
 
 
-@layer("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", note=LSTM.order)
+@layer("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", cause=LSTM.order)
 def lstm_forward(
     x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
 ) -> tuple[Any, ...]:

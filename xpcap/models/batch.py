@@ -427,10 +427,10 @@ def check_features(
 ) -> None:
     """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
     fits = features.shape[1:] == shape
-    note = "one for each caption" if fits else "are they from another encoder?"
+    cause = "one for each caption" if fits else "are they from another encoder?"
     axes = ",".join(map(str, ("N", *shape)))
     spec(f"features:{axes}=n").check(
-        caller, features, note=note, sizes={} if N is None else {"N": N}
+        caller, features, cause=cause, sizes={} if N is None else {"N": N}
     )
 
 
