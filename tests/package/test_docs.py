@@ -45,7 +45,7 @@ from xpcap.optim import RULES
 from xpcap.options import described
 from xpcap.prepare.detect import FORMATS
 from xpcap.runs import captions, doctor
-from xpcap.runs.card import FILES
+from xpcap.runs.model_card import FILES
 from xpcap.shapes import picture_of
 from xpcap.testing import check_cell
 

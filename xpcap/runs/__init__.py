@@ -2,7 +2,7 @@
 
 plan.py plans a training and saver.py writes it down; a run is opened by run.py, and captions by
 decoder.py. config.py and folder.py have the format of the folder. What people read of a run is in
-pages.py, card.py, scores.py, doctor.py and look.py.
+pages.py, model_card.py, scores.py, doctor.py and look.py.
 """
 
 from xpcap.runs.captions import PictureCaptioner as PictureCaptioner

@@ -33,7 +33,6 @@ from xpcap.options import Flag
 from xpcap.report.markup import render
 from xpcap.reranking.file import write_reranker
 from xpcap.runs.captions import captioned
-from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     BEST,
     LAST,
@@ -45,6 +44,7 @@ from xpcap.runs.folder import (
     load_parameters,
     reserved,
 )
+from xpcap.runs.model_card import write_model_card
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.plan import Plan, default_out, plan_training
 from xpcap.runs.ranks import check_ranks, fitted_scaling
@@ -215,7 +215,7 @@ def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -
         if current().group.rank == 0:
             with work(group=SINGLE):
                 write_run_page(run, history, evaluation, data)
-                write_run_card(run, evaluation, data)
+                write_model_card(run, evaluation, data)
     return Trained(run, evaluation)
 
 

@@ -17,7 +17,7 @@ from pages import scores
 
 from xpcap.data import CaptionData, Source
 from xpcap.runs import Run, Scores, evaluate_run, open_run
-from xpcap.runs.card import CARD, FILES, code, write_run_card
+from xpcap.runs.model_card import FILES, MODEL_CARD, code, write_model_card
 from xpcap.runs.pages import PAGE, write_run_page
 
 HOSTILE = (
@@ -84,9 +84,9 @@ def test_card_and_page_name_a_start_and_an_encoders_file_without_their_folders(
     recipe = replace(run.config.recipe, start="/home/someone/runs/base")
     source = Source(encoder=r"onnx:C:\someone/net.onnx:output=/a/b:sha256=ab", pictures="/someone")
     run = replace(run, config=replace(run.config, recipe=recipe, source=source))
-    write_run_card(run, evaluation, data)
+    write_model_card(run, evaluation, data)
     write_run_page(run, [], None, data)
-    card, page = ((run.path / name).read_text(encoding="utf-8") for name in (CARD, PAGE))
+    card, page = ((run.path / name).read_text(encoding="utf-8") for name in (MODEL_CARD, PAGE))
     assert "started from the run `base`, and so from its data too" in card
     for text in (card, page):
         assert "onnx:net.onnx:output=/a/b:sha256=ab" in text
@@ -100,7 +100,7 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]})
     recipe = replace(run.config.recipe, data=f"/x/{HOSTILE.replace('/', '')}.h5")
     config = replace(run.config, recipe=recipe, source=source)
-    write_run_card(replace(run, config=config), evaluation, data)
+    write_model_card(replace(run, config=config), evaluation, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     names = "license library_name pipeline_tag tags metrics model-index"
     assert {*fields(card)} == set(names.split())
@@ -116,7 +116,7 @@ def test_the_texts_of_a_foreign_metric_stay_in_their_cells(
     scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, _, data = scored
-    write_run_card(run, scores(HOSTILE, protocol=HOSTILE), data)
+    write_model_card(run, scores(HOSTILE, protocol=HOSTILE), data)
     table = section((run.path / "README.md").read_text(encoding="utf-8"), "Scores")
     (row,) = (line for line in table.splitlines() if line.startswith("|") and "script" in line)
     assert row.count("|") == 6
@@ -140,7 +140,7 @@ def test_a_run_without_a_val_split_has_a_card_without_scores(
     scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, _, data = scored
-    write_run_card(run, None, data)
+    write_model_card(run, None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "model-index" not in fields(card)
     assert "None: the data has no val split." in section(card, "Scores")

@@ -36,7 +36,7 @@ from xpcap.runs.run import Run, provenance_text
 from xpcap.runs.scores import Scores
 from xpcap.shapes import is_generated
 
-CARD = "README.md"
+MODEL_CARD = "README.md"
 LONGEST, MAX_FILES = 200, 20  # characters of a name; caption files named
 FILES = {  # that a run folder may have, and their content, in Markdown
     BEST: "the parameters of the epoch that captions come from, and its record",
@@ -51,7 +51,7 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     " started from",
     TIMES: "seconds of each epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
-    CARD: "model card",
+    MODEL_CARD: "model card",
     LAST: "the state that training resumes from; nothing else needs it",
     DATA: "the data of a run on generated pictures",
     f"{PICTURES}/": "val pictures of such a run",
@@ -123,7 +123,7 @@ def code(text: str) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> None:
+def write_model_card(run: Run, evaluation: Scores | None, data: CaptionData) -> None:
     """Write README.md of a finished run. Equal runs give equal bytes.
 
     evaluation : the run's scores; None: not scored
@@ -136,7 +136,7 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         if encoder and encoder.extra
         else "pip install ."
     )
-    there = [name for name in FILES if name != CARD and (run.path / name).exists()]
+    there = [name for name in FILES if name != MODEL_CARD and (run.path / name).exists()]
     text = TEXT.format(
         front="\n".join(_front_matter(run, evaluation)),
         name=code(run.name),
@@ -151,7 +151,7 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         words=len(run.vocabulary) - len(SPECIAL),
         files="\n".join(f"- `{name}`: {FILES[name]}" for name in there),
     )
-    write_text(run.path / CARD, text)
+    write_text(run.path / MODEL_CARD, text)
 
 
 def _front_matter(run: Run, scores: Scores | None) -> Iterator[str]:
