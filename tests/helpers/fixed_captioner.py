@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from xpcap.runs import write_captions
-from xpcap.runs.outputs import Growing
+from xpcap.runs.outputs import GrowingFile
 from xpcap.runs.records import PictureCaption, Skipped
 
 UNREADABLE = ("x.png",)
@@ -45,7 +45,7 @@ class FixedCaptioner:
             else:
                 yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])
 
-    def write(self, names: Sequence[str], *outputs: Growing) -> list[str]:
+    def write(self, names: Sequence[str], *outputs: GrowingFile) -> list[str]:
         """Write captions of pictures of these names; returns the names of those it captioned."""
         self.asked = []
         write_captions(self, names, outputs=outputs)  # type: ignore[arg-type]

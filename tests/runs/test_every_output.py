@@ -9,7 +9,7 @@ import pytest
 from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 
 from xpcap.errors import DataError
-from xpcap.runs.outputs import OUTPUTS, CsvTable, Growing
+from xpcap.runs.outputs import OUTPUTS, CsvTable, GrowingFile
 from xpcap.runs.records import PictureCaption
 from xpcap.work import work
 
@@ -17,7 +17,7 @@ READABLE = [name for name in NAMES if name not in UNREADABLE]
 ANY: Any = None  # a run that nobody asks
 
 
-class TabbedLines(Growing):
+class TabbedLines(GrowingFile):
     """Texts with tabs between them, a row a line: an output of somebody's own."""
 
     suffix, start = ".tabs", "- "
@@ -29,22 +29,22 @@ class TabbedLines(Growing):
         return line.removeprefix("- ").split("\t")
 
 
-KINDS = [*(kind for kind in OUTPUTS if issubclass(kind, Growing)), TabbedLines]
+KINDS = [*(kind for kind in OUTPUTS if issubclass(kind, GrowingFile)), TabbedLines]
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture
-def path(kind: type[Growing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(kind: type[GrowingFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)  # rows have paths from there
     return tmp_path / f"c{kind.suffix}"
 
 
-def write(output: Growing, names: list[str], captioner: str = CAPTIONER) -> list[str]:
+def write(output: GrowingFile, names: list[str], captioner: str = CAPTIONER) -> list[str]:
     """Start or continue a file; returns the names of the pictures that were captioned."""
     return FixedCaptioner(captioner).write(names, output)
 
 
-def kept(output: Growing) -> list[str]:
+def kept(output: GrowingFile) -> list[str]:
     """The pictures that a file has, as it is continued."""
     with output as file:
         file.begin(ANY, CAPTIONER, [])
@@ -52,7 +52,7 @@ def kept(output: Growing) -> list[str]:
 
 
 def check_refused(
-    output: Growing, why: str, names: list[str] = NAMES, captioner: str = CAPTIONER
+    output: GrowingFile, why: str, names: list[str] = NAMES, captioner: str = CAPTIONER
 ) -> None:
     """Writing is refused for this reason, and no byte of the file changes."""
     content = output.path.read_bytes()
@@ -62,7 +62,7 @@ def check_refused(
 
 
 def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(
-    kind: type[Growing], path: Path
+    kind: type[GrowingFile], path: Path
 ) -> None:
     """Only the pictures without a whole row are captioned again."""
     ends: dict[str, int] = {}
@@ -80,7 +80,7 @@ def test_a_file_cut_at_any_byte_is_continued_to_the_bytes_of_one_never_cut(
 
 
 def test_a_row_of_others_is_told_by_its_line_and_no_byte_changes(
-    kind: type[Growing], path: Path
+    kind: type[GrowingFile], path: Path
 ) -> None:
     """Of another captioner, with other fields, in another encoding, or not of such a file at all."""
     write(kind(path), NAMES[:1])
@@ -103,7 +103,9 @@ def test_a_row_of_others_is_told_by_its_line_and_no_byte_changes(
     check_refused(kind(path, best=3), "caption_3")
 
 
-def test_a_second_command_that_writes_to_a_file_is_refused(kind: type[Growing], path: Path) -> None:
+def test_a_second_command_that_writes_to_a_file_is_refused(
+    kind: type[GrowingFile], path: Path
+) -> None:
     with kind(path) as file:
         file.begin(ANY, CAPTIONER, NAMES)
         for name in NAMES[:2]:
@@ -114,7 +116,7 @@ def test_a_second_command_that_writes_to_a_file_is_refused(kind: type[Growing], 
 
 
 def test_a_row_without_room_is_an_error_that_names_the_file_and_is_made_again(
-    kind: type[Growing], path: Path
+    kind: type[GrowingFile], path: Path
 ) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -132,7 +134,7 @@ def test_a_row_without_room_is_an_error_that_names_the_file_and_is_made_again(
     assert kept(kind(path)) == NAMES[:2]
 
 
-def test_what_another_file_has_is_not_captioned_again(kind: type[Growing], path: Path) -> None:
+def test_what_another_file_has_is_not_captioned_again(kind: type[GrowingFile], path: Path) -> None:
     """The texts come from there, and each file becomes what it is alone."""
     files = [(kind, path), (CsvTable, path.parent / "other.csv")]
     write(kind(path), NAMES)

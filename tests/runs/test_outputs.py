@@ -35,7 +35,7 @@ from xpcap.runs.outputs import (
     OPTIONAL,
     OUTPUTS,
     CsvTable,
-    Growing,
+    GrowingFile,
     JsonLines,
     NewFile,
 )
@@ -128,7 +128,7 @@ def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) ->
 
 
 @pytest.mark.parametrize("kind", [CsvTable, JsonLines])
-def test_a_table_or_json_lines_are_read_as_captions_again(kind: type[Growing]) -> None:
+def test_a_table_or_json_lines_are_read_as_captions_again(kind: type[GrowingFile]) -> None:
     path, names = Path(f"c{kind.suffix}"), ["a.png", "犬;.png"]
     FixedCaptioner().write(names, kind(path))
     assert "犬" in path.read_text(encoding="utf-8")
@@ -318,7 +318,7 @@ def test_each_output_says_what_the_command_asks_of_it() -> None:
     for kind in OUTPUTS:
         assert re.fullmatch("--[a-z-]+", kind.flag), kind
         assert kind.help.endswith("."), kind
-        ends = r"\.\w+" if issubclass(kind, NewFile | Growing) else ""
+        ends = r"\.\w+" if issubclass(kind, NewFile | GrowingFile) else ""
         assert re.fullmatch(ends, kind.suffix), kind
         assert not issubclass(kind, NewFile) or kind.content is not NewFile.content, kind
         assert kind.wants <= OPTIONAL.keys(), kind
@@ -356,7 +356,7 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that grow are continued to the bytes of one that was not interrupted."""
-    growing = [(kind.flag, FILES[kind.flag]) for kind in OUTPUTS if issubclass(kind, Growing)]
+    growing = [(kind.flag, FILES[kind.flag]) for kind in OUTPUTS if issubclass(kind, GrowingFile)]
     for flag, name in growing:
         good("caption", run, photos, flag, f"whole-{name}")
     monkeypatch.setattr(captions, "BATCH", 1)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.printing import Json, Printed, SkipsTold
+from xpcap.cli.printing import Json, Printed, SkippedOnStderr
 from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
@@ -38,7 +38,6 @@ from xpcap.runs.outputs import (
     begin_outputs,
     caption_sources,
     deliver,
-    wanted,
 )
 from xpcap.runs.pages import with_pictures
 
@@ -133,23 +132,23 @@ def caption(
         if (value := given[output.flag.strip("-")])
     ]
     as_json = any(isinstance(output, Json) for output in outputs)
-    if not any(output.instead for output in outputs) or (explain and not as_json):
+    if not any(output.replaces_printing for output in outputs) or (explain and not as_json):
         outputs.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     choose_backend(backend)
     opened_run = open_run(run)
-    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted(outputs) else 1)
+    policy = decoding.policy(opened_run, SHOWN if "n_best" in wanted_fields(outputs) else 1)
     if explain:
         _require_reranked(opened_run, policy)
     if pictures:
         results = caption_sources(open_captioner(opened_run), pictures, outputs, policy)
     else:
         results = _of_split(opened_run, data, split, count, outputs, policy)
-    captions, skipped = deliver(results, [SkipsTold(), *outputs])
+    captions, skipped = deliver(results, [SkippedOnStderr(), *outputs])
     for output in outputs:
         for line in output.close().splitlines():
             click.echo(escape_control(line), err=as_json)
-    if skipped and not captions and not any(output.had for output in outputs):
+    if skipped and not captions and not any(output.existing for output in outputs):
         got = f"none of {len(skipped)} could be read"
         cause = "the reasons are listed above"
         raise DataError("caption", "", got, "at least one picture", cause)
@@ -159,15 +158,15 @@ def _of_split(
     run: Run, data: Path | None, split: str, count: int, outputs: list[Output], policy: Policy
 ) -> Iterator[PictureCaption]:
     """Begin the outputs and caption pictures of a split, but for those that are done."""
-    dataset, wanted_fields = run.data(data), wanted(outputs)
+    dataset, wanted = run.data(data), wanted_fields(outputs)
     pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = dataset.split(split).images
     names = [images[number] for number in chosen.tolist()]
     numbers = begin_outputs(outputs, run, policy, names)
-    decoder = run.decoder(policy, "attention" in wanted_fields, "explanation" in wanted_fields)
+    decoder = run.decoder(policy, "attention" in wanted, "explanation" in wanted)
     captions = caption_chosen(decoder, dataset, split, chosen[numbers])
-    with_picture = "picture" in wanted_fields
+    with_picture = "picture" in wanted
     yield from (
         with_pictures(run, captions, picture_finder(run, dataset.source))
         if with_picture

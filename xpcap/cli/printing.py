@@ -48,7 +48,7 @@ class Printed(Output):
         return ""
 
 
-class SkipsTold(Output):
+class SkippedOnStderr(Output):
     """Pictures without a caption, named on standard error as they come."""
 
     def add(self, caption: PictureCaption) -> None:
@@ -96,7 +96,7 @@ class Json(Output):
     flag = "--json"
     help = JSON
     wants = frozenset({"attention", "n_best"})
-    instead = True
+    replaces_printing = True
 
     def close(self) -> str:
         click.echo(json.dumps(list(map(json_object, self.captions))))

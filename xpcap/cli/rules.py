@@ -41,7 +41,7 @@ RULES: Mapping[str, Sequence[Needs | Excludes]] = {
     "caption": [
         Excludes(["split", "count", "data"], ["pictures"], "give one or the other"),
         Needs(
-            [output.flag.removeprefix("--") for output in OUTPUTS if output.of_files],
+            [output.flag.removeprefix("--") for output in OUTPUTS if output.needs_files],
             ["pictures"],
             "it writes to files or folders",
         ),

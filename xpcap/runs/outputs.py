@@ -38,7 +38,7 @@ class Output:
     """Takes captions one by one. This one keeps them, for what is made of all in the end.
 
     A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
-    it holds a file open. One that writes a file is a `NewFile` or a `Growing`.
+    it holds a file open. One that writes a file is a `NewFile` or a `GrowingFile`.
 
     path : of the file that it writes; None: it has none
     best : captions of a picture that are asked for
@@ -49,18 +49,18 @@ class Output:
     help: ClassVar[str]
     suffix: ClassVar[str] = ""  # of its file; empty: it has none, and its option no value
     wants: frozenset[str] = frozenset()  # of the fields of a caption that are OPTIONAL
-    instead: ClassVar[bool] = False  # where it is given, captions are not printed
-    once: ClassVar[bool] = False  # a picture that is given twice comes once
-    of_files: ClassVar[bool] = False  # it writes next to the pictures' files
-    of_texts: ClassVar[bool] = False  # it needs no more of captions than their texts
+    replaces_printing: ClassVar[bool] = False  # where it is given, captions are not printed
+    skips_duplicates: ClassVar[bool] = False  # a picture that is given twice comes once
+    needs_files: ClassVar[bool] = False  # it writes next to the pictures' files
+    needs_only_texts: ClassVar[bool] = False  # it needs no more of captions than their texts
 
     def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
         self.path, self.best = path or Path(), best
         self.wants |= {
             name for name, asked in (("n_best", best > 1), ("explanation", explain)) if asked
         }
-        self.had = 0  # of the pictures it is begun for
-        self.paths = False  # the pictures' names are paths and URLs, not those of a split
+        self.existing = 0  # of the pictures it is begun for
+        self.names_are_paths = False  # the pictures' names are paths and URLs, not those of a split
         self.captions: list[PictureCaption] = []
         self.skipped: list[Skipped] = []
         self.check()
@@ -122,7 +122,7 @@ def deliver(
     return captions, skipped
 
 
-def wanted(outputs: Iterable[Output]) -> frozenset[str]:
+def wanted_fields(outputs: Iterable[Output]) -> frozenset[str]:
     """The OPTIONAL fields of a caption that some output wants."""
     return frozenset[str]().union(*(output.wants for output in outputs))
 
@@ -133,38 +133,38 @@ def begin_outputs(
     policy: Policy | None,
     names: Sequence[str],
     *,
-    paths: bool = False,
+    names_are_paths: bool = False,
 ) -> list[int]:
     """Begin each output, and choose the pictures to caption: those that some file that grows lacks.
 
     Of others, the outputs that need no more get the texts in a file. If no output needs more, it is
     enough that one file has the picture.
     """
-    files = [output for output in outputs if isinstance(output, Growing)]
+    files = [output for output in outputs if isinstance(output, GrowingFile)]
     captioner = run.signature(policy) if files else ""  # which reads all parameters
     for output in outputs:
-        output.paths = paths
+        output.names_are_paths = names_are_paths
         output.begin(run, captioner, names)
     chosen: list[int] = []
     best = max((output.best for output in outputs), default=1)
-    texts_suffice = all(output.of_texts for output in outputs)
+    texts_suffice = all(output.needs_only_texts for output in outputs)
     for number, name in enumerate(names):
         holders = [file for file in files if name in file]
         for file in holders:
-            file.had += 1
+            file.existing += 1
         source = next((file for file in holders if file.best == best), None)
         if source is None or not (texts_suffice or holders == files):
             chosen.append(number)
             continue
         for output in outputs:
-            if output.of_texts:
+            if output.needs_only_texts:
                 output.add(source.caption(name))
     for file in files:
-        if file.had:
-            lacks = len(names) - file.had
+        if file.existing:
+            lacks = len(names) - file.existing
             goes = "adding" if texts_suffice or lacks < len(chosen) else "all outputs get"
             more = f"; {goes} the other {lacks:,}" if lacks else ""
-            notice(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
+            notice(f"{file.path} has {file.existing:,} of {len(names):,} pictures already{more}")
     return chosen
 
 
@@ -179,16 +179,18 @@ def caption_sources(
     OptionError : a URL, with an output that writes to pictures' files.
     """
     sources, skipped = find_sources(paths)
-    if any(output.once for output in outputs):
+    if any(output.skips_duplicates for output in outputs):
         sources = list({str(source): source for source in sources}.values())
     for output in outputs:
-        if output.of_files and (urls := [source for source in sources if isinstance(source, str)]):
+        if output.needs_files and (
+            urls := [source for source in sources if isinstance(source, str)]
+        ):
             option, got = f"`{output.flag.strip('-')}`", f"is given with the URL {urls[0]}"
             raise OptionError("caption", option, got, "pictures in files", "download it first")
     names = list(map(str, sources))
-    numbers = begin_outputs(outputs, captioner.run, policy, names, paths=True)
+    numbers = begin_outputs(outputs, captioner.run, policy, names, names_are_paths=True)
     yield from skipped
-    wants = wanted(outputs)
+    wants = wanted_fields(outputs)
     yield from captioner.captions(
         bar(
             [sources[number] for number in numbers],
@@ -222,7 +224,7 @@ def write_captions(
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CsvTable
     txt : write NAME.txt next to each picture, one line per caption; another text is never replaced
-    outputs : further ones, such as custom subclasses of Growing
+    outputs : further ones, such as custom subclasses of GrowingFile
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, or another process writes to it.
     OptionError : a URL, with `txt`, or no output at all. OSError : a file cannot be written;
@@ -264,7 +266,7 @@ class NewFile(Output):
         return f"wrote {self.path}"
 
 
-class Growing(Output):
+class GrowingFile(Output):
     """A file with a line per picture, which the same command continues, and a list of failures.
 
     A subclass defines `encode` and `decode`; docs/howto/captions-to-files.md has an example. The
@@ -275,7 +277,7 @@ class Growing(Output):
     rows : the captions of each picture, by its name in the file
     """
 
-    instead = once = of_texts = True
+    replaces_printing = skips_duplicates = needs_only_texts = True
     start: ClassVar[str] = ""  # of each line, in a format without heading
     _log: Log | None = None
     _skipped: SkippedList | None = None
@@ -347,7 +349,7 @@ class Growing(Output):
 
         So a picture has one row, however its path is typed.
         """
-        if self.paths and not scheme_of(name):
+        if self.names_are_paths and not scheme_of(name):
             path, folder = Path(name), self.path.parent.resolve()
             with contextlib.suppress(ValueError):  # on another drive of Windows
                 path = Path(os.path.relpath(path.parent.resolve() / path.name, folder))
@@ -406,7 +408,7 @@ def _in_a_line(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
-class CsvTable(Growing):
+class CsvTable(GrowingFile):
     """A CSV file of captions, UTF-8 with byte order mark, one row per picture.
 
     Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. One
@@ -431,7 +433,7 @@ class CsvTable(Growing):
         return next(csv.reader([line], delimiter=self._delimiter, strict=True), [])
 
 
-class JsonLines(Growing):
+class JsonLines(GrowingFile):
     """A JSON object per picture, a line each, with the fields of a `CsvTable`."""
 
     flag, suffix, start = "--jsonl", ".jsonl", '{"picture": "'
@@ -462,7 +464,7 @@ class TextFiles(Output):
     help = (
         "Write NAME.txt next to each picture instead of printing; never replaces a different text."
     )
-    instead = once = of_files = of_texts = True
+    replaces_printing = skips_duplicates = needs_files = needs_only_texts = True
     _written = _all = 0
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
