@@ -78,7 +78,7 @@ def card(
 def scores(*titles: str, human: bool = True, **text: str) -> Scores:
     """Scores with these titles; `text` has the plain words and protocols of all."""
     scored = Scored({"cider": 0.17}, [])
-    text = {"plain": "", "protocol": "", **text}
+    text = {"meaning": "", "protocol": "", **text}
     hub = Hub("cider", "cider", "CIDEr-D")
     rows = [Metric(title, title, **text, score=lambda *_: scored, hub=hub) for title in titles]
     results = [Result(row, scored, scored if human else None) for row in rows]

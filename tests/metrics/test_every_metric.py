@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from drawn_captions import PICTURES, Captions, Pictures, draw_pictures
 
-from xpcap.metrics import ALIASES, METRICS, Metric, Scored, of_train
+from xpcap.metrics import ALIASES, METRICS, Metric, Scored, train_metrics
 
 TRAIN = [["a", "b", "c"]] * 50
-TABLE = [*METRICS, *of_train(TRAIN, lambda: TRAIN)[0]]
+TABLE = [*METRICS, *train_metrics(TRAIN, lambda: TRAIN)[0]]
 each_metric = pytest.mark.parametrize("metric", TABLE, ids=lambda metric: metric.name)
 SEEDS = range(5)
 
 
 def says(metric: Metric, words: str) -> bool:
     """True if its texts for people have these words, by a pattern."""
-    return bool(re.search(rf"\b({words})\b", f"{metric.plain}\n{metric.protocol}"))
+    return bool(re.search(rf"\b({words})\b", f"{metric.meaning}\n{metric.protocol}"))
 
 
 def firsts(references: Pictures) -> Captions:
@@ -41,7 +41,7 @@ def check_same(scored: Scored, expected: Scored) -> None:
 
 @each_metric
 def test_values_are_finite_and_those_of_all_are_made_of_sums_over_pictures(metric: Metric) -> None:
-    for text in (metric.name, metric.title, metric.protocol, metric.plain):
+    for text in (metric.name, metric.title, metric.protocol, metric.meaning):
         assert text.strip()
     for seed in SEEDS:
         references, captions = draw_pictures(seed)

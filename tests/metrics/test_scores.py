@@ -15,9 +15,9 @@ from xpcap.metrics import (
     bootstrap_intervals,
     corpus_bleu,
     metric,
-    of_train,
     paired,
     rouge_l,
+    train_metrics,
 )
 from xpcap.metrics.rouge import common_words
 
@@ -118,7 +118,7 @@ def test_what_captions_show_by_themselves_is_counted(
     name: str, train: list[str], said: list[str], corpus: float, pictures: list[float]
 ) -> None:
     captions = [caption.split() for caption in train]
-    metrics, _ = of_train(iter(captions), lambda: iter(captions))
+    metrics, _ = train_metrics(iter(captions), lambda: iter(captions))
     (metric,) = (metric for metric in (*METRICS, *metrics) if metric.name == name)
     scored = metric.score([], [caption.split() for caption in said])
     assert scored.corpus == {name: pytest.approx(corpus)}
@@ -129,7 +129,7 @@ def test_what_captions_show_by_themselves_is_counted(
 
 
 def test_no_caption_breaks_off_where_too_few_tell_which_words_never_end_one() -> None:
-    metrics, unscored = of_train([["a", "dog"]] * 49, list)
+    metrics, unscored = train_metrics([["a", "dog"]] * 49, list)
     assert [metric.name for metric in metrics] == ["novel", "unseen_bigrams"]
     assert unscored == {
         "bad_endings": "too few train captions to learn which words hardly ever end one"

@@ -70,7 +70,7 @@ def test_candidates_are_compared_with_the_likeliest_by_the_parts_that_matter() -
     best = [candidate(f"a cat {i}", -2.0, consensus=9.0 - i, length=0.1) for i in range(4)]
     rows = compare_candidates(Explanation(SIMILAR, [*best, LIKELIEST]), count=2)
     assert [row.candidate for row in rows] == [*best[:2], LIKELIEST]
-    assert [row.note for row in rows] == ["", "", "likeliest"]
+    assert [row.origin for row in rows] == ["", "", "likeliest"]
     assert [row.score for row in rows] == pytest.approx([5.1, 4.1, 0])
     assert [row.parts for row in rows] == [
         {"consensus": 8, "log_probability": -3},  # length is too small beside these

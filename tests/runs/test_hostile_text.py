@@ -112,7 +112,7 @@ def everywhere(text: Any) -> str:
     )
     looked = {"attention": [[0.25] * 4] * 2, "area": Area(0, 0, 1, 1)}
     cards = [
-        card(text, PICTURE, words, [text] * 3, [(text, -1.0)], note=text, **looked),
+        card(text, PICTURE, words, [text] * 3, [(text, -1.0)], score_text=text, **looked),
         card(text, PICTURE, words, explanation=reasons),
         card(text, None, [], [text]),
     ]
@@ -122,7 +122,7 @@ def everywhere(text: Any) -> str:
         opening=Gallery(text, text, cards),
         facts=[(text, text)],
         history=HISTORY,
-        scores=scores(text, plain=text, protocol=text),
+        scores=scores(text, meaning=text, protocol=text),
         galleries=[Gallery(text, text, cards[2:])],
         skipped=[Skipped(text, text)],
     )

@@ -51,11 +51,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reranked = [("a red circle", -3.217), ("", -4.0), (long, -99.5)]
     words = [(long, 0.9), *SAID, *[(f"word{i}", i / 20) for i in range(21)]]
     looked = {"attention": LOOKED, "area": Area(0.2, 0.1, 0.8, 1.2)}
-    reasoned = {"note": NASTY, "explanation": reasons}
+    reasoned = {"score_text": NASTY, "explanation": reasons}
     circles = ["a red circle", "", "there is a red circle"]
     cards = [
-        card("scene.png", scene(), SAID, circles, reranked, note="BLEU-4 0.81"),
-        card(f"{long}.jpg", photo(1), words, [long, NASTY], note=long),
+        card("scene.png", scene(), SAID, circles, reranked, score_text="BLEU-4 0.81"),
+        card(f"{long}.jpg", photo(1), words, [long, NASTY], score_text=long),
         card(NASTY, None, [(NASTY, 0.5)], [NASTY], [(NASTY, -1.0)], **reasoned),
         card("strip.jpg", photo(2, 9, 2000)),
         card("looked.png", scene(1), [(NASTY, 0.5), (long, 0.9), ("red", 0.1)], ["a"], **looked),
@@ -68,7 +68,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         opening=Gallery("First", NASTY, iter(cards)),
         facts=[("cell", "lstm"), (NASTY, long), (long, NASTY)],
         history=HISTORY,
-        scores=scores("BLEU-4", NASTY, long, plain="what people say", protocol=f"corpus {NASTY}"),
+        scores=scores("BLEU-4", NASTY, long, meaning="what people say", protocol=f"corpus {NASTY}"),
         galleries=[Gallery(NASTY, "", cards[:1])],
         skipped=[Skipped(NASTY, NASTY), Skipped(long, long)],
         find_photo=photos.get,
@@ -155,7 +155,9 @@ def test_flat_pictures_are_kept_to_the_pixel_and_photographs_made_small(tmp_path
 
 def test_a_page_of_36_photographs_stays_small(tmp_path: Path) -> None:
     cards = [
-        card(f"{i}.jpg", photo(i, 240, 320), SAID * 4, ["a red circle"] * 5, note="BLEU-4 0.5")
+        card(
+            f"{i}.jpg", photo(i, 240, 320), SAID * 4, ["a red circle"] * 5, score_text="BLEU-4 0.5"
+        )
         for i in range(36)
     ]
     write_cards(tmp_path / "p.html", *cards, history=HISTORY)

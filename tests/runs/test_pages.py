@@ -84,7 +84,7 @@ class Shown(NamedTuple):
     caption: str
     probabilities: list[float]
     references: list[str]
-    note: str
+    score_text: str
     has_picture: bool
     hypotheses: list[tuple[str, str]]
 
@@ -105,7 +105,7 @@ def galleries(page: str) -> dict[str, list[Shown]]:
                         html.unescape(text)
                         for text in re.findall(r"<li[^>]*>(.*?)</li>", "".join(lists))
                     ],
-                    note=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
+                    score_text=re.findall(r"</h3>\s*<p[^>]*>(.*?)</p>", card)[0],
                     has_picture="<img" in card,
                     hypotheses=re.findall(
                         r"<li><bdi>(.*?)</bdi> <span>(.*?)</span></li>",
@@ -146,7 +146,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     for card in (card for cards in shown.values() for card in cards):
         assert card.caption == said[card.name]
         assert card.references == references[card.name]
-        assert card.note == f"sentence BLEU-4 {bleu[card.name]:.2f}"
+        assert card.score_text == f"sentence BLEU-4 {bleu[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
         assert not card.has_picture or f'alt="{card.caption}"' in made.page
     policy = Beam(5, n_best=5, max_length=made.run.config.max_words)

@@ -14,7 +14,7 @@ from xpcap import open_run
 from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
-from xpcap.metrics import METRICS, averaged, of_train
+from xpcap.metrics import METRICS, averaged, train_metrics
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
 from xpcap.shapes import named_things
 
@@ -42,7 +42,7 @@ def data_of(**texts: list[list[str]]) -> CaptionData:
 
 VAL = [["a dog runs", "the dog runs fast"], ["the the cat on"], ["a dog", "a dog"]]
 SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
-OF_TRAIN = [metric.name for metric in of_train([["a", "dog"]] * 99, list)[0]]
+OF_TRAIN = [metric.name for metric in train_metrics([["a", "dog"]] * 99, list)[0]]
 TWO = [[["a", "dog"], ["the", "dog"]], [["a", "cat"]]], [["a", "dog"], ["a", "cat"]]
 SCORED = {metric.name: metric.score(*TWO) for metric in METRICS}
 BLEU, *OTHERS = [list(scored.corpus) for scored in SCORED.values()]

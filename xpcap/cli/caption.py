@@ -38,6 +38,7 @@ from xpcap.runs.outputs import (
     begin_outputs,
     caption_sources,
     deliver,
+    wanted_fields,
 )
 from xpcap.runs.pages import with_pictures
 

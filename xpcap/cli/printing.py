@@ -79,7 +79,7 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
         texts = [
             escape_control(item.candidate.caption or NOTHING)
-            + (f"  ({escape_control(item.note)})" if item.note else "")
+            + (f"  ({escape_control(item.origin)})" if item.origin else "")
             for item in compared
         ]
         rows = [

@@ -19,4 +19,4 @@ from xpcap.metrics.metric import per_picture as per_picture
 from xpcap.metrics.rouge import rouge_l as rouge_l
 from xpcap.metrics.table import ALIASES as ALIASES
 from xpcap.metrics.table import METRICS as METRICS
-from xpcap.metrics.table import of_train as of_train
+from xpcap.metrics.table import train_metrics as train_metrics

@@ -69,7 +69,7 @@ class Metric:
 
     name : key of its protocol and of its values a picture
     title : as tables show it
-    plain : its meaning, for people who know no metric; ``share`` or ``1 at best`` in it, or in the
+    meaning : its meaning, for people who know no metric; ``share`` or ``1 at best`` in it, or in the
         protocol, promises values in 0..1
     protocol : the computation, in words
     score : takes each picture's references, lists of words, and one hypothesis a picture, a list of
@@ -83,7 +83,7 @@ class Metric:
 
     name: str
     title: str
-    plain: str
+    meaning: str
     protocol: str
     score: Callable[[References, Sequence[Words]], Scored]
     depends_on: Collection[str] = ("references",)
@@ -96,20 +96,20 @@ class Metric:
 
 
 def per_caption(
-    name: str, title: str, plain: str, protocol: str, value: Callable[[Words], float]
+    name: str, title: str, meaning: str, protocol: str, value: Callable[[Words], float]
 ) -> Metric:
     """The mean over pictures of a value of the caption."""
 
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return averaged(name, [value(words) for words in hypotheses])
 
-    return Metric(name, title, plain, protocol, score, depends_on=())
+    return Metric(name, title, meaning, protocol, score, depends_on=())
 
 
 def per_picture(
     name: str,
     title: str,
-    plain: str,
+    meaning: str,
     protocol: str,
     value: Callable[[Sequence[Words], Words], float],
     *,
@@ -121,18 +121,18 @@ def per_picture(
         pairs = zip(references, hypotheses, strict=True)
         return averaged(name, [value(captions, words) for captions, words in pairs])
 
-    return Metric(name, title, plain, protocol, score, hub=hub)
+    return Metric(name, title, meaning, protocol, score, hub=hub)
 
 
 def of_corpus(
-    name: str, title: str, plain: str, protocol: str, value: Callable[[Sequence[Words]], float]
+    name: str, title: str, meaning: str, protocol: str, value: Callable[[Sequence[Words]], float]
 ) -> Metric:
     """A value of all captions. No interval: resamples repeat pictures, and so captions."""
 
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return Scored({name: value(hypotheses)}, [])
 
-    return Metric(name, title, plain, protocol, score, depends_on=())
+    return Metric(name, title, meaning, protocol, score, depends_on=())
 
 
 def averaged(

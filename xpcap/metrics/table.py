@@ -87,7 +87,7 @@ ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
 TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
-def of_train(
+def train_metrics(
     written: Iterable[Words], encoded: Callable[[], Iterable[Words]]
 ) -> tuple[list[Metric], dict[str, str]]:
     """Metrics that compare with the train split, and why one cannot be: its name to the reason.

@@ -67,7 +67,7 @@ class CandidateDifference(NamedTuple):
     """A candidate, compared with the likeliest one."""
 
     candidate: CandidateCaption
-    note: str  # on its origin
+    origin: str  # on its origin
     score: float  # less the likeliest one's
     parts: dict[str, float]  # key of PARTS to the same difference of that part
 

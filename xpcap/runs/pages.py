@@ -47,7 +47,7 @@ PAGE = "index.html"
 FIRST_SHOWN, SHOWN = 4, 9  # pictures that a run's page opens with, and in each gallery
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-NOTE = "sentence BLEU-4"
+SCORE_NAME = "sentence BLEU-4"
 SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
@@ -215,9 +215,12 @@ def _galleries(
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    noted = {i: replace(caption, note=f"{NOTE} {scores[i]:.2f}") for i, caption in searched.items()}
+    captions = {
+        i: replace(caption, score_text=f"{SCORE_NAME} {scores[i]:.2f}")
+        for i, caption in searched.items()
+    }
     return [
-        Gallery(title, about, with_pictures(run, [noted[i] for i in numbers], find_picture))
+        Gallery(title, about, with_pictures(run, [captions[i] for i in numbers], find_picture))
         for title, (about, numbers) in chosen.items()
     ]
 
@@ -347,7 +350,7 @@ def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
         "cut": len(words) > MAX_WORDS,
         "references": references[:MAX_REFERENCES],
         "more": len(references) - 1,
-        "note": caption.note,
+        "score_text": caption.score_text,
         "hypotheses": caption.n_best[:MAX_HYPOTHESES],
         "reasons": caption.explanation and _reasons(caption.explanation, album),
     }
@@ -363,7 +366,7 @@ def _reasons(explanation: Explanation, album: _Album) -> dict[str, Any]:
     rows = [
         (
             option.candidate.caption,
-            option.note,
+            option.origin,
             signed(option.score),
             [(signed(x), x / largest) for x in option.parts.values()],
         )

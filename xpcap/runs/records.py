@@ -57,7 +57,7 @@ class PictureCaption:
         What a page shows.
     area : Area or None
         What the regions of `attention` cover; None: unknown.
-    note : str
+    score_text : str
         Such as "sentence BLEU-4 0.81".
     """
 
@@ -72,7 +72,7 @@ class PictureCaption:
     # Any, since a web service cannot describe the type of an array; nor do arrays compare
     picture: Any = field(default=None, compare=False)
     area: Area | None = None
-    note: str = ""
+    score_text: str = ""
 
     def __repr__(self) -> str:
         return _filled(self)

@@ -30,8 +30,8 @@ from xpcap.metrics import (
     Sums,
     Words,
     bootstrap_intervals,
-    of_train,
     paired,
+    train_metrics,
 )
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.metric import BASES
@@ -70,7 +70,7 @@ class Row(NamedTuple):
     width: str  # half of the interval's, after ±
     human: str
     protocol: str
-    plain: str
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Scores:
                 self._width(result.scored),
                 _figures(result.human) if result.human and self.people else "",
                 result.metric.protocol,
-                result.metric.plain,
+                result.metric.meaning,
             )
             for result in self.results
         ]
@@ -188,7 +188,7 @@ class Scores:
                 "",
                 figure(human[name]) if name in human and self.people else "",
                 "",
-                metrics[name].plain,
+                metrics[name].meaning,
             )
             for name in names
             if name
@@ -467,7 +467,7 @@ def _row(metric: object) -> Metric:
         expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
         raise InvalidTypeError("metrics", "", got, expected)
     names = [x.name for x in fields(Metric) if hasattr(metric, x.name)]
-    return Metric(**{"plain": "", **{name: getattr(metric, name) for name in names}})
+    return Metric(**{"meaning": "", **{name: getattr(metric, name) for name in names}})
 
 
 def _with_data_metrics(
@@ -488,8 +488,8 @@ def _with_data_metrics(
 
     # As people wrote them if the file has that, since the vocabulary lacks some of their words
     written = encoded() if train.text is None else map(tokenize, train.text)
-    train_metrics, unscored = of_train(written, encoded)
-    return rows + train_metrics, unscored
+    compared, unscored = train_metrics(written, encoded)
+    return rows + compared, unscored
 
 
 def _scored(
