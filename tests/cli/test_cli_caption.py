@@ -157,7 +157,7 @@ def test_pages_show_what_was_read_and_a_png_as_many_as_can_be_drawn(
         monkeypatch.setattr(place, "DRAWN", 2)
     url = "https://a.example/large.png"
     output = good("caption", run, url, photos, "--html", "p.html", "--png", "p.png").stdout
-    drawn = "wrote p.png with the first 2 of 6 pictures, as many as one PNG takes; "
+    drawn = "wrote p.png with the first 2 of 6 pictures, the most that fit; "
     assert f"wrote p.html\n{drawn}" in output
     page = content("p.html")
     assert page.count(EMBEDDED) == 6

@@ -89,10 +89,10 @@ def test_a_row_of_others_is_told_by_its_line_and_no_byte_changes(
     line = f"line {len(others) + 2}, "
     for row, why in {
         ours.replace(b"greedy", b"by hand"): "holds captions by Lauf; 2, by hand",
-        b"[1]": "is another row",
-        b"[" * 9_999: "is another row",
-        b"": "is another row",
-        ours.decode().encode("cp1252"): "is another row",
+        b"[1]": "is '[1]' (",
+        b"[" * 9_999: "is '[[[",
+        b"": "is '' (",
+        ours.decode().encode("cp1252"): "is '",
     }.items():
         path.write_bytes(content + row + b"\n" + content[:9])
         check_refused(kind(path), line + why)

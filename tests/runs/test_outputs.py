@@ -106,7 +106,7 @@ def test_a_table_has_a_row_of_every_caption_in_order_and_a_list_what_failed(
     assert "is empty" in failed[1][1]
     assert result.stdout == (
         "wrote 10 captions to captions.csv\n"
-        "captions.csv.skipped.csv has 2 pictures that were not captioned; the same command tries again\n"
+        "captions.csv.skipped.csv lists 2 pictures that failed; the same command tries again\n"
     )
 
 
@@ -241,7 +241,7 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     (photos / "val00001.txt").write_text("my dog\n")
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
-    assert "notice: kept photos/val00001.txt: it has a different text" in result.stderr
+    assert "notice: photos/val00001.txt is not replaced: it has a different text" in result.stderr
     texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
     assert texts.pop(photos / "val00001.txt") == "my dog\n"
     assert texts == {
@@ -426,7 +426,7 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
     command = ("caption", run, slow, gone, photos / "val00000.png", broken, "--csv", "c.csv")
     first = good(*command)
     assert f"skipped {slow}: cannot be read: timed out" in first.stderr
-    assert "c.csv.skipped.csv has 3 pictures that were not captioned" in first.stdout
+    assert "c.csv.skipped.csv lists 3 pictures that failed" in first.stdout
     assert [row[0] for row in rows("c.csv.skipped.csv")[1:]] == [slow, gone, str(broken)]
     listed = Path("c.csv.skipped.csv").read_bytes()
     done = f"{photos / 'val00000.png'},as a process noted that was killed before it had it\n"

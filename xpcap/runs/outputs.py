@@ -1,7 +1,7 @@
-"""Outputs: where captions go as they are made, to tables, texts, pictures, pages. Open Output first.
+"""Outputs: the tables, texts, pictures and pages that `caption` writes. Open Output first.
 
-An output is an option of the command `caption`, and any of them go together. What one has written
-when another fails, or the work is stopped, it keeps.
+Each output is an option of the command `caption`, and all may be combined. If one fails or the work
+is stopped, the others keep what they have written.
 """
 
 import contextlib
@@ -35,48 +35,48 @@ OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": N
 
 
 class Output:
-    """Takes captions one by one. This one keeps them, for what is made of all in the end.
+    """An output receives captions one by one; this base class collects them in `captions`.
 
-    A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
-    it holds a file open. One that writes a file is a `NewFile` or a `GrowingFile`.
+    A subclass overrides `begin`, `add`, `skip` and `close` as it needs, and `__exit__` if it holds
+    a file open. Subclass `NewFile` or `GrowingFile` to write a file.
 
-    path : of the file that it writes; None: it has none
-    best : captions of a picture that are asked for
-    explain : the reasons of a choice are asked for
+    path : file to write; None: the output writes none
+    best : number of captions per picture
+    explain : captions come with the reasons of their choice
     """
 
-    flag: ClassVar[str]  # of the command
+    flag: ClassVar[str]  # option of the command
     help: ClassVar[str]
-    suffix: ClassVar[str] = ""  # of its file; empty: it has none, and its option no value
-    wants: frozenset[str] = frozenset()  # of the fields of a caption that are OPTIONAL
-    replaces_printing: ClassVar[bool] = False  # where it is given, captions are not printed
-    skips_duplicates: ClassVar[bool] = False  # a picture that is given twice comes once
-    needs_files: ClassVar[bool] = False  # it writes next to the pictures' files
-    needs_only_texts: ClassVar[bool] = False  # it needs no more of captions than their texts
+    suffix: ClassVar[str] = ""  # of its file; empty: it writes no file, and the option is a flag
+    wants: frozenset[str] = frozenset()  # fields of a caption in OPTIONAL that it uses
+    replaces_printing: ClassVar[bool] = False  # captions are not printed as well
+    skips_duplicates: ClassVar[bool] = False  # a picture that is given twice is captioned once
+    needs_files: ClassVar[bool] = False  # it writes next to picture files, so URLs are refused
+    needs_only_texts: ClassVar[bool] = False  # it uses only the texts of captions
 
     def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
         self.path, self.best = path or Path(), best
         self.wants |= {
             name for name, asked in (("n_best", best > 1), ("explanation", explain)) if asked
         }
-        self.existing = 0  # of the pictures it is begun for
-        self.names_are_paths = False  # the pictures' names are paths and URLs, not those of a split
+        self.existing = 0  # pictures that it already has of those in `begin`
+        self.names_are_paths = False  # pictures are named by paths and URLs, not as in a split
         self.captions: list[PictureCaption] = []
         self.skipped: list[Skipped] = []
         self.check()
 
     def check(self) -> None:
-        """Raise DataError if it cannot be written. Called before any work is done."""
+        """Raise DataError if the file cannot be written. Called before any work is done."""
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         """Prepare for pictures of these names.
 
-        captioner : `Run.signature` of the run, if a file that grows is among the outputs
+        captioner : `Run.signature` of the run; empty without a GrowingFile among the outputs
         """
         self.run, self.captioner = run, captioner
 
     def add(self, caption: PictureCaption) -> None:
-        """Take a caption, with those of the OPTIONAL fields that it wants."""
+        """Receive a caption; OPTIONAL fields are filled if the output wants them."""
         self.captions.append(caption)
 
     def skip(self, failure: Skipped) -> None:
@@ -84,7 +84,7 @@ class Output:
         self.skipped.append(failure)
 
     def texts(self, caption: PictureCaption) -> list[str]:
-        """The captions of a picture that are asked for."""
+        """The `best` captions of a picture, the best first."""
         return [best.caption for best in caption.n_best] if self.best > 1 else [caption.caption]
 
     def close(self) -> str:
@@ -95,13 +95,13 @@ class Output:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        """Let go of what it holds open, in the end or after an error."""
+        """Close open files, also after an error."""
 
 
 def deliver(
     results: Iterable[PictureCaption | Skipped], outputs: Sequence[Output]
 ) -> tuple[int, list[Skipped]]:
-    """Give each result to each output, a caption with what the output wants, while all are open.
+    """Enter all outputs, and give each result to each, with only the fields that the output wants.
 
     Returns the number of captions, and the pictures without one.
     """
@@ -123,7 +123,7 @@ def deliver(
 
 
 def wanted_fields(outputs: Iterable[Output]) -> frozenset[str]:
-    """The OPTIONAL fields of a caption that some output wants."""
+    """The OPTIONAL fields of a caption that at least one output wants."""
     return frozenset[str]().union(*(output.wants for output in outputs))
 
 
@@ -135,13 +135,13 @@ def begin_outputs(
     *,
     names_are_paths: bool = False,
 ) -> list[int]:
-    """Begin each output, and choose the pictures to caption: those that some file that grows lacks.
+    """Begin each output, and return the numbers of the pictures that still need a caption.
 
-    Of others, the outputs that need no more get the texts in a file. If no output needs more, it is
-    enough that one file has the picture.
+    A picture needs none if all growing files have it, or one has it and all outputs need only
+    texts. Its texts are then copied from that file to the outputs that need only texts.
     """
     files = [output for output in outputs if isinstance(output, GrowingFile)]
-    captioner = run.signature(policy) if files else ""  # which reads all parameters
+    captioner = run.signature(policy) if files else ""  # takes time: it reads all parameters
     for output in outputs:
         output.names_are_paths = names_are_paths
         output.begin(run, captioner, names)
@@ -162,9 +162,9 @@ def begin_outputs(
     for file in files:
         if file.existing:
             lacks = len(names) - file.existing
-            goes = "adding" if texts_suffice or lacks < len(chosen) else "all outputs get"
-            more = f"; {goes} the other {lacks:,}" if lacks else ""
-            notice(f"{file.path} has {file.existing:,} of {len(names):,} pictures already{more}")
+            verb = "adding" if texts_suffice or lacks < len(chosen) else "all outputs get"
+            rest = f"; {verb} the other {lacks:,}" if lacks else ""
+            notice(f"{file.path} has {file.existing:,} of {len(names):,} pictures already{rest}")
     return chosen
 
 
@@ -174,9 +174,9 @@ def caption_sources(
     outputs: Sequence[Output],
     policy: Policy | None,
 ) -> Iterator[PictureCaption | Skipped]:
-    """Begin the outputs and caption files, folders and URLs, for `deliver`, but those that are done.
+    """Begin the outputs, and caption the files, folders and URLs that they lack, for `deliver`.
 
-    OptionError : a URL, with an output that writes to pictures' files.
+    OptionError : a URL is given to an output that writes next to picture files.
     """
     sources, skipped = find_sources(paths)
     if any(output.skips_duplicates for output in outputs):
@@ -218,17 +218,17 @@ def write_captions(
 ) -> list[Skipped]:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
 
-    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. Notices
-    name what is left as it was, and the number of pictures that the table has already.
+    Pictures are captioned in batches of 64, which are written before the next is read. Notices name
+    texts that are not replaced, and the number of pictures that the table already has.
 
     paths : as in `caption_files`
-    csv : table to write, or to continue: pictures that it has are left out. See CsvTable
-    txt : write NAME.txt next to each picture, one line per caption; another text is never replaced
-    outputs : further ones, such as custom subclasses of GrowingFile
-    policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
-    DataError : the table is another file, or another process writes to it.
-    OptionError : a URL, with `txt`, or no output at all. OSError : a file cannot be written;
-        what was written before is whole.
+    csv : table to write or to continue; its pictures are skipped. See CsvTable
+    txt : write NAME.txt next to each picture, one line per caption; never replace a different text
+    outputs : further outputs, such as custom subclasses of GrowingFile
+    policy : as in `caption_run`; the table and text files get all `n_best` captions of a beam
+    DataError : the file is not such a table, or another process writes to it.
+    OptionError : a URL with `txt`, or no output at all. OSError : a file cannot be written; the
+        lines written before are complete.
     """
     txt = Flag().check("write_captions", "`txt`", txt)
     best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
@@ -245,18 +245,18 @@ def write_captions(
 
 
 class NewFile(Output):
-    """A file that is made of all captions in the end.
+    """A file that is written when all captions are there.
 
     A subclass defines `flag`, `help`, `suffix` and `content`.
 
-    DataError : the file's name has another suffix, or no new file can be made there.
+    DataError : the path has another suffix, exists, or cannot be created.
     """
 
     def check(self) -> None:
         require_new_file("caption", self.path, self.suffix)
 
     def content(self) -> bytes | str:
-        """The content of the file, of `captions` and `skipped`; text is written in UTF-8."""
+        """The content of the file, made from `captions` and `skipped`; text is written in UTF-8."""
         raise NotImplementedError
 
     def close(self) -> str:
@@ -269,16 +269,16 @@ class NewFile(Output):
 class GrowingFile(Output):
     """A file with a line per picture, which the same command continues, and a list of failures.
 
-    A subclass defines `encode` and `decode`; docs/howto/captions-to-files.md has an example. The
-    list, FILE.skipped.csv, has the pictures that the file lacks: the same command tries them again.
+    A subclass defines `encode` and `decode`; docs/howto/captions-to-files.md has an example.
+    FILE.skipped.csv lists the pictures that failed: the same command tries them again.
 
-    fields : names of the texts in a row: of the picture, its captions and the captioner, which ends
-        with the number of captions, if there are several
-    rows : the captions of each picture, by its name in the file
+    fields : names of the columns: picture, captions and captioner. If there are several captions
+        per picture, the captioner ends with their number
+    rows : name of each picture in the file to its captions
     """
 
     replaces_printing = skips_duplicates = needs_only_texts = True
-    start: ClassVar[str] = ""  # of each line, in a format without heading
+    start: ClassVar[str] = ""  # how each line begins, if the format has no heading
     _log: Log | None = None
     _skipped: SkippedList | None = None
     _added = 0
@@ -289,7 +289,7 @@ class GrowingFile(Output):
             require_new_file("caption", self.path, self.suffix)
 
     def heading(self) -> str:
-        """The first line of a new file; empty: it has none."""
+        """The first line of a new file; empty: the format has no heading."""
         return ""
 
     def encode(self, row: Sequence[str]) -> str:
@@ -297,13 +297,13 @@ class GrowingFile(Output):
         raise NotImplementedError(f"{type(self).__name__} has no `encode`")
 
     def decode(self, line: str) -> Sequence[str]:
-        """The row of a line. ValueError, LookupError or TypeError : it is of another file."""
+        """The row of a line. ValueError, LookupError or TypeError : another format's line."""
         raise NotImplementedError(f"{type(self).__name__} has no `decode`")
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
-        """Open the file, which no other process may write to meanwhile, and read its rows.
+        """Open the file, lock out other processes, and read its rows.
 
-        DataError : it is another file, of another captioner, or in use.
+        DataError : the file has another format or captioner, or is in use.
         """
         several = f", n_best {self.best}" if self.best > 1 else ""
         super().begin(run, captioner + several, names)
@@ -315,7 +315,7 @@ class GrowingFile(Output):
         self._log = Log("caption", self.path, f"{heading}\n" if heading else self.start)
         for number, line in enumerate(self._log.lines, start=1):
             name, *texts, captioner = self._row(number, line)
-            if captioner == self.captioner:  # else it is the heading
+            if captioner == self.captioner:  # otherwise the line is the heading
                 self.rows[name] = texts
         if heading and not self._log.lines:
             self._log.append(heading)
@@ -324,20 +324,21 @@ class GrowingFile(Output):
             del self._skipped.reasons[name]  # a process was killed before it wrote the list
 
     def _row(self, number: int, line: bytes) -> list[str]:
-        """A row of the file. DataError : it is of another file, edited, or of another captioner."""
-        where = f"{self.path}, line {number},"
+        """A row of the file. DataError : the line has another format, or another captioner."""
+        thing = f"{self.path}, line {number},"
         try:
             text = line.decode().removeprefix(BOM).removesuffix("\r")
             row = list(self.decode(text))
             if len(row) != len(self.fields) or not all(isinstance(cell, str) for cell in row):
                 raise ValueError(f"{len(row)} fields")
         except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
-            got = f"is another row, {line[:60].decode('utf-8', 'replace')!r} ({error})"
-            cause = "edited, or saved in another encoding than UTF-8? Mend it, or take another name"
-            raise DataError("caption", where, got, ", ".join(self.fields), cause) from error
-        if row[-1] != self.captioner and row != self.fields:  # which are the heading
+            got = f"is {line[:60].decode('utf-8', 'replace')!r} ({error})"
+            expected = f"a row of {', '.join(self.fields)}"
+            cause = "edited, or not saved as UTF-8? Repair it, or choose another name"
+            raise DataError("caption", thing, got, expected, cause) from error
+        if row[-1] != self.captioner and row != self.fields:  # the heading is the fields
             got, expected = f"holds captions by {row[-1]}", f"captions by {self.captioner}"
-            raise DataError("caption", where, got, expected, CHOOSE)
+            raise DataError("caption", thing, got, expected, CHOOSE)
         return row
 
     def __contains__(self, name: str) -> bool:
@@ -345,9 +346,9 @@ class GrowingFile(Output):
         return self.row_name(name) in self.rows
 
     def row_name(self, name: str) -> str:
-        """The name of a picture in its row: of a file its path from the folder of this one.
+        """The name of a picture in its row; a picture file is named relative to this file's folder.
 
-        So a picture has one row, however its path is typed.
+        A picture then has one row, however its path is typed.
         """
         if self.names_are_paths and not scheme_of(name):
             path, folder = Path(name), self.path.parent.resolve()
@@ -357,13 +358,13 @@ class GrowingFile(Output):
         return _in_a_line(name)
 
     def caption(self, name: str) -> PictureCaption:
-        """The texts of a picture's row; it has as many captions as are not empty."""
+        """The captions in a picture's row, without probabilities."""
         first, *others = self.rows[self.row_name(name)]
         n_best = [Hypothesis(text, math.nan) for text in (first, *filter(None, others))]
         return PictureCaption(name, first, [], [], n_best)
 
     def add(self, caption: PictureCaption) -> None:
-        """Write a row, unless there is one. OSError : it cannot be written."""
+        """Write a row, unless the picture has one. OSError : it cannot be written."""
         assert self._log is not None
         assert self._skipped is not None
         name = self.row_name(caption.image)
@@ -377,22 +378,23 @@ class GrowingFile(Output):
 
     def skip(self, failure: Skipped) -> None:
         assert self._skipped is not None
-        if (name := self.row_name(failure.image)) in self._names:  # else a folder without a picture
+        # A folder without a picture is no failure of a picture
+        if (name := self.row_name(failure.image)) in self._names:
             self._skipped.reasons[name] = failure.reason
 
     def close(self) -> str:
         wrote = f"wrote {_captions(self._added)} to {self.path}"
         if not self._skipped or not (failed := len(self._skipped.reasons)):
             return wrote
-        them = "picture that was" if failed == 1 else "pictures that were"
-        again = f"{failed:,} {them} not captioned; the same command tries again"
-        return f"{wrote}\n{self._skipped.path} has {again}"
+        pictures = "picture" if failed == 1 else "pictures"
+        again = f"{failed:,} {pictures} that failed; the same command tries again"
+        return f"{wrote}\n{self._skipped.path} lists {again}"
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._log is None:
             return
         try:
-            if self._skipped and not isinstance(error, OSError):  # which may be a full disk
+            if self._skipped and not isinstance(error, OSError):  # the disk may be full
                 self._skipped.write(self._skipped.reasons.items())
         finally:
             self._log.close()
@@ -404,15 +406,15 @@ class GrowingFile(Output):
 
 
 def _in_a_line(text: str) -> str:
-    """A text without line ends, nor bytes that are no text, which are escaped."""
+    """A text with line ends and undecodable bytes escaped."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 class CsvTable(GrowingFile):
     """A CSV file of captions, UTF-8 with byte order mark, one row per picture.
 
-    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. One
-    that a spreadsheet has saved is continued with its delimiter.
+    Its columns are `picture`, `caption`, `caption_2`, ... if there are several, and `captioner`. If
+    a spreadsheet has saved the file with another delimiter, that one is used.
     """
 
     flag, suffix = "--csv", ".csv"
@@ -434,7 +436,7 @@ class CsvTable(GrowingFile):
 
 
 class JsonLines(GrowingFile):
-    """A JSON object per picture, a line each, with the fields of a `CsvTable`."""
+    """A file with one JSON object per line, with the fields of a `CsvTable`."""
 
     flag, suffix, start = "--jsonl", ".jsonl", '{"picture": "'
     help = (
@@ -455,9 +457,9 @@ def _captions(count: int) -> str:
 
 
 class TextFiles(Output):
-    """NAME.txt next to each picture, one line per caption; keeps a file with a different text.
+    """NAME.txt next to each picture, one line per caption; a different text is never replaced.
 
-    Where pictures of a folder share NAME, but for capitals, each has a NAME.jpg.txt.
+    If pictures of a folder share NAME, ignoring case, each gets a NAME.jpg.txt.
     """
 
     flag = "--txt"
@@ -469,7 +471,7 @@ class TextFiles(Output):
 
     def begin(self, run: Run, captioner: str, names: Sequence[str]) -> None:
         super().begin(run, captioner, names)
-        self._stems = functools.cache(_count_stems)  # of each folder, as it is now
+        self._stems = functools.cache(_count_stems)  # a folder is listed once
 
     def add(self, caption: PictureCaption) -> None:
         picture = Path(caption.image)
@@ -481,18 +483,18 @@ class TextFiles(Output):
             write_new("caption", path, text)
         except DataError:
             if not os.path.lexists(path):
-                raise  # else it was there, or another command has written it meanwhile
+                raise  # if the file exists, its text is compared below
         if _has_text(path, text):
             self._written += 1
         else:
-            notice(f"kept {path}: it has a different text")
+            notice(f"{path} is not replaced: it has a different text")
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
 
 
 def _count_stems(folder: Path) -> Counter[str]:
-    """The numbers of pictures in a folder by stem, in lower case."""
+    """The number of pictures in a folder with each stem, in lower case."""
     return Counter(
         file.stem.lower() for file in folder.iterdir() if file.suffix.lower() in SUFFIXES
     )
@@ -514,7 +516,7 @@ class Page(NewFile):
         small = (
             None if caption.picture is None else embed("caption", caption.image, caption.picture)
         )
-        super().add(replace(caption, picture=small))  # as in the page, so that few bytes are kept
+        super().add(replace(caption, picture=small))  # a JPEG takes less memory than pixels
 
     def content(self) -> bytes:
         return caption_page(self.run, self.captions, skipped=self.skipped)
@@ -532,7 +534,7 @@ class Png(NewFile):
         if caption.picture is not None and self._drawn < DRAWN:
             self._drawn += 1
         else:
-            caption = replace(caption, picture=None)  # not drawn, so not kept in memory
+            caption = replace(caption, picture=None)  # it is not drawn: free its memory
         super().add(caption)
 
     def content(self) -> bytes:
@@ -544,8 +546,8 @@ class Png(NewFile):
             return line
         if drawn < DRAWN:
             return f"{line} with {drawn} of {count} pictures; the others were not found"
-        first = f"the first {drawn} of {count} pictures, as many as one PNG takes"
-        return f"{line} with {first}; a page takes all: --html"
+        first = f"the first {drawn} of {count} pictures, the most that fit"
+        return f"{line} with {first}; --html writes a page of all"
 
 
 OUTPUTS: tuple[type[Output], ...] = (Page, Png, TextFiles, CsvTable, JsonLines)
