@@ -440,7 +440,7 @@ def test_a_run_on_features_whose_encoder_is_named_captions_photos(own: list[str]
     assert (source["encoder"], source["encoder_checked"]) == ("histogram", 0)
     good("train", "own.h5", "--out", "own run", "--no-neighbours", *SMALL)
     assert answer("caption", "own run", "own photos/1.jpg")[0]["image"] == "own photos/1.jpg"
-    assert "no picture was compared" in content("own run/README.md")
+    assert "not checked against a picture" in content("own run/README.md")
     np.savez("features.npz", names=names, features=rows[::-1])
     Path("own.h5").unlink()
     wrong = [*named, "--pictures", "own photos"]

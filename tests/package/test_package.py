@@ -275,7 +275,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     monkeypatch.setattr(HistogramEncoder, "encode", broken)
     captions, skipped = caption_files(open_run(trained), pictures)
     assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
-    why = f"has a feature by the encoder {HistogramEncoder().name} that is not finite"
+    why = f"has a feature from the encoder {HistogramEncoder().name} that is not finite"
     assert skipped == [Skipped(str(pictures[1]), why)]
 
 

@@ -33,31 +33,31 @@ SIMILAR = [
 @pytest.mark.parametrize(
     ("candidates", "sentence"),
     [
-        ([LIKELIEST, candidate("a cat", -1.5)], "The model alone finds it likeliest, too."),
+        ([LIKELIEST, candidate("a cat", -1.5)], "It is also the model's likeliest candidate."),
         (
             # Of the parts ahead, two outweigh the 1.5 that it is behind; the third is not needed
             [
                 candidate("a dog runs", -1.5, consensus=2.0, words=0.75, unseen=0.5, length=0.02),
                 LIKELIEST,
             ],
-            "The model alone finds “a dog” likeliest. This caption wins on agreement with the"
+            "The model's likeliest candidate is “a dog”. This caption wins on agreement with the"
             " captions of similar photos (+1.00) and words that suit the photo (+0.75), and loses"
             " on likelihood (-1.50).",
         ),
         (
             # A person's caption is not what the model alone would choose, however likely
             [candidate("a dog on grass", -0.5, "far.jpg", consensus=2.5), LIKELIEST],
-            "A person wrote it of the training photo far.jpg (similarity 0.25). The model alone"
-            " finds “a dog” likeliest. This caption wins on agreement with the captions of similar"
+            "A person wrote it for the training photo far.jpg (similarity 0.25). The model's"
+            " likeliest candidate is “a dog”. This caption wins on agreement with the captions of similar"
             " photos (+1.50).",
         ),
         (
             [candidate("a cat", -2.0, repeats=3.5, consensus=1.0), candidate("", -1.0)],
-            "The model alone finds “(nothing)” likeliest. This caption wins on repetition (+3.50)"
+            "The model's likeliest candidate is “(nothing)”. This caption wins on repetition (+3.50)"
             ", and loses on likelihood (-3.00).",
         ),
         ([LIKELIEST], "There was no other candidate."),
-        ([], "No caption kept to the limits."),
+        ([], "No caption satisfies the limits."),
     ],
 )
 def test_the_decision_is_told_by_the_fewest_parts_that_outweigh_the_others(

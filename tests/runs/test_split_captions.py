@@ -53,7 +53,7 @@ def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(
     whole = captions_of(captioner, pictures, order)
     assert len(whole) == 25
     assert len({caption.caption for caption in whole}) > 5
-    monkeypatch.setattr(of_split, "AT_ONCE", 7)
+    monkeypatch.setattr(of_split, "SPLIT_BATCH", 7)
     pieces = captions_of(captioner, pictures, order)
     pieces[0:25:24] = [
         captions_of(captioner, pictures, order[place : place + 1])[0] for place in (0, 24)

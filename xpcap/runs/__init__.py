@@ -1,8 +1,8 @@
-"""Use cases over a run folder: train, evaluate, caption. Open train.py first, and then run.py.
+"""Train, evaluate and caption with a run folder. Open train.py first, then run.py.
 
-plan.py plans a training and saver.py writes it down; a run is opened by run.py, and captions by
-decoder.py. config.py and folder.py have the format of the folder. What people read of a run is in
-pages.py, model_card.py, scores.py, doctor.py and look.py.
+plan.py plans a training, and saver.py writes its files. run.py opens a run, and decoder.py decodes
+its captions. config.py and folder.py define the files of the folder. pages.py, model_card.py,
+scores.py, doctor.py and look.py report on a run.
 """
 
 from xpcap.runs.captions import PictureCaptioner as PictureCaptioner

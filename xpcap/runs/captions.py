@@ -1,6 +1,7 @@
-"""Captions by a run: of new pictures in any form, through its encoder, and of a data set's own.
+"""Captions by a run, of new pictures and of the pictures of a data set.
 
-The first are ``caption RUN photos``: open PictureCaptioner. The others are `caption_run`.
+``caption RUN photos`` encodes new pictures: open PictureCaptioner. `caption_run` captions a split,
+whose features are stored.
 """
 
 import contextlib
@@ -41,52 +42,51 @@ from xpcap.runs.run import Run, open_run
 from xpcap.threads import cores, parallel_map
 from xpcap.work import current, work
 
-BATCH = 64  # pictures captioned at once
-AT_ONCE = 500  # of a data set's, whose features are at hand
-THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
+BATCH = 64  # pictures that are encoded and captioned together
+SPLIT_BATCH = 500  # pictures of a split that are captioned together
+THUMBNAIL = 320  # pixels of a downloaded picture's longer side: pages and PNGs show no more
 Item = TypeVar("Item")
 
 
-class Encoded(NamedTuple):
+class EncodedPicture(NamedTuple):
     """A picture that waits for its caption."""
 
     number: int
     name: str
     feature: np.ndarray
-    picture: np.ndarray | None  # None: nothing shows it
+    picture: np.ndarray | None  # pixels, if a page or PNG shows them
 
 
 @dataclass(frozen=True)
 class PictureCaptioner:
     """A run and its encoder, opened once, to caption pictures of any kind.
 
-    Pictures are paths; http and https URLs, as text; the contents of files as bytes, or files
-    opened for reading bytes; Pillow images; and arrays of uint8 in the order RGB, as
-    `xpcap.encoders.read_picture` takes them: OpenCV's order is BGR, give ``picture[..., ::-1]``.
-    Text is a path or a URL: what a stranger sends is given as bytes.
+    A picture is a path, an http or https URL as text, the content of a file as bytes, a file opened
+    for reading bytes, a Pillow image, or an array of uint8 in the order RGB, as in
+    `xpcap.encoders.read_picture`. OpenCV's order is BGR: give ``picture[..., ::-1]``. Text is always
+    a path or a URL, so pass uploads as bytes.
 
-    Several threads may caption at a time. A caption does not depend on the thread, nor on other
-    pictures, but for the last bits of its probabilities, since pictures that are captioned together
-    share matrix products. Copies and pickles open the run's folder again, with its encoder, on the
-    same backend.
+    Several threads may caption at a time. A caption does not depend on the thread or on other
+    pictures, except for the last bits of its probabilities: pictures that are captioned together
+    share matrix products. Copies and pickles open the run folder again, on the same backend.
 
     Parameters
     ----------
     run : Run
-        Of `open_run`.
+        From `open_run`.
     encoder : Encoder
-        Encoder of the run's features.
+        The encoder of the run's features.
 
     Raises
     ------
     DataError
-        The encoder is another than the run's.
+        The encoder is not the run's.
     """
 
     run: Run
     encoder: Encoder
-    # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
-    # between which it would change hands: two threads that decode are slower than one
+    # Threads encode in parallel, since encoders release Python's lock. Decoding holds it except in
+    # short products, after each of which the lock would change hands: two threads would be slower
     _decoding: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class PictureCaptioner:
         explain: bool = False,
         show: bool = False,
     ) -> PictureCaption:
-        """The caption of a picture.
+        """Caption a picture.
 
         Parameters
         ----------
@@ -118,23 +118,23 @@ class PictureCaptioner:
         policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
         show : bool
-            Fill `picture`, and `area` of the attention. A notebook then shows the picture.
+            Fill `picture` and `area`. A notebook then shows the picture.
 
         Returns
         -------
         caption : PictureCaption
-            Its `image` is the path, the URL, or the name of an open file; else empty.
+            Its `image` is the path, the URL or the name of an open file, otherwise empty.
 
         Raises
         ------
         DataError
-            The picture cannot be read, for the reason in the message.
+            The picture cannot be read.
         ValueError, TypeError
-            An array of another shape or dtype, no picture at all, or no policy.
+            An array has another shape or dtype, `picture` is no picture, or `policy` no policy.
         """
         decoder = self.run.decoder(policy, attend, explain)
         pixels, feature = encode_picture("caption", picture, self.encoder)
-        encoded = Encoded(0, _name(picture), feature, pixels if show else None)
+        encoded = EncodedPicture(0, _name(picture), feature, pixels if show else None)
         (caption,) = self._decode([encoded], decoder)
         return caption
 
@@ -148,11 +148,11 @@ class PictureCaptioner:
         show: bool = False,
         numbers: Iterable[int] | None = None,
     ) -> Iterator[PictureCaption | Skipped]:
-        """Captions of many pictures, in their order.
+        """Caption many pictures, in their order.
 
-        Pictures are read as the results are asked for, one on each core, those of URLs one by one,
-        and decoded at most 64 at a time; no more are in memory. An exception of the iterable comes
-        after the captions of what it gave.
+        Pictures are read lazily, one on each core (URLs one by one), and captioned in batches of at
+        most 64; no more are in memory. If the iterable raises, the captions of its pictures so far
+        come first.
 
         Parameters
         ----------
@@ -161,10 +161,10 @@ class PictureCaptioner:
         policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
         show : bool
-            Fill `picture` of each caption, of a URL with a thumbnail, and `area` of its attention.
+            Fill `picture` of each caption, with a thumbnail if it is a URL, and `area`.
         numbers : iterable of int, or None
-            Numbers of the pictures, which seed a policy that samples: one of each; an iterator may
-            have more. None: 0, 1, ...
+            A number for each picture, which seeds a policy that samples; an iterator may have more.
+            None: 0, 1, ...
 
         Returns
         -------
@@ -173,16 +173,16 @@ class PictureCaptioner:
         Raises
         ------
         TypeError
-            One picture, not several; or no policy.
+            `pictures` is a single picture, or `policy` no policy.
         ValueError
-            `numbers` are not as many as the pictures, or one is below 0.
+            `numbers` are fewer or more than the pictures, or one is below 0.
         """
         is_single = isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike)
-        if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
+        if isinstance(pictures, np.ndarray):  # several pictures have four axes, or are names
             is_single = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
         if is_single or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
             got = f"is a {type(pictures).__name__}"
-            cause = "for one, captions([picture]) or caption(picture)"
+            cause = "for a single picture, captions([picture]) or caption(picture)"
             raise InvalidTypeError("captions", "pictures", got, "several pictures", cause)
         return self._captions(
             _numbered(pictures, numbers), self.run.decoder(policy, attend, explain), show
@@ -193,18 +193,18 @@ class PictureCaptioner:
     ) -> Iterator[PictureCaption | Skipped]:
         encode = functools.partial(self._encoded, show)
 
-        def encode_block(block: list[tuple[PictureSource, int]]) -> list[Encoded | Skipped]:
-            # Parallel work waits for all parts, also at Ctrl-C, and a download may take long
-            downloads = any(is_url(source) for source, _ in block)
-            return list(map(encode, block)) if downloads else parallel_map(encode, block)
+        def encode_block(block: list[tuple[PictureSource, int]]) -> list[EncodedPicture | Skipped]:
+            # Ctrl-C has to wait for all parts of parallel work, and a download may take long
+            has_url = any(is_url(source) for source, _ in block)
+            return list(map(encode, block)) if has_url else parallel_map(encode, block)
 
         width = min(cores(), BATCH)
         encoded = map(encode_block, _batched(numbered, width))
         for blocks in _batched(encoded, BATCH // width):
             yield from self._decode(list(chain.from_iterable(blocks)), decoder)
-            del blocks  # before the next are read
+            del blocks  # frees the pictures before the next are read
 
-    def _encoded(self, show: bool, numbered: tuple[PictureSource, int]) -> Encoded | Skipped:
+    def _encoded(self, show: bool, numbered: tuple[PictureSource, int]) -> EncodedPicture | Skipped:
         source, number = numbered
         name = _name(source)
         try:
@@ -212,11 +212,11 @@ class PictureCaptioner:
         except (DataError, InvalidTypeError, InvalidValueError) as error:
             return Skipped(name, error.reason)
         shown = shrunk(picture) if show and is_url(name) else picture
-        return Encoded(number, name, feature, shown if show else None)
+        return EncodedPicture(number, name, feature, shown if show else None)
 
-    def _decode(self, batch: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
-        """Each encoded picture as a caption; those that were skipped as they are."""
-        encoded = [picture for picture in batch if isinstance(picture, Encoded)]
+    def _decode(self, batch: Sequence[EncodedPicture | Skipped], decoder: Decoder) -> Iterator[Any]:
+        """Replace each encoded picture by its caption."""
+        encoded = [picture for picture in batch if isinstance(picture, EncodedPicture)]
         captions: Iterator[PictureCaption] = iter(())
         if encoded:
             numbers, names, rows, _ = zip(*encoded, strict=True)
@@ -224,7 +224,7 @@ class PictureCaptioner:
                 features = self.run.scaling(np.stack(rows))
                 captions = iter(decoder(names, features, np.array(numbers)))
         for picture in batch:
-            if isinstance(picture, Encoded):
+            if isinstance(picture, EncodedPicture):
                 yield with_picture(self.run, next(captions), picture.picture)
             else:
                 yield picture
@@ -238,10 +238,9 @@ def open_captioner(
     Parameters
     ----------
     run : str, Path or Run
-        A run folder, or a run that is open.
+        A run folder, or an open run.
     backend : str or None
-        Where captions are decoded, in any thread, as of `use_backend`: "numpy", "cupy", "cupy:1".
-        None: the backend in force.
+        Backend of decoding, in any thread: "numpy", "cupy", "cupy:1". None: the current one.
 
     Returns
     -------
@@ -250,14 +249,14 @@ def open_captioner(
     Raises
     ------
     DataError
-        As in `open_run`; or the run's features come from no encoder of this package, or from one
-        whose package is missing.
+        As in `open_run`; or the encoder of the run's features is unknown, or needs a package that
+        is missing.
     BackendError, OptionError
-        As of `use_backend`; or a run that is open is given with a backend.
+        As in `use_backend`; or `backend` is given with an open run.
     """
     if isinstance(run, Run):
         if backend is not None:
-            got = "is given with a run that is open, which has its backend"
+            got = "is given with an open run, which has a backend"
             raise OptionError("open_captioner", "`backend`", got, "the run's path")
         return PictureCaptioner(run, run.encoder("open_captioner"))
     with contextlib.nullcontext() if backend is None else use_backend(backend):
@@ -265,9 +264,9 @@ def open_captioner(
     return PictureCaptioner(opened, opened.encoder("open_captioner"))
 
 
-@functools.lru_cache(maxsize=1)  # pools of processes send a captioner with every few pictures
+@functools.lru_cache(maxsize=1)  # a process pool unpickles the captioner again and again
 def _reopened(backend: str, changed: tuple[int, ...], path: Path) -> PictureCaptioner:
-    """The captioner of a copy or pickle; `changed`, when its folder did last, is of the key."""
+    """The captioner of a copy or pickle, cached until the folder's times in `changed` differ."""
     return open_captioner(path, backend=backend)
 
 
@@ -281,17 +280,15 @@ def caption_files(
     explain: bool = False,
     show: bool = False,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of pictures in folders (recursively), and of URLs.
+    """Caption picture files, pictures in folders (recursively), and URLs.
 
-    They go through the encoder that computed the run's features. Notices name each folder's other
-    files, and unreadable subfolders.
+    Notices name files that are no pictures, and unreadable subfolders.
 
     Parameters
     ----------
     run : Run
     paths : str or Path, or iterable of them
-        Files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://``
-        is a URL.
+        Files, folders and URLs. Text that begins with ``http://`` or ``https://`` is a URL.
     progress : bool or None
         Show a progress bar on a terminal. None: as the current work does, by default not.
     policy, attend, explain : Policy or None, and bool
@@ -304,13 +301,13 @@ def caption_files(
     captions : list of PictureCaption
         In the order of `paths`.
     skipped : list of Skipped
-        One for each unreadable picture or URL, and each folder without a picture. URLs are limited
-        as in `read_url`.
+        Unreadable pictures and URLs, and folders without a picture. `read_url` has the limits of
+        URLs.
 
     Raises
     ------
     DataError
-        The run's features come from no encoder of this package.
+        The encoder of the run's features is unknown.
     """
     captioner = PictureCaptioner(run, run.encoder("caption_files"))
     captions: list[PictureCaption] = []
@@ -330,20 +327,20 @@ def caption_files(
 def encode_picture(
     caller: str, source: PictureSource, encoder: Encoder
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (h, w, 3), of a kind that PictureCaptioner takes, and its feature.
+    """The pixels (h, w, 3) of a picture that PictureCaptioner accepts, and its feature.
 
-    DataError : it cannot be read, or its feature is not finite, which `caller` begins.
+    DataError : it cannot be read, or its feature is not finite. The message begins with `caller`.
     """
     picture = read_url(str(source)) if is_url(source) else read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
-        got = f"has a feature by the encoder {encoder.name} that is not finite"
+        got = f"has a feature from the encoder {encoder.name} that is not finite"
         raise DataError(caller, _name(source) or "the picture", got)
     return picture, feature
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, and what is left at the end or where the iterable fails."""
+    """Lists of `size` items; the last, at the end or before an exception, may be shorter."""
     batch: list[Item] = []
     try:
         for item in items:
@@ -360,8 +357,8 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _numbered(
     pictures: Iterable[PictureSource], numbers: Iterable[int] | None
 ) -> Iterator[tuple[PictureSource, int]]:
-    """Pictures with their numbers. OptionError : too few, or too many of a list; one below 0."""
-    expected = "as many as there are pictures"
+    """Pictures with their numbers. OptionError : `numbers` do not fit, or one is below 0."""
+    expected = "one for each picture"
     remaining = iter(count() if numbers is None else numbers)
     for picture in pictures:
         number = next(remaining, None)
@@ -373,7 +370,7 @@ def _numbered(
 
 
 def with_picture(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> PictureCaption:
-    """A caption with its picture, if that is at hand, and the area that its attention covers."""
+    """A caption with its picture, if it was found, and the area that its attention covers."""
     if picture is None:
         return caption
     area = grid_area(run.source.encoder, picture) if caption.attention else None
@@ -390,7 +387,7 @@ def shrunk(picture: np.ndarray) -> np.ndarray:
 
 
 def _name(source: PictureSource) -> str:
-    """A path, URL or the name of an open file; else empty. Of a data URL how it begins."""
+    """The path, URL or name of an open file, otherwise empty; the beginning of a data URL."""
     if not isinstance(source, str | os.PathLike):
         return str(getattr(source, "name", None) or "")
     name = os.fsdecode(source)
@@ -400,12 +397,12 @@ def _name(source: PictureSource) -> str:
 def find_sources(
     paths: str | Path | Iterable[str | Path],
 ) -> tuple[list[str | Path], list[Skipped]]:
-    """URLs as text and picture files as paths, in order; and the paths that hold none."""
+    """URLs as text and picture files as paths, in order; and the paths without a picture."""
     pictures: list[str | Path] = []
     skipped: list[Skipped] = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         try:
-            if scheme_of(path):  # of one that cannot be read, reading says why
+            if scheme_of(path):  # reading reports a scheme that is not supported
                 pictures.append(str(path))
             else:
                 pictures += find_pictures([path])
@@ -427,17 +424,16 @@ def caption_run(
     attend: bool = False,
     explain: bool = False,
 ) -> list[PictureCaption]:
-    """Captions of pictures spread evenly over a split, each with its references.
+    """Caption pictures spread evenly over a split; captions come with their references.
 
-    data : an open data set, or the path of one. None: the one that the run was trained on
+    data : an open data set, or its path. None: the data set that the run was trained on
     count : number of pictures
-    policy : chooses the words; captions keep to the run's limits as well. None: a beam, reranked by
-        the run's reranker; greedy if the run has none. `Policy()` is greedy
-    attend : fill `attention` of each caption, for a model that attends
-    explain : fill `explanation` of each caption that is reranked
+    policy : chooses the words, within the run's limits. None: a beam that the run's reranker
+        reranks, or greedy decoding without a reranker. `Policy()` is greedy
+    attend : fill `attention` of each caption, if the model attends
+    explain : fill `explanation` of each reranked caption
     DataError : the data set or the split is missing, or does not fit the run
-    OptionError : the policy's captions are longer than the run's, or it forbids every word; a count
-        below 0
+    OptionError : the policy forbids every word, or the count is below 0
     """
     count = Whole(0).check("caption_run", "`count`", count)
     dataset = run.data(data)
@@ -448,25 +444,25 @@ def caption_run(
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
-    """Numbers of the pictures of a split that have captions, in rising order. DataError : none."""
+    """Sorted numbers of the pictures of a split that have captions. DataError : there are none."""
     pictures = np.unique(data.split(split).image_idxs)
     if not pictures.size:
-        raise DataError("this data set", f"split {split!r}", "has no caption", expected="some")
+        raise DataError("this data set", f"split {split!r}", "has no caption", "at least one")
     return pictures
 
 
 def caption_chosen(
     decoder: Decoder, data: CaptionData, split: str, pictures: np.ndarray
 ) -> list[PictureCaption]:
-    """Captions of the pictures numbered `pictures` of a split of `Run.data`, with references.
+    """Caption the pictures numbered `pictures` of a split of `Run.data`, with references.
 
-    The ranks in the current work share it; each returns all captions.
+    The ranks of the current work share the pictures; each returns all captions.
     """
     images, group = data.split(split).images, current().group
     shard = pictures[group.shard(len(pictures))]
     captions: list[PictureCaption] = []
-    for start in bar(range(0, len(shard), AT_ONCE), f"captioning {split}"):
-        numbers = shard[start : start + AT_ONCE]
+    for start in bar(range(0, len(shard), SPLIT_BATCH), f"captioning {split}"):
+        numbers = shard[start : start + SPLIT_BATCH]
         names = [images[i] for i in numbers.tolist()]
         captions += decoder(names, data.features(split, numbers), numbers)
     references = data.references(split)
@@ -475,7 +471,7 @@ def caption_chosen(
 
 
 def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
-    """The captions of all ranks, which come as JSON."""
+    """The captions of all ranks; they are sent as JSON."""
     if group.size == 1:
         return captions
     return [
@@ -491,7 +487,7 @@ def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption
 
 
 def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explanation:
-    """An explanation that was JSON."""
+    """An explanation from its JSON."""
     return Explanation(
         [Neighbour(**fields) for fields in neighbours],
         [CandidateCaption(**fields) for fields in candidates],

@@ -1,4 +1,4 @@
-"""config.json of a run: the recipe, the model, and what else the training was made with."""
+"""config.json of a run: the recipe, the model, the data, and the versions that trained it."""
 
 import json
 import platform
@@ -28,9 +28,10 @@ MAX_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Content of config.json: all that decides a run's parameters, and where its data lay.
+    """Content of config.json: everything that determines a run's parameters, and the data's path.
 
-    In the file all is flat: an option that is also the model's, such as `hidden`, stands once.
+    The file is one flat object. An option that is also a field of the model, such as `hidden`, is
+    stored once.
     """
 
     recipe: Recipe
@@ -50,7 +51,7 @@ class Config:
 
     @classmethod
     def of(cls, recipe: Recipe, model: ModelConfig, data: CaptionData) -> "Config":
-        """Make the config of a training that begins here and now."""
+        """The config of a new training in this process."""
         return cls(
             recipe=recipe,
             model=model,
@@ -69,7 +70,7 @@ class Config:
     def read(cls, folder: Path) -> "Config":
         """Read the config of the run in a folder.
 
-        DataError : no run folder, or its config is damaged or of a newer format.
+        DataError : it is no run folder, or its config is damaged or has a newer format.
         """
         file = folder / CONFIG
         if not file.is_file():
@@ -83,7 +84,7 @@ class Config:
         check_json("open_run", file, stored, {"source": {}})
         if isinstance(cell := stored.get("cell"), str) and cell not in CELLS:
             got, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
-            cause = "was it trained by a program that adds this cell to CELLS? Run that program"
+            cause = "was it trained by a program that adds this cell to CELLS? Use that program"
             raise DataError("open_run", f"{file}: cell", got, expected, cause)
         try:
             config = cls(
@@ -110,7 +111,7 @@ class Config:
         write_text(folder / CONFIG, json.dumps(self.to_json(), indent=2, sort_keys=True) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object, keys in alphabetical order, without facts that are None."""
+        """A flat object with sorted keys, without facts that are None."""
         facts = {name: getattr(self, name) for name in FACTS}
         known = {name: value for name, value in facts.items() if value is not None}
         parts = {**asdict(self.model), **self.recipe.to_config(), **known}

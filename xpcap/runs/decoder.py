@@ -1,4 +1,4 @@
-"""A run's decoder: from features to captions, by its policy, model and reranker."""
+"""A run's decoder, which captions features with the policy, the model and the reranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,41 +18,40 @@ from xpcap.reranking.index import Neighbours
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.records import Hypothesis, PictureCaption
 
-WIDTH = 10  # of the beam that makes candidates
-CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
+WIDTH = 10  # of the beam that generates candidates
+CAPTIONS_AT_ONCE = 2048  # captions whose log-likelihoods are computed together
 
 
 @dataclass(frozen=True)
 class RerankedBeam(Beam):
-    """Beam search whose captions the reranker of the run puts in order.
+    """Beam search whose captions the run's reranker orders; see `xpcap.reranking.Reranker`.
 
-    Without a reranker, as for a model alone, it is a Beam; with one, it takes no other
-    `length_penalty`. See `xpcap.reranking.Reranker`.
+    Without a reranker, as for a model alone, it is a Beam. With one, `length_penalty` must be the
+    default.
     """
 
     width: int = WIDTH
 
 
 def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
-    """The policy within `max_words`, and without NULL, START and UNK."""
+    """The policy limited to `max_words`, and without NULL, START and UNK."""
     require_policy("caption", policy)
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
-    never = special | {*policy.forbid}
-    if not set(range(len(vocabulary))) - never - {vocabulary.end}:
+    forbidden = special | {*policy.forbid}
+    if not set(range(len(vocabulary))) - forbidden - {vocabulary.end}:
         raise OptionError("caption", "`forbid`", "bans every word", cause="leave at least one")
     max_length = min(policy.max_length, max_words)
-    return replace(policy, max_length=max_length, forbid=tuple(sorted(never)))
+    return replace(policy, max_length=max_length, forbid=tuple(sorted(forbidden)))
 
 
 class Decoder:
-    """Makes captions of a run from features; see `Run.decoder`. `title` is the decoding in words.
+    """Captions features with a run; see `Run.decoder`. `title` describes the decoding.
 
-    model : of the run
-    vocabulary : of the run
-    reranker : puts a RerankedBeam's captions in order; None: none does
+    model, vocabulary : those of the run
+    reranker : orders the captions of a RerankedBeam; None: they are not reranked
     policy : within the limits of the run
-    attend, explain : as of `Run.decoder`
-    OptionError : a length penalty, which would change nothing: the reranker orders the captions
+    attend, explain : as in `Run.decoder`
+    OptionError : a length penalty, which has no effect where a reranker orders the captions
     """
 
     def __init__(
@@ -74,18 +73,16 @@ class Decoder:
         elif self.reranker is not None:
             self.title = f"{policy.search_title}, reranked by similar photos"
             if policy.length_penalty != RerankedBeam.length_penalty:
-                got = (
-                    f"is {policy.length_penalty:g} of a RerankedBeam, whose captions the run ranks"
-                )
+                got = f"is {policy.length_penalty:g} in a RerankedBeam, whose captions are reranked"
                 raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
 
     def __call__(
         self, names: Sequence[str], features: np.ndarray, numbers: np.ndarray | None = None
     ) -> list[PictureCaption]:
-        """Captions of pictures from their features (n, *shape), preprocessed for the model.
+        """Caption pictures from their features (n, *shape), preprocessed for the model.
 
-        They end at END or at the policy's limit, and never hold NULL, START or UNK. `numbers` (n,)
-        seed a policy that samples; None: 0, 1, ...
+        A caption ends at END or at the policy's limit, and never holds NULL, START or UNK.
+        `numbers` (n,) seed a policy that samples; None: 0, 1, ...
         """
         if self.reranker is not None:
             captions = self._reranked(self.reranker, features)
@@ -113,7 +110,7 @@ class Decoder:
         return [w[: len(words)].tolist() for w, words in zip(weights, captions, strict=True)]
 
     def _decoded(self, features: np.ndarray, numbers: np.ndarray | None) -> list[PictureCaption]:
-        """Captions by the model, without names."""
+        """Captions by the model; `image` is empty."""
         numbers = np.arange(len(features)) if numbers is None else numbers
         decoded = self._model.decode(features, self.policy, numbers=numbers)
         captions = []
@@ -132,7 +129,7 @@ class Decoder:
     # Reranking
 
     def _reranked(self, reranker: Reranker, features: np.ndarray) -> list[PictureCaption]:
-        """Captions by the reranker, without names; a photo without candidates has an empty one."""
+        """Captions by the reranker; `image` is empty, and the caption too without a candidate."""
         rerankings = self.rerank(features)
         encoded = _encoded(self.vocabulary, [reranking.best for reranking in rerankings])
         probabilities = np.exp(self._model.word_log_probabilities(features, encoded))
@@ -157,7 +154,7 @@ class Decoder:
         return captions
 
     def rerank(self, features: np.ndarray) -> list[Reranking]:
-        """Candidates of N photos, reranked, from their preprocessed features (N, *shape)."""
+        """Reranked candidates of N photos, from their preprocessed features (N, *shape)."""
         if self.reranker is None:
             raise OptionError("caption", "the policy", "reranks nothing", expected="a RerankedBeam")
         embeddings, near = self.reranker.near(features)
@@ -166,7 +163,7 @@ class Decoder:
     def candidates(
         self, features: np.ndarray, near: Neighbours | None = None
     ) -> list[list[Candidate]]:
-        """All captions of the beam, of each of N photos, and some of its neighbours, if given."""
+        """Captions of the beam for each of N photos, with some of the neighbours `near`, if given."""
         assert isinstance(self.policy, Beam)
         policy = replace(self.policy, n_best=self.policy.width)
         decoded = self._model.decode(features, policy)
@@ -187,7 +184,7 @@ class Decoder:
     def _log_likelihoods(
         self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]
     ) -> np.ndarray:
-        """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
+        """Log-likelihoods (C,), float64, of captions; `numbers` (C,) are those of their photos."""
         like = self._model.like
         table = asarray(features.astype(like.dtype, copy=False), like=like)
         totals = [np.zeros(0)]
@@ -201,7 +198,7 @@ class Decoder:
 
 
 def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.ndarray:
-    """Captions (C, T+1) with START, END and NULL."""
+    """Captions as ids (C, T+1), with START and END, padded with NULL."""
     encoded = np.full((len(captions), max(map(len, captions)) + 2), vocabulary.null, np.int32)
     for row, words in zip(encoded, captions, strict=True):
         row[: len(words) + 2] = [vocabulary.start, *words, vocabulary.end]

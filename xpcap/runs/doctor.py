@@ -1,10 +1,10 @@
-"""The doctor: usual causes of bad captions in a run, measured, judged, and answered with advice.
+"""The doctor: measures the symptoms of bad captions in a run, and diagnoses each with advice.
 
-A symptom is a function of that name below `symptom`, which has its title and its limits: from the
-first a value is worth a check, beyond the second it is bad. To add one, add a function.
+Each symptom is a function that `symptom` decorates with a title and two limits: a value beyond the
+first is worth a check, beyond the second it is bad. To add a symptom, add a function.
 
-The reasons for the limits give figures of Flickr8k's val split. Good runs learnt from 6,000 pictures
-and score CIDEr 0.4 and more, poor ones learnt from 250.
+Comments give the figures behind the limits, on Flickr8k's val split. Good runs were trained on
+6,000 pictures and have a CIDEr of 0.4 or more; poor runs were trained on 250.
 """
 
 import math
@@ -30,13 +30,13 @@ from xpcap.runs.scores import Scores
 from xpcap.training.evaluate import teacher_forced
 from xpcap.training.objectives import SELF_CRITICAL
 
-OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
-Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small values are bad
+OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"  # verdicts
+Limits = tuple[float, float]  # of CHECK and BAD; the second is smaller if small values are bad
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run, the scores of its captions of a split, and their data set, as `Run.data` opens it."""
+    """A run, the scores of its captions, and the data set that `Run.data` opened for them."""
 
     run: Run
     scores: Scores
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def vocabulary_advice(self) -> str:
-        """The options that enlarge the vocabulary, with their present values."""
+        """The options that enlarge the vocabulary, with their current values."""
         record = self.run.source.record
         min_count, size = record.get("min_count"), record.get("vocabulary_size")
         if size is not None:
@@ -81,16 +81,16 @@ class Case:
         return "a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
-        """A score of the captions, and of human captions. UnmeasurableError : no such score."""
+        """A score of the captions, and of people's. UnmeasurableError : it was not computed."""
         if name not in self.scores.human_scores:
-            reason = self.scores.unscored.get(name)  # too few captions
+            reason = self.scores.unscored.get(name)  # "too few ..."
             no_split = "This data has no train split to compare captions with."
             raise UnmeasurableError(f"There are {reason}." if reason else no_split)
         return self.scores.scores[name], self.scores.human_scores[name]
 
 
 class UnmeasurableError(Exception):
-    """A case has nothing to measure a symptom on; the message is a sentence that says why."""
+    """A symptom cannot be measured in a case; the message is a sentence with the reason."""
 
 
 class Finding(NamedTuple):
@@ -99,19 +99,19 @@ class Finding(NamedTuple):
     value: float
     meaning: str
     advice: str
-    limits: Limits | None = None  # in place of the symptom's
+    limits: Limits | None = None  # they replace the symptom's limits
 
 
 class Diagnosis(NamedTuple):
-    """The value of a symptom with its verdict."""
+    """The diagnosis of a symptom: its value, and a verdict."""
 
-    name: str  # key, as in the docs
-    title: str  # what is measured
+    name: str  # of the symptom, as in the docs
+    title: str  # of the symptom
     value: float | None  # None if it could not be measured
-    limit: float  # from here on it is worth checking
+    limit: float  # a value beyond it is worth a check
     verdict: str  # OK, CHECK, BAD or UNKNOWN
-    text: str  # what it means, and what to do unless it is well
-    row: tuple[str, str, str, str, str]  # as tables show it
+    text: str  # the meaning of the value and, unless the verdict is OK, the advice
+    row: tuple[str, str, str, str, str]  # cells of a table
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as an object for JSON."""
@@ -123,11 +123,11 @@ Measure = Callable[[Case], Finding]  # raises UnmeasurableError
 
 @dataclass(frozen=True)
 class Symptom:
-    """A row of the doctor's table.
+    """A symptom of bad captions.
 
     share : show values in per cent
-    cause : the usual one, in which `name` is an option
-    above_people : limits count from the score of that name of human captions
+    cause : the usual cause, in which `name` is an option
+    above_people : limits are added to the score of the same name of people's captions
     """
 
     name: str
@@ -139,7 +139,7 @@ class Symptom:
     above_people: bool = False
 
     def diagnose(self, case: Case) -> Diagnosis:
-        """Measure and judge. A value at a limit is on its good side."""
+        """Measure the symptom in a case and judge it. A value equal to a limit is within it."""
         value, verdict, (check, bad) = None, UNKNOWN, self.limits
         try:
             value, meaning, advice, limits = self.measure(case)
@@ -170,7 +170,7 @@ def symptom(
     share: bool = True,
     above_people: bool = False,
 ) -> Callable[[Measure], Measure]:
-    """Add a symptom with the decorated measure, and its name, to the table."""
+    """Add a symptom to SYMPTOMS; the decorated function measures it and names it."""
 
     def add(measure: Measure) -> Measure:
         name, limits = measure.__name__, (check, bad)
@@ -183,30 +183,30 @@ def symptom(
 def examine_run(
     run: Run, evaluation: Scores, data: CaptionData | str | Path | None = None
 ) -> list[Diagnosis]:
-    """Measure the usual causes of bad captions in a run: a Diagnosis a symptom, in the same order.
+    """Measure each of SYMPTOMS in a run, and return their diagnoses in the same order.
 
-    evaluation : of the run, as `evaluate_run` returns it
-    data : that it was evaluated on; None: the run's own
+    evaluation : scores of the run, from `evaluate_run`
+    data : the data set of the evaluation; None: the one that the run was trained on
     DataError : the data set or the split is missing, or does not fit the run. ValueError : the
-        evaluation is not of these pictures.
+        evaluation has other pictures than the data.
     """
     dataset, split = run.data(data), evaluation.split
     images = dataset.split(split).images
     names = [images[i] for i in captioned(dataset, split).tolist()]
     if [caption.image for caption in evaluation.captions] != names:
-        thing = f"the evaluation, of {evaluation.n} pictures,"
-        got = f"is not of the {len(names)} of {split}"
+        thing = f"the evaluation of {evaluation.n} pictures"
+        got = f"is not of the {len(names)} pictures of {split}"
         expected = "a caption for each"
-        raise InvalidValueError("examine_run", thing, got, expected, "was it on other data?")
+        raise InvalidValueError("examine_run", thing, got, expected, "was other data evaluated?")
     case = Case(run, evaluation, dataset)
-    return [row.diagnose(case) for row in SYMPTOMS]
+    return [symptom.diagnose(case) for symptom in SYMPTOMS]
 
 
 # Symptoms in captions
 
 
-# Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
-# features 1.00.
+# The ratio is 1.6 to 3.5 after training on 250 to 6,000 photographs, 13 on generated pictures, and
+# 1.00 on meaningless features.
 @symptom(
     "perplexity ratio, wrong picture to right picture",
     check=1.2,
@@ -220,14 +220,16 @@ def features(case: Case) -> Finding:
     pictures = np.unique(split_data.image_idxs)
     if len(pictures) < 2:
         raise UnmeasurableError(
-            "One picture cannot be exchanged for another: score a split with more pictures."
+            "A single picture cannot be exchanged for another: score a split with more pictures."
         )
     order = np.random.default_rng([0, 0]).permutation(pictures)
     others = np.zeros(len(split_data.features), split_data.image_idxs.dtype)
-    others[order] = np.roll(order, 1)  # no picture keeps its own
+    others[order] = np.roll(order, 1)  # no picture gets its own feature
     mixed_data = replace(split_data, image_idxs=others[split_data.image_idxs])
     mixed = replace(case.encoded, splits={split: mixed_data})
-    captions = evenly_spaced(len(split_data.captions), 1000)  # ratio good to a few per cent
+    captions = evenly_spaced(
+        len(split_data.captions), 1000
+    )  # the ratio is then off by a few per cent
     right, wrong = (
         teacher_forced(case.run.model, data, split, captions=captions)
         for data in (case.encoded, mixed)
@@ -238,18 +240,18 @@ def features(case: Case) -> Finding:
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
         "The captions hardly depend on the picture. Check that features and names of pictures"
-        " belong together and that features differ from picture to picture, train with"
+        " belong together and that features differ from picture to picture. Train with"
         " `feature_scaling` standardize, and for more epochs.",
     )
 
 
-# Of 1,000 captions by people 0.99 to 1 differ. Good runs have 745 to 855 distinct captions on 1,000
-# pictures, the first after two epochs 278.
+# The share is 0.99 to 1 in 1,000 captions by people. Good runs have 745 to 855 distinct captions for
+# 1,000 pictures; the first run had 278 after two epochs.
 @symptom(
     "different captions, relative to people's",
     check=0.25,
     bad=0.10,
-    cause="as of *features*; a high `lr`",
+    cause="those of *features*; a high `lr`",
 )
 def variety(case: Case) -> Finding:
     share, human = case.score("distinct")
@@ -257,15 +259,15 @@ def variety(case: Case) -> Finding:
     ((mode, times),) = counts.most_common(1)
     return Finding(
         share / human,
-        f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {mode!r}, is"
-        f" said {times:,} times.",
-        "The model has collapsed to a few general captions. See the check of features; if"
-        " it is fine, train for more epochs, or with a lower `lr` if the loss jumps.",
+        f"{len(counts):,} of {len(case.captions):,} captions differ; the most frequent, {mode!r},"
+        f" occurs {times:,} times.",
+        "The model has collapsed to a few general captions. See the symptom 'features'; if it is"
+        " ok, train for more epochs, or with a lower `lr` if the loss jumps.",
     )
 
 
-# References 0.0003, generated captions 0.002; good greedy runs 0.03; runs learnt from 400 to 450
-# photos with a caption each 0.62 to 0.83.
+# The share is 0.0003 in references, 0.002 in captions of generated pictures, 0.03 in good greedy
+# runs, and 0.62 to 0.83 after training on 400 to 450 photos with a caption each.
 @symptom(
     "captions with one to three words twice in a row",
     check=0.05,
@@ -278,17 +280,18 @@ def repeats(case: Case) -> Finding:
     repetitions = Counter(text for text in map(repeated, case.captions) if text)
     return Finding(
         share,
-        f"{repetitions.total():,} of {len(case.captions):,} captions repeat one to three words at"
-        f" once{_often(repetitions, 1, '{!r}')}; {human:.1%} of people's do.",
+        f"{repetitions.total():,} of {len(case.captions):,} captions repeat one to three words"
+        f" immediately{_often(repetitions, 1, '{!r}')}; {human:.1%} of people's do.",
         "The model does not know how to continue: it has seen too few captions, or too many <UNK>"
-        " in them. See the check of unknown words; train on more captions. `no_repeat_trigram`"
-        " hides some of it.",
+        " in them. See the symptom 'unknown'; train on more captions. `no_repeat_trigram` hides"
+        " some repetitions.",
     )
 
 
-# Good greedy runs 0.002, draws at temperature 0.5 0.009; at temperature 1, where many captions are
-# word salad, 0.24; people, who know more words, 0.12. Learnt from 450 photos with a caption each,
-# greedy 0.23 with 159 words and 0.31 with more, drawn 0.46.
+# The share is 0.002 in good greedy runs, 0.009 if words are sampled at temperature 0.5, 0.24 at
+# temperature 1, where many captions make no sense, and 0.12 in people's captions, which have more
+# words. After training on 450 photos with a caption each it is 0.23 greedy with a vocabulary of 159
+# words, 0.31 with a larger one, and 0.46 sampled.
 @symptom(
     "word pairs absent from the training captions",
     check=0.05,
@@ -300,16 +303,16 @@ def unseen_bigrams(case: Case) -> Finding:
     share, human = case.score("unseen_bigrams")
     return Finding(
         share,
-        f"{share:.1%} of the pairs of neighbouring words are in no training caption; of people's"
-        f" {human:.1%}.",
+        f"{share:.1%} of the pairs of neighbouring words are in no training caption; in people's"
+        f" captions {human:.1%} are.",
         "A model learns word pairs from its training captions alone, so new pairs are rarely good."
         " When sampling, lower `temperature` or `top_p`; otherwise search with a beam, and train on"
         " more captions or for more epochs.",
     )
 
 
-# Good greedy runs 0.03, their beams 0.01; learnt from 450 photos with a caption each 0.11 to 0.16.
-# People's 0.000 to 0.006.
+# The share is 0.03 in good greedy runs, 0.01 with a beam, 0.11 to 0.16 after training on 450 photos
+# with a caption each, and 0.000 to 0.006 in people's captions.
 @symptom(
     "captions with an unlikely last word",
     check=0.05,
@@ -324,14 +327,14 @@ def bad_endings(case: Case) -> Finding:
     return Finding(
         share,
         f"{endings.total():,} of {len(case.captions):,} captions end in a word that hardly ever ends a"
-        f" training caption{_often(endings, 3, '{!r} ({:,})')}; of people's {human:.1%}.",
-        "They break off: search with a beam; see whether captions stop at the length limit; else"
-        " train for more epochs, or on more captions.",
+        f" training caption{_often(endings, 3, '{!r} ({:,})')}; {human:.1%} of people's do.",
+        "These captions break off: search with a beam. If captions stop at the length limit, see"
+        " the symptom 'ending'; otherwise train for more epochs, or on more captions.",
     )
 
 
-# Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
-# accident of a few odd pictures.
+# The share is 0.00 to 0.03 in good runs, 0.14 in poor ones, and 0.03 in the references. A quarter
+# cannot be due to a few unusual pictures.
 @symptom(
     "captions cut off at the length limit",
     check=0.05,
@@ -349,7 +352,7 @@ def ending(case: Case) -> Finding:
     )
     no_end = (
         "The model does not learn to end captions: train for more epochs, on more captions, and see"
-        " the check of unknown words."
+        " the symptom 'unknown'."
     )
     return Finding(
         share,
@@ -358,10 +361,10 @@ def ending(case: Case) -> Finding:
     )
 
 
-# Good and poor runs 0.97 to 1.03. BLEU's brevity penalty is 0.78 at 0.8 and 0.51 at 0.6; above,
-# precision falls as fast.
+# The ratio is 0.97 to 1.03 in good and in poor runs. BLEU's brevity penalty is 0.78 at a ratio of
+# 0.8, and 0.51 at 0.6; above 1, precision falls as fast.
 @symptom(
-    "words in a caption, over those in a reference",
+    "words per caption divided by words per reference",
     check=0.8,
     bad=0.6,
     share=False,
@@ -373,11 +376,11 @@ def length(case: Case) -> Finding:
     ratio = mean / max(human, 1e-9)
     meaning = f"A caption has {mean:.1f} words on average, a reference {human:.1f}."
     shorter = (
-        "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
-        " if you use a beam; else train for more epochs."
+        "BLEU's brevity penalty lowers the score of short captions. Search with a higher"
+        " `length_penalty` if you use a beam; otherwise train for more epochs."
     )
     longer = (
-        "Long captions repeat themselves. Check whether captions end, and whether the training"
+        "Long captions repeat themselves. See the symptom 'ending', and check whether the training"
         " captions are as long as these references."
     )
     if ratio < 1:
@@ -385,8 +388,8 @@ def length(case: Case) -> Finding:
     return Finding(ratio, meaning, longer, limits=(1.25, 1.6))
 
 
-# Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
-# a less likely word replaces it.
+# The share is 0.01 in good runs, 0.11 after training on 1,000 pictures, and 0.39 on 250. Since <UNK>
+# is never decoded, a less likely word replaces it.
 @symptom(
     "words that would be <UNK> if allowed",
     check=0.05,
@@ -394,7 +397,7 @@ def length(case: Case) -> Finding:
     cause="many rare words: lower `min_count`, or add captions",
 )
 def unknown(case: Case) -> Finding:
-    """Share of UNK in captions of at most 500 of the pictures, in which the model may say it."""
+    """Share of UNK in captions of at most 500 pictures, decoded with UNK allowed."""
     split, vocabulary = case.scores.split, case.run.vocabulary
     pictures = np.unique(case.encoded.split(split).image_idxs)
     features = case.encoded.features(split, pictures[evenly_spaced(len(pictures), 500)])
@@ -404,33 +407,33 @@ def unknown(case: Case) -> Finding:
     share = np.count_nonzero(words == vocabulary.unk) / max(len(words), 1)
     return Finding(
         share,
-        f"If it could, the model would say <UNK> for {share:.1%} of its words; of the references'"
-        f" words {case.missing_share:.1%} are <UNK> to it.",
-        "It learnt from captions with too many rare words: prepare the data with"
+        f"The model would write <UNK> for {share:.1%} of its words if it were allowed;"
+        f" {case.missing_share:.1%} of the references' words are <UNK> for it.",
+        "The training captions have too many rare words: prepare the data with"
         f" {case.vocabulary_advice}, or with more captions.",
     )
 
 
-# Words that occur five times in 6,000 pictures' captions leave 0.03, those of 1,000 pictures 0.09,
-# of 250 pictures 0.18.
+# With the words that occur at least five times, the share is 0.03 for captions of 6,000 pictures,
+# 0.09 for 1,000, and 0.18 for 250.
 @symptom(
     "words of the references missing from the vocabulary",
     check=0.05,
     bad=0.15,
-    cause="as of *unknown*; pictures of other things",
+    cause="those of *unknown*; pictures of other things",
 )
 def vocabulary(case: Case) -> Finding:
     return Finding(
         case.missing_share,
         f"The vocabulary lacks {case.missing_share:.1%} of the references'"
         f" words{_often(case.missing_words, 5, '{} ({:,})')}.",
-        "No caption can name what has no word: train on captions about the same things, prepared"
+        "Captions cannot contain these words: train on captions about the same things, prepared"
         f" with {case.vocabulary_advice}.",
     )
 
 
 def _often(counts: Counter[str], n: int, form: str) -> str:
-    """The n most frequent, as the end of a clause; `form` of each and its count."""
+    """The n most frequent texts as the end of a clause; `form` formats a text and its count."""
     pairs = ", ".join(form.format(*pair) for pair in counts.most_common(n))
     return f", most often {pairs}" if pairs else ""
 
@@ -438,9 +441,9 @@ def _often(counts: Counter[str], n: int, form: str) -> str:
 # Symptoms in the model
 
 
-# At a perplexity near 16, two per cent more loss are 6 % more perplexity, and ten per cent a third
-# more. Runs that chose their epoch by captions got better (CIDEr 0.44 to 0.51) with an image in
-# every step, at 4 % more loss: they may rise further.
+# At a perplexity near 16, 2 % more loss is 6 % more perplexity, and 10 % more loss a third more. The
+# limits are wider for runs that select the epoch by CIDEr: with `inject` every-step their CIDEr rose
+# from 0.44 to 0.51 while the loss rose by 4 %.
 @symptom(
     "rise of validation loss since its lowest",
     check=0.02,
@@ -450,13 +453,13 @@ def _often(counts: Counter[str], n: int, form: str) -> str:
 def overfitting(case: Case) -> Finding:
     meta = case.run.meta
     if "train_reward" in meta or case.run.config.recipe.objective == SELF_CRITICAL:
-        keeps = (
-            f"epoch {meta['epoch']}, the best by CIDEr-D"
+        parameters = (
+            f"of epoch {meta['epoch']}, the best by CIDEr-D"
             if meta.get("epoch")
-            else "what it started from, since no epoch was better by CIDEr-D"
+            else "that it started from, since no epoch was better by CIDEr-D"
         )
         raise UnmeasurableError(
-            f"The run was trained on the score of captions, not on their loss; it keeps {keeps}."
+            f"Self-critical training does not minimise the loss; the run has the parameters {parameters}."
         )
 
     def is_positive(value: object) -> bool:
@@ -470,7 +473,7 @@ def overfitting(case: Case) -> Finding:
     ]
     if len(records) < 2:
         raise UnmeasurableError(
-            "history.jsonl has fewer than two epochs with a validation loss: nothing to compare."
+            "history.jsonl has fewer than two epochs with a validation loss to compare."
         )
     best, last = min(records, key=lambda record: record["val_loss"]), records[-1]
     (best_train, best_val), (last_train, last_val) = (
@@ -480,16 +483,16 @@ def overfitting(case: Case) -> Finding:
         f"from {best_val:.1f} after epoch {best['epoch']} to {last_val:.1f} after epoch"
         f" {last['epoch']}, training loss from {best_train:.1f} to {last_train:.1f}"
     )
-    by_heart = (
+    overfits = (
         f"The later epochs overfit the training captions; the run keeps epoch {meta.get('epoch')}. More"
-        " captions, more `dropout`, or fewer `hidden` units move the lowest point down."
+        " captions, more `dropout`, or fewer `hidden` units lower the minimum."
     )
-    diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
+    diverging = "Training loss rose as well, so this is not overfitting: train with a lower `lr`."
     return Finding(
         last_val / best_val - 1,
         f"Validation loss went {course}."
         if last is not best
         else f"Validation loss was lowest in the last epoch, {last['epoch']}.",
-        by_heart if last_train <= best_train else diverging,
+        overfits if last_train <= best_train else diverging,
         limits=(0.10, 0.25) if "val_cider" in last else None,
     )

@@ -1,4 +1,4 @@
-"""Explanation of a reranked caption: similar photos, candidates with their scores, what decided."""
+"""Explanation of a reranked caption: similar photos, candidates, and the parts of their scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import NamedTuple
 from xpcap.data.vocabulary import UNK
 from xpcap.report.text import NOTHING, signed
 
-SMALL = 0.05  # share of the largest difference of two scores' parts; smaller ones are left out
-# Parts of a score: heading, and name in a sentence, which fit either sign; see reranking.FEATURES
+SMALL = 0.05  # smaller differences of parts, relative to the largest, are left out
+# Heading of each part of a score, and its name in a sentence on a gain or a loss; the parts are
+# those of reranking.FEATURES
 PARTS = {
     "consensus": ("agreement", "agreement with the captions of similar photos"),
     "log_probability": ("likelihood", "likelihood"),
@@ -22,7 +23,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training photo like the one captioned, and its captions."""
+    """A training photo similar to the captioned one, and its captions."""
 
     image: str
     similarity: float  # cosine of their features, at most 1
@@ -34,22 +35,22 @@ class CandidateCaption:
     """A caption that was reranked."""
 
     caption: str
-    log_probability: float  # a word, END included
+    log_probability: float  # per word, END included
     score: float  # the sum of `parts`
-    parts: Mapping[str, float]  # name in reranking.FEATURES to its share of the score
-    image: str = ""  # the training photo that it is a caption of; empty: a model made it
+    parts: Mapping[str, float]  # name in reranking.FEATURES to its part of the score
+    image: str = ""  # training photo whose caption it is; empty: the model generated it
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The choice of a reranked caption."""
+    """Neighbours and candidates that decided the choice of a reranked caption."""
 
     neighbours: list[Neighbour]  # the nearest first
     candidates: list[CandidateCaption]  # the best first
 
     @property
     def likeliest(self) -> CandidateCaption:
-        """The candidate of the highest log-probability a word, made by a model if any is.
+        """The generated candidate, or else any, of the highest log-probability per word.
 
         ValueError : there is no candidate.
         """
@@ -64,18 +65,18 @@ def sample_caption(neighbour: Neighbour) -> str:
 
 
 class CandidateDifference(NamedTuple):
-    """A candidate, compared with the likeliest one."""
+    """A candidate, and the differences of its score from the likeliest candidate's."""
 
     candidate: CandidateCaption
-    origin: str  # on its origin
-    score: float  # less the likeliest one's
-    parts: dict[str, float]  # key of PARTS to the same difference of that part
+    origin: str  # "caption of PHOTO", "likeliest", or empty
+    score: float  # difference of the scores
+    parts: dict[str, float]  # key of PARTS to the difference of that part
 
 
 def compare_candidates(explanation: Explanation, count: int = 5) -> list[CandidateDifference]:
-    """The `count` best candidates, and the likeliest one, compared with the likeliest.
+    """Compare the `count` best candidates, and the likeliest, with the likeliest.
 
-    All have the same `parts`, those of PARTS that matter to any of them.
+    All have the same `parts`: those with a large difference in at least one of them.
     """
     if not explanation.candidates:
         return []
@@ -84,13 +85,13 @@ def compare_candidates(explanation: Explanation, count: int = 5) -> list[Candida
     if not any(candidate is likeliest for candidate in shown):
         shown = [*shown, likeliest]
     differences = [_difference(candidate, likeliest) for candidate in shown]
-    matter = set().union(*map(_large, differences))
+    large = set().union(*map(_large, differences))
     return [
         CandidateDifference(
             candidate,
             _origin(candidate, likeliest),
             candidate.score - likeliest.score,
-            {name: x for name, x in parts.items() if name in matter},
+            {name: x for name, x in parts.items() if name in large},
         )
         for candidate, parts in zip(shown, differences, strict=True)
     ]
@@ -107,30 +108,30 @@ def _difference(candidate: CandidateCaption, other: CandidateCaption) -> dict[st
 
 
 def _large(difference: Mapping[str, float]) -> list[str]:
-    """Names of the parts that matter to a difference, the largest first."""
+    """Names of the parts with a large difference, the largest first."""
     names = sorted(difference, key=lambda name: -abs(difference[name]))
-    least = SMALL * abs(difference[names[0]])
-    return [name for name in names if difference[name] and abs(difference[name]) >= least]
+    limit = SMALL * abs(difference[names[0]])
+    return [name for name in names if difference[name] and abs(difference[name]) >= limit]
 
 
 def decision(explanation: Explanation) -> str:
     """The reason for the choice, in one to three sentences.
 
-    They name the parts of the score in which the best candidate is behind the likeliest one, and
-    the fewest of those in which it is ahead that outweigh them.
+    They name the parts of the score in which the best candidate is behind the likeliest, and the
+    fewest parts in which it is ahead that outweigh these.
     """
     if not explanation.candidates:
-        return "No caption kept to the limits."
+        return "No caption satisfies the limits."
     best, likeliest = explanation.candidates[0], explanation.likeliest
     origin = ""
     if best.image:
         similarity = [x.similarity for x in explanation.neighbours if x.image == best.image]
-        alike = f" (similarity {similarity[0]:.2f})" if similarity else ""
-        origin = f"A person wrote it of the training photo {best.image}{alike}. "
+        similar = f" (similarity {similarity[0]:.2f})" if similarity else ""
+        origin = f"A person wrote it for the training photo {best.image}{similar}. "
     if len(explanation.candidates) == 1:
         return f"{origin}There was no other candidate."
     if best is likeliest:
-        return f"{origin}The model alone finds it likeliest, too."
+        return f"{origin}It is also the model's likeliest candidate."
     parts = _difference(best, likeliest)
     ahead = [name for name in _large(parts) if parts[name] > 0]
     behind = [name for name in _large(parts) if parts[name] < 0]
@@ -143,7 +144,7 @@ def decision(explanation: Explanation) -> str:
         if names
     ]
     return (
-        f"{origin}The model alone finds “{likeliest.caption or NOTHING}” likeliest. This caption"
+        f"{origin}The model's likeliest candidate is “{likeliest.caption or NOTHING}”. This caption"
         f" {', and '.join(outcome) or 'scores the same'}."
     )
 

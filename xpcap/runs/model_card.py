@@ -1,6 +1,6 @@
-"""README.md of a run, as a model hub shows it: what it is, its use, scores, data, limits and files.
+"""Model card: README.md of a run, with its use, scores, data, limits and files.
 
-Text of the data is only ever code in it, so that none of it is Markdown, HTML or YAML.
+Text from the data appears only as code, so that it cannot act as Markdown, HTML or YAML.
 """
 
 import json
@@ -37,11 +37,11 @@ from xpcap.runs.scores import Scores
 from xpcap.shapes import is_generated
 
 MODEL_CARD = "README.md"
-LONGEST, MAX_FILES = 200, 20  # characters of a name; caption files named
-FILES = {  # that a run folder may have, and their content, in Markdown
-    BEST: "the parameters of the epoch that captions come from, and its record",
-    CONFIG: "options, versions, and where data and pictures lay on the machine that trained",
-    VOCAB: "the words; row k of `W_embed` is the k-th",
+MAX_LENGTH, MAX_FILES = 200, 20  # characters of a name, and caption files, that are shown
+FILES = {  # files of a run folder, and their content in Markdown
+    BEST: "the parameters of the best epoch, and its record",
+    CONFIG: "options, versions, and the paths of data and pictures on the machine that trained",
+    VOCAB: "the words; row k of `W_embed` is the vector of word k",
     RERANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
     START_RERANKING: "after a warm start: the reranker of the run that it started from",
@@ -55,7 +55,7 @@ FILES = {  # that a run folder may have, and their content, in Markdown
     LAST: "the state that training resumes from; nothing else needs it",
     DATA: "the data of a run on generated pictures",
     f"{PICTURES}/": "val pictures of such a run",
-    LOCK: "empty; held by the process that trains, so that no second one can train in the folder",
+    LOCK: "empty; the process that trains locks it, so that no other trains in the folder",
 }
 TEXT = """\
 ---
@@ -105,19 +105,19 @@ from xpcap import open_captioner
 print(open_captioner("RUN").caption("picture.jpg").caption)
 ```"""
 NO_USE = (
-    "The data came with features, without the encoder that made them: this run captions the pictures"
-    " of such data, no photographs."
+    "The data came with features, and their encoder is unknown: this run captions the pictures of"
+    " such data, not photographs."
 )
 DRAWN = """\
 - It describes drawings of coloured shapes on a light ground, and nothing else; of a photograph it writes nonsense."""
 PHOTOS = """\
 - It describes what its training pictures show. Of other pictures it writes captions that read well and are wrong.
-- It repeats what people wrote about people, wrong guesses and stereotypes included."""
+- It repeats what the authors of its training captions wrote, including wrong guesses about people and stereotypes."""
 
 
 def code(text: str) -> str:
     """Untrusted text as a Markdown code span on one line, cut if long."""
-    shown = escape_control(text, LONGEST).strip() or NOTHING
+    shown = escape_control(text, MAX_LENGTH).strip() or NOTHING
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if "`" in (shown[0], shown[-1]) else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
@@ -126,8 +126,8 @@ def code(text: str) -> str:
 def write_model_card(run: Run, evaluation: Scores | None, data: CaptionData) -> None:
     """Write README.md of a finished run. Equal runs give equal bytes.
 
-    evaluation : the run's scores; None: not scored
-    data : that it was trained on
+    evaluation : the run's scores; None: it was not scored
+    data : the data set that it was trained on
     OSError : the file cannot be written.
     """
     encoder = ENCODERS.get((run.source.encoder or "").partition(":")[0])
@@ -136,7 +136,7 @@ def write_model_card(run: Run, evaluation: Scores | None, data: CaptionData) -> 
         if encoder and encoder.extra
         else "pip install ."
     )
-    there = [name for name in FILES if name != MODEL_CARD and (run.path / name).exists()]
+    present = [name for name in FILES if name != MODEL_CARD and (run.path / name).exists()]
     text = TEXT.format(
         front="\n".join(_front_matter(run, evaluation)),
         name=code(run.name),
@@ -149,13 +149,13 @@ def write_model_card(run: Run, evaluation: Scores | None, data: CaptionData) -> 
         data="\n".join(f"- {line}" for line in _data(run, data)),
         limits=DRAWN if is_generated(run.source) else PHOTOS,
         words=len(run.vocabulary) - len(SPECIAL),
-        files="\n".join(f"- `{name}`: {FILES[name]}" for name in there),
+        files="\n".join(f"- `{name}`: {FILES[name]}" for name in present),
     )
     write_text(run.path / MODEL_CARD, text)
 
 
 def _front_matter(run: Run, scores: Scores | None) -> Iterator[str]:
-    """The fields that a hub looks for: each value as JSON, which is YAML."""
+    """The lines of the YAML fields that model hubs read; JSON values are valid YAML."""
     fields: dict[str, Any] = {
         "license": "unknown",
         "library_name": "xpcap",
@@ -169,14 +169,16 @@ def _front_matter(run: Run, scores: Scores | None) -> Iterator[str]:
         and math.isfinite(value := result.scored.corpus.get(hub.score, math.nan))
     ]
     if scores and measured:
-        data = escape_control(run.source.generated or run.config.data.stem, LONGEST)
+        data = escape_control(run.source.generated or run.config.data.stem, MAX_LENGTH)
         result = {
             "task": {"type": "image-to-text", "name": "image captioning"},
             "dataset": {"type": data, "name": data, "split": escape_control(scores.split)},
             "metrics": measured,
         }
         fields["metrics"] = [metric["type"] for metric in measured]
-        fields["model-index"] = [{"name": escape_control(run.name, LONGEST), "results": [result]}]
+        fields["model-index"] = [
+            {"name": escape_control(run.name, MAX_LENGTH), "results": [result]}
+        ]
     for name, value in fields.items():
         yield f"{name}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
 
@@ -199,7 +201,8 @@ def _scores(run: Run, scores: Scores | None) -> Iterator[str]:
     chosen = ["the epoch"] if run.config.recipe.select in ("cider", "loss") else []
     chosen += ["the weights of the reranking"] if run.reranker is not None else []
     if chosen:
-        yield f"The val split also chose {' and '.join(chosen)}: expect lower scores on new pictures."
+        subject = " and ".join(chosen)
+        yield f"The val split was also used to choose {subject}: expect lower scores on new pictures."
 
 
 def _data(run: Run, data: CaptionData) -> Iterator[str]:
@@ -224,11 +227,11 @@ def _data(run: Run, data: CaptionData) -> Iterator[str]:
         code(in_folder(source.encoder)) if source.encoder else "given; no encoder is recorded"
     )
     if source.record.get("encoder_checked") == 0:
-        features += ", as whoever prepared the data says; no picture was compared"
+        features += ", as named when the data was prepared; not checked against a picture"
     licence = encoder.licence if encoder else "not stated in the dataset file"
     yield f"Features: {features}. Licence of the encoder's weights: {_plain(licence)}"
 
 
 def _plain(text: str) -> str:
-    """Text without Markdown or HTML in it, also within a table."""
+    """Text escaped so that none of it acts as Markdown or HTML, also within a table."""
     return re.sub(r"[\\`*_\[\]<>&|#~$]", lambda sign: f"&#{ord(sign[0])};", escape_control(text))

@@ -34,7 +34,9 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class PictureCaption:
-    """A captioned picture. What was not asked for is empty or None; all but `picture` fits JSON.
+    """A captioned picture. Optional fields are empty or None unless requested.
+
+    All but `picture` can be written as JSON.
 
     Parameters
     ----------
@@ -42,23 +44,23 @@ class PictureCaption:
         Path, URL or name.
     caption : str
     probabilities : list of float
-        One a word.
+        One per word.
     references : list of str
-        Captions by people.
+        Captions that people wrote.
     n_best : sequence of Hypothesis
         Captions of a beam, the best first.
     attention : sequence of sequence of float, or None
-        (T, P): of each word over P regions.
+        Attention (T, P) of each word over P regions.
     words : sequence of str
-        Words of the caption; empty: split at white space.
+        Words of the caption. Empty: `caption` is split at white space.
     explanation : Explanation or None
-        Reasons for its choice.
+        Reasons for the choice of the caption.
     picture : array (h, w, 3) of uint8, Embedded or None
-        What a page shows.
+        Pixels that a page shows.
     area : Area or None
-        What the regions of `attention` cover; None: unknown.
+        Area of the picture that the regions of `attention` cover. None: unknown.
     score_text : str
-        Such as "sentence BLEU-4 0.81".
+        Name and value of a score that a page shows, such as "sentence BLEU-4 0.81".
     """
 
     image: str
@@ -69,7 +71,7 @@ class PictureCaption:
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()
     explanation: Explanation | None = None
-    # Any, since a web service cannot describe the type of an array; nor do arrays compare
+    # Any, since a web service cannot describe an array's type; == of arrays is no bool
     picture: Any = field(default=None, compare=False)
     area: Area | None = None
     score_text: str = ""
@@ -78,7 +80,7 @@ class PictureCaption:
         return _filled(self)
 
     def _repr_html_(self) -> str:
-        """The picture, if it was asked for, and its caption, as a notebook shows them."""
+        """The picture, if `show` was set, and its caption, as a notebook shows them."""
         image = None if self.picture is None else embed("PictureCaption", self.image, self.picture)
         values = {"image": image, "caption": self.caption, "name": self.image, "nothing": NOTHING}
         return render("caption.html", **values).decode()
@@ -100,7 +102,7 @@ class Skipped:
     Parameters
     ----------
     image : str
-        As of PictureCaption.
+        Path, URL or name.
     reason : str
     """
 
