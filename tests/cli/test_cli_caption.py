@@ -460,8 +460,8 @@ def test_a_run_without_its_encoder_says_why_it_captions_no_files(
     (run / "config.json").write_text(json.dumps(config))
     failing(
         command,
-        "run learnt from features that were given to it",
-        "name it when you prepare the data (encoder beside features)",
+        "run was trained on features from an unknown encoder",
+        "name it when you prepare the data (`encoder` with `features`)",
     )
 
 

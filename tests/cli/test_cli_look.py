@@ -156,7 +156,9 @@ def test_what_cannot_be_looked_at_is_refused_before_anything_is_written(
     config = json.loads(Path("other/config.json").read_text())
     config["source"].pop("encoder")
     Path("other/config.json").write_text(json.dumps(config))
-    failing(["look", "other", picture], "look_inside: other learnt from features that were given")
+    failing(
+        ["look", "other", picture], "look_inside: other was trained on features from an unknown"
+    )
     assert not list(Path().glob("look-*"))
     assert Path("there.html").read_text() == "mine"
 

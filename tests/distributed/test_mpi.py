@@ -188,7 +188,7 @@ def test_a_killed_rank_ends_all_and_a_stopped_run_goes_on_with_any_number(data: 
     assert err.count("stopped by SIGTERM after iteration") == 1
     done = int(err.split("after iteration ")[1].split(",")[0])
     resumed = start([sys.executable, str(ROOT / "cli.py"), "train", "--out", str(out), "--resume"])
-    assert "was trained by 2 process(es) and continues with 1" in until(resumed, "train_run: ")
+    assert "was trained on 2 ranks and continues on 1 rank" in until(resumed, "train_run: ")
     assert until(resumed, "resuming").startswith(f"resuming after iteration {done};")
     until(resumed, "epoch")
     resumed.send_signal(signal.SIGTERM)

@@ -100,7 +100,7 @@ def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> No
     failing(["export", run, "--web", "b"], "newer")
     del config["source"]["encoder"]
     (run / "config.json").write_text(json.dumps(config))
-    failing(["export", run, "--web", "b"], "learnt from features that were given to it")
+    failing(["export", run, "--web", "b"], "was trained on features from an unknown encoder")
 
 
 # Of each that is installed as it is, what browsers run or fetch: nginx 1.26, Apache 2.4, Caddy,

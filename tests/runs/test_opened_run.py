@@ -40,7 +40,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
         thing="cell",
         got="is 'nobodys'",
         expected="lstm",
-        cause="trained by a program that adds this cell to CELLS? Run that program",
+        cause="trained by a program that adds this cell to CELLS? Use that program",
     ):
         Config.read(run)
 
@@ -187,7 +187,7 @@ def test_an_evaluation_says_how_many_pictures_the_run_was_trained_on(
     run = base()
     scores = evaluate_run(run, prepared("other.h5", **data), split)
     first = "38.jpg, p39.jpg" if count == 2 else f"00.jpg, {data.get('names', 'p')}01.jpg"
-    told = [f"was trained on {count} of the {scores.n} pictures of {split}, by their", first]
+    told = [f"was trained on {count} of the {scores.n} pictures of {split}, recognised", first]
     assert [all(words in notice for words in told) for notice in notices] == [True] * bool(count)
     assert scores.to_json()["trained_on"] == count
     assert (f"({count} of them trained on)" in scores.summary) == bool(count)
@@ -200,7 +200,7 @@ def test_pictures_of_the_run_that_training_started_from_count_as_trained_on(
     other = prepared("other.h5", names="q", val=range(5))
     run = trained(other, "from", start=start.path, score_epochs=1)
     told = "was trained on 5 of the 5 pictures of val"
-    found = [notice.partition(", by")[0] for notice in notices]
+    found = [notice.partition(", recognised")[0] for notice in notices]
     assert found == [f"{start.path} {told}", f"from {told}"]
     assert "The run was trained on 5 of these pictures" in (run.path / "README.md").read_text()
     assert evaluate_run(run, str(start.config.data), "train").trained_on == 40
@@ -216,5 +216,5 @@ def test_a_run_whose_record_of_pictures_is_lost_is_scored_and_says_so(
         (run.path / TRAINED_ON).write_text(content)
     scores = evaluate_run(run)
     (notice,) = notices
-    assert notice.startswith("which pictures run was trained on is not known: ")
+    assert notice.startswith("the pictures that run was trained on are unknown: ")
     assert scores.trained_on is None

@@ -279,9 +279,9 @@ def test_options_are_refused_before_anything_is_written(
         (
             1,
             {"select": "loss", "patience": 1},
-            "patience 1 ends nothing, as the data has no val split",
+            "`patience` 1 is ignored: the data has no val split",
         ),
-        (2, {"patience": 1}, "patience 1 ends nothing, as the last epoch is kept"),
+        (2, {"patience": 1}, "`patience` 1 is ignored: the last epoch is kept"),
     ],
 )
 def test_options_that_the_data_has_no_use_for_are_remarked_on(

@@ -88,7 +88,7 @@ def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Pa
     penalised = RerankedBeam(4, length_penalty=0)
     assert plain.decoder(penalised).title == "beam of 4, length penalty 0"
     assert reranked.decoder(RerankedBeam(4)).title == "beam of 4, reranked by similar photos"
-    with refuses(OptionError, thing="`length_penalty`", got="is 0 of a RerankedBeam"):
+    with refuses(OptionError, thing="`length_penalty`", got="is 0 in a RerankedBeam"):
         reranked.decoder(penalised)
 
 
@@ -198,7 +198,9 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_with_a_notice_and_resumes_
         assert captions(open_run(folder))
         good("train", "--out", folder, "--resume")
         open_run(folder)
-    assert [text.startswith(f"{folder} reranks captions by weights") for text in notices] == [True]
+    assert [
+        text.startswith(f"the reranker of {folder} was fitted to other") for text in notices
+    ] == [True]
     assert (folder / RERANKING).read_bytes() == (whole / RERANKING).read_bytes()
 
 

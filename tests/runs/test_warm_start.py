@@ -153,7 +153,7 @@ def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
 ) -> None:
     recipe = Recipe(start=run, epochs=1, out=tmp_path / "on")
     with refuses(
-        OptionError, thing="`cell` gru (the run has lstm)", cause="leave out what differs"
+        OptionError, thing="`cell` gru (the run has lstm)", cause="leave these options out"
     ):
         train_run(replace(recipe, cell="gru"))
     assert not (tmp_path / "on").exists()
@@ -173,7 +173,10 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     assert open_run(tmp_path / "better").meta["epoch"] > 0
     monkeypatch.setattr(start, "MIN_GAIN", 0.9)
     output = good("train", *options, "--out", tmp_path / "kept").output
-    assert f"Captions are those of {run}, which training started from: none of 4 epochs" in output
+    assert (
+        f"Captions come from the parameters of {run}, which training started from: none of 4 epochs"
+        in output
+    )
     kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params
     np.testing.assert_array_equal(kept["W_embed"][: len(base["W_embed"])], base["W_embed"])
     np.testing.assert_array_equal(kept["Wx"], base["Wx"])

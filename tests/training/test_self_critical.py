@@ -246,10 +246,10 @@ class TestTrainFrom:
         on = tmp_path / "on"
         output = good("train", "--from", run, "--out", on, "--lr", 30).output
         assert (open_run(on).model.params.flat == open_run(run).model.params.flat).all()
-        message = "which training started from: none of 2 epochs made them better."
-        assert f"Captions are those of {run}, {message}" in output
+        message = "which training started from: none of 2 epochs was better."
+        assert f"Captions come from the parameters of {run}, {message}" in output
         page = (on / "index.html").read_text(encoding="utf-8")
-        assert f"Captions are those of {run.name}, {message}" in page
+        assert f"Captions come from the parameters of {run.name}, {message}" in page
         scores = (good("evaluate", out, "--json").stdout for out in (on, run))
         ours, theirs = (text.partition('"seconds"')[0] for text in scores)
         assert ours == theirs
@@ -368,7 +368,7 @@ class TestStages:
             f"(epoch {best['epoch']} of 4, CIDEr {best['val_cider']:.3f} on val), after 2 epochs of"
             f" cross entropy, CIDEr {first:.3f}"
         )
-        for text in ("Captions come from the second of two stages, training on the score", scored):
+        for text in ("Captions come from the second of two stages, self-critical training", scored):
             assert text in page
         assert re.search(r"val loss from \S+ after epoch 1 to \S+ after epoch 4", page)
         assert re.search(r"train reward from \S+ after epoch 3 to \S+ after epoch 4", page)

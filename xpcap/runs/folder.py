@@ -1,4 +1,4 @@
-"""Format of a run folder: its files, written atomically and checked when read. No pickle."""
+"""Format of a run folder: files are written atomically, checked when read, and never pickled."""
 
 import contextlib
 import hashlib
@@ -25,18 +25,18 @@ from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
-RERANKING = "reranking.safetensors"  # where captions are reranked with the help of similar photos
-TRAINED_ON = "trained-on.json"  # the pictures, also those of the run that training started from
-START_RERANKING = "start-reranking.safetensors"  # of the run that a warm start began from
-DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
+RERANKING = "reranking.safetensors"  # the reranker
+TRAINED_ON = "trained-on.json"  # the training pictures, also those of the run `start`
+START_RERANKING = "start-reranking.safetensors"  # the reranker of the run of a warm start
+DATA, PICTURES = "data.h5", "pictures"  # generated data, and its val pictures as PNGs
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
-FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
-MAX_BYTES = 16 * 2**20  # of a file of text
+MAX_VALUE = 1e15  # in a history; a chart can draw it
+MAX_BYTES = 16 * 2**20  # of a text file
 
 
 def is_run(path: str | Path) -> bool:
-    """True if a run folder, perhaps damaged, is at `path`; an unreadable path is none."""
+    """True if `path` is a run folder, perhaps a damaged one; False if it cannot be read."""
     try:
         return all((Path(path) / name).is_file() for name in (CONFIG, VOCAB))
     except (OSError, ValueError):
@@ -69,23 +69,23 @@ def write_lines(path: Path, records: list[Record]) -> None:
 
 
 def read_times(path: Path, epochs: int) -> list[Record]:
-    """The records of times.jsonl for the first `epochs` epochs; unreadable ones are left out."""
+    """The records of times.jsonl for the first `epochs` epochs, without unreadable ones."""
     return [record for record in _records(path / TIMES) if record["epoch"] <= epochs]
 
 
 def read_history(path: Path) -> list[Record]:
-    """The records of history.jsonl, for display; training itself reads its checkpoint.
+    """The records of history.jsonl, for display; training reads them from its checkpoint.
 
-    Epoch 0 is the start, if it was scored. Values that are no number, or unreadable, are left out.
+    Epoch 0 is the start, if it was scored. Values that are not numbers are left out.
     """
     return [
-        {name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= FIGURE}
+        {name: x for name, x in record.items() if type(x) in (int, float) and abs(x) <= MAX_VALUE}
         for record in _records(path / HISTORY)
     ]
 
 
 def _records(file: Path) -> list[Record]:
-    """The records of a file of one JSON object an epoch; none if it cannot be read."""
+    """The records of a file with a JSON object per epoch; none if the file cannot be read."""
     try:
         records = [
             json.loads(line) for line in read_text("read_history", file, MAX_BYTES, "").splitlines()
@@ -111,7 +111,7 @@ def save_parameters(
 
 
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, Record]:
-    """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
+    """Read the file of `save_parameters` to host arrays. DataError : it is missing or damaged."""
     if not path.is_file():
         raise nothing_yet(path.parent, path.name)
     tensors, meta = read_tensors(path, "open_run")
@@ -119,7 +119,7 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
 
 
 def nothing_yet(folder: Path, file: str) -> DataError:
-    """The error of a run that has no such file before its first epoch."""
+    """The error for a file that a run lacks until its first epoch is done."""
     return DataError(
         "open_run",
         folder / file,
@@ -146,11 +146,11 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
 def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:
-    """Raise DataError unless a scaling read from `path` is of that kind, for d numbers."""
+    """Raise DataError unless a scaling read from `path` is of that kind, for d features."""
     shape = None if kind == "none" else (d,)  # all regions are scaled alike
     real = np.finfo(np.float32)
     expected = f"{shape} for {kind!r}, finite float32, a scale of at least {real.tiny:.2g}"
-    # as `fit_scaling` makes them: by a smaller scale features would overflow
+    # `fit_scaling` returns no smaller scale, by which features would overflow
     for name, values, low in (
         ("mean", scaling.mean, real.min),
         ("scale", scaling.scale, real.tiny),
@@ -184,8 +184,8 @@ class Checkpoint(NamedTuple):
 
     state: TrainingState
     scaling: FeatureScaling
-    vocabulary: str  # its digest
-    earlier: list[Record]  # of the stage before; empty: the state is of the first
+    vocabulary: str  # digest
+    earlier: list[Record]  # records of the stage before; empty in the first stage
 
 
 def save_state(
@@ -201,30 +201,30 @@ def save_state(
     Parameters
     ----------
     path : str or Path
-        File to write; one that exists is replaced.
+        File to write or replace.
     state : TrainingState
     scaling : FeatureScaling or None
         Scaling of the run's features.
     vocabulary : str
         Digest of the run's vocabulary.
     earlier : sequence of dict
-        Records of the run's stage before that of the state.
+        Records of the stage before that of `state`.
 
     Raises
     ------
     OSError
-        The file cannot be written; the one before is intact.
+        The file cannot be written; an existing one is intact.
     TypeError
         `state` is no TrainingState.
     ValueError
-        `vocabulary` is no text; `scaling` has a mean or a scale alone.
+        `vocabulary` is no text; `scaling` has only a mean or only a scale.
     """
     if not isinstance(state, TrainingState):
         got = f"is a {type(state).__name__}"
         raise InvalidTypeError("save_state", "state", got, "what CaptioningSolver.state() returns")
     vocabulary = Text().check("save_state", "`vocabulary`", vocabulary)
     if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
-        got, expected = "has a mean or a scale alone", "both, or neither"
+        got, expected = "has only a mean or only a scale", "both, or neither"
         raise InvalidValueError("save_state", "scaling", got, expected)
     arrays = {**state.arrays, **scaling_tensors(scaling or FeatureScaling())}
     meta = {**state.meta, "vocabulary": vocabulary, "earlier": list(earlier)}
@@ -259,7 +259,7 @@ def load_state(
 def load_checkpoint(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rule: UpdateRule | None = None
 ) -> Checkpoint:
-    """As `load_state`, with what else the file holds."""
+    """Read a checkpoint as `load_state` does, with the run's scaling, vocabulary and records."""
     tensors, meta = read_tensors(path, "load_state")
     scaling = pop_scaling(tensors)
     state = read_state(f"load_state: {path}", tensors, meta, shapes, rule)
@@ -268,7 +268,7 @@ def load_checkpoint(
 
 
 def load_earlier(path: Path) -> list[Record]:
-    """The records of the stage before that of a checkpoint; none also without a checkpoint."""
+    """The records of the stage before that of a checkpoint; none without a checkpoint."""
     if not path.exists():
         return []
     _, meta = read_tensors(path, "load_state")
@@ -285,7 +285,7 @@ def best_digest(path: str | Path) -> str:
 
 
 def cell_title(cell: str) -> str:
-    """A cell's name with its article, as its letters are spoken: "an LSTM", "a GRU"."""
+    """A cell's name with its article: "an LSTM", "a GRU"."""
     return f"{'an' if cell[:1] in 'aefhilmnorsx' else 'a'} {cell.upper()}"
 
 
@@ -294,12 +294,12 @@ def cell_title(cell: str) -> str:
 
 @contextlib.contextmanager
 def reserved(path: Path, resume: bool) -> Iterator[None]:
-    """Create a run folder if need be, remove leftovers, and lock other trainers out meanwhile.
+    """Create a run folder if need be, remove leftovers, and lock it against other trainings.
 
-    If the work fails before a first checkpoint, the folder is removed if it was created here.
+    If the block fails before the first checkpoint, a folder that was created here is removed.
 
-    DataError : something exists there, with `resume` something other than a run; or another process
-        trains there. OSError : it cannot be created, or locked.
+    DataError : the path exists, or with `resume` is something other than a run; or another process
+        trains there. OSError : the folder cannot be created or locked.
     """
     if resume:
         check_resumable(path)
@@ -316,7 +316,7 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
                     shutil.rmtree(path, ignore_errors=True)
                 raise
     except BaseException:
-        _remove_empty(created)  # only now on Windows, which deletes no open file, so no held lock
+        _remove_empty(created)  # after the lock is closed: Windows deletes no open file
         raise
 
 
@@ -330,7 +330,7 @@ def check_free(path: Path) -> None:
 def check_resumable(path: Path) -> None:
     """Raise DataError if something other than a run exists at `path`.
 
-    A folder in which a run was killed before it had a config counts as free.
+    A folder counts as free if a run was killed there before it wrote its config.
     """
     if (path / CONFIG).is_file():
         return
@@ -339,17 +339,17 @@ def check_resumable(path: Path) -> None:
         names = [file.name for file in path.iterdir()]
     if strange := [name for name in names if name != LOCK and not name.endswith(PART)]:
         got, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
-        raise DataError("train_run", path, got, "a run to continue, or a free place", cause)
+        raise DataError("train_run", path, got, "a run to continue, or an empty folder", cause)
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Lock other trainers out of a run folder meanwhile: DataError, OSError as of `files.lock`."""
+    """Lock a run folder against other trainings. DataError, OSError : as in `files.lock`."""
     got, cause = "is being trained by another process", "wait for it to end, or stop it first"
     if (path / LOCK).is_symlink():
-        (path / LOCK).unlink()  # what it leads to is not of the run
+        (path / LOCK).unlink()  # its target may lie outside the run
     with (path / LOCK).open("a+b") as file:
-        files.lock(file, DataError("train_run", path, got, "none", cause))
+        files.lock(file, DataError("train_run", path, got, cause=cause))
         yield
 
 
@@ -362,7 +362,7 @@ def _tidy(path: Path) -> None:
 
 
 def _create(path: Path, may_exist: bool) -> list[Path]:
-    """Create a folder and its parents, and return those that were missing."""
+    """Create a folder and its parents; return the folders that were missing."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=may_exist)

@@ -1,8 +1,8 @@
-"""The plan of a training: its options settled, its data opened, and its stages.
+"""The plan of a training: options with their defaults, open data, and stages.
 
-An option that is not given is that of the run which goes on, or of the run `start`; else of the
-preset that suits the data; else the usual. `plan_training` settles all, once, and refuses what does
-not fit together before anything is written.
+The default of an option comes from the run that is continued or, in a new run, from the run
+`start`, then from the preset that fits the data, then from the preset "usual". `plan_training`
+resolves all options and refuses contradictions before training writes anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from xpcap.training.optimizer import LINEAR
 
 
 class Plan(NamedTuple):
-    """A training, known before anything is written."""
+    """Everything that determines a training, before it writes anything."""
 
-    options: Recipe  # settled; `out` is the run folder
-    config: Config | None  # of the run that goes on; None: a new one
-    stages: list[Recipe]  # options of each: one, or two, of which the second is self-critical
+    options: Recipe  # complete; `out` is the run folder
+    config: Config | None  # of the run to continue; None: a new run
+    stages: list[Recipe]  # options of one stage, or of two; the second is self-critical
     data: CaptionData
 
     @property
@@ -36,12 +36,13 @@ class Plan(NamedTuple):
 
 
 def plan_training(given: Recipe, open_path: Callable[[Path | None, int], CaptionData]) -> Plan:
-    """Plan a training at `given.out`, from the options that are given and the run that is there.
+    """Plan a training at `given.out` from the given options and an existing run.
 
-    open_path : opens the data set at a path, or generates one, if that is None, by a seed
+    open_path : opens the data set at a path; if the path is None, generates one from a seed
     DataError : the data cannot be opened, or is not the run's; `start` is no run. OptionError :
-        options contradict the run or the model of `start`, or one that no stage uses is given;
-        self-critical training without `start`; or the run was computed by other code.
+        options contradict the run or the model of `start`; an option that no stage uses is given;
+        self-critical training has no `start`; the run was trained with the other of plain and fast
+        code.
     """
     out = Path(given.out or "")
     config = Config.read(out) if (out / CONFIG).is_file() else None
@@ -64,16 +65,16 @@ def plan_training(given: Recipe, open_path: Callable[[Path | None, int], Caption
     if config is not None:
         check_code("train_run", out, config.code)
         if config.data_stamp != data.fingerprint:
-            got, expected = f"is not the data that {out} began with", "the same, unchanged"
+            got, expected = f"is not the data that {out} began with", "the same data, unchanged"
             cause = "give its path as `data`, or begin another run"
             raise DataError("train_run", path or out / DATA, got, expected, cause)
     return Plan(options, config, stages, data)
 
 
 def default_out(given: Recipe) -> Path:
-    """The first free one of runs/NAME-CELL, runs/NAME-CELL-2, ...; NAME is the data's.
+    """The first free path of runs/NAME-CELL, runs/NAME-CELL-2, ..., with NAME from the data.
 
-    OptionError : the run there is to be resumed.
+    OptionError : `resume` is set, which requires `out`.
     """
     if given.resume:
         cause = "the run to continue"
@@ -85,13 +86,13 @@ def default_out(given: Recipe) -> Path:
     return first_free(Path("runs"), name)
 
 
-# Where options come from that are not given
+# Defaults of options
 
 
 def _sources(given: Recipe, config: Config | None) -> list[dict[str, Any]]:
-    """The options of the run that goes on; else of the preset and the run that training starts from.
+    """Defaults: the options of the run to continue, or those of a preset and of the run `start`.
 
-    OptionError, DataError : as of `plan_training`.
+    OptionError, DataError : as in `plan_training`.
     """
     if config is not None:
         return [vars(config.recipe)]
@@ -101,7 +102,7 @@ def _sources(given: Recipe, config: Config | None) -> list[dict[str, Any]]:
     run = Config.read(start)
     if names := different(given, run.recipe, (MODEL,)):
         got, expected = "given with `start`", f"the model of {start}"
-        cause = "leave out what differs, or train from the beginning"
+        cause = "leave these options out, or train without `start`"
         raise OptionError("train_run", _compared(names, given, run.recipe), got, expected, cause)
     options = vars(run.recipe) | {"data": run.data, "out": None, "seed": None}
     options |= {"objective": CROSS_ENTROPY, "score_epochs": 0}
@@ -112,29 +113,28 @@ def _sources(given: Recipe, config: Config | None) -> list[dict[str, Any]]:
     return [options]
 
 
-# What does not fit together
+# Contradictions
 
 
 def _require_start(options: Recipe) -> None:
-    """Raise OptionError if self-critical training starts from nothing, or asks for two stages."""
+    """Raise OptionError if self-critical training has no `start`, or `score_epochs` is given."""
     if options.objective != SELF_CRITICAL:
         return
     if options.score_epochs:
-        got = "is given with self-critical training"
-        expected = "`epochs`: there is no second stage to come"
-        raise OptionError("train_run", "`score_epochs`", got, expected)
+        got = "is given with self-critical training, which has no second stage"
+        raise OptionError("train_run", "`score_epochs`", got, "`epochs`")
     if options.start is None:
         raise OptionError(
             "train_run",
             "`objective`",
             "is self-critical without `start`",
-            expected="the run folder of a captioner that speaks already: train one by cross entropy"
-            " first, then start from it",
+            expected="the run folder of a trained captioner: train one by cross entropy first, then"
+            " start from it",
         )
 
 
 def _unused(given: Recipe, stages: Sequence[Recipe]) -> list[str]:
-    """Names of the options of objectives that no stage has. OptionError : one of them is given."""
+    """Options of objectives that no stage has. OptionError : one of them is given."""
     roles = {*OBJECTIVES} - {stage.objective for stage in stages}
     names = [name for name, entry in OPTIONS.items() if entry.role in roles]
     for name in names:
@@ -145,11 +145,10 @@ def _unused(given: Recipe, stages: Sequence[Recipe]) -> list[str]:
 
 
 def check_agreement(given: Recipe, run: Recipe) -> None:
-    """Raise OptionError if options contradict those of the run to continue; it names them all.
+    """Raise OptionError, which names all options that contradict those of the run to continue.
 
-    More epochs, or another patience, are no contradiction, unless the first of two stages is done.
-    But with a learning rate that falls to zero in the last epoch, other epochs are one, since each
-    step depends on their number.
+    More epochs, or another patience, are allowed unless the first of two stages is done, or the
+    learning rate falls to zero in the last epoch: then each step depends on the number of epochs.
     """
     names = different(given, run, FIXED)
     lengths = different(given, run, (LENGTH,))

@@ -1,4 +1,4 @@
-"""Agreement of ranks before they train, so that a mistake on one is named and not trained on."""
+"""Comparison of ranks before they train, so that a difference is an error that names it."""
 
 import os
 import platform
@@ -20,15 +20,14 @@ from xpcap.runs.plan import Plan
 from xpcap.safetensors_file import read_tensors
 from xpcap.work import current
 
-# Our variables in which ranks may differ: what the last two decide is compared by itself
+# Environment variables in which ranks may differ; the effect of the last two is compared instead
 RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND", "XPCAP_PLAIN")
 
 
 def check_ranks(plan: Plan) -> None:
     """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
 
-    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
-    folder as rank 0 does.
+    GroupError : a rank differs from rank 0. DataError : a rank sees another run folder than rank 0.
     """
     group, out = current().group, plan.out
     if group.size == 1:
@@ -48,7 +47,7 @@ def check_ranks(plan: Plan) -> None:
         "data's stamp": plan.data.fingerprint,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
         "checkpoint's iteration": _iteration(out),
-        # a path may differ from machine to machine
+        # `data` is a path, which may differ from machine to machine
         "option": {k: x for k, x in plan.options.to_config().items() if k != "data"},
     }
     rank_facts = group.gather(facts)
@@ -60,8 +59,8 @@ def _compare(rank: int, facts: Mapping[str, Any], first: Mapping[str, Any], out:
     iteration = "checkpoint's iteration"
     if not facts["run folder"] or facts[iteration] != first[iteration]:
         got = f"does not see {out} as rank 0 does"
-        cause = "is `out` on a disk that its machine shares?"
-        raise DataError("train_run", f"rank {rank}", got, "one folder for all ranks", cause)
+        cause = "is `out` on a disk that all machines share?"
+        raise DataError("train_run", f"rank {rank}", got, "the same folder on all ranks", cause)
     for thing, value in facts.items():
         other = first[thing]
         if value != other:
@@ -73,13 +72,13 @@ def _compare(rank: int, facts: Mapping[str, Any], first: Mapping[str, Any], out:
 
 
 def _iteration(folder: Path) -> object:
-    """Iteration of the checkpoint in a folder; 0: there is none."""
+    """Iteration of the checkpoint in a folder; 0 without a checkpoint."""
     path = folder / LAST
     return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
 
 
 def fitted_scaling(kind: str, data: CaptionData) -> FeatureScaling:
-    """The scaling that rank 0 fits to the train split, the same bits on every rank."""
+    """The scaling that rank 0 fits to the train split; every rank gets the same bits."""
     group, fitted = current().group, FeatureScaling()
     if group.rank == 0:
         fitted = fit_scaling(kind, data.split("train").features)

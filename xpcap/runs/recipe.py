@@ -1,8 +1,8 @@
-"""Recipe: the options of a training, each said once, as a field.
+"""Recipe: the options of a training, each defined once, as a field.
 
-A field has kind, default, help, role, and presets: defaults for some uses. Checks, the options and
-help of the command line, config.json, what may change on resume, the tables of the model card and
-of the docs come from here.
+A field has a kind, a default, a help text, a role, and presets: defaults for certain uses. Checks,
+the options and help of the command line, config.json, what may change on resume, and the tables of
+the docs are derived from the fields.
 """
 
 import math
@@ -35,32 +35,32 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_C
 from xpcap.training.optimizer import DECAY, LINEAR
 from xpcap.training.solver import CaptioningSolver
 
-# Roles. An option that one objective alone uses has the objective's name as its role
-SOURCE = "source"  # what training starts from
-MODEL = "model"  # fixed by the parameters
+# Roles of options. An option of a single objective has the objective's name as its role
+SOURCE = "source"  # data, and run to start from
+MODEL = "model"  # determines the shapes of the parameters
 STAGES = "stages"
 TRAINING = "training"
 LENGTH = "length"  # of training
-AFTER = "after"  # what follows it
-UNSTORED = "unstored"  # without effect on the result, and not in the config
+AFTER = "after"  # after training
+UNSTORED = "unstored"  # without effect on the result, so not in the config
 
-FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # when training goes on
+FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # roles of options that `resume` may not change
 
-MAX_COUNT = 10**6  # of any size or count: a larger one is a mistake
+MAX_COUNT = 10**6  # limit of sizes and counts, to catch mistakes
 MIN_STEPS = {"few": 1700, "many": 1200}
 MIN_EPOCHS = 8
-MAX_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
+MAX_EPOCHS = 300  # even if the steps are fewer: a handful of captions is memorised long before
 
 
 class SaveInterval(NamedTuple):
-    """Time between checkpoints within an epoch: in seconds, or in steps."""
+    """Interval between checkpoints within an epoch, in seconds or in steps."""
 
     seconds: float = math.inf
     steps: float = math.inf
 
 
 class SaveIntervalText(OptionKind):
-    """A text that stands for a SaveInterval."""
+    """Option kind of a SaveInterval, written as text."""
 
     def __str__(self) -> str:
         return "seconds, as in 30s, or steps, as in 200"
@@ -72,7 +72,7 @@ class SaveIntervalText(OptionKind):
 
 
 def _parse_save_interval(text: object) -> SaveInterval | None:
-    """The interval of a text; None: it gives neither seconds nor steps, or 0."""
+    """The interval that a text names; None if it names none, or 0."""
     pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
     match = re.fullmatch(pattern, text) if isinstance(text, str) else None
     if match is None or not float(match[1] or match[2]):
@@ -89,22 +89,27 @@ SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 @documented
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a training, checked. `train_run` settles those that are None: see plan.py.
+    """The options of a training, checked. `train_run` fills in those that are None: see plan.py.
 
     Presets are defaults of generated pictures (``generated``), of few, medium and many captions
     (``few``, ``medium`` where it differs from ``many``, ``many``), of self-critical training from a
     run (``score``), of a warm start, which is cross entropy from a run on other data (``warm``), and
     of everything else (``usual``).
 
-    Generated pictures are fifteen thousand scenes, which need few epochs and no regularisation.
-    Their features stay unscaled: standardising would blow up rare ones, and a captioner that
-    memorises those does not generalise to new combinations. Nor do neighbours help: a scene is
-    said in one way.
+    Generated scenes need few epochs and no regularisation. Their features stay unscaled:
+    standardising would enlarge rare features, and a captioner that memorises these does not
+    generalise to new combinations. Similar photos do not help either, so there is no reranking.
 
     Raises
     ------
     OptionError
         A value is not of its option's kind.
+
+    Examples
+    --------
+    >>> recipe = Recipe("photos.h5", hidden=256, lr=1e-3)
+    >>> recipe.given
+    {'data': 'photos.h5', 'hidden': 256, 'lr': 0.001, 'resume': False}
     """
 
     # fmt: off
@@ -194,12 +199,12 @@ class Recipe:
     def save_interval(self) -> SaveInterval:
         """`save_every`, parsed."""
         interval = _parse_save_interval(self.save_every)
-        assert interval is not None  # as its kind has checked
+        assert interval is not None  # the option's kind has checked it
         return interval
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that are not left open, as None and 0 epochs are."""
+        """The options that are set; None and 0 epochs are not."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -207,12 +212,12 @@ class Recipe:
         }
 
     def settled(self, *sources: Mapping[str, Any]) -> "Recipe":
-        """The recipe with open options from sources: each is that of the first that has it.
+        """The recipe with its unset options filled in from the first source that has them.
 
         Parameters
         ----------
         *sources : mapping of str
-            Options by name, such as a preset, or those of a run. None and 0 epochs are none.
+            Options by name, such as a preset, or those of a run. None and 0 epochs are unset.
 
         Returns
         -------
@@ -229,8 +234,8 @@ class Recipe:
         Returns
         -------
         config : dict
-            `data` and `start` are absolute paths, or relative if they lie in the run. Options of
-            an objective that no stage has are missing.
+            `data` and `start` are absolute paths, or relative if they lie in the run folder.
+            Options of an objective that no stage has are missing.
         """
         stored = {name: value for name, value in self.given.items() if name in STORED}
         data, start = (_stored_path(path, self.out) for path in (self.data, self.start))
@@ -282,12 +287,12 @@ PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
 
 
 def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
-    """The preset of few, medium or many captions, and epochs.
+    """The preset for few, medium or many captions, with the number of epochs.
 
-    These are 8 passes of cross entropy, or as many as make 1,700 steps of few captions, 1,200 of
-    more, at most 300.
+    There are 8 epochs of cross entropy, or more if it takes them to reach 1,700 steps on few
+    captions or 1,200 steps on others, but at most 300.
 
-    captions : of the train split
+    captions : number in the train split
     batch_size : None: the preset's
     """
     size = "few" if captions < FEW_CAPTIONS.number else "many"
@@ -300,7 +305,7 @@ def preset_for(captions: int, batch_size: int | None) -> dict[str, Any]:
 
 
 def different(given: Recipe, recipe: Recipe, roles: Collection[str]) -> list[str]:
-    """Names of the options of some roles that are given, and not as a recipe has them."""
+    """Names of the given options of these roles whose values differ from the recipe's."""
     return [
         name
         for name, value in given.given.items()

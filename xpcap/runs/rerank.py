@@ -1,4 +1,4 @@
-"""The reranking of a run: the index of its photos, and weights fitted when training ends."""
+"""The reranker of a run: the index of its photos, and weights that are fitted after training."""
 
 from dataclasses import replace
 from itertools import chain
@@ -23,25 +23,25 @@ from xpcap.runs.run import Run
 from xpcap.training.state import Record
 from xpcap.work import current
 
-NEIGHBOURS = 30  # photos: further ones weigh little
+NEIGHBOURS = 30  # photos; the weights of more distant ones are small
 BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2
 RETRIEVED = 8  # captions of neighbours among the candidates of a photo
-MAX_PART = 1000.0  # of a score: beyond what all other features together can be
-MAX_REPEATED = 0.01  # share of training captions with words twice in a row, from which on they may
-MIN_WORDS = 20  # of a vocabulary: else the next word might be the last one left
+MAX_PART = 1000.0  # of a score: larger than all other parts together
+MAX_REPEATED = 0.01  # if more training captions repeat words immediately, candidates may, too
+MIN_WORDS = 20  # of a vocabulary: with fewer, banning repetition might leave no next word
 MAX_FITTED = 1000  # val photos that weights are fitted to
-AT_ONCE = 250  # photos, in the fit
+FIT_BATCH = 250  # photos of a batch in the fit
 
 
 def fit_reranking(run: Run, data: CaptionData) -> None:
-    """Index the training photos of a run, fit its reranking to the val split, and write both.
+    """Index the training photos of a run, fit its reranker to the val split, and write it.
 
-    After a warm start the index also has the photos of the run that it began from, whose weights
-    are the prior. Without a val split, and if no epoch was better than that run, weights are the
-    prior. A reranking of these parameters stays as it is. The ranks in the current work share the
+    After a warm start the index also has the photos of the start run, whose weights are the prior.
+    Without a val split, or if no epoch was better than the start run, the prior weights are used. A
+    reranker that was fitted to the same parameters is kept. The ranks of the current work share the
     candidates; rank 0 fits and writes.
 
-    data : of the run's training, as of `Run.data`
+    data : the training data, as `Run.data` returns it
     """
     folder, group = run.path, current().group
     if run.reranking.get("best") != best_digest(folder):
@@ -52,9 +52,9 @@ def fit_reranking(run: Run, data: CaptionData) -> None:
 
 
 def drop_reranking(folder: Path) -> None:
-    """Remove the reranking of a run that no longer reranks captions: it is of other parameters.
+    """Remove the reranker of a run that no longer reranks, since it was fitted to other parameters.
 
-    What a warm start has inherited stays, for a reranking to come.
+    The reranker of a warm start's run stays, in case `neighbours` is set again.
     """
     if current().group.rank == 0:
         (folder / RERANKING).unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def drop_reranking(folder: Path) -> None:
 
 
 def _fitted(run: Run, data: CaptionData) -> tuple[Reranker, Record]:
-    """The reranker of a run, and what its file says of the fit."""
+    """The fitted reranker of a run, and the record of the fit for its file."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     reranker, scores = _new_reranker(run, data), dict[str, Any]()
@@ -85,7 +85,7 @@ def _new_reranker(run: Run, data: CaptionData) -> Reranker:
         index = PhotoIndex.of(data)
     few = len(index) < FEW_PHOTOS.number
     if len(data.split("train").captions) < TINY_CAPTIONS.number and not is_inherited:
-        prior = {**prior, "borrowed": MAX_PART}  # a caption of people, before all of the model
+        prior = {**prior, "borrowed": MAX_PART}  # people's captions come before the model's
     repeating = np.mean([bool(repeated(words)) for words in data.words("train")])
     no_stutter = bool(repeating < MAX_REPEATED) and len(run.vocabulary) > len(SPECIAL) + MIN_WORDS
     return Reranker(
@@ -107,8 +107,8 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     assert reranker is not None
     shard = pictures[group.shard(len(pictures))]
     rank_candidates: list[list[Candidate]] = []
-    for start in bar(range(0, len(shard), AT_ONCE), "fitting the reranking"):
-        features = data.features("val", shard[start : start + AT_ONCE])
+    for start in bar(range(0, len(shard), FIT_BATCH), "fitting the reranking"):
+        features = data.features("val", shard[start : start + FIT_BATCH])
         _, near = reranker.near(features)
         rank_candidates += decoder.candidates(features, near)
     candidates = [
@@ -116,8 +116,8 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
         for photo_candidates in chain.from_iterable(group.gather(rank_candidates))
     ]
     values = []
-    for start in range(0, len(pictures), AT_ONCE):
-        batch = slice(start, start + AT_ONCE)
+    for start in range(0, len(pictures), FIT_BATCH):
+        batch = slice(start, start + FIT_BATCH)
         embeddings, near = reranker.near(data.features("val", pictures[batch]))
         values.append(reranker.features(embeddings, near, candidates[batch]))
     photo_numbers = np.repeat(np.arange(len(pictures)), [*map(len, candidates)])

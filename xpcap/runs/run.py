@@ -1,4 +1,4 @@
-"""A run: a captioner with the best parameters of its training, opened from its folder."""
+"""A run: a captioner with its best parameters, opened from a run folder."""
 
 import hashlib
 import json
@@ -40,21 +40,21 @@ from xpcap.runs.folder import (
 from xpcap.training.state import Record
 from xpcap.work import notice
 
-DIGITS = 12  # of a digest that tells captioners apart
+DIGITS = 12  # of a digest that identifies a captioner
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """An opened run folder: the model with its best parameters, and their context."""
+    """An opened run folder: the model with its best parameters, and its context."""
 
     path: Path
     config: Config
     vocabulary: Vocabulary
     scaling: FeatureScaling  # of features, before the model reads them
     model: CaptioningRNN
-    meta: Record  # of the epoch that the parameters are from
+    meta: Record  # of the epoch of the parameters
     reranker: Reranker | None = None  # None: captions are not reranked
-    reranking: Record = field(default_factory=dict)  # what the reranker's file says of its fit
+    reranking: Record = field(default_factory=dict)  # record of the reranker's fit
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -72,9 +72,9 @@ class Run:
     def require_features(
         self, caller: str, thing: str, encoder: str | None, shape: tuple[int, ...]
     ) -> None:
-        """Raise DataError, of `caller`, if a thing's features are not made as those of the run.
+        """Raise DataError, from `caller`, unless the features of `thing` fit the run.
 
-        An encoder that nobody named, which is None, may be any.
+        An unknown encoder, which is None, fits any.
         """
         trained = self.source.encoder
         if shape != (wanted := self.model.config.feature_shape):
@@ -83,38 +83,38 @@ class Run:
             return
         else:
             got = f"has features by the encoder {encoder!r} instead of {trained!r}"
-        expected = f"those that {self.path} was trained on, or the encoder's"
+        expected = f"features as {self.path} was trained on"
         raise DataError(caller, thing, got, expected, "made by another encoder?")
 
     def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling.
 
-        A notice says if it may not fit, as nobody named the encoder of either.
+        If the encoder of the data or of the run is unknown, a notice says that they may not fit.
 
-        data : an open data set, or the path of one. None: the one that the run was trained on
-        DataError : it is missing, does not fit the run, or is the run's own and has changed since
+        data : an open data set, or its path. None: the data set that the run was trained on
+        DataError : it is missing, does not fit, or has changed since the run was trained on it
         """
-        name, is_own = "the data set", data is None
+        name, is_default = "the data set", data is None
         if not isinstance(data, CaptionData):
-            name = str(self._own_data() if data is None else data)
+            name = str(self._training_data() if data is None else data)
             data = open_data(name)
-            if is_own and data.fingerprint != self.config.data_stamp:
+            if is_default and data.fingerprint != self.config.data_stamp:
                 thing = f"{name}, the data of {self.path},"
                 got = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, got, "it unchanged", cause)
         self.require_features("Run.data", name, data.source.encoder, data.feature_shape)
         encoders = {name: data.source.encoder, str(self.path): self.source.encoder}
-        is_given = data.scaling is not self.scaling  # else it came from here
+        is_given = data.scaling is not self.scaling  # otherwise this method has returned it
         if is_given and data.fingerprint != self.config.data_stamp and None in encoders.values():
             unnamed = " and ".join(key for key, encoder in encoders.items() if encoder is None)
             notice(
-                f"the encoder of the features of {unnamed} is not named, so they may not fit: name"
-                " it when you prepare the data (encoder beside features)"
+                f"the encoder of the features of {unnamed} is unknown, so they may not fit: name it"
+                " when you prepare the data (`encoder` with `features`)"
             )
         return replace(data, scaling=self.scaling)
 
-    def _own_data(self) -> Path:
+    def _training_data(self) -> Path:
         path = self.config.data
         if not path.exists():
             got = "is gone"
@@ -126,13 +126,12 @@ class Run:
     def decoder(
         self, policy: Policy | None = None, attend: bool = False, explain: bool = False
     ) -> Decoder:
-        """The way from features to captions.
+        """A function that captions features.
 
-        policy : chooses the words; captions keep to the run's limits as well. None:
-            `default_policy`
-        attend : fill `attention` of each caption, for a model that attends
-        explain : fill `explanation` of each caption that is reranked
-        OptionError : the policy forbids every word. TypeError : it is none
+        policy : chooses the words, within the run's limits. None: `default_policy`
+        attend : fill `attention` of each caption, if the model attends
+        explain : fill `explanation` of each reranked caption
+        OptionError : the policy forbids every word. TypeError : it is no policy.
         """
         policy = default_policy(self) if policy is None else policy
         within = limited(policy, self.vocabulary, self.config.max_words)
@@ -140,7 +139,7 @@ class Run:
 
     @cached_property
     def digest(self) -> str:
-        """The first digits of the SHA-256 of all parameters, and of the reranker's weights."""
+        """The first digits of the SHA-256 of all parameters and the reranker's settings."""
         content = hashlib.sha256()
         for name, array in self.model.params.items():
             content.update(name.encode() + to_numpy(array).tobytes())
@@ -150,10 +149,10 @@ class Run:
         return content.hexdigest()[:DIGITS]
 
     def signature(self, policy: Policy | None = None) -> str:
-        """The captioner in a line: cell, digest, decoding, and limits that differ from the usual.
+        """The captioner in a line: cell, digest, decoding, and limits that are not the default.
 
-        It tells whether two captions come from one captioner, wherever its run lies by then. Errors
-        are those of `decoder`.
+        Captions with equal signatures come from the same captioner, even if its run has been moved.
+        Errors are those of `decoder`.
         """
         decoder = self.decoder(policy)
         usual = default_policy(self) if decoder.reranker is not None else Policy()
@@ -170,19 +169,19 @@ class Run:
         return ", ".join([model, decoder.title, *limits])
 
     def encoder(self, caller: str) -> Encoder:
-        """The encoder of the run's features; a file of ONNX may also lie in the folder of the run.
+        """The encoder of the run's features; its ONNX file may also be in the run folder.
 
-        DataError, of `caller` : it has none here.
+        DataError, from `caller` : it is unknown or missing.
         """
         name = self.source.encoder
         if name is None:
             raise DataError(
                 caller,
-                f"{self.path} learnt from features that",
-                "were given to it",
+                f"{self.path}",
+                "was trained on features from an unknown encoder",
                 expected="a run whose encoder is known",
-                cause="new pictures need the encoder that made those features; name it when you"
-                " prepare the data (encoder beside features), and train again",
+                cause="new pictures need the same encoder; name it when you prepare the data"
+                " (`encoder` with `features`), and train again",
             )
         file, near = onnx_parts(name)[0], in_folder(name, self.path)
         if file and os.path.isfile(onnx_parts(near)[0]):  # noqa: PTH113 - any text
@@ -197,10 +196,10 @@ class Run:
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder: its model with the best parameters, on the backend in force.
+    """Open a run folder: its model with the best parameters, on the current backend.
 
-    No random number is drawn. A notice says that the reranking was fitted to other parameters, as of a
-    run that was trained further and stopped.
+    It draws no random number. A notice says if the reranker was fitted to other parameters, as when
+    the run was trained further and stopped.
 
     Parameters
     ----------
@@ -213,7 +212,7 @@ def open_run(path: str | Path) -> Run:
     Raises
     ------
     DataError
-        No run folder, or one that is damaged, incomplete or of a newer format.
+        `path` is no run folder, or it is damaged, incomplete or of a newer format.
     """
     path = Path(path)
     config = Config.read(path)
@@ -241,14 +240,14 @@ def open_run(path: str | Path) -> Run:
         raise DataError("open_run", file, f"has the member {strange[0][:60]!r}", "none", cause)
     if about.get("best") != best_digest(path):
         notice(
-            f"{path} reranks captions by weights that were fitted to other parameters than its best"
-            " ones; `resume` fits them anew when training ends"
+            f"the reranker of {path} was fitted to other parameters than its best; `resume` fits it"
+            " anew when training ends"
         )
     return replace(run, reranker=reranker, reranking=about)
 
 
 def default_policy(run: Run, **limits: Any) -> Policy:
-    """The policy of a run's captions where none is given; `limits` are fields of Policy."""
+    """The policy that a run uses by default; `limits` are fields of Policy."""
     if run.reranker is None:
         return Policy(**limits)
     return RerankedBeam(run.reranker.width, no_stutter=run.reranker.no_stutter, **limits)
@@ -258,9 +257,9 @@ def default_policy(run: Run, **limits: Any) -> Policy:
 
 
 def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
-    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
+    """A sentence with the epoch and, if there are two, the stage of a run's parameters.
 
-    `quote` is applied to the path of the run that training started from.
+    `quote` is applied to the path of the run `start`.
     """
 
     def cider(records: Iterable[Record]) -> str:
@@ -271,8 +270,8 @@ def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     epochs = max((record["epoch"] for record in records), default=epoch)
     if epoch == 0:
         return (
-            f"Captions are those of {quote(str(run.config.recipe.start))}, which training started"
-            f" from: none of {epochs} epochs made them better."
+            f"Captions come from the parameters of {quote(str(run.config.recipe.start))}, which"
+            f" training started from: none of {epochs} epochs was better."
         )
     second = [record for record in records if "train_reward" in record]
     first = [record for record in records if "train_loss" in record]
@@ -281,11 +280,11 @@ def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     if "train_reward" not in run.meta:
         return (
             f"Captions come from the first of two stages, cross entropy (epoch {epoch} of"
-            f" {len(first)}{cider(first)}): the second, training on the score, made them no"
+            f" {len(first)}{cider(first)}): the second, self-critical training, was no"
             f" better{cider(second)}."
         )
     return (
-        "Captions come from the second of two stages, training on the score (epoch"
+        "Captions come from the second of two stages, self-critical training (epoch"
         f" {epoch} of {epochs}{cider([run.meta])}), after {len(first)} epochs of cross"
         f" entropy{cider(first)}."
     )

@@ -1,4 +1,4 @@
-"""Saving during training: signals, the files of the run folder, and when they are written."""
+"""Saving during training: stopping on signals, the files of the run folder, and checkpoints."""
 
 import contextlib
 import os
@@ -46,8 +46,8 @@ from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
 from xpcap.work import current, notice
 
-PAGE_SECONDS = 60  # between two pages of a run in training
-# Windows has no SIGHUP, which a terminal sends that is closed
+PAGE_SECONDS = 60  # between two updates of the page during training
+# A terminal that is closed sends SIGHUP, which Windows lacks
 STOP_SIGNALS = [
     signum for name in ("SIGINT", "SIGTERM", "SIGHUP") if (signum := getattr(signal, name, None))
 ]
@@ -57,16 +57,16 @@ STOP_SIGNALS = [
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was stopped by a signal, and is saved. A KeyboardInterrupt.
+    """Training was stopped by a signal, after saving. A KeyboardInterrupt.
 
     Parameters
     ----------
     signum : int
         Number of the signal.
     iteration : int
-        Steps done by then.
+        Steps done.
     epoch : int
-        Epochs done by then.
+        Epochs done.
 
     Attributes
     ----------
@@ -86,38 +86,38 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """While entered, SIGINT, SIGTERM and SIGHUP set `signal` instead of ending the process.
 
-    A second SIGINT ends it at once, as if not caught. Python delivers signals to the main thread
-    only, so on another thread this does nothing. A signal that the process ignores stays ignored,
-    as SIGHUP under nohup. Rank 0 reports the first signal on standard error.
+    A second SIGINT ends the process at once. Python delivers signals to the main thread only, so on
+    another thread this does nothing. A signal that the process ignores stays ignored, as SIGHUP
+    under nohup. Rank 0 reports the first signal on standard error.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._speaks = current().group.rank == 0
+        self._reports = current().group.rank == 0
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for signum in STOP_SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
-                    self._before[signum] = signal.signal(signum, self._note)
+                    self._before[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signal is not None and signum == signal.SIGINT:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         if self.signal is None:
             self.signal = signum
-            if self._speaks:
+            if self._reports:
                 name = signal.Signals(signum).name
                 line = f"\n{name}: finishing this step and saving; Ctrl-C again exits at once\n"
-                # Past buffers that the signal may have interrupted. Without a standard error,
-                # descriptor 2 may be that of a file
+                # The signal may have interrupted a write to a buffer, so this bypasses it. If
+                # standard error is closed, descriptor 2 may belong to a file, so it is asked for
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     os.write(sys.stderr.fileno(), line.encode())
 
@@ -126,20 +126,19 @@ class StopRequest:
 
 
 class RunWriter:
-    """Writes a run folder during training; of several ranks rank 0 does.
+    """Writes a run folder during training, on rank 0.
 
-    `last.safetensors` is written first, and alone decides how training continues: it holds the
-    history and, at the end of an epoch that is the best so far, also the best parameters. So the
-    process may be killed between any two writes; `restore` repeats those that are missing. Scored
-    parameters of the start are written before all checkpoints. `saved` is the iteration that is safe
-    on disk, 0 if none is; `times` has a record for each epoch of the run.
-
-    Where no epoch of a second stage is better, `best.safetensors` stays the first stage's.
+    `last.safetensors` is written first, and alone determines how training continues: it holds the
+    history and, after the best epoch so far, the best parameters. The process may therefore be
+    killed between any two writes; `restore` repeats the missing ones. The scored parameters of a
+    start are written before all checkpoints. If no epoch of a second stage is better,
+    `best.safetensors` keeps the first stage's parameters. `saved` is the last iteration on disk, or
+    0; `times` has a record for each epoch of the run.
 
     out : the run folder
-    epochs : of all stages
-    data : scaled as the run's
-    earlier : records of the stage before the one that is trained
+    epochs : number in all stages
+    data : the run's data, with its scaling
+    earlier : records of the stage before the current one
     clock : returns the time in seconds
     """
 
@@ -157,12 +156,12 @@ class RunWriter:
         self.saved = 0
         self.times: list[Record] = []
         self._epochs, self._pace = epochs, Pace(PAGE_SECONDS, clock)
-        self._history: list[Record] = []  # as it was last saved
-        self._shown = 0  # of its records, by the page
+        self._history: list[Record] = []  # of the last checkpoint
+        self._shown = 0  # records that the page shows
         self._page_failed = False
 
     def begin(self, solver: CaptioningSolver) -> None:
-        """Write the parameters that the run starts from, scored: they are the best so far."""
+        """Write the scored parameters that the run starts from: they are the best so far."""
         if self._writes and not self.earlier:
             self._write_best(solver)
 
@@ -184,9 +183,9 @@ class RunWriter:
             self._write_epoch(solver)
 
     def update_page(self, now: bool = False) -> None:
-        """Write the page if it lacks an epoch and a minute is over, or `now` is set.
+        """Write the page if it lacks an epoch and a minute has passed, or `now` is set.
 
-        One that cannot be written costs nothing that is trained: it is a notice, and no error.
+        If it cannot be written, there is a notice, and training continues.
         """
         if not self._writes or len(self._history) <= self._shown or not (now or self._pace.due):
             return
@@ -197,18 +196,18 @@ class RunWriter:
         except OSError as error:
             if not self._page_failed:
                 notice(
-                    f"train_run: {error.filename} could not be written: {error.strerror}; nothing"
-                    " that was trained is lost"
+                    f"train_run: {error.filename} could not be written: {error.strerror}; training"
+                    " continues"
                 )
             self._page_failed = True
 
     def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
-        """Restore a solver, and repeat the writes of its last epoch, which may not have been finished.
+        """Restore a solver, and repeat the writes of its last epoch, which may be incomplete.
 
-        DataError : the best parameters are missing, or not from the epoch that was the best.
+        DataError : the best parameters are missing, or from another epoch than the best.
         """
         best = best_of(state.records)
-        if self.earlier and best is state.records[0]:  # the start, which is the first stage's best
+        if self.earlier and best is state.records[0]:  # the start is the first stage's best
             best = best_of(self.earlier)
         best_params = self._read_best(best, solver) if best and not state.is_best else None
         solver.restore(state, best_params=best_params)
@@ -221,8 +220,8 @@ class RunWriter:
         before = self.times[-1].get("ranks", 1) if self.times else now
         if before != now:
             notice(
-                f"train_run: {self.out} was trained by {before} process(es) and continues with"
-                f" {now}: same batches, same dropout; sums are rounded differently"
+                f"train_run: {self.out} was trained on {_ranks(before)} and continues on"
+                f" {_ranks(now)}: batches and dropout stay the same, sums are rounded differently"
             )
 
     def _write_epoch(self, solver: CaptioningSolver) -> None:
@@ -246,10 +245,14 @@ class RunWriter:
         return tensors
 
 
-def history_of(earlier: Sequence[Record], records: Sequence[Record]) -> list[Record]:
-    """The records of both stages in a row.
+def _ranks(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
 
-    The first stage's best has the figures on val that it has as the start of the second.
+
+def history_of(earlier: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """The records of both stages.
+
+    The best epoch of the first stage gets the val scores that it has as the start of the second.
     """
     if not earlier:
         return [*records]
@@ -259,7 +262,7 @@ def history_of(earlier: Sequence[Record], records: Sequence[Record]) -> list[Rec
 
 
 def write_start(plan: Plan, data: CaptionData, model: ModelConfig) -> None:
-    """Write the files of a run folder that precede training; on resume those missing or changed."""
+    """Write the files of a run folder that precede training, if they are missing or changed."""
     out, recipe, config = plan.out, plan.options, plan.config
     if config is None:
         Config.of(recipe, model, data).write(out)
@@ -278,9 +281,9 @@ def write_start(plan: Plan, data: CaptionData, model: ModelConfig) -> None:
 
 
 class Checkpointer(Watcher):
-    """Saves training on time, at epochs' ends, and on signals; one to any rank stops all.
+    """Saves training at intervals, after each epoch, and on a signal to any rank, which stops all.
 
-    every : interval within an epoch; the end of each epoch is always saved
+    every : interval within an epoch
     writer : writes the checkpoints
     stop : read after each step; after a signal, training is saved and Stopped raised
     """
@@ -288,7 +291,7 @@ class Checkpointer(Watcher):
     def __init__(self, every: SaveInterval, writer: RunWriter, stop: StopRequest) -> None:
         self._every, self._writer, self._stop = every, writer, stop
         self._group = current().group
-        self._seconds = 0.0  # that saving has taken since the last epoch
+        self._seconds = 0.0  # spent on saving since the last epoch
         self._count_from(0)
 
     def begin(self, solver: CaptioningSolver) -> None:
@@ -308,15 +311,15 @@ class Checkpointer(Watcher):
         """Save the end of an epoch. Raises SaveError."""
         self._writer.times.append({**solver.times[-1], "save_seconds": self._seconds})
         self._seconds = 0.0
-        self._save(solver, epoch_ended=True)  # counts in the next epoch
+        self._save(solver, epoch_ended=True)  # its seconds count in the next epoch
 
     def check_stop(self, solver: CaptioningSolver) -> None:
-        """Raise Stopped if a signal has come, once training is on disk as it stands."""
+        """Raise Stopped if a signal has arrived; the last epoch is saved already."""
         if signum := self._signal():
             self._end(signum, solver)
 
     def _save(self, solver: CaptioningSolver, epoch_ended: bool = False) -> None:
-        """Write a checkpoint; SaveError without room or permission, with the last one intact."""
+        """Write a checkpoint. SaveError : it could not be written; the last one is intact."""
         if self._group.rank:
             return
         start = time.perf_counter()
@@ -333,11 +336,11 @@ class Checkpointer(Watcher):
         self._since, self._first = time.monotonic(), iteration
 
     def _signal(self) -> int:
-        """The signal that has come to this rank or another; 0: none."""
+        """The signal that this rank or another has received; 0: none."""
         return self._group.max(self._stop.signal or 0)
 
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
-        # A process that ends may end the others: none leaves before rank 0 has saved
+        # A rank that ends may end the others, so all wait until rank 0 has saved
         self._group.barrier()
         raise Stopped(signum, solver.iteration, solver.epoch)
 

@@ -1,4 +1,4 @@
-"""Start of training from another run: what must agree, the words of both, the first parameters."""
+"""Start of training from another run: its checks, the common vocabulary, the first parameters."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,15 @@ class Start(NamedTuple):
     """Parameters that a stage starts from."""
 
     params: Mapping[str, Array]
-    epoch: int = 0  # that they are scored as
-    factor: float = 1.0  # on the logits, once they are scored
+    epoch: int = 0  # number of the record of their scores
+    factor: float = 1.0  # on the logits, after scoring
     min_gain: float | None = None  # share of the validation loss by which an epoch must lower it
 
 
 def open_base(plan: Plan) -> Run:
-    """Open the run that training starts from.
+    """Open the run `start`.
 
-    DataError : it is no run, or has changed since training began; or the data do not fit it.
+    DataError : it is no run, has changed since training began, or does not fit the data.
     """
     start = Path(plan.options.start or "")
     run = open_run(start)
@@ -42,11 +42,9 @@ def open_base(plan: Plan) -> Run:
 
 
 def with_words(data: CaptionData, out: Path, base: Run | None) -> CaptionData:
-    """The data as a run trains on it that starts, or once started, from another.
+    """The data encoded for a run with a `start`: words of that run first, then the data's others.
 
-    Captions are encoded by the other run's words and, behind them, the data's others.
-
-    base : the other run; None: the run goes on, and its own folder has the words
+    base : the run `start`; None: training continues, and the run folder has the vocabulary
     """
     vocabulary = data.vocabulary
     if base is not None:
@@ -59,10 +57,10 @@ def with_words(data: CaptionData, out: Path, base: Run | None) -> CaptionData:
 
 
 def start_from(base: Run, plan: Plan, model: ModelConfig, is_warm: bool) -> Start:
-    """The start from a run, whose parameters are made to fit perhaps more words.
+    """The parameters of the run `start`, with rows for words that it lacks.
 
-    Self-critical training sharpens them. On other data, which is a warm start, cross entropy undoes
-    that; and CIDEr-D of few pictures is too noisy to tell alone whether an epoch is better.
+    Self-critical training sharpens the logits, and a warm start undoes that. Because CIDEr-D of few
+    pictures is noisy, a warm start must also lower the validation loss for an epoch to be better.
     """
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}

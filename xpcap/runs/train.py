@@ -1,18 +1,18 @@
-"""`train_run`: from options to a finished run folder, new or resumed.
+"""`train_run`: trains a run, new or resumed, and writes its folder.
 
-What `last.safetensors` holds is the state of a run, and tells how it goes on:
+`last.safetensors` determines how training continues:
 
-| state        | last.safetensors                | what comes next                                    |
-|--------------|---------------------------------|----------------------------------------------------|
-| new          | none                            | the first stage, from fresh parameters or `start`  |
-| first stage  | a checkpoint without `earlier`  | its other epochs, then the second stage if planned |
-| second stage | a checkpoint with `earlier`     | its other epochs                                   |
-| done         | that of the last stage's end    | reranking, scores and pages, made again              |
+| state        | last.safetensors                  | next                                             |
+|--------------|-----------------------------------|--------------------------------------------------|
+| new          | missing                           | first stage, from fresh parameters or `start`    |
+| first stage  | a checkpoint without `earlier`    | its other epochs, then a planned second stage    |
+| second stage | a checkpoint with `earlier`       | its other epochs                                 |
+| done         | a checkpoint after the last epoch | reranker, scores and pages, which are made again |
 
-The second stage, self-critical training, starts from the best parameters of the first, cross
-entropy, in `best.safetensors`, and counts its epochs on. They are scored (`score_start`), and then
-replaced if an epoch has a higher CIDEr-D on val. If none has, `best.safetensors` stays as it is: the
-run is what it was after its first stage, with that epoch's number, and `provenance_text` says so.
+The second stage, self-critical training, starts from the best parameters of the first stage, cross
+entropy, in `best.safetensors`, and continues its count of epochs. It scores these parameters
+(`score_start`) and replaces them if an epoch has a higher CIDEr-D on val. Otherwise
+`best.safetensors` keeps the first stage's parameters and epoch, and `provenance_text` says so.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ from xpcap.work import current, notice, work
 
 
 class Trained(NamedTuple):
-    """A finished run, opened with its best parameters, and its scores on val if there is one."""
+    """A finished run, opened with its best parameters, and its scores on val if there is a val split."""
 
     run: Run
     evaluation: Scores | None
@@ -91,25 +91,26 @@ def train_run(
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
 
-    With `score_epochs` a second stage follows that of cross entropy; if none of its epochs has a
-    higher CIDEr-D on the val split, the run keeps the best parameters of the first. Meanwhile
-    SIGINT, SIGTERM and SIGHUP finish the step, save, and raise Stopped; a second SIGINT ends the
-    process at once.
+    With `score_epochs`, a stage of self-critical training follows cross entropy. If none of its
+    epochs has a higher CIDEr-D on the val split, the run keeps the best parameters of the first
+    stage. During training, SIGINT, SIGTERM and SIGHUP finish the step, save, and raise Stopped; a
+    second SIGINT ends the process at once.
 
     Parameters
     ----------
     options : Recipe
         With `resume` the run at `out` is continued as if it had never stopped.
     watchers : iterable of Watcher
-        Told of stages, steps and epochs; each epoch once it is saved. ``solver.stop(why)`` ends the
-        stage after an epoch, and the run is scored and written as it is.
+        They are called at stages, steps and epochs, and at an epoch after it is saved.
+        ``solver.stop(why)`` ends the stage after the current epoch; the run is then scored.
     verbose : bool
-        Print the figures of each epoch in a line; of several ranks rank 0 does.
+        Print a line for each epoch, on rank 0.
     progress : bool or None
         Show progress bars on a terminal. None: as the current work does, by default not.
     group : Group or None
-        The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
-        0 writes; all return the same. None: those of the current work, by default this process.
+        The ranks that train together, from `xpcap.distributed.init()`. Rank 0's `options` are used,
+        and rank 0 writes; all return the same. None: the ranks of the current work, by default
+        this process.
 
     Returns
     -------
@@ -119,14 +120,14 @@ def train_run(
     Raises
     ------
     GroupError
-        Ranks that differ.
+        The ranks differ.
     DataError
         The data does not fit; `out` exists, holds something else, or is being trained by another
         process.
     OptionError
-        Options that contradict those of the run to continue, or do not fit the data.
+        Options contradict the run to continue, or do not fit the data.
     TypeError
-        `watchers` are no list of watchers.
+        `watchers` is no list of watchers.
     SaveError
         A checkpoint could not be written.
     TrainingError
@@ -141,7 +142,7 @@ def train_run(
     with work(group=group, progress=progress) as group:
         if verbose and group.rank == 0:
             watchers += (EpochLines(),)
-        # A rank without the data ends all, before the folder is created
+        # If a rank lacks the data, all end here, before the folder is created
         opened = open_data(options.data) if group.rank and options.data else None
         out = Path(group.gather(str(options.out or default_out(options)))[0])
 
@@ -160,7 +161,7 @@ def train_run(
 
 
 def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
-    """Train the stages that are not done; rank, score and draw what has come of them."""
+    """Train the stages that are not done, then rerank, score and write the pages."""
     options, out, group = plan.options, plan.out, current().group
     path = out / LAST
     base = open_base(plan) if options.start is not None and not path.exists() else None
@@ -179,12 +180,14 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
         data.scaling = fitted_scaling(options.feature_scaling, data)
 
     def write_files() -> None:
-        """Write what precedes training, once it is known which code computes it."""
+        """Write the files that precede training, once plain or fast code has been chosen."""
         write_start(plan, data, config)
         if checkpoint is None:
             write_trained_on(out, data, base)
         if base is not None and is_warm and base.reranker is not None:
-            write_reranker(out / START_RERANKING, base.reranker, {})  # extended at the end
+            write_reranker(
+                out / START_RERANKING, base.reranker, {}
+            )  # after training it is extended
 
     earlier = [] if checkpoint is None else checkpoint.earlier
     writer = RunWriter(out, sum(stage.epochs for stage in plan.stages), data, earlier)
@@ -196,15 +199,15 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
         start = Start(params, records[-1]["epoch"], later[0].sharpen)
         writer.earlier = records
         records = _train(later[0], data, config, writer, start, watchers)
-    group.barrier()  # all is written
+    group.barrier()  # all files are written
     return _finish(out, history_of(writer.earlier, records), data, options.neighbours)
 
 
 def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -> Trained:
-    """Rerank captions if `rerank`, score them, and draw what people read of a run."""
+    """Fit the reranker if `rerank`, score the captions, and write the page and the model card."""
     if not rerank:
         drop_reranking(out)
-    with work(on_notice=lambda sentence: None):  # that the reranking is of other parameters yet
+    with work(on_notice=lambda sentence: None):  # an old reranker, which is fitted anew below
         run, evaluation = open_run(out), None
     with computing(run.config.code):
         if rerank:
@@ -228,9 +231,9 @@ def _train(
     watchers: Sequence[Watcher],
     write_files: Callable[[], None] | None = None,
 ) -> list[Record]:
-    """Train a stage to its end; return its records. The memory of training is free afterwards.
+    """Train a stage, and return its records. The memory of training is free afterwards.
 
-    origin : the state that it goes on from, or the parameters that it starts from; None: fresh ones
+    origin : the checkpoint to continue, or the parameters to start from; None: fresh parameters
     write_files : called by rank 0 before training
     """
     group = current().group
@@ -282,7 +285,7 @@ def _train(
 
 
 def _score_start(solver: CaptioningSolver, start: Start) -> None:
-    """Score the parameters that a stage starts from, and give the model those that it trains."""
+    """Score the parameters that a stage starts from; then scale them as `start` says."""
     params = solver.model.params
     solver.model.params = start.params
     solver.score_start(start.epoch)
@@ -293,7 +296,7 @@ def _score_start(solver: CaptioningSolver, start: Start) -> None:
 
 
 def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:
-    """The objective, and its batch size: in captions, or in pictures to sample captions of."""
+    """The objective, and its batch size in captions or, if it samples captions, in pictures."""
     if options.objective == CROSS_ENTROPY:
         return CrossEntropy(options.smoothing), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
@@ -301,15 +304,15 @@ def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Object
 
 
 def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
-    """The solver's `select` and `patience`; notices on options that the data has no use for."""
+    """The solver's `select` and `patience`; a notice names an option that is ignored."""
     select, patience = options.select, options.patience or None
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
         notice("train_run: the data has no val split to score: the last epoch is kept")
-        select = "loss"  # whose records are those of the last without a val split
+        select = "loss"  # without a val split it keeps the last epoch, too
     if patience is not None and (lacks_val or select == "last"):
         why = "the data has no val split" if lacks_val else "the last epoch is kept"
-        notice(f"train_run: patience {patience} ends nothing, as {why}")
+        notice(f"train_run: `patience` {patience} is ignored: {why}")
         patience = None
     return select, patience
 
@@ -320,7 +323,7 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
         raise OptionError(
             "train_run",
             "`inject`",
-            f"is {options.inject}, which takes one feature per picture, but the data has grids of"
+            f"is {options.inject}, which needs one feature per picture, but the data has grids of"
             f" {data.feature_shape[0]} regions",
             expected="`inject` attention, or attention+every-step",
             cause="or prepare the data without a grid",
@@ -341,7 +344,7 @@ def _checkpoint(path: Path, options: Recipe, data: CaptionData, config: ModelCon
     """The checkpoint to continue from."""
     checkpoint = load_checkpoint(path, config.shapes())
     if checkpoint.vocabulary != digest(data.vocabulary):
-        got = "was trained with another vocabulary than that of its data"
-        raise DataError("train_run", path, got, "the same", "from another run?")
+        got = "was trained with another vocabulary than the data's"
+        raise DataError("train_run", path, got, "the same vocabulary", "from another run?")
     check_scaling(path, checkpoint.scaling, options.feature_scaling, data.feature_shape[-1])
     return checkpoint

@@ -1,4 +1,4 @@
-"""The pictures that a run was trained on: recorded in its folder, and found among others."""
+"""Records the pictures that a run was trained on, and finds them in a data set."""
 
 import json
 from itertools import islice
@@ -15,15 +15,15 @@ from xpcap.runs.folder import A_RUN, TRAINED_ON
 from xpcap.runs.run import Run
 from xpcap.work import notice
 
-DIGITS = 16  # of a digest: enough to tell millions of pictures apart
-MAX_BYTES = 2**28  # some millions of pictures
-NAMED = 3  # pictures in a notice
+DIGITS = 16  # of a digest: enough to distinguish millions of pictures
+MAX_BYTES = 2**28  # of the record: some millions of pictures
+NAMED = 3  # pictures that a notice names
 
 
 def write_trained_on(folder: Path, data: CaptionData, start: Run | None) -> None:
-    """Record the pictures of the train split, and those of the run that training starts from.
+    """Record the pictures of the train split, and those that the run `start` recorded.
 
-    Mirror images have features of their own.
+    A mirrored picture has another feature, and so another digest.
     """
     train = data.split("train")
     record = {"features": {*_digests(train.features)}, "names": {*train.images}}
@@ -34,11 +34,11 @@ def write_trained_on(folder: Path, data: CaptionData, start: Run | None) -> None
 
 
 def trained_on(run: Run, data: CaptionData, split: str, pictures: np.ndarray) -> int | None:
-    """The number of pictures of a split that a run was trained on; None: it is not known.
+    """The number of `pictures` of a split that the run was trained on; None: it is not known.
 
-    They are told by their features or names. A notice gives the number and the first names.
+    Pictures are recognised by feature or name. A notice has their number and the first names.
 
-    pictures : numbers of those that are looked for, in rising order
+    pictures : sorted numbers of pictures
     """
     if (record := _read(run)) is None:
         return None
@@ -52,8 +52,8 @@ def trained_on(run: Run, data: CaptionData, split: str, pictures: np.ndarray) ->
         first = ", ".join(name[:100] for name in islice(names, NAMED))
         notice(
             f"{run.path} was trained on {len(names):,} of the {len(pictures):,} pictures of {split},"
-            f" by their features or names ({first}{', ...' * (len(names) > NAMED)}): scores of"
-            " these are too good"
+            f" recognised by feature or name ({first}{', ...' * (len(names) > NAMED)}): their scores"
+            " are too good"
         )
     return len(names)
 
@@ -63,12 +63,12 @@ def _digests(rows: RowSource) -> list[str]:
 
 
 def _read(run: Run) -> dict[str, set[str]] | None:
-    """The record of a run; None, and a notice: it is missing or damaged."""
+    """The record of a run; None, with a notice, if it is missing or damaged."""
     path = run.path / TRAINED_ON
     try:
         content = read_json("trained_on", path, MAX_BYTES, A_RUN)
         check_json("trained_on", path, content, {"features": [str], "names": [str]})
     except DataError as error:
-        notice(f"which pictures {run.path} was trained on is not known: {error}")
+        notice(f"the pictures that {run.path} was trained on are unknown: {error}")
         return None
     return {key: set(values) for key, values in content.items()}
