@@ -166,7 +166,7 @@ def test_pages_show_what_was_read_and_a_png_as_many_as_can_be_drawn(
         "photos/val00003.png",
         "photos/broken.jpg",
         "cannot be read as a picture",
-        "In the order they were given.",
+        "In the given order.",
         url,
     ):
         assert words in page
@@ -422,7 +422,7 @@ def test_a_run_prepared_from_a_folder_of_pictures_captions_others(own: list[str]
     good(*of_split, "--html", "q.html")
     assert "data:image/" not in content("q.html")
     assert content("q.html").count("The pictures are not at hand.") == 1
-    failing([*of_split, "--png", "q.png"], "none of 2 pictures is at hand")
+    failing([*of_split, "--png", "q.png"], "none of 2 pictures was found")
 
 
 def test_a_run_on_features_whose_encoder_is_named_captions_photos(own: list[str]) -> None:
@@ -461,7 +461,7 @@ def test_a_run_without_its_encoder_says_why_it_captions_no_files(
     failing(
         command,
         "run was trained on features from an unknown encoder",
-        "name it when you prepare the data (`encoder` with `features`)",
+        "give the encoder when you prepare the data",
     )
 
 

@@ -17,7 +17,7 @@ from xpcap import CaptioningRNN
 from xpcap.data import Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.models import Saturation, Trace
-from xpcap.runs import Inside, Run, look_page
+from xpcap.runs import Run, TracedCaption, look_page
 
 RNG = np.random.default_rng(0)
 LONG = ["pneumono" * 9, *(f"word{k}" for k in range(18))]
@@ -47,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(NASTY.replace("/", ""))  # which no name of a folder has
     run = Run(folder, config_of(model, T), VOCABULARY, FeatureScaling(), model, {})
     path = tmp_path_factory.mktemp("look") / "look.html"
-    inside = Inside(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5))
+    inside = TracedCaption(run, NASTY, photo(0), IDS, True, trace(0.9), trace(0.5))
     path.write_bytes(look_page(inside))
     return path
 

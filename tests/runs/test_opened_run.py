@@ -137,7 +137,7 @@ def test_other_data_is_scored_and_trained_on_if_its_features_fit_or_may_fit(
     assert notices == []
     evaluate_run(run, run.data(data))
     names = unnamed.format(run=run.path)
-    told = [f"the encoder of the features of {names} is not named"] * bool(names)
+    told = [f"the encoder of the features of {names} is unknown"] * bool(names)
     assert [notice.partition(", so they may not fit")[0] for notice in notices] == told
     if encoder is other is None:
         before = [*notices]

@@ -76,7 +76,7 @@ def test_people_are_scored_by_their_first_captions_against_their_different_other
         pytest.approx((0 + 5 + 1) / (4 + 5 + 3)),
         pytest.approx(2 / 3),  # "on" and "dog"
     ]
-    assert "its others, of the 2 pictures that have different ones" in scored.human_protocol
+    assert "its other captions, on the 2 pictures that have different ones" in scored.human_protocol
 
 
 @pytest.mark.parametrize("different", [0, 19, 20])

@@ -16,7 +16,7 @@ from xpcap.runs.doctor import examine_run as examine_run
 from xpcap.runs.folder import is_run as is_run
 from xpcap.runs.folder import load_state as load_state
 from xpcap.runs.folder import save_state as save_state
-from xpcap.runs.look import Inside as Inside
+from xpcap.runs.look import TracedCaption as TracedCaption
 from xpcap.runs.look import look_inside as look_inside
 from xpcap.runs.look import look_page as look_page
 from xpcap.runs.outputs import write_captions as write_captions

@@ -1,4 +1,4 @@
-"""The inside of a run's cell as it captions a picture, and its page: words, gates, gradients."""
+"""`look`: traces a run's cell as it captions a picture, and draws words, gates and gradients."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,27 +18,27 @@ from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
 from xpcap.work import notice
 
-# Colours of values from the lowest to the highest; a dark page inverts their lightness
+# Colours from the lowest value to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
 SIGNED = ((128, 48, 0), (232, 150, 80), (255, 255, 255), (122, 171, 221), (16, 56, 118))
-STEP_WIDTH, MIN_HEIGHT = 20, 256  # pixels of a step, and of all units
-TOP_WORDS = 5  # shown of a step
+STEP_WIDTH, MIN_HEIGHT = 20, 256  # pixels of a time step, and of all units
+TOP_WORDS = 5  # shown at each time step
 
 
-class Inside(NamedTuple):
-    """A caption of a picture, and its traces in a run's model and in that before training."""
+class TracedCaption(NamedTuple):
+    """A picture's caption, traced in a run's model and in the untrained model."""
 
     run: Run
     name: str  # of the picture
     picture: np.ndarray  # (h, w, 3) uint8
     ids: Sequence[int]  # START, the words, and END
-    given: bool  # the words were given, and not decoded
-    trace: Trace  # of this caption alone
+    is_given: bool  # the words were given instead of decoded
+    trace: Trace  # of this caption
     untrained: Trace
 
     @property
     def words(self) -> list[str]:
-        """The words as the model reads them: unknown ones are UNK."""
+        """The words as the model reads them; unknown words are UNK."""
         return [self.run.vocabulary.idx_to_word[i] for i in self.ids[1:-1]]
 
     @property
@@ -52,26 +52,26 @@ class Inside(NamedTuple):
             ("wordvec", str(config.wordvec)),
             ("vocabulary", f"{config.vocabulary:,} words"),
             ("inject", config.inject),
-            ("caption", "given" if self.given else self.run.decoder().title),
-            ("untrained", f"of the same sizes, seed {self.run.config.recipe.seed}"),
+            ("caption", "given" if self.is_given else self.run.decoder().title),
+            ("untrained", f"same sizes, seed {self.run.config.recipe.seed}"),
         ]
 
 
-def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) -> Inside:
-    """Trace a picture's caption in a run's model, and in the model before its training.
+def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) -> TracedCaption:
+    """Trace a picture's caption in a run's model, and in the untrained model.
 
     A notice names words that the run does not know.
 
     picture : path, or URL as text
-    caption : the words to trace; None: those of the run's default decoding
-    DataError : the picture cannot be read, or the run's features come from no encoder of this
-        package. OptionError : a caption without words, or longer than the run's.
+    caption : the words to trace; None: those that the run decodes by default
+    DataError : the picture cannot be read, or the encoder of the run's features is unknown.
+        OptionError : the caption has no words, or more than the run's limit.
     """
     vocabulary, max_words, words = run.vocabulary, run.config.max_words, list[str]()
     if caption is not None:
         words = tokenize(caption)
         if not 1 <= len(words) <= max_words:
-            expected = f"1 to {max_words}, the most that {run.path} was trained on"
+            expected = f"1 to {max_words}, the limit of {run.path}"
             raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
             notice(
@@ -90,7 +90,7 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     untrained = CaptioningRNN.from_config(
         model.config, model.word_to_idx, dtype=model.dtype, seed=seed
     )
-    return Inside(
+    return TracedCaption(
         run,
         Path(str(picture)).name,
         pixels,
@@ -102,20 +102,20 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
 
 
 class GatedState(NamedTuple):
-    """A state that a gate hands on to the next step, multiplied by it alone; names as in texts."""
+    """A state that only a gate multiplies from step to step, as the forget gate does the cell's."""
 
-    gate: str
+    gate: str  # names, as the page writes them
     state: str
     values: np.ndarray  # of the gate (T, H)
 
 
-def look_page(inside: Inside) -> bytes:
-    """A self-contained HTML page; equal arguments give equal bytes.
+def look_page(inside: TracedCaption) -> bytes:
+    """The self-contained HTML page of a traced caption; equal arguments give equal bytes.
 
     It needs no network and no script, follows the reader's light or dark theme, and escapes text
     as `render_page` does.
 
-    ValueError : a picture that is not uint8 of shape (h, w, 3).
+    ValueError : the picture is not uint8 of shape (h, w, 3).
     """
     trace, gated = inside.trace, _gated(inside)
     shares = {"this run": gradient_sizes(trace), "untrained": gradient_sizes(inside.untrained)}
@@ -125,8 +125,8 @@ def look_page(inside: Inside) -> bytes:
     return render(
         "look.html",
         title=f"Inside the cell of {inside.run.name}",
-        summary=f"“{caption}”: {'a given' if inside.given else 'the'} caption of {inside.name}, word by"
-        f" word in the {H} units of this {cell}.",
+        summary=f"“{caption}”: {'a given' if inside.is_given else 'the'} caption of {inside.name}, word"
+        f" by word in the {H} units of this {cell}.",
         name=inside.name,
         image=embed("look_page", inside.name, inside.picture),
         steps=_steps(inside),
@@ -145,24 +145,24 @@ def look_page(inside: Inside) -> bytes:
 
 
 def percent(share: float) -> str:
-    """A share as text: 12 %, 0.4 %, under 0.1 %."""
+    """A share as text, such as 12 %, 0.4 % or under 0.1 %."""
     if 0 < share < 0.0005:
         return "under 0.1\u00a0%"
     return f"{100 * share:.{1 if share < 0.0995 else 0}f}\u00a0%"
 
 
-def _steps(inside: Inside) -> list[dict[str, object]]:
-    """Each step: the word read, the one that comes, and the likeliest next ones with their odds."""
+def _steps(inside: TracedCaption) -> list[dict[str, object]]:
+    """For each time step the word read, the next word, and the likeliest words."""
     names, steps = inside.run.vocabulary.idx_to_word, []
     for read, target, log_p in zip(
         inside.ids[:-1], inside.ids[1:], inside.trace.log_probabilities[0], strict=True
     ):
         order = np.argsort(-log_p, kind="stable").tolist()
         p = np.minimum(np.exp(log_p.astype(np.float64)), 1)
-        top, rank = order[:TOP_WORDS], order.index(target)
+        top, position = order[:TOP_WORDS], order.index(target) + 1
         rows = [(names[i], p[i], i == target, "") for i in top]
         if target not in top:
-            rows.append((names[target], p[target], True, f", number {rank + 1:,}"))
+            rows.append((names[target], p[target], True, f", number {position:,}"))
         steps.append({"read": names[read], "next": names[target], "p": p[target], "rows": rows})
     return steps
 
@@ -170,8 +170,8 @@ def _steps(inside: Inside) -> list[dict[str, object]]:
 # ---- Units
 
 
-def _gated(inside: Inside) -> GatedState | None:
-    """The gated state; None: every state passes a product, or the trace has no such gate."""
+def _gated(inside: TracedCaption) -> GatedState | None:
+    """The gated state; None: the cell has none, or the trace lacks its gate."""
     cell = inside.run.model.config.recurrent
     if cell.memory_gate is None or cell.memory_gate[0] not in inside.trace.gates:
         return None
@@ -180,13 +180,13 @@ def _gated(inside: Inside) -> GatedState | None:
     return GatedState(titles.get(gate, gate), titles.get(state, state), inside.trace.gates[gate][0])
 
 
-def _heatmaps(inside: Inside, gated: GatedState | None) -> list[dict[str, object]]:
-    """Each gate, and each state after the steps, the output last; units by what they keep."""
+def _heatmaps(inside: TracedCaption, gated: GatedState | None) -> list[dict[str, object]]:
+    """Heatmaps of the gates and states, the output last; units sorted by their mean gate or state."""
     trace, meanings = inside.trace, inside.run.model.config.recurrent.meanings
     words = [inside.run.vocabulary.idx_to_word[i] for i in inside.ids]
     states = [(name, state[0, 1:]) for name, state in trace.states.items()]
-    kept = states[0][1] if gated is None else gated.values
-    order = np.argsort(-kept.mean(axis=0), kind="stable")
+    sorted_by = states[0][1] if gated is None else gated.values
+    order = np.argsort(-sorted_by.mean(axis=0), kind="stable")
     gates = [(name, gate[0]) for name, gate in trace.gates.items()]
     return [
         _heatmap(name, *meanings.get(name, ("", "")), values[:, order], words)
@@ -216,7 +216,7 @@ def _heatmap(
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """The values of the first and the last colour; a few units may lie beyond them."""
+    """The values of the first and the last colour; those of a few units may lie outside."""
     lowest, highest = float(values.min()), float(values.max())
     if lowest >= 0 and highest <= 1:
         return 0.0, 1.0
@@ -231,12 +231,12 @@ def _css(ramp: Sequence[tuple[int, int, int]]) -> str:
 
 
 def _draw(values: np.ndarray, low: float, high: float) -> str:
-    """A PNG with a column of the values of each step."""
+    """A PNG as a data URI, with a column for each time step."""
     from PIL import Image
 
     ramp = np.array(SIGNED if low < 0 else SHARES, float)
-    at = np.linspace(0, len(ramp) - 1, 256)
-    palette = [np.interp(at, np.arange(len(ramp)), channel) for channel in ramp.T]
+    positions = np.linspace(0, len(ramp) - 1, 256)
+    palette = [np.interp(positions, np.arange(len(ramp)), channel) for channel in ramp.T]
     shares = (np.clip(values, low, high) - low) / (high - low)
     levels = np.round(255 * shares).astype(np.uint8).T  # (H, T)
     levels = levels.repeat(-(-MIN_HEIGHT // len(levels)), axis=0).repeat(STEP_WIDTH, axis=1)
@@ -246,7 +246,7 @@ def _draw(values: np.ndarray, low: float, high: float) -> str:
 
 
 def _saturation(trace: Trace) -> list[tuple[str, list[float]]]:
-    """Name and share of units at each step, beyond either end of each activation."""
+    """For each end of each activation, its name and the share of saturated units at each time step."""
     return [
         (f"{name} {side} {end:g}".replace("-", "−"), shares[0].tolist())
         for name, (below, above, low, high) in trace.saturation.items()
@@ -258,13 +258,13 @@ def _saturation(trace: Trace) -> list[tuple[str, list[float]]]:
 
 
 def gradient_sizes(trace: Trace) -> list[float]:
-    """Sizes of a loss's gradient 0, 1, 2, ... steps back, as shares of that 0 steps back.
+    """Norm of a word's loss gradient 0, 1, 2, ... time steps back, relative to 0 steps back.
 
-    With respect to the whole state, all its arrays together; geometric means over those losses of
-    the trace's one caption that reach so far back.
+    The gradient is with respect to the whole state. Each value is the geometric mean over the words
+    of the trace's caption that have so many steps before them.
     """
     squares = sum(norms[0].astype(np.float64) ** 2 for norms in trace.gradient_norms.values())
-    norms = np.sqrt(np.asarray(squares))  # (T, T+1), of a loss and a state
+    norms = np.sqrt(np.asarray(squares))  # (T, T+1), for each loss and state
     T = len(norms)
     shares = []
     for back in range(T + 1):
@@ -275,20 +275,20 @@ def gradient_sizes(trace: Trace) -> list[float]:
 
 
 def _factor(shares: Sequence[float]) -> float | None:
-    """Mean factor of a gradient for each step back, from the first one on; None: too few steps."""
+    """Mean factor of the gradient per step back, after the first; None: there are too few steps."""
     if len(shares) < 3 or not shares[1] > 0:
         return None
     return float((shares[-1] / shares[1]) ** (1 / (len(shares) - 2)))
 
 
 def _rows(length: int) -> list[int]:
-    """The steps back that a table shows: 1, 5, 10, ... and the last."""
+    """The steps back that the table shows: 1, 5, 10, ... and the last."""
     last = length - 1
     return [k for k in (1, 5, 10, 20, 50) if k < last] + [last]
 
 
 def _course(name: str, shares: Sequence[float]) -> str:
-    """A curve in words."""
+    """A curve described in words."""
     last = len(shares) - 1
     first = f"{percent(shares[1])} one step back, " if last > 1 else ""
     return f"{name}: {first}{percent(shares[-1])} {last} back"

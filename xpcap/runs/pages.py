@@ -1,6 +1,6 @@
-"""Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures.
+"""Pages of a run (scores, curves, captions), and pages or PNGs of captioned pictures.
 
-page.html is each of these pages; `render_page` fills it.
+`render_page` fills the template page.html.
 """
 
 import math
@@ -44,35 +44,35 @@ from xpcap.shapes import GENERATOR, picture_of
 from xpcap.training.state import Record
 
 PAGE = "index.html"
-FIRST_SHOWN, SHOWN = 4, 9  # pictures that a run's page opens with, and in each gallery
-BEAM = 5  # hypotheses of a picture, all of them shown
-DRAWN = 60  # most pictures in a PNG: twenty rows of three
+FIRST_SHOWN, SHOWN = 4, 9  # pictures at the top of a run's page, and in each gallery
+BEAM = 5  # width of the beam whose hypotheses are shown
+DRAWN = 60  # limit of pictures in a PNG: twenty rows of three
 SCORE_NAME = "sentence BLEU-4"
-SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
-OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
+SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of their long side
+OVERLAP = 2  # displayed pixels of the area that the mask covers, to hide a bright seam
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
-MAX_HYPOTHESES = 20  # of a beam
-# Parts of a card that a sentence explains, where they first occur
+MAX_HYPOTHESES = 20  # shown of a beam
+# Parts of a picture's card; the first gallery that has one explains it in a sentence
 EXPLAINED = "words", "references", "attention", "reasons", "hypotheses"
-CALLER = "caption_page"  # begins errors: other pages have captions of our own
-PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
+CALLER = "caption_page"  # begins errors: only its captions come from callers
+PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not found
 
 
 class Gallery(NamedTuple):
     """Pictures chosen by one rule."""
 
     title: str  # "Best"
-    about: str  # the rule, in a sentence
-    captions: Iterable[PictureCaption]  # read once: a generator keeps one picture in memory
+    about: str  # a sentence about the rule
+    captions: Iterable[PictureCaption]  # read once, so a generator holds one picture in memory
 
 
 def write_progress_page(folder: str | Path, epochs: int, history: Sequence[Record]) -> None:
-    """Write the page of a run in training: its curves so far."""
+    """Write the page of a run during training, with its curves so far."""
     folder = Path(folder)
     first = sum("train_loss" in record for record in history)
     is_second = "train_reward" in history[-1] and first > 0
-    stages = f" (the first {first} by cross entropy, then on the score)" if is_second else ""
+    stages = f" (the first {first} by cross entropy, then self-critical)" if is_second else ""
     summary = (
         f"After epoch {history[-1]['epoch']} of {epochs}{stages}. Scores and captions follow"
         " when training ends."
@@ -86,8 +86,8 @@ def write_run_page(
 ) -> None:
     """Write the page of a finished run: curves, settings and, if scored, captions and scores.
 
-    It opens with a few captions; those of the galleries have the `BEAM` best of a beam search too.
-    `data` is the data set of the scores.
+    It starts with a few captions; the galleries also show the hypotheses of a beam search. `data`
+    is the data set of the scores.
     """
     find_picture = picture_finder(run, run.source)
     opening, scored = None, ""
@@ -111,7 +111,7 @@ def write_run_page(
 
 
 def _replace_page(folder: Path, page: bytes) -> None:
-    """Write the page of a run, in place of the one before."""
+    """Write or replace the page of a run."""
     with atomic(folder / PAGE) as file:
         file.write(page)
 
@@ -119,13 +119,13 @@ def _replace_page(folder: Path, page: bytes) -> None:
 def caption_page(
     run: Run, captions: Iterable[PictureCaption], *, skipped: Sequence[Skipped] = ()
 ) -> bytes:
-    """A page of captions with their pictures, as `caption_files` shows them.
+    """An HTML page of captions with their pictures, as `caption_files` returns with `show`.
 
-    ValueError : as of `render_page`.
+    ValueError : as in `render_page`.
     """
     captions = list(captions)
-    of_split = any(caption.references for caption in captions)
-    about = "Spread evenly over the split." if of_split else "In the order they were given."
+    has_references = any(caption.references for caption in captions)
+    about = "Spread evenly over the split." if has_references else "In the given order."
     return render_page(
         f"Captions by {run.name}",
         opening=Gallery("Pictures", about, bar(captions, "writing the page")),
@@ -135,7 +135,7 @@ def caption_page(
 
 
 def caption_png(captions: Iterable[PictureCaption]) -> bytes:
-    """Captioned pictures as one PNG: the first 60 at hand. DataError : none is at hand."""
+    """A PNG of the first 60 captioned pictures that were found. DataError : none was found."""
     captions = list(captions)
     shown = [
         CaptionedPicture(caption.picture, caption.caption, *caption.references[:1])
@@ -143,18 +143,17 @@ def caption_png(captions: Iterable[PictureCaption]) -> bytes:
         if isinstance(caption.picture, np.ndarray)
     ][:DRAWN]
     if not shown:
-        got = "is at hand to be drawn"
-        expected = "the folder that the data set remembers"
+        got, expected = "was found", "the folder of pictures that the data set names"
         cause = "was it moved?"
         raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
     return draw_captions(shown)
 
 
 def picture_finder(run: Run, source: Source) -> PictureFinder:
-    """Lookup of a data set's pictures in the folder that `source` names.
+    """A function that finds a data set's pictures, by name, in the folder that `source` names.
 
-    Generated ones come from the run folder, or are drawn again. Names may be hostile: none leads out
-    of the folder, unless by a link in it, which `prepare` follows as well.
+    Generated pictures come from the run folder, or are drawn again. Names are untrusted: no name
+    leads out of the folder, except through a link in it, which `prepare` follows as well.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
     roots = roots_of(folder) if os.path.isdir(folder) else ()  # noqa: PTH112 - any text
@@ -166,9 +165,9 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
                 return read_picture(file)
             if source.generated == GENERATOR and source.seed is not None:
                 return picture_of(name, source.seed)
-        except DataError:  # unreadable, or of another data set, as in an inherited index
+        except DataError:  # it is unreadable, or of another data set, as in an inherited index
             pass
-        return None  # the page shows an empty frame with a note
+        return None
 
     return find_picture
 
@@ -176,12 +175,12 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
 def with_pictures(
     run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
 ) -> Iterator[PictureCaption]:
-    """Captions with their pictures, one in memory at a time, and the area of their attention."""
+    """Captions with their pictures, one at a time in memory, and the area of their attention."""
     return (with_picture(run, caption, find_picture(caption.image)) for caption in captions)
 
 
 def _name(path: str) -> str:
-    """The name alone: a page may be published, and the folder is nobody's business."""
+    """The name without the folder, which a published page should not reveal."""
     return Path(path).name
 
 
@@ -229,15 +228,15 @@ def _searched(
     run: Run, evaluation: Scores, data: CaptionData, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
-    seen = run.data(data)
-    pictures = captioned(seen, evaluation.split)[list(numbers)]
+    dataset = run.data(data)
+    pictures = captioned(dataset, evaluation.split)[list(numbers)]
     policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config.max_words)
     if run.reranker is not None:
         policy = default_policy(run, n_best=BEAM)
     decoder = run.decoder(policy, explain=True)
-    beams = caption_chosen(decoder, seen, evaluation.split, pictures)
+    beams = caption_chosen(decoder, dataset, evaluation.split, pictures)
     scored = [evaluation.captions[i] for i in numbers]
-    features = seen.features(evaluation.split, pictures)
+    features = dataset.features(evaluation.split, pictures)
     maps = decoder.attention(features, [caption.words for caption in scored])
     rows = zip(numbers, scored, beams, maps, strict=True)
     return {
@@ -263,23 +262,23 @@ def render_page(
 ) -> bytes:
     """A self-contained HTML page; equal arguments give equal bytes.
 
-    Parts without content are left out. The page needs no network and no script, and follows the
-    reader's light or dark theme. The text may be untrusted: it is escaped, control and bidi
-    characters are spelt out, and long text is cut.
+    Sections without content are omitted. The page needs no network and no script, and follows the
+    reader's light or dark theme. Text may be untrusted: it is escaped, control and bidi characters
+    are spelt out, and long text is cut.
 
-    summary : a sentence or two below the title
-    opening : the pictures that the page opens with
-    scores : three of them follow, beside people's; all of them come below, folded
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
+    summary : one or two sentences below the title
+    opening : pictures at the top of the page
+    scores : three of them follow, next to people's; all are in a folded section below
+    history : a solver's records, one per epoch, with ``epoch``, ``train_loss`` and, if measured,
         ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
     facts : (name, value) of each setting
-    find_photo : the training photos that explain a caption, by name
-    ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
-        attention weights of a word that do not sum to 1.
+    find_photo : finds the training photos that explain a caption
+    ValueError : a probability is outside 0 to 1, a picture is not uint8 of shape (h, w, 3), or the
+        attention weights of a word do not sum to 1.
     """
     album = _Album(find_photo)
 
-    explained: list[str] = []  # parts of cards, by the sections so far
+    explained: list[str] = []  # parts of cards that earlier sections have explained
 
     def show(gallery: Gallery) -> dict[str, Any]:
         cards = [_card(caption, album) for caption in gallery.captions]
@@ -321,14 +320,14 @@ def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 class _Album:
-    """Photos that several cards may show: each is read and stored once, and has a number."""
+    """Numbered photos; each is read and stored once, though several cards may show it."""
 
     def __init__(self, find: PictureFinder) -> None:
         self._find, self._numbers = find, dict[str, int | None]()
         self.photos: list[Embedded] = []
 
     def number(self, name: str) -> int | None:
-        """The number of a photo; None: it is not at hand."""
+        """The number of a photo; None: it was not found."""
         if name not in self._numbers:
             photo, self._numbers[name] = self._find(name), None
             if photo is not None:
@@ -338,7 +337,7 @@ class _Album:
 
 
 def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
-    """A picture as the template takes it, without its pixels."""
+    """The values of a captioned picture that the template shows."""
     words = caption.split()
     references = [reference for reference in caption.references if reference.strip()]
     image = None if caption.picture is None else embed(CALLER, caption.image, caption.picture)
@@ -361,23 +360,23 @@ def _reasons(explanation: Explanation, album: _Album) -> dict[str, Any]:
         (neighbour, sample_caption(neighbour), album.number(neighbour.image))
         for neighbour in explanation.neighbours[:SIMILAR]
     ]
-    options = compare_candidates(explanation)
-    largest = max((abs(x) for option in options for x in option.parts.values()), default=0) or 1
+    compared = compare_candidates(explanation)
+    largest = max((abs(x) for item in compared for x in item.parts.values()), default=0) or 1
     rows = [
         (
-            option.candidate.caption,
-            option.origin,
-            signed(option.score),
-            [(signed(x), x / largest) for x in option.parts.values()],
+            item.candidate.caption,
+            item.origin,
+            signed(item.score),
+            [(signed(x), x / largest) for x in item.parts.values()],
         )
-        for option in options
+        for item in compared
     ]
-    heads = [PARTS[name][0] for name in options[0].parts] if options else []
+    heads = [PARTS[name][0] for name in compared[0].parts] if compared else []
     return {"sentence": decision(explanation), "similar": similar, "heads": heads, "rows": rows}
 
 
 def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
-    """Each word with its probability, the gap behind it, and whether it touches a neighbour."""
+    """Each word with its probability, the gap after it, and whether it touches a neighbour."""
     after = gaps([word for word, _ in words])
     before = [" ", *after]
     last = len(words) - 1
@@ -393,7 +392,7 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
 
 
 def _probability(word: str, p: float) -> float:
-    """A word's probability, cut to 0..1. ValueError : it is none."""
+    """A word's probability, clipped to 0..1. ValueError : it is far outside."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
         got = f"has probability {p}"
         raise InvalidValueError(CALLER, f"word {word!r}", got, "one from 0 to 1", "a logarithm?")
@@ -403,10 +402,10 @@ def _probability(word: str, p: float) -> float:
 def _overlays(
     caption: PictureCaption, words: Sequence[str], image: Embedded
 ) -> dict[str, Any] | None:
-    """For each word an overlay image (one pixel per region) and its alt text.
+    """For each word an overlay image, one pixel per region, and its alt text.
 
-    Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
-    None: there is no attention, or it is not over K x K regions of a known area.
+    It also has, in displayed pixels, the rectangle of the overlay and the hole in the mask around
+    it. None: there is no attention, or not over K x K regions of a known area.
     """
     from PIL import Image
 
@@ -439,7 +438,7 @@ def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
 
 
 def _epochs(history: History) -> dict[str, Any]:
-    """The history as a table of text; a very long one shows every second, third, ... epoch."""
+    """The history as a table of text; a long history shows every second, third, ... epoch."""
     every, last = -(-len(history) // MAX_ROWS), len(history) - 1
     shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]
     columns = {key: column for key, column in COLUMNS.items() if points(shown, key)}

@@ -109,8 +109,8 @@ class Run:
         if is_given and data.fingerprint != self.config.data_stamp and None in encoders.values():
             unnamed = " and ".join(key for key, encoder in encoders.items() if encoder is None)
             notice(
-                f"the encoder of the features of {unnamed} is unknown, so they may not fit: name it"
-                " when you prepare the data (`encoder` with `features`)"
+                f"the encoder of the features of {unnamed} is unknown, so they may not fit: give"
+                " the encoder when you prepare the data"
             )
         return replace(data, scaling=self.scaling)
 
@@ -180,8 +180,8 @@ class Run:
                 f"{self.path}",
                 "was trained on features from an unknown encoder",
                 expected="a run whose encoder is known",
-                cause="new pictures need the same encoder; name it when you prepare the data"
-                " (`encoder` with `features`), and train again",
+                cause="new pictures need the same encoder; give the encoder when you prepare the data,"
+                " and train again",
             )
         file, near = onnx_parts(name)[0], in_folder(name, self.path)
         if file and os.path.isfile(onnx_parts(near)[0]):  # noqa: PTH113 - any text

@@ -1,4 +1,4 @@
-"""Scores of captions: measured, of a run or from any source; as tables, JSON and CSV; compared."""
+"""Scores of captions, of a run or from any source: measured, compared, and as tables, JSON, CSV."""
 
 import csv
 import hashlib
@@ -46,10 +46,10 @@ from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work
 
 Value = TypeVar("Value")
-# Scores to name first: of each group the first that was measured
+# Scores of the headline: the first of each group that was measured
 HEADLINE = (("named", "distinct"), ("cider",), ("bleu4",))
-FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which need a model
-# Pictures with different captions from which on people's are scored: below, a few decide the score
+FORCED = ("perplexity", "loss", "accuracy")  # teacher-forced scores, which need a model
+# People's captions are scored if at least so many pictures have different captions
 MIN_PEOPLE = 20
 
 
@@ -58,16 +58,16 @@ class Result(NamedTuple):
 
     metric: Metric
     scored: Scored
-    human: Scored | None = None  # of the first reference of each picture
-    shown: str = ""  # the values in tables; empty: all of them, with three decimals
+    human: Scored | None = None  # scores of the first reference of each picture
+    shown: str = ""  # text of the values in tables; empty: all, with three decimals
 
 
 class Row(NamedTuple):
-    """A result in tables, whose texts may be empty."""
+    """A row of a table of results; texts may be empty."""
 
     title: str
     value: str
-    width: str  # half of the interval's, after ±
+    width: str  # half of the interval's width, after ±
     human: str
     protocol: str
     meaning: str
@@ -77,16 +77,16 @@ class Row(NamedTuple):
 class Scores:
     """Scores of captions, one per picture.
 
-    split : its name
-    captions : one a picture, in the order of the pictures
-    results : one a metric, and perplexity if a run said the captions
-    seconds : time taken
+    split : name of the split
+    captions : one per picture, in the order of the pictures
+    results : one per metric, and perplexity if a run wrote the captions
+    seconds : time of the computation
     unscored : name of each metric that could not be computed to the reason
-    human_protocol : how human captions were scored, in words, or why they were not
-    people : False: too few pictures have different captions for a column of human ones
-    decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
-    trained_on : number of the pictures that the run was trained on; None: it is not known
-    bases : name of what scores depend on to its digest: see `Metric.depends_on`
+    human_protocol : how people's captions were scored, or why they were not
+    people : whether tables have a column of people's scores
+    decoding : description of the run's decoding; empty: the captions are not a run's
+    trained_on : number of pictures that the run was trained on; None: it is unknown
+    bases : name of each basis of the scores to its digest: see `Metric.depends_on`
     """
 
     split: str
@@ -133,25 +133,26 @@ class Scores:
 
     @property
     def human_scores(self) -> dict[str, float]:
-        """As `scores`, of human captions.
+        """Scores of people's captions, as `scores`.
 
-        Without perplexity; and without scores that need references, if too few pictures have two.
+        Perplexity is missing and, if too few pictures have two captions, scores that need
+        references.
         """
         return _by_name(result.human for result in self.results if result.human)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Ends of the 95 % interval by name of a score, if it has one: see `bootstrap_intervals`."""
+        """Name of a score to the ends of its 95 % interval, if any: see `bootstrap_intervals`."""
         return _with_aliases(bootstrap_intervals(self.sums))
 
     @property
     def sums(self) -> list[Sums]:
-        """Sums per picture of each metric that has them: intervals resample these."""
+        """Sums per picture of each metric that has them; intervals are computed from these."""
         return [result.scored.sums for result in self.results if result.scored.sums]
 
     @property
     def per_picture(self) -> dict[str, list[float]]:
-        """Name to one value for each of `captions`, of metrics that score single pictures."""
+        """Name of each metric that scores single pictures to its values, one per caption."""
         return {
             result.metric.name: result.scored.pictures
             for result in self.results
@@ -160,7 +161,7 @@ class Scores:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Name of a metric to how it is computed, in words."""
+        """Name of each metric to a description of its computation."""
         return {result.metric.name: result.metric.protocol for result in self.results}
 
     def rows(self) -> list[Row]:
@@ -178,7 +179,7 @@ class Scores:
         ]
 
     def headline(self) -> list[Row]:
-        """Three scores at most, each one number, without intervals and protocols."""
+        """At most three scores, without intervals and protocols."""
         values, human, metrics = self.scores, self.human_scores, self.metrics
         names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
         return [
@@ -203,7 +204,7 @@ class Scores:
         return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as an object for JSON; of a run also those that readers look for by name."""
+        """The scores as a JSON object; a run's also have the main scores as members."""
         scores = self.scores
         content = {
             "split": self.split,
@@ -234,7 +235,7 @@ class Scores:
 
 
 def figure(value: float, sign: str = "") -> str:
-    """A score, or with "+" a difference, as tables show it: three decimals, a count without."""
+    """A score or, with sign "+", a difference as text: three decimals, or none for a count."""
     return f"{value:{sign}}" if isinstance(value, int) else f"{value:{sign}.3f}"
 
 
@@ -248,7 +249,7 @@ def _title(metric: Metric, score: str) -> str:
 
 
 def _by_name(scored: Iterable[Scored]) -> dict[str, float]:
-    """All values by name: metrics', second names, then those that need a model."""
+    """All values by name: those of metrics, those of aliases, then teacher-forced ones."""
     scores = {name: value for x in scored for name, value in x.corpus.items()}
     forced = {name: scores.pop(name) for name in FORCED if name in scores}
     return _with_aliases(scores) | forced
@@ -258,18 +259,18 @@ def _with_aliases(values: dict[str, Value]) -> dict[str, Value]:
     return values | {alias: values[name] for alias, name in ALIASES.items() if name in values}
 
 
-# Two sides
+# Comparison
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of both sides, and their paired differences."""
+    """Scores of two sets of captions, and their paired differences."""
 
     ours: Scores
     theirs: Scores
-    differences: dict[str, float]  # name of each score that is compared to ours - theirs
+    differences: dict[str, float]  # name of each compared score to ours - theirs
     intervals: dict[str, Interval]  # name to the ends of the difference's 95 % interval, if any
-    left_out: dict[str, str]  # name of each other score to why it is not compared
+    left_out: dict[str, str]  # name of each score that is not compared to the reason
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(name, ours, theirs, difference, interval or "") of each score, for tables."""
@@ -286,7 +287,7 @@ class Comparison:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The other side's scores and the differences as an object for JSON."""
+        """The scores of `theirs` and the differences as a JSON object."""
         ends = {name: list(interval) for name, interval in self.intervals.items()}
         return {
             "scores": self.theirs.scores,
@@ -297,18 +298,17 @@ class Comparison:
 
 
 def compare(ours: Scores, theirs: Scores) -> Comparison:
-    """Paired differences of the scores that can be compared, with bootstrap intervals.
+    """Compare two sets of captions of the same pictures by paired differences of their scores.
 
-    Scores are left out that one side lacks, or that depend on what differs: see
-    `Metric.depends_on`. Both sides are resampled alike, so that what makes a picture easy for both
-    cancels out: intervals of paired differences are narrower than those of two scores. If an
-    interval excludes 0, other pictures of this kind would most likely show a difference too.
+    A score is left out if one side lacks it, or if its bases differ: see `Metric.depends_on`. Both
+    sides are resampled alike, so that easy pictures cancel out and intervals are narrower than
+    those of two separate scores. If an interval excludes 0, the difference is significant.
 
-    DataError : they are not of the same pictures.
+    DataError : they have other pictures, or another order.
     """
     our_images, images = ([caption.image for caption in x.captions] for x in (ours, theirs))
     if our_images != images:
-        got = f"are of {ours.n:,} and {theirs.n:,} pictures, others or in another order"
+        got = f"have {ours.n:,} and {theirs.n:,} pictures, which differ, at least in their order"
         cause = "trained on different files? evaluate both on the same `data`"
         raise DataError("compare", "the two sides", got, "the same pictures", cause)
     our_scores, their_scores, left_out = ours.scores, theirs.scores, dict[str, str]()
@@ -338,14 +338,21 @@ def score_captions(
     *,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
-    """Score captions of the pictures of a split, from any source.
+    """Score captions from any source of the pictures of a split.
 
-    They are tokenised as the split's own captions are: see `CaptionData.words`.
+    They are tokenised as the references: see `CaptionData.words`.
 
-    captions : name of a picture to its caption; one for each picture of the split that has
-        references
+    captions : name of a picture to its caption; needed for each picture with references
     metrics : as in `evaluate_run`
     DataError : the split is missing, or a picture has no caption.
+
+    Examples
+    --------
+    >>> from xpcap.shapes import generate
+    >>> data = generate(seed=0, train=20, val=5)
+    >>> scores = score_captions(data, "val", dict.fromkeys(data.split("val").images, "a red dog"))
+    >>> scores.scores["distinct"]
+    0.2
     """
     start = time.perf_counter()
     chosen = data.split(split)
@@ -354,10 +361,10 @@ def score_captions(
         thing = f"{len(missing):,} of the {len(names):,} pictures of split {split!r}"
         got = f"have no caption, {missing[0][:100]!r} among them"
         cause = "are the captions of another split?"
-        raise DataError("score_captions", thing, got, "one of each", cause)
-    cut = str.split if chosen.text is None else tokenize
+        raise DataError("score_captions", thing, got, "a caption for each", cause)
+    tokenise = str.split if chosen.text is None else tokenize
     scored = [
-        PictureCaption(name, captions[name], [], references, words=cut(captions[name]))
+        PictureCaption(name, captions[name], [], references, words=tokenise(captions[name]))
         for name, references in zip(names, data.references(split).values(), strict=True)
     ]
     words, known = data.words(split), data.vocabulary
@@ -373,22 +380,22 @@ def _scores(
     vocabulary: Vocabulary,
     metrics: Sequence[Metric],
 ) -> Scores:
-    """Scores of captions, one a picture, and of human captions; no time.
+    """Scores of captions, one per picture, and of people's captions; `seconds` is 0.
 
-    Of each picture the first reference stands for a human caption. Metrics that compare with
-    references get the picture's others, each once, and pictures that have others that differ.
+    The first reference of each picture is people's caption. Metrics that need references compare it
+    with the picture's other references, without duplicates, on the pictures that have others.
 
-    words : of the split's captions, the references, from `CaptionData.words`
-    captions : with their words, tokenised as the references are
-    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
-    TypeError, ValueError : one of the metrics is no Metric, returns something else than a Scored of
-        these pictures, or has the name of another.
+    words : words of the references, from `CaptionData.words`
+    captions : with their words, tokenised as the references
+    vocabulary : the captioner's; the course's BLEU ignores words that it lacks
+    TypeError, ValueError : a metric is no Metric, does not return a Scored of these pictures, or
+        has the name of another metric.
     """
     references = list(data.reference_words(split, words).values())
     hypotheses = [caption.words for caption in captions]
     text, pictures = data.split(split).text, data.split(split).image_idxs
     _, firsts = np.unique(pictures, return_index=True)
-    first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
+    first = [words[i] for i in firsts.tolist()]  # where <UNK> counts as a word
     different = [list(map(list, dict.fromkeys(map(tuple, captions)))) for captions in references]
     several = [captions for captions in different if len(captions) > 1]
     people = len(several) >= MIN_PEOPLE
@@ -399,10 +406,10 @@ def _scores(
     for metric in rows:
         scored = _scored(metric, references, hypotheses, known)
         names = {metric.name, *scored.corpus}
-        if twice := sorted(reserved_names & names):
-            thing = f"the name {twice[0]!r} of {metric.title!r}"
+        if taken := sorted(reserved_names & names):
+            thing = f"the name {taken[0]!r} of {metric.title!r}"
             cause = "is a metric given twice?"
-            raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
+            raise InvalidValueError("metrics", thing, "is taken", "another name", cause)
         reserved_names |= names
         human = None
         if "references" not in metric.depends_on:
@@ -415,8 +422,8 @@ def _scores(
                 known,
             )
         if metric.name == "bleu":
-            cut = "words as the data set has them" if text is None else TOKENISATION
-            metric = replace(metric, protocol=f"{metric.protocol}, {cut}")
+            tokens = "words as the data set has them" if text is None else TOKENISATION
+            metric = replace(metric, protocol=f"{metric.protocol}, {tokens}")
         results.append(Result(metric, scored, human))
     about = _human_protocol(len(several), len(references))
     bases = _bases(data, references, known)
@@ -424,7 +431,7 @@ def _scores(
 
 
 def _bases(data: CaptionData, references: References, known: Set[str]) -> dict[str, str]:
-    """The digest of each of BASES that there is."""
+    """Digests of the BASES that the data has."""
     contents: dict[str, Iterable[object]] = {"references": references, "vocabulary": sorted(known)}
     if train := data.splits.get("train"):
         contents["train captions"] = chain(
@@ -438,32 +445,32 @@ def _bases(data: CaptionData, references: References, known: Set[str]) -> dict[s
 
 
 def _human_protocol(several: int, pictures: int) -> str:
-    """The protocol of human captions in words; `several` of the pictures have different ones."""
+    """Description of how people's captions are scored; `several` pictures have different ones."""
     if several < MIN_PEOPLE:
         have = "1 picture has" if several == 1 else f"{several:,} pictures have"
         return f"not scored, since {have} two different captions and {MIN_PEOPLE} are needed"
-    first = "the first caption of each picture, as if it were the one to be scored"
+    first = "the first caption of each picture, scored as if a captioner had written it"
     others = (
         "its other captions"
         if several == pictures
-        else f"its others, of the {several:,} pictures that have different ones"
+        else f"its other captions, on the {several:,} pictures that have different ones"
     )
     return (
-        f"{first}; scores against references compare it with {others}: one reference fewer than in"
-        " the first column, which lowers them, CIDEr hardly"
+        f"{first}; scores that need references compare it with {others}: one reference fewer than in"
+        " the first column, which lowers these scores, except for CIDEr, which hardly changes"
     )
 
 
 def _row(metric: object) -> Metric:
-    """A metric of any class as a row. TypeError : it lacks one of a metric's attributes."""
+    """An object of any class as a Metric. TypeError : it lacks an attribute of a metric."""
     if isinstance(metric, Metric):
         return metric
-    needed = ("name", "title", "protocol", "score")
-    lacking = [name for name in needed if not hasattr(metric, name)]
+    required = ("name", "title", "protocol", "score")
+    lacking = [name for name in required if not hasattr(metric, name)]
     if lacking or isinstance(metric, type):
         kind = metric if isinstance(metric, type) else type(metric)
-        what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
-        got = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
+        given = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
+        got = f"got {given}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
         expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
         raise InvalidTypeError("metrics", "", got, expected)
     names = [x.name for x in fields(Metric) if hasattr(metric, x.name)]
@@ -473,9 +480,9 @@ def _row(metric: object) -> Metric:
 def _with_data_metrics(
     data: CaptionData, metrics: list[Metric]
 ) -> tuple[list[Metric], dict[str, str]]:
-    """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
+    """All metrics for the data, and the name of each that cannot be computed to the reason.
 
-    Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
+    Metrics of generated pictures follow BLEU; those that compare with a train split are last.
     """
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == "bleu"), -1)
     rows = [*metrics[:below], *metrics_of(data), *metrics[below:]]
@@ -486,7 +493,7 @@ def _with_data_metrics(
     def encoded() -> Iterator[list[str]]:
         return data.vocabulary.words_of(train.captions)
 
-    # As people wrote them if the file has that, since the vocabulary lacks some of their words
+    # People's texts if the file has them, since the vocabulary may lack some words
     written = encoded() if train.text is None else map(tokenize, train.text)
     compared, unscored = train_metrics(written, encoded)
     return rows + compared, unscored
@@ -495,7 +502,7 @@ def _with_data_metrics(
 def _scored(
     metric: Metric, references: References, hypotheses: Sequence[Words], known: Set[str]
 ) -> Scored:
-    """A metric's scores in Python's own numbers; `known` are the captioner's words.
+    """A metric's scores as Python numbers; `known` are the captioner's words.
 
     TypeError, ValueError : the metric returns no Scored of these pictures.
     """
@@ -534,13 +541,13 @@ def evaluate_run(
     group: Group | None = None,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
-    """Score a run's captions of a split against all references, and the references' likelihood.
+    """Caption a split with a run, and score the captions; also compute perplexity of the references.
 
     Parameters
     ----------
     run : Run
     data : CaptionData, str, Path or None
-        An open data set, or the path of one. None: the one that the run was trained on.
+        An open data set, or its path. None: the data set that the run was trained on.
     split : str
     progress : bool or None
         Show progress bars on a terminal. None: as the current work does, by default not.
@@ -550,7 +557,8 @@ def evaluate_run(
         Ranks that share the work; each returns the same. None: those of the current work, by
         default this process.
     metrics : sequence of Metric
-        Scores of captions, such as ``(*xpcap.metrics.METRICS, own)``; see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
+        Metrics of captions, such as ``(*xpcap.metrics.METRICS, custom)``. Metrics of the data and
+        teacher-forced scores are added.
 
     Returns
     -------
@@ -565,14 +573,14 @@ def evaluate_run(
         One of `metrics` is no metric, or has the name of another.
     """
     start = time.perf_counter()
-    seen = run.data(data)
-    words, pictures = seen.words(split), captioned(seen, split)
-    encoded = seen.encoded_with(run.vocabulary, split, words)
+    dataset = run.data(data)
+    words, pictures = dataset.words(split), captioned(dataset, split)
+    encoded = dataset.encoded_with(run.vocabulary, split, words)
     decoder = run.decoder(policy)
     with work(group=group, progress=progress) as group:
         forced = teacher_forced(run.model, encoded, split, group=group)
-        captions = caption_chosen(decoder, seen, split, pictures)
-    scores = _scores(seen, split, words, captions, run.vocabulary, metrics)
+        captions = caption_chosen(decoder, dataset, split, pictures)
+    scores = _scores(dataset, split, words, captions, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
     hub = Hub("perplexity", "perplexity", "perplexity of the references")
@@ -584,5 +592,5 @@ def evaluate_run(
         results=[*scores.results, perplexity],
         seconds=time.perf_counter() - start,
         decoding=decoder.title,
-        trained_on=trained_on(run, seen, split, pictures),
+        trained_on=trained_on(run, dataset, split, pictures),
     )
