@@ -147,7 +147,7 @@ def test_data_without_captions_and_a_count_below_zero_are_refused(
 
 def test_captions_of_other_pictures_are_not_compared() -> None:
     scored = [score_captions(data_of(val=val), "val", SAID) for val in (VAL, VAL[:2])]
-    with refuses(DataError, function="compare", got="are of 3 and 2 pictures, others"):
+    with refuses(DataError, function="compare", got="have 3 and 2 pictures, which differ"):
         compare(*scored)
 
 

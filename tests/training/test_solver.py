@@ -389,7 +389,7 @@ class Varying(CrossEntropy):
 @refusals(
     """
     make(objective="self-critical") | TypeError | thing: objective | got: is 'self-critical' | expected: a function of (model, batch, workspace)
-    make(objective=lambda model, batch: None) | TypeError | got: called as objective(model, batch, workspace) | expected: too many positional
+    make(objective=lambda model, batch: None) | TypeError | got: cannot be called with (model, batch, workspace) | expected: too many positional
     make(objective=SelfCritical(DATA, group=Group())) | OptionError | thing: `objective` | got: has a group of 1 | expected: the solver's, of 1
     make(objective=Visiting([])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: is empty
     make(objective=Visiting([-1, 3])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: holds -1..3
@@ -623,7 +623,7 @@ def test_what_a_solver_was_built_from_cannot_be_set() -> None:
     solver = make()
     for name in BUILT_IN:
         way = f"dataclasses.replace(solver, {name}=...)"
-        with refuses(OptionError, thing=f"`{name}`", got="cannot be changed", expected=way):
+        with refuses(OptionError, thing=f"`{name}`", got="is fixed at construction", expected=way):
             setattr(solver, name, getattr(solver, name))
     with pytest.raises(TypeError):
         solver.optim_config["learning_rate"] = 9.0  # type: ignore[index]
@@ -699,10 +699,10 @@ class Course:
     make(select="last").patience = 2 | OptionError | thing: `patience` | got: is 2, but `select` is last
     make(replace(DATA, splits={"train": replace(TRAIN, image_idxs=TRAIN.image_idxs - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': image_idxs | got: hold -1..
     make(replace(DATA, splits={"train": replace(TRAIN, captions=TRAIN.captions - 1)})) | DataError | function: CaptioningSolver | thing: the data, split 'train': captions | got: hold -1..
-    make(replacement=True, seed=None).state() | OptionError | thing: `replacement` | got: without `seed` | expected: a seed
+    make(replacement=True, seed=None).state() | OptionError | thing: `replacement` | got: without `seed` | expected: `seed`
     make(replacement=True, seed=None).restore(make(replacement=True).state()) | OptionError | thing: `replacement` | got: without `seed`
-    import copy; copy.deepcopy(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
-    import pickle; pickle.dumps(make()) | TypeError | cause: another solver from the same arguments, and write other.restore(solver.state())
+    import copy; copy.deepcopy(make()) | TypeError | cause: another solver from the same arguments, and call other.restore(solver.state())
+    import pickle; pickle.dumps(make()) | TypeError | cause: another solver from the same arguments, and call other.restore(solver.state())
     make("flickr8k.h5") | TypeError | thing: data | got: is a str | expected: CaptionData, or the dict that load_coco_data returns | cause: open_data opens a file
     make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"] - 1}) | ValueError | function: from_coco | thing: image_idxs | got: hold -1
     make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"][:3]}) | ValueError | function: from_coco | thing: image_idxs | got: have shape

@@ -42,7 +42,7 @@ from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
 from xpcap.runs.trained_on import trained_on
 from xpcap.shapes import metrics_of
-from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
+from xpcap.training.evaluate import MEANING, PROTOCOL, teacher_forced
 from xpcap.work import work
 
 Value = TypeVar("Value")
@@ -585,7 +585,7 @@ def evaluate_run(
     shown = f"{forced.perplexity:.2f}"
     hub = Hub("perplexity", "perplexity", "perplexity of the references")
     bases = ("references", "vocabulary")
-    metric = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values, bases, hub)
+    metric = Metric("perplexity", "perplexity", MEANING, PROTOCOL, lambda *_: values, bases, hub)
     perplexity = Result(metric, values, shown=shown)
     return replace(
         scores,

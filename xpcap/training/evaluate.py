@@ -1,4 +1,4 @@
-"""Evaluation while training: scores of given captions, CIDEr-D of greedy ones, epoch figures."""
+"""Evaluation during training: teacher-forced scores, CIDEr-D of greedy captions, epoch figures."""
 
 import math
 from collections.abc import Callable
@@ -21,15 +21,15 @@ from xpcap.progress import bar
 from xpcap.spec import as_numbers
 from xpcap.training.state import EPOCHS, EVERY, figures_with
 
-# Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
+# The epoch to keep has the lowest val loss, or the highest val CIDEr-D, or is the last
 SELECT = ("loss", "cider", "last")
-PLAIN = "average number of equally likely next words, given human captions; the lower the better"
+MEANING = "average number of equally likely next words, given human captions; the lower the better"
 PROTOCOL = (
     "exp of the mean negative log-likelihood per target word, END included, captions uncut, words"
     " outside the vocabulary as UNK"
 )
-ACCURACY_SAMPLE = 1000  # training captions, at most, that train_accuracy is measured on
-MAX_VAL_PICTURES = 1000  # pictures, at most, that are captioned after an epoch
+ACCURACY_SAMPLE = 1000  # limit of training captions that train_accuracy is measured on
+MAX_VAL_PICTURES = 1000  # limit of val pictures that are captioned after an epoch
 BATCH_PICTURES = 250  # pictures of a batch
 
 
@@ -37,11 +37,11 @@ BATCH_PICTURES = 250  # pictures of a batch
 
 
 class TeacherForced(NamedTuple):
-    """Scores of given captions."""
+    """Scores of reference captions, each word predicted from the words before it."""
 
     loss: float  # as in training: summed over time, mean over captions
     perplexity: float  # see PROTOCOL
-    accuracy: float  # share of target words that had the highest score
+    accuracy: float  # share of target words that were the likeliest
     n: int  # captions
     tokens: int  # target words, END included
 
@@ -56,22 +56,22 @@ def teacher_forced(
     between: Callable[[], None] | None = None,
     group: Group = SINGLE,
 ) -> TeacherForced:
-    """Scores of given captions of a split, without dropout.
+    """Score the reference captions of a split by teacher forcing, without dropout.
 
-    Totals gather on the model's device and are read once.
+    Sums stay on the model's device and are read once.
 
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; an exception from it ends the scoring
-    group : shares the captions out; every rank gets the scores of all
-    TypeError : the numbers are no integers. ValueError : there is no such caption. OptionError : bad
-        batch size.
+    group : ranks that share the captions; every rank returns the scores of all
+    TypeError : the numbers are no integers. ValueError : a caption does not exist. OptionError :
+        bad batch size.
     """
     where, count = "teacher_forced", len(data.split(split).captions)
     batch_size = Whole(1).check(where, "`batch_size`", batch_size)
     chosen = np.arange(count)
     if captions is not None:
         chosen = as_numbers(where, "captions", captions, count, "from another split?")
-    nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
+    nll, correct, tokens = 0.0, 0, 0  # nll and correct become arrays on the model's device
     shards = list(group.batches(len(chosen), batch_size))
     for batch in bar(shards, f"scoring {split}"):
         if len(numbers := chosen[batch]):
@@ -88,15 +88,15 @@ def teacher_forced(
 
 
 def accuracy(
-    model: CaptioningRNN, features: Array, captions: Array, most: int | None, batch_size: int
+    model: CaptioningRNN, features: Array, captions: Array, limit: int | None, batch_size: int
 ) -> float:
-    """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: all."""
+    """Share of correct words in at most `limit` captions (N, T+1), spread evenly; None: all."""
     where, count = "CaptioningSolver.check_accuracy", len(captions)
     if len(features) != count:
         raise InvalidValueError(where, "X", f"has {len(features)} rows", f"{count}, as y has")
-    most = Whole(1, optional=True).check(where, "`num_samples`", most)
+    limit = Whole(1, optional=True).check(where, "`num_samples`", limit)
     batch_size = Whole(1).check(where, "`batch_size`", batch_size)
-    rows = evenly_spaced(count, count if most is None else most)
+    rows = evenly_spaced(count, count if limit is None else limit)
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     scores = [model.score(features[chunk], captions[chunk]) for chunk in chunks]
     tokens = sum(score.tokens for score in scores)
@@ -107,10 +107,10 @@ def accuracy(
 
 
 class CaptionScore:
-    """CIDEr-D of greedy captions of the val split, for at most 1,000 pictures, spread evenly.
+    """CIDEr-D of greedy captions of at most 1,000 pictures, spread evenly over the val split.
 
-    Document frequencies come from the references of those pictures: for a split of up to 1,000 the
-    score is `evaluate`'s ``cider_d``. The ranks of `group` share the pictures out.
+    Document frequencies come from the references of those pictures, so for a split of up to 1,000
+    the score equals `evaluate`'s ``cider_d``. The ranks of `group` share the pictures.
     """
 
     def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
@@ -123,7 +123,7 @@ class CaptionScore:
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
     def __call__(self, model: CaptioningRNN, between: Callable[[], None]) -> dict[str, float]:
-        """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
+        """CIDEr-D, share of distinct captions, mean length. Calls `between` after each batch."""
         words, shard = self._data.vocabulary, []
         for batch in self._group.batches(len(self._pictures), BATCH_PICTURES):
             if len(pictures := self._pictures[batch]):
@@ -140,7 +140,7 @@ class CaptionScore:
         }
 
     def warm_up(self, model: CaptioningRNN) -> None:
-        """Caption a batch for three words, the fewest after which captions leave it on a device."""
+        """Caption a batch for three words, so that a device also drops finished captions once."""
         policy = _HalfStop(max_length=3, forbid=self._forbid)
         model.sample(self._data.features("val", self._pictures[:BATCH_PICTURES]), policy=policy)
 
@@ -158,15 +158,15 @@ class _HalfStop(Policy):
 
 
 class EpochEvaluator:
-    """Evaluation at the end of an epoch.
+    """Evaluates a model at the end of an epoch.
 
-    Training accuracy; with a validation split also its loss, perplexity and accuracy, and CIDEr-D
-    unless loss selects the best epoch. Validation takes no more captions than there are to train on,
-    spread evenly over the split, so that it remains a small part of an epoch.
+    It measures training accuracy; with a val split also its loss, perplexity and accuracy; and
+    CIDEr-D unless `select` is "loss". Validation uses at most as many captions as the train split
+    has, spread evenly, so that it stays a small part of an epoch.
 
-    loader : of `data`
+    loader : loader of `data`
     select : a name in SELECT
-    group : shares the captions and pictures out
+    group : ranks that share the captions and pictures
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class EpochEvaluator:
         self._captions = CaptionScore(data, group) if scored else None
 
     def __call__(self, model: CaptioningRNN, between: Callable[[], None]) -> dict[str, float]:
-        """Figures of `model`. `between` is called between batches; its exceptions end it."""
+        """Figures of `model`. `between` is called after each batch; an exception ends it."""
         accuracy = self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy
         figures = {"train_accuracy": accuracy}
         if "val" in self._data.splits:
@@ -190,7 +190,7 @@ class EpochEvaluator:
 
     @property
     def names(self) -> set[str]:
-        """Names of the figures that an epoch's record has before those of the objective."""
+        """Names of the figures in an epoch's record, without those of the objective."""
         validated, captioned = "val" in self._data.splits, self._captions is not None
         return figures_with(EVERY, EPOCHS, "val_loss" * validated, "val_cider" * captioned)
 
@@ -199,14 +199,14 @@ class EpochEvaluator:
         return self._scored(model, "val", len(self._data.split("train").captions), between)
 
     def warm_up(self, model: CaptioningRNN) -> None:
-        """Run the work of captioning once on a device."""
+        """Run captioning once on a device, which compiles its kernels."""
         if self._captions is not None:
             self._captions.warm_up(model)
 
     def _scored(
-        self, model: CaptioningRNN, split: str, most: int, between: Callable[[], None]
+        self, model: CaptioningRNN, split: str, limit: int, between: Callable[[], None]
     ) -> TeacherForced:
-        captions = evenly_spaced(len(self._data.split(split).captions), most)
+        captions = evenly_spaced(len(self._data.split(split).captions), limit)
         return teacher_forced(
             model, self._loader, split, captions=captions, between=between, group=self._group
         )

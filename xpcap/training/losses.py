@@ -1,4 +1,4 @@
-"""Losses and gradient norms: gathered on the device, read in one go, checked for being finite."""
+"""Losses and gradient norms, which stay on the device until many are read and checked together."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -31,12 +31,10 @@ class StepLoss(NamedTuple):
 
 
 class LossBuffer:
-    """Losses of all steps.
-
-    The latest wait on the device with their gradient norms.
+    """Losses of all steps; the latest are on the device, with their gradient norms.
 
     like : array with the library, device and dtype of the numbers
-    capacity : steps that may wait, up to MAX_WAITING; one more reads them
+    capacity : steps that may wait on the device, up to MAX_WAITING; the next step reads them
     group : ranks whose sums a read waits for
     """
 
@@ -52,7 +50,7 @@ class LossBuffer:
 
     @property
     def full(self) -> bool:
-        """True if the next step needs a read first."""
+        """True if the next step reads the waiting steps first."""
         return self._unread == len(self._waiting)
 
     def add(self, loss: Array, norm: Array) -> None:
@@ -66,7 +64,7 @@ class LossBuffer:
 
     @property
     def losses(self) -> list[float]:
-        """Loss of every step; reads those that wait."""
+        """Loss of every step; reads those on the device."""
         self._read()
         return self._losses
 
@@ -78,10 +76,10 @@ class LossBuffer:
         self._unread = 0
 
     def _read(self) -> None:
-        """Bring the waiting steps to the host, which waits for the device."""
+        """Copy the waiting steps to the host, which waits for the device."""
         if not self._unread:
             return
-        with self._group.waiting(call=False):  # rank 0 alone prints and saves
+        with self._group.waiting(call=False):  # rank 0 may read alone, to print and to save
             rows = to_numpy(self._waiting[: self._unread]).tolist()
         steps = [StepLoss(k, *row) for k, row in enumerate(rows, len(self._losses) + 1)]
         self._losses += [step.loss for step in steps]
@@ -93,7 +91,7 @@ class LossBuffer:
                 self._last_good = step
 
     def fault(self, params: Parameters, learning_rate: float) -> TrainingError | None:
-        """Diagnosis of the first step that was not finite, given once. Reads losses."""
+        """Error of the first step that was not finite, returned once. Reads losses."""
         self._read()
         step, self._first_bad = self._first_bad, None
         return step and diagnosis(step, self._last_good, params, None, learning_rate)
@@ -101,7 +99,7 @@ class LossBuffer:
     def explain(
         self, loss: Array, norm: Array, params: Parameters, grads: Parameters, learning_rate: float
     ) -> TrainingError:
-        """Diagnosis of a step that is not finite and not recorded, before its update."""
+        """Error of a step that is not finite, before its update and without recording it."""
         self._read()
         step = StepLoss(len(self) + 1, float(loss), float(norm))
         return diagnosis(step, self._last_good, params, grads, learning_rate)
@@ -116,15 +114,15 @@ def diagnosis(
 ) -> TrainingError:
     """Error of the first step that is not finite, with its symptoms and likely causes.
 
-    before : the step before it
-    params, grads : as they are now. On the host that is at this step, before its update. On a
-        device it is some steps later, when the losses are read, and the gradients are gone: None
+    before : the previous step
+    params, grads : current values. On the host they are those of this step, before its update. On a
+        device losses are read some steps later, when the gradients are lost: None
     """
     symptoms, causes = [str(step)], [f"is the learning rate, now {learning_rate:g}, too high?"]
     if before is not None:
         symptoms.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
     else:
-        causes.append("Are features of a size near 1, as `feature_scaling` standardize makes them?")
+        causes.append("Are features near 1 in size, as `feature_scaling` standardize makes them?")
     if bad_grads := _not_finite(grads or {}):
         symptoms.append(f"the gradients of {bad_grads} are not finite")
     if bad := _not_finite(params):

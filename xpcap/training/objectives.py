@@ -1,4 +1,4 @@
-"""Objectives: loss of a batch and its gradients, by cross entropy or self-critical training."""
+"""Objectives compute the loss of a batch and its gradients: cross entropy, self-critical training."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +24,19 @@ from xpcap.training.state import RESERVED, Record
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
-MIN_DISTINCT = 0.05  # of captions of the val split; those of good runs differ in 0.4 and more
-MIN_LENGTH_RATIO, MAX_LENGTH_RATIO = 0.6, 1.6  # words of a caption over those of a reference
+MIN_DISTINCT = 0.05  # share of distinct captions of the val split; good runs have 0.4 or more
+MIN_LENGTH_RATIO, MAX_LENGTH_RATIO = 0.6, 1.6  # words per caption / words per training caption
 LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 
 class Objective:
-    """The quantity that training minimises. A subclass gives `loss`; all else has a default.
+    """The quantity that training minimises. A subclass defines `loss`; the rest has defaults.
 
-    terms : the terms of its cross entropy, by which a device is checked
-    samples : captions of an item of a batch
+    terms : terms of the cross entropy with which a device is checked
+    samples : captions per item of a batch
     """
 
-    __slots__ = ()  # so that what a subclass below does not read cannot be set
+    __slots__ = ()  # so that setting an attribute that a subclass does not read is an error
     terms, samples = LossTerms(), 1
 
     def loss(
@@ -46,19 +46,19 @@ class Objective:
         raise NotImplementedError
 
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
-        """Indices of the training captions that an epoch visits, each once (n,). Here: all."""
+        """Indices (n,) of the training captions that an epoch visits, each once. Default: all."""
         return np.arange(len(data.split("train").captions))
 
     def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
-        """Layout that a device pads steps to, of n of the captions (m, T+1) that an epoch visits."""
+        """Layout to which a device pads steps of n of an epoch's captions (m, T+1)."""
         return Layout.of(captions, null, n)
 
     def figures(self, mean_loss: float) -> dict[str, float]:
-        """Training figures of an epoch's record, by names of their own, from its steps' mean loss."""
+        """Training figures of an epoch by name, from the mean loss of its steps."""
         return {"train_loss": mean_loss}
 
     def collapse(self, record: Mapping[str, Any]) -> str | None:
-        """Reason to end training after the epoch of this record; None: go on."""
+        """Reason to end training after the epoch of this record; None: continue."""
         return None
 
 
@@ -81,9 +81,9 @@ class CrossEntropy(Objective):
 
 
 def as_objective(given: Objective | LossFunction | None) -> Objective:
-    """Objective of a solver's argument: a function is its `loss`, None is cross entropy.
+    """The objective that a solver was given: a function is its `loss`, None is cross entropy.
 
-    Raise InvalidTypeError if it can be none of these.
+    InvalidTypeError : it is none of these.
     """
     if given is None:
         return CrossEntropy()
@@ -94,14 +94,14 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
             "CaptioningSolver",
             "objective",
             f"is {given!r}",
-            expected="a function of (model, batch, workspace), or an Objective:"
-            " CrossEntropy(smoothing) and SelfCritical(data) in xpcap.training are some",
+            expected="a function of (model, batch, workspace), or an Objective such as"
+            " xpcap.training.CrossEntropy(smoothing) or SelfCritical(data)",
         )
     try:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
-        got = "is called as objective(model, batch, workspace)"
-        expected = f"one that takes these ({error})"
+        got = f"cannot be called with (model, batch, workspace): {error}"
+        expected = "a function of these three"
         raise InvalidTypeError("CaptioningSolver", "objective", got, expected) from error
     objective: Objective = type("FunctionObjective", (Objective,), {"loss": staticmethod(given)})()
     return objective
@@ -110,9 +110,10 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
 def loss_and_gradients(
     objective: Objective, model: Any, batch: Batch, workspace: Workspace
 ) -> tuple[Array, Parameters]:
-    """Loss and gradients of an objective, checked; the loss 0-d, of the model's library and dtype.
+    """Checked loss and gradients of an objective; the loss is 0-d, of the model's library and dtype.
 
-    TypeError, ValueError : it is not a loss and a Parameters with the gradients of all parameters.
+    TypeError, ValueError : the objective does not return a loss and a Parameters with the gradients
+        of all parameters.
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
@@ -122,7 +123,7 @@ def loss_and_gradients(
     if not isinstance(grads, Parameters):
         got = f"returned gradients as a {type(grads).__name__}"
         expected = "a Parameters, as model.loss returns"
-        cause = "model.params.holding(grads) makes one of a dict"
+        cause = "model.params.holding(grads) makes a Parameters of a dict"
         raise InvalidTypeError("CaptioningSolver", "the objective", got, expected, cause)
     if grads.layout != params.layout or np.shape(loss) != ():
         raise InvalidValueError(
@@ -141,10 +142,10 @@ def loss_and_gradients(
 def figures_of(
     objective: Objective, mean_loss: float, history: Sequence[Record] = ()
 ) -> dict[str, float]:
-    """Training figures of an objective, checked, as Python floats, which a checkpoint can hold.
+    """Checked training figures of an objective as Python floats, which a checkpoint can store.
 
-    OptionError : there is none, its name is that of another figure, or none in the history; or it
-        is no finite number.
+    OptionError : there are none, a name is reserved or missing in the history, or a figure is no
+        finite number.
     """
     figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
     got = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
@@ -163,25 +164,25 @@ def figures_of(
 class SelfCritical(Objective):
     """The objective -E[CIDEr-D] of captions sampled from the model: REINFORCE with a baseline.
 
-    With K samples c_1..c_K of each of n pictures, drawn word by word from the model's own
-    probabilities without dropout,
+    With K samples c_1..c_K of each of n pictures, drawn word by word from the model without
+    dropout,
 
         loss = -1/(nK) sum over pictures sum_k r(c_k)
         gradient = 1/(nK) sum over pictures sum_k (r(c_k) - b_k) grad(-log p(c_k))
 
     with the mean reward of the picture's other samples as the baseline b_k. r is CIDEr-D against
-    the picture's train captions, with document frequencies of the train split, and with END as a
-    word: without it captions learn to break off. An epoch visits every picture once, not every
+    the picture's train captions, with document frequencies of the train split. END counts as a
+    word, since captions learn to break off otherwise. An epoch visits every picture once, not every
     caption.
 
-    data : CaptionData; rewards are those of its train split, which is the solver's
-    samples : K, captions of a picture, at least 2
-    group : the solver's; each rank samples for its shard of the pictures
+    data : the solver's CaptionData; rewards compare with its train captions
+    samples : K, captions per picture, at least 2
+    group : the solver's group; each rank samples for its shard of the pictures
     OptionError : fewer than two samples.
 
-    Rennie et al. 2017, *Self-critical Sequence Training for Image Captioning*; the baseline is that
-    of Luo 2020, *A Better Variant of Self-Critical Sequence Training*. NULL and START, which are
-    never targets, are not drawn; the gradient is exact up to their probability.
+    Rennie et al. 2017, *Self-critical Sequence Training for Image Captioning*; the baseline is from
+    Luo 2020, *A Better Variant of Self-Critical Sequence Training*. NULL and START, which are never
+    targets, are not drawn; the gradient is exact up to their probability.
     """
 
     __slots__ = "_data", "_length", "_pictures", "_score", "_words", "group", "samples"
@@ -196,9 +197,9 @@ class SelfCritical(Objective):
         self._length = float(self._words.is_word(data.split("train").captions).sum(axis=1).mean())
 
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
-        """Index of the first caption of each picture that has any.
+        """Index of the first caption of each captioned picture.
 
-        DataError : `data`, the solver's, has other train captions than those of the rewards.
+        DataError : `data`, the solver's, has other train captions than the rewards' data.
         """
         ours, theirs = self._data.split("train"), data.split("train")
         if self._words.idx_to_word != data.vocabulary.idx_to_word or not (
@@ -211,7 +212,7 @@ class SelfCritical(Objective):
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
     def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
-        """As of n * K train captions: samples are hardly longer, and their lengths vary less."""
+        """The layout of n * K train captions: samples are hardly longer, and vary less in length."""
         return Layout.of(self._data.split("train").captions, null, n * self.samples)
 
     def loss(
@@ -219,12 +220,12 @@ class SelfCritical(Objective):
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
-            got = "names no pictures or no step"
-            expected = "both, as `CaptioningSolver.train` gives them"
+            got = "has no picture numbers or no step number"
+            expected = "both, as `CaptioningSolver.train` sets them"
             raise InvalidValueError("SelfCritical", "the batch", got, expected)
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
-        rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
+        rows = (shard[:, None] * K + np.arange(K)).ravel()  # of this rank among N * K captions
 
         # Forward
         features = _repeated(batch.features, K)
@@ -249,7 +250,7 @@ class SelfCritical(Objective):
         return {"train_reward": -mean_loss}
 
     def collapse(self, record: Mapping[str, Any]) -> str | None:
-        """Reason to stop: captions of the val split hardly differ, or are of odd length."""
+        """Reason to stop: captions of the val split hardly differ, or are too short or too long."""
         distinct = record.get("val_distinct", 1.0)
         length = record.get("val_length", self._length)
         if distinct < MIN_DISTINCT:
@@ -265,14 +266,13 @@ class SelfCritical(Objective):
         return None
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word.
+        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END counts as a word.
 
-        ValueError : a picture has no caption in the train split
+        ValueError : a picture has no caption in the train split.
         """
-        if lacks := np.setdiff1d(pictures, self._pictures).tolist():
-            got = "has no caption in the train split"
-            expected = "pictures that captions refer to"
-            raise InvalidValueError("SelfCritical.rewards", f"picture {lacks[0]}", got, expected)
+        if missing := np.setdiff1d(pictures, self._pictures).tolist():
+            got, expected = "has no caption in the train split", "captioned pictures"
+            raise InvalidValueError("SelfCritical.rewards", f"picture {missing[0]}", got, expected)
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)
@@ -282,10 +282,10 @@ class SelfCritical(Objective):
     def _sample(
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
     ) -> np.ndarray:
-        """Sampled captions (len(rows), T), the ones numbered `rows` of the n of a step."""
-        T, never = self._data.max_words + 1, (self._words.null, self._words.start)
+        """Sampled captions (len(rows), T): those numbered `rows` of the n captions of a step."""
+        T, forbid = self._data.max_words + 1, (self._words.null, self._words.start)
         uniforms = draw_uniforms(n, T, model.seed, step)[rows]
-        policy = GivenUniforms(max_length=T, forbid=never, given=uniforms)
+        policy = GivenUniforms(max_length=T, forbid=forbid, given=uniforms)
         if isinstance(features, FeatureRows):
             features = features.gather()
         return model.sample(features, policy=policy)
@@ -295,31 +295,31 @@ class SelfCritical(Objective):
         T = self._data.max_words + 1
         captions = np.full((n, T + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start
-        for theirs, words in self.group.gather((rows.tolist(), sampled.tolist())):
-            captions[theirs, 1:] = np.reshape(words, (len(theirs), T))
+        for rank_rows, words in self.group.gather((rows.tolist(), sampled.tolist())):
+            captions[rank_rows, 1:] = np.reshape(words, (len(rank_rows), T))
         return captions
 
 
 def scale_logits(params: Parameters, factor: float) -> None:
-    """Multiply the logits of all words: above 1, likely words become likelier.
+    """Multiply the logits of all words by `factor`: above 1, likely words become likelier.
 
-    softmax(logits) is raised to the power `factor` and normalised. Cross entropy, above all with
-    smoothed targets, leaves much of the probability to implausible words. Sampling hits them, so
-    captions learn to end early instead of saying more.
+    softmax(logits) is raised to the power `factor` and normalised. Cross entropy, especially with
+    label smoothing, leaves much probability to implausible words. Sampling would draw these, and
+    captions would learn to end early.
     """
     for name in ("W_vocab", "b_vocab"):
         params[name][...] *= factor
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:
-    """Each of rewards (n, K) less the mean of the others in its row."""
+    """Each of rewards (n, K) minus the mean of the others in its row."""
     K = rewards.shape[1]
     return (rewards - rewards.mean(axis=1, keepdims=True)) * (K / (K - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class GivenUniforms(Sampling):
-    """Sampling by given uniforms (N, max_length): row i chooses the words of picture i."""
+    """Sampling from given uniform numbers (N, max_length); row i chooses the words of picture i."""
 
     given: np.ndarray | None = None
 
@@ -329,7 +329,7 @@ class GivenUniforms(Sampling):
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
-    """Features of each picture K times."""
+    """Features with each picture repeated K times."""
     if isinstance(features, FeatureRows):
         return features._replace(rows=features.rows.repeat(K))
     return get_array_module(features).repeat(features, K, axis=0)

@@ -1,4 +1,4 @@
-"""An update rule at work on a model's parameters: its state, and the learning rate over time."""
+"""Optimizer: an update rule with its state, and the schedule of the learning rate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,21 +8,21 @@ from xpcap.models.parameters import Parameters
 from xpcap.optim import UpdateRule, as_rule
 from xpcap.options import Real
 
-LINEAR = "linear"  # an lr_decay: to zero, step by step
+LINEAR = "linear"  # an lr_decay: the rate falls to zero, step by step
 DECAY = Real(above=0, word=LINEAR)
 
 
 class Optimizer:
-    """An update rule with its numbers and its state.
+    """An update rule with its hyperparameters and its state.
 
     rule : a name in optim.RULES, or an UpdateRule
-    config : some of its numbers
-    params : like those to update
+    config : hyperparameters; the others have the rule's defaults
+    params : parameters with the shapes, library and dtype of those to update
 
-    Its attributes:
-    config : all numbers as they are now
-    first_rate : the rate with which a linear one begins again, to be set with the rate
-    state : state arrays of the parameters that have them, by name
+    Attributes:
+    config : all hyperparameters, with their current values
+    first_rate : the rate from which a linear decay begins again; set it with the rate
+    state : name of each state array to the arrays of the parameters
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Optimizer:
             self.rule.step(arrays, self.config)
 
     def end_step(self, lr_decay: float | str, steps_left: int) -> None:
-        """Lower a linear rate; `steps_left` includes this step. Beyond the last one it stays."""
+        """Lower a linear rate; `steps_left` includes this step. After the last step it stays."""
         if lr_decay == LINEAR and steps_left > 0:
             self.config["learning_rate"] *= (steps_left - 1) / steps_left
 
@@ -68,7 +68,7 @@ class Optimizer:
 def state_shapes(
     rule: UpdateRule, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of a rule's state arrays, by name and parameter, given those of the parameters."""
+    """Shapes of a rule's state arrays by name and parameter, from those of the parameters."""
     by_key: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in rule.state}
     for name, shape in shapes.items():
         for key, size in rule.state_shapes(shape).items():

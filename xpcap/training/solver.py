@@ -2,41 +2,42 @@
 
 A step on a device
 ------------------
-The host launches kernels and products, which the device computes in order, and goes on at once.
+The host launches kernels and products, which the device computes in order, and does not wait.
 
-Every step, from `step` to the loss:
+Every step:
 
 1. `step` makes a `Batch` of features and captions, and the objective passes it to
-   `CaptioningRNN.loss`, with the solver's `Workspace`: memory that lasts from step to step.
-2. `DeviceNetwork` packs the batch: captions sorted by length, their rows step by step, padded to
-   the workspace's `Layout`, so nearly all batches have the same shapes. All index arrays go up in
-   one transfer (`Staging`), and `draw_masks` launches the dropout masks.
-3. `DeviceNetwork.gradients` has `Replay.run` repeat the record of the first such step, launch by
-   launch. Nothing is decided again: what differs lies in what was uploaded.
+   `CaptioningRNN.loss` with the solver's `Workspace`, whose memory is reused from step to step.
+2. `DeviceNetwork` packs the batch: captions are sorted by length, and their rows, time step by time
+   step, are padded to the workspace's `Layout`, so that nearly all batches have the same shapes. All
+   index arrays are uploaded in one transfer (`Staging`), and `draw_masks` launches dropout masks.
+3. `DeviceNetwork.gradients` calls `Replay.run`, which repeats the launches of the recorded step.
+   The host makes no decision again: only the uploaded arrays differ.
 4. `Group.all_reduce` sums the gradients of several ranks, `clip_by_global_norm` scales them, and
-   `Optimizer.update` changes the parameters. These are launched anew, as masks are: their arguments
-   have the number of the step and the learning rate.
+   `Optimizer.update` changes the parameters. These launches, like those of masks, are made anew,
+   because their arguments include the number of the step and the learning rate.
 5. `step` returns the loss. In `train`, `LossBuffer.add` keeps it on the device until losses are
    printed or saved.
 
-Once a record, when parameters, features, config or terms of the loss are others than before:
+A step is recorded when parameters, features, config or terms of the loss are not the previous ones:
 
-1. `Replay.run` calls `Network.forward`, `vocabulary_loss` and `Network.backward`. They ask
-   `get_ops` for operations, here methods of `DeviceOps`, and the workspace for arrays.
-2. A method calls `Kernels.launch`, which checks the arguments of a kernel of ops/cuda and launches
-   it, or `multiply`, which calls cuBLAS. Both note what they did, and that is the record.
+1. `Replay.run` calls `Network.forward`, `vocabulary_loss` and `Network.backward`. They get their
+   operations, methods of `DeviceOps`, from `get_ops`, and arrays from the workspace.
+2. A method calls `Kernels.launch`, which checks the arguments of a kernel in ops/cuda and launches
+   it, or `multiply`, which calls cuBLAS. Both add their calls to the record.
 
-Outside of records: `Kernels` compile at their first use (`warm_up`), and features are sent, by
-`BatchLoader` for a whole data set, by `DeviceNetwork` for a step's own. Sampling, validation,
-batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
-kernels take the same way through `DeviceOps`, but each launch is made anew.
+`Kernels` compile at their first use (`warm_up`). `BatchLoader` uploads the features of a data set,
+and `DeviceNetwork` those given to a step. Sampling, validation, batches that do not fit the layout
+or have more than `MAX_PADDED` captions, and cells without kernels also use `DeviceOps`, but are not
+recorded.
 
-Before the first step `_check_device` compares all this with plain code (plain_code.py), where this machine has not
-done it yet. Plain code has no layout and no record: `get_ops` returns `Ops`, and CuPy computes.
+Before the first step `_check_device` compares this fast code with the plain code (way.py), unless
+this machine has done so before. In plain code nothing is padded or recorded: `get_ops` returns
+`Ops`, and CuPy computes.
 
-The host waits where it reads a result: a loss (`LossBuffer`), captions that self-critical training
-samples, or that are given on the device; for the oldest upload, when `AHEAD` are under way
-(`Staging`); and in all-reduces that go through its memory.
+The host waits where it reads a result: a loss (`LossBuffer`), or captions that self-critical
+training samples or that are given on the device; for the oldest upload, when `AHEAD` uploads are
+pending (`Staging`); and in all-reduces through its memory.
 """
 
 import contextlib
@@ -103,8 +104,8 @@ from xpcap.training.state import (
 from xpcap.training.trial import trial_batch, trial_step
 from xpcap.training.watcher import Watcher, checked_watchers
 
-# Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
-# the host; not yet timed on a GPU
+# A device pads batches of at most so many captions. Larger batches are estimated to take the device
+# longer than the host takes to launch them. Not yet timed on a GPU
 MAX_PADDED = 512
 
 
@@ -112,29 +113,29 @@ MAX_PADDED = 512
 class TrainCall:
     """A call of `train`, for `num_epochs` epochs.
 
-    begun : epochs done when it began; below 0 once `num_epochs` is raised after all of them
-    stopped : reason to end earlier, of `stop`
-    report_due : an epoch is recorded, but not all watchers have been told
+    first_epoch : epochs done when it began; below 0 if `num_epochs` is raised after the last epoch
+    stopped : reason to end early, from `stop`
+    report_due : an epoch is recorded, but not all watchers have been called
     """
 
-    begun: int = 0
+    first_epoch: int = 0
     stopped: str | None = None
     report_due: bool = False
 
 
 @dataclass(eq=False, repr=False)
 class CaptioningSolver:
-    """The training loop: CS231n's class, with the validation and best parameters it only promised.
+    """The training loop: CS231n's class, with validation and best parameters.
 
-    An epoch visits every training caption once, in an order of its own, unless `replacement` is
-    set.
+    An epoch visits every training caption once, in a random order, unless `replacement` is set.
 
     Parameters
     ----------
     model : CaptioningRNN
-        Or anything with `params` (a Parameters), `score`, and the methods that the objective needs.
+        Or an object with `params` (a Parameters), `score`, and the methods that the objective
+        needs.
     data : CaptionData, or dict
-        A dict is that of load_coco_data.
+        A dict as load_coco_data returns it.
     update_rule : str or UpdateRule
         "sgd", "sgd_momentum", "rmsprop", "adam", or a custom rule.
     optim_config : mapping or None
@@ -143,62 +144,61 @@ class CaptioningSolver:
         Factor on the learning rate after each epoch of `train`; "linear": the rate falls with every
         step, to zero after the last epoch.
     select : str
-        Epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
-        CIDEr-D of greedy captions of the val split; "last", the last one, for a split too small to
-        tell. "loss" is "last" without a val split.
+        Epoch to keep: "loss", with the lowest validation loss; "cider", with the highest CIDEr-D of
+        greedy captions of the val split; "last", the last one, for a val split that is too small to
+        decide. Without a val split "loss" is "last".
     batch_size : int
         N, captions in a batch; the last batch of an epoch may be smaller.
     num_epochs : int
         Epochs of a call of `train`; may be set for the next one.
     replacement : bool
         Draw each batch from all captions with replacement, as the course's solver does, in ``max(n
-        // batch_size, 1)`` steps an epoch. Without a `seed` the draws are the course's, from
-        NumPy's legacy global stream: after the same `np.random.seed`, the same batches.
+        // batch_size, 1)`` steps per epoch. Without a `seed` the draws come from NumPy's legacy
+        global stream, so the same `np.random.seed` gives the course's batches.
     print_every : int
         Steps from one printed loss to the next.
     verbose : bool
         Print losses.
     clip_norm : float or None
-        Largest global norm of a gradient. None: no clipping. The loss is summed over time: 5 on a
-        per-word mean is about 55 here.
+        Largest global norm of a gradient. None: no clipping. The loss is summed over time, so 5 for
+        a loss per word is about 55 here.
     seed : int or None
-        Seed of the caption order. None draws it from NumPy's legacy global stream, which only a
-        single process can. Dropout masks come from `model.seed` and the number of the step.
+        Seed of the caption order. None draws it from NumPy's legacy global stream, which needs a
+        single process. Dropout masks come from `model.seed` and the number of the step.
     patience : int or None
-        Stop after this many epochs in a row without a better one, by the val split. None: never
-        before `num_epochs`.
+        Stop after so many epochs in a row without improvement on the val split. None: never.
     progress : bool or None
         Show a progress bar if standard error is a terminal. None: as the current work does.
     watchers : iterable of Watcher
-        Told when training begins, and of steps and epochs. An exception from one ends training;
-        `train`, or a state, continues from there.
+        Called when training begins, and at steps and epochs. An exception from one ends training;
+        `train`, or a saved state, continues from there.
     objective : Objective, callable or None
         A function of (model, batch, workspace) that returns loss and gradients, or an Objective.
         None: cross entropy.
     group : Group
-        The processes that train together; each computes its shard of every batch, and all do the
-        same steps. SINGLE: this one.
+        The ranks that train together; each computes its shard of every batch. SINGLE: this process
+        alone.
 
     Attributes
     ----------
     loss_history : list of float
         The loss of each iteration; a copy.
     history : list of dict
-        One for each epoch: epoch, iteration, learning_rate, train_loss or train_reward,
-        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and unless loss
-        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept. A copy,
-        as are `times` and `start`.
+        A record per epoch: epoch, iteration, learning_rate, train_loss or train_reward, and
+        train_accuracy; with a val split val_loss, val_perplexity, val_accuracy and, unless
+        `select` is "loss", val_cider, val_distinct, val_length; latest, if `select` is "last". A
+        copy, as are `times` and `start`.
     times : list of dict
-        One for each epoch trained here: epoch, steps, train_seconds, check_seconds.
-    code : str
-        "fast" or "plain", that of the thread that made the solver: see `xpcap.plain`. A step
-        under the other code is refused. On a device the first step, or `warm_up`, checks the fast
-        code; if that fails, `code` becomes "plain", for good, and a line says so.
+        A record per epoch trained here: epoch, steps, train_seconds, check_seconds.
+    way : str
+        "fast" or "plain" code, as in force in the thread that made the solver: see `xpcap.plain`.
+        Later steps must be taken with the same. On a device the first step, or `warm_up`, checks
+        the fast code; if it is wrong, the solver uses plain code from then on, and says so.
     start : dict or None
         Record of the parameters that training starts from, if `score_start` scored them.
     best_params : Parameters, or empty dict
-        Parameters of the best record, in a buffer of their own; empty before the first. The model
-        itself continues from the latest parameters.
+        A copy of the parameters of the best record; empty before the first. The model continues
+        from the latest parameters.
     learning_rate : float
         Rate of the next step; may be set.
     lr_decay : float or "linear"
@@ -208,15 +208,25 @@ class CaptioningSolver:
     Raises
     ------
     OptionError
-        An unknown rule or hyperparameter, with the nearest known one, or a bad value; or one that
-        takes a val split which the data lacks.
+        A rule or hyperparameter is unknown, a value is bad, or an option needs a val split which
+        the data lacks.
     DataError
-        Data that does not fit together, or a word to which model and data give different ids.
+        The data is inconsistent, or model and data give a word different ids.
     TypeError
-        A model whose parameters are not a Parameters, or an objective that names no captions by
-        integers.
+        The model's parameters are no Parameters, or the objective's captions no integers.
     ValueError
-        An objective that visits no caption, or one that there is not.
+        The objective visits no caption, or one that does not exist.
+
+    Examples
+    --------
+    >>> from xpcap import CaptioningRNN, CaptioningSolver
+    >>> from xpcap.shapes import generate
+    >>> data = generate(seed=0, train=20, val=5)
+    >>> model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 8, 16, seed=0)
+    >>> solver = CaptioningSolver(model, data, num_epochs=2, seed=0, verbose=False)
+    >>> solver.train()
+    >>> [record["epoch"] for record in solver.history]
+    [1, 2]
     """
 
     model: Any
@@ -239,7 +249,7 @@ class CaptioningSolver:
     objective: Any = None  # an Objective, once the solver is made
     group: Group = SINGLE
 
-    _built = False  # no field: true once the parts are made
+    _built = False  # a class attribute, not a field: True once the parts are made
 
     def __post_init__(self) -> None:
         if isinstance(self.data, CaptionData):
@@ -253,10 +263,10 @@ class CaptioningSolver:
         _check_choice(self.select, self.patience, self.data)
         _check_group(self.group, self.objective, self.seed, self.batch_size)
 
-        self._records: list[Record] = []  # of epochs, and before them of the start if scored
+        self._records: list[Record] = []  # of the start, if it was scored, then of the epochs
         self._times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
-        self._steps = 0  # taken, recorded or not
+        self._steps = 0  # steps taken, recorded or not
         self._call = TrainCall()
 
         self.code, self._is_checked, self._falls_back = current_code(), False, False
@@ -271,46 +281,46 @@ class CaptioningSolver:
         if self._on_host:
             self._workspace = Workspace(flat, cores())
         else:
-            waiting = functools.partial(self.group.waiting, call=False)  # for its own uploads
+            waiting = functools.partial(self.group.waiting, call=False)  # each rank uploads alone
             self._workspace = DeviceWorkspace(flat, self._layout(), waiting=waiting)
         if (memory := self.group.sum_buffer(flat)) is not None:
-            self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
-        self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
+            self._workspace.hold(GRADIENTS, memory)  # the group sums gradients in it fastest
+        self._pace = Pace(BAR_SECONDS)  # how often losses are read for the progress bar
         self._built = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; an option is set to what its kind returns.
+        """Set an attribute; the value of an option is checked by its kind.
 
-        Raise OptionError if the value is not of that kind, if parts were built from the former one,
-        or if there is no such attribute. A subclass may add some.
+        OptionError : the value is bad, the attribute is fixed at construction, or it does not
+        exist. A subclass may add attributes.
         """
         if self._built and type(self) is CaptioningSolver and not hasattr(self, name):
             raise unknown("CaptioningSolver", "attribute", name, SETTABLE)
         if self._built and name in BUILT_IN:
-            got = "cannot be changed once the solver is made"
-            expected = f"another solver: dataclasses.replace(solver, {name}=...)"
+            got = "is fixed at construction"
+            expected = f"a new solver: dataclasses.replace(solver, {name}=...)"
             raise OptionError("CaptioningSolver", f"`{name}`", got, expected)
         if name in OPTIONS:
             value = OPTIONS[name].check("CaptioningSolver", f"`{name}`", value)
         if self._built and name == "patience":
             _check_choice(self.select, value, self.data)
         if self._built and name == "num_epochs" and self.epoch >= self._last_epoch:
-            self._call.begun = self.epoch - value  # so that `train` begins as many more
+            self._call.first_epoch = self.epoch - value  # `train` then trains `value` more
         super().__setattr__(name, value)
 
     def train(self) -> None:
-        """Train for `num_epochs` epochs, or until patience ends.
+        """Train for `num_epochs` epochs, or until `patience` epochs bring no improvement.
 
-        Called again it continues: with the epochs left after an interrupt or `stop`, else for as
-        many epochs more; where patience had ended, until an epoch is no better. An interrupt may
-        come anywhere; one in the middle of the update of the parameters can apply that batch twice.
+        Called again, it continues: after an interrupt or `stop` with the remaining epochs, after
+        `patience` until an epoch brings no improvement, otherwise for `num_epochs` more. An
+        interrupt may come anywhere; during the update of the parameters it can apply a batch twice.
 
         Raises
         ------
         TrainingError
-            A loss or gradient is not finite. On the host that is found at once, on a device when
-            losses are read: to print or save, and at the end of an epoch before anything of it is
-            recorded. Best parameters and history are those of the epochs before.
+            A loss or gradient is not finite. The host notices at once, a device when losses are
+            read: to print, to save, and before an epoch is recorded. Best parameters and history
+            are those of the earlier epochs.
         BackendError
             As in `warm_up`.
         """
@@ -320,29 +330,29 @@ class CaptioningSolver:
             with self._computing():
                 self._train()
         except TrainingError:
-            self._order.end()  # once the caller has mended the model, an epoch begins anew
+            self._order.end()  # after the caller has repaired the model, a new epoch begins
             raise
 
     def _train(self) -> None:
-        again = self.finished
+        was_finished = self.finished
         for watcher in self.watchers:
             watcher.begin(self)
         if self._call.report_due:
             self._report_epoch()
-        elif again:
-            self._call.begun = self.epoch
+        elif was_finished:
+            self._call.first_epoch = self.epoch
             self._optimizer.begin_again(self.lr_decay)
             self._train_epoch()
         while not self.finished:
             self._train_epoch()
 
     def stop(self, why: str) -> None:
-        """Let `train` end after the epoch under way; for watchers.
+        """Let `train` end after the current epoch; for watchers.
 
         Parameters
         ----------
         why : str
-            What `ending` then tells.
+            The reason, which `ending` then has.
         """
         self._call.stopped = why
 
@@ -352,15 +362,15 @@ class CaptioningSolver:
         Parameters
         ----------
         epoch : int
-            Epochs that were trained before, with another objective perhaps: those of `train` count
-            on from there.
+            Epochs that were trained before, perhaps with another objective; those of `train` are
+            numbered from there.
 
         Raises
         ------
         OptionError
-            The epoch is no number of epochs.
+            `epoch` is no number of epochs.
         ValueError
-            A step is done already.
+            A step has been taken already.
         """
         epoch = Whole(0).check("CaptioningSolver.score_start", "`epoch`", epoch)
         if self.iteration:
@@ -369,24 +379,23 @@ class CaptioningSolver:
         with self._computing():
             figures = self._evaluate(self._scored, between=lambda: None)
         self._records = [{"epoch": epoch, "iteration": 0, **figures}]
-        self._call.begun = epoch
+        self._call.first_epoch = epoch
         self.best_params = self._scored.params.copy()
 
     def require_gain(self, share: float) -> None:
-        """Let no epoch count as better than the start whose validation loss is not lower as well.
+        """Require an epoch to lower the validation loss, too, to count as better than the start.
 
-        CIDEr-D of few pictures alone is too noisy to tell.
+        CIDEr-D of few pictures is too noisy to decide alone.
 
         Parameters
         ----------
         share : float
-            Share of the validation loss of the model as it is now by which an epoch's must be
-            lower; 0 or more, below 1.
+            Share of the current validation loss by which an epoch must lower it, from 0 to below 1.
 
         Raises
         ------
         OptionError
-            The share is none.
+            The share is out of range.
         ValueError
             The start was not scored, or there is no val split.
         """
@@ -401,8 +410,8 @@ class CaptioningSolver:
         self._records[0][LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
-        """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
-        begun, batches = time.perf_counter(), self._order.batches(self.batch_size)
+        """Train an epoch, or the rest of an interrupted one, and record it."""
+        start, batches = time.perf_counter(), self._order.batches(self.batch_size)
         first, title = self._order.position, f"epoch {self.epoch + 1}/{self._last_epoch}"
         with bar(batches, title, self.steps_per_epoch, first, shown=self.progress) as shown:
             for positions in shown:
@@ -418,7 +427,7 @@ class CaptioningSolver:
         times = {"epoch": record["epoch"], "steps": self._order.position - first}
         if self.group.size > 1:
             times["ranks"] = self.group.size
-        times |= {"train_seconds": trained - begun, "check_seconds": time.perf_counter() - trained}
+        times |= {"train_seconds": trained - start, "check_seconds": time.perf_counter() - trained}
         if best_of([*self._records, record]) is record:
             self.best_params = self._scored.params.copy()
         self._times.append(times)
@@ -429,11 +438,11 @@ class CaptioningSolver:
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
-        """A training step, recorded, which counts for no epoch.
+        """Take a recorded training step outside the order of an epoch.
 
-        Within an epoch its loss enters the mean that the epoch's record has.
-        The learning rate stays as it is: `train` alone lowers it, in the end to 0 if `lr_decay` is
-        linear. With that rate a step changes nothing until another is set.
+        In an interrupted epoch, its loss enters the epoch's mean loss. The learning rate does not
+        change: only `train` lowers it, finally to 0 if `lr_decay` is linear. At that rate a step
+        changes nothing until another rate is set.
 
         Parameters
         ----------
@@ -445,7 +454,7 @@ class CaptioningSolver:
         TypeError
             The positions are no integers.
         ValueError
-            There is no such position.
+            A position does not exist.
         """
         where, count = "CaptioningSolver.train_batch", len(self._captions)
         positions = as_numbers(where, "positions", positions, count, "")
@@ -454,7 +463,7 @@ class CaptioningSolver:
             self._train_batch(positions)
 
     def _train_batch(self, positions: np.ndarray) -> None:
-        """`train_batch` of positions that need no check."""
+        """`train_batch` without a check of positions."""
         split, captions = self._loader.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self._steps)
@@ -464,13 +473,13 @@ class CaptioningSolver:
         self._record.add(loss, norm)
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:
-        """This rank's captions of a batch (N, T+1), of equal work on every rank."""
+        """Numbers of this rank's captions in a batch (N, T+1), dealt so that ranks do equal work."""
         lengths = caption_lengths(captions, self.data.vocabulary.null)
         return deal(lengths, self.group.size)[self.group.rank]
 
     def _layout(self) -> Layout | None:
-        """Layout for whole batches of this rank; None in plain code, and where the host does not
-        hold up a device.
+        """Layout of this rank's full batches; None in plain code, on the host, and for batches that
+        are too large to pay off.
         """
         n = len(range(self.group.rank, self.batch_size, self.group.size))
         if self._on_host or self.code == "plain" or not 0 < n <= len(self._captions):
@@ -481,7 +490,7 @@ class CaptioningSolver:
 
     @one_blas_thread()
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
-        """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
+        """Take a training step; return loss and gradient norm before clipping, both 0-d."""
         params, batch = self.model.params, batch._replace(step=self._steps)
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
@@ -493,21 +502,21 @@ class CaptioningSolver:
         return loss, norm
 
     def _clip(self, grads: Parameters, memory: Workspace) -> Array:
-        """Norm of the gradients, 0-d, before they are clipped in place."""
+        """Clip the gradients in place; return their norm before, 0-d."""
         if self.clip_norm is None:
             return get_ops(grads.flat).global_norm(grads.flat, memory)
         return optim.clip_by_global_norm(grads.flat, self.clip_norm, memory=memory)
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
-        """Take an optimisation step on a given minibatch, without a record.
+        """Take a training step on a given minibatch, without recording it.
 
-        The learning rate is that of a `train_batch`. Nothing is read from a device, but for
-        captions that lie there. Of several ranks each computes its share of the batch.
+        The learning rate does not change, as in `train_batch`. Nothing is read from a device except
+        captions that are given there. Each rank computes its share of the batch.
 
         Parameters
         ----------
         features : array (N, D), with attention (N, P, D), or FeatureRows
-            On the host or a device, scaled as the model is to see them; the same on every rank.
+            Features on the host or a device, already scaled; the same on every rank.
         captions : array (N, T+1), int
             The same on every rank.
 
@@ -519,8 +528,8 @@ class CaptioningSolver:
         Raises
         ------
         TrainingError
-            On the host, the loss or a gradient is not finite, and nothing has changed. On a device
-            it shows in the loss.
+            On the host, the loss or a gradient is not finite; nothing has changed. On a device such
+            a loss is returned.
         """
         where, batch = "CaptioningSolver.step", Batch(features, captions)
         if self.group.size > 1:
@@ -531,15 +540,14 @@ class CaptioningSolver:
             loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
-    # ---- The code on a device
+    # ---- Plain and fast code on a device
 
     def warm_up(self) -> None:
-        """Run the work of training and validation on a device, with a copy of the model.
+        """Run a step and validation on a device once, with a copy of the model.
 
-        Kernels are then compiled before any step is timed, at the real sizes, and on a device that
-        has not done such work before they are checked against plain code; see `code`.
-        Parameters, moments, the order of captions and random streams are unchanged. On the host
-        this does nothing.
+        This compiles kernels before a step is timed and, on a device that has not done such work
+        before, checks them against the plain equations; see `way`. Parameters, moments, the order
+        of captions and random streams do not change. On the host this does nothing.
 
         Raises
         ------
@@ -554,13 +562,13 @@ class CaptioningSolver:
             self._evaluate.warm_up(self.model)
 
     def _check_device(self) -> None:
-        """Check a device's fast code once, before the first step; all ranks then run the same code."""
+        """Check a device's fast code once, before the first step; if one rank uses plain code, all do."""
         if self._is_checked:
             return
         model, sizes = self.model, (self.batch_size, self.group.size)
         if self._on_host or self.code == "plain" or not hasattr(model, "loss"):
             return
-        trial = functools.cache(self._trial)  # made if there is no agreement yet
+        trial = functools.cache(self._trial)  # called unless the check is stored
         dispatch = getattr(model, "dispatch", (type(model).__name__,))
         terms, rule = self.objective.terms, self._optimizer.rule.name
         dispatch = *dispatch, sizes, self._layout(), terms, self.clip_norm is None, rule
@@ -573,7 +581,7 @@ class CaptioningSolver:
             self.code, self._falls_back = "plain", True
 
     def _trial(self) -> Callable[[], Results]:
-        """A function that computes a step, with a copy of the model, by the current code."""
+        """A function that computes a step with a copy of the model, in plain or fast code."""
         flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
         n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.samples
         memory = DeviceWorkspace(flat, self._layout())
@@ -591,9 +599,9 @@ class CaptioningSolver:
         return compute
 
     def _computing(self) -> AbstractContextManager[None]:
-        """The context of all that the solver computes.
+        """A context in which the solver computes.
 
-        OptionError : this thread runs other code than the solver began with.
+        OptionError : this thread uses plain code and the solver fast code, or vice versa.
         """
         if self._falls_back:
             return plain()
@@ -604,7 +612,7 @@ class CaptioningSolver:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that visit every training caption once; fewer with replacement."""
+        """Batches of an epoch."""
         return self._order.steps(self.batch_size)
 
     @property
@@ -614,30 +622,30 @@ class CaptioningSolver:
 
     @property
     def epoch(self) -> int:
-        """Epochs done, with those before a start that was scored."""
+        """Epochs done, including those before a scored start."""
         return self._records[-1]["epoch"] if self._records else 0
 
     @property
     def _last_epoch(self) -> int:
-        """Number of the last epoch that is planned."""
-        return self._call.begun + self.num_epochs
+        """Number of the last planned epoch."""
+        return self._call.first_epoch + self.num_epochs
 
     @property
     def finished(self) -> bool:
-        """True if all epochs are done, patience has ended, or there is another reason to end."""
-        impatient = self.patience is not None and self.epoch - self.best_epoch >= self.patience
-        return self.epoch >= self._last_epoch or impatient or self.ending is not None
+        """True if all epochs are done, patience is exhausted, or there is another reason to end."""
+        is_exhausted = self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        return self.epoch >= self._last_epoch or is_exhausted or self.ending is not None
 
     @property
     def ending(self) -> str | None:
-        """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
+        """Reason to end early, from `stop` or the objective; None: continue."""
         if self._call.stopped is not None or not epochs_of(self._records):
             return self._call.stopped
         return self.objective.collapse(self.records[-1])
 
     @property
     def loss_history(self) -> list[float]:
-        """Loss of every iteration so far, as a copy; reads those that are still on the device."""
+        """Loss of every iteration, as a copy; reads those that are still on the device."""
         return list(self._record.losses)
 
     @property
@@ -647,22 +655,22 @@ class CaptioningSolver:
 
     @property
     def times(self) -> list[Record]:
-        """Seconds of the epochs that were trained here, as copies."""
+        """Seconds of the epochs that this solver trained, as copies."""
         return copy.deepcopy(self._times)
 
     @property
     def start(self) -> Record | None:
-        """Record of the start if it was scored, as a copy."""
+        """Record of the start, as a copy; None if it was not scored."""
         return next(filter(is_start, self.records), None)
 
     @property
     def records(self) -> list[Record]:
-        """Records of the epochs, after that of the start if it was scored; copies."""
+        """Records of the start, if it was scored, and of the epochs, as copies."""
         return copy.deepcopy(self._records)
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch; while none is better than the start, the start's."""
+        """Number of the best epoch; that of the start if no epoch is better."""
         return self._best.get("epoch", 0)
 
     @property
@@ -676,39 +684,39 @@ class CaptioningSolver:
 
     @property
     def train_acc_history(self) -> list[float]:
-        """Share of training words guessed right after each epoch, on at most 1,000 captions."""
+        """Share of correct training words after each epoch, on at most 1,000 captions."""
         return [record["train_accuracy"] for record in self.history]
 
     @property
     def val_acc_history(self) -> list[float]:
-        """Share of validation words guessed right after each epoch; empty without a val split."""
+        """Share of correct validation words after each epoch; empty without a val split."""
         return [record["val_accuracy"] for record in self.history if "val_accuracy" in record]
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the next step; `lr_decay` goes on from a value that is set.
+        """Learning rate of the next step; `lr_decay` continues from a value that is set.
 
-        A linear rate begins again with the one that was set last.
+        A further call of `train` with a linear decay begins again at the value set last.
         """
         return self._optimizer.config["learning_rate"]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        # 0 is allowed: a warm-up begins there
+        # 0 is allowed, since a warm-up begins there
         _, kind = self._optimizer.rule.numbers["learning_rate"]
         rate = kind.check("CaptioningSolver", "learning_rate", value)
         self._optimizer.config["learning_rate"] = self._optimizer.first_rate = rate
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
-        """Config of the rule for each parameter, read-only, with views of the state arrays."""
+        """Read-only config of the rule for each parameter, with views of its state arrays."""
         config, state_of = self._optimizer.config, self._optimizer.state_of
         return {name: MappingProxyType({**config, **state_of(name)}) for name in self.model.params}
 
     def check_accuracy(
         self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100
     ) -> float:
-        """Share of the words of captions that the model scores highest.
+        """Share of the words of captions that the model predicts correctly.
 
         Parameters
         ----------
@@ -717,7 +725,7 @@ class CaptioningSolver:
         y : array (N, T+1), int
             Captions.
         num_samples : int or None
-            Most captions to score, spread evenly. None: all.
+            Limit of captions to score, spread evenly. None: all.
         batch_size : int
 
         Returns
@@ -727,9 +735,9 @@ class CaptioningSolver:
         Raises
         ------
         ValueError
-            X and y are not of one length.
+            X and y have different lengths.
         OptionError
-            A bad number.
+            A number is out of range.
         """
         return accuracy(self.model, X, y, num_samples, batch_size)
 
@@ -737,7 +745,7 @@ class CaptioningSolver:
 
     @property
     def _scored(self) -> Any:
-        """The model that is scored, and of whose parameters the best are kept."""
+        """The model that is scored and whose best parameters are kept; a subclass may average."""
         return self.model
 
     def _evaluate_epoch(self) -> Record:
@@ -761,7 +769,7 @@ class CaptioningSolver:
         return record
 
     def _show_loss(self, shown: Any) -> None:
-        """Print the loss every `print_every` steps; show it on the bar from time to time."""
+        """Print the loss every `print_every` steps; show it on the bar every few seconds."""
         printed = self.verbose and (self.iteration - 1) % self.print_every == 0
         if not printed and (shown.disable or not self._pace.due):
             return
@@ -778,20 +786,20 @@ class CaptioningSolver:
             watcher.step(self)
 
     def _report_epoch(self) -> None:
-        """Tell of an epoch; that stays due until all have returned."""
+        """Call the watchers at an epoch; the report stays due until all have returned."""
         for watcher in self.watchers:
             watcher.epoch(self)
         self._call.report_due = False
 
     def _require_finite(self) -> None:
-        """Raise TrainingError if a step so far was not finite. To call before a loss is recorded."""
+        """Raise TrainingError if a step was not finite. Call this before recording a loss."""
         if error := self._record.fault(self.model.params, self.learning_rate):
             raise error
 
     # ---- The state
 
     def state(self) -> TrainingState:
-        """State of the training, copied to the host. For watchers, and between trainings.
+        """State of the training, copied to the host; for watchers, and between calls of `train`.
 
         Returns
         -------
@@ -800,10 +808,9 @@ class CaptioningSolver:
         Raises
         ------
         TrainingError
-            A loss, gradient norm, parameter or moment is not finite: training cannot continue from
-            it.
+            A loss, gradient norm, parameter or moment is not finite, so training cannot continue.
         OptionError
-            Captions are drawn from NumPy's global stream, which no state holds.
+            Captions are drawn from NumPy's global stream, which a state does not hold.
         """
         self._require_stream("state")
         self._require_finite()
@@ -814,28 +821,30 @@ class CaptioningSolver:
     ) -> None:
         """Continue from a state: the next `train` takes the step after its last.
 
-        On the host that is bit for bit with the same machine and threads, on a device in the fast
-        way with the same GPU model, CUDA libraries, CuPy and their settings.
+        The result has the same bits as training without a break: on the host with the same machine
+        and threads, on a device with fast code and the same GPU model, CUDA libraries, CuPy and
+        settings. If this raises, nothing is changed.
 
         Parameters
         ----------
         state : TrainingState
-            Of a solver for the same model, data, update rule and batch size, whose records have the
-            same figures; hyperparameters and `model.seed` are taken from it. `num_epochs` may
-            differ: a larger one adds epochs to the plan.
+            From a solver with the same model, data, update rule, batch size and figures in its
+            records. Hyperparameters and `model.seed` are taken from it. `num_epochs` may differ: a
+            larger number adds epochs.
         best_params : mapping of str to array, or None
-            The best ones by then. If the last epoch was the best and nothing was trained since,
-            they are in `state`.
+            The best parameters so far. None if the state has them, because the best epoch has just
+            ended.
 
         Raises
         ------
         DataError
-            A state of another model, data set, rule or batch size, or with other figures, as of
-            another `select` or objective. Nothing is changed then.
+            The state has another model, data set, rule or batch size, or other figures, as from
+            another `select` or objective.
         ValueError
-            `best_params` of another model. Nothing is changed then.
+            `best_params` are from another model.
         OptionError
-            As in `state`; or the state was computed by other code. Nothing is changed then.
+            As in `state`; or the state was computed by plain code and this solver uses fast code,
+            or vice versa.
         TypeError
             `state` is no TrainingState.
         """
@@ -865,7 +874,7 @@ class CaptioningSolver:
                 "`replacement`",
                 "without `seed` draws captions from NumPy's global stream, which a state does"
                 " not hold",
-                expected="a seed",
+                expected="`seed`",
             )
 
     def __reduce__(self) -> NoReturn:
@@ -873,7 +882,7 @@ class CaptioningSolver:
             "CaptioningSolver",
             "",
             "cannot be copied or pickled, since it holds buffers",
-            cause="make another solver from the same arguments, and write"
+            cause="make another solver from the same arguments, and call"
             " other.restore(solver.state())",
         )
 
@@ -883,7 +892,7 @@ SETTABLE = (
     *("learning_rate", "lr_decay", "num_epochs", "clip_norm", "patience", "print_every"),
     *("verbose", "progress"),
 )
-# Arguments that parts of a solver are built from
+# Arguments from which parts of a solver are built
 BUILT_IN = {field.name for field in fields(CaptioningSolver)}.difference(SETTABLE)
 
 
@@ -899,19 +908,18 @@ def _check_model(model: Any, vocabulary: Vocabulary) -> None:
             "model.params",
             f"is a {type(params).__name__}",
             expected="xpcap.models.parameters.Parameters, named views of one flat buffer",
-            cause="is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the"
-            " same arguments",
+            cause="is it the course's CaptioningRNN? xpcap.CaptioningRNN takes the same arguments",
         )
     for word, i in getattr(model, "word_to_idx", {}).items():
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
             got = f"gives {word!r} the id {i} and the data {j}"
             cause = "was the model made for other data?"
-            raise DataError("CaptioningSolver", "the model", got, "one id", cause)
+            raise DataError("CaptioningSolver", "the model", got, "the same id", cause)
 
 
 def _check_choice(select: str, patience: int | None, data: CaptionData) -> None:
-    """Raise OptionError if the best epoch, or the last, cannot be told by scores."""
+    """Raise OptionError if `select` or `patience` needs scores that are not computed."""
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
         got, expected = "is cider, but the data has no val split", "last, or data with one"
@@ -933,17 +941,17 @@ def _check_group(group: Group, objective: Any, seed: int | None, batch_size: int
             "CaptioningSolver",
             "`seed`",
             f"is None for {group.size} ranks",
-            expected="a whole number: each would draw captions of its own from its NumPy's global"
-            " stream",
+            expected="a whole number, since each rank would draw other captions from its NumPy's"
+            " global stream",
         )
     if batch_size < group.size:
-        got, expected = f"is {batch_size} for {group.size} ranks", "at least a caption for each"
-        cause = "raise it, or start fewer"
+        got, expected = f"is {batch_size} for {group.size} ranks", "at least a caption per rank"
+        cause = "use a larger batch, or fewer ranks"
         raise OptionError("CaptioningSolver", "`batch_size`", got, expected, cause)
 
 
 def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
-    """Numbers of the captions that an epoch visits, checked."""
+    """The checked numbers of the captions that an epoch visits."""
     where, count = f"{type(objective).__name__}.epoch_indices", len(data.split("train").captions)
     captions = as_numbers(where, "the result", objective.epoch_indices(data), count)
     if captions.ndim != 1 or not len(captions):
@@ -956,7 +964,7 @@ def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
 
 
 def _all_reduce(group: Group, loss: Array, grads: Parameters) -> Array:
-    """Loss (0-d) of a batch summed over ranks, as are gradients in place; nothing is read."""
+    """Sum gradients over ranks in place; return the summed loss, 0-d. Nothing is read."""
     if group.size == 1:
         return loss
     group.all_reduce(grads.flat)
@@ -966,7 +974,7 @@ def _all_reduce(group: Group, loss: Array, grads: Parameters) -> Array:
 
 
 def _check_same(group: Group, params: Parameters, epoch: int) -> None:
-    """Raise TrainingError if the parameters of a rank are not, bit for bit, those of rank 0."""
+    """Raise TrainingError if the parameters of a rank do not have the bits of rank 0's."""
     if group.size == 1:
         return
     content = np.ascontiguousarray(to_numpy(params.flat)).data
@@ -974,5 +982,5 @@ def _check_same(group: Group, params: Parameters, epoch: int) -> None:
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         thing = f"after epoch {epoch} rank {odd[0]}"
         got = "has other parameters than rank 0"
-        cause = "was the model changed on one of them, or is its memory or network faulty?"
+        cause = "was the model changed on one rank, or is its memory or network faulty?"
         raise TrainingError("CaptioningSolver", thing, got, "the same bits on every rank", cause)

@@ -1,4 +1,4 @@
-"""State of a training, which decides how it goes on: in memory, and as tensors of a file."""
+"""State of a training, from which it continues: in memory, and as tensors of a file."""
 
 import copy
 import functools
@@ -20,20 +20,20 @@ from xpcap.training.optimizer import state_shapes
 Record = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
-LATEST = "latest"  # key of a record that is the best while it is the latest
-LIMIT = "val_loss_limit"  # in the record of a start
-ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
+LATEST = "latest"  # key in records if the latest is the best
+LIMIT = "val_loss_limit"  # key in the record of a start
+ORDER_STREAM = 2  # random stream of a seed; CaptioningRNN draws from streams 0 and 1
 
 
 # ---- Records of epochs
 
 
 def best_of(history: Sequence[Record]) -> Record | None:
-    """Record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
+    """The best record: with the highest val CIDEr-D and, among equals, the lowest val loss.
 
-    The latest record if it has a LATEST. Without CIDEr-D loss alone decides; without validation it is the latest record. The first of
-    equals; None of no records. An epoch whose validation loss is above the `val_loss_limit` of the
-    start does not count.
+    Without CIDEr-D the loss decides. Without validation, or with LATEST, the latest record is the
+    best. The first of equals is returned, and None without records. An epoch whose val loss exceeds
+    the start's `val_loss_limit` does not count.
     """
     figures = history[-1] if history else {}
     if LATEST in figures:
@@ -49,19 +49,19 @@ def best_of(history: Sequence[Record]) -> Record | None:
 
 
 def is_start(record: Record) -> bool:
-    """True if a record is of parameters that training starts from: no rate led to them."""
+    """True if a record is that of a start, which has no learning rate."""
     return "learning_rate" not in record
 
 
 def epochs_of(records: Sequence[Record]) -> list[Record]:
-    """The records without that of the start."""
+    """The records of epochs, without that of a start."""
     return [record for record in records if not is_start(record)]
 
 
-COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # what JSON and doubles hold exactly
-# The records that have a figure: all, those of epochs, any; or those that also have another figure
+COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # doubles hold these exactly
+# Which records have a figure: every record, those of epochs, any; or those with the named figure
 EVERY, EPOCHS, ANY = "every", "epochs", "any"
-FIGURES: dict[str, tuple[OptionKind, str]] = {  # all others are figures of an objective
+FIGURES: dict[str, tuple[OptionKind, str]] = {  # other names are figures of an objective
     **dict.fromkeys(("epoch", "iteration"), (COUNT, EVERY)),
     "train_accuracy": (Real(), EVERY),
     "learning_rate": (Real(), EPOCHS),
@@ -73,12 +73,12 @@ RESERVED = FIGURES.keys()
 
 
 def figures_with(*others: str) -> set[str]:
-    """Names of the figures that come with others."""
+    """Names of the figures in records that have one of `others`."""
     return {name for name, (_, other) in FIGURES.items() if other in others}
 
 
 def unmatched(record: Record, figures: Set[str]) -> tuple[list[str], list[str]]:
-    """Figures that a record has beyond those of an epoch, and those that it lacks."""
+    """Figures that a record has in addition to `figures`, and those that it lacks."""
     if is_start(record):
         figures = figures & RESERVED - figures_with(EPOCHS)
     names = record.keys() - figures_with(ANY)
@@ -89,20 +89,20 @@ def unmatched(record: Record, figures: Set[str]) -> tuple[list[str], list[str]]:
 
 
 class EpochOrder:
-    """Order of the captions of an epoch, drawn anew for each, and the position in the current one.
+    """Random order of the captions of an epoch, and the position in the current epoch.
 
-    With replacement each batch is drawn by itself from all captions, as the course's solver does.
+    With replacement, each batch is drawn separately from all captions, as in the course's solver.
 
-    count : training captions
-    seed : None draws one from NumPy's legacy global stream; with replacement, the captions
-        themselves
+    count : number of training captions
+    seed : seed of the orders. None: NumPy's legacy global stream draws the seed or, with
+        replacement, the captions
     replacement : draw with replacement
 
-    Its attributes:
-    rng : numpy.random.Generator that draws the orders; None: NumPy's legacy global stream does
-    captions : array (count,), int32, of the epoch under way; None between two epochs, and with
+    Attributes:
+    rng : numpy.random.Generator of the orders; None: NumPy's legacy global stream
+    captions : array (count,), int32, order of the current epoch; None between epochs, and with
         replacement
-    position : batches of the epoch done
+    position : number of batches done in the current epoch
     """
 
     def __init__(self, count: int, seed: int | None, replacement: bool = False) -> None:
@@ -115,11 +115,11 @@ class EpochOrder:
         self.position = 0
 
     def steps(self, size: int) -> int:
-        """Batches of an epoch; with replacement as many as are whole, at least one."""
+        """Number of batches of an epoch."""
         return batches_of_epoch(self.count, size, self.replacement)
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Captions of each batch from `position`, which the caller advances, in a drawn order."""
+        """Captions of each batch from `position` on; the caller advances `position`."""
         if self.replacement:
             draw = np.random.choice if self.rng is None else self.rng.choice
             return (draw(self.count, size) for _ in range(self.position, self.steps(size)))
@@ -131,12 +131,12 @@ class EpochOrder:
         return (captions[start : start + size] for start in range(first * size, self.count, size))
 
     def end(self) -> None:
-        """End the epoch under way, done or not: the next batch begins another."""
+        """End the current epoch, even if batches are left; the next batch begins another."""
         self.captions, self.position = None, 0
 
 
 def batches_of_epoch(count: int, size: int, replacement: bool) -> int:
-    """Batches of `size` in an epoch of `count` captions."""
+    """Number of batches in an epoch; with replacement only full batches, but at least one."""
     return max(count // size, 1) if replacement else -(-count // size)
 
 
@@ -144,9 +144,9 @@ def batches_of_epoch(count: int, size: int, replacement: bool) -> int:
 
 
 class TrainingState(NamedTuple):
-    """Training between two steps, as its file has it: from CaptioningSolver.state(), for restore().
+    """State between two steps: CaptioningSolver.state() returns it, and restore() takes it.
 
-    arrays : by name, on the host; see ARRAYS
+    arrays : host arrays by name; see ARRAYS
     meta : a JSON object; see MEMBERS
     """
 
@@ -155,7 +155,7 @@ class TrainingState(NamedTuple):
 
     @classmethod
     def of(cls, solver: Any) -> "TrainingState":
-        """State of a solver. Raise TrainingError if a parameter or moment is not finite."""
+        """State of a solver. TrainingError : a parameter or moment is not finite."""
         meta = {member.key: x for member in MEMBERS if (x := member.of(solver)) is not None}
         named = (item for member in ARRAYS for item in _named(member.key, member.of(solver)))
         arrays = {name: np.array(to_numpy(x)) for name, x in named}
@@ -176,25 +176,25 @@ class TrainingState(NamedTuple):
 
     @property
     def records(self) -> list[Record]:
-        """Records of start and epochs, as those of a solver."""
+        """Records of a start and of epochs, as in a solver."""
         return self.meta["records"]
 
     @property
     def is_best(self) -> bool:
-        """True if the parameters are the best so far: the best epoch has just ended."""
+        """True if the parameters are the best so far, because the best epoch has just ended."""
         if "order" in self.arrays or self.meta["position"] or not epochs_of(self.records):
             return False
-        last = self.records[-1]  # after it there may be the steps of an epoch that failed
+        last = self.records[-1]  # an epoch that failed may have taken steps after it
         return last["iteration"] == self.iteration and best_of(self.records) is last
 
     def check(self, where: str, shapes: Shapes, rules: Mapping[str, UpdateRule]) -> None:
-        """Check every piece; numbers of the update rule that are missing become its defaults.
+        """Check all members; missing hyperparameters of the update rule get its defaults.
 
-        Raise DataError if anything is missing, unknown, of another shape or type, or not finite.
+        DataError : a member is missing, unknown, not finite, or of another shape or type.
 
         where : function, and file if there is one, for messages
-        shapes : those of the model's parameters
-        rules : the update rule is one of them
+        shapes : shapes of the model's parameters
+        rules : known update rules
         """
         meta, spec = self.meta, Spec("")
         check_json(where, "", meta, {member.name: member.form for member in MEMBERS})
@@ -214,11 +214,11 @@ class TrainingState(NamedTuple):
                 raise DataError(where, "", *misfit, "damaged, or not the state of a training?")
 
     def check_fits(self, solver: Any, figures: Set[str]) -> None:
-        """Raise DataError if model, data, update rule, batch size or figures are not the state's.
+        """Raise DataError if the solver has another model, data, update rule, batch size or figures.
 
-        OptionError : the state was computed by other code than this thread runs.
+        OptionError : of state and this thread, one uses plain code and the other fast code.
 
-        figures : names in the records that the solver will write
+        figures : names of the figures in the solver's records
         """
         where = "CaptioningSolver.restore"
         check_code(where, "the state", self.meta["code"])
@@ -232,7 +232,7 @@ class TrainingState(NamedTuple):
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 got = f"{thing} of the state: {theirs}, of this solver: {ours}"
-                raise DataError(where, "", got, "the same", "of another training?")
+                raise DataError(where, "", got, "the same", "from another training?")
         rule = solver._optimizer.rule
         self.check(where, solver.model.params.shapes, {rule.name: rule})
 
@@ -256,20 +256,20 @@ def read_state(
     shapes: Shapes,
     rule: UpdateRule | None = None,
 ) -> TrainingState:
-    """State from the arrays and JSON of a file, checked; `rule` is one that RULES lacks."""
+    """Checked state from the arrays and JSON of a file; `rule` is a custom update rule."""
     known = {member.key for member in MEMBERS}
     state = TrainingState(dict(arrays), {key: x for key, x in meta.items() if key in known})
     state.check(where, shapes, RULES if rule is None else {rule.name: rule})
     return state
 
 
-# ---- Its members
+# ---- Members of the state
 
-Misfit = tuple[str, str] | None  # what came, and what was expected
+Misfit = tuple[str, str] | None  # got and expected of an error; None: the member fits
 
 
 def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
-    """Epochs count from 1, or from the start if it was scored, and have the figures of the last."""
+    """Epochs are numbered from 1, or from a scored start, and all have the last one's figures."""
     records, last = state.records, (state.records or [{}])[-1]
     has_start = bool(records) and is_start(records[0])
     own_figures = last.keys() - RESERVED
@@ -322,16 +322,16 @@ WRITTEN, FIXED, COUNTED = "written", "fixed", "counted"  # roles
 
 
 class Member(NamedTuple):
-    """A member of the state: an attribute of a solver.
+    """A member of the state, which is an attribute of a solver.
 
-    name : in the JSON, or of the array; arrays of a mapping are called ``name.key``. What has a
-        question mark may be missing
-    attribute : of a solver, dotted
-    form : of the JSON; of arrays a function that returns shapes, from the parameters' shapes, the
-        rule and the JSON
-    misfit : a contradiction within a state
-    kind : of arrays, in the language of shapes; "" is that of the parameters
-    role : WRITTEN to a solver; FIXED, a solver has to have the same; COUNTED from other members
+    name : name in the JSON, or of the array; arrays of a mapping are named ``name.key``. A question
+        mark at the end allows the member to be missing
+    attribute : dotted path of the solver's attribute
+    form : form of the JSON; for arrays, a function that returns their shapes from the shapes of the
+        parameters, the rule and the JSON
+    misfit : finds contradictions within a state
+    kind : kind of arrays, as in xpcap.spec; "" is the kind of the parameters
+    role : WRITTEN to a solver; FIXED: the solver must have the same; COUNTED from other members
     """
 
     name: str
@@ -343,11 +343,11 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name alone."""
+        """The name without a question mark."""
         return self.name.removesuffix("?")
 
     def of(self, solver: Any) -> Any:
-        """The attribute; None if there is none."""
+        """The attribute of a solver; None if it lacks the attribute."""
         path = self.attribute.split(".")
         return functools.reduce(lambda value, name: getattr(value, name, None), path, solver)
 
@@ -370,14 +370,14 @@ MEMBERS = (
     Member("update rule", "_optimizer.rule.name", str, role=FIXED),
     Member("epoch", "epoch", COUNT, role=COUNTED),
     Member("iteration", "iteration", COUNT, role=COUNTED),
-    Member("optimizer", "_optimizer.config", {}),  # hyperparameters as they are now, and Adam's t
-    Member("first_rate", "_optimizer.first_rate", Real(0)),  # of a linear rate
+    Member("optimizer", "_optimizer.config", {}),  # current hyperparameters, and Adam's t
+    Member("first_rate", "_optimizer.first_rate", Real(0)),  # of a linear decay
     Member("rng", "_order.rng.bit_generator.state", {}, _rng),
     Member("records", "_records", RECORD, _records),
-    Member("position", "_order.position", COUNT, _position),  # batches of the epoch done
-    Member("begun", "_call.begun", Whole(-(2**53), 2**53)),
+    Member("position", "_order.position", COUNT, _position),  # batches done in the epoch
+    Member("begun", "_call.first_epoch", Whole(-(2**53), 2**53)),
     Member("seed?", "model.seed", SEED),  # of dropout masks
-    Member("steps", "_steps", COUNT, _steps),  # taken, recorded or not
+    Member("steps", "_steps", COUNT, _steps),  # steps taken, recorded or not
 )
 ARRAYS = (
     Member("params", "model.params", lambda shapes, *_: shapes),
@@ -396,7 +396,7 @@ ARRAYS = (
 
 
 def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings by their names; None is no leaf."""
+    """The leaves of nested mappings, except None, with their dotted names."""
     if isinstance(tree, Mapping):
         for key, item in tree.items():
             yield from _named(f"{name}.{key}", item)

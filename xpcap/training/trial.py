@@ -1,4 +1,4 @@
-"""A step of training and of scoring, by which a device's fast code is checked."""
+"""A step of training and of scoring, with which the fast code of a device is checked."""
 
 import copy
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from xpcap.selfcheck import Results
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import Objective
 
-TRIES = 20  # batches that are drawn for one that fits the layout; nearly all do
-FEW = 64  # captions of the step that is not padded, as the last of an epoch
-Update = Callable[[Parameters, Parameters], Array]  # of parameters by gradients; returns the norm
+MAX_DRAWS = 20  # of a batch that fits the layout; nearly all batches fit
+FEW = 64  # captions of a step that is not padded, like the last one of an epoch
+Update = Callable[[Parameters, Parameters], Array]  # updates parameters; returns the gradient norm
 
 
 def trial_batch(
@@ -26,7 +26,7 @@ def trial_batch(
 ) -> Batch:
     """n captions of the train split that fit the layout, with weights if the objective has them."""
     count, rng = len(loader.split("train").captions), np.random.default_rng(0)
-    for _ in range(TRIES):
+    for _ in range(MAX_DRAWS):
         batch = loader.minibatch("train", rng.integers(0, count, n))
         lengths = caption_lengths(batch.captions, null)
         if layout is None or layout.pack(batch.captions, null, deal(lengths)[0], lengths, V):
@@ -40,9 +40,9 @@ def trial_step(
 ) -> Results:
     """Results of a step with a copy of the model, by name, on the host.
 
-    Cross entropy is compared, whatever the objective: sampled captions may differ by rounding. What
-    follows the gradients begins from numbers that both codes share, since Adam divides gradients by
-    their size, however small.
+    Cross entropy is compared whatever the objective, since sampled captions may differ by rounding.
+    The update is computed from equal numbers in plain and fast code, since Adam would enlarge small
+    differences of small gradients.
     """
     model, results = copy.copy(model), dict[str, Any]()
     small_batch = batch.take(slice(0, FEW))._replace(step=0)

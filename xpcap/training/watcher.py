@@ -1,4 +1,4 @@
-"""Watcher: what training tells while it goes on, to checkpoints, printed lines and code of users."""
+"""Watcher: observers that training calls, such as checkpoints, printed lines and users' code."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,8 +10,8 @@ from xpcap.progress import say
 class Watcher:
     """Base class of observers of training; each method does nothing by default.
 
-    Watchers are told in their order. An exception from one ends training; training that continues
-    tells the epoch again. Of several ranks each tells its own watchers, which have to decide alike.
+    Watchers are called in their order. An exception from one ends training; when it continues, the
+    epoch is reported again. Each rank calls its watchers, which must make the same decisions.
     """
 
     def stage(self, options: Any) -> None:
@@ -20,13 +20,13 @@ class Watcher:
         Parameters
         ----------
         options : Recipe
-            Complete.
+            The complete options of the stage.
         """
 
     def begin(self, solver: Any) -> None:
-        """Training begins, or continues where ``solver.iteration`` is not 0; before its first step.
+        """Training begins or, if ``solver.iteration`` is not 0, continues; called before a step.
 
-        `train_run` tells it of a finished run too: ``solver.finished`` is then true.
+        `train_run` also calls it for a finished run: ``solver.finished`` is then true.
 
         Parameters
         ----------
@@ -34,7 +34,7 @@ class Watcher:
         """
 
     def step(self, solver: Any) -> None:
-        """A step is done, or a batch of a validation: a moment when ``solver.state()`` may be called.
+        """A training step or a batch of validation is done; ``solver.state()`` may be called now.
 
         Parameters
         ----------
@@ -42,7 +42,7 @@ class Watcher:
         """
 
     def epoch(self, solver: Any) -> None:
-        """An epoch is done, recorded, and by `train_run` saved.
+        """An epoch is done and recorded; in `train_run` it is also saved.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Watcher:
 
 
 class EpochLines(Watcher):
-    """Prints the figures of each epoch in a line, and why training ends before its last."""
+    """Prints a line with the figures of each epoch, and the reason if training ends early."""
 
     def epoch(self, solver: Any) -> None:
         record, times = solver.history[-1], solver.times[-1]
@@ -75,7 +75,7 @@ class EpochLines(Watcher):
 
 
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
-    """The watchers given to a function. Raise InvalidTypeError unless they are a list of them."""
+    """The watchers of a function's argument. InvalidTypeError : it is no list of watchers."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
     if listed is None or not all(isinstance(watcher, Watcher) for watcher in listed):
         got, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
