@@ -413,7 +413,7 @@ RUN: list[tuple[Any, ...]] = [
     (RERANKING, tensors(lambda x, m: x.update(counts=WRAPS + x["counts"])), "do not add up"),
     (RERANKING, tensors(lambda x, m: x["counts"].__setitem__(slice(2), [0, 2])), "without captions"),
     (RERANKING, tensors(lambda x, m: x["directions"].__setitem__(0, np.nan)), "hold nan at"),
-    (RERANKING, tensors(lambda x, m: x.update(grams=x["grams"][::-1])), "do not rise"),
+    (RERANKING, tensors(lambda x, m: x.update(grams=x["grams"][::-1])), "are not sorted"),
     (RERANKING, other(images=np.frombuffer(b"[1]", "u1")), "images"),
     (RERANKING, tensors(lambda x, m: m["weights"].pop("words")), "weights"),
     (RERANKING, tensors(lambda x, m: m["weights"].update(words=1e300)), "", "", "", "of words"),

@@ -389,7 +389,7 @@ class Varying(CrossEntropy):
 @refusals(
     """
     make(objective="self-critical") | TypeError | thing: objective | got: is 'self-critical' | expected: a function of (model, batch, workspace)
-    make(objective=lambda model, batch: None) | TypeError | got: cannot be called with (model, batch, workspace) | expected: too many positional
+    make(objective=lambda model, batch: None) | TypeError | got: cannot be called with (model, batch, workspace): too many
     make(objective=SelfCritical(DATA, group=Group())) | OptionError | thing: `objective` | got: has a group of 1 | expected: the solver's, of 1
     make(objective=Visiting([])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: is empty
     make(objective=Visiting([-1, 3])) | ValueError | function: Visiting.epoch_indices | thing: the result | got: holds -1..3

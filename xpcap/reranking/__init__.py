@@ -1,6 +1,6 @@
-"""Reranking of candidate captions with the help of the nearest training photos. Open reranker.py first.
+"""Reranking of candidate captions by the most similar training photos. Open reranker.py first.
 
-`PhotoIndex` finds the photos, a `Reranker` scores candidates, and `fit` chooses its weights.
+A `PhotoIndex` finds the photos, a `Reranker` scores candidates, and `fit` chooses its weights.
 """
 
 from xpcap.reranking.index import PhotoIndex

@@ -1,4 +1,4 @@
-"""The file of a reranker: the index of photos, and weights."""
+"""The file of a reranker, with its index of photos and its weights."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from xpcap.reranking.reranker import FEATURES, SETTINGS, WEIGHT, Reranker
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import check_range, spec
 
-STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
+STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # settings with another name in the file
 FUNCTION, CAUSE = "open_run", "damaged, or from another run?"
-MAX_IDS = 1 << 28  # of captions as long as the longest; they take 1 GiB
+MAX_IDS = 1 << 28  # ids of all captions, padded to the longest: 1 GiB
 ARRAYS = spec(
     "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u lengths:n=u"
     " words:w=u ends:e=u grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
@@ -29,9 +29,9 @@ ARRAYS = spec(
 def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
     """The arrays of an index in its file.
 
-    ``counts`` (m,) are captions of each photo, ``lengths`` (n,) words of each caption, photo by
-    photo, ``words`` the ids of all of them, and ``ends``, rising, those that end a caption that was
-    not cut.
+    ``counts`` (m,) are the numbers of captions of the photos, ``lengths`` (n,) the numbers of words
+    of the captions, photo by photo, ``words`` the ids of all words, and ``ends`` the sorted ids of
+    words that end a caption which was not cut.
     """
     photos, is_word = index.photos, index.vocabulary.is_word(index.photos.captions)
     lengths, words = is_word.sum(axis=1), photos.captions[is_word]
@@ -53,7 +53,7 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
 
 
 def write_reranker(path: Path, reranker: Reranker, meta: Mapping[str, Any]) -> None:
-    """Write a reranker, and `meta`, anything in JSON. OSError : it cannot be written."""
+    """Write a reranker, and `meta`, a JSON object. OSError : the file cannot be written."""
     settings = {STORED.get(name, name): getattr(reranker, name) for name in ("weights", *SETTINGS)}
     meta = {**meta, **settings, "pictures": reranker.index.frequencies.pictures}
     write_tensors(path, arrays_of(reranker.index), meta)
@@ -62,10 +62,10 @@ def write_reranker(path: Path, reranker: Reranker, meta: Mapping[str, Any]) -> N
 def read_reranker(
     path: Path, vocabulary: Vocabulary, D: int, *, first_words: bool = False
 ) -> tuple[Reranker, dict[str, Any]]:
-    """The reranker of a file for features of size D, and the file's `meta`.
+    """Read a reranker for features of size D, and the file's `meta`.
 
-    first_words : the reranker may know the first words of the vocabulary alone
-    DataError : missing, damaged, not ours, of a newer format, or of another run.
+    first_words : accept a reranker that knows only the first words of the vocabulary
+    DataError : the file is missing, damaged, of a newer format, or from another run.
     """
     tensors, meta = read_tensors(path, FUNCTION)
     caller, V = f"{FUNCTION}: {path}", len(vocabulary)
@@ -88,10 +88,10 @@ def read_reranker(
 
 
 def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Weights and other settings of a reranker, taken out of `meta`, checked."""
+    """Checked weights and settings of a reranker, which are removed from `meta`."""
     weights = meta.pop("weights", None)
     if not isinstance(weights, dict) or set(weights) != set(FEATURES):
-        raise _damaged(caller, f"weights {str(weights)[:60]}", "one of each feature")
+        raise _damaged(caller, f"weights {str(weights)[:60]}", "one for each feature")
     try:
         settings: dict[str, Any] = {
             name: kind.check(caller, stored := STORED.get(name, name), meta.pop(stored, None))
@@ -109,7 +109,7 @@ def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
 def _photos(
     caller: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int
 ) -> Split:
-    """The photos of a file. DataError : values are out of range, or do not fit together."""
+    """The photos of a file. DataError : values are out of range, or contradict each other."""
     counts, lengths = (tensors[name].astype(np.int64) for name in ("counts", "lengths"))
     words, ends, grams = (tensors[name] for name in ("words", "ends", "grams"))
     m, n, longest = len(counts), len(lengths), int(lengths.max(initial=0))
@@ -120,17 +120,17 @@ def _photos(
     if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
         raise _damaged(caller, f"images that are not a list of {m:,} names")
     for name, total, things in (("counts", n, "captions"), ("lengths", len(words), "words")):
-        numbers = tensors[name].astype(np.float64)  # whose sum does not wrap
+        numbers = tensors[name].astype(np.float64)  # a sum of floats does not wrap
         if numbers.sum() != total:
             raise _damaged(caller, f"{name} that do not add up to {total:,} {things}")
     if not (m and counts.all()):
-        raise _damaged(caller, "photos without captions", "some of each")
+        raise _damaged(caller, "photos without captions", "at least one for each")
     if n * (longest + 2) > MAX_IDS:
         raise _damaged(caller, f"{n:,} captions of up to {longest:,} words", "shorter ones")
     for name, ids in (("words", words), ("ends", ends)):
         check_range(caller, name, ids, V, CAUSE, DataError)
     if (grams[1:] <= grams[:-1]).any() or (tensors["times"] < 1).any():
-        raise _damaged(caller, "n-grams that do not rise, or occur in no picture")
+        raise _damaged(caller, "n-grams that are not sorted, or occur in no picture")
     captions = np.full((n, longest + 2), vocabulary.null, np.int32)
     captions[:, 0] = vocabulary.start
     columns = np.arange(longest + 2)
@@ -142,9 +142,9 @@ def _photos(
 
 
 def _small(numbers: np.ndarray) -> np.ndarray:
-    """Whole numbers in 16 bits, or in 32 if they need them."""
+    """Whole numbers in 16 bits, or in 32 bits if need be."""
     return numbers.astype(np.uint16 if numbers.max(initial=0) < 1 << 16 else np.uint32)
 
 
-def _damaged(caller: str, what: str, expected: str = "") -> DataError:
-    return DataError(caller, "", f"has {what}", expected, CAUSE)
+def _damaged(caller: str, content: str, expected: str = "") -> DataError:
+    return DataError(caller, "", f"has {content}", expected, CAUSE)

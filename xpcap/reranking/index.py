@@ -1,4 +1,4 @@
-"""PhotoIndex: the training photos nearest to a photo, their captions, and their words."""
+"""PhotoIndex: finds the training photos most similar to a photo, with their captions and words."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,36 +15,36 @@ from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ops import topk
 from xpcap.threads import one_blas_thread
 
-SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are no better
-AT_ONCE = 1 << 24  # similarities computed together
-NEGLIGIBLE = 1e-6  # norm of a photo without a direction of its own
-DUPLICATE_SIMILARITY = 0.999  # similarity from which on two photos count as one and the same
-SMALLEST = 1e-30  # of a norm: a feature that is the mean of all has no direction
+SIZE = 128  # of an embedding; larger ones do not improve neighbours
+BLOCK_SIZE = 1 << 24  # similarities that are computed together
+NEGLIGIBLE = 1e-6  # norm below which an embedding is 0
+DUPLICATE_SIMILARITY = 0.999  # photos that are at least so similar count as the same photo
+SMALLEST = 1e-30  # added to norms: a feature that equals the mean has norm 0
 RIDGE = 1.0  # penalty of the word predictor, for embeddings of norm 1
 
 
 class Neighbours(NamedTuple):
-    """The k training photos nearest to each of N photos, the nearest first."""
+    """The k training photos most similar to each of N photos, the most similar first."""
 
-    photos: np.ndarray  # (N, k) int, rows of the index; -1: there are no more
-    similarities: np.ndarray  # (N, k) float32, cosines; -inf where there are no more
+    photos: np.ndarray  # (N, k) int, rows of the index; -1 if there are fewer
+    similarities: np.ndarray  # (N, k) float32, cosines; -inf if there are fewer
 
 
 @dataclass(frozen=True)
 class PhotoIndex:
-    """The photos of a train split by their features, with their captions.
+    """The photos of a train split with their captions, indexed by their features.
 
-    A photo's embedding is its preprocessed feature, of a grid the mean over its regions, centred,
-    projected onto the principal components of the train split, and divided by its norm. Similarity
-    is the cosine of two embeddings.
+    The embedding of a photo is its preprocessed feature, or the mean over the regions of a grid,
+    centred, projected onto the principal components of the train split, and divided by its norm.
+    The similarity of two photos is the cosine of their embeddings.
 
     vocabulary : of the captions' ids
     projection : of features (N, D), onto d components
-    photos : the m photos, with embeddings (m, d) float16 as features, of norm 1, and captions in
-        the order of the photos; one without END was cut
-    frequencies : of the n-grams of the captions, as CIDEr counts them
-    predictor : (d + 1, V) float16; the share of a photo's captions that hold each word is
-        ``embedding @ predictor[:-1] + predictor[-1]``, whose last row is the mean over photos
+    photos : the m photos, with embeddings (m, d) float16 of norm 1 as features, and captions in the
+        order of the photos; a caption without END was cut
+    frequencies : document frequencies of the captions' n-grams, as in CIDEr
+    predictor : (d + 1, V) float16; predicts the share of a photo's captions with each word as
+        ``embedding @ predictor[:-1] + predictor[-1]``; the last row is the mean over photos
     """
 
     vocabulary: Vocabulary
@@ -55,21 +55,21 @@ class PhotoIndex:
 
     @classmethod
     def of(cls, data: CaptionData, split: str = "train") -> Self:
-        """The index of a split whose features `data` preprocesses."""
+        """Index a split of `data`, which preprocesses the features."""
         photos = _photos(data, split)
         projection = fit_projection(photos.features, SIZE)
         return cls._build(data.vocabulary, projection, _embedded(photos, projection))
 
     def extended(self, data: CaptionData, origin: str, split: str = "train") -> Self:
-        """The index of its own photos and those of a split, by the same projection.
+        """An index that also has the photos of a split, with the same projection.
 
-        The vocabulary of `data` begins with the words of the index, else DataError. `origin` goes
-        before the names of its own photos, of which the split may have namesakes.
+        `origin` is put before the names of the present photos, since the split may have photos of
+        the same name. DataError : the vocabulary of `data` does not begin with the index's words.
         """
         if data.vocabulary.idx_to_word[: len(self.vocabulary)] != self.vocabulary.idx_to_word:
             got = "does not begin with the words of the index"
             cause = "encode the data with index.vocabulary.union(data.vocabulary)"
-            raise DataError("PhotoIndex.extended", "the vocabulary", got, "those first", cause)
+            raise DataError("PhotoIndex.extended", "the vocabulary", got, "these first", cause)
         photos, others = self.photos, _embedded(_photos(data, split), self.projection)
         width = max(photos.captions.shape[1], others.captions.shape[1])
         captions = [
@@ -100,9 +100,9 @@ class PhotoIndex:
     def shares_of(self, features: Array) -> Array | float:
         """Share (N,) of the norm of centred features that their projection keeps.
 
-        Few photos vary in few directions, of which the projection keeps all. Then embeddings of
-        other photos may be equal, though their features are not: the cosine of these is that of
-        the embeddings times this share. Of more photos it is taken as 1.
+        If the index has few photos, the projection keeps all their directions, but other photos
+        with different features may have equal embeddings. The cosine of the features is then that
+        of the embeddings times this share. With more photos the share is taken as 1.
         """
         if not keeps_all(self.projection):
             return 1.0
@@ -115,20 +115,20 @@ class PhotoIndex:
 
     @one_blas_thread()
     def nearest(self, embeddings: Array, k: int, shares: Array | float = 1.0) -> Neighbours:
-        """The k nearest photos, by exact search; of equals the first of the index.
+        """The k most similar photos, by exact search; among equals, the first of the index.
 
-        The photo itself, at DUPLICATE_SIMILARITY or more, and photos at 0 or less are none.
-        `embeddings` are (N, d) float32, of `embeddings_of`, on any device; `shares` (N,) are those
-        of `shares_of`.
+        Photos with a similarity of DUPLICATE_SIMILARITY or more, or of 0 or less, are left out.
+        `embeddings` (N, d), float32, on any device, are from `embeddings_of`, and `shares` (N,)
+        from `shares_of`.
         """
         xp, n = get_array_module(embeddings), len(embeddings)
         values = xp.full((n, k), -np.inf, np.float32)
         rows = xp.full((n, k), -1, np.int64)
-        step = max(1, AT_ONCE // max(1, n))
+        step = max(1, BLOCK_SIZE // max(1, n))
         for start in range(0, len(self), step):
             block = self.photos.features[start : start + step].astype(np.float32)
             similarities = embeddings.dot(asarray(block, like=embeddings).T)
-            cosines = (similarities.T * shares).T  # of features, where photos are few
+            cosines = (similarities.T * shares).T  # of features, if the index has few photos
             similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
             block_values, columns = topk(similarities, min(k, len(block)))
@@ -146,36 +146,36 @@ class PhotoIndex:
         return self.photos.features[:]
 
     def captions(self, photo: int) -> list[list[int]]:
-        """Captions of a photo, as ids of words."""
+        """Captions of a photo as word ids."""
         rows = slice(*np.searchsorted(self.photos.image_idxs, [photo, photo + 1]))
         ids = self.photos.captions[rows]
         return [row[i].tolist() for row, i in zip(ids, self.vocabulary.is_word(ids), strict=True)]
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """Pairs of a word and what follows it in a caption, a word or END, rising."""
+        """Sorted pairs of a word and the next word, or END, in the captions."""
         ids = self.photos.captions
         inside = self.vocabulary.is_word(ids[:, :-1]) & (ids[:, 1:] != self.vocabulary.null)
         return np.unique(pair(ids[:, :-1][inside], ids[:, 1:][inside]))
 
 
 def keeps_all(projection: Projection) -> bool:
-    """True if an index's projection keeps all that its photos vary in: they are few."""
+    """True if a projection keeps all directions, because the index has few photos."""
     return projection.components.shape[1] < SIZE
 
 
 def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Two words as one number, int64."""
+    """Pairs of words, each as one int64."""
     return first.astype(np.int64) << 32 | second.astype(np.int64)
 
 
 def _photos(data: CaptionData, name: str) -> Split:
-    """The captioned photos of a split, with features (m, D), preprocessed, of grids the mean."""
+    """The captioned photos of a split, with preprocessed features (m, D); grids are averaged."""
     split, end = data.split(name), data.vocabulary.end
     photos, numbers = np.unique(split.image_idxs, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     captions = split.captions[order]
-    captions[captions[:, -1] == end, -1] = data.vocabulary.null  # perhaps the caption was cut
+    captions[captions[:, -1] == end, -1] = data.vocabulary.null  # a full caption may have been cut
     rows = np.arange(len(split.features))
     features = LazyRows(rows, photos, lambda numbers: _pooled(data.features(name, numbers)))
     small = np.prod(features.shape) * features.dtype.itemsize <= IN_MEMORY
@@ -184,19 +184,19 @@ def _photos(data: CaptionData, name: str) -> Split:
 
 
 def _embedded(photos: Split, projection: Projection) -> Split:
-    """The photos with embeddings as features."""
+    """The photos with their embeddings as features."""
     embeddings = [_unit(projection(x)).astype(np.float16) for _, x in blocks(photos.features)]
     return replace(photos, features=np.concatenate(embeddings))
 
 
 def _pooled(features: Array) -> Array:
-    """Features (N, D) float32, of grids the mean over the regions."""
+    """Features (N, D) float32; grids are averaged over their regions."""
     pooled = features.mean(axis=1) if features.ndim == 3 else features
     return pooled.astype(np.float32, copy=False)
 
 
 def _unit(x: Array) -> Array:
-    """Rows divided by their norms; a row that is nearly 0 becomes 0."""
+    """Rows divided by their norms; a row of nearly norm 0 becomes 0."""
     xp = get_array_module(x)
     norm = xp.sqrt((x * x).sum(axis=1, keepdims=True))
     return xp.where(norm > NEGLIGIBLE, x / xp.maximum(norm, NEGLIGIBLE), 0).astype(np.float32)
@@ -206,14 +206,14 @@ def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
     """The word predictor, by ridge regression of word shares on embeddings."""
     (m, d), V = photos.features.shape, len(vocabulary)
     is_word = vocabulary.is_word(photos.captions)
-    # A caption counts for a word once
+    # A caption counts once for each of its words
     number, _ = is_word.nonzero()
     caption, word = np.divmod(np.unique(number * np.int64(V) + photos.captions[is_word]), V)
     photo = photos.image_idxs[caption]
     weight = 1 / np.bincount(photos.image_idxs)[photo]
     prior = np.bincount(word, weight, V) / m
     products, squares = np.zeros((d, V)), np.zeros((d, d))
-    step = max(1, AT_ONCE // V)
+    step = max(1, BLOCK_SIZE // V)
     for start in range(0, m, step):
         x = photos.features[start : start + step].astype(np.float64)
         pairs = slice(*np.searchsorted(photo, [start, start + len(x)]))

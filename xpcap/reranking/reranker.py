@@ -1,4 +1,4 @@
-"""Reranker: candidate captions of a photo, scored by a linear function of their features."""
+"""Reranker: scores candidate captions of a photo by a linear function of their features."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from xpcap.reranking.index import Neighbours, PhotoIndex, pair
 from xpcap.threads import cores, parallel_map, split_evenly
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
-SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
-MIN_PHOTOS_PER_CORE = 32  # for another core to pay off
+SMALLEST = 1e-6  # lower limit of weights that are divided by, as for a single neighbour
+MIN_PHOTOS_PER_CORE = 32  # with fewer, another core does not pay off
 RARE = 1e-3  # added to shares of captions before their ratio is taken
 
-# Features of a candidate, with their meaning
+# Features of a candidate, and their meanings
 FEATURES = {
-    "log_probability": "log-probability a word, END included",
+    "log_probability": "log-probability per word, END included",
     "consensus": "mean CIDEr-D against the captions of the nearest photos, the nearer the heavier",
     "words": "mean over words of log(share expected from the features / share in all captions)",
     "length": "number of words",
-    "unseen": "share of its pairs of words, the end counted as one, that no training caption holds",
+    "unseen": "share of its pairs of words, END counted as a word, that no training caption has",
     "repeats": "1 if one to three words stand twice in a row",
     "borrowed": "1 if it is the caption of a neighbour",
 }
-# Kinds of a reranker's weights and settings, which are also those of its file
+# Option kinds of a reranker's weights and settings, also in its file
 WEIGHT = Real(-1e6, 1e6)
 SETTINGS: Mapping[str, OptionKind] = {
     "neighbours": Whole(1, 1000),
@@ -48,27 +48,27 @@ class Candidate(NamedTuple):
     """A caption that may be chosen."""
 
     words: CaptionIds
-    log_probability: float  # total, END included
-    photo: int = -1  # row in the index of the photo that it is a caption of; -1: the model's own
+    log_probability: float  # of the caption, END included
+    photo: int = -1  # row in the index of the photo whose caption it is; -1: the model generated it
 
 
 class RerankedCandidate(NamedTuple):
-    """A candidate with its score, the sum of its parts."""
+    """A candidate with its score, which is the sum of its parts."""
 
     candidate: Candidate
     score: float
-    parts: dict[str, float]  # by FEATURES: weight times feature
+    parts: dict[str, float]  # name in FEATURES to weight times feature
 
 
 class Reranking(NamedTuple):
-    """The candidates of a photo, the best first, and the photos that took part in the choice."""
+    """The reranked candidates of a photo, and the neighbours that they were compared with."""
 
-    candidates: list[RerankedCandidate]
-    neighbours: list[tuple[int, float]]  # rows of the index, the nearest first, and similarities
+    candidates: list[RerankedCandidate]  # the best first
+    neighbours: list[tuple[int, float]]  # rows of the index and similarities, the nearest first
 
     @property
     def best(self) -> CaptionIds:
-        """The caption chosen; empty without a candidate."""
+        """The chosen caption; empty without a candidate."""
         return self.candidates[0].candidate.words if self.candidates else ()
 
 
@@ -76,19 +76,18 @@ class Reranking(NamedTuple):
 class Reranker:
     """Scores candidates by ``sum over features of weight * feature``.
 
-    index : of the training photos
+    index : index of the training photos
     weights : name in FEATURES to weight
-    neighbours : k, nearest photos whose captions are compared with
+    neighbours : k, number of nearest photos whose captions candidates are compared with
     bandwidth : difference in similarity over which the weight of a neighbour falls to 1/e
-    width : of the beam that makes candidates
-    retrieved : captions of neighbours, at most, that become candidates; 0: none
-    no_stutter : candidates have no one to three words twice in a row, as people's captions
+    width : width of the beam that generates candidates
+    retrieved : limit of captions of neighbours that become candidates; 0: none
+    no_stutter : exclude candidates with one to three words twice in a row, which people rarely write
 
-    Consensus is that of Devlin et al. 2015, *Exploring Nearest Neighbor Approaches for Image
+    Consensus is from Devlin et al. 2015, *Exploring Nearest Neighbor Approaches for Image
     Captioning*, with CIDEr-D as the similarity of captions.
 
-    OptionError : a setting is out of the range that its file may hold, or there is not one weight
-        for each feature.
+    OptionError : a setting is out of range, or weights and FEATURES have different names.
     """
 
     index: PhotoIndex
@@ -104,7 +103,7 @@ class Reranker:
             lacking = [name for name in FEATURES if name not in self.weights]
             unknown = [name for name in self.weights if name not in FEATURES]
             got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(unknown)}"
-            raise OptionError("Reranker", "`weights`", got, f"one of each of {', '.join(FEATURES)}")
+            raise OptionError("Reranker", "`weights`", got, f"a weight of {', '.join(FEATURES)}")
         weights = {
             name: WEIGHT.check("Reranker", f"the weight of {name}", weight)
             for name, weight in self.weights.items()
@@ -122,7 +121,7 @@ class Reranker:
     def rerank(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> list[Reranking]:
-        """Rank the candidates of N photos, whose embeddings and neighbours are those of `near`."""
+        """Rerank the candidates of N photos, with embeddings and neighbours from the method `near`."""
         values = self.features(embeddings, near, candidates)
         all_parts = values * np.array([self.weights[name] for name in FEATURES])
         rerankings = []
@@ -143,42 +142,44 @@ class Reranker:
     def with_retrieved(
         self,
         near: Neighbours,
-        made: Sequence[Sequence[Candidate]],
+        generated: Sequence[Sequence[Candidate]],
         log_likelihood: LogLikelihood,
         allowed: Allowed,
     ) -> list[list[Candidate]]:
-        """The candidates of N photos, and the neighbours' captions of the most consensus.
+        """The generated candidates of N photos, and the neighbours' captions of highest consensus.
 
-        near : as of `near`
-        made : of each photo the candidates that models made
-        log_likelihood : of captions, given the number of the photo of each
-        allowed : mask of the captions that may be candidates
+        near : from the method `near`
+        generated : candidates of each photo that the model generated
+        log_likelihood : returns the log-likelihoods of captions, given the numbers of their photos
+        allowed : returns a mask of the captions that may be candidates
         """
         if not self.retrieved:
-            return [*map(list, made)]
+            return [*map(list, generated)]
         unknown = self.index.vocabulary.unk
-        offered = []
-        for photos, own in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
-            known = {candidate.words for candidate in own}
+        retrieved = []
+        for photos, candidates in zip(
+            near.photos[:, :RETRIEVED_FROM].tolist(), generated, strict=True
+        ):
+            known = {candidate.words for candidate in candidates}
             owner: dict[CaptionIds, int] = {}
             for photo in photos:
                 for words in map(tuple, self.index.captions(photo)):
                     if words and unknown not in words and words not in known:
                         owner.setdefault(words, photo)
-            offered.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
-        masks = _by_group(allowed([x.words for x in chain.from_iterable(offered)]), offered)
-        offered = [[*compress(group, mask)] for group, mask in zip(offered, masks, strict=True)]
-        scores = _by_group(self._consensus(near, offered), offered)
+            retrieved.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
+        masks = _by_group(allowed([x.words for x in chain.from_iterable(retrieved)]), retrieved)
+        retrieved = [[*compress(group, mask)] for group, mask in zip(retrieved, masks, strict=True)]
+        scores = _by_group(self._consensus(near, retrieved), retrieved)
         orders = [np.argsort(-x, kind="stable")[: self.retrieved].tolist() for x in scores]
-        best = [[group[i] for i in order] for group, order in zip(offered, orders, strict=True)]
+        best = [[group[i] for i in order] for group, order in zip(retrieved, orders, strict=True)]
         photo_numbers = [number for number, group in enumerate(best) for _ in group]
         log_likelihoods = log_likelihood(
             photo_numbers, [x.words for x in chain.from_iterable(best)]
         )
         totals = iter(log_likelihoods.tolist())
         return [
-            [*own, *(x._replace(log_probability=next(totals)) for x in group)]
-            for own, group in zip(made, best, strict=True)
+            [*candidates, *(x._replace(log_probability=next(totals)) for x in group)]
+            for candidates, group in zip(generated, best, strict=True)
         ]
 
     def features(
@@ -186,17 +187,17 @@ class Reranker:
     ) -> np.ndarray:
         """Features (C, F) of the candidates of N photos, photo by photo, float64."""
 
-        def of_part(photos: slice) -> np.ndarray:
+        def part_features(photos: slice) -> np.ndarray:
             part = Neighbours(*(x[photos] for x in near))
             return self._features(embeddings[photos], part, candidates[photos])
 
         parts = split_evenly(len(candidates), min(cores(), len(candidates) // MIN_PHOTOS_PER_CORE))
-        return np.concatenate(parallel_map(of_part, parts))
+        return np.concatenate(parallel_map(part_features, parts))
 
     def _features(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
-        """Features of the candidates of some of the photos, on one core."""
+        """Features of candidates, computed on one core."""
         flat = [*chain.from_iterable(candidates)]
         words = self.index.vocabulary.idx_to_word
         lengths = np.array([len(x.words) for x in flat])
@@ -213,10 +214,10 @@ class Reranker:
         return np.stack([np.asarray(values[name], np.float64) for name in FEATURES], axis=1)
 
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
-        """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
+        """Weighted mean CIDEr-D (C,) of each candidate against the captions of the neighbours.
 
-        A neighbour's weight falls with its distance: exp((similarity - largest) / bandwidth),
-        divided by the sum. A caption of a neighbour is not compared with those of its own photo.
+        The weight of a neighbour is exp((similarity - largest) / bandwidth), divided by the sum. A
+        retrieved caption is not compared with the captions of its photo.
         """
         words, unknown = self.index.vocabulary.idx_to_word, self.index.vocabulary.unk
         texts = {
@@ -224,7 +225,7 @@ class Reranker:
                 [words[i] for i in caption if i != unknown]
                 for caption in self.index.captions(photo)
             ]
-            or [[]]  # there is no neighbour, and the weight of this is 0
+            or [[]]  # without a neighbour; its weight is 0
             for photo in np.unique(near.photos).tolist()
         }
         largest = np.maximum(near.similarities[:, :1], 0)
@@ -270,10 +271,10 @@ class Reranker:
         return np.array(lifts, np.float64)
 
     def _unseen(self, captions: Sequence[CaptionIds]) -> np.ndarray:
-        """Share of the pairs of words of each caption, its end included, that the index lacks."""
+        """Share of the pairs of words of each caption, END included, that the index lacks."""
         ids = [np.array([*words, self.index.vocabulary.end]) for words in captions]
         pairs = np.concatenate([np.zeros(0, np.int64), *(pair(x[:-1], x[1:]) for x in ids)])
-        known_pairs = np.append(self.index.pairs, -1)  # which is no pair
+        known_pairs = np.append(self.index.pairs, -1)  # -1 is no pair
         unseen = known_pairs[np.searchsorted(known_pairs[:-1], pairs)] != pairs
         lengths = np.array([*map(len, captions)], np.int64)
         caption_numbers = np.repeat(np.arange(len(captions)), lengths)
@@ -281,6 +282,6 @@ class Reranker:
 
 
 def _by_group(values: np.ndarray, groups: Sequence[Sequence[object]]) -> list[np.ndarray]:
-    """The values of each group, of those of all members, group by group."""
+    """Split values of all members, which are ordered by group, into arrays per group."""
     ends = accumulate(map(len, groups), initial=0)
     return [values[start:end] for start, end in pairwise(ends)]

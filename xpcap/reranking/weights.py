@@ -1,4 +1,4 @@
-"""Weights of a reranker, fitted to captions of the val split."""
+"""Fits the weights of a reranker to captions of the val split."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from xpcap.reranking.reranker import FEATURES
 from xpcap.spec import spec
 from xpcap.threads import one_blas_thread
 
-# Weights before any fit, good from 450 photos with one caption each to 6,000 with five. Their scale
-# matters to the fit alone: the larger, the more the softmax is a choice of the best.
+# Weights before a fit; they suit data from 450 photos with one caption each to 6,000 with five. Their
+# scale matters only to the fit: the larger, the closer the softmax is to the argmax.
 PRIOR = {
     "log_probability": 12.0,
     "consensus": 28.0,
@@ -22,16 +22,16 @@ PRIOR = {
     "repeats": -24.0,
     "borrowed": 0.0,
 }
-STRENGTH = 3.0  # of the prior, in CIDEr-D times photos, for a feature's standard deviation
+STRENGTH = 3.0  # of the prior: CIDEr-D times photos, per standard deviation of a feature
 STEPS, RATE = 300, 0.1
 
 
 class Fitted(NamedTuple):
-    """Fitted weights, and the mean CIDEr-D of the captions that they choose."""
+    """Fitted weights, and the mean CIDEr-D on the photos of the fit."""
 
     weights: dict[str, float]
-    likeliest: float  # where the model's likeliest candidate a word is chosen instead
-    cider: float  # of the photos of the fit
+    likeliest: float  # CIDEr-D of the candidates that the model finds likeliest per word
+    cider: float  # CIDEr-D of the candidates that the weights choose
 
 
 def fit(
@@ -40,30 +40,30 @@ def fit(
     rewards: np.ndarray,
     prior: Mapping[str, float] = PRIOR,
 ) -> Fitted:
-    """Fit weights so that the captions chosen have a high CIDEr-D.
+    """Fit weights so that the chosen captions have a high CIDEr-D.
 
-    The weights w maximise the expected reward of a choice by softmax, near the prior weights v:
+    The weights w maximise the expected reward of a softmax choice, and stay near the prior v:
 
         sum over photos of sum over candidates c of softmax(features w)_c reward_c
         - STRENGTH sum over features f of (spread_f (w_f - v_f))^2
 
     features : (C, F), of all candidates
-    photos : (C,) int, rising, the photo of each
-    rewards : (C,) CIDEr-D of each against the photo's own captions
+    photos : (C,) int, the photo of each candidate, sorted
+    rewards : (C,) CIDEr-D of each candidate against the photo's references
     prior : v, by the names of FEATURES
-    ValueError : shapes do not fit, there is no candidate, photos fall, or a reward is not finite.
-        TypeError : of another kind.
+    ValueError : shapes do not fit, there is no candidate, photos are not sorted, or a reward is not
+        finite. TypeError : an array has another kind.
     """
     spec("features:C>0,F=n photos:C=i rewards:C=n!").check(
         "fit", features, photos, rewards, sizes={"F": len(FEATURES)}
     )
     if (photos[1:] < photos[:-1]).any():
-        raise InvalidValueError("fit", "photos", "do not rise", "candidates sorted by photo")
+        raise InvalidValueError("fit", "photos", "are not sorted", "candidates sorted by photo")
     prior_weights = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
     _, number = np.unique(photos, return_inverse=True)
-    with one_blas_thread():  # so that the bits do not depend on the cores
+    with one_blas_thread():  # the bits then do not depend on the number of cores
         weights = _ascend(features, number, rewards, prior_weights)
         chosen = _chosen(features @ weights, number, rewards)
     return Fitted(
@@ -76,7 +76,7 @@ def fit(
 def _ascend(
     features: np.ndarray, photos: np.ndarray, rewards: np.ndarray, prior_weights: np.ndarray
 ) -> np.ndarray:
-    """The weights of `fit`, by Adam in units of the features' spread."""
+    """The weights of `fit`, found by Adam on standardised features."""
     spread = features.std(axis=0) + 1e-9
     prior = prior_weights * spread
     _, first, number = np.unique(photos, return_index=True, return_inverse=True)
@@ -94,6 +94,6 @@ def _ascend(
 
 
 def _chosen(scores: np.ndarray, photos: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """Reward of the candidate of the highest score of each photo, numbered from 0."""
-    order = np.lexsort((-scores, photos))  # of equal scores the first comes first
+    """Reward of each photo's candidate with the highest score; photos are numbered from 0."""
+    order = np.lexsort((-scores, photos))  # among equal scores the first candidate is chosen
     return rewards[order[np.unique(photos[order], return_index=True)[1]]]

@@ -74,7 +74,7 @@ def queries(data: CaptionData, n: int = 7) -> np.ndarray:
 def test_neighbours_are_those_of_a_search_through_all_cosines(
     at_once: int, data: CaptionData, index: PhotoIndex, lib: Lib, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_index, "AT_ONCE", at_once)
+    monkeypatch.setattr(of_index, "BLOCK_SIZE", at_once)
     x = np.asarray(data.split("train").features, np.float64)
     mean, (_, _, axes) = x.mean(axis=0), np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     assert index.embeddings.shape == (PHOTOS, D)  # all components: cosines are those of x - mean
@@ -162,7 +162,7 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
 def test_an_index_is_not_extended_by_other_words(data: CaptionData, index: PhotoIndex) -> None:
     other = Vocabulary([*SPECIAL, *reversed(VOCABULARY.idx_to_word[len(SPECIAL) :])])
     with refuses(
-        DataError, function="PhotoIndex.extended", thing="the vocabulary", expected="those first"
+        DataError, function="PhotoIndex.extended", thing="the vocabulary", expected="these first"
     ):
         index.extended(data.with_vocabulary(other), "other")
     index.extended(data.with_vocabulary(VOCABULARY.union(Vocabulary([*SPECIAL, "zebra"]))), "other")
@@ -345,7 +345,7 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
 
 @refusals(
     """
-    features, [1, 1, 0, 0], rewards | thing: photos | got: do not rise
+    features, [1, 1, 0, 0], rewards | thing: photos | got: are not sorted
     features, [0, 0, 1], rewards | thing: photos | got: have shape (3,)
     features, photos, [1.0, 2.0, np.nan, 0.0] | thing: rewards | got: hold nan
     features[:0], photos, rewards | thing: features | got: have shape (0, 7)
