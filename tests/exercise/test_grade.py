@@ -68,7 +68,7 @@ def test_a_mark_is_of_all_that_was_to_be_written(
 ) -> None:
     report = marked(files)
     assert report.score == score
-    assert sum(mark.most for mark in report.marks) == pytest.approx(100)
+    assert sum(mark.max_points for mark in report.marks) == pytest.approx(100)
 
 
 def test_expect_says_what_a_mark_is_of(marked: Callable[..., Report]) -> None:

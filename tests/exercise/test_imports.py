@@ -94,7 +94,7 @@ for package, place in (("cs231n", {str(tmp_path / "cs231n")!r}), ("deeplearning"
         exec(f"from {{package}}.optim import adam")
     (warning,) = caught
     assert warning.filename == "<string>", warning.filename
-    assert f"{{package}} is the package in {{place}}, which is used as it is" in str(warning.message)
+    assert f"{{package}} is imported from {{place}}" in str(warning.message)
     assert "xpcap.course.override()" in str(warning.message)
     assert lstm_forward(1) is None and lstm_forward.__module__ == f"{{package}}.rnn_layers"
     try:
@@ -171,12 +171,12 @@ for line, name, words in (
     ("from cs231n.classifiers.cnn import *", "classifiers.cnn", (has, own)),
     ("from cs231n.classifiers import cnn", "classifiers.cnn", (has, own)),
     ("from cs231n import fast_layers", "fast_layers", (has, own)),
-    ("from cs231n.rnn_layers_pytorch import *", "rnn_layers_pytorch", ("from 2025 on", own)),
+    ("from cs231n.rnn_layers_pytorch import *", "rnn_layers_pytorch", ("since 2025", own)),
 ):
     try:
         exec(line)
     except ModuleNotFoundError as error:
-        for word in (f"xpcap.course: cs231n.{name} is not among what xpcap has", *words):
+        for word in (f"xpcap.course: cs231n.{name} is not in xpcap, which has", *words):
             assert word in str(error), (word, str(error))
     else:
         raise AssertionError(line)

@@ -56,14 +56,14 @@ def test_whatever_is_observed_gets_a_verdict(module: str, monkeypatch: pytest.Mo
         verdicts = dict.fromkeys((row.forward, row.step, "adam", "sigmoid"), wrong)
         assert judge.judge(row, right, right, cases, [], {}).passed
         for _ in range(12):
-            seen = expected.until_end(row, disturbed(right, rng), cases)
+            seen = expected.cut_after_end(row, disturbed(right, rng), cases)
             below = [name for name in verdicts if name and rng.random() < 0.3]
             for result in judge.judge(row, seen, right, cases, below, verdicts).results:
                 assert isinstance(result, judge.Result)
                 assert result.passed or result.kind
             if row.forward:
                 forward = getattr(rnn_layers, row.forward)
-                judge.for_own_forward(row, seen, cases["square"], forward)
+                judge.pass_on_own_forward(row, seen, cases["square"], forward)
         stopped = Stopped("did not end within 10 seconds")
         assert not judge.judge(row, stopped, right, cases, [], {}).passed
 
@@ -75,7 +75,7 @@ def test_a_mistake_of_both_cells_costs_once() -> None:
         change = explain.Change(0, "bias missing", "", "h0", "h0 = a", "h0 = b", "")
         named = judge.Localisation([change], True, max)
         verdicts[name] = judge.Judged([judge.Result(name, False, kind="bias missing")], named)
-    first, second = judge.told_once(verdicts).values()
+    first, second = judge.report_shared_mistakes_once(verdicts).values()
     assert (first.passed, second.passed) == (False, True)
     assert "CaptioningRNN.loss (rnn)" in second.results[0].advice
 
@@ -92,11 +92,11 @@ def test_results_without_a_cell_earn_nothing_though_a_mistake_of_both_cells_give
         nothing = {key: 0 * value for key, value in right.arrays.items() if key[:6] != "shapes"}
         if method == "sample":  # the number of the step for a word
             nothing = {key: value + np.arange(value.shape[-1]) for key, value in nothing.items()}
-        seen = expected.until_end(row, Observation({**right.arrays, **nothing}, {}), cases)
+        seen = expected.cut_after_end(row, Observation({**right.arrays, **nothing}, {}), cases)
         verdicts[row.name] = judge.judge(row, seen, right, cases, [], {})
     first, second = verdicts.values()
     assert [one.advice for one in first.results] == [one.advice for one in second.results]
-    assert not any(judged.passed for judged in judge.told_once(verdicts).values())
+    assert not any(judged.passed for judged in judge.report_shared_mistakes_once(verdicts).values())
 
 
 def test_zeros_are_no_backward_pass_of_a_forward_pass_without_slopes() -> None:

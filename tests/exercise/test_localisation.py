@@ -362,7 +362,7 @@ def test_a_search_ends_after_so_many_mutants_whatever_the_clock_says() -> None:
     wrong = [np.tanh(x @ Wx + prev_h @ Wh)]
     found = mutants.localise(rnn_layers, "rnn_step_forward", run, wrong)
     assert found is not None
-    assert (found.whole, found.changes[0].kind) == (True, "bias missing")
+    assert (found.complete, found.changes[0].kind) == (True, "bias missing")
     needed = len(ran)
     again = mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=needed)
     assert again is not None

@@ -16,12 +16,12 @@ from xpcap.exercise.grading.results import blocks, class_cells, report_page, sum
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e&" + "x" * 5000
-DERIVED = "Fix `dx`.\nDerivation, line F2:\n    da_f = df * f * (1 - f)\n    (N, H)\nThat is all."
+DIFFERENCE_ERRORS = "Fix `dx`.\nDerivation, line F2:\n    da_f = df * f * (1 - f)\n    (N, H)\nThat is all."
 RESULTS = [
     Result("sigmoid", True, error=1e-16),
     Result("affine_forward", False, "", "not written yet", "Write affine_forward."),
     Result("rnn_step_forward", True, "", "dtype changed", "Right, but `float32` comes back.", 1e-8),
-    Result("rnn_step_backward", False, "dx", "wrong values", DERIVED, 0.5),
+    Result("rnn_step_backward", False, "dx", "wrong values", DIFFERENCE_ERRORS, 0.5),
     Result("rnn_step_backward", False, "db", "bias missing", "Sum over N.", 0.5),
     Result("lstm_forward", False, f"line 7: {HOSTILE}", "raises an error", HOSTILE),
     Result("lstm_backward", False, "dx", "wrong values", "It is not finite.", math.nan),
@@ -39,7 +39,7 @@ def test_a_summary_counts_functions_and_not_files_and_points_unless_some_alone_a
 
 
 def test_an_advice_is_paragraphs_and_indented_code() -> None:
-    assert blocks(DERIVED) == [
+    assert blocks(DIFFERENCE_ERRORS) == [
         (False, "Fix `dx`. Derivation, line F2:"),
         (True, "    da_f = df * f * (1 - f)\n    (N, H)"),
         (False, "That is all."),
@@ -52,12 +52,12 @@ def test_json_has_points_and_the_fields_of_results_and_only_finite_numbers() -> 
     assert (whole["score"], whole["missing"], whole["notices"]) == (6, ["rnn"], [NOTE])
     functions = {mark["function"]: mark for mark in whole["functions"]}
     step = functions["rnn_step_backward"]
-    assert (step["most"], step["points"], step["passed"]) == (8, 0, False)
+    assert (step["max_points"], step["points"], step["passed"]) == (8, 0, False)
     assert [result["error"] for result in step["results"]] == [0.5, 0.5]
     (result,) = functions["lstm_backward"]["results"]
     assert list(result) == ["function", "passed", "where", "kind", "advice", "error"]
     assert result["error"] is None
-    assert sum(mark["most"] for mark in functions.values()) == 100
+    assert sum(mark["max_points"] for mark in functions.values()) == 100
 
 
 def test_a_row_of_a_class_has_points_and_what_is_wrong() -> None:

@@ -117,16 +117,16 @@ def test_a_loop_is_stopped_at_its_line_and_what_calls_it_is_not_asked() -> None:
     line = Line("my work.py", 6, "while True: pass")
     stopped = Stopped("did not end within 0.3 seconds", line, is_slow=True)
     assert answers["lstm_step_forward"] == stopped
-    assert answers["lstm_backward"] == Stopped("was not asked: lstm_step_forward does not end")
+    assert answers["lstm_backward"] == Stopped("was not run: lstm_step_forward does not end")
     assert isinstance(answers["rnn_forward"], Observation)
 
 
 def test_the_functions_of_a_file_have_a_time_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "START", 2e-9)
-    monkeypatch.setattr(run, "IN_ALL", 1e-10)
+    monkeypatch.setattr(run, "TOTAL_FACTOR", 1e-10)
     answers = rules({"one": "return w, config", "two": "return w, config"})
     assert {answer.reason for answer in answers.values() if isinstance(answer, Stopped)} == {
-        "did not end before all took their 3e-09 seconds"
+        "was not finished when all functions had used their 3e-09 seconds"
     }
     assert len(answers) == 2
 

@@ -19,29 +19,28 @@ from xpcap.files import new_folder, require_new_file
 from xpcap.progress import say
 from xpcap.shapes import generate, write_pictures
 
-TRAIN, VAL = 2000, 200  # pictures: enough that few of fifty captions share one
-WORDS = 15  # of a caption, at most, as in the course
-REDUCED = 512  # numbers of a feature after PCA, as in the course
-# of features, which then vary by about 1: at the course's learning rates an RNN learns fifty
-# captions by heart to a loss below 0.1, as its notebook asks
+TRAIN, VAL = 2000, 200  # pictures, so that 50 sampled captions rarely share one
+MAX_WORDS = 15  # of a caption, as in the course
+COMPONENTS = 512  # of the PCA of a feature, as in the course
+# Scaled features vary by about 1. The course's notebook overfits 50 captions to a loss below 0.1 at
+# its learning rates, and an RNN needs that scale to do so
 SCALE = np.float32(10)
 
 
 def write_course_data(
     folder: str | Path, *, seed: int = 0, train: int = TRAIN, val: int = VAL, progress: bool = False
 ) -> CaptionData:
-    """Draw pictures and captions, and write them as the course lays out its data.
+    """Draw pictures and captions, write them in the layout of the course's data, and return them.
 
-    The data that it returns has the features before PCA. Features in ``*2014_vgg16_fc7.h5`` are 10
-    times those of HistogramEncoder, those in ``*_pca.h5`` their 512 principal components, fitted on
-    the train split: file names are the course's, and nothing here is VGG-16's. Captions of more than 15
-    words are left out, as there. The lists of URLs hold ``file:`` URLs of the pictures, which lie
-    in the folder as well; they lead nowhere once it is moved.
+    The file names are the course's, but the features are not VGG-16's: ``*2014_vgg16_fc7.h5`` has
+    those of HistogramEncoder times 10, ``*_pca.h5`` their 512 principal components, fitted on the
+    train split. The returned data has the features before PCA. As in the course, captions have at
+    most 15 words. The lists of URLs name the pictures in the folder by ``file:`` URLs, which break
+    once it is moved.
 
-    folder : to make, with its parents
+    folder : a new folder; missing parents are made
     seed, train, val, progress : as in `generate`
-    DataError : the folder exists, or may not be made. OSError : it cannot be written; then there is
-        none.
+    DataError : the folder exists, or cannot be made. OSError : writing failed; no folder is left.
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -53,15 +52,15 @@ def write_course_data(
 
 
 def _short(data: CaptionData) -> CaptionData:
-    """The data with captions of at most WORDS words, in as many columns as the course's."""
+    """The data without captions of more than MAX_WORDS words, in as many columns as the course's."""
     splits = {}
     for name, split in data.splits.items():
         captions = split.captions
-        rows = np.flatnonzero((captions[:, WORDS + 2 :] == data.vocabulary.null).all(axis=1))
+        rows = np.flatnonzero((captions[:, MAX_WORDS + 2 :] == data.vocabulary.null).all(axis=1))
         assert split.text is not None
         splits[name] = replace(
             split,
-            captions=captions[rows, : WORDS + 2],
+            captions=captions[rows, : MAX_WORDS + 2],
             image_idxs=split.image_idxs[rows],
             features=split.features[:] * SCALE,
             text=[split.text[row] for row in rows.tolist()],
@@ -70,11 +69,11 @@ def _short(data: CaptionData) -> CaptionData:
 
 
 def _write(part: Path, folder: Path, data: CaptionData) -> None:
-    """Write all files to `part`, which is to become `folder`."""
+    """Write all files to `part`, which will be renamed to `folder`."""
     words = data.vocabulary
     vocabulary = {"idx_to_word": words.idx_to_word, "word_to_idx": words.word_to_idx}
     (part / VOCABULARY).write_text(json.dumps(vocabulary), encoding="utf-8")
-    projection = fit_projection(data.split("train").features, REDUCED)
+    projection = fit_projection(data.split("train").features, COMPONENTS)
     with h5py.File(part / CAPTIONS, "w") as file:
         for name, split in data.splits.items():
             pictures = f"{name}2014"
@@ -96,9 +95,9 @@ def _write(part: Path, folder: Path, data: CaptionData) -> None:
 def image_from_url(url: str) -> np.ndarray | None:
     """The course's function: the picture of an http, https or ``file:`` URL, (height, width, 3).
 
-    An error prints a line and gives None. For http and https it is
-    xpcap.encoders.image_from_url; a ``file:`` URL, as write_course_data makes them, leads to a
-    picture on this machine.
+    After an error it prints a line and returns None. http and https URLs go to
+    xpcap.encoders.image_from_url. ``file:`` URLs, such as those of write_course_data, are read from
+    this machine.
     """
     path = local_path(str(url))
     if path is None:

@@ -1,7 +1,7 @@
 """Handouts: the course's files with blanks where students write, notebooks, and a README.
 
-`python -m xpcap.grading.handout FOLDER NOTEBOOKS...` writes a folder. table.py has files, functions
-and shapes, blanks.md what the blanks tell students, student.md their README.
+`python -m xpcap.grading.handout FOLDER NOTEBOOKS...` writes a folder. table.py lists files,
+functions and shapes, blanks.md has the texts of the blanks, student.md the students' README.
 """
 
 import ast
@@ -23,14 +23,14 @@ from xpcap.exercise.grading.run import PACKAGES
 from xpcap.files import read_text, require_new_file, write_new
 
 TO_WRITE = tuple(
-    dict.fromkeys(one.method for one in table.functions(table.HANDED_IN) if one.points)
+    dict.fromkeys(row.method for row in table.functions(table.HANDED_IN) if row.points)
 )
 LIBRARY = "xpcap"  # tag of cells about xpcap itself, which handouts leave out
-MOST = 50_000_000  # bytes of a notebook
-NOTEBOOK = "a file of Jupyter's, .ipynb"
+MAX_BYTES = 50_000_000  # of a notebook
+NOTEBOOK = "a Jupyter notebook (.ipynb)"
 ANSWER = re.compile(r"\n*<details><summary>Answer</summary>.*?</details>\n*", re.DOTALL)
 ASIDE = re.compile(r"\n*<details>.*?</details>", re.DOTALL)
-TIME = re.compile(r"takes (about [\w ]+?) on")  # in a notebook
+TIME = re.compile(r"takes (about [\w ]+?) on")  # running time, as a notebook states it
 NOT_RUN: dict[str, Any] = {"outputs": [], "execution_count": None}
 INTRODUCTION = """{title}
 
@@ -58,16 +58,16 @@ def handout(
 
     folder : new, or without files of these names
     notebooks : notebooks that import the course's functions and classes from xpcap in cells tagged
-        "xpcap". In the handout these cells are left out, the names come from its files, and there
-        are no outputs, no ``<details>`` blocks, and a cell for each answer
+        "xpcap". The handout leaves out these cells, outputs and ``<details>`` blocks, and has a cell
+        for each answer; the names come from its files
     blank : functions to blank out, as patterns: "lstm_step_forward", "CaptioningRNN.loss", "lstm_*"
-    OptionError : a pattern that fits no function, two files of one name, or a file that cannot be
-        written or exists.
-    DataError : no notebook, or one that would run the library's functions.
+    OptionError : a pattern matches no function, two files have the same name, or a file exists or
+        cannot be written.
+    DataError : a file is not a notebook, or would run the library's functions.
     """
     sources = {f"{module}.py": table.source(module, "") for module in table.HANDED_OUT}
     names = {file: [name for name, _ in functions(source)] for file, source in sources.items()}
-    known = [name for of in names.values() for name in of]
+    known = [name for file_names in names.values() for name in file_names]
     blank = tuple(blank)
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
@@ -75,12 +75,12 @@ def handout(
             expected = "a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'"
             raise OptionError("handout", "", got, expected, nearest(pattern, known))
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
-    written = {file: [name for name in of if name in chosen] for file, of in names.items()}
+    written = {file: [n for n in file_names if n in chosen] for file, file_names in names.items()}
     texts = {file: with_blanks(source, chosen) for file, source in sources.items()}
-    to_write = {file: of for file, of in written.items() if of}
-    owned = {name.partition(".")[0] for name in known}
+    to_write = {file: file_names for file, file_names in written.items() if file_names}
+    defined = {name.partition(".")[0] for name in known}
     for notebook in map(Path, notebooks):
-        text = _without_answers(notebook, owned, _listed(to_write))
+        text = _without_answers(notebook, defined, _listed(to_write))
         if notebook.name in {*texts, "README.md"}:
             got, expected = "has the name of another file of the handout", "another name"
             raise OptionError("handout", notebook, got, expected)
@@ -97,7 +97,7 @@ def handout(
 
 
 def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Functions, and methods as "Class.method", with their syntax tree, in the file's order."""
+    """Functions, and methods as "Class.method", with their syntax trees, in the file's order."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             yield node.name, node
@@ -108,7 +108,7 @@ def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
 
 
 def with_blanks(source: str, blank: Collection[str]) -> str:
-    """The source with a blank for the body of each function in `blank`, which raises."""
+    """The source in which the body of each function in `blank` is a blank that raises."""
     lines = source.splitlines()
     for name, node in reversed(list(functions(source))):
         if name in blank:
@@ -121,7 +121,7 @@ def with_blanks(source: str, blank: Collection[str]) -> str:
 
 
 class Section(NamedTuple):
-    """What blanks.md says of a function: meanings of arrays, code that is given, the comment."""
+    """A function's section of blanks.md: meanings of arrays, given code, and the comment."""
 
     arrays: Mapping[str, str]
     given: str
@@ -130,29 +130,29 @@ class Section(NamedTuple):
 
 @functools.cache
 def sections() -> dict[str, Section]:
-    """Sections of blanks.md, by function; "arrays" has what arrays mean in most of them."""
-    found = {}
+    """Sections of blanks.md by function; "arrays" has the default meanings of arrays."""
+    by_name = {}
     for name, text in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", _text("blanks.md"), re.M | re.S):
         arrays = re.findall(r"^(\w+) : (.*)\n", text, re.M)
         given = re.search(r"```python\n(.*?)```\n", text, re.S)
         comment = re.sub(r"^\w+ : .*\n|```python\n(?s:.*?)```\n", "", text, flags=re.M)
-        found[name] = Section(dict(arrays), given[1] if given else "", comment.strip())
-    return found
+        by_name[name] = Section(dict(arrays), given[1] if given else "", comment.strip())
+    return by_name
 
 
 def _blank(name: str, docstring: str) -> str:
-    """The body of a function to write; without a section in blanks.md, all but what to do."""
+    """The body of a function to write; without instructions if blanks.md has no section for it."""
     section = sections().get(name)
     comment = textwrap.indent(section.comment, "# ", lambda _: True) + "\n" if section else ""
     code = f"""# ----- START of your code: {name} -----
-{comment}raise NotImplementedError("{name} is not written yet")  # your code takes its place
+{comment}raise NotImplementedError("{name} is not written yet")  # replace this by your code
 # ----- END of your code: {name} -----"""
     if section is None:
         return f'"""{docstring}"""\n{code}'
-    row = next(one for one in table.FUNCTIONS.values() if one.method == name)
+    row = next(row for row in table.FUNCTIONS.values() if row.method == name)
     arguments, results = (
-        {one: str(entry.forms[0]) for one, entry in of.items()}
-        for of in (row.arguments, row.results)
+        {key: str(entry.forms[0]) for key, entry in entries.items()}
+        for entries in (row.arguments, row.results)
     )
     meanings = {**sections()["arrays"].arrays, **section.arrays}
     if row.forward:
@@ -162,11 +162,11 @@ def _blank(name: str, docstring: str) -> str:
         results["cache"], meanings["cache"] = "()", f"what {backward} will read"
     listed = (
         "\n".join(
-            f"- {one} {shape}".removesuffix(" ()")
-            + f": {meanings.get(one) or f'gradient of the loss by {one[1:]}'}"
-            for one, shape in of.items()
+            f"- {key} {shape}".removesuffix(" ()")
+            + f": {meanings.get(key) or f'gradient of the loss with respect to {key[1:]}'}"
+            for key, shape in shapes.items()
         )
-        for of in (arguments, results)
+        for shapes in (arguments, results)
     )
     names = ", ".join(results)
     given = section.given or f"{names} = {', '.join(['None'] * len(results))}\n"
@@ -175,22 +175,22 @@ def _blank(name: str, docstring: str) -> str:
     return f'"""{title}.\n\n{arrays}\n"""\n{given}{code}\nreturn {names}'
 
 
-def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
-    """A notebook as JSON, to be worked through with files that define the names in `owned`."""
-    text = read_text("handout", path, MOST, NOTEBOOK)
+def _without_answers(path: Path, defined: Collection[str], files: str) -> str:
+    """A notebook as JSON without answers, for students whose files define the names in `defined`."""
+    text = read_text("handout", path, MAX_BYTES, NOTEBOOK)
     try:
         notebook = json.loads(text)
-        cells = [one for cell in notebook["cells"] for one in _cells(cell)]
+        cells = [new for cell in notebook["cells"] for new in _cells(cell)]
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError("handout", path, f"is not a notebook ({error})", NOTEBOOK) from None
-    names = "|".join(sorted(owned))
-    takes = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
-    takes += r"|^\s*from xpcap\S* import \*|^\s*import xpcap\S* as \w+"
-    takes += r"|\bfrom xpcap import [^\n]*\b(?:layers|models|optim)\b"
+    names = "|".join(sorted(defined))
+    imports = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
+    imports += r"|^\s*from xpcap\S* import \*|^\s*import xpcap\S* as \w+"
+    imports += r"|\bfrom xpcap import [^\n]*\b(?:layers|models|optim)\b"
     for cell in cells:
-        if cell["cell_type"] == "code" and (found := re.search(takes, cell["source"], re.M)):
-            got = f"has {' '.join(found[0].split())}, which would run the library's solution"
+        if cell["cell_type"] == "code" and (use := re.search(imports, cell["source"], re.M)):
+            got = f"has {' '.join(use[0].split())}, which would run the library's solution"
             expected = f"imports of these names in a cell that is tagged {LIBRARY}"
             raise DataError("handout", path, got, expected)
     introduction = INTRODUCTION.format(title=title, files=files)
@@ -204,23 +204,23 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
 
 
 def _cells(cell: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a handout has of a cell: no outputs, and in place of an answer a cell to write it in."""
+    """The cells of a handout for a cell: without outputs, with a cell to write in for each answer."""
     text = "".join(cell["source"])
     if LIBRARY in cell["metadata"].get("tags", ()):
         return
     if cell["cell_type"] == "code":
         yield {**cell, "source": text, **NOT_RUN}
         return
-    for part in ANSWER.sub("\0*Your answer:*\0", text).split("\0"):
-        if part := ASIDE.sub("", part).strip():
-            yield {**cell, "source": part}
+    for piece in ANSWER.sub("\0*Your answer:*\0", text).split("\0"):
+        if piece := ASIDE.sub("", piece).strip():
+            yield {**cell, "source": piece}
 
 
 def _readme(texts: Mapping[str, str], to_write: Mapping[str, Sequence[str]]) -> str:
     """The README of a handout with these files."""
-    files = [f"- `{file}`: {', '.join(f'`{one}`' for one in of)}" for file, of in to_write.items()]
+    files = [f"- `{f}`: {', '.join(f'`{name}`' for name in names)}" for f, names in to_write.items()]
     notebooks = [
-        f"- `{file}` takes {found[1] if (found := TIME.search(text)) else 'a while'}"
+        f"- `{file}` takes {time[1] if (time := TIME.search(text)) else 'a while'}"
         for file, text in texts.items()
         if file.endswith(".ipynb")
     ]

@@ -1,7 +1,6 @@
 """The exercise as one table: files, functions, arguments, results, points, what students write.
 
-Handout, grading, points, imports and reports take what they need from here. A further function or
-file is a row.
+Handouts, grading, points, imports and reports read it. To add a function or file, add a row.
 """
 
 import ast
@@ -23,15 +22,13 @@ FILES = {  # module: its file in the course's package
     "gradient_check": "gradient_check.py",
 }
 HANDED_OUT = ("rnn_layers", "rnn", "optim", "captioning_solver", "coco_utils")
-HANDED_IN = (
-    "rnn_layers",
-    "rnn",
-)  # what students write, and a mark is of unless others are asked for
+HANDED_IN = ("rnn_layers", "rnn")  # modules that students write, scored by default
 CELLS = ("rnn", "lstm")  # of the captioner
 
 # module: function | points | arguments -> results | section of docs/explain/lstm.md
-# Points are in proportion: of HANDED_IN together 100; what the course gives has none. A forward
-# pass also returns its cache, a backward pass takes it last; gradients have the shapes of arguments.
+# Points are weights; those of HANDED_IN add up to 100, and functions that the course gives have 0.
+# A forward pass also returns its cache, which is the last argument of the backward pass. Gradients
+# have the shapes of the arguments.
 ROWS = """
 rnn_layers: sigmoid | 0 | x:N,H -> out:N,H | five-rules
 rnn_layers: affine_forward | 0 | x:N,2,D w:2D,M b:M -> out:N,M | temporal-affine
@@ -64,10 +61,10 @@ captioning_solver: CaptioningSolver | 0 | model data -> loss_history |
 class Function(NamedTuple):
     """A row of the table.
 
-    name : "lstm_step_forward"; of a captioner "CaptioningRNN.loss (lstm)"
+    name : "lstm_step_forward", or for a captioner "CaptioningRNN.loss (lstm)"
     module : "rnn_layers"
-    points : in proportion; 0 for what the course gives
-    arguments, results : name to `Entry`, which knows the shape; of a layer without its cache
+    points : weight of its points; 0 for a function that the course gives
+    arguments, results : name to `Entry`, which has the shape; a layer's cache is left out
     page : section of docs/explain/lstm.md; "" for none
     """
 
@@ -85,31 +82,31 @@ class Function(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """ "rnn" or "lstm", of a captioner or a recurrent layer; "" for neither."""
-        found = re.search(r"\((\w+)\)$|^(rnn|lstm)_", self.name)
-        return (found[1] or found[2]) if found else ""
+        """The cell of a captioner or recurrent layer, "rnn" or "lstm"; "" for other functions."""
+        cell = re.search(r"\((\w+)\)$|^(rnn|lstm)_", self.name)
+        return (cell[1] or cell[2]) if cell else ""
 
     @property
     def defined(self) -> str:
-        """The name that a file defines at its top: "CaptioningRNN"."""
+        """The function or class that the file defines: "CaptioningRNN"."""
         return self.name.partition(".")[0]
 
     @property
     def passes(self) -> list[str]:
-        """Names that are called to observe it: of a backward pass first its forward pass."""
+        """Names that a probe calls: a backward pass comes after its forward pass."""
         return [name for name in (self.forward, self.defined) if name]
 
     @property
     def forward(self) -> str:
-        """Of a backward pass its forward pass; "" for others."""
+        """The forward pass of a backward pass; "" for other functions."""
         layer = self.name.removesuffix("_backward")
         return f"{layer}_forward" if layer != self.name else ""
 
     @property
     def step(self) -> str:
-        """Of a sequence the same pass of one step; "" for others."""
-        layer, _, way = self.name.rpartition("_")
-        return f"{layer}_step_{way}" if layer in CELLS else ""
+        """The step function that a sequence function repeats; "" for other functions."""
+        layer, _, direction = self.name.rpartition("_")
+        return f"{layer}_step_{direction}" if layer in CELLS else ""
 
 
 def _rows(text: str) -> dict[str, Function]:
@@ -118,11 +115,11 @@ def _rows(text: str) -> dict[str, Function]:
         name, points, spec, page = (part.strip() for part in line.split("|"))
         module, _, name = name.partition(": ")
         arguments, results = (
-            {one.name: one for one in map(_entry, side.split())} for side in spec.split("->")
+            {entry.name: entry for entry in map(_entry, side.split())} for side in spec.split("->")
         )
         if (forward := name.replace("_backward", "_forward")) != name:
-            of = {gradient(one): entry for one, entry in rows[forward].arguments.items()}
-            results = {one: of[one] for one in results}
+            grads = {gradient(key): entry for key, entry in rows[forward].arguments.items()}
+            results = {key: grads[key] for key in results}
         rows[name] = Function(name, module, int(points), arguments, results, page)
     return rows
 
@@ -132,7 +129,7 @@ def _entry(text: str) -> Entry:
 
 
 def gradient(argument: str) -> str:
-    """Name of the gradient of an argument: "dx" of "x"."""
+    """Name of the gradient of an argument: "dx" for "x"."""
     return f"d{argument}"
 
 
@@ -140,18 +137,18 @@ FUNCTIONS = _rows(ROWS)  # by name, in the order of the course
 
 
 def functions(modules: Iterable[str]) -> list[Function]:
-    """The functions of some modules, in the order of the course."""
+    """The functions of these modules, in the order of the course."""
     chosen = set(modules)
-    return [one for one in FUNCTIONS.values() if one.module in chosen]
+    return [row for row in FUNCTIONS.values() if row.module in chosen]
 
 
 def points(modules: Sequence[str]) -> dict[str, float]:
-    """Most points of each function that has any: in proportion, to two decimals, 100 in all.
+    """Maximum points of each scored function of these modules, to two decimals; they add up to 100.
 
-    Where no function of these modules has points in the table, all have the same.
+    If the table gives none of the functions points, all are worth the same.
     """
-    of = functions(modules)
-    weights = {one.name: one.points for one in of if one.points} or {one.name: 1 for one in of}
+    rows = functions(modules)
+    weights = {row.name: row.points for row in rows if row.points} or {row.name: 1 for row in rows}
     shares = {name: 10_000 * weight / sum(weights.values()) for name, weight in weights.items()}
     cents = {name: int(share) for name, share in shares.items()}
     most_cut = sorted(shares, key=lambda name: cents[name] - shares[name])
@@ -161,7 +158,7 @@ def points(modules: Sequence[str]) -> dict[str, float]:
 
 
 def source(module: str, package: str) -> str:
-    """The source of a reference module that imports the others from `package`; "" for by bare name."""
+    """The source of a reference module, importing the others from `package`, or by bare name if ""."""
     file = resources.files("xpcap.exercise.reference").joinpath(f"{module}.py")
     text = file.read_text(encoding="utf-8")
     if not package:
@@ -172,45 +169,45 @@ def source(module: str, package: str) -> str:
 
 
 def part(module: str, names: Iterable[str]) -> str:
-    """The source of some functions of a reference module, which need nothing but NumPy."""
+    """The source of these functions of a reference module; they need only NumPy."""
     text, chosen = source(module, PACKAGE), set(names)
-    found = [
+    sources = [
         ast.get_source_segment(text, node)
         for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef) and node.name in chosen
     ]
-    return "\n\n\n".join(["import numpy as np", *map(str, found)]) + "\n"
+    return "\n\n\n".join(["import numpy as np", *map(str, sources)]) + "\n"
 
 
 @functools.cache
 def calls(name: str) -> frozenset[str]:
-    """Functions of the table that a function calls, or whose cache it reads; read off its source."""
+    """Functions of the table that a function calls, by its source, or whose cache it reads."""
     row = FUNCTIONS[name]
     if row.module == "captioning_solver":
         return frozenset(("sgd", "adam"))  # by its argument `update_rule`
-    names = {one for one in _named(row.module).get(row.method, ()) if one in FUNCTIONS}
-    other = {one for one in CELLS if row.cell and one != row.cell}
-    names = {one for one in names if FUNCTIONS[one].cell not in other}
+    names = {name for name in _names_read(row.module).get(row.method, ()) if name in FUNCTIONS}
+    other_cells = {cell for cell in CELLS if row.cell and cell != row.cell}
+    names = {name for name in names if FUNCTIONS[name].cell not in other_cells}
     return frozenset(names | ({row.forward} if row.forward else set()))
 
 
 @functools.cache
 def builds_on(name: str) -> frozenset[str]:
-    """Functions that a function calls, and those that these call."""
+    """Functions that a function calls, directly or through others."""
     return calls(name).union(*map(builds_on, calls(name)))
 
 
 @functools.cache
-def _named(module: str) -> dict[str, frozenset[str]]:
+def _names_read(module: str) -> dict[str, frozenset[str]]:
     """The names that each function and method of a reference module reads."""
-    found: dict[str, frozenset[str]] = {}
+    names: dict[str, frozenset[str]] = {}
 
-    def read(node: ast.AST) -> frozenset[str]:
-        return frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name))
+    def read(tree: ast.AST) -> frozenset[str]:
+        return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
     for node in ast.parse(source(module, PACKAGE)).body:
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{getattr(one, 'name', '')}": read(one) for one in node.body}
+            names |= {f"{node.name}.{getattr(n, 'name', '')}": read(n) for n in node.body}
         elif isinstance(node, ast.FunctionDef):
-            found[node.name] = read(node)
-    return found
+            names[node.name] = read(node)
+    return names

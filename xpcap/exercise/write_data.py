@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from xpcap.errors import EXPECTED, sentence
-from xpcap.exercise.data import REDUCED, write_course_data
+from xpcap.exercise.data import COMPONENTS, write_course_data
 from xpcap.exercise.imports import NAMES, found_elsewhere
 from xpcap.report import escape_control
 
@@ -29,8 +29,8 @@ def main(folder: Path) -> None:
         raise click.ClickException(escape_control(str(error))) from error
     except OSError as error:
         got = f"{error.filename or folder}: {error.strerror or error}"
-        cause = "is the path right, and is there room and permission?"
-        message = sentence(got=got, expected="to write there", cause=cause)
+        cause = "check the path, its permissions and the free space"
+        message = sentence(got=got, expected="a folder that can be written", cause=cause)
         raise click.ClickException(escape_control(message)) from error
     counts = " and ".join(
         f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"
@@ -38,13 +38,13 @@ def main(folder: Path) -> None:
     )
     click.echo(
         f"{escape_control(str(folder))}: {counts}, {len(data.vocabulary)} words\n"
-        f"pictures are drawn shapes; features are xpcap's, {REDUCED} numbers each, or"
-        f" {data.feature_dim:,} with pca_features=False\n"
+        f"the pictures are drawn shapes; a picture's feature, of xpcap's histogram encoder, has"
+        f" {COMPONENTS} numbers, or {data.feature_dim:,} with pca_features=False\n"
         f"next: write `{_first_line()}` as the first line of RNN_Captioning.ipynb, and run it"
     )
 
 
 def _first_line() -> str:
-    """Line after which a notebook in the working folder runs on xpcap's functions."""
-    own = any(found_elsewhere(name) for name in NAMES)
-    return "import xpcap.course" + "; xpcap.course.override()" * own
+    """The line that makes a notebook in the working folder run on xpcap's functions."""
+    has_package = any(found_elsewhere(name) for name in NAMES)
+    return "import xpcap.course" + "; xpcap.course.override()" * has_package

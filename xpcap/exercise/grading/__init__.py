@@ -1,13 +1,10 @@
 """Grade a student's layers, captioner, update rules and solver. Open grade.py first.
 
-How wrong arrays become advice:
-
-    arrays -> judge -> search (explain.py) -> localise (mutants.py) tries TABLE (rules.py) by rank
-    -> advice
-
-files.py reads what was handed in, cases.py draws inputs, run.py has child.py run probes.py on the
-student's functions. expected.py has the reference's side, judge.py compares, explain.py and
-mutants.py name mistakes by rules.py; report.py and results.py tell them.
+files.py reads a submission and cases.py draws inputs. run.py starts child.py, which runs probes.py
+on the submission's functions; expected.py runs it on the reference. judge.py compares the arrays.
+For arrays that differ, explain.py names the mistake: mutants.py changes the reference by the table of
+rules.py, likeliest changes first, until it computes the same wrong arrays. report.py and results.py
+present the results.
 """
 
 from xpcap.exercise.grading.grade import Report, Result, grade

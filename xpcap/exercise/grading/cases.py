@@ -12,36 +12,36 @@ from xpcap.exercise.reference import rnn
 
 Cases = dict[str, dict[str, np.ndarray]]
 Sizes = dict[str, int]
-STEEP = 10.0  # of upstream gradients: clipped ones show
+UPSTREAM_SCALE = 10.0  # of upstream gradients, so that clipping shows
 LARGE = 1000.0  # pre-activations and scores at which exp overflows
-FAR, OLD = 2.0**14, 2.0**6  # factors of gradients, and of cells that many steps have filled
-LONG = 40  # steps
-# With which products of transposed arrays have fitting shapes
+LARGE_FACTOR, OLD_CELL_FACTOR = 2.0**14, 2.0**6  # of gradients, and of cells after many steps
+LONG = 40  # time steps
+# Sizes at which products with transposed arrays have matching shapes
 SQUARE = {
     "rnn": {"N": 4, "T": 3, "D": 4, "H": 4, "M": 4, "V": 8},
     "lstm": {"N": 8, "T": 3, "D": 8, "H": 2, "M": 8, "V": 8},
 }
 SIZES = range(3, 15)  # of axes
 LENGTH = 9  # words of a sampled caption
-TRIES = 500  # captioners drawn until one has captions that end and captions that do not
+TRIES = 500  # captioners drawn to find one that ends some of its captions, but not all
 
 
 class Draw:
-    """Cases of functions, by a seed."""
+    """Draws the cases of functions from a seed."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def sizes(self, name: str, turn: int) -> Sizes:
-        """Sizes N, T, D, H, M, V, all different; of another turn others."""
-        others = self._rng(name, 0).permutation(SIZES[2:])
-        return {"T": SIZES[turn], **dict(zip("NDHMV", map(int, others[5 * turn :]), strict=False))}
+        """Sizes N, T, D, H, M, V, all different; each turn has its own."""
+        sizes = self._rng(name, 0).permutation(SIZES[2:])
+        return {"T": SIZES[turn], **dict(zip("NDHMV", map(int, sizes[5 * turn :]), strict=False))}
 
     def _rng(self, name: str, turn: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode()), turn])
 
     def cases(self, name: str) -> Cases:
-        """The cases of the probe of a function, with those of its forward pass drawn alike."""
+        """The cases of a function's probe; a backward pass has the inputs of its forward pass."""
         row = table.FUNCTIONS[name]
         if row.module == "rnn":
             return self._captioner(row)
@@ -63,35 +63,35 @@ class Draw:
     def _layer(self, row: table.Function) -> Cases:
         layer = row.forward or row.name
         sizes = self.sizes(layer, 0)
-        ways = {"first": (sizes, 1), "second": (sizes, 2), "other": (self.sizes(layer, 1), 3)}
-        ways["square"] = SQUARE["lstm" if row.cell == "lstm" else "rnn"], 4
-        ways["single"] = {**sizes, "N": 1}, 5
+        variants = {"first": (sizes, 1), "second": (sizes, 2), "other": (self.sizes(layer, 1), 3)}
+        variants["square"] = SQUARE["lstm" if row.cell == "lstm" else "rnn"], 4
+        variants["single"] = {**sizes, "N": 1}, 5
         if row.step:
-            ways["long"] = {**sizes, "N": 2, "T": LONG}, 6
+            variants["long"] = {**sizes, "N": 2, "T": LONG}, 6
         cases = {}
-        for case, (size, turn) in ways.items():
+        for case, (size, turn) in variants.items():
             rng = self._rng(layer, turn)
             cases[case] = drawn(table.FUNCTIONS[layer].arguments, size, rng)
             if case == "long":
-                cases[case] |= _remembered(cases[case])
+                cases[case] |= _contracting(cases[case])
             if row.forward:
                 outputs = table.FUNCTIONS[layer].results
                 upstream = drawn(outputs, size, rng)
                 cases[case] |= {
-                    f"{probes.UPSTREAM}d{key}": STEEP * value for key, value in upstream.items()
+                    f"{probes.UPSTREAM}d{key}": UPSTREAM_SCALE * value for key, value in upstream.items()
                 }
         if not row.forward:
             cases |= _special(row, cases["first"])
-        return cases | _far(cases["first"])
+        return cases | _scaled(cases["first"])
 
     def _captioner(self, row: table.Function) -> Cases:
-        """Cases of a captioner, some of whose sampled captions end early and some do not."""
+        """Cases of a captioner that ends some of its sampled captions early, but not all."""
         sizes = {turn: self.sizes(row.method, turn) for turn in (0, 1)}
         long = {**sizes[0], "N": 2, "T": LONG}
         cases: Cases = {}
         for case, size, turn, fits in (
-            ("first", sizes[0], 0, _some_end),
-            ("other", sizes[1], 1, _some_end),
+            ("first", sizes[0], 0, _has_ended_and_open),
+            ("other", sizes[1], 1, _has_ended_and_open),
             ("long", long, 2, _is_clear),
         ):
             for k in range(TRIES):
@@ -102,16 +102,16 @@ class Draw:
         first, second = cases["first"], _captioner(row, sizes[0], self._rng(row.name, 99))
         cases["second"] = first | {key: second[key] for key in ("features", "captions")}
         cases["single"] = first | {key: first[key][:1] for key in ("features", "captions")}
-        # an input and its weights cancel out, so that only the gradients of the weights grow
-        cases["far"] = first | {key: FAR * first[key] for key in ("features", "W_embed")}
-        cases["far"] |= {key: first[key] / FAR for key in ("W_proj", "Wx")}
+        # Factors of an input and its weights cancel out, so only the gradients of the weights grow
+        cases["far"] = first | {key: LARGE_FACTOR * first[key] for key in ("features", "W_embed")}
+        cases["far"] |= {key: first[key] / LARGE_FACTOR for key in ("W_proj", "Wx")}
         return cases
 
 
 def drawn(
     entries: Mapping[str, Any], sizes: Sizes, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Random arrays of the shapes of a table's entries; ids leave two words out and repeat others."""
+    """Random arrays with the shapes of a table's entries; ids omit two words and repeat others."""
     arrays: dict[str, np.ndarray] = {}
     for name, entry in entries.items():
         shape = tuple(axis.size(sizes) for axis in entry.forms[0].axes)
@@ -119,17 +119,17 @@ def drawn(
             arrays[name] = rng.integers(0, sizes["V"] - 2, shape)
         elif entry.kind == "b":
             lengths = rng.integers(1, shape[1], (shape[0], 1))
-            lengths[0] = shape[1]  # one that lasts to the end
+            lengths[0] = shape[1]  # one caption has no padding
             arrays[name] = np.arange(shape[1]) < lengths
         else:
             arrays[name] = 0.7 * rng.standard_normal(shape)
     return arrays
 
 
-def _remembered(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights of a long sequence: states contract, or rounding would grow from step to step.
+def _contracting(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights of a long sequence with contracting states; else rounding would grow with the steps.
 
-    Cells of an LSTM grow to some 25 over three quarters of the steps, and shrink over the others.
+    Cells of an LSTM grow to about 25 over three quarters of the steps, then shrink.
     """
     Wh, Wx, x = case["Wh"], np.array(case["Wx"]), np.array(case["x"])
     if Wh.shape[1] > len(Wh):
@@ -138,16 +138,16 @@ def _remembered(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"Wh": 0.5 / np.linalg.norm(Wh, 2) * Wh, "Wx": Wx, "x": x}
 
 
-def _far(first: Mapping[str, np.ndarray]) -> Cases:
-    """The case of large gradients and old cells, where there are such."""
-    factors = {name: FAR for name in first if name.startswith(probes.UPSTREAM)}
-    factors |= {name: OLD for name in first if name == "prev_c"}
-    far = {name: factor * first[name] for name, factor in factors.items()}
-    return {"far": {**first, **far}} if far else {}
+def _scaled(first: Mapping[str, np.ndarray]) -> Cases:
+    """The case "far" of large upstream gradients or a large previous cell, if there is either."""
+    factors = {name: LARGE_FACTOR for name in first if name.startswith(probes.UPSTREAM)}
+    factors |= {name: OLD_CELL_FACTOR for name in first if name == "prev_c"}
+    scaled = {name: factor * first[name] for name, factor in factors.items()}
+    return {"far": {**first, **scaled}} if scaled else {}
 
 
 def _special(row: table.Function, first: Mapping[str, np.ndarray]) -> Cases:
-    """Cases of large numbers, and of a step without an old cell."""
+    """Cases of large numbers, and of a step whose previous cell is zero."""
     if "b" in first and row.cell:
         signs = np.where(np.arange(len(first["b"])) % 3 == 1, -LARGE, LARGE)
         large = {**first, "b": signs}
@@ -173,10 +173,10 @@ def _captioner(row: table.Function, sizes: Sizes, rng: np.random.Generator) -> d
         "features": rng.standard_normal((N, D)),
         "captions": _captions(N, T, V, (int(start), int(end)), rng),
     }
-    made = probes.captioner(rnn.CaptioningRNN, case, parameters=False)
-    # of a loss small ones: where all states are near 1, rounding shows in their slopes
+    model = probes.captioner(rnn.CaptioningRNN, case, parameters=False)
+    # A loss gets small parameters: if all states are near 1, their slopes are mostly rounding
     scale = 0.5 if row.method.endswith("loss") else 1.0
-    for name, value in made.params.items():
+    for name, value in model.params.items():
         case[name] = scale * rng.standard_normal(value.shape)
     case["b_vocab"][end] += rng.uniform(-2, 2)
     return case
@@ -185,7 +185,7 @@ def _captioner(row: table.Function, sizes: Sizes, rng: np.random.Generator) -> d
 def _captions(
     N: int, T: int, V: int, marks: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Captions (N, T + 1): START, words, END and NULLs; the first is too long to end."""
+    """Captions (N, T + 1): START, words, END and NULLs; the first is too long to have an END."""
     plain = [index for index in range(1, V) if index not in marks]
     captions = rng.choice(plain, (N, T + 1))
     captions[:, 0] = marks[0]
@@ -199,22 +199,22 @@ def _captions(
 def _endless(row: table.Function, case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters of a long case: states contract, and samples have no END or NULL."""
     Wh = 0.5 / np.linalg.norm(case["Wh"], 2) * case["Wh"]
-    if row.method.endswith("loss"):  # which is nan in the course's form for a word of probability 0
+    if row.method.endswith("loss"):  # the course's loss is NaN for a target of probability 0
         return {"Wh": Wh}
     b_vocab = case["b_vocab"] - LARGE * np.isin(case["vocabulary"], ("<NULL>", "<END>"))
     return {"length": np.array([LONG]), "b_vocab": b_vocab, "Wh": Wh}
 
 
 def _is_clear(case: Mapping[str, np.ndarray]) -> bool:
-    """True if rounding changes no word: the parameters in half precision give the same captions."""
+    """True if parameters in half precision give the same captions, so that rounding changes no word."""
     model = probes.captioner(rnn.CaptioningRNN, case)
     captions = model.sample(case["features"], max_length=LONG)
     model.params = {key: value.astype("f2").astype(float) for key, value in model.params.items()}
     return np.array_equal(captions, model.sample(case["features"], max_length=LONG))
 
 
-def _some_end(case: Mapping[str, Any]) -> bool:
-    """True if some of the reference's captions end well before the last word, and most do not."""
+def _has_ended_and_open(case: Mapping[str, Any]) -> bool:
+    """True if some of the reference's captions end early, most do not end, and words vary."""
     model = probes.captioner(rnn.CaptioningRNN, case)
     captions = model.sample(case["features"], max_length=LENGTH)
     ended = (captions == model._end).cumsum(axis=1) > 0

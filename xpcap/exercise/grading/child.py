@@ -1,8 +1,8 @@
-"""The process that runs a submission: it answers the questions of a plan, each by a file, and ends.
+"""The process that runs a submission: it answers each question of a plan by a file, and ends.
 
-A script, copied into the folder that it reads. It imports NumPy, the standard library and the files
-beside it. A question names a probe of probes.py, functions of the submission and arrays; the answer is
-the observed arrays, NUMBER.npz, and notes, NUMBER.json, which is there once both are whole.
+This script is copied into the folder that it reads, and imports only NumPy, the standard library and
+files of that folder. A question names a probe of probes.py, functions of the submission and arrays.
+The answer is NUMBER.npz with the observed arrays, and NUMBER.json with notes, which is written last.
 """
 
 import builtins
@@ -27,50 +27,50 @@ from typing import Any
 
 import numpy as np
 
-MOST_NAME, MOST_TEXT = 100, 500  # characters of the name of a type, and of an error
+MAX_NAME, MAX_ERROR_TEXT = 100, 500  # characters of an error's type and message
 OUT_OF_MEMORY = 77  # exit status
-FAILED: dict[str, BaseException] = {}  # why modules could not be imported
-RIGHT = "right_layers"  # a module of right functions, where a question asks above these
-ANSWERS, FAULTS = "answers", "faults.txt"  # a folder, and what faulthandler writes
+FAILED: dict[str, BaseException] = {}  # module to the error of its import
+REFERENCE = "reference_layers"  # the module of functions that replace the submission's
+ANSWERS, FAULTS = "answers", "faults.txt"  # the folder of answers, the file of faulthandler
 MAX_FILE = 10 * 2**20  # bytes
 
 
-class Nothing:
-    """A plot that is not drawn: it has every attribute, and every call gives it back."""
+class NullPlot:
+    """A stub for plots: it has every attribute, and every call returns it."""
 
-    def __getattr__(self, name: str) -> "Nothing":
+    def __getattr__(self, name: str) -> "NullPlot":
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
-    def __call__(self, *_: Any, **__: Any) -> "Nothing":
+    def __call__(self, *_: Any, **__: Any) -> "NullPlot":
         return self
 
-    def __getitem__(self, _: Any) -> "Nothing":
+    def __getitem__(self, _: Any) -> "NullPlot":
         return self
 
     def __setitem__(self, *_: Any) -> None:
         pass
 
-    def __iter__(self) -> Iterator["Nothing"]:
+    def __iter__(self) -> Iterator["NullPlot"]:
         return iter((self, self))  # a figure and its axes
 
 
-class Plots(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds modules of Matplotlib in which nothing is drawn: files of the course often import it."""
+class NullMatplotlib(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds stubs of Matplotlib's modules, which files of the course often import."""
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
         is_plot = name.partition(".")[0] == "matplotlib"
         return ModuleSpec(name, self, is_package=True) if is_plot else None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        vars(module)["__getattr__"] = Nothing().__getattr__
+        vars(module)["__getattr__"] = NullPlot().__getattr__
 
 
-class Only(importlib.abc.MetaPathFinder):
-    """Refuses other packages than NumPy, so that a file is graded alike on every machine.
+class AllowedPackages(importlib.abc.MetaPathFinder):
+    """Refuses packages other than NumPy, so that grades are the same on every machine.
 
-    package : the submission's
+    package : the submission's package
     """
 
     def __init__(self, package: str) -> None:
@@ -83,9 +83,7 @@ class Only(importlib.abc.MetaPathFinder):
 
 
 def load(name: str) -> types.ModuleType:
-    """Import a module of the submission, once also if that fails. No other line of the package runs
-    what a file says.
-    """
+    """Import a module of the submission; a failed import is not tried again."""
     if name in FAILED:
         raise FAILED[name]
     try:
@@ -95,10 +93,10 @@ def load(name: str) -> types.ModuleType:
         raise
 
 
-class Bare(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class BareNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds files of the package by their bare names too, as the same modules.
 
-    folders : that files import each other from without a package, as "cs231n/classifiers"
+    folders : folders whose files may be imported by bare names, such as "cs231n/classifiers"
     """
 
     def __init__(self, root: Path, folders: Iterable[str]) -> None:
@@ -119,7 +117,7 @@ class Bare(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """It ran, or runs, by its whole name; importlib has put another spec into it."""
+        # The module is imported by its full name; importlib has replaced its spec
         assert module.__spec__
         module.__spec__ = module.__spec__.loader_state
 
@@ -127,47 +125,47 @@ class Bare(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def paired(
     theirs: Any, forward: Callable[..., Any], backward: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A right layer that hands out the caches of the submission's, in which its code may look.
+    """A reference layer that returns the submission's caches, since its loops may unpack them.
 
-    theirs : the submission's forward pass; None where it is not written
+    theirs : the submission's forward pass; None if it is not written
     """
     number = len(inspect.signature(forward).parameters)
-    caches: list[tuple[Any, Any]] = []  # theirs, and the right one
+    caches: list[tuple[Any, Any]] = []  # the submission's, the reference's
 
-    def there(*arguments: Any, **named: Any) -> tuple[Any, ...]:
-        given = in_order(theirs, arguments, named)
-        *results, cache = forward(*given[:number])
+    def paired_forward(*arguments: Any, **named: Any) -> tuple[Any, ...]:
+        ordered = in_order(theirs, arguments, named)
+        *results, cache = forward(*ordered[:number])
         shown = cache
-        with contextlib.suppress(Exception):  # of code that is wrong, or not written
-            shown = copy.copy(theirs(*map(np.array, given))[-1])
-        if any(shown is own for own, _ in caches):  # one for all calls, such as None
+        with contextlib.suppress(Exception):  # the code may be wrong, or not written
+            shown = copy.copy(theirs(*map(np.array, ordered))[-1])
+        if any(shown is known for known, _ in caches):  # the same object for all calls, such as None
             shown = cache
         caches.append((shown, cache))
         return (*results, shown)
 
-    def back(*arguments: Any, **named: Any) -> Any:
+    def paired_backward(*arguments: Any, **named: Any) -> Any:
         *upstream, shown = (*arguments, *named.values())
-        same = [right for own, right in caches if own is shown]
-        same = same or [right for own, right in caches if alike(own, shown)]
+        same = [cache for known, cache in caches if known is shown]
+        same = same or [cache for known, cache in caches if is_equal(known, shown)]
         return backward(*upstream, same[0] if same else shown)
 
-    return there, back
+    return paired_forward, paired_backward
 
 
 def in_order(
     function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """Arguments by place, whatever their names are in a function of the submission's."""
-    with contextlib.suppress(TypeError, ValueError):  # it is not there, or has no signature
+    """Arguments by position, since a submission may call them differently."""
+    with contextlib.suppress(TypeError, ValueError):  # the function is missing, or has no signature
         bound = inspect.signature(function).bind(*arguments, **named)
         return (*bound.args, *bound.kwargs.values())
     return (*arguments, *named.values())
 
 
-def alike(cache: Any, other: Any) -> bool:
-    """True of a cache that a loop built anew of the same values."""
+def is_equal(cache: Any, other: Any) -> bool:
+    """True if two caches have equal values: a loop may rebuild a cache."""
     if isinstance(cache, tuple | list) and isinstance(other, tuple | list):
-        return len(cache) == len(other) and all(map(alike, cache, other))
+        return len(cache) == len(other) and all(map(is_equal, cache, other))
     numbers = (np.ndarray, np.generic, int, float)
     return (
         isinstance(cache, numbers) and isinstance(other, numbers) and np.array_equal(cache, other)
@@ -181,46 +179,46 @@ def file_of(module: types.ModuleType) -> str:
 class Submission:
     """The student's modules, and the lines of their files.
 
-    root : the folder that has the package
+    root : the folder that contains the package
     shown : file in `root` to the student's name of it
     """
 
     def __init__(self, root: Path, shown: Mapping[str, str]) -> None:
         self._root = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
         self._shown = shown
-        self._exchanged: set[str] = set()
+        self._replaced: set[str] = set()
 
-    def function(self, place: str) -> Any:
+    def function(self, location: str) -> Any:
         """The function or class at "module:name"."""
-        module, _, name = place.partition(":")
+        module, _, name = location.partition(":")
         return getattr(load(module), name)
 
-    def exchange(
-        self, places: Mapping[str, str], right: types.ModuleType, modules: Iterable[str]
+    def replace(
+        self, locations: Mapping[str, str], reference: types.ModuleType, modules: Iterable[str]
     ) -> None:
-        """Put right functions in the place of the submission's, in all variables of its modules.
+        """Replace the submission's functions by the reference's, in all variables of its modules.
 
-        places : name of a function to where it is or is missed, "module:name"; of a module that
-            cannot be imported "module:", and the right module takes its place
-        modules : those that may hold it; also if a missing function keeps them from being imported
+        locations : name of a function to the "module:name" where it is, or should be; "module:" for
+            a module that cannot be imported, which the reference module replaces
+        modules : modules that may hold the functions, even if a missing function breaks their import
         """
-        new_places = {name: place for name, place in places.items() if name not in self._exchanged}
-        self._exchanged |= set(new_places)
-        FAILED.clear()  # what failed for want of a function
-        for place in new_places.values():
-            if place.endswith(":"):
-                dotted = place.removesuffix(":")
-                sys.modules[dotted] = sys.modules[dotted.rpartition(".")[2]] = right
+        pending = {name: place for name, place in locations.items() if name not in self._replaced}
+        self._replaced |= set(pending)
+        FAILED.clear()  # imports may have failed because a function was missing
+        for location in pending.values():
+            if location.endswith(":"):
+                dotted = location.removesuffix(":")
+                sys.modules[dotted] = sys.modules[dotted.rpartition(".")[2]] = reference
         for name in modules:
             with contextlib.suppress(Exception):
                 load(name)
-        places = {name: place for name, place in new_places.items() if not place.endswith(":")}
-        homes = {name: load(place.partition(":")[0]) for name, place in places.items()}
+        locations = {name: place for name, place in pending.items() if not place.endswith(":")}
+        homes = {name: load(place.partition(":")[0]) for name, place in locations.items()}
         functions = {name: vars(home).get(name) for name, home in homes.items()}
-        new = {name: getattr(right, name) for name in functions}
+        new = {name: getattr(reference, name) for name in functions}
         for name in [name for name in functions if name.endswith("_forward")]:
-            if (back := name.replace("_forward", "_backward")) in functions:
-                new[name], new[back] = paired(functions[name], new[name], new[back])
+            if (backward := name.replace("_forward", "_backward")) in functions:
+                new[name], new[backward] = paired(functions[name], new[name], new[backward])
         theirs = [module for module in list(sys.modules.values()) if self.shown(file_of(module))]
         for name, function in functions.items():
             setattr(homes[name], name, new[name])
@@ -232,20 +230,20 @@ class Submission:
         FAILED.clear()
 
     def shown(self, file: str) -> str:
-        """The student's name of a file; "" of any other file."""
+        """The student's name of a file; "" for any other file."""
         inside = os.path.realpath(file).removeprefix(self._root)
         return self._shown.get(inside.replace(os.sep, "/"), "")
 
     def described(self, error: BaseException, called: Iterable[Any] = ()) -> dict[str, Any]:
-        """An error, with the student's last line that led to it, or of a wrong call the function's."""
+        """An error with the student's last line that led to it, or the function if the call failed."""
         try:
             message = error.msg if isinstance(error, SyntaxError) else str(error)
-        except BaseException:  # of the student's own error class
+        except BaseException:  # the student's own error class may raise
             message = "an error that cannot be printed"
         lines = [
-            (one.__code__.co_filename, one.__code__.co_firstlineno)
-            for one in called
-            if isinstance(one, types.FunctionType)
+            (function.__code__.co_filename, function.__code__.co_firstlineno)
+            for function in called
+            if isinstance(function, types.FunctionType)
         ]
         lines += [
             (frame.f_code.co_filename, line)
@@ -253,12 +251,12 @@ class Submission:
         ]
         if isinstance(error, SyntaxError):
             lines.append((error.filename or "", error.lineno or 0))
-        found = {"type": type(error).__name__[:MOST_NAME], "message": str(message)[:MOST_TEXT]}
+        note = {"type": type(error).__name__[:MAX_NAME], "message": str(message)[:MAX_ERROR_TEXT]}
         for file, line in reversed(lines):
-            if own := self.shown(file):
+            if own_name := self.shown(file):
                 text = linecache.getline(file, line).strip()
-                return {**found, "file": own, "line": int(line), "text": text[:200]}
-        return {**found, "file": "", "line": 0, "text": ""}
+                return {**note, "file": own_name, "line": int(line), "text": text[:200]}
+        return {**note, "file": "", "line": 0, "text": ""}
 
 
 def answer(
@@ -271,23 +269,23 @@ def answer(
     called: list[Any] = []
     record = probes.Record(lambda error: submission.described(error, called))
     with record.stage("import"):
-        if question["right"]:
-            submission.exchange(question["right"], sys.modules[RIGHT], question["modules"])
+        if question["replaced"]:
+            submission.replace(question["replaced"], sys.modules[REFERENCE], question["modules"])
         for module in question["modules"]:
             load(module)
-        called += [submission.function(place) for place in question["functions"]]
+        called += [submission.function(location) for location in question["functions"]]
     if question["probe"] and "import" not in record.notes:
         cases: dict[str, dict[str, np.ndarray]] = {}
         for name in question["inputs"]:
             _, case, argument = name.split("/")
             cases.setdefault(case, {})[argument] = inputs[name]
-        given = called if question["probe"] == "backward" else called[0]
-        probes.PROBES[question["probe"]](given, question["names"], cases, record)
+        probed = called if question["probe"] == "backward" else called[0]
+        probes.PROBES[question["probe"]](probed, question["names"], cases, record)
     return record
 
 
 def limit(memory: float) -> None:
-    """Limits of this process, where the system has any: GB beyond what it has, and files."""
+    """Limit the memory of this process, in GB beyond what it has, and the size of its files."""
     if importlib.util.find_spec("resource") is None:  # Windows
         return
     import resource
@@ -295,12 +293,12 @@ def limit(memory: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + int(memory * 1e9)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        max_bytes = pages * resource.getpagesize() + int(memory * 1e9)
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
 
 
 def write_answer(file: Path, record: Any) -> None:
-    """Write arrays and notes; the last one is there once both are whole."""
+    """Write the arrays, then the notes, whose file shows that both are complete."""
     np.savez(file.with_suffix(".npz"), **record.arrays)
     part = file.with_suffix(".part")
     part.write_text(json.dumps(record.notes), encoding="utf-8", errors="replace")
@@ -308,28 +306,28 @@ def write_answer(file: Path, record: Any) -> None:
 
 
 def main() -> None:
-    """Answer the questions of the plan whose numbers the arguments are."""
-    folder, asked = Path(__file__).parent, list(map(int, sys.argv[1:]))
-    faults, nowhere = os.dup(2), os.open(os.devnull, os.O_RDWR)
+    """Answer the questions of the plan whose numbers are the arguments."""
+    folder, numbers = Path(__file__).parent, list(map(int, sys.argv[1:]))
+    faults, null = os.dup(2), os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):  # nobody reads what a submission prints
-        os.dup2(nowhere, descriptor)
+        os.dup2(null, descriptor)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     with np.load(folder / "inputs.npz", allow_pickle=False) as file:
         inputs = dict(file)
     sys.path.insert(0, str(folder))
     import probes  # type: ignore[import-not-found]
 
-    importlib.import_module(RIGHT)  # noqa: TID251 - ours, while this folder is on the path
+    importlib.import_module(REFERENCE)  # noqa: TID251 - ours, while this folder is on the path
     root = folder / "files"
     sys.path[0] = str(root)
-    sys.meta_path[:0] = [Bare(root, plan["folders"]), Plots(), Only(plan["folders"][0])]
+    sys.meta_path[:0] = [BareNames(root, plan["folders"]), NullMatplotlib(), AllowedPackages(plan["folders"][0])]
     sys.argv = [""]
-    builtins.print = lambda *_, **__: None  # arrays as text take long
+    builtins.print = lambda *_, **__: None  # formatting arrays takes long
     submission = Submission(root, plan["shown"])
     faulthandler.enable(faults)
     limit(plan["memory"])
     try:
-        for number in asked:
+        for number in numbers:
             random.seed(plan["seed"])
             np.random.seed(plan["seed"])
             faulthandler.dump_traceback_later(plan["seconds"], exit=True, file=faults)
@@ -338,9 +336,8 @@ def main() -> None:
             write_answer(folder / ANSWERS / str(number), record)
     except MemoryError as error:
         lines = traceback.format_tb(error.__traceback__)
-        os.write(
-            faults, "".join(reversed(lines)).encode("utf-8", "replace")
-        )  # as faulthandler does
+        # The latest line comes first, as faulthandler writes it
+        os.write(faults, "".join(reversed(lines)).encode("utf-8", "replace"))
         os._exit(OUT_OF_MEMORY)
     os._exit(0)
 

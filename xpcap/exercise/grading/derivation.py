@@ -1,7 +1,7 @@
-"""The derivation of a line that a report names: a rule and an equation, without the program.
+"""The derivation of a line that a report names: rules and equations, without code.
 
-The rows are those of docs/explain/lstm.md, where every equation stands with its reasons; a test
-holds them to it. What is graded elsewhere has no docs/, so that reports carry the text itself.
+The rows are those of docs/explain/lstm.md, which has the reasons; a test compares them. Reports
+contain the text, since a student has no docs/.
 """
 
 import re
@@ -19,7 +19,7 @@ RULES = {
     "tanh": "tanh' = 1 - tanh²",
     "σ": "σ'(x) = σ(x) (1 - σ(x))",
 }
-SYMBOLS = {  # in an equation: what it means there
+SYMBOLS = {  # text of an equation to its meaning
     "δ ⊙": "δ is all of the gradient of c_t",
     "^{own}": "dh^{own}_t is the gradient from the loss of step t, dh[:, t]",
     "w(n,t)": "w(n,t) is the word, E the table of vectors",
@@ -103,7 +103,7 @@ def derivation(function: str, variable: str) -> str:
     """Lines of text that derive what a statement computes; "" for none.
 
     function : name in the table, "lstm_step_backward" or "CaptioningRNN.loss (lstm)"
-    variable : target of the statement, or several: "da_i", "grads['W_proj']", "dx[:, t], dstate"
+    variable : target of the statement, or its targets: "da_i", "grads['W_proj']", "dx[:, t], dstate"
     """
     method, names = function.partition(" ")[0], re.findall(r"\w+", variable)
     texts = [
@@ -124,7 +124,7 @@ def _text(row: Row) -> str:
 
 
 def page(function: str) -> str:
-    """Section of the documentation that derives a function, in words; "" for none."""
+    """Reference to the section of the documentation that derives a function; "" for none."""
     if not (section := FUNCTIONS[function].page):
         return ""
     return f'"The LSTM, forward and backward" in the documentation of xpcap, "{section.replace("-", " ")}"'

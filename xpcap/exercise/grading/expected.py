@@ -1,4 +1,4 @@
-"""The reference's side of every probe, and of changed references."""
+"""Probes of the reference functions, and of references with a mistake."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.run import Observation, Stopped
 from xpcap.exercise.reference import captioning_solver, optim, rnn, rnn_layers
 
-TOLERANCE = 1e-5  # of `relative_max_error`: some students compute in float32 throughout
+TOLERANCE = 1e-5  # of `relative_max_error`; some students compute in float32
 MODULES = {
     "rnn_layers": rnn_layers,
     "rnn": rnn,
@@ -31,7 +31,7 @@ def probe_of(row: table.Function) -> str:
 
 
 def names_of(row: table.Function) -> list[str]:
-    """Names of a function's results, with the cache of a layer."""
+    """Names of a function's results, including a layer's cache."""
     has_cache = row.name.endswith("_forward")
     return [*row.results, *["cache"] * has_cache]
 
@@ -40,13 +40,13 @@ def reference(row: table.Function, cases: Cases) -> Observation:
     """Observation of the reference by the probe of a function."""
     called = [getattr(MODULES[row.module], name) for name in row.passes]
     record = probes.Record()
-    given: Any = called if probe_of(row) == "backward" else called[0]
-    probes.PROBES[probe_of(row)](given, names_of(row), cases, record)
-    return until_end(row, Observation(record.arrays, {}), cases)
+    probed: Any = called if probe_of(row) == "backward" else called[0]
+    probes.PROBES[probe_of(row)](probed, names_of(row), cases, record)
+    return cut_after_end(row, Observation(record.arrays, {}), cases)
 
 
-def until_end(row: table.Function, seen: Seen, cases: Cases) -> Seen:
-    """An observation of sampled captions with zeros after END, where solutions differ."""
+def cut_after_end(row: table.Function, seen: Seen, cases: Cases) -> Seen:
+    """An observation whose sampled captions are zero after END, where right solutions differ."""
     if not row.method.endswith("sample") or isinstance(seen, Stopped):
         return seen
     arrays = {}
@@ -60,8 +60,8 @@ def until_end(row: table.Function, seen: Seen, cases: Cases) -> Seen:
     return seen._replace(arrays=arrays)
 
 
-def with_one_rate(cases: Cases) -> list[np.ndarray]:
-    """Steps of Adam in the form of Kingma and Ba 2015, end of section 2: epsilon uncorrected."""
+def adam_with_one_rate(cases: Cases) -> list[np.ndarray]:
+    """Adam's steps by Kingma and Ba 2015, end of section 2, whose epsilon has no bias correction."""
 
     def rule(w: Any, dw: Any, config: Any) -> Any:
         t = config.get("t", 0) + 1
@@ -80,21 +80,21 @@ def gradients(
     row: table.Function, case: Mapping[str, np.ndarray], forward: Callable[..., Any]
 ) -> Sequence[Any]:
     """Gradients of the reference's backward pass on the cache of a changed forward pass."""
-    inputs, upstream = probes.parted(case)
+    inputs, upstream = probes.split_case(case)
     with np.errstate(all="ignore"):
         try:
             return as_tuple(
                 getattr(rnn_layers, row.name)(*upstream.values(), forward(*inputs.values())[-1])
             )
-        except (ValueError, TypeError, LookupError):  # of a cache in another form
+        except (ValueError, TypeError, LookupError):  # the changed cache may not fit
             return ()
 
 
-def first_use(row: table.Function, made: Any, first: Mapping[str, np.ndarray]) -> Observation:
-    """The first stage of a probe, of a function of ours."""
+def first_use(row: table.Function, probed: Any, first: Mapping[str, np.ndarray]) -> Observation:
+    """The first stage of a probe of a reference function, or of a changed one."""
     record = probes.Record()
     if row.module == "rnn":
-        model = probes.captioner(made, first)
+        model = probes.captioner(probed, first)
         if row.method.endswith("loss"):
             loss, grads = model.loss(np.array(first["features"]), np.array(first["captions"]))
             values = {"loss": loss, **{f"d{key}": grads[key] for key in probes.PARAMETERS}}
@@ -102,16 +102,16 @@ def first_use(row: table.Function, made: Any, first: Mapping[str, np.ndarray]) -
             values = {"captions": model.sample(first["features"], int(first["length"][0]))}
         record.all("out", values)
     else:
-        probes.PROBES[probe_of(row)](made, names_of(row), {"first": first}, record)
+        probes.PROBES[probe_of(row)](probed, names_of(row), {"first": first}, record)
     return Observation(record.arrays, {})
 
 
-def as_tuple(found: Any) -> tuple[Any, ...]:
-    return found if isinstance(found, tuple) else (found,)
+def as_tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 def relative_max_error(values: Sequence[Any], wanted: Sequence[Any]) -> float:
-    """The largest max |got - wanted| / max |wanted|; infinite for what cannot be compared."""
+    """The largest max |got - wanted| / max |wanted|; infinite if values cannot be compared."""
     if len(values) != len(wanted):
         return float("inf")
     worst = 0.0

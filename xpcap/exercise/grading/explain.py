@@ -18,7 +18,7 @@ from xpcap.exercise.grading.expected import (
     first_use,
     relative_max_error,
     same,
-    until_end,
+    cut_after_end,
 )
 from xpcap.exercise.grading.mutants import Change, Localisation, localise
 from xpcap.exercise.grading.report import Result
@@ -72,7 +72,7 @@ def search(
 ) -> Localisation | None:
     """Changes of the reference that give a student's results."""
     first = probes.copied(cases[case])
-    inputs, upstream = probes.parted(first)
+    inputs, upstream = probes.split_case(first)
     for value in (*first.values(), *inputs.values(), *upstream.values()):
         value.flags.writeable = False  # or a mutant spoils those after it
     if row.module == "rnn_layers":
@@ -97,11 +97,11 @@ def search(
         def observed_of(mutant: Callable[..., Any], method: str = method) -> Sequence[Any]:
             own = getattr(MODULES[row.module], row.defined)
             made = type("Mutant", (own,), {method: mutant}) if method else mutant
-            found = until_end(row, first_use(row, made, first), cases).arrays
+            found = cut_after_end(row, first_use(row, made, first), cases).arrays
             return [value for key, value in found.items() if key.startswith("out.")]
 
         found = localise(MODULES[row.module], key, observed_of, values)
-        if found and found.whole:
+        if found and found.complete:
             break
     return found
 
@@ -119,7 +119,7 @@ def transposed(
     if [value.shape for value in values] != [value.shape for value in wanted]:
         return None
     found = search(row, cases, values, "square")
-    return found.changes[0] if found and found.whole else None
+    return found.changes[0] if found and found.complete else None
 
 
 def explained(
@@ -147,7 +147,7 @@ def explained(
         elif is_one:
             where = observed
         advice = advice_of(name, change)
-        if not found.whole:
+        if not found.complete:
             advice += " That does not explain all: fix this, then grade again."
         results.append(Result(name, False, where, change.kind, advice, error))
     return results

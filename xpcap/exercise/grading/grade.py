@@ -1,7 +1,7 @@
-"""Grade a submission: ask its functions, compare what they give with the reference, name mistakes.
+"""Grade a submission: run its functions, compare their results with the reference, name mistakes.
 
-First every function is asked above the submission's own. Then loops over wrong steps are asked above
-right steps, and captioners over wrong layers above right layers: what is right there has its points.
+Every function first runs as submitted. Loops over wrong steps are then re-run with reference step
+functions, and captioners over wrong layers with reference layers: those that now pass get their points.
 """
 
 import fnmatch
@@ -24,8 +24,8 @@ from xpcap.threads import one_blas_thread
 
 __all__ = ["Report", "Result", "grade"]
 
-GIVEN = ("affine_forward", "affine_backward")  # what the course's layers.py has
-SEED = Whole(0, 2**32 - 1)  # as NumPy's legacy generator takes it
+GIVEN = ("affine_forward", "affine_backward")  # functions of the course's layers.py
+SEED = Whole(0, 2**32 - 1)  # the range of NumPy's legacy generator
 STEPS = tuple(name for name in table.FUNCTIONS if "_step_" in name)
 LAYERS = tuple(row.name for row in table.functions(["rnn_layers"]) if row.points)
 GRADED = tuple(dict.fromkeys(row.module for row in table.FUNCTIONS.values()))
@@ -42,23 +42,24 @@ def grade(
 ) -> Report:
     """Grade the functions of a student's file, folder or module, in the order of the course.
 
-    The code runs in a process of its own, with your rights: mark strangers' code in a container.
+    The code runs in a separate process, with your rights: grade strangers' code in a container.
 
     Parameters
     ----------
     submission : str or Path
         A file such as rnn_layers.py, a folder such as cs231n/, or a module's dotted name.
     expect : sequence of str or None
-        Modules that are to be there, such as "rnn_layers", "rnn", "optim". None: of a folder what
-        the handout has students write, "rnn_layers" and "rnn"; of a file what it defines.
+        Modules to score, such as "rnn_layers", "rnn", "optim". None: for a folder those that the
+        handout has students write, "rnn_layers" and "rnn"; for a file those that it defines.
     seed : int
-        Draws the inputs; 0..2**32-1.
+        Seed of the inputs; 0..2**32-1.
     only : sequence of str
-        Patterns of function names, as in a shell. None: all.
+        Patterns of function names, as in a shell. Empty: all functions.
     seconds : float
-        Limit of the checks of one function; all have six times that, and a minute.
+        Time limit for the checks of one function. All functions together have six times that and a
+        minute.
     memory : float
-        Limit of a process, in GB.
+        Memory limit of a process, in GB.
 
     Returns
     -------
@@ -69,9 +70,9 @@ def grade(
     Raises
     ------
     DataError
-        No such file or module, or nothing of the course in it.
+        The file or module does not exist, or defines nothing of the course.
     OptionError
-        No function has a name of `only`; no such module; a number out of range.
+        No function matches `only`, a module does not exist, or a number is out of range.
     """
     limits = {
         "seconds": Real(above=0).check("grade", "`seconds`", seconds),
@@ -81,16 +82,16 @@ def grade(
     grading = _Grading(submission, expect, tuple(only), seed, limits)
     state = np.random.get_state()
     try:
-        with one_blas_thread():  # small products, beside the submission's own process
-            grading.judge_own()
-            grading.judge_above_right()
+        with one_blas_thread():  # products are small, and the submission's process needs cores
+            grading.judge_as_submitted()
+            grading.judge_on_reference()
     finally:
         np.random.set_state(state)
     return grading.report()
 
 
 class _Grading:
-    """A submission, and the verdicts so far; arguments as of `grade`."""
+    """A submission, and the verdicts so far; the arguments are those of `grade`."""
 
     def __init__(
         self,
@@ -112,14 +113,14 @@ class _Grading:
         self._chosen = {row.name for row in rows if _matches(row.name, patterns)}
         if not self._chosen:
             thing = f"none of {', '.join(row.name for row in rows)}"
-            got = f"is named {' or '.join(patterns)}"
-            raise OptionError("grade", thing, got, "patterns of these")
-        # What a chosen function builds on is graded too: what is wrong may follow from it
+            got = f"matches {' or '.join(patterns)}"
+            raise OptionError("grade", thing, got, "patterns of these names")
+        # A wrong result may follow from the functions below a chosen one, so these are graded too
         below = {name for chosen in self._chosen for name in table.builds_on(chosen)}
         self._rows = [row for row in rows if row.name in self._chosen | below]
         self._verdicts: dict[str, Judged] = {}
         self._faults: dict[str, Result] = {}  # of modules that are missing, or cannot be imported
-        self._seen: dict[str, Observation | Stopped] = {}  # first answers
+        self._seen: dict[str, Observation | Stopped] = {}  # observations of functions as submitted
         self._draw = Draw(seed)
         self._cases: dict[str, Cases] = {}
 
@@ -133,12 +134,12 @@ class _Grading:
                 continue
             for row in rows:
                 results += self._verdicts[row.name].results if row.name in self._chosen else []
-        there = set(self._handed.homes) - set(self._faults)
-        missing = [module for module in self._expect if module not in there]
+        imported = set(self._handed.homes) - set(self._faults)
+        missing = [module for module in self._expect if module not in imported]
         return Report(results, self._expect, missing, self._handed.notices)
 
     def _is_graded(self, row: table.Function) -> bool:
-        """True of what students write, and of what the course gives where they brought it."""
+        """True for functions that students write, and for given ones that a submission defines."""
         home = self._handed.homes.get(row.module, {})
         return row.defined in home or (row.module in self._expect and row.points > 0)
 
@@ -158,183 +159,190 @@ class _Grading:
         ]
 
     def _is_doubtful(self, row: table.Function) -> bool:
-        """True of a captioner that raised an error, or has gradients by finite differences."""
+        """True for a captioner that raised an error, or builds on finite differences."""
         judged = self._verdicts.get(row.name)
         below = [self._verdicts[n] for n in table.builds_on(row.name) if n in self._verdicts]
-        is_numeric = any(found.results[0].kind == judging.NUMERIC for found in below)
+        is_numeric = any(verdict.results[0].kind == judging.NUMERIC for verdict in below)
         return is_numeric or (judged is not None and judged.raised is not None)
 
-    def _is_bare(self) -> bool:
-        """True without layers that can be imported."""
+    def _lacks_layers(self) -> bool:
+        """True if the submission has no layers that can be imported."""
         return "rnn_layers" in self._faults or "rnn_layers" not in self._handed.homes
 
-    def _wrong(
+    def _wrong_below(
         self, row: table.Function, names: Sequence[str] = tuple(table.FUNCTIONS)
     ) -> list[str]:
-        """Wrong functions that a function builds on, in the order of the course; also those below
-        a function that is right in itself alone.
+        """Wrong functions that a function builds on, in the order of the course.
+
+        Those below a function that passes only on the reference count as well.
         """
-        found: set[str] = set()
+        reached: set[str] = set()
         below = {row.name}
         while below:
-            called = {name for each in below for name in table.calls(each)} & set(self._verdicts)
+            called = {name for user in below for name in table.calls(user)} & set(self._verdicts)
             wrong = {name for name in called if not self._verdicts[name].passed}
             below = wrong | {name for name in called if self._verdicts[name].follows}
-            below -= found
-            found |= below
-        return [name for name in self._failing(names) if name in found]
+            below -= reached
+            reached |= below
+        return [name for name in self._failing(names) if name in reached]
 
-    # Above the submission's own functions
+    # On the submission's own functions
 
-    def judge_own(self) -> None:
-        """Ask and judge each function above the submission's own."""
+    def judge_as_submitted(self) -> None:
+        """Run and judge each function as submitted."""
         written: dict[str, list[table.Function]] = {}  # by module
         for module in dict.fromkeys(row.module for row in self._rows):
-            asked = [row for row in self._rows if row.module == module]
+            graded = [row for row in self._rows if row.module == module]
             if (home := self._handed.homes.get(module)) is None:
                 self._faults[module] = self._missing(module)
                 continue
-            written[module] = [row for row in asked if row.defined in home]
-            missed = [row for row in asked if row.defined not in home]
-            self._verdicts |= {row.name: _unwritten(row) for row in missed}
+            written[module] = [row for row in graded if row.defined in home]
+            undefined = [row for row in graded if row.defined not in home]
+            self._verdicts |= {row.name: _unwritten(row) for row in undefined}
         questions = [
             question
             for module, rows in written.items()
-            for question in (self._question(module), *map(self._question_of, rows))
+            for question in (self._import_question(module), *map(self._probe_question, rows))
         ]
         names = [question.name for question in questions]
         loaded = dict(zip(names, self._answers(questions), strict=True))
-        for module, asked in written.items():
+        for module, graded in written.items():
             if fault := _not_imported(module, loaded[module]):
                 self._faults[module] = fault
                 continue
-            for row in asked:
+            for row in graded:
                 self._seen[row.name] = loaded[row.name]
-                self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong(row))
-            for row in asked if module == "rnn_layers" else ():
-                self._follow(row)
-        self._tell_once()
+                self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong_below(row))
+            for row in graded if module == "rnn_layers" else ():
+                self._pass_own_forward(row)
+        self._report_shared_mistakes_once()
 
     def _missing(self, module: str) -> Result:
-        """The one result of a module of which nothing is there."""
+        """The result of a module of which the submission defines nothing."""
         file, shown = _file(module), self._handed.shown.values()
         if file in {name.rpartition("/")[2] for name in shown}:
-            advice = f"{file} defines nothing that the course asks for."
+            advice = f"{file} defines none of the course's functions."
             return Result(file, False, "", NOT_WRITTEN, advice)
         advice = f"{file} is missing: its functions score zero."
         return Result(file, False, "", "file missing", advice)
 
-    def _follow(self, row: table.Function) -> None:
-        """Pass a backward pass that is right for a wrong forward pass whose mistakes are known."""
+    def _pass_own_forward(self, row: table.Function) -> None:
+        """Pass a backward pass that fits the submission's forward pass, whose mistakes are known."""
         forward, seen = self._verdicts.get(row.forward), self._seen[row.name]
         if forward is None or forward.passed or self._passed(row) or isinstance(seen, Stopped):
             return
-        if (named := forward.named) and named.whole:
-            follows = judging.for_own_forward(row, seen, self._of(row)["first"], named.function)
+        if (named := forward.named) and named.complete:
+            first = self._cases_of(row)["first"]
+            follows = judging.pass_on_own_forward(row, seen, first, named.function)
             self._verdicts[row.name] = follows or self._verdicts[row.name]
 
-    # Above right functions
+    # On reference functions
 
-    def judge_above_right(self) -> None:
-        """Judge loops above right steps, and captioners above right layers, where theirs are wrong."""
+    def judge_on_reference(self) -> None:
+        """Re-run loops with reference steps, captioners with reference layers, if theirs are wrong."""
         failed = [row for row in self._rows if self._is_written(row) and not self._passed(row)]
-        loops = [row for row in failed if row.step and self._wrong(row, STEPS)]
+        loops = [row for row in failed if row.step and self._wrong_below(row, STEPS)]
         captioners = [row for row in failed if row.module == "rnn"]
-        if self._is_bare():  # the right module takes the place of theirs
+        if self._lacks_layers():  # the reference module replaces theirs
             names, layers = [], self._handed.homes.get("rnn_layers", {}).values()
             files = {*layers, table.FILES["rnn_layers"]} - set(
                 self._handed.homes.get("rnn", {}).values()
             )
-            right = {file: f"{dotted(file)}:" for file in sorted(files)}
+            replaced = {file: f"{dotted(file)}:" for file in sorted(files)}
         else:
             if "rnn" not in self._faults or not self._failing(LAYERS):
                 captioners = [
-                    row for row in captioners if self._wrong(row, LAYERS) or self._is_doubtful(row)
+                    row for row in captioners if self._wrong_below(row, LAYERS) or self._is_doubtful(row)
                 ]
             home = self._handed.homes["rnn_layers"]
             given = [row.name for row in table.functions(["rnn_layers"]) if not row.points]
             names = [*LAYERS, *(name for name in given if name not in home)]
-            right = {name: self._place("rnn_layers", name) for name in names}
-        steps = {name: self._place("rnn_layers", name) for name in STEPS}
-        questions = [self._question_of(row, steps) for row in loops]
+            replaced = {name: self._location("rnn_layers", name) for name in names}
+        steps = {name: self._location("rnn_layers", name) for name in STEPS}
+        questions = [self._probe_question(row, steps) for row in loops]
         if captioners:
-            questions += [self._question("rnn", right)]
-            questions += [self._question_of(row, right) for row in captioners]
+            questions += [self._import_question("rnn", replaced)]
+            questions += [self._probe_question(row, replaced) for row in captioners]
         answers = self._answers(questions)
         for row, seen in zip(loops, answers, strict=False):
-            self._judge_above(row, seen, STEPS)
+            self._rejudge(row, seen, STEPS)
         if captioners:
-            loaded, *above = answers[len(loops) :]
+            loaded, *observations = answers[len(loops) :]
             if fault := _not_imported("rnn", loaded):
                 self._faults |= {"rnn": fault} if "rnn" in self._faults else {}
                 return
             self._faults.pop("rnn", None)
-            for row, seen in zip(captioners, above, strict=True):
-                self._judge_above(row, seen, names)
-            self._tell_once()
+            for row, seen in zip(captioners, observations, strict=True):
+                self._rejudge(row, seen, names)
+            self._report_shared_mistakes_once()
 
-    def _judge_above(
+    def _rejudge(
         self, row: table.Function, seen: Observation | Stopped, names: Sequence[str]
     ) -> None:
-        """Judge a function above right ones of these names, which pass it or show its own mistake."""
-        first, wrong = self._seen.get(row.name), self._wrong(row)
+        """Judge a function that was re-run with reference functions of these names.
+
+        It passes, or shows a mistake of its own.
+        """
+        first, wrong = self._seen.get(row.name), self._wrong_below(row)
         judged = self._judged(row, seen, [name for name in wrong if name not in names])
         if judged.passed:
-            replaced = [name for name in wrong if name in names]
-            self._verdicts[row.name] = judging.above_right(row, judged, replaced)
+            mended = [name for name in wrong if name in names]
+            self._verdicts[row.name] = judging.pass_on_reference(row, judged, mended)
         elif first is None or not (judged.raised or isinstance(seen, Stopped)):
-            self._verdicts[row.name] = judged  # it has a mistake of its own
+            self._verdicts[row.name] = judged
 
-    def _tell_once(self) -> None:
-        """Of a mistake that is in both cells of a captioner the second costs nothing."""
+    def _report_shared_mistakes_once(self) -> None:
+        """Charge a mistake once if both cells of a captioner have it."""
         names = [row.name for row in self._rows if row.module == "rnn"]
         verdicts = {name: self._verdicts[name] for name in names if name in self._verdicts}
-        self._verdicts |= judging.told_once(verdicts)
+        self._verdicts |= judging.report_shared_mistakes_once(verdicts)
 
     # Questions
 
     def _answers(self, questions: Sequence[Question]) -> list[Observation | Stopped]:
         if not questions:
             return []
-        files, right = self._files(), table.source("rnn_layers", table.PACKAGE)
+        files, reference = self._files(), table.source("rnn_layers", table.PACKAGE)
         shown = {file: name for file, name in self._handed.shown.items() if file in files}
-        return ask(files, shown, questions, **self._limits, seed=self._seed, right=right)
+        return ask(files, shown, questions, **self._limits, seed=self._seed, reference=reference)
 
-    def _question(self, module: str, right: Mapping[str, str] | None = None) -> Question:
+    def _import_question(self, module: str, replaced: Mapping[str, str] | None = None) -> Question:
         """Whether the files of a module can be imported."""
-        return Question(module, "", self._modules(module), right=right or {})
+        return Question(module, "", self._modules(module), replaced=replaced or {})
 
-    def _question_of(self, row: table.Function, right: Mapping[str, str] | None = None) -> Question:
+    def _probe_question(
+        self, row: table.Function, replaced: Mapping[str, str] | None = None
+    ) -> Question:
         return Question(
             row.name,
             expected.probe_of(row),
             self._modules(row.module),
-            [self._place(row.module, name) for name in row.passes],
+            [self._location(row.module, name) for name in row.passes],
             expected.names_of(row),
-            self._of(row),
-            right or {},
+            self._cases_of(row),
+            replaced or {},
         )
 
-    def _of(self, row: table.Function) -> Cases:
+    def _cases_of(self, row: table.Function) -> Cases:
         if row.name not in self._cases:
             self._cases[row.name] = self._draw.cases(row.name)
         return self._cases[row.name]
 
     def _modules(self, module: str) -> list[str]:
-        """Files that define something of a module, the course's own first: others may need it."""
+        """Files that define functions of a module; others may import the course's, which is first."""
         files = set(self._handed.homes[module].values())
-        own_first = sorted(files, key=lambda file: (file != table.FILES[module], file))
-        return [dotted(file) for file in own_first]
+        course_first = sorted(files, key=lambda file: (file != table.FILES[module], file))
+        return [dotted(file) for file in course_first]
 
-    def _place(self, module: str, name: str) -> str:
-        """Where a function of the submission is, or is missed, as "module:name"."""
+    def _location(self, module: str, name: str) -> str:
+        """Where the submission defines a function, or should, as "module:name"."""
         home = self._handed.homes.get(module, {})
         course = table.FILES[module]
-        missed = course if course in self._handed.files else next(iter(home.values()), course)
-        return f"{dotted(home.get(name, missed))}:{name}"
+        default = course if course in self._handed.files else next(iter(home.values()), course)
+        return f"{dotted(home.get(name, default))}:{name}"
 
     def _files(self) -> dict[str, bytes]:
-        """The submission's files, and beside them what the course gives."""
+        """The submission's files, and the course's files that it lacks."""
         given = {
             file: table.source(module, table.PACKAGE).encode("utf-8")
             for module, file in table.FILES.items()
@@ -346,15 +354,16 @@ class _Grading:
     def _judged(
         self, row: table.Function, seen: Observation | Stopped, wrong: Sequence[str]
     ) -> Judged:
-        """The verdict on what was seen; `wrong` are functions below that are."""
-        right = expected.reference(row, self._of(row))
-        seen = expected.until_end(row, seen, self._of(row))
-        judged = judge(row, seen, right, self._of(row), wrong, self._verdicts)
+        """The verdict on an observation; `wrong` are the wrong functions below."""
+        cases = self._cases_of(row)
+        right = expected.reference(row, cases)
+        seen = expected.cut_after_end(row, seen, cases)
+        judged = judge(row, seen, right, cases, wrong, self._verdicts)
         if row.points or judged.passed:
             return judged
         first, *others = judged.results
-        given = f"The course gives {row.name}: compare yours with it. {first.advice}"
-        return judged._replace(results=[first._replace(advice=given), *others])
+        advice = f"The course gives {row.name}: compare yours with it. {first.advice}"
+        return judged._replace(results=[first._replace(advice=advice), *others])
 
 
 def _file(module: str) -> str:
@@ -366,7 +375,7 @@ def _unwritten(row: table.Function) -> Judged:
 
 
 def _not_imported(module: str, seen: Observation | Stopped) -> Result | None:
-    """The one result of a file that cannot be imported; None of one that can."""
+    """The result of a file that cannot be imported; None for a file that can."""
     file = _file(module)
     if isinstance(seen, Stopped):
         reason, line, kind = f"it {seen.reason}", seen.line, "stopped"
@@ -376,9 +385,9 @@ def _not_imported(module: str, seen: Observation | Stopped) -> Result | None:
         (name, message, line), kind = error, "raises an error"
         reason = f"{name}: {message}"
         if name == "ModuleNotFoundError":
-            reason += f". The grader has {PACKAGES} alone"
+            reason += f". The grader has only {PACKAGES}"
     where = f"line {line.number}: {line.text}" if line.number else ""
-    advice = f"Importing {line.file or file} fails, so nothing of it can be graded: {reason}."
+    advice = f"Importing {line.file or file} fails, so none of its functions is graded: {reason}."
     return Result(file, False, where, kind, advice)
 
 

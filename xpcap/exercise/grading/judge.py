@@ -1,7 +1,7 @@
 """Judge observations: a fault is an array that differs from what the reference gives.
 
 `judge` compares the stages of a probe in order. Results of the first use that differ are explained
-by explain.py; a difference of a later use is a row of FAULTS. `above_right` and `for_own_forward`
+by explain.py; a difference of a later use is a row of FAULTS. `pass_on_reference` and `pass_on_own_forward`
 tell what is right in itself and only follows from a mistake elsewhere.
 """
 
@@ -22,7 +22,7 @@ from xpcap.exercise.grading.expected import (
     names_of,
     relative_max_error,
     same,
-    with_one_rate,
+    adam_with_one_rate,
 )
 from xpcap.exercise.grading.explain import (
     advice_of,
@@ -40,7 +40,7 @@ from xpcap.exercise.grading.run import Line, Observation, Stopped
 from xpcap.gradcheck import eval_numerical_gradient
 
 NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
-DERIVED = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
+DIFFERENCE_ERRORS = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
 NOT_WRITTEN = "not written yet"
 NUMERIC = "finite differences"
 FOLLOWS = "follows from another function"
@@ -124,14 +124,14 @@ def judge(
     outputs = [key[4:] for key in right.arrays if key.startswith("out.")]
     values, wanted = ([one.arrays[f"out.{key}"] for key in outputs] for one in (seen, right))
     error = relative_max_error(values, wanted)
-    other = relative_max_error(values, with_one_rate(cases)) if name == "adam" else error
+    other = relative_max_error(values, adam_with_one_rate(cases)) if name == "adam" else error
     if other <= TOLERANCE < error:
         return Judged([Result(name, True, error=other)])
     if error <= TOLERANCE:
-        is_numeric = (seen.note("calls").number or 0) > probes.MANY
+        is_numeric = (seen.note("calls").number or 0) > probes.MAX_FORWARDS
         later = None if is_numeric else _later(row, seen, right, error, wrong)
         if later and own:  # whose cache is wrong from the second call on
-            return above_right(row, Judged([later]), [row.forward])
+            return pass_on_reference(row, Judged([later]), [row.forward])
         return Judged([later or _passed(row, seen, right, error)])
     if not own and _again(seen, outputs) > TOLERANCE:
         advice = (
@@ -144,11 +144,11 @@ def judge(
         where += gate(seen, right)
     if below:
         return Judged([_follows(row, below, where, error)])
-    if own and own.named and own.named.whole:
+    if own and own.named and own.named.complete:
         theirs = gradients(row, cases["first"], own.named.function)
         # where all of them are zero, as of a step with `sign`, zeros are no backward pass
         if any(map(np.any, theirs)) and relative_max_error(values, theirs) <= TOLERANCE:
-            return above_right(
+            return pass_on_reference(
                 row, Judged([Result(name, False, where, error=error)]), [row.forward]
             )
     if own:
@@ -356,7 +356,7 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
         if key.startswith("out.") and value.dtype.kind == "f"
     }
     exact = all(dtype == np.float64 for dtype in floats.values())
-    if row.forward and (calls > 2 * steps + 2 or (exact and DERIVED[0] < error < DERIVED[1])):
+    if row.forward and (calls > 2 * steps + 2 or (exact and DIFFERENCE_ERRORS[0] < error < DIFFERENCE_ERRORS[1])):
         why = f"calls {row.forward} {calls:,} times" if calls > 2 else f"has errors of {error:.0e}"
         remark = (
             f"Right, but {name} {why}: it looks like finite differences, where a derivation by hand"
@@ -390,7 +390,7 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
 # What follows from a mistake elsewhere
 
 
-def above_right(row: table.Function, judged: Judged, below: Sequence[str]) -> Judged:
+def pass_on_reference(row: table.Function, judged: Judged, below: Sequence[str]) -> Judged:
     """A pass of what is right above right steps or layers, though wrong above the student's own."""
     if not below:
         return judged
@@ -400,12 +400,12 @@ def above_right(row: table.Function, judged: Judged, below: Sequence[str]) -> Ju
     return Judged([Result(row.name, True, "", FOLLOWS, remark, judged.results[0].error)])
 
 
-def told_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
+def report_shared_mistakes_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
     """Verdicts on a captioner whose second cell has the mistake of the first in a line of both."""
     told: dict[Any, str] = {}
     once = {}
     for name, one in verdicts.items():
-        changes = one.named.changes if one.named and one.named.whole else []
+        changes = one.named.changes if one.named and one.named.complete else []
         key = table.FUNCTIONS[name].method, [(each.statement, each.instead) for each in changes]
         if changes and (before := told.setdefault(str(key), name)) != name:
             remark = f"The mistake of {before} again: fix that one."
@@ -415,7 +415,7 @@ def told_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
     return once
 
 
-def for_own_forward(
+def pass_on_own_forward(
     row: table.Function,
     seen: Observation,
     case: Mapping[str, np.ndarray],
@@ -425,7 +425,7 @@ def for_own_forward(
 
     forward : the reference with that mistake, whose slopes are taken by central differences
     """
-    inputs, gradients = probes.parted(case)
+    inputs, gradients = probes.split_case(case)
     upstream = list(gradients.values())
 
     def loss(_: np.ndarray) -> float:

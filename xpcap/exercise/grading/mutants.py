@@ -63,12 +63,12 @@ class Change(NamedTuple):
 class Localisation(NamedTuple):
     """Changes that together explain a student's results.
 
-    whole : they explain all of the results
+    complete : they explain all of the results
     function : the reference function with the changes
     """
 
     changes: list[Change]
-    whole: bool
+    complete: bool
     function: Callable[..., Any]
 
 
@@ -160,11 +160,11 @@ def localise(
         warnings.simplefilter("ignore")
         scope = {**SCOPE, **vars(module), "range": _range, **(given or {})}
         search = _Search(tree, run, _Blocks(results, gates), scope, budget)
-        trail, whole = search.best(edits)
+        trail, complete = search.best(edits)
         if not trail:
             return None
         changes = [edit.described() for edit in trail]
-        return Localisation(changes, whole, search.function(trail))
+        return Localisation(changes, complete, search.function(trail))
 
 
 class _Search:
@@ -469,7 +469,7 @@ def _slots(
 
 
 def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit]:
-    """Edits of a statement as a whole: left out, moved, names in each other's place."""
+    """Edits of a statement as a complete: left out, moved, names in each other's place."""
     statement = block[number]
 
     def edit(new: ast.stmt, rank: int, kind: str, detail: str, gates: str = "") -> Edit:

@@ -1,9 +1,9 @@
-"""Probes: what is observed of a function, a captioner, a rule and a solver, as named arrays.
+"""Probes: they observe layers, captioners, update rules and solvers as named arrays.
 
-A probe runs in the process of the submission on its functions, and in the grader's own on those of
-reference/; judge.py compares the two. Each stage of a probe is a use of the function, so that what
-it keeps between calls, changes in its arguments or has written in shows as an array that differs.
-Only NumPy is imported here, and nothing of the exercise is solved.
+A probe runs on the submission's functions in the child process and on those of reference/ in the
+grader's; judge.py compares the arrays. Each stage of a probe calls the function in another way, so
+that state between calls, changed arguments and hard-coded sizes show as differences. This file
+imports only NumPy and solves nothing of the exercise, since submissions can read it.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ import numpy as np
 
 Case = Mapping[str, np.ndarray]  # arguments by name
 NUMBERS = "fiub"  # kinds of dtypes that are numbers
-MOST_BYTES = 2**21  # of one array
-CAPTIONS, BATCH = 12, 4  # of the solver's data, and of its minibatches
-UPSTREAM = "upstream "  # begins the names of upstream gradients, beside a forward pass's arguments
-EVENTS = 20_000  # calls and returns that are looked at
-MANY = 200  # forward passes in one backward pass: finite differences, slow in their first use
+MAX_BYTES = 2**21  # of an array
+CAPTIONS, BATCH = 12, 4  # captions of the solver's data, and of a minibatch
+UPSTREAM = "upstream "  # prefix of upstream gradients in a case, which also has forward arguments
+MAX_EVENTS = 20_000  # calls and returns that are counted
+MAX_FORWARDS = 200  # a backward pass with more forward passes takes finite differences
 PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
 
 
 class Record:
-    """Observations: arrays by ``stage.name``, and by stage notes of what is no array.
+    """Observations: arrays by ``stage.name``, and notes by stage.
 
-    described : the note of an error; without it errors are raised, as of the reference
+    described : makes the note of an error; without it, as for the reference, errors are raised
     """
 
     def __init__(self, described: Callable[[BaseException], dict[str, Any]] | None = None) -> None:
@@ -37,19 +37,19 @@ class Record:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A use of the function; an error ends it and is noted."""
+        """Run a stage; an error ends it and is noted."""
         try:
-            with np.errstate(all="ignore"):  # also where the submission made errors of them
+            with np.errstate(all="ignore"):  # even if the submission turned warnings into errors
                 yield
         except MemoryError:
             raise
-        except BaseException as error:  # also SystemExit and the like
+        except BaseException as error:  # includes SystemExit
             if self._described is None:
                 raise
             self.notes.setdefault(name, {})["error"] = self._described(error)
 
     def results(self, stage: str, names: Sequence[str], returned: Any) -> tuple[Any, ...]:
-        """Note what a function returned as `names`; of a lone name any value but a tuple."""
+        """Record a function's results under `names`; for a single name, any value but a tuple."""
         several = isinstance(returned, tuple) or (isinstance(returned, list) and len(names) > 1)
         values = tuple(returned) if several else (returned,)
         if len(values) != len(names):
@@ -63,7 +63,7 @@ class Record:
         return values
 
     def value(self, stage: str, name: str, value: Any) -> None:
-        """Note one array, or the type of what is none."""
+        """Record an array, or the type of a value that is not an array."""
         try:
             array = np.asarray(value)
         except (ValueError, TypeError):
@@ -72,7 +72,7 @@ class Record:
             self.notes.setdefault(stage, {})["none"] = True
         elif array.dtype.kind not in NUMBERS:
             self.notes.setdefault(stage, {}).setdefault("types", {})[name] = type(value).__name__
-        elif array.nbytes > MOST_BYTES:
+        elif array.nbytes > MAX_BYTES:
             got = f"an array of shape {array.shape}"
             self.notes.setdefault(stage, {}).setdefault("types", {})[name] = got
         else:
@@ -87,21 +87,21 @@ def copied(case: Case) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in case.items()}
 
 
-def parted(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Copies of a forward pass's arguments, and of the upstream gradients, of a case."""
-    inputs = {name: one for name, one in copied(case).items() if not name.startswith(UPSTREAM)}
-    upstream = {name: np.array(one) for name, one in case.items() if name not in inputs}
-    return inputs, {name.removeprefix(UPSTREAM): one for name, one in upstream.items()}
+def split_case(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Copies of a case's forward arguments, and of its upstream gradients."""
+    inputs = {name: array for name, array in copied(case).items() if not name.startswith(UPSTREAM)}
+    upstream = {name: np.array(array) for name, array in case.items() if name not in inputs}
+    return inputs, {name.removeprefix(UPSTREAM): array for name, array in upstream.items()}
 
 
 # Layers
 
 
 def forward(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Record) -> None:
-    """A layer's forward pass. `names` are its results, with "cache" at the end if it has one.
+    """Probe a layer's forward pass. `names` are its results; "cache", if any, is the last.
 
-    Cases "first", "second" of the same sizes, "other" of others, a "single" sample; also, where
-    there are such, "long" sequences, "large" and "far" numbers, "square" sizes and "empty" cells.
+    Cases: "first"; "second" with the same sizes and "other" with different ones; a "single" sample;
+    for some layers also "long" sequences, "large" and "far" numbers, "square" sizes, "empty" cells.
     """
     defaults = _defaults(call)
     with record.stage("out"):
@@ -123,18 +123,18 @@ def forward(call: Callable[..., Any], names: Sequence[str], cases: Any, record: 
 def backward(
     passes: Sequence[Callable[..., Any]], names: Sequence[str], cases: Any, record: Record
 ) -> None:
-    """A layer's backward pass, on caches of its own forward pass.
+    """Probe a layer's backward pass, on caches of its own forward pass.
 
-    A case has the forward pass's arguments and upstream gradients; see `parted`.
+    A case has the forward pass's arguments and upstream gradients; see `split_case`.
     """
-    there, back = passes
+    forward_pass, backward_pass = passes
     calls = [0]
 
     def cache(case: Case) -> Any:
-        return there(*parted(case)[0].values())[-1]
+        return forward_pass(*split_case(case)[0].values())[-1]
 
     def upstream(case: Case) -> dict[str, np.ndarray]:
-        return parted(case)[1]
+        return split_case(case)[1]
 
     with record.stage("cache"):
         cache(cases["first"])
@@ -142,31 +142,32 @@ def backward(
         return
     with record.stage("out"):
         arguments = upstream(cases["first"])
-        kept = cache(cases["first"])
-        with _counted(there, calls, record):
-            values = record.results("out", names, back(*arguments.values(), kept))
+        first_cache = cache(cases["first"])
+        with _counted(forward_pass, calls, record):
+            grads = backward_pass(*arguments.values(), first_cache)
+            values = record.results("out", names, grads)
         record.notes["calls"] = {"count": calls[0]}
         record.all("after", arguments)
-        if calls[0] > MANY:
+        if calls[0] > MAX_FORWARDS:
             return
         with record.stage("kept"):
-            back(*upstream(cases["second"]).values(), cache(cases["second"]))
+            backward_pass(*upstream(cases["second"]).values(), cache(cases["second"]))
             record.results("kept", names, values)
     with record.stage("older"):
-        older = cache(cases["first"])
-        later = cache(cases["second"])
-        record.results("later", names, back(*upstream(cases["second"]).values(), later))
-        record.results("older", names, back(*upstream(cases["first"]).values(), older))
+        caches = {"older": cache(cases["first"]), "later": cache(cases["second"])}
+        for stage, case in (("later", cases["second"]), ("older", cases["first"])):
+            grads = backward_pass(*upstream(case).values(), caches[stage])
+            record.results(stage, names, grads)
     for stage, case in {**cases, "again": cases["first"]}.items():
         if stage not in ("first", "second"):
             with record.stage(stage):
-                values = back(*upstream(case).values(), cache(case))
+                values = backward_pass(*upstream(case).values(), cache(case))
                 record.results(stage, names, values)
 
 
 @contextlib.contextmanager
 def _counted(function: Callable[..., Any], calls: list[int], record: Record) -> Iterator[None]:
-    """Count calls of a function of the student's while a block runs, and note complex arguments."""
+    """Count calls of a student's function while a block runs, and note complex arguments."""
     code = getattr(function, "__code__", None)
     events = itertools.count()
 
@@ -174,7 +175,7 @@ def _counted(function: Callable[..., Any], calls: list[int], record: Record) -> 
         calls[0] += event == "call" and frame.f_code is code
         if event == "call" and any(map(_is_complex, frame.f_locals.values())):
             record.notes["complex"] = {"count": 1}
-        if next(events) > EVENTS:  # an endless loop is told by its own lines
+        if next(events) > MAX_EVENTS:  # counting must not slow down an endless loop
             sys.setprofile(before)
 
     before = sys.getprofile()
@@ -190,7 +191,7 @@ def _is_complex(value: Any) -> bool:
 
 
 def _defaults(call: Callable[..., Any]) -> dict[str, str]:
-    """Default arguments that hold something, as text."""
+    """Mutable default arguments, described by type and length."""
     code = getattr(call, "__code__", None)
     values = getattr(call, "__defaults__", None) or ()
     names = code.co_varnames[: code.co_argcount][-len(values) :] if code and values else ()
@@ -207,18 +208,18 @@ def _shared(names: Sequence[str], values: Sequence[Any], arguments: Case) -> lis
         name
         for name, value in zip(names, values, strict=False)
         if type(value) is np.ndarray
-        and any(np.may_share_memory(value, one) for one in arguments.values())
+        and any(np.may_share_memory(value, array) for array in arguments.values())
     ]
 
 
 # Captioner
 
 
-def captioner(made: Callable[..., Any], case: Any, parameters: bool = True) -> Any:
-    """A CaptioningRNN in float64 with given parameters."""
+def captioner(model_class: Callable[..., Any], case: Any, parameters: bool = True) -> Any:
+    """A CaptioningRNN in float64, with the case's parameters."""
     words = {str(word): index for index, word in enumerate(case["vocabulary"])}
     D, W, H, lstm = map(int, case["sizes"])
-    model = made(
+    model = model_class(
         words,
         input_dim=D,
         wordvec_dim=W,
@@ -233,16 +234,16 @@ def captioner(made: Callable[..., Any], case: Any, parameters: bool = True) -> A
 
 
 def captioner_loss(
-    made: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
+    model_class: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
 ) -> None:
-    """CaptioningRNN.loss: loss, then a gradient for each parameter; on fresh and on used models."""
+    """Probe CaptioningRNN.loss: the loss and all gradients, of fresh and of used models."""
     first, second = cases["first"], cases["second"]
     with record.stage("shapes"):
-        for name, value in captioner(made, first, parameters=False).params.items():
+        for name, value in captioner(model_class, first, parameters=False).params.items():
             if name in PARAMETERS:
                 record.value("shapes", name, np.array(np.shape(value)))
     with record.stage("out"):
-        model, data = captioner(made, first), copied(_data(first))
+        model, data = captioner(model_class, first), copied(_data(first))
         returned = _losses("out", record, model.loss(*data.values()))
         record.all("after", data)
         record.all("parameters", {name: model.params[name] for name in PARAMETERS})
@@ -254,7 +255,8 @@ def captioner_loss(
     for stage, case in cases.items():
         if stage not in ("first", "second"):
             with record.stage(stage):
-                _losses(stage, record, captioner(made, case).loss(*copied(_data(case)).values()))
+                model = captioner(model_class, case)
+                _losses(stage, record, model.loss(*copied(_data(case)).values()))
 
 
 def _data(case: Any) -> Case:
@@ -262,7 +264,7 @@ def _data(case: Any) -> Case:
 
 
 def _losses(stage: str, record: Record, returned: Any) -> Any:
-    """Note a loss and its gradients; a missing one is noted by name."""
+    """Record a loss and its gradients, and the names of missing gradients."""
     values = returned if isinstance(returned, tuple | list) else (returned,)
     if len(values) != 2 or not isinstance(values[1], dict):
         record.notes.setdefault(stage, {})["count"] = len(values)
@@ -280,9 +282,9 @@ def _losses(stage: str, record: Record, returned: Any) -> Any:
 
 
 def captioner_sample(
-    made: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
+    model_class: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
 ) -> None:
-    """CaptioningRNN.sample, greedy; on fresh and on used models, for captions that end and do not."""
+    """Probe greedy CaptioningRNN.sample, of fresh and of used models."""
 
     def sampled(stage: str, model: Any, case: Any) -> Any:
         length = int(case["length"][0])
@@ -292,14 +294,14 @@ def captioner_sample(
 
     first, second = cases["first"], cases["second"]
     with record.stage("out"):
-        model = captioner(made, first)
+        model = captioner(model_class, first)
         captions = sampled("out", model, first)
         record.all("parameters", {name: model.params[name] for name in PARAMETERS})
         with record.stage("kept"):
             sampled("used", model, second)
             record.results("kept", names, captions)
         with record.stage("again"):
-            with contextlib.suppress(Exception):  # judged by the probe of the loss
+            with contextlib.suppress(Exception):  # the probe of the loss judges errors
                 model.loss(*copied(_data(second)).values())
             for name in PARAMETERS:
                 model.params[name] = np.array(first[name])
@@ -307,33 +309,31 @@ def captioner_sample(
     for stage, case in cases.items():
         if stage not in ("first", "second"):
             with record.stage(stage):
-                sampled(stage, captioner(made, case), case)
+                sampled(stage, captioner(model_class, case), case)
 
 
 # Update rules and solver
 
 
 def rule(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Record) -> None:
-    """An update rule: how far the weights have moved after each of some steps."""
+    """Probe an update rule: how far the weights have moved after each step."""
     for stage, case in {"out": cases["first"], **cases, "again": cases["first"]}.items():
         if stage in ("first", "second"):
             continue
         with record.stage(stage):
             start = np.array(case["w"])
-            w, config = (
-                np.array(start),
-                {"learning_rate": 0.037, "epsilon": 0.13},
-            )  # no sum of others
+            # No product or sum of other constants equals these, so a mistake cannot hide
+            w, config = np.array(start), {"learning_rate": 0.037, "epsilon": 0.13}
             for step, gradient in enumerate(case["gradients"], 1):
                 w, config = call(w, np.array(gradient), config)
                 moved = None if w is None else np.asarray(w) - start
                 record.value(stage, f"the weights after step {step}", moved)
 
 
-class _Bowl:
-    """A model for solvers: its loss is half of the sum of squares of its parameters.
+class _QuadraticModel:
+    """A model for solvers, whose loss is half of the sum of squares of its parameters.
 
-    It counts captions that come with the features of another picture.
+    It counts captions that are paired with the features of another picture.
     """
 
     def __init__(self, case: Any) -> None:
@@ -347,20 +347,23 @@ class _Bowl:
         return loss, {name: np.array(value) for name, value in self.params.items()}
 
 
-def solver(made: Callable[..., Any], names: Sequence[str], cases: Any, record: Record) -> None:
-    """CaptioningSolver: losses, parameters and counts after it trained `_Bowl`, by sgd, then adam."""
-    options = {"update_rule": "sgd", "lr_decay": 0.5, "num_epochs": 3}
-    for stage, more in (("out", options), ("adam", {"update_rule": "adam", "num_epochs": 2})):
+def solver(
+    solver_class: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
+) -> None:
+    """Probe CaptioningSolver: losses, parameters and counts of training by sgd, then by adam."""
+    sgd_options = {"update_rule": "sgd", "lr_decay": 0.5, "num_epochs": 3}
+    adam_options = {"update_rule": "adam", "num_epochs": 2}
+    for stage, options in (("out", sgd_options), ("adam", adam_options)):
         with record.stage(stage):
             np.random.seed(0)
-            model = _Bowl(cases["first"])
-            trained = made(
+            model = _QuadraticModel(cases["first"])
+            trained = solver_class(
                 model,
                 _pictures(),
                 batch_size=BATCH,
                 verbose=False,
                 optim_config={"learning_rate": 0.1},
-                **more,
+                **options,
             )
             trained.train()
             record.value(stage, "loss_history", [float(loss) for loss in trained.loss_history])
@@ -370,14 +373,14 @@ def solver(made: Callable[..., Any], names: Sequence[str], cases: Any, record: R
 
 
 def _pictures() -> dict[str, Any]:
-    """Data of a solver, in which a caption's second word tells its picture."""
+    """Data for a solver; a caption's second word identifies its picture."""
     numbers = np.arange(CAPTIONS)
     return {
         "train_captions": np.stack([np.ones(CAPTIONS, int), numbers + 5, numbers * 0], axis=1),
         "train_image_idxs": numbers % 5,
         "train_features": np.arange(5.0)[:, None] * np.ones((1, 3)),
         "train_urls": np.array([f"picture {k}" for k in range(5)]),
-        # of other pictures, to count
+        # Pairs of captions and other pictures, which show if a solver trains on them
         "val_captions": np.stack([np.ones(2, int), numbers[:2] + 5, numbers[:2] * 0], axis=1),
         "val_image_idxs": 1 - numbers[:2],
         "val_features": np.arange(2.0)[:, None] * np.ones((1, 3)),

@@ -1,4 +1,4 @@
-"""The report of a submission: what was found of each function, and its points."""
+"""The report of a submission: results and points of each function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,23 +6,24 @@ from typing import NamedTuple, overload
 
 from xpcap.exercise import table
 
-NOT_GRADED = "not graded"  # the kind of what has no result
+NOT_GRADED = "not graded"  # kind of a function without a result
 
 
 class Result(NamedTuple):
-    """Finding of one function.
+    """The verdict on a function, or one of its mistakes.
 
     Parameters
     ----------
     function : str
-        Name in the course's files, such as "lstm_step_backward", "CaptioningRNN.loss (lstm)"; of a
-        file that is missing or cannot be imported, the file's.
+        Name in the course's files, such as "lstm_step_backward" or "CaptioningRNN.loss (lstm)"; the
+        name of the file if it is missing or cannot be imported.
     passed : bool
-        True if the function is right. It may still have a remark in `kind` and `advice`.
+        True if the function is right. `kind` and `advice` may still name something to improve.
     where : str
-        Outputs, gate and time steps that are wrong, or the line that raised. "" for nowhere.
+        Outputs, gates and time steps that are wrong, or the line that raised the error; "" if
+        unknown.
     kind : str
-        Kind of mistake, such as "missing derivative of tanh". "" for none.
+        Kind of mistake, such as "missing derivative of tanh"; "" for none.
     advice : str
         What to do, in a sentence or two.
     error : float or None
@@ -38,15 +39,14 @@ class Result(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """All that was found of one function, and its points.
+    """The results of a function, and its points.
 
-    most : points that the function is worth, fixed before the submission is read; 0 for what the
-        course gives
-    points : `most` if it passed, 0 if not
+    max_points : what the function is worth; 0 for a function that the course gives
+    points : `max_points` if it passed, 0 if not
     """
 
     function: str
-    most: float
+    max_points: float
     points: float
     passed: bool
     results: Sequence[Result]
@@ -57,8 +57,8 @@ class Report(Sequence[Result]):
     """The grading of one submission, a sequence of its results.
 
     results : in the order of the course; a function may have several
-    expected : modules that the mark is of, such as "rnn_layers"; a missing one is zero
-    missing : of these, those that were not handed in, or cannot be imported
+    expected : modules that are scored, such as "rnn_layers"; a missing one scores zero
+    missing : expected modules that were not handed in, or cannot be imported
     notices : such as "optim.py lies outside cs231n, and is not graded"
     """
 
@@ -81,17 +81,18 @@ class Report(Sequence[Result]):
 
     @property
     def marks(self) -> list[Mark]:
-        """Every function that has points, and every other one that was graded."""
-        most = table.points(self.expected)
-        of: dict[str, list[Result]] = {one.name: [] for one in table.functions(self.expected)}
+        """Marks of all functions that have points, and of the others that were graded."""
+        max_points = table.points(self.expected)
+        by_name: dict[str, list[Result]] = {row.name: [] for row in table.functions(self.expected)}
         for result in self.results:
-            of.setdefault(result.function, []).append(result)
-        for name in most:
-            of[name] = of[name] or [Result(name, False, "", NOT_GRADED, self._reason(name))]
+            by_name.setdefault(result.function, []).append(result)
+        for name in max_points:
+            not_graded = Result(name, False, "", NOT_GRADED, self._reason(name))
+            by_name[name] = by_name[name] or [not_graded]
         marks = []
-        for name, results in of.items():
+        for name, results in by_name.items():
             if results:
-                passed, worth = all(one.passed for one in results), most.get(name, 0.0)
+                passed, worth = all(r.passed for r in results), max_points.get(name, 0.0)
                 marks.append(Mark(name, worth, worth if passed else 0.0, passed, results))
         return marks
 

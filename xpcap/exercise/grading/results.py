@@ -1,4 +1,4 @@
-"""Output of a grading: a summary, lines, JSON, a page for the student, a row of a class."""
+"""Output of a grading: summary, JSON, a page for the student, a row of a class's table."""
 
 import itertools
 import math
@@ -11,15 +11,15 @@ from xpcap.report import escape_control
 from xpcap.report.markup import render
 
 TOTAL = 100
-MAX_TEXT = 2000  # characters of an advice
-LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # of a submission, as `where` of a result
-HEADS = ("student", "points", "wrong")  # of a class
+MAX_TEXT = 2000  # characters of advice
+LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # a result's `where` that names a line
+HEADS = ("student", "points", "wrong")  # of a class's table
 
 
 def summary(report: Report, only: bool = False) -> str:
     """A sentence such as "14 of 16 functions pass, 83 of 100 points".
 
-    Points are of all functions, so there are none where `only` some were graded.
+    It gives no points if `only` a selection of functions was graded.
     """
     marks = [mark for mark in report.marks if mark.function in table.FUNCTIONS]
     if only:
@@ -30,14 +30,14 @@ def summary(report: Report, only: bool = False) -> str:
 
 
 def blocks(advice: str) -> list[tuple[bool, str]]:
-    """An advice in pieces: True and lines of code, which are indented, or False and a paragraph."""
+    """Advice in pieces: True and indented lines of code, or False and a paragraph."""
     lines = [line for line in advice[:MAX_TEXT].split("\n") if line.strip()]
     grouped = itertools.groupby(lines, key=lambda line: line[0] in " \t")
-    return [(code, ("\n" if code else " ").join(some)) for code, some in grouped]
+    return [(code, ("\n" if code else " ").join(piece)) for code, piece in grouped]
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """A report as JSON takes it: an error that is not finite is None."""
+    """A report as values for JSON; an error that is not finite is None."""
     return {
         "score": report.score,
         "expected": report.expected,
@@ -55,7 +55,7 @@ def _finite(result: Result) -> dict[str, Any]:
 
 
 def class_cells(report: Report) -> tuple[str, str]:
-    """Points, and what is wrong: notices, and functions with kind and where."""
+    """Points, and what is wrong: notices, and failed functions with kind and place."""
     wrong = [
         f"{result.function}: {', '.join(filter(None, (result.kind, result.where)))}"
         for result in report
@@ -68,17 +68,16 @@ def class_cells(report: Report) -> tuple[str, str]:
 
 
 def report_page(title: str, report: Report) -> bytes:
-    """A page for the student: what is to be mended, with its advice, then what is right.
+    """A page for the student: failed functions with advice, then those that pass.
 
-    It is one file without script. All text is escaped and cut, since a submission's own words are
-    in it.
+    It is one file without a script. All text is escaped and cut, since it quotes the submission.
     """
     marks = [
         {
             **mark._asdict(),
-            "results": list(map(_found, mark.results)),
+            "results": list(map(_result_cells, mark.results)),
             "reason": mark.results[0].advice if mark.results[0].kind == NOT_GRADED else "",
-            "remark": any(result.kind for result in mark.results),
+            "has_advice": any(result.kind for result in mark.results),
         }
         for mark in report.marks
     ]
@@ -96,8 +95,8 @@ def notices(report: Report) -> list[str]:
     return [escape_control(line, MAX_TEXT) for line in report.notices]
 
 
-def _found(result: Result) -> dict[str, Any]:
-    """A result as the page takes it: the student's line apart, and code in the advice."""
+def _result_cells(result: Result) -> dict[str, Any]:
+    """A result for the page's template, with the student's line and code in the advice marked."""
     line = LINE.fullmatch(result.where)
     error = math.nan if result.passed or result.error is None else result.error
     return {
@@ -105,7 +104,7 @@ def _found(result: Result) -> dict[str, Any]:
         "where": "" if line else result.where,
         "number": line[1] if line else "",
         "text": line[2] if line else "",
-        # between backquotes stands code: every second piece
+        # every second piece is code, between backquotes
         "advice": [
             (code, text.split("\n" if code else "`")) for code, text in blocks(result.advice)
         ],

@@ -1,9 +1,9 @@
-"""A process of a submission: questions go out with their inputs, observations come back.
+"""Run a submission in a child process, which answers questions by observations.
 
-`ask` writes a folder for child.py, which answers each question by a file. A process that ends early
-costs the question that it was at; the next one begins with the question after. Limits are a time, and
-those of `resource`; where bubblewrap is installed, the process also has no network and changes no file
-but those of its folder.
+`ask` writes a folder for child.py, which answers each question by a file. If the process ends early,
+the question that it was answering fails, and a new process begins with the next one. Processes have a
+time limit and those of `resource`. If bubblewrap is installed, they also have no network, and can
+write only to their folder.
 """
 
 import contextlib
@@ -29,24 +29,24 @@ from xpcap.exercise.grading import child
 from xpcap.exercise.grading.cases import Cases
 
 HERE = Path(__file__).parent
-START = 60.0  # seconds that Python and NumPy may take to start on a busy machine
-IN_ALL = 6.0  # times the limit of a question: the time of all questions
+START_SECONDS = 60.0  # that Python and NumPy may take to start on a busy machine
+TOTAL_FACTOR = 6.0  # the time limit of all questions over that of one
 VERSION = sysconfig.get_python_version()
-PACKAGES = f"the standard library of Python {VERSION} and NumPy {np.__version__}"  # and no more
-ONE_THREAD = {f"{one}_NUM_THREADS": "1" for one in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM")}
+PACKAGES = f"the standard library of Python {VERSION} and NumPy {np.__version__}"
+ONE_THREAD = {f"{blas}_NUM_THREADS": "1" for blas in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM")}
 
 
 class Question(NamedTuple):
-    """A use of a submission's functions.
+    """A probe to run on a submission's functions.
 
-    name : a function of the table
-    probe : of probes.py; "" to import modules alone
+    name : a function of the table, or a module
+    probe : name in probes.py; "" to import modules only
     modules : dotted Python modules to import first
     functions : "module:name" of each function that the probe gets
-    names : results that are noted
+    names : results to record
     cases : inputs
-    right : functions that right ones replace first, each with where it is: "module:name"; of a module
-        that cannot be imported "module:"
+    replaced : functions to replace by the reference first, each with its "module:name", or "module:"
+        if that module cannot be imported
     """
 
     name: str
@@ -55,11 +55,11 @@ class Question(NamedTuple):
     functions: Sequence[str] = ()
     names: Sequence[str] = ()
     cases: Cases = {}  # noqa: RUF012 - never changed
-    right: Mapping[str, str] = {}
+    replaced: Mapping[str, str] = {}
 
 
 class Line(NamedTuple):
-    """A line of a student's file; `number` 0 where it is not known."""
+    """A line of a student's file; `number` is 0 if it is unknown."""
 
     file: str = ""
     number: int = 0
@@ -67,7 +67,7 @@ class Line(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What was noted of a stage beside arrays; see `probes.Record`."""
+    """Observations of a stage other than arrays; see `probes.Record`."""
 
     error: tuple[str, str, Line] | None = None  # type, message, line
     number: int | None = None
@@ -78,7 +78,7 @@ class Note(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What a probe observed: arrays by ``stage.name``, notes by stage."""
+    """Observations of a probe: arrays by ``stage.name``, notes by stage."""
 
     arrays: Mapping[str, np.ndarray]
     notes: Mapping[str, Note]
@@ -91,9 +91,9 @@ class Observation(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The process ended, or was ended, at a question.
+    """The process ended, or was killed, before it answered a question.
 
-    is_slow : at its time limit
+    is_slow : it reached the time limit of the question
     """
 
     reason: str
@@ -109,56 +109,56 @@ def ask(
     seconds: float,
     memory: float,
     seed: int = 0,
-    right: str = "",
+    reference: str = "",
 ) -> list[Observation | Stopped]:
-    """The answers to questions about files, which lie in folders of their own.
+    """The answers to questions about files, which run in a temporary folder.
 
     files : path in the course's package to content
-    shown : of these, the student's to their own names
-    seconds : limit of a question; all have `IN_ALL` times that, and `START`
-    memory : limit in GB, beyond what Python and NumPy take
+    shown : path of a student's file to the student's name of it
+    seconds : time limit of a question; all have `TOTAL_FACTOR` times that, plus `START_SECONDS`
+    memory : limit in GB, beyond what Python and NumPy need
     seed : of random numbers that a submission draws, the same for each question
-    right : source of right functions, for questions that have `right`
+    reference : source of the reference functions, for questions that have `replaced`
     """
     answers: dict[int, Observation | Stopped] = {}
-    left, in_all = list(range(len(questions))), IN_ALL * seconds + START
-    end = time.monotonic() + in_all
-    with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as place:
-        folder = Path(place).resolve()
+    remaining, total = list(range(len(questions))), TOTAL_FACTOR * seconds + START_SECONDS
+    end = time.monotonic() + total
+    with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary).resolve()
         settings = {"seconds": seconds, "memory": memory, "seed": seed}
         _write(folder, files, shown, questions, settings)
         for script in ("child.py", "probes.py"):
             shutil.copyfile(HERE / script, folder / script)
-        (folder / f"{child.RIGHT}.py").write_text(right, encoding="utf-8")
-        while left:
-            status = _run(folder, left, max(0.0, end - time.monotonic()))
-            for k in list(left):
+        (folder / f"{child.REFERENCE}.py").write_text(reference, encoding="utf-8")
+        while remaining:
+            status = _run(folder, remaining, max(0.0, end - time.monotonic()))
+            for k in list(remaining):
                 if (answer := folder / child.ANSWERS / f"{k}.json").exists():
                     answers[k] = _observation(answer)
-                    left.remove(k)
+                    remaining.remove(k)
                 else:
                     break
-            if not left:
+            if not remaining:
                 break
             if status is None:
-                late = Stopped(f"did not end before all took their {in_all:g} seconds")
-                answers |= dict.fromkeys(left, late)
+                late = Stopped(f"was not finished when all functions had used their {total:g} seconds")
+                answers |= dict.fromkeys(remaining, late)
                 break
-            k = left.pop(0)
+            k = remaining.pop(0)
             answers[k] = stopped = _stopped(status, folder, shown, settings)
             if stopped.is_slow:
-                waits = Stopped(f"was not asked: {questions[k].name} does not end")
-                above = _above(questions, k, left)
-                answers |= dict.fromkeys(above, waits)
-                left = [number for number in left if number not in above]
+                skipped = Stopped(f"was not run: {questions[k].name} does not end")
+                blocked = _blocked_by(questions, k, remaining)
+                answers |= dict.fromkeys(blocked, skipped)
+                remaining = [number for number in remaining if number not in blocked]
     return [answers[k] for k in range(len(questions))]
 
 
-def _above(questions: Sequence[Question], slow: int, left: Sequence[int]) -> list[int]:
-    """The questions left that cannot end where one does not: all, if it is an import."""
+def _blocked_by(questions: Sequence[Question], slow: int, remaining: Sequence[int]) -> list[int]:
+    """Remaining questions that call the slow one, so cannot end either; all, if it is an import."""
     name, is_import = questions[slow].name, not questions[slow].probe
-    known = [k for k in left if questions[k].name in table.FUNCTIONS]
-    return [k for k in known if is_import or name in table.builds_on(questions[k].name)]
+    probes = [k for k in remaining if questions[k].name in table.FUNCTIONS]
+    return [k for k in probes if is_import or name in table.builds_on(questions[k].name)]
 
 
 def _write(
@@ -178,31 +178,31 @@ def _write(
         (package / parent).mkdir(parents=True, exist_ok=True)
         (package / parent / "__init__.py").touch()
     (folder / child.ANSWERS).mkdir()
-    inputs, asked = {}, []
+    inputs, planned = {}, []
     for k, question in enumerate(questions):
         names = []
         for case, arrays in question.cases.items():
             for name, value in arrays.items():
                 names.append(f"{k}/{case}/{name}")
                 inputs[names[-1]] = value
-        asked.append({**question._replace(cases={})._asdict(), "inputs": names})
+        planned.append({**question._replace(cases={})._asdict(), "inputs": names})
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     plan = {
         **settings,
-        "questions": asked,
+        "questions": planned,
         "shown": {f"{table.PACKAGE}/{file}": name for file, name in shown.items()},
         "folders": [table.PACKAGE, f"{table.PACKAGE}/classifiers"],
     }
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
 
 
-def _run(folder: Path, asked: Sequence[int], seconds: float) -> int | None:
-    """The exit status of child.py; None if it was ended after so many seconds."""
+def _run(folder: Path, questions: Sequence[int], seconds: float) -> int | None:
+    """Run child.py on these questions; its exit status, or None if it was killed at the time limit."""
     python = [sys.executable, "-P", "-B", "-X", "utf8", str(folder / "child.py")]
     confined = [*bubblewrap(), "--bind", str(folder), str(folder)] if bubblewrap() else []
     with (folder / child.FAULTS).open("wb") as faults:
         process = subprocess.Popen(  # noqa: S603 - it limits itself
-            [*confined, *python, *map(str, asked)],
+            [*confined, *python, *map(str, questions)],
             cwd=folder,
             env={**os.environ, **ONE_THREAD},
             stdin=subprocess.DEVNULL,
@@ -215,23 +215,23 @@ def _run(folder: Path, asked: Sequence[int], seconds: float) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        with contextlib.suppress(ProcessLookupError):  # and what it has started
+        with contextlib.suppress(ProcessLookupError):  # the group includes its own children
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
         process.wait()
 
 
 @functools.cache
 def bubblewrap() -> list[str]:
-    """The command that runs another without network and with files that it can only read.
+    """The command that runs another without network and with a read-only file system.
 
-    Empty where bubblewrap is not installed, or may not start, as in many containers.
+    Empty if bubblewrap is not installed or cannot start, as in many containers.
     """
     if (bwrap := shutil.which("bwrap")) is None:
         return []
     command = [bwrap, "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     command += ["--unshare-all", "--die-with-parent"]
-    tried = subprocess.run([*command, "true"], check=False, capture_output=True)  # noqa: S603
-    return [] if tried.returncode else command
+    trial = subprocess.run([*command, "true"], check=False, capture_output=True)  # noqa: S603
+    return [] if trial.returncode else command
 
 
 def _stopped(
@@ -240,7 +240,7 @@ def _stopped(
     shown: Mapping[str, str],
     settings: Mapping[str, float],
 ) -> Stopped:
-    """Why a process has ended without an answer."""
+    """Why a process ended without an answer."""
     faults = (folder / child.FAULTS).read_text(encoding="utf-8", errors="replace")
     line, seconds = _line(faults, folder, shown), settings["seconds"]
     if faults.startswith("Timeout"):
@@ -248,23 +248,23 @@ def _stopped(
         return Stopped(reason, line, is_slow=True)
     if status == child.OUT_OF_MEMORY:
         return Stopped(f"needed more than {settings['memory']:g} GB of memory", line)
-    names = {one.value: one.name for one in signal.Signals}
+    names = {number.value: number.name for number in signal.Signals}
     name = names.get(-status if status < 0 else status - 128, f"exit status {status}")
     error_lines = faults.strip().splitlines()[-1:] if "exit" in name else []
     return Stopped(": ".join([f"ended its process ({name})", *error_lines])[:200], line)
 
 
 def _line(faults: str, folder: Path, shown: Mapping[str, str]) -> Line:
-    """The student's line in what faulthandler wrote of the thread that calls functions, latest first."""
+    """The student's latest line in faulthandler's traceback of the thread that calls functions."""
     files = f"/files/{table.PACKAGE}/"
-    parts = [part for part in faults.split("\n\n") if "child.py" in part]
-    for name, number in re.findall(r'^  File "(.*)", line (\d+)', "\n".join(parts), re.M):
+    threads = [thread for thread in faults.split("\n\n") if "child.py" in thread]
+    for name, number in re.findall(r'^  File "(.*)", line (\d+)', "\n".join(threads), re.M):
         inside = name.replace(os.sep, "/").partition(files)[2]
         if own_name := shown.get(inside):
             source = (folder / "files" / table.PACKAGE / inside).read_bytes()
             lines = source.decode("utf-8", "replace").splitlines()
-            at = int(number)
-            return Line(own_name, at, lines[at - 1].strip()[:200] if at <= len(lines) else "")
+            k = int(number)
+            return Line(own_name, k, lines[k - 1].strip()[:200] if k <= len(lines) else "")
     return Line()
 
 
