@@ -77,7 +77,7 @@ def test_a_file_of_any_name_is_where_its_imports_lead(tmp_path: Path) -> None:
 
 def test_a_file_beside_the_package_is_not_left_out_in_silence(tmp_path: Path) -> None:
     found = read(write(tmp_path, {"cs231n/rnn_layers.py": LAYERS, "rnn_layers.py": LAYERS}))
-    assert found.notices == ["rnn_layers.py lies outside cs231n, and is not graded"]
+    assert found.notices == ["rnn_layers.py is outside cs231n, and is not graded"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(tmp_path: Path) -> Non
             {"a.ipynb": '{"cells": ["def sgd(w):"]}', "work.zip": b"PK"},
             ".",
             "defines nothing of the course",
-            {"cause": "it holds a.ipynb, work.zip"},
+            {"cause": "it contains a.ipynb, work.zip"},
         ),
         ({"work.zip": b"PK"}, "work.zip", "is an archive", {"expected": "a folder"}),
     ],

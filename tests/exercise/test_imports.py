@@ -153,7 +153,7 @@ xpcap.course.override()
 """
     package = tmp_path / "cs231n"
     done = program(late, folder=tmp_path, status=1, XPCAP_BACKEND="numpy")
-    assert done.stdout.startswith(f"xpcap.course: cs231n is the package in {package},")
+    assert done.stdout.startswith(f"xpcap.course: cs231n is imported from {package},")
     assert (
         f"ImportError: xpcap.course.override: cs231n in {package} is imported already"
         in done.stderr

@@ -52,7 +52,7 @@ class Mistake(NamedTuple):
 # are joined by "&&", and so are words; "\\n" is a new line. The first ones run in the fast suite.
 MISTAKES = r"""
 CaptioningRNN.loss | features' gradient of squares | T.dot(dh0) | T.dot(dh0 ** 2) | wrong values | dW_{proj} = featuresᵀ dh_0
-CaptioningRNN.loss | features' gradient downhill | T.dot(dh0) | T.dot(-dh0) | sign | is off by one factor: -1.
+CaptioningRNN.loss | features' gradient downhill | T.dot(dh0) | T.dot(-dh0) | sign | are off by the factor -1.
 CaptioningRNN.loss | gradients added up over calls | return loss, grads | self.sums = getattr(self, "sums", {})\n        for key in grads: self.sums[key] = self.sums.get(key, 0) + grads[key]\n        return loss, dict(self.sums) | state not reset
 CaptioningRNN.loss | captions zeroed | return loss, grads | captions[:] = 0\n        return loss, grads | overwrites its arguments
 CaptioningRNN.loss | parameters changed | return loss, grads | self.params["b"] -= 0.1\n        return loss, grads | changes the parameters

@@ -16,7 +16,9 @@ from xpcap.exercise.grading.results import blocks, class_cells, report_page, sum
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e&" + "x" * 5000
-DIFFERENCE_ERRORS = "Fix `dx`.\nDerivation, line F2:\n    da_f = df * f * (1 - f)\n    (N, H)\nThat is all."
+DIFFERENCE_ERRORS = (
+    "Fix `dx`.\nDerivation, line F2:\n    da_f = df * f * (1 - f)\n    (N, H)\nThat is all."
+)
 RESULTS = [
     Result("sigmoid", True, error=1e-16),
     Result("affine_forward", False, "", "not written yet", "Write affine_forward."),
@@ -27,7 +29,7 @@ RESULTS = [
     Result("lstm_backward", False, "dx", "wrong values", "It is not finite.", math.nan),
     Result("rnn.py", False, "", "missing", "Hand in rnn.py."),
 ]
-NOTE = "rnn_layers.py lies outside cs231n, and is not graded"
+NOTE = "rnn_layers.py is outside cs231n, and is not graded"
 REPORT = Report(RESULTS, table.HANDED_IN, ("rnn",), [NOTE])
 
 

@@ -1,9 +1,8 @@
-"""The course's imports on xpcap: write `import xpcap.course` first in a notebook of CS231n.
+"""Run a notebook of CS231n on xpcap's functions: begin it with `import xpcap.course`.
 
-From then on this process imports ``cs231n.rnn_layers``, ``cs231n.classifiers.rnn`` and their like,
-and ``deeplearning.*``, as some courses call them, from xpcap, unless a package of that name has
-them. exercise/imports.py has the table; exercise/data.py makes a small data set in the layout of the
-course's.
+Modules such as ``cs231n.rnn_layers`` and ``cs231n.classifiers.rnn``, or ``deeplearning.*``, as other
+courses call them, then come from xpcap, unless there is a package of that name. exercise/imports.py
+lists the modules; exercise/data.py makes a small data set in the layout of the course's.
 """
 
 from xpcap.exercise.data import image_from_url, write_course_data

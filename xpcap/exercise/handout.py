@@ -218,7 +218,9 @@ def _cells(cell: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _readme(texts: Mapping[str, str], to_write: Mapping[str, Sequence[str]]) -> str:
     """The README of a handout with these files."""
-    files = [f"- `{f}`: {', '.join(f'`{name}`' for name in names)}" for f, names in to_write.items()]
+    files = [
+        f"- `{f}`: {', '.join(f'`{name}`' for name in names)}" for f, names in to_write.items()
+    ]
     notebooks = [
         f"- `{file}` takes {time[1] if (time := TIME.search(text)) else 'a while'}"
         for file, text in texts.items()

@@ -1,7 +1,6 @@
-"""Grade a student's code: `grade`. The code of it is in exercise/grading/.
+"""Grade a student's code with `grade`. The code is in exercise/grading/.
 
-It stands beside `xpcap.course`, which answers imports of ``cs231n`` from the moment that it is
-imported: grading must not.
+`grade` is not in `xpcap.course`, since importing that redirects imports of ``cs231n`` to xpcap.
 """
 
 from xpcap.exercise.grading import Result, grade

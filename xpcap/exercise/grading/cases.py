@@ -78,7 +78,8 @@ class Draw:
                 outputs = table.FUNCTIONS[layer].results
                 upstream = drawn(outputs, size, rng)
                 cases[case] |= {
-                    f"{probes.UPSTREAM}d{key}": UPSTREAM_SCALE * value for key, value in upstream.items()
+                    f"{probes.UPSTREAM}d{key}": UPSTREAM_SCALE * value
+                    for key, value in upstream.items()
                 }
         if not row.forward:
             cases |= _special(row, cases["first"])

@@ -138,7 +138,9 @@ def paired(
         shown = cache
         with contextlib.suppress(Exception):  # the code may be wrong, or not written
             shown = copy.copy(theirs(*map(np.array, ordered))[-1])
-        if any(shown is known for known, _ in caches):  # the same object for all calls, such as None
+        if any(
+            shown is known for known, _ in caches
+        ):  # the same object for all calls, such as None
             shown = cache
         caches.append((shown, cache))
         return (*results, shown)
@@ -320,7 +322,11 @@ def main() -> None:
     importlib.import_module(REFERENCE)  # noqa: TID251 - ours, while this folder is on the path
     root = folder / "files"
     sys.path[0] = str(root)
-    sys.meta_path[:0] = [BareNames(root, plan["folders"]), NullMatplotlib(), AllowedPackages(plan["folders"][0])]
+    sys.meta_path[:0] = [
+        BareNames(root, plan["folders"]),
+        NullMatplotlib(),
+        AllowedPackages(plan["folders"][0]),
+    ]
     sys.argv = [""]
     builtins.print = lambda *_, **__: None  # formatting arrays takes long
     submission = Submission(root, plan["shown"])

@@ -74,7 +74,7 @@ CaptioningRNN.loss | h0 | | h_0 = features · W_{proj} + b_{proj} | |
 CaptioningRNN.sample | h | | h_0 = features · W_{proj} + b_{proj} | |
 CaptioningRNN.loss | W_proj dW_proj | | h_0 = features · W_{proj} + b_{proj} | 1 | dW_{proj} = featuresᵀ dh_0
 CaptioningRNN.loss | b_proj db_proj | | h_0 = features · W_{proj} + b_{proj} | 2 | db_{proj} = Σ_n dh_{0,n}
-CaptioningRNN.sample | c | | c_0 is zero | |
+CaptioningRNN.sample | c | | c_0 is zero; c_t is used by the next step alone | |
 """
 
 

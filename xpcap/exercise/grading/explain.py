@@ -1,4 +1,4 @@
-"""Where results are wrong, and why: outputs, gates and steps, and the mistake that gives them."""
+"""Where results are wrong, by output, gate and time step, and which mistake causes them."""
 
 import re
 import textwrap
@@ -15,10 +15,10 @@ from xpcap.exercise.grading.expected import (
     MODULES,
     TOLERANCE,
     as_tuple,
+    cut_after_end,
     first_use,
     relative_max_error,
     same,
-    cut_after_end,
 )
 from xpcap.exercise.grading.mutants import Change, Localisation, localise
 from xpcap.exercise.grading.report import Result
@@ -32,7 +32,7 @@ def observe(
     wanted: Sequence[np.ndarray],
     row: table.Function,
 ) -> str:
-    """Names of wrong outputs, and the gates or time steps if only some are wrong."""
+    """Names of wrong outputs, with the gates or time steps if only some of them are wrong."""
     sequences: Collection[str] = ("h", "dx") if row.step else ("captions",)
     has_gates = row.cell == "lstm" and row.module == "rnn_layers"
     wrong = []
@@ -60,7 +60,7 @@ def observe(
 
 
 def gate(seen: Observation, right: Observation) -> str:
-    """The gate of a wrong LSTM step: o if the cell is right, f if it is with an empty old cell."""
+    """The wrong gate of an LSTM step: o if the cell is right, f if it is right for c = 0."""
     if same(seen, right, "out.next_c"):
         return "; gate o, or the tanh"
     empty = same(seen, right, "empty.next_c")
@@ -74,7 +74,7 @@ def search(
     first = probes.copied(cases[case])
     inputs, upstream = probes.split_case(first)
     for value in (*first.values(), *inputs.values(), *upstream.values()):
-        value.flags.writeable = False  # or a mutant spoils those after it
+        value.flags.writeable = False  # mutants share them
     if row.module == "rnn_layers":
         if row.forward:
             cache = getattr(rnn_layers, row.forward)(*inputs.values())[-1]
@@ -90,26 +90,26 @@ def search(
         gates = row.cell == "lstm"
         return localise(rnn_layers, row.name, run, values, gates=gates)
     methods = {"rnn": [row.method.rpartition(".")[2]], "captioning_solver": ["train", "_step"]}
-    found = None
+    mistake = None
     for method in methods.get(row.module, [""]):
         key = f"{row.defined}.{method}" if method else row.name
 
-        def observed_of(mutant: Callable[..., Any], method: str = method) -> Sequence[Any]:
-            own = getattr(MODULES[row.module], row.defined)
-            made = type("Mutant", (own,), {method: mutant}) if method else mutant
-            found = cut_after_end(row, first_use(row, made, first), cases).arrays
-            return [value for key, value in found.items() if key.startswith("out.")]
+        def run_method(mutant: Callable[..., Any], method: str = method) -> Sequence[Any]:
+            reference = getattr(MODULES[row.module], row.defined)
+            probed = type("Mutant", (reference,), {method: mutant}) if method else mutant
+            arrays = cut_after_end(row, first_use(row, probed, first), cases).arrays
+            return [value for key, value in arrays.items() if key.startswith("out.")]
 
-        found = localise(MODULES[row.module], key, observed_of, values)
-        if found and found.complete:
+        mistake = localise(MODULES[row.module], key, run_method, values)
+        if mistake and mistake.complete:
             break
-    return found
+    return mistake
 
 
 def transposed(
     row: table.Function, seen: Observation, right: Observation, cases: Cases
 ) -> Change | None:
-    """The change that explains an error, by sizes at which shapes fit all the same."""
+    """The change that explains a shape error, found with sizes at which transposed arrays fit."""
     names = [key.partition(".")[2] for key in right.arrays if key.startswith("square.")]
     keys = [f"square.{name}" for name in names]
     if not keys or any(key not in seen.arrays for key in keys):
@@ -118,43 +118,43 @@ def transposed(
     wanted = [right.arrays[key] for key in keys]
     if [value.shape for value in values] != [value.shape for value in wanted]:
         return None
-    found = search(row, cases, values, "square")
-    return found.changes[0] if found and found.complete else None
+    mistake = search(row, cases, values, "square")
+    return mistake.changes[0] if mistake and mistake.complete else None
 
 
 def explained(
     row: table.Function,
     observed: str,
     error: float,
-    found: Localisation | None,
+    mistake: Localisation | None,
     case: Mapping[str, np.ndarray],
     names: Sequence[str],
     values: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
 ) -> list[Result]:
-    """Results for the changes that explain what came, or for what can be seen without."""
+    """A result for each change that explains the values, or one for an unknown mistake."""
     name = row.name
-    if found is None:
-        kind, advice, off = _seen(row, case, names, values, wanted)
+    if mistake is None:
+        kind, advice, off = _unexplained(row, case, names, values, wanted)
         lines = derivation(name, _variables(row, observed) or off)
         return [Result(name, False, observed, kind, with_derivation(advice, lines), error)]
     results = []
-    outputs, is_one = observed.split("; gate")[0], len(found.changes) == 1
-    for change in found.changes:
-        where = outputs if is_one or change.target not in names else change.target
+    outputs, is_single = observed.split("; gate")[0], len(mistake.changes) == 1
+    for change in mistake.changes:
+        where = outputs if is_single or change.target not in names else change.target
         if change.gate:
             where = f"gate {change.gate}: {where}"
-        elif is_one:
+        elif is_single:
             where = observed
         advice = advice_of(name, change)
-        if not found.complete:
-            advice += " That does not explain all: fix this, then grade again."
+        if not mistake.complete:
+            advice += " This does not explain all errors: fix it, then grade again."
         results.append(Result(name, False, where, change.kind, advice, error))
     return results
 
 
 def _factors(case: Mapping[str, np.ndarray]) -> list[tuple[float, str, str]]:
-    """Factors by which results may be wrong, each with its kind and in words."""
+    """Factors by which results may be off, each with a kind and a description."""
     factors = [
         (-1.0, "sign", "-1"),
         (2.0, "added twice", "2"),
@@ -165,20 +165,20 @@ def _factors(case: Mapping[str, np.ndarray]) -> list[tuple[float, str, str]]:
     else:
         N, T, *_ = (*next(iter(case.values())).shape, 1)
     for size, name in ((N, "N"), (T, "T"), (N * T, "(N T)")):
-        mean = f"1 / {name}, a mean where a sum belongs"
-        total = f"{name}, a sum where a mean belongs"
+        mean = f"1 / {name}, a mean instead of a sum"
+        total = f"{name}, a sum instead of a mean"
         factors += [(1 / size, "mean for a sum", mean), (float(size), "sum for a mean", total)]
     return factors
 
 
-def _seen(
+def _unexplained(
     row: table.Function,
     case: Mapping[str, np.ndarray],
     names: Sequence[str],
     values: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
 ) -> tuple[str, str, str]:
-    """Kind, advice and output for what no change of the reference function explains."""
+    """Kind, advice and output for values that no change of the reference function explains."""
     name = row.name
     wrong = [
         (output, value, right)
@@ -192,15 +192,15 @@ def _seen(
         if all(
             relative_max_error([value], [factor * right]) <= TOLERANCE for _, value, right in wrong
         ):
-            return kind, f"What {name} gets wrong is off by one factor: {words}.", off
+            return kind, f"All wrong outputs of {name} are off by the factor {words}.", off
     if all(not value.any() for _, value, _ in wrong):
-        advice = f"What {name} gets wrong is all zeros: is it computed, and returned?"
+        advice = f"All wrong outputs of {name} are zeros: are they computed, and returned?"
         return "left at zero", advice, off
-    return "wrong values", f"No known mistake explains {name}: go through it line by line.", off
+    return "wrong values", f"No known mistake explains {name}: check it line by line.", off
 
 
 def _variables(row: table.Function, observed: str) -> str:
-    """Variables of the gates that are wrong, and in a forward pass of what they lead to."""
+    """Variables of the wrong gates; for a forward pass also the wrong outputs."""
     gates = re.findall(r"\b[ifog]\b", observed.partition("; gate ")[2].partition(";")[0])
     if row.forward:
         return " ".join(f"d{gate} da_{gate}" for gate in gates)
@@ -209,12 +209,12 @@ def _variables(row: table.Function, observed: str) -> str:
 
 def advice_of(name: str, change: Change) -> str:
     detail = change.detail[0].upper() + change.detail[1:]
-    match = "" if change.instead == "pass" else f" Your results match `{change.instead}`."
+    line = "" if change.instead == "pass" else f" Your results match `{change.instead}`."
     results = list(table.FUNCTIONS[name].results)
     target = change.target or (results[0] if len(results) == 1 else "")
-    return with_derivation(f"{detail}.{match}", derivation(name, target))
+    return with_derivation(f"{detail}.{line}", derivation(name, target))
 
 
 def with_derivation(advice: str, lines: str) -> str:
-    """Advice with the derivation under it; reports show indented lines as they are."""
+    """Advice, and below it the derivation, indented so that reports keep its lines."""
     return f"{advice} Derivation:\n{textwrap.indent(lines, '    ')}" if lines else advice

@@ -1,4 +1,4 @@
-"""The files of a submission: found, read, and named as the course names them.
+"""Find and read the files of a submission, and map them to the course's files.
 
 Nothing here runs or imports them.
 """
@@ -17,21 +17,21 @@ from xpcap.errors import DataError
 from xpcap.exercise.table import FILES, PACKAGE, functions
 
 MAX_FILES = 500  # of a folder
-SKIPPED = re.compile(r"\..*|datasets|build|node_modules|__pycache__|__MACOSX")  # no code in these
+SKIPPED = re.compile(r"\..*|datasets|build|node_modules|__pycache__|__MACOSX")  # no student's code
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-KNOWN = {  # module: what the course has in it
-    module: names for module in FILES if (names := {one.defined for one in functions([module])})
+KNOWN = {  # module: its functions and classes
+    module: names for module in FILES if (names := {row.defined for row in functions([module])})
 }
 
 
 class HandedIn(NamedTuple):
-    """What was handed in.
+    """A submission.
 
-    files : the files of Python by their path in the course's package: "classifiers/rnn.py"
-    shown : the student's own name of each
-    homes : course module to the course's names in it that the submission defines, each with its
-        file; a module that nothing is brought of is absent
-    notices : sentences on files that are not graded
+    files : the Python files by their path in the course's package: "classifiers/rnn.py"
+    shown : the student's name of each file
+    homes : course module to its functions and classes that the submission defines, each with its
+        file; a module of which it defines nothing is absent
+    notices : notices of files that are not graded
     """
 
     files: Mapping[str, bytes]
@@ -43,22 +43,22 @@ class HandedIn(NamedTuple):
 def read(path: str | Path) -> HandedIn:
     """Read a file of any name, a folder such as cs231n or one around it, or a dotted module name.
 
-    DataError : there is none, it cannot be read, or it defines nothing of the course.
+    DataError : it does not exist, cannot be read, or defines nothing of the course.
     """
     path = find(path)
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
         got, expected = "is an archive", "a Python file or a folder"
         raise DataError("grade", path, got, expected, cause="unpack it first")
-    around = path if path.is_dir() else path.parent
+    parent = path if path.is_dir() else path.parent
     python_files = list(_python_files(path)) if path.is_dir() else [path]
     if len(python_files) > MAX_FILES:
         got = f"has more than {MAX_FILES} Python files"
         raise DataError("grade", path, got, cause="is it the right folder?")
-    root = _package(around, python_files)
+    root = _package(parent, python_files)
     notices = [
-        f"{file.name} lies outside {root.name}, and is not graded"
+        f"{file.name} is outside {root.name}, and is not graded"
         for file in python_files
-        if file.parent == around != root and file.stem in KNOWN
+        if file.parent == parent != root and file.stem in KNOWN
     ]
     files: dict[str, bytes] = {}
     shown: dict[str, str] = {}
@@ -72,43 +72,43 @@ def read(path: str | Path) -> HandedIn:
                 raise DataError("grade", path, f"cannot be read: {error.strerror}") from error
             notices.append(f"{file.name} cannot be read: {error.strerror}")
             continue
-        # Python imports no other characters
+        # A module's name cannot have other characters
         name = PurePosixPath(file.relative_to(root).as_posix()).with_suffix("").as_posix()
         home = re.sub(r"[^\w/]", "_", name) + ".py"
-        # relative imports of two dots lead into the package from classifiers/
+        # Relative imports with two dots work only from the folder classifiers/
         if "/" not in home and re.search(rb"^[ \t]*from[ \t]+\.\.", content, re.MULTILINE):
             home = f"classifiers/{home}"
         while home in files:
             home = f"{home.removesuffix('.py')}_.py"
         files[home] = content
-        shown[home] = file.relative_to(around).as_posix()
+        shown[home] = file.relative_to(parent).as_posix()
     homes = _homes(files)
     if not homes:
-        others = sorted(entry.name for entry in path.iterdir())[:5] if path.is_dir() else []
+        entries = sorted(entry.name for entry in path.iterdir())[:5] if path.is_dir() else []
         raise DataError(
             "grade",
             path,
             "defines nothing of the course",
             expected="functions such as lstm_step_forward, the class CaptioningRNN or"
-            " CaptioningSolver, or update rules such as adam, in files of Python",
-            cause=f"it holds {', '.join(others)}" if others else "is it the right file?",
+            " CaptioningSolver, or update rules such as adam, in Python files",
+            cause=f"it contains {', '.join(entries)}" if entries else "is it the right file?",
         )
     return HandedIn(files, shown, homes, notices)
 
 
 def find(path: str | Path) -> Path:
-    """The file or folder at a path, or of a dotted module, which is not imported.
+    """The file or folder of a path or a dotted module name; nothing is imported.
 
-    DataError : there is none.
+    DataError : it does not exist.
     """
-    places = [Path(path)]
-    parts = str(path).split(".")
-    if all(map(str.isidentifier, parts)):
-        inner = os.path.join(*parts)  # noqa: PTH118 - a name to add to
-        places += [Path(one, inner + end) for one in (".", *sys.path) for end in ("", ".py")]
-    for place in places:
-        if place.exists():
-            return place
+    candidates = [Path(path)]
+    names = str(path).split(".")
+    if all(map(str.isidentifier, names)):
+        inner = os.path.join(*names)  # noqa: PTH118 - an ending is added
+        candidates += [Path(root, inner + end) for root in (".", *sys.path) for end in ("", ".py")]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
     expected = "a file, a folder, or the name of a module that Python can find"
     raise DataError("grade", path, "does not exist", expected=expected)
 
@@ -119,7 +119,7 @@ def dotted(file: str) -> str:
 
 
 def _package(path: Path, files: Sequence[Path]) -> Path:
-    """The folder of the course's package: the nearest of that name, or the one that holds all files."""
+    """The folder of the course's package: the nearest of that name, or the common folder of files."""
     above = [folder for file in files for folder in file.relative_to(path).parents]
     if named := [folder for folder in above if folder.name == PACKAGE]:
         return path / min(named, key=lambda folder: (len(folder.parts), folder))
@@ -137,13 +137,16 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 def defined(content: bytes, names: Collection[str]) -> set[str]:
-    """Names that a file assigns at module level; of a file that is no Python those after def or class."""
+    """The names that a file defines at module level.
+
+    They are those after def or class if the file has a syntax error.
+    """
     table = None
     with (
         contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError),
-        warnings.catch_warnings(action="ignore"),  # of the student's escapes
+        warnings.catch_warnings(action="ignore"),  # such as those of invalid escapes
     ):
-        # it takes bytes, and heeds what they say of their encoding
+        # Given bytes, symtable reads the file's declared encoding
         table = symtable.symtable(content, "", "exec")  # type: ignore[arg-type]
     if table is None:
         heads = re.finditer(rb"^(?:def|class)[ \t]+(\w+)", content, re.MULTILINE)
@@ -153,7 +156,7 @@ def defined(content: bytes, names: Collection[str]) -> set[str]:
 
 
 def _homes(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
-    """The file of each name of the course: the course's own file first, then any other."""
+    """The file that defines each name of the course; the course's own file has precedence."""
     course = set().union(*KNOWN.values())
     names = {file: defined(content, course) for file, content in files.items()}
     homes = {}

@@ -212,7 +212,9 @@ class _Grading:
                 continue
             for row in graded:
                 self._seen[row.name] = loaded[row.name]
-                self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong_below(row))
+                self._verdicts[row.name] = self._judged(
+                    row, loaded[row.name], self._wrong_below(row)
+                )
             for row in graded if module == "rnn_layers" else ():
                 self._pass_own_forward(row)
         self._report_shared_mistakes_once()
@@ -252,7 +254,9 @@ class _Grading:
         else:
             if "rnn" not in self._faults or not self._failing(LAYERS):
                 captioners = [
-                    row for row in captioners if self._wrong_below(row, LAYERS) or self._is_doubtful(row)
+                    row
+                    for row in captioners
+                    if self._wrong_below(row, LAYERS) or self._is_doubtful(row)
                 ]
             home = self._handed.homes["rnn_layers"]
             given = [row.name for row in table.functions(["rnn_layers"]) if not row.points]

@@ -1,8 +1,8 @@
-"""Judge observations: a fault is an array that differs from what the reference gives.
+"""Judge observations: a function fails if an array differs from the reference's.
 
-`judge` compares the stages of a probe in order. Results of the first use that differ are explained
-by explain.py; a difference of a later use is a row of FAULTS. `pass_on_reference` and `pass_on_own_forward`
-tell what is right in itself and only follows from a mistake elsewhere.
+`judge` compares the stages of a probe in order. explain.py explains wrong results of the first
+stage, "out"; FAULTS has what a difference in a later stage means. `pass_on_reference` and
+`pass_on_own_forward` pass functions whose results are wrong only because another function is.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ from xpcap.exercise.grading.derivation import derivation
 from xpcap.exercise.grading.expected import (
     MODULES,
     TOLERANCE,
+    adam_with_one_rate,
     first_use,
     gradients,
     names_of,
     relative_max_error,
     same,
-    adam_with_one_rate,
 )
 from xpcap.exercise.grading.explain import (
     advice_of,
@@ -40,39 +40,39 @@ from xpcap.exercise.grading.run import Line, Observation, Stopped
 from xpcap.gradcheck import eval_numerical_gradient
 
 NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
-DIFFERENCE_ERRORS = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
+DIFFERENCE_ERRORS = 1e-11, 2e-9  # float64 errors in this range show finite differences
 NOT_WRITTEN = "not written yet"
 NUMERIC = "finite differences"
 FOLLOWS = "follows from another function"
-UNWRITTEN = "NotImplementedError"  # raised by what is not written yet
+UNWRITTEN = "NotImplementedError"  # error of a function that is not written yet
 
-# A later use of a function whose first results are right: stage, kind, how it is used, advice
+# Stages in which a function with right first results may fail: stage, kind, how it is called, advice
 FAULTS = """
-after | overwrites its arguments |  | {name} overwrites {names}, which others still use: work on a copy.
-parameters | changes the parameters |  | {name} changes {names} of self.params; that is for the solver to do.
+after | overwrites its arguments |  | {name} overwrites {names}, which its caller still uses: work on a copy.
+parameters | changes the parameters |  | {name} changes {names} of self.params; only the solver should.
 kept | results share memory | called again | A second call of {name} changes the results of the first: return fresh arrays.
-used | state not reset | called again | {name} is wrong on a model that was used before: nothing may stay on it between calls.
-second | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
-again | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
-later | state outside the cache | after another forward pass | After a second forward pass {name} is wrong for the second: does its cache hold what the first one left?
-older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs in the cache, in arrays of its own.
-other | sizes written in | with arrays of other sizes | {name} is right for arrays of one shape and wrong for others: are sizes or values written into it?
-empty | wrong values | with a zero cell | {name} is wrong where the old cell is zero.
-single | wrong for one sample | for N = 1 | {name} is right for N > 1 and wrong for N = 1: is an axis of one squeezed away?
-long | wrong over many steps | for T = 40 | {name} is right over a few steps and wrong for T = 40: does a loop end early, or is what it carries cut off?
-large | not stable | with large numbers | {name} gives NaN or infinity for pre-activations or scores near 1000, where exp overflows: use a form that does not.
+used | state not reset | called again | {name} is wrong on a model that was used before: keep no state on the model between calls.
+second | state not reset | called again | {name} depends on the calls before it: keep no state between calls.
+again | state not reset | called again | {name} depends on the calls before it: keep no state between calls.
+later | state outside the cache | after another forward pass | After a second forward pass {name} is wrong for the second: does its cache still hold values of the first?
+older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: keep what it needs in the cache, in separate arrays.
+other | sizes hard-coded | with arrays of other sizes | {name} is right for arrays of one shape and wrong for others: are sizes or values hard-coded?
+empty | wrong values | with a zero cell | {name} is wrong if the previous cell is zero.
+single | wrong for one sample | for N = 1 | {name} is right for N > 1 and wrong for N = 1: is an axis of length 1 squeezed away?
+long | wrong over many steps | for T = 40 | {name} is right over a few steps and wrong for T = 40: does a loop end early, or clip the state or gradient that it carries?
+large | not stable | with large numbers | {name} gives NaN or infinity for pre-activations or scores near 1000, where exp overflows: use a stable form.
 large | cut off | with large numbers | {name} is wrong for pre-activations or scores near 1000: is something clipped?
 far | cut off | with large numbers | {name} is right for small numbers and wrong for large ones: is something clipped?
-adam | state shared | with adam | Right with sgd, wrong with adam: each parameter needs a config of its own, and the config that the rule returns.
+adam | state shared | with adam | Right with sgd, wrong with adam: give each parameter a separate config, and keep the config that the rule returns.
 """
 
 
 class Judged(NamedTuple):
     """Verdict on a function.
 
-    named : changes of the reference that explain what is wrong; None where there are none, or where
-        these say nothing of a captioner's cell
-    raised : the line of an error in its first use
+    named : changes of the reference that explain the wrong results; None if there are none, or if a
+        captioner with these changes would not use its cell
+    raised : the line that raised an error in the first stage
     """
 
     results: list[Result]
@@ -85,7 +85,7 @@ class Judged(NamedTuple):
 
     @property
     def follows(self) -> bool:
-        """True of what is right, or may be, above a right function."""
+        """True if the function is, or may be, wrong only because another one is."""
         return self.results[0].kind == FOLLOWS
 
 
@@ -102,41 +102,41 @@ def judge(
 ) -> Judged:
     """The verdict on a function.
 
-    wrong : functions that are wrong, of those that this one calls or whose cache it reads
-    verdicts : of the functions before
+    wrong : the wrong functions among those that it calls or whose cache it reads
+    verdicts : verdicts on the functions before it
     """
     name = row.name
     if isinstance(seen, Stopped):
         return Judged([Result(name, False, _where(seen.line), "stopped", f"{name} {seen.reason}.")])
-    own = verdicts[row.forward] if row.forward in wrong else None  # its forward pass, if wrong
+    forward = verdicts[row.forward] if row.forward in wrong else None  # its forward pass, if wrong
     raised = seen.error("out")
     is_written = raised is None or raised[0] != UNWRITTEN
-    odd_cache = own and is_written and (own.results[0].error is None or raised)
-    if seen.error("cache") or odd_cache:
-        return Judged([_follows(row, _mend(row, row.forward, verdicts))])
-    # of the rules a solver's first stage uses sgd
-    others = (one for one in wrong if one not in (row.forward, "adam"))
-    below = next((_mend(row, one, verdicts) for one in others), "")
+    is_bad_cache = forward and is_written and (forward.results[0].error is None or raised)
+    if seen.error("cache") or is_bad_cache:
+        return Judged([_follows(row, _first_fix(row, row.forward, verdicts))])
+    # The first stage of a solver uses sgd, so a wrong adam does not matter there
+    causes = (cause for cause in wrong if cause not in (row.forward, "adam"))
+    below = next((_first_fix(row, cause, verdicts) for cause in causes), "")
     fault = _raised(row, seen, cases, right, below, verdicts)
     fault = fault or _malformed(row, seen, right, cases, below)
     if fault:
         return Judged([fault], raised=raised and raised[2])
     outputs = [key[4:] for key in right.arrays if key.startswith("out.")]
-    values, wanted = ([one.arrays[f"out.{key}"] for key in outputs] for one in (seen, right))
+    values, wanted = ([side.arrays[f"out.{key}"] for key in outputs] for side in (seen, right))
     error = relative_max_error(values, wanted)
-    other = relative_max_error(values, adam_with_one_rate(cases)) if name == "adam" else error
-    if other <= TOLERANCE < error:
-        return Judged([Result(name, True, error=other)])
+    variant = relative_max_error(values, adam_with_one_rate(cases)) if name == "adam" else error
+    if variant <= TOLERANCE < error:
+        return Judged([Result(name, True, error=variant)])
     if error <= TOLERANCE:
         is_numeric = (seen.note("calls").number or 0) > probes.MAX_FORWARDS
         later = None if is_numeric else _later(row, seen, right, error, wrong)
-        if later and own:  # whose cache is wrong from the second call on
+        if later and forward:  # its cache is wrong from the second call on
             return pass_on_reference(row, Judged([later]), [row.forward])
         return Judged([later or _passed(row, seen, right, error)])
-    if not own and _again(seen, outputs) > TOLERANCE:
+    if not forward and _repeat_error(seen, outputs) > TOLERANCE:
         advice = (
-            f"Two calls of {name} on the same arguments give different results: is something random"
-            " in it, or left over from the call before?"
+            f"Two calls of {name} on the same arguments give different results: does it draw random"
+            " numbers, or use state of the call before?"
         )
         return Judged([Result(name, False, "", "random results", advice, error)])
     where = observe(outputs, values, wanted, row)
@@ -144,53 +144,54 @@ def judge(
         where += gate(seen, right)
     if below:
         return Judged([_follows(row, below, where, error)])
-    if own and own.named and own.named.complete:
-        theirs = gradients(row, cases["first"], own.named.function)
-        # where all of them are zero, as of a step with `sign`, zeros are no backward pass
-        if any(map(np.any, theirs)) and relative_max_error(values, theirs) <= TOLERANCE:
+    if forward and forward.named and forward.named.complete:
+        grads = gradients(row, cases["first"], forward.named.function)
+        # If all gradients are zero, as those of `sign`, returning zeros does not earn a pass
+        if any(map(np.any, grads)) and relative_max_error(values, grads) <= TOLERANCE:
             return pass_on_reference(
                 row, Judged([Result(name, False, where, error=error)]), [row.forward]
             )
-    if own:
-        return Judged([_follows(row, _mend(row, row.forward, verdicts), where, error)])
-    found, first = search(row, cases, values), cases["first"]
-    results = explained(row, where, error, found, first, outputs, values, wanted)
-    return Judged(results, found if row.module != "rnn" or _reads_cell(row, first, found) else None)
+    if forward:
+        return Judged([_follows(row, _first_fix(row, row.forward, verdicts), where, error)])
+    mistake, first = search(row, cases, values), cases["first"]
+    results = explained(row, where, error, mistake, first, outputs, values, wanted)
+    is_named = row.module != "rnn" or _reads_cell(row, first, mistake)
+    return Judged(results, mistake if is_named else None)
 
 
 def _reads_cell(
-    row: table.Function, case: Mapping[str, np.ndarray], found: Localisation | None
+    row: table.Function, case: Mapping[str, np.ndarray], mistake: Localisation | None
 ) -> bool:
     """True if most results of a captioner with known mistakes depend on the weights of its cell.
 
-    Zeros, or the same word everywhere, are what some mistake gives, and yet no captioner.
+    Code that returns zeros, or always the same word, may match some mistake, but is no captioner.
     """
-    if found is None:
+    if mistake is None:
         return False
     method = row.method.rpartition(".")[2]
-    made = type("Changed", (MODULES["rnn"].CaptioningRNN,), {method: found.function})
-    other = {**case, **{name: -case[name] for name in ("Wx", "Wh")}}
+    model_class = type("Changed", (MODULES["rnn"].CaptioningRNN,), {method: mistake.function})
+    flipped = {**case, **{name: -case[name] for name in ("Wx", "Wh")}}
     with np.errstate(all="ignore"):
         try:
-            seen, changed = (first_use(row, made, weights).arrays for weights in (case, other))
-        except (ValueError, LookupError):  # of a word beyond the vocabulary
+            before, after = (first_use(row, model_class, c).arrays for c in (case, flipped))
+        except (ValueError, LookupError):  # a changed sample may give an invalid word
             return False
-    apart = [not np.array_equal(seen[key], changed[key], equal_nan=True) for key in seen]
-    return 2 * sum(apart) > len(apart)
+    differs = [not np.array_equal(before[key], after[key], equal_nan=True) for key in before]
+    return 2 * sum(differs) > len(differs)
 
 
-def _again(seen: Observation, outputs: Iterable[str]) -> float:
-    """How far a second use with the same arguments is from the first."""
+def _repeat_error(seen: Observation, outputs: Iterable[str]) -> float:
+    """The difference between two calls with the same arguments."""
     pairs = [(seen.arrays.get(f"again.{key}"), seen.arrays[f"out.{key}"]) for key in outputs]
     finite = [(a, b) for a, b in pairs if a is not None and np.isfinite(b).all()]
     return relative_max_error([a for a, _ in finite], [b for _, b in finite])
 
 
-def _mend(row: table.Function, name: str, verdicts: Mapping[str, Judged]) -> str:
-    """What to do before a function: to a wrong one below, or to what that one follows from."""
-    kinds = {one: judged.results[0].kind for one, judged in verdicts.items()}
+def _first_fix(row: table.Function, name: str, verdicts: Mapping[str, Judged]) -> str:
+    """Advice to fix a wrong function below first, or the function that makes that one wrong."""
+    kinds = {key: judged.results[0].kind for key, judged in verdicts.items()}
     while kinds.get(name) == FOLLOWS:
-        below = (one for one in table.calls(name) if one in kinds and not verdicts[one].passed)
+        below = (key for key in table.calls(name) if key in kinds and not verdicts[key].passed)
         if not (cause := min(below, key=list(kinds).index, default="")):
             break
         name = cause
@@ -217,33 +218,34 @@ def _raised(
     below: str,
     verdicts: Mapping[str, Judged],
 ) -> Result | None:
-    """The verdict on an error in the first use."""
+    """The verdict on an error in the first stage."""
     error = seen.error("import") or seen.error("shapes") or seen.error("out")
     if error is None:
         return None
     kind, message, line = error
     name, where = row.name, _where(line)
     if kind == UNWRITTEN:
-        # the line says in which function it was raised; the other cell's method has the same line
-        raised = (one for one in verdicts if verdicts[one].raised == line)
-        if other := next((one for one in raised if not one.startswith(row.method)), ""):
-            return _follows(row, _mend(row, other, verdicts), where)
+        # The line shows which function raised; the method of the other cell has the same line
+        raised = (key for key in verdicts if verdicts[key].raised == line)
+        if cause := next((key for key in raised if not key.startswith(row.method)), ""):
+            return _follows(row, _first_fix(row, cause, verdicts), where)
         return Result(name, False, where, NOT_WRITTEN, f"Write {row.method}.")
     if below:
         return _follows(row, below, where)
     if change := transposed(row, seen, right, cases):
         return Result(name, False, where, change.kind, advice_of(name, change))
-    return Result(name, False, where, "raises an error", f"{name} raises {kind}: {message}")
+    text = f"{name} raises {kind}: {message}" if message else f"{name} raises {kind}."
+    return Result(name, False, where, "raises an error", text)
 
 
 def _malformed(
     row: table.Function, seen: Observation, right: Observation, cases: Cases, below: str
 ) -> Result | None:
-    """The verdict on results that are too many, no arrays, or of other shapes."""
+    """The verdict on results of a wrong number, type or shape."""
     name, note = row.name, seen.note("out")
     if note.none:
         return Result(name, False, "", NOT_WRITTEN, f"Write {name}: it returns None.")
-    if row.module == "rnn" and (fault := _of_captioner(row, seen, right)):
+    if row.module == "rnn" and (fault := _malformed_captioner(row, seen, right)):
         return fault
     if note.number is not None:
         expected = ", ".join(names_of(row))
@@ -259,8 +261,8 @@ def _malformed(
         wanted = right.arrays[f"out.{output}"]
         if output == "loss_history" and value.shape != wanted.shape:
             advice = (
-                f"loss_history has length {value.size}, not {wanted.size}: one for each of num_epochs"
-                " * max(num_train // batch_size, 1) iterations."
+                f"loss_history has length {value.size}, not {wanted.size}: it needs a loss for each"
+                " of num_epochs * max(num_train // batch_size, 1) iterations."
             )
             return Result(name, False, output, "wrong number of steps", advice)
         if value.shape != wanted.shape:
@@ -268,7 +270,7 @@ def _malformed(
                 return _follows(row, below, output)
             if change := transposed(row, seen, right, cases):
                 return Result(name, False, output, change.kind, advice_of(name, change))
-            shapes = {key[4:]: one.shape for key, one in right.arrays.items() if key[:4] == "out."}
+            shapes = {k[4:]: array.shape for k, array in right.arrays.items() if k[:4] == "out."}
             del shapes[output]
             kind, advice = wrong_shape(output, value.shape, wanted.shape, shapes)
             shown = derivation(name, output)
@@ -276,7 +278,9 @@ def _malformed(
     return None
 
 
-def _of_captioner(row: table.Function, seen: Observation, right: Observation) -> Result | None:
+def _malformed_captioner(
+    row: table.Function, seen: Observation, right: Observation
+) -> Result | None:
     """Faults of a captioner's parameters and gradients."""
     name = row.name
     if row.method.endswith("sample"):
@@ -285,16 +289,16 @@ def _of_captioner(row: table.Function, seen: Observation, right: Observation) ->
             return Result(name, False, "", NOT_WRITTEN, f"Write {row.method}: all words are NULL.")
         return None
     for key in probes.PARAMETERS:
-        shape, wanted = (one.arrays.get(f"shapes.{key}") for one in (seen, right))
+        shape, wanted = (side.arrays.get(f"shapes.{key}") for side in (seen, right))
         if wanted is not None and not np.array_equal(
             () if shape is None else shape.ravel(), wanted
         ):
             got = "is missing" if shape is None else f"has shape {tuple(shape.tolist())}"
-            advice = f"The parameter {key} {got}; CaptioningRNN makes it {tuple(wanted.tolist())}."
+            advice = f"The parameter {key} {got}, not {tuple(wanted.tolist())}."
             return Result(name, False, key, "wrong shape", advice)
     note, loss = seen.note("out"), seen.arrays.get("out.loss")
     if note.number is not None:
-        advice = f"{name} does not return loss, grads, of which grads is a dict."
+        advice = f"{name} has to return loss, grads, where grads is a dict."
         return Result(name, False, "", "wrong results", advice)
     if loss is not None and not loss.any() and len(note.missing) == len(probes.PARAMETERS):
         advice = f"Write {row.method}: it returns 0 and no gradients."
@@ -313,17 +317,17 @@ def _later(
     error: float,
     wrong: Collection[str],
 ) -> Result | None:
-    """The first later use that is wrong."""
+    """The verdict on the first later stage that is wrong."""
     if names := seen.note("defaults").names:
         text = ", ".join(names)
         advice = (
-            f"The default of {row.name}'s argument {text} is made once, and what one call puts into"
-            " it is there in the next: make it inside the function."
+            f"The default of {row.name}'s argument {text} is made once, so values that one call puts"
+            " into it are there in the next call: make it inside the function."
         )
         return Result(row.name, False, text, "state not reset", advice, error)
     for stage, kind, use, words in (line.split(" | ") for line in FAULTS.strip().splitlines()):
         keys = [key for key in right.arrays if key.startswith(f"{stage}.")]
-        # what a backward pass does to its arguments is a remark; "adam" may be wrong itself
+        # A backward pass that overwrites its arguments passes, with advice; `wrong` may have "adam"
         if not keys or stage in wrong or (row.forward and stage == "after"):
             continue
         if fault := seen.error(stage):
@@ -331,20 +335,20 @@ def _later(
             advice = f"{row.name}, {use}, raises {type_}: {message}"
             return Result(row.name, False, _where(line), kind, advice, error)
         off = [key.partition(".")[2] for key in keys if not same(seen, right, key)]
-        if off and (kind != "not stable" or _odd(seen, stage)):
+        if off and (kind != "not stable" or not _is_finite(seen, stage)):
             advice = words.format(name=row.name, names=", ".join(off))
             where = "" if use == "called again" else ", ".join(off)
             return Result(row.name, False, where, kind, advice, error)
     return None
 
 
-def _odd(seen: Observation, stage: str) -> bool:
-    of = (value for key, value in seen.arrays.items() if key.startswith(f"{stage}."))
-    return any(not np.isfinite(np.asarray(value, dtype=float)).all() for value in of)
+def _is_finite(seen: Observation, stage: str) -> bool:
+    values = (value for key, value in seen.arrays.items() if key.startswith(f"{stage}."))
+    return all(np.isfinite(np.asarray(value, dtype=float)).all() for value in values)
 
 
 def _passed(row: table.Function, seen: Observation, right: Observation, error: float) -> Result:
-    """A pass, with a remark on finite differences, arguments, memory or dtypes."""
+    """A pass, perhaps with advice on finite differences, arguments, memory or dtypes."""
     name = row.name
     steps = max(
         (value.shape[1] for key, value in seen.arrays.items() if key == "out.dx"), default=1
@@ -356,63 +360,65 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
         if key.startswith("out.") and value.dtype.kind == "f"
     }
     exact = all(dtype == np.float64 for dtype in floats.values())
-    if row.forward and (calls > 2 * steps + 2 or (exact and DIFFERENCE_ERRORS[0] < error < DIFFERENCE_ERRORS[1])):
+    if row.forward and (
+        calls > 2 * steps + 2 or (exact and DIFFERENCE_ERRORS[0] < error < DIFFERENCE_ERRORS[1])
+    ):
         why = f"calls {row.forward} {calls:,} times" if calls > 2 else f"has errors of {error:.0e}"
-        remark = (
-            f"Right, but {name} {why}: it looks like finite differences, where a derivation by hand"
-            " leaves 1e-14."
+        advice = (
+            f"Right, but {name} {why}, like finite differences: derived by hand, it has an error"
+            " near 1e-14."
         )
-        return Result(name, True, "", NUMERIC, remark, error)
+        return Result(name, True, "", NUMERIC, advice, error)
     if seen.note("complex").number:
-        remark = (
-            f"Right, but {name} computes with complex numbers: that is differentiation by a complex"
-            " step, where a derivation by hand needs none."
+        advice = (
+            f"Right, but {name} computes with complex numbers, like complex-step differentiation:"
+            " derived by hand, it needs none."
         )
-        return Result(name, True, "", "complex step", remark, error)
+        return Result(name, True, "", "complex step", advice, error)
     after = [key for key in right.arrays if key.startswith("after.")]
     if changed := [key[6:] for key in after if not same(seen, right, key)]:
         keys = ", ".join(changed)
-        remark = f"Right, but {name} overwrites {keys}: work on a copy."
-        return Result(name, True, keys, "overwrites its arguments", remark, error)
+        advice = f"Right, but {name} overwrites {keys}: work on a copy."
+        return Result(name, True, keys, "overwrites its arguments", advice, error)
     if names := seen.note("shared").names:
-        remark = f"Right, but {name} returns memory of its arguments: return a copy."
-        return Result(name, True, ", ".join(names), "results share memory", remark, error)
+        advice = f"Right, but {name} returns memory of its arguments: return a copy."
+        return Result(name, True, ", ".join(names), "results share memory", advice, error)
     if row.module == "rnn_layers" and not exact:
-        short = {key: dtype for key, dtype in floats.items() if dtype != np.float64}
-        remark = (
-            f"Right, but {name} returns {next(iter(short.values()))} for float64 arguments: gradient"
-            " checks lose digits; make arrays of the dtype of the inputs."
+        inexact = {key: dtype for key, dtype in floats.items() if dtype != np.float64}
+        advice = (
+            f"Right, but {name} returns {next(iter(inexact.values()))} for float64 arguments, so"
+            " gradient checks lose digits: make arrays of the dtype of the inputs."
         )
-        return Result(name, True, ", ".join(short), "dtype changed", remark, error)
+        return Result(name, True, ", ".join(inexact), "dtype changed", advice, error)
     return Result(name, True, error=error)
 
 
-# What follows from a mistake elsewhere
+# Wrong results that follow from a mistake elsewhere
 
 
 def pass_on_reference(row: table.Function, judged: Judged, below: Sequence[str]) -> Judged:
-    """A pass of what is right above right steps or layers, though wrong above the student's own."""
+    """Pass a function that is correct on reference dependencies, though wrong on the submission's."""
     if not below:
         return judged
     *others, last = below
     names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
-    remark = f"Right once {names} right."
-    return Judged([Result(row.name, True, "", FOLLOWS, remark, judged.results[0].error)])
+    advice = f"Right once {names} right."
+    return Judged([Result(row.name, True, "", FOLLOWS, advice, judged.results[0].error)])
 
 
 def report_shared_mistakes_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
-    """Verdicts on a captioner whose second cell has the mistake of the first in a line of both."""
-    told: dict[Any, str] = {}
-    once = {}
-    for name, one in verdicts.items():
-        changes = one.named.changes if one.named and one.named.complete else []
-        key = table.FUNCTIONS[name].method, [(each.statement, each.instead) for each in changes]
-        if changes and (before := told.setdefault(str(key), name)) != name:
-            remark = f"The mistake of {before} again: fix that one."
-            result = Result(name, True, "", FOLLOWS, remark, one.results[0].error)
-            one = one._replace(results=[result])
-        once[name] = one
-    return once
+    """The verdicts on captioners; a mistake in a line that both cells run fails only the first."""
+    reported: dict[Any, str] = {}  # mistake to the function that it fails
+    results = {}
+    for name, judged in verdicts.items():
+        changes = judged.named.changes if judged.named and judged.named.complete else []
+        key = table.FUNCTIONS[name].method, [(c.statement, c.instead) for c in changes]
+        if changes and (first := reported.setdefault(str(key), name)) != name:
+            advice = f"The same mistake as in {first}: fix it there."
+            result = Result(name, True, "", FOLLOWS, advice, judged.results[0].error)
+            judged = judged._replace(results=[result])
+        results[name] = judged
+    return results
 
 
 def pass_on_own_forward(
@@ -421,9 +427,9 @@ def pass_on_own_forward(
     case: Mapping[str, np.ndarray],
     forward: Callable[..., Any],
 ) -> Judged | None:
-    """A pass of a backward pass that is right for a forward pass with a known mistake.
+    """Pass a backward pass that is right for a forward pass with a known mistake, else None.
 
-    forward : the reference with that mistake, whose slopes are taken by central differences
+    forward : the reference with that mistake; its gradients are taken by central differences
     """
     inputs, gradients = probes.split_case(case)
     upstream = list(gradients.values())
@@ -441,5 +447,5 @@ def pass_on_own_forward(
     error = relative_max_error(values, wanted)
     if error > NUMERIC_TOLERANCE or not all(map(np.any, wanted)):
         return None
-    remark = f"Right for {row.forward} as you wrote it, which is wrong: fix that one."
-    return Judged([Result(row.name, True, "", FOLLOWS, remark, error)])
+    advice = f"Right for {row.forward} as you wrote it, which is wrong: fix {row.forward}."
+    return Judged([Result(row.name, True, "", FOLLOWS, advice, error)])

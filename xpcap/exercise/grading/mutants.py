@@ -1,13 +1,13 @@
 """Fault localisation: changes to a reference function that make it compute a student's results.
 
-The functions of reference/ have one line an equation. `localise` changes one of them by a rule of
-rules.py, runs the changed function, a mutant, and looks for the one whose results are the
-student's. That mutant says which line is wrong and how. Changes that explain different parts of the
-results are put together.
+The functions of reference/ have one line per equation. `localise` changes a function by the rules of
+rules.py and runs the changed functions, the mutants, until one computes the student's results. That
+mutant shows which line is wrong, and how. Changes that explain different parts of the results are
+combined.
 
 Mutation analysis (DeMillo, Lipton and Sayward 1978) judges tests by mutants; here a mutant names
-the mistake. A search ends after so many mutants, not after some time: its verdict is the same on
-every machine.
+the mistake. A search has a budget of mutants, not of time, so that its verdict is the same on every
+machine.
 """
 
 import ast
@@ -34,21 +34,21 @@ from xpcap.exercise.grading.rules import (
     text_of,
 )
 
-TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
+TOLERANCE = 1e-5  # relative; some students compute in float32
 BUDGET = 4000  # mutants that a search may run
-LOOPS = 1000  # steps of a loop, of which a mutant could make more than of any right function
+MAX_STEPS = 1000  # of a mutant's loop; no right function takes so many
 GATE = re.compile(r"^(?:da_|a_|d)?([ifog])$")
 
 
 class Change(NamedTuple):
     """One change of a reference function.
 
-    rank : how unlikely it is as a mistake; of several that explain results the lowest is named
+    rank : how unlikely the mistake is; the lowest rank that explains the results is reported
     kind : kind of mistake
     gate : gates concerned, such as "f" or "f, o"; "" for none
     target : variable that the changed statement computes
     statement, instead : the statement before and after the change
-    detail : what is missing, exchanged or added
+    detail : description of the mistake
     """
 
     rank: int
@@ -73,40 +73,40 @@ class Localisation(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place in a tree, a list's entry or a node's field, and what a mutant has there."""
+    """A place in a tree, an entry of a list or field of a node, and the node that a mutant has there."""
 
-    of: Any
+    parent: Any
     key: Any
     new: Any
 
     def exchange(self, node: Any) -> Any:
-        """Put a node there; what was there before."""
-        if isinstance(self.of, list):
-            old, self.of[self.key] = self.of[self.key], node
+        """Put a node there; returns the previous one."""
+        if isinstance(self.parent, list):
+            old, self.parent[self.key] = self.parent[self.key], node
         else:
-            old = getattr(self.of, self.key)
-            setattr(self.of, self.key, node)
+            old = getattr(self.parent, self.key)
+            setattr(self.parent, self.key, node)
         return old
 
 
 class Edit(NamedTuple):
-    """A change, in the places of a tree where it is made; words are made when it is asked for."""
+    """A change in places of a tree; `described` makes its text."""
 
     rank: int
     kind: str
     detail: str
     statement: ast.stmt
     slots: list[Slot]
-    gates: str = ""  # that it exchanges
+    gates: str = ""  # gates that it exchanges
     bound: Bound = {}  # noqa: RUF012 - read only
     old: ast.AST | None = None
     rule: Rule | None = None
-    after: Sequence[ast.stmt] = ()  # the changed statements of several places
-    target: str = ""  # of several that the statement computes
+    after: Sequence[ast.stmt] = ()  # changed statements, if there are several places
+    target: str = ""  # the variable concerned, if the statement computes several
 
     @property
     def prior(self) -> int:
-        """How unlikely it is; what names a gate goes before what does not."""
+        """Order of the search: by rank, then edits that name a gate before others."""
         return 2 * self.rank + (not self._gate)
 
     @property
@@ -146,16 +146,16 @@ def localise(
     """Find changes to a reference function that make it compute a student's results.
 
     module, function : of reference/; a method as "Class.method"
-    run : call a mutant, on arrays that it cannot write to; its results, in the order of `results`
-    results : of the student
-    given : names that the function finds in place of those of its module
-    gates : compare each quarter of a last axis by itself
-    budget : mutants that may be run
+    run : calls a mutant on read-only arrays; returns its results in the order of `results`
+    results : the student's
+    given : names that replace those of the function's module
+    gates : compare the quarters of the last axis separately
+    budget : maximum number of mutants
     """
     tree = parsed(module, function)
     edits = sorted(mutants(tree, function), key=lambda edit: edit.prior)
     if any(np.isnan(np.asarray(value, dtype=float)).all() for value in results):
-        edits = [edit for edit in edits if not edit.rank]  # of NaN, much nonsense has the same
+        edits = [edit for edit in edits if not edit.rank]  # many unlikely mutants give all NaN
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         scope = {**SCOPE, **vars(module), "range": _range, **(given or {})}
@@ -179,32 +179,32 @@ class _Search:
         budget: int,
     ) -> None:
         self.tree, self.run, self.blocks, self.scope = tree, run, blocks, scope
-        self.left = budget
+        self.budget = budget
 
     def equal(self, trail: Iterable[Edit]) -> np.ndarray | None:
-        """Which blocks a mutant gets as the student does; None if it fails, as most nonsense does."""
-        self.left -= 1
+        """The blocks in which a mutant's results equal the student's; None if the mutant fails."""
+        self.budget -= 1
         try:
             return self.blocks.equal(list(self.run(self.function(trail))))
         except Exception:  # a mutant may raise anything
             return None
 
     def function(self, trail: Iterable[Edit]) -> Callable[..., Any]:
-        """A mutant."""
+        """The mutant with these edits."""
         namespace = dict(self.scope)
         with _applied(trail):
             code = compile(ast.Module([self.tree], type_ignores=[]), "<mutant>", "exec")
-        exec(code, namespace)  # noqa: S102 - of this package's own functions
-        made: Callable[..., Any] = namespace[self.tree.name]
-        return made
+        exec(code, namespace)  # noqa: S102 - code of this package
+        mutant: Callable[..., Any] = namespace[self.tree.name]
+        return mutant
 
     def best(self, edits: Sequence[Edit]) -> tuple[list[Edit], bool]:
-        """The likeliest edits that explain most, and True if they explain all."""
+        """The likeliest edits that explain the most blocks, and True if they explain all."""
         right = self.equal([])
         assert right is not None, "the reference function fails"
         level, partial = int(right.sum()), []
         for edit in edits:
-            if self.left <= 0:
+            if self.budget <= 0:
                 break
             if (equal := self.equal([edit])) is None:
                 continue
@@ -212,47 +212,47 @@ class _Search:
                 return [edit], True
             if equal.sum() > level:
                 partial.append(([edit], equal))
-        explanations = self._together(right, partial)
+        explanations = self._with_combination(right, partial)
         return (explanations[0][0], bool(explanations[0][1].all())) if explanations else ([], False)
 
-    def _together(
-        self, right: np.ndarray, found: list[tuple[list[Edit], np.ndarray]]
+    def _with_combination(
+        self, right: np.ndarray, partial: list[tuple[list[Edit], np.ndarray]]
     ) -> list[tuple[list[Edit], np.ndarray]]:
-        """What was found, best first, and before it the edits that explain parts by themselves."""
-        found = sorted(found, key=_order)
+        """Partial explanations, best first, after their combination if it explains more."""
+        partial = sorted(partial, key=_order)
         trail: list[Edit] = []
         got = right
-        for edits, equal in found:
+        for edits, equal in partial:
             if (equal & ~got).any() and not (right & ~equal).any():
                 trail, got = [*trail, *edits], got | equal
         if len(trail) > 1:
-            all_of_them = self.equal(trail)
-            if all_of_them is not None and all(all_of_them.sum() > one.sum() for _, one in found):
-                return [(trail, all_of_them), *found]
-        return found
+            combined = self.equal(trail)
+            if combined is not None and all(combined.sum() > equal.sum() for _, equal in partial):
+                return [(trail, combined), *partial]
+        return partial
 
 
-def _order(found: tuple[list[Edit], np.ndarray]) -> tuple[int, int]:
-    """The order of explanations: what explains most, and of these the likeliest."""
-    edits, equal = found
+def _order(explanation: tuple[list[Edit], np.ndarray]) -> tuple[int, int]:
+    """Sort key of explanations: those of the most blocks first, then the likeliest."""
+    edits, equal = explanation
     return -int(equal.sum()), sum(edit.prior for edit in edits)
 
 
 @contextmanager
 def _applied(trail: Iterable[Edit]) -> Iterator[None]:
-    """The tree with edits, within the block."""
-    undone = []
+    """Apply edits to their tree, and undo them at the end of the block."""
+    originals = []
     try:
         for edit in trail:
-            undone += [(slot, slot.exchange(slot.new)) for slot in edit.slots]
+            originals += [(slot, slot.exchange(slot.new)) for slot in edit.slots]
         yield
     finally:
-        for slot, node in reversed(undone):
+        for slot, node in reversed(originals):
             slot.exchange(node)
 
 
 class _Blocks:
-    """A student's results, in blocks that are right or wrong each by itself."""
+    """A student's results, divided into blocks that are compared separately."""
 
     def __init__(self, results: Sequence[Any], gates: bool) -> None:
         student = [np.asarray(value, dtype=float) for value in results]
@@ -267,20 +267,20 @@ class _Blocks:
             for _ in range(cuts)
         ]
         self.starts = np.cumsum([0, *sizes[:-1]])
-        self.of = np.repeat(np.arange(len(student)), self.cuts)  # result of each block
+        self.results = np.repeat(np.arange(len(student)), self.cuts)  # result of each block
         self.student = self._flat(student)
         self.scale = self._sizes(np.nan_to_num(np.abs(self.student)))
 
     def _flat(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Block after block."""
-        parts = [
+        """All values in a row, ordered by block."""
+        pieces = [
             np.moveaxis(value.reshape(*value.shape[:-1], cuts, -1), -2, 0) if cuts > 1 else value
             for value, cuts in zip(values, self.cuts, strict=True)
         ]
-        return np.concatenate([part.ravel() for part in parts])
+        return np.concatenate([piece.ravel() for piece in pieces])
 
     def equal(self, outputs: Sequence[Any]) -> np.ndarray | None:
-        """Which blocks agree; None for results that cannot be the student's."""
+        """Which blocks agree; None for results of other shapes or types."""
         if [np.shape(value) for value in outputs] != self.shapes or not all(
             isinstance(value, np.ndarray | np.generic | float | int) for value in outputs
         ):
@@ -291,38 +291,38 @@ class _Blocks:
         if missing.any():
             size[missing] = 0
             difference[missing & np.isnan(self.student)] = 0
-        # The smaller one: beside one huge block of a mutant's all others would be equal
+        # The smaller scale: with a mutant's huge values, any student's values would be equal
         scale = np.minimum(self._sizes(size), self.scale)
         scale[scale == 0] = 1
-        return np.maximum.reduceat(difference, self.starts) <= TOLERANCE * scale[self.of]
+        return np.maximum.reduceat(difference, self.starts) <= TOLERANCE * scale[self.results]
 
     def _sizes(self, values: np.ndarray) -> np.ndarray:
         """The largest value of each result."""
         largest = np.zeros(len(self.shapes))
-        np.maximum.at(largest, self.of, np.maximum.reduceat(values, self.starts))
+        np.maximum.at(largest, self.results, np.maximum.reduceat(values, self.starts))
         return largest
 
 
 def _range(*bounds: int) -> range:
-    """A range that a mutant can run through: none loops without end."""
-    if len(steps := range(*bounds)) > LOOPS:
+    """`range` for mutants, which refuses long loops."""
+    if len(steps := range(*bounds)) > MAX_STEPS:
         raise ValueError(f"a loop of {len(steps)} steps")
     return steps
 
 
 def parsed(module: ModuleType, name: str) -> ast.FunctionDef:
     """The tree of a function, or of a method as "Class.method", without its docstring."""
-    thing: Any = module
-    for part in name.split("."):
-        thing = getattr(thing, part)
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
+    function: Any = module
+    for attribute in name.split("."):
+        function = getattr(function, attribute)
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
     if isinstance(tree.body[0], ast.Expr):
         del tree.body[0]
     return tree
 
 
-# Edits: those of the rules, and those that no pattern has, since they concern several names
+# Edits: those of the rules, and those that concern several names, which no pattern can match
 
 
 def mutants(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
@@ -346,13 +346,13 @@ def _edits(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
     for a, b in combinations([name for name in arguments if name != "self"], 2):
         swap = ast.parse(f"{a}, {b} = {b}, {a}").body
         first = ast.If(ast.Constant(True), [*swap, tree.body[0]], [])
-        detail = f"`{a}` and `{b}` are taken for each other"
+        detail = f"`{a}` and `{b}` are swapped"
         slots = [Slot(tree.body, 0, first)]
         yield Edit(3, "arguments swapped", detail, tree.body[0], slots)
     rules = [rule for rule in all_rules() if rule.concerns(function)]
     rules.sort(key=lambda rule: rule.rank)
     for block, number, in_loop in statements:
-        yield from _of_statement(block, number, in_loop)
+        yield from _statement_edits(block, number, in_loop)
         yield from _by_rules(block, number, in_loop, rules, names)
     for rule in rules:
         if len(rule.places) > 1 and (edit := _in_several_places(rule, statements)):
@@ -362,10 +362,10 @@ def _edits(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
 def _by_rules(
     block: list[Any], number: int, in_loop: bool, rules: Sequence[Rule], names: Sequence[str]
 ) -> Iterator[Edit]:
-    """Edits of one place by rules, and by exchange of names."""
+    """Edits of one place by rules, and by exchanging names."""
     statement = block[number]
     seen = set()
-    for of, key, node, contexts in _slots(block, number, in_loop, names):
+    for parent, key, node, contexts in _slots(block, number, in_loop, names):
         for rule in rules:
             bound: Bound = {}
             (pattern, instead), *more = rule.places
@@ -374,10 +374,10 @@ def _by_rules(
             new = filled(instead, bound, node)
             if isinstance(getattr(node, "ctx", None), ast.Store) and not hasattr(new, "ctx"):
                 continue
-            if (place := (id(of), key, text_of(new))) in seen:
+            if (place := (id(parent), key, text_of(new))) in seen:
                 continue
             seen.add(place)
-            slots = [Slot(of, key, new)]
+            slots = [Slot(parent, key, new)]
             yield Edit(rule.rank, rule.kind, rule.detail, statement, slots, "", bound, node, rule)
         if "name" in contexts:
             for name in names:
@@ -385,30 +385,30 @@ def _by_rules(
                     rank, kind = _kind_of_exchange({name, node.id})
                     new = ast.Name(name, ast.Load())
                     gates = _gates(name, node.id) if kind == "gates swapped" else ""
-                    detail = "`{new}` stands where `{old}` belongs"
-                    slots = [Slot(of, key, new)]
+                    detail = "`{new}` is used instead of `{old}`"
+                    slots = [Slot(parent, key, new)]
                     yield Edit(rank, kind, detail, statement, slots, gates, old=node)
 
 
 def _in_several_places(rule: Rule, statements: Sequence[tuple[Any, int, bool]]) -> Edit | None:
-    """The edit of a rule with several patterns, each where it matches first."""
+    """The edit of a rule with several patterns, each at its first match."""
     bound: Bound = {}
     places = []
     for pattern, instead in rule.places:
-        here = (
-            (tried, block[number], of, key, node)
+        matches = (
+            (tried, block[number], parent, key, node)
             for block, number, in_loop in statements
-            for of, key, node, _ in _slots(block, number, in_loop, ())
+            for parent, key, node, _ in _slots(block, number, in_loop, ())
             if match(pattern, node, tried := dict(bound))
         )
-        if (found := next(here, None)) is None:
+        if (first := next(matches, None)) is None:
             return None
-        bound = found[0]
-        places.append((*found[1:], instead))
-    slots = [Slot(of, key, filled(instead, bound, node)) for _, of, key, node, instead in places]
+        bound = first[0]
+        places.append((*first[1:], instead))
+    slots = [Slot(up, key, filled(instead, bound, node)) for _, up, key, node, instead in places]
     edit = Edit(rule.rank, rule.kind, rule.detail, places[0][0], slots, bound=bound, rule=rule)
-    news = [slot.new if isinstance(slot.new, ast.stmt) else None for slot in slots]
-    after = [new or place[0] for new, place in zip(news, places, strict=True)]
+    new_statements = [slot.new if isinstance(slot.new, ast.stmt) else None for slot in slots]
+    after = [new or place[0] for new, place in zip(new_statements, places, strict=True)]
     return edit._replace(after=after)
 
 
@@ -424,10 +424,10 @@ def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any
 def _slots(
     block: list[Any], number: int, in_loop: bool, names: Sequence[str]
 ) -> Iterator[tuple[Any, Any, Any, set[str]]]:
-    """A statement and its expressions, outer ones first, of a loop only what it runs over.
+    """A statement and its expressions, outer ones first; for a loop or if only its head.
 
-    Each with the contexts that rules ask for: "value" of an assignment, "result" of a function,
-    "argument" of a call, "test" of an if; "name" for a name that may be exchanged.
+    Each comes with its contexts: "value" of an assignment, "result" of a function, "argument" of a
+    call, "test" of an if; "name" if it is a name that may be exchanged.
     """
     statement = block[number]
     yield block, number, statement, {""}
@@ -468,8 +468,8 @@ def _slots(
                     yield (value if isinstance(value, list) else parent), key, node, contexts
 
 
-def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit]:
-    """Edits of a statement as a complete: left out, moved, names in each other's place."""
+def _statement_edits(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit]:
+    """Edits that leave out a statement, move it, or swap its names."""
     statement = block[number]
 
     def edit(new: ast.stmt, rank: int, kind: str, detail: str, gates: str = "") -> Edit:
@@ -483,15 +483,15 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
     if number + 1 < len(block) and not isinstance(block[number + 1], ast.Return):
         after = block[number + 1]
         slots = [Slot(block, number, after), Slot(block, number + 1, statement)]
-        detail = "`{old}` comes too late, after the statement that it belongs before"
+        detail = "`{old}` comes too late: it has to precede the next statement"
         yield Edit(2, "statements in the wrong order", detail, statement, slots)
     if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
         for entries, a, b in _pairs(statement.value.elts):
             new_return = ast.Return(ast.Tuple(entries, ast.Load()))
-            detail = f"`{a}` and `{b}` are returned in each other's place"
+            detail = f"`{a}` and `{b}` are returned in the wrong order"
             yield edit(new_return, 3, "results swapped", detail)
     if isinstance(value := getattr(statement, "value", None), ast.Call) and (
-        gates := [one for one in value.args if isinstance(one, ast.Tuple) and len(one.elts) == 4]
+        gates := [arg for arg in value.args if isinstance(arg, ast.Tuple) and len(arg.elts) == 4]
     ):
         for order, rank, detail in _orders():
             stacked = ast.Tuple([gates[0].elts[k] for k in order], ast.Load())
@@ -500,7 +500,7 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
     for call in ast.walk(statement) if isinstance(statement, ast.Assign) else ():
         if isinstance(call, ast.Call) and not call.keywords:
             for entries, a, b in _pairs(call.args):
-                detail = f"`{a}` and `{b}` are handed over in each other's place"
+                detail = f"`{a}` and `{b}` are passed in the wrong order"
                 yield Edit(3, "arguments swapped", detail, statement, [Slot(call, "args", entries)])
     if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
         return
@@ -517,27 +517,25 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
         return
     if isinstance(value, ast.Call) or is_cache:
         for entries, a, b in _pairs(targets.elts):
-            detail = f"`{a}` and `{b}` are taken out in each other's place"
+            detail = f"`{a}` and `{b}` are unpacked in the wrong order"
             kind = "cache mixed up" if is_cache else "results swapped"
             yield edit(unpacked(entries), 4 if is_cache else 2, kind, detail)
-    for kept in targets.elts:
-        if in_loop and isinstance(kept, ast.Name) and kept.id != "_":
-            new = unpacked(
-                [ast.Name("_", ast.Store()) if one is kept else one for one in targets.elts]
-            )
-            kind = kind_of_term(kept.id, "state not carried")
-            detail = f"`{kept.id}` is not carried from step to step"
-            yield edit(new, 1, kind, detail)._replace(target=kept.id)
+    for state in targets.elts:
+        if in_loop and isinstance(state, ast.Name) and state.id != "_":
+            new = unpacked([ast.Name("_", ast.Store()) if t is state else t for t in targets.elts])
+            kind = kind_of_term(state.id, "state not carried")
+            detail = f"`{state.id}` is not carried from step to step"
+            yield edit(new, 1, kind, detail)._replace(target=state.id)
     if is_cache:
-        for name, other in permutations([text_of(one) for one in targets.elts], 2):
+        for name, other in permutations([text_of(target) for target in targets.elts], 2):
             copied = ast.parse(f"{name} = {other}").body
-            both = ast.If(ast.Constant(True), [statement, *copied], [])
-            detail = f"your cache holds `{other}` where `{name}` belongs"
-            yield edit(both, 5, "cache mixed up", detail)
+            combined = ast.If(ast.Constant(True), [statement, *copied], [])
+            detail = f"your cache holds `{other}` instead of `{name}`"
+            yield edit(combined, 5, "cache mixed up", detail)
 
 
 def _pairs(entries: Sequence[ast.expr]) -> Iterator[tuple[list[ast.expr], str, str]]:
-    """Entries with two in each other's place, and the texts of these."""
+    """Entries with two of them swapped, and the texts of the two."""
     for a, b in combinations(range(len(entries)), 2):
         swapped = list(entries)
         swapped[a], swapped[b] = entries[b], entries[a]
@@ -545,7 +543,7 @@ def _pairs(entries: Sequence[ast.expr]) -> Iterator[tuple[list[ast.expr], str, s
 
 
 def _orders() -> Iterator[tuple[tuple[int, ...], int, str]]:
-    """Wrong orders of the gates, how unlikely they are, and words."""
+    """Wrong orders of the gates, each with a rank and a description."""
     for order in permutations(range(4)):
         if moved := _moved(order):
             stacked = ", ".join("ifog"[k] for k in order)
@@ -576,14 +574,14 @@ def _target(statement: ast.stmt) -> str:
 
 
 def _gates(*texts: str) -> str:
-    """Gates that variables belong to, in their order."""
+    """Gates to which variables belong, in the order i, f, o, g."""
     words = [word for text in texts for word in re.findall(r"\w+", text)]
-    found = {match[1] for word in words if (match := GATE.match(word))}
-    return ", ".join(gate for gate in "ifog" if gate in found)
+    gates = {match[1] for word in words if (match := GATE.match(word))}
+    return ", ".join(gate for gate in "ifog" if gate in gates)
 
 
 def _plain(statement: ast.AST) -> str:
-    """A statement on one line, and several that stand in the place of one in a row."""
+    """A statement on a line; several that replace a statement are joined by semicolons."""
     if isinstance(statement, ast.If) and isinstance(statement.test, ast.Constant):
-        return "; ".join(_plain(one) for one in statement.body)
+        return "; ".join(_plain(inner) for inner in statement.body)
     return text_of(statement).splitlines()[0]

@@ -322,7 +322,7 @@ def rule(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Rec
             continue
         with record.stage(stage):
             start = np.array(case["w"])
-            # No product or sum of other constants equals these, so a mistake cannot hide
+            # No sum of other constants equals these values, so a mistake cannot cancel out
             w, config = np.array(start), {"learning_rate": 0.037, "epsilon": 0.13}
             for step, gradient in enumerate(case["gradients"], 1):
                 w, config = call(w, np.array(gradient), config)

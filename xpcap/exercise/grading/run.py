@@ -141,7 +141,9 @@ def ask(
             if not remaining:
                 break
             if status is None:
-                late = Stopped(f"was not finished when all functions had used their {total:g} seconds")
+                late = Stopped(
+                    f"was not finished when all functions had used their {total:g} seconds"
+                )
                 answers |= dict.fromkeys(remaining, late)
                 break
             k = remaining.pop(0)
