@@ -70,11 +70,11 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
     decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | got: has no word
     decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | got: is 'no'
     Vocabulary(["a", "b"]) | DataError | function: Vocabulary | got: missing among 2 words
-    Vocabulary([*SPECIAL, "a", "a"]) | DataError | function: Vocabulary | got: 1 words occur twice, 'a' among them
+    Vocabulary([*SPECIAL, "a", "a"]) | DataError | function: Vocabulary | got: repeats words: 1 (such as 'a')
     Vocabulary.build("a dog runs", 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
     Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
     Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | got: is nan
-    Vocabulary.build_from_words([["a", "b"]], 1, most=-1) | OptionError | function: Vocabulary.build_from_words | thing: `most` | got: is -1
+    Vocabulary.build_from_words([["a", "b"]], 1, max_size=-1) | OptionError | function: Vocabulary.build_from_words | thing: `max_size` | got: is -1
     vocabulary.encode_words(["a dog runs"], 3) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
     vocabulary.words(np.array([4, -1])) | ValueError | function: Vocabulary.words | got: -1..4 | expected: 0..4
     vocabulary.words(np.array([4, 5])) | ValueError | function: Vocabulary.words | got: 4..5 | expected: 0..4
@@ -233,8 +233,8 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(
     assert dataset.read_bytes() == before
     path, checked = dataset.with_name("other.h5"), dataset_file.check_data
     data.split("val").features[0, 0] = np.nan
-    got = "have features that are not finite"
-    with refuses(DataError, thing="'three.jpg' among them,", got=got):
+    got = "is not finite"
+    with refuses(DataError, thing="the feature of 'three.jpg'", got=got):
         write_dataset(path, data)
 
     def check(where: str, data: CaptionData) -> None:
@@ -270,7 +270,7 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
 
 @refusals(
     """
-    images=["a.jpg"] * 2 | got: picture name twice
+    images=["a.jpg"] * 2 | got: repeats a picture name
     images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | got: a picture name that is not text
     text=["..."] * 3 | got: caption without a word
     features=np.zeros((2, 9), "f4") | thing: features of the splits | got: 9
@@ -353,9 +353,9 @@ def test_numbers_that_a_split_does_not_have_are_refused(
     fit_scaling("standardise", x) | cause: did you mean 'standardize'
     fit_scaling(x, "standardize") | thing: feature scaling | got: 'ndarray' does not exist | expected: one of standardize
     fit_scaling("standardize", x[:0]) | function: fit_scaling | thing: features | got: have no row
-    scaling(x[0], None)(x) | function: FeatureScaling | got: have shapes (3,) and None | expected: (3,) both, or None
-    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | got: have shapes (1,) and (1,) | expected: (3,) both, or None
-    scaling(x, x[0])(x) | function: FeatureScaling | got: have shapes (2, 3) and (3,) | expected: (3,) both, or None
+    scaling(x[0], None)(x) | function: FeatureScaling | got: have shapes (3,) and None | expected: (3,) for both, or None
+    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | got: have shapes (1,) and (1,) | expected: (3,) for both, or None
+    scaling(x, x[0])(x) | function: FeatureScaling | got: have shapes (2, 3) and (3,) | expected: (3,) for both, or None
     """,
     error=ValueError,
 )
@@ -370,7 +370,7 @@ def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(
     block: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """Features and grids; the rows of the last block are fewer."""
-    monkeypatch.setattr("xpcap.data.features.SCALED_AT_ONCE", block)
+    monkeypatch.setattr("xpcap.data.features.SCALE_NUMBERS", block)
     for shape in ((7, 5), (7, 3, 2), (0, 3, 2)):
         features = rng.standard_normal(shape).astype(dtype)
         scaling = fit_scaling("standardize", rng.standard_normal((9, *shape[1:])))

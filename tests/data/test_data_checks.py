@@ -73,7 +73,7 @@ ONLY = {
     captions=with_number(SPLIT.captions, V) | thing: captions | got: hold 0..30 | expected: 0..29
     captions=with_number(SPLIT.captions, -1) | thing: captions | got: hold -1.. | expected: 0..29
     captions=SPLIT.captions.tolist() | thing: captions | got: are a list | expected: array of integers
-    captions=SPLIT.captions[:, ::-1].copy() | thing: 6 captions, number 0 among them | got: do not begin with <START>
+    captions=SPLIT.captions[:, ::-1].copy() | thing: caption 0 (1 of 6) | got: does not begin with <START>
     captions=SPLIT.captions[:0], image_idxs=SPLIT.image_idxs[:0] | thing: captions | got: shape (0, 17) | expected: (n > 0, T+1 > 2)
     image_idxs=SPLIT.image_idxs.astype("f4") | thing: image_idxs | got: dtype float32 | expected: integers of shape (n,)
     image_idxs=SPLIT.image_idxs[1:] | thing: image_idxs | got: shape (5,) | expected: (n,) = (6,)
@@ -82,12 +82,12 @@ ONLY = {
     features=SPLIT.features.astype(int) | thing: features | got: dtype int64 | expected: floats of shape (r > 0, D > 0)
     features=SPLIT.features[:, 0] | thing: features | got: shape (6,) | expected: or (r > 0, P > 0, D > 0)
     features=SPLIT.features[:, :0] | thing: features | got: shape (6, 0) | expected: (r > 0, D > 0)
-    features=with_number(SPLIT.features, np.nan) | thing: 'picture1' among them | got: features that are not finite
-    features=with_number(SPLIT.features.astype("f8"), 1e300) | thing: 'picture1' among them | got: features that are not finite
-    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | thing: 1 pictures, 'picture1' among them | got: features that are not finite
+    features=with_number(SPLIT.features, np.nan) | thing: the feature of 'picture1' | got: is not finite
+    features=with_number(SPLIT.features.astype("f8"), 1e300) | thing: the feature of 'picture1' | got: is not finite
+    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | thing: the feature of 'picture1' (1 of 1) | got: is not finite
     views=2 | thing: features | got: shape (6, 3) | expected: 2 views for each of 6 pictures
     images=[*SPLIT.images, "more"] | got: 6 | expected: each
-    text=["a dog"] * 5 | got: 5 texts for 6 captions | expected: one each
+    text=["a dog"] * 5 | got: 5 texts for 6 captions | expected: a text per caption
     """,
     error=DataError,
 )

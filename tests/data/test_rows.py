@@ -54,7 +54,7 @@ def test_a_table_on_disk_has_the_rows_of_the_array(
 
 def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     array = features()
-    monkeypatch.setattr("xpcap.data.features.AT_ONCE", 7 * array[0].nbytes)
+    monkeypatch.setattr("xpcap.data.features.BLOCK_BYTES", 7 * array[0].nbytes)
     assert [len(block) for _, block in blocks(array)] == [7, 7, 7, 7, 7, 5]
     order = np.random.default_rng(0).permutation(40)
     doubled = materialise(LazyRows(array, order, lambda block: 2 * block))
@@ -68,7 +68,7 @@ def test_equal_rows_alone_have_equal_digests(monkeypatch: pytest.MonkeyPatch) ->
     assert [len(digest) for digest in digests] == [16] * 40
     assert digests[7] == digests[30]
     assert len(set(digests)) == 39
-    monkeypatch.setattr("xpcap.data.features.AT_ONCE", 7 * array[0].nbytes)
+    monkeypatch.setattr("xpcap.data.features.BLOCK_BYTES", 7 * array[0].nbytes)
     assert row_digests(LazyRows(array, np.arange(40)[::-1])) == digests[::-1]
     assert not {*row_digests(array.astype("f2"))} & {*digests}
 

@@ -60,7 +60,7 @@ def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any
 
 @refusals(
     r"""
-    TOKEN.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | got: lines of another form: 1 (line 2) | expected: as `strict` asks
+    TOKEN.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | got: lines of another form: 1 (line 2) | expected: since `strict` is given
     TOKEN.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | got: not UTF-8
     VAL.write_text("\n") | function: read_list | thing: val.txt | got: is empty | cause: at least one picture
     VAL.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | got: is in split 'train' and in 'val'
@@ -107,7 +107,7 @@ FEATURES = {
     "one.jpg": [1.0, 2.0],
     "two.jpg": np.array([3, 4]),
     "three.jpg": np.array([5, 6], "f4"),
-    "unused.jpg": "not looked at",
+    "unused.jpg": "ignored",
 }
 
 
@@ -199,14 +199,14 @@ def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictur
     captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | thing: 'three.jpg' | got: is in split 'val' and in 'test'
     captions=[CaptionRow("one.jpg", None, "val")] | DataError | thing: 'one.jpg' | got: has no caption
     captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | thing: 'one.jpg' | got: has a caption without a word
-    captions=SAID | TypeError | got: got a str among the captions | expected: rows, each CaptionRow
+    captions=SAID | TypeError | got: got a str among the captions | expected: rows, each a CaptionRow
     features={"one.jpg": [1.0]} | DataError | thing: split 'train': 1 of 2 pictures | got: have no features, 'two.jpg' among
     features={**FEATURES, "two.jpg": [1.0]} | DataError | thing: the feature of 'two.jpg' | got: has shape (1,) | expected: (2,)
     features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | got: has shape (1,) | expected: (2,)
     features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | thing: the feature of 'one.jpg' | expected: numbers
     features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | got: not finite
     pictures="nowhere" | DataError | thing: nowhere | got: is not a folder
-    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | got: would lie outside
+    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | got: would be outside
     min_count=9 | DataError | thing: no word | got: occurs 9 times
     source={"encoder": "mine"} | OptionError | thing: record | got: holds 'encoder'
     """
@@ -244,7 +244,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("--split a", {"lists": ["a"]}, "lists", "NAME=LIST"),
     ("--split 1=x", {"lists": {"1": "x"}}, "lists", "NAME=LIST"),
     ("--split a=x --split a=y", {"lists": "a"}, "lists", "a fresh name"),
-    ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "dev and val are one"),
+    ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "dev is another name of val"),
     ("--split a=x --fractions 1", {"lists": {"a": "x"}, "fractions": [1]}, "lists and fractions",
      "are both given"),
     ("--features f.npz --mirror", {"features_file": "f.npz", "mirror": True}, "features_file and mirror", "both given"),

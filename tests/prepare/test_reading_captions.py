@@ -129,9 +129,9 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     (",image,caption\n7,a.jpg,a dog\n", {"a.jpg": ["a dog"]}, "columns that are not used: number 1"),  # of pandas
     ("\n\nsep=;\n\nimage;caption\na.jpg;a, b\n", {"a.jpg": ["a, b"]}, ""),
     # a space around a name is no part of it
-    (" a.jpg#0\tb\na.jpg #0\tc\n", {"a.jpg": ["b"]}, "second lines of one NAME#K: 1 (line 2)"),
+    (" a.jpg#0\tb\na.jpg #0\tc\n", {"a.jpg": ["b"]}, "repeated lines of one NAME#K: 1 (line 2)"),
     ("a.jpg#0\t...\na.jpg#0\tb\n", {"a.jpg": ["...", "b"]}, ""),
-    ("image,caption,comment_number\n a,b,0\na,c,0\n", {"a": ["b"]}, "second captions of one number: 1 (a 0)"),
+    ("image,caption,comment_number\n a,b,0\na,c,0\n", {"a": ["b"]}, "repeated captions of one number: 1 (a 0)"),
     ('{"image": " a.jpg", "caption": " b"}\n', {"a.jpg": ["b"]}, ""),
     (images({"id": 1, "file_name": "a "}, {"id": 2, "file_name": " a"}, annotations=[{"image_id": 1, "caption": "b"}]),
         {"a": ["b"]}, "images with the name of another: 1 (a)"),
@@ -161,7 +161,7 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
         {"h": ["[a dog]"]}, "rows with a list of captions that cannot be read: 6 (line 2, line 3, line 4, ...)"),
     # as line 19,999 of Flickr30k, where a pipe is missing
     ("image_name| comment_number| comment\na.jpg| 0| A \"dog\" runs .\na.jpg| 1   A dog\na.jpg| 2| a | b\na.jpg| 2| c\n",
-        {"a.jpg": ['A "dog" runs .', "a | b"]}, "rows without 3 columns: 1 (line 3); second captions of one number: 1 (a.jpg 2)"),
+        {"a.jpg": ['A "dog" runs .', "a | b"]}, "rows without 3 columns: 1 (line 3); repeated captions of one number: 1 (a.jpg 2)"),
     (b"a.jpg#0\tb\nrubbish\n", {"a.jpg": ["b"]}, "lines of another form: 1 (line 2)"),
     (json_list({"": ["a dog", "a cat"], "a": ["b"]}), {"a": ["b"]}, "rows without a picture: 1 (row 1)"),
     # COCO's and Karpathy's
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(line: str)
     count = sum(answer("info", "own.h5")["source"]["skipped"].values())
     assert count == len(skipped_list()) >= 1
     command = f"prepare captions --features features.npz {BY_LISTS} --out o.h5 --strict"
-    failing(command.split(), line.split(" (")[0], "as --strict asks")
+    failing(command.split(), line.split(" (")[0], "since --strict is given")
 
 
 def skipped_list() -> list[list[str]]:
@@ -361,16 +361,16 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     r"""
     "" | got: is empty
     "\ufeff\r\n \n" | got: is empty
-    "Dear all,\nhere are the captions" | got: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
-    "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
+    "Dear all,\nhere are the captions" | got: no known format, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: a table, such as CSV, needs a heading
+    "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: a heading that names the columns | cause: add the line image;caption above it
     "Datei;Beschreibung\na.jpg;Ein Hund\n" | got: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
-    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: perhaps by `image` 'Datei' `caption` 'Text 1' `caption` 'Text 2'
-    "画像,説明,日付\na.jpg,犬が走る,2025年12月3日\nb.jpg,猫がいる,2025年12月4日\n" | cause: perhaps by `image` '画像' `caption` '説明'
-    "รูป,คำบรรยาย\na.jpg,สุนัขวิ่ง\n" | cause: perhaps by `image` 'รูป' `caption` 'คำบรรยาย'
-    "صورة;وصف;رابط\na.jpg;كلب يجري في الحديقة;https://a.example/b/c-d-e-f-g\n" | cause: perhaps by `image` 'صورة' `caption` 'وصف'
-    '[{"Bild": "a.jpg", "Text": "Ein Hund läuft"}]' | got: has the columns 'Bild', 'Text' | cause: perhaps by `image` 'Bild' `caption` 'Text'
-    "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: stands twice | expected: each once | cause: rename
-    "image\na.jpg\n" | got: no form known here, its first line is 'image'
+    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: judging by the cells: `image` 'Datei' `caption` 'Text 1' `caption` 'Text 2'
+    "画像,説明,日付\na.jpg,犬が走る,2025年12月3日\nb.jpg,猫がいる,2025年12月4日\n" | cause: judging by the cells: `image` '画像' `caption` '説明'
+    "รูป,คำบรรยาย\na.jpg,สุนัขวิ่ง\n" | cause: judging by the cells: `image` 'รูป' `caption` 'คำบรรยาย'
+    "صورة;وصف;رابط\na.jpg;كلب يجري في الحديقة;https://a.example/b/c-d-e-f-g\n" | cause: judging by the cells: `image` 'صورة' `caption` 'وصف'
+    '[{"Bild": "a.jpg", "Text": "Ein Hund läuft"}]' | got: has the columns 'Bild', 'Text' | cause: judging by the cells: `image` 'Bild' `caption` 'Text'
+    "image,caption,Image\na,b,c\n" | thing: heading 'image' | got: occurs twice | expected: distinct headings | cause: rename
+    "image\na.jpg\n" | got: no known format, its first line is 'image'
     "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | got: not UTF-8 | got: line 2 | cause: give `encoding` cp1252 | cause: as CSV UTF-8
     "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | got: not UTF-8 | got: line 3
     "image,caption\na.jpg,Ä dog\n".encode("utf-16")[:-1] | got: not UTF-16 text | got: line 2 | cause: save it as UTF-8
@@ -381,11 +381,11 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     zipped("captions.csv") | got: is an archive | cause: unpack it first
     "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | got: is a PDF | expected: a text file of captions
     b"\xff\xd8\xff\xe0" + bytes(100) | got: is a JPEG picture | cause: is the path right?
-    'image,caption\na.jpg,"A\nb.jpg,B\n' | got: unexpected end of data | cause: each quote that opens
-    'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | got: is not whole | cause: each quote that opens
+    'image,caption\na.jpg,"A\nb.jpg,B\n' | got: unexpected end of data | cause: close each quoted field
+    'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | got: cannot be parsed | cause: close each quoted field
     "image,caption\na.jpg,\nb.jpg," + "x" * 200_000 | thing: line 3 | got: larger than field limit
-    "image," * 100_000 | got: no form known here
-    "image,caption\na.jpg\nb.jpg\n" | got: no caption that could be read | expected: some | cause: rows without 2 columns: 2 (line 2, line 3)
+    "image," * 100_000 | got: no known format
+    "image,caption\na.jpg\nb.jpg\n" | got: no readable caption | expected: at least one | cause: rows without 2 columns: 2 (line 2, line 3)
     "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | got: 's20' | expected: at most 20
     "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | got: '../x'
     coco(SAID)[:-30] | got: not valid JSON | cause: cut short
@@ -393,7 +393,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "[" + "[]," * 9_000_000 | got: 18,000,001 values | cause: is it a file of captions
     "[" + "9" * 5000 + "]" | got: not valid JSON
     "[1, 2]" | thing: row 1 | got: is 1 | expected: an object
-    "[]" | got: no caption that could be read
+    "[]" | got: no readable caption
     "{}" | got: has the columns nothing
     '{\n"type": 1}' | got: has the columns 'type' | expected: one such as image or image_name
     '{"Bild": "a.jpg", "Text": "Ein Hund"}' | got: has the columns 'Bild', 'Text'
@@ -423,7 +423,7 @@ def test_broken_files_are_refused_in_one_sentence(refusal: Refusal) -> None:
 
 ASTRAY = r"""
 x/one.jpg y/one.jpg | 'x/one.jpg' is not in photos | may be one.jpg, which y/one.jpg names as well
-nowhere.jpg no.jpg | no picture left, expected some; 'nowhere.jpg' is not in photos or the folders in it, nor are the others, where 'one.jpg' is one of 3: are the folder
+nowhere.jpg no.jpg | no picture left, expected at least one; 'nowhere.jpg' is not in photos or the folders in it, nor are the others, where 'one.jpg' is one of 3: are the folder
 x.jpg two.jpg TWO.JPG | no picture left | nor are the others: may be 1/two.jpg or 2/two.jpg
 """
 
@@ -446,11 +446,11 @@ def test_where_no_picture_is_left_the_reasons_are_told_the_most_frequent_first()
     folder = [*command, "photos"]
     long = f"{'long name ' * 20}.jpg"
     write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}{long}": ["a dog"] for i in range(9)}}))
-    missing = "expected some; captioned pictures missing from photos: 9 (0long name"
+    missing = "expected at least one; captioned pictures missing from photos: 9 (0long name"
     failing(folder, missing, "; it is text)")
     write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}.jpg": ["..."] for i in range(9)}}))
     reasons = "captions without a word: 9 (0.jpg, 1.jpg, 2.jpg, ...); pictures without captions: 9"
-    failing(folder, f"expected some; {reasons}")
+    failing(folder, f"expected at least one; {reasons}")
     nothing = "no picture is in empty or the folders in it; 1 other file in empty"
     failing([*command, "empty"], nothing)
     folder[1] = "c.csv"
@@ -535,7 +535,7 @@ def test_a_folder_of_pictures_with_their_texts_is_a_data_set() -> None:
     assert "photos: NAME.txt beside pictures\n" in output
     assert "skipped pictures without captions: 1 (photos/blank.jpg)" in output
     assert "skipped pictures in photos without captions: 2 (bare.jpg, blank.jpg)" in output
-    assert "not looked at" not in output
+    assert "ignored" not in output
     data = open_data("own.h5")
     assert data.split("train").images == ["one.jpg", "deep/two.png"]
     assert data.texts("train") == ["a dog", "a cat", "ein Mädchen"]
@@ -543,7 +543,7 @@ def test_a_folder_of_pictures_with_their_texts_is_a_data_set() -> None:
     Path("photos/one.txt").unlink()
     shutil.rmtree("photos/deep")
     Path("photos/blank.txt").unlink()
-    holds = "photos holds no metadata.csv or metadata.jsonl, and no NAME.txt beside a picture"
+    holds = "photos holds no metadata.csv or metadata.jsonl, and no NAME.txt of a picture"
     failing([*line.split()[:2], "--out", "o.h5"], holds)
     origin = "neither --pictures nor --features is given"
     failing("prepare train=photos val=photos --out o.h5".split(), origin, status=2)
@@ -558,7 +558,7 @@ def test_a_table_in_a_folder_names_the_pictures_of_that_folder() -> None:
     lines = prepare(f"{line} photos")
     assert "photos/train: a table with commas" in lines
     assert "skipped rows without a picture: 1 (line 3)" in lines
-    assert not any("not looked at" in line or "another folder" in line for line in lines)
+    assert not any("ignored" in line or "another folder" in line for line in lines)
     data = open_data("own.h5")
     assert data.split("train").images == ["train/deep/one.jpg", "train/two.jpg"]
     assert (data.texts("train"), data.texts("val")) == (["a dog", "a cat"], ["a cow"])
@@ -599,7 +599,7 @@ def test_a_heading_in_another_language_is_answered_with_the_columns_that_look_ri
     command = "prepare --features features.npz --min-count 1 --out own.h5".split()
     command.append("Fotos und Texte.csv")
     columns = ("--image-column", "Datei", "--caption-column", "Meine Beschreibung")
-    advice = "perhaps by --image-column 'Datei' --caption-column 'Meine Beschreibung'"
+    advice = "judging by the cells: --image-column 'Datei' --caption-column 'Meine Beschreibung'"
     failing(command, "has the columns 'Nr', 'Datei', 'Meine Beschreibung', 'Jahr', exp", advice)
     failing([*command, "--image-column", "Foto"], "expected one such as Foto for pictures", advice)
     good(*command, *columns)
@@ -643,7 +643,7 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
     for line in (
         "notice: names matched despite other capitals, Unicode form or suffix:"
         f" 2 (img_1.png is IMG_1.PNG, {composed} is {decomposed})",
-        "notice: 2 other files in photos not looked at: 1 .cr2, 1 .mp4; a camera's RAW files are not"
+        "notice: 2 other files in photos ignored: 1 .cr2, 1 .mp4; RAW files of cameras cannot be"
         " read: export them as JPEG",
         "skipped captioned pictures missing from photos: 2 (IMG 3.png (did you mean IMG_3.png?),"
         " IMG_99.png)",

@@ -66,7 +66,7 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
     [{"caption": "x"}] | thing: [0] | got: has none of the keys image, image_id, file_name | expected: one
     {"a/1.jpg": "a \ud83d"} | thing: ['a/1.jpg'] | got: half of a surrogate pair | expected: whole
     [3] | thing: [0] | got: is 3 | expected: an object
-    3 | got: is of no form known here
+    3 | got: has no known format
     {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | got: has the key 'a/1.jpg' twice | expected: each key once
     { | got: is not valid JSON
     """,

@@ -1,6 +1,6 @@
-"""Data sets: captions and features from a file to minibatches. Open dataset.py first.
+"""Data sets: captions and features, from a file to minibatches. Open dataset.py first.
 
-hdf5.py reads and writes the file, loader.py gathers minibatches, vocabulary.py turns text to ids.
+hdf5.py reads and writes files, loader.py makes minibatches, vocabulary.py converts text to ids.
 """
 
 from pathlib import Path
@@ -26,7 +26,17 @@ def open_data(path: str | Path) -> CaptionData:
     Raises
     ------
     DataError
-        Nothing is there, or it is damaged or of another kind.
+        It does not exist, is damaged, or is not a data set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from xpcap import generate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_dataset(f"{folder}/data.h5", generate(train=4, val=2, progress=False))
+    ...     data = open_data(f"{folder}/data.h5")
+    >>> len(data.split("train").images)
+    4
     """
     path = Path(path)
     if path.is_dir():

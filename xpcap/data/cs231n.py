@@ -1,4 +1,4 @@
-"""CS231n's coco_captioning folder: the course's functions on it, and its data as CaptionData."""
+"""CS231n's coco_captioning folder: the course's functions that read it, and conversion to CaptionData."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from xpcap.options import Flag
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
-ARRAYS = ("captions", "image_idxs", "features")  # of each
-TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
-# seen from cs231n/ and from the assignment's folder, at Stanford and at Berkeley
-USUAL = tuple(f"{at}datasets/coco_captioning" for at in ("", "cs231n/", "deeplearning/"))
+ARRAYS = ("captions", "image_idxs", "features")  # of each split
+MAX_TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
+# Relative to cs231n/ and to the assignment's folder, at Stanford and at Berkeley
+USUAL = tuple(f"{parent}datasets/coco_captioning" for parent in ("", "cs231n/", "deeplearning/"))
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
 def load_coco_data(
     base_dir: str | Path | None = None, max_train: int | None = None, pca_features: bool = True
 ) -> dict[str, Any]:
-    """Read the course's COCO captions, features and vocabulary; print the folder, as there.
+    """Read the course's COCO captions, features and vocabulary; print the folder, as the course does.
 
     Parameters
     ----------
@@ -113,20 +113,26 @@ def from_coco(
     source : origin of the data
     start : require each caption to begin with ``<START>``
     caller : name of the data in messages
-    DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
+    DataError : a key is missing, or arrays do not fit together. TypeError : `data` is no mapping.
+
+    Examples
+    --------
+    >>> from xpcap import generate
+    >>> from_coco(to_coco(generate(train=4, val=2, progress=False))).feature_shape
+    (2101,)
     """
     if not isinstance(data, Mapping):
         expected = "CaptionData, or the dict that load_coco_data returns"
         got, cause = f"is a {type(data).__name__}", "open_data opens a file"
         raise InvalidTypeError("from_coco", "data", got, expected, cause)
-    there = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
-    wanted = ["idx_to_word", *(f"{name}_{thing}" for name in there for thing in ARRAYS)]
-    if missing := [key for key in wanted if key not in data]:
+    names = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
+    required = ["idx_to_word", *(f"{name}_{array}" for name in names for array in ARRAYS)]
+    if missing := [key for key in required if key not in data]:
         raise DataError(caller, ", ".join(missing), "missing", "what load_coco_data returns")
-    _require_agreement(caller, data, there)
+    _require_agreement(caller, data, names)
     splits = {}
-    for name in there:
-        captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ARRAYS)
+    for name in names:
+        captions, image_idxs, features = (data[f"{name}_{array}"] for array in ARRAYS)
         images = data.get(f"{name}_urls", np.arange(len(features)))
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
@@ -140,25 +146,32 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     Parameters
     ----------
     data : CaptionData
-        With a train or a val split. The course's dict has no keys for others, so they are left out.
+        With a train or a val split. Other splits are left out, since the course's dict has no keys
+        for them.
 
     Returns
     -------
     data : dict
-        For each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,)
-        int32, ``train_features`` (m, D) float, scaled and in memory, ``train_urls`` (m,) str, the
-        names of the pictures; ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be those
-        of `data` itself.
+        ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,) int32, ``train_features`` (m, D)
+        float, scaled and in memory, ``train_urls`` (m,) str, the names of the pictures; likewise for
+        ``val``; ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be shared with `data`.
 
     Raises
     ------
     DataError
-        Neither split is there, or a feature on disk is not finite.
+        There is neither split, or a feature on disk is not finite.
+
+    Examples
+    --------
+    >>> from xpcap import generate
+    >>> data = to_coco(generate(train=4, val=2, progress=False))
+    >>> data["val_features"].shape
+    (2, 2101)
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:
         got = f"has the splits {', '.join(data.splits) or 'none'}"
-        expected = "train or val: the course's dict has no other"
+        expected = "train or val, the splits of the course's dict"
         raise DataError("to_coco", "the data", got, expected)
     arrays: dict[str, Any] = {}
     for name in names:
@@ -171,7 +184,7 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
-    """CaptionData of a coco_captioning folder, checked; with 4096-d features if need be."""
+    """CaptionData of a coco_captioning folder, checked; with 4096-d features if it has no others."""
     if not (folder / CAPTIONS).exists():
         got, expected = (
             f"is a folder without {CAPTIONS}",
@@ -196,13 +209,13 @@ def _find() -> Path:
 
 
 def _load(folder: Path, pca: bool) -> dict[str, Any]:
-    names = [f"{split}_{thing}" for split in SPLITS for thing in ("captions", "image_idxs")]
+    names = [f"{split}_{array}" for split in SPLITS for array in ("captions", "image_idxs")]
     data: dict[str, Any] = _arrays(folder / CAPTIONS, names)
     for split in SPLITS:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         data[f"{split}_features"] = _arrays(path, ["features"])["features"]
         path = folder / f"{split}2014_urls.txt"
-        lines = read_text("load_coco_data", path, TEXT_BYTES, FOLDER).splitlines()
+        lines = read_text("load_coco_data", path, MAX_TEXT_BYTES, FOLDER).splitlines()
         data[f"{split}_urls"] = np.array([line for line in lines if line])
     data |= _vocabulary(folder / VOCABULARY)
     _require_agreement(f"load_coco_data: {folder}", data, SPLITS)
@@ -210,30 +223,32 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
 
 
 def _require_agreement(caller: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise DataError unless each row of features has a URL, and each word one id."""
+    """Raise DataError unless each row of features has a URL, and both vocabularies agree."""
     for name in names:
         features = data[f"{name}_features"]
         if len(urls := data.get(f"{name}_urls", features)) != len(features):
             got = f"{len(urls)} {name}_urls for {len(features)} feature rows"
-            raise DataError(caller, "", got, "one each", f"{name}2014_urls.txt cut short?")
+            raise DataError(
+                caller, "", got, "a URL for each row", f"{name}2014_urls.txt cut short?"
+            )
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
-    given = data.get("word_to_idx", ids)
-    if odd := [word for word, i in given.items() if i != ids.get(word)]:
-        word, other = odd[0], ids.get(odd[0])
-        other_text = "lacks the word" if other is None else f"gives it {other}"
-        got = f"gives {word!r} the id {given[word]}, but idx_to_word {other_text}"
+    stored = data.get("word_to_idx", ids)
+    if odd := [word for word, i in stored.items() if i != ids.get(word)]:
+        word, i = odd[0], ids.get(odd[0])
+        listed = "lacks the word" if i is None else f"gives it {i}"
+        got = f"gives {word!r} the id {stored[word]}, but idx_to_word {listed}"
         raise DataError(caller, "word_to_idx", got, "one id for each word", "of two vocabularies?")
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
     form = {"idx_to_word": [str], "word_to_idx": {"*": int}}
-    stored = read_json("load_coco_data", path, TEXT_BYTES, FOLDER)
+    stored = read_json("load_coco_data", path, MAX_TEXT_BYTES, FOLDER)
     check_json("load_coco_data", path, stored, form)
     return {name: stored[name] for name in form}
 
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """All arrays of an HDF5 file, these among them."""
+    """All arrays of an HDF5 file, which must include `names`."""
     if not path.exists():
         raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
     expected = "what the course ships"
@@ -241,7 +256,7 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with file:
             arrays = {key: file[key][:] for key in file}
-    except Exception as error:  # damaged HDF5 brings up errors of many types
+    except Exception as error:  # damaged HDF5 raises errors of many types
         cause = f"truncated download? ({error!r})"
         raise DataError("load_coco_data", path, "cannot be read", expected, cause) from error
     if missing := [name for name in names if name not in arrays]:

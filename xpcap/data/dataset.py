@@ -1,4 +1,4 @@
-"""CaptionData: pictures' features and captions, split by split; its Source, and its checks."""
+"""CaptionData: features and captions of pictures, by split; its Source, and its checks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,24 +20,29 @@ T = TypeVar("T")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The origin of a data set, stored as one flat JSON object in dataset files and run folders.
+    """The origin of a data set, stored as a flat JSON object in dataset files and run folders.
 
     Raises
     ------
-    OptionError : a field has the wrong type or range, or `record` holds the name of another field,
-        or what JSON cannot hold.
+    OptionError : a field has the wrong type or range, or `record` has the name of a field, or values
+        that JSON cannot represent.
+
+    Examples
+    --------
+    >>> Source(encoder="histogram", record={"camera": "my phone"}).to_json()
+    {'camera': 'my phone', 'encoder': 'histogram'}
     """
 
     encoder: str | None = option(Text(), None, "Name of the encoder; new pictures need it.")
     pictures: str | None = option(Text(), None, "Folder of the pictures; pages look there.")
     generated: str | None = option(Text(), None, "Kind of generated data.")
     seed: int | None = option(Whole(0, LARGEST), None, "Seed of generated or drawn data.")
-    record: Mapping[str, Any] = field(default_factory=dict)  # whatever else JSON can hold
+    record: Mapping[str, Any] = field(default_factory=dict)  # further facts, as values of JSON
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.generated is not None and self.seed is None:
-            raise OptionError("Source", "seed", "is None", "that of the generated data")
+            raise OptionError("Source", "seed", "is None", "the seed of the generated data")
         if not isinstance(self.record, Mapping):
             got = f"is a {type(self.record).__name__}"
             raise OptionError("Source", "record", got, "a mapping")
@@ -45,10 +50,10 @@ class Source:
         try:
             json.dumps(self.record)
         except (TypeError, ValueError) as error:
-            got, expected = f"cannot be stored: {error}", "what JSON holds"
+            got, expected = f"cannot be stored: {error}", "values of JSON"
             raise OptionError("Source", "record", got, expected) from error
-        if twice := [name for name in described(self) if name in self.record]:
-            got, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
+        if fields := [name for name in described(self) if name in self.record]:
+            got, expected = f"holds {fields[0]!r}", f"the argument `{fields[0]}` instead"
             raise OptionError("Source", "record", got, expected)
 
     @classmethod
@@ -59,7 +64,7 @@ class Source:
         """
         record = {key: value for key, value in stored.items() if key not in described(cls)}
         known = [(name, entry.kind) for name, entry in described(cls).items() if name in stored]
-        try:  # each is checked, as null is no text
+        try:  # checked separately, since None, JSON's null, is a valid field but not a stored one
             fields = {name: kind.check("Source", name, stored[name]) for name, kind in known}
             return cls(**fields, record=record)
         except OptionError as error:
@@ -67,7 +72,7 @@ class Source:
             raise DataError(caller, thing, got, error.expected, "altered?") from error
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object, keys in alphabetical order, without the fields that are None."""
+        """A flat dict, sorted by key, without fields that are None."""
         fields = {name: getattr(self, name) for name in described(self)}
         known = {name: value for name, value in fields.items() if value is not None}
         return dict(sorted({**self.record, **known}.items()))
@@ -75,7 +80,7 @@ class Source:
 
 SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
 MAX_WORDS = 1000  # of a caption that a model learns
-HEADER = "xpcap"  # the member of a dataset file that is no split
+HEADER = "xpcap"  # the member of a dataset file that is not a split
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ class Split:
     """One split of a data set: n captions of m pictures.
 
     Features may hold augmentations of each picture ("views"), such as its mirror image: row
-    k * m + i is augmentation k of picture i. Training draws one for each caption in each step.
-    Augmentation 0 is the picture itself, and all that anything but training sees.
+    k * m + i is view k of picture i. Training draws a view for each caption in each step. View 0 is
+    the picture itself; everything but training uses only that.
     """
 
     captions: np.ndarray  # (n, T+1) int32
@@ -241,7 +246,7 @@ class CaptionData:
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
-        """Captions as written, or from their ids, with ``<UNK>`` for lost words.
+        """Captions as written, or from their ids, with ``<UNK>`` for unknown words.
 
         Parameters
         ----------
@@ -258,7 +263,7 @@ class CaptionData:
         return [detokenize(words) for words in self.words(name)]
 
     def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
-        """Captions as words, of their text or ids, with ``<UNK>`` for lost ones.
+        """Captions as words, from their text or ids, with ``<UNK>`` for unknown ones.
 
         Parameters
         ----------
@@ -289,7 +294,7 @@ class CaptionData:
         return [tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Captions as text, by picture, of pictures that have some.
+        """Captions as text, by picture; pictures without captions are left out.
 
         Parameters
         ----------
@@ -335,7 +340,7 @@ class CaptionData:
     def encoded_with(
         self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None
     ) -> "CaptionData":
-        """One split of the data, its captions encoded by another vocabulary, and not cut.
+        """A split of the data, its captions encoded by another vocabulary, without cutting.
 
         Parameters
         ----------
@@ -356,10 +361,9 @@ class CaptionData:
         return replace(self, vocabulary=vocabulary, splits={name: split})
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "CaptionData":
-        """The data with the captions of all splits encoded by another vocabulary, cut as they are.
+        """The data with all captions encoded by another vocabulary, at the same maximum length.
 
-        Words are taken from the text, if there is text, so that it need not know this vocabulary's
-        words.
+        Words come from the captions' text, if known, so the other vocabulary may have other words.
 
         Parameters
         ----------
@@ -384,9 +388,8 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
             finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1)
             bad += (rows.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
-        thing = f"{len(bad)} pictures, {images[bad[0]][:100]!r} among them,"
-        got, cause = "have features that are not finite", "extract them again"
-        raise DataError(caller, thing, got, "float32 numbers", cause)
+        thing = f"the feature of {images[bad[0]][:100]!r} (1 of {len(bad)})"
+        raise DataError(caller, thing, "is not finite", "float32 numbers", "extract it again")
 
 
 def may_name_a_split(name: str) -> bool:
@@ -399,9 +402,9 @@ def size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def evenly_spaced(n: int, most: int) -> np.ndarray:
-    """At most `most` evenly spaced numbers of 0..n-1, int64."""
-    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+def evenly_spaced(n: int, count: int) -> np.ndarray:
+    """`count` evenly spaced numbers of 0..n-1, int64; all of them if there are fewer."""
+    return np.linspace(0, n - 1, min(n, count)).astype(np.int64)
 
 
 def check_data(caller: str, data: CaptionData, start: bool = True) -> None:
@@ -414,36 +417,34 @@ def check_data(caller: str, data: CaptionData, start: bool = True) -> None:
     """
     if not data.splits:
         raise DataError(caller, "", "has no split", expected="at least one, such as train")
-    within = caller + (", " if ": " in caller else ": ")  # a file, or the function alone
+    prefix = caller + (", " if ": " in caller else ": ")  # `caller` may include the file
     for name, split in data.splits.items():
-        _check_split(f"{within}split {name!r}", split, data.vocabulary, start)
-    for thing in ("features", "captions"):
-        shapes = [getattr(split, thing).shape[1:] for split in data.splits.values()]
+        _check_split(f"{prefix}split {name!r}", split, data.vocabulary, start)
+    for array in ("features", "captions"):
+        shapes = [getattr(split, array).shape[1:] for split in data.splits.values()]
         if len(set(shapes)) > 1:
-            thing = f"{thing} of the splits {', '.join(map(repr, data.splits))}"
-            raise DataError(
-                caller, thing, f"have shapes {shapes}", "one", "made by two extractors?"
-            )
+            thing, cause = f"{array} of the splits {', '.join(map(repr, data.splits))}", ""
+            cause = "made by two extractors?" if array == "features" else "cut at two lengths?"
+            raise DataError(caller, thing, f"have shapes {shapes}", "equal shapes", cause)
 
 
 def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
     arrays = {entry.name: getattr(split, entry.name) for entry in SPLIT.entries}
     n, m, rows = SPLIT.check_file(caller, arrays)["n"], len(split.images), len(split.features)
     if rows != split.views * m:
-        each = "one row" if split.views == 1 else f"{split.views} views"
-        got, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
-        raise DataError(caller, "features", got, expected, "made for others?")
+        count = "one row" if split.views == 1 else f"{split.views} views"
+        got, expected = f"have shape {split.features.shape}", f"{count} for each of {m} pictures"
+        raise DataError(caller, "features", got, expected, "made for other pictures?")
     if (words := split.captions.shape[1] - 2) > MAX_WORDS:
         got = f"have up to {words:,} words"
         raise DataError(caller, "captions", got, f"at most {MAX_WORDS:,}", "cut them")
     check_range(caller, "image_idxs", split.image_idxs, m, error=DataError)
     check_range(caller, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
-        thing = f"{without.size} captions, number {without[0]} among them,"
-        raise DataError(caller, thing, "do not begin with <START>", "it in the first column")
+        thing = f"caption {without[0]} (1 of {without.size})"
+        raise DataError(caller, thing, "does not begin with <START>", "it in the first column")
     if split.text is not None and len(split.text) != n:
-        raise DataError(
-            caller, "", f"{len(split.text)} texts for {n} captions", expected="one each"
-        )
-    if isinstance(split.features, np.ndarray):  # else a batch is checked when it is read
+        got = f"{len(split.text)} texts for {n} captions"
+        raise DataError(caller, "", got, expected="a text per caption")
+    if isinstance(split.features, np.ndarray):  # features on disk are checked as they are read
         check_finite(caller, split.features, [*split.images] * split.views)

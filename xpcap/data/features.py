@@ -1,7 +1,7 @@
-"""Features of many pictures, a row each: lazy rows, their scaling, and their PCA projection.
+"""Features of many pictures as rows: lazy rows, scaling, and PCA projection.
 
-A run stores the scaling that it was trained with, and applies it to all that it captions. The index
-of photos has a projection.
+A run stores its scaling and applies it to every picture that it captions. The index of similar photos
+stores a projection.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from xpcap.backend import Array, asarray
 from xpcap.errors import InvalidValueError, unknown
 from xpcap.threads import one_blas_thread, parallel_map, split_evenly
 
-AT_ONCE = 16 << 20  # bytes of a block of rows
-IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is built from them
+BLOCK_BYTES = 16 << 20
+IN_MEMORY = 64 << 20  # bytes; larger tables stay on disk while a data set is built from them
 Function = Callable[[np.ndarray], np.ndarray]
 
 
@@ -51,11 +51,11 @@ class LazyRows:
 
 
 def blocks(rows: RowSource, numbers: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-    """All rows, a block at a time: (slice, rows). Equal shapes and dtypes have equal blocks.
+    """All rows, a block at a time: (slice, rows). The blocks depend only on shape and dtype.
 
-    A block has so many `numbers`, but at least a row. None: 16 MB of them.
+    A block has at most `numbers` numbers, but at least a row. None: 16 MB of them.
     """
-    numbers = AT_ONCE // rows.dtype.itemsize if numbers is None else numbers
+    numbers = BLOCK_BYTES // rows.dtype.itemsize if numbers is None else numbers
     step = max(1, numbers // max(1, math.prod(rows.shape[1:])))
     for start in range(0, len(rows), step):
         where = slice(start, min(start + step, len(rows)))
@@ -80,9 +80,9 @@ def row_digests(rows: RowSource) -> list[bytes]:
 
 
 SCALINGS = ("standardize", "none")
-# Numbers and rows of a block, at most: the sum's bits depend on it
-FITTED_AT_ONCE, MAX_ROWS_FITTED = 3 << 22, 4096
-SCALED_AT_ONCE = 1 << 17  # numbers: they stay in cache
+# Maximum numbers and rows of a block of a sum; the sum's bits depend on them
+FIT_NUMBERS, FIT_ROWS = 3 << 22, 4096
+SCALE_NUMBERS = 1 << 17  # numbers of a block that is scaled, which fit in the cache
 
 
 class FeatureScaling(NamedTuple):
@@ -92,7 +92,7 @@ class FeatureScaling(NamedTuple):
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: RowSource) -> np.ndarray:
-        """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32.
+        """A scaled copy of features (N, D) or (N, P, D), in float64 if they are float64, else float32.
 
         ValueError : mean and scale are not both (D,), or None.
         """
@@ -100,10 +100,10 @@ class FeatureScaling(NamedTuple):
         if shapes not in ([wanted, wanted], [None, None]):
             got = f"have shapes {' and '.join(map(str, shapes))}"
             cause = "fitted to other features?"
-            expected = f"{wanted} both, or None"
+            expected = f"{wanted} for both, or None"
             raise InvalidValueError("FeatureScaling", "mean and scale", got, expected, cause)
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
-        for rows, block in blocks(features, SCALED_AT_ONCE):
+        for rows, block in blocks(features, SCALE_NUMBERS):
             x = scaled[rows]
             x[...] = block
             if self.mean is not None and self.scale is not None:
@@ -130,9 +130,14 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     Raises
     ------
     OptionError
-        Another kind.
+        There is no such kind.
     ValueError
         A feature is not finite, or there is none.
+
+    Examples
+    --------
+    >>> fit_scaling("standardize", np.array([[1.0, 5.0], [3.0, 5.0]]))(np.array([[4.0, 6.0]]))
+    array([[2., 1.]])
     """
     if not isinstance(kind, str) or kind not in SCALINGS:
         name = kind if isinstance(kind, str) else type(kind).__name__
@@ -145,7 +150,7 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         cause = "an empty train split?"
         raise InvalidValueError("fit_scaling", "features", "have no row", "at least one", cause)
     D, count = shape[-1], m * math.prod(shape[:-1])
-    numbers = min(FITTED_AT_ONCE, MAX_ROWS_FITTED * math.prod(shape))
+    numbers = min(FIT_NUMBERS, FIT_ROWS * math.prod(shape))
     total, squares = np.zeros(D), np.zeros(D)
     for rows, block in blocks(features, numbers):
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
@@ -162,32 +167,32 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     return FeatureScaling(mean.astype(np.float32), scale.astype(np.float32))
 
 
-# of the covariance matrix, computed in parallel; fixed, so that bits do not depend on the cores
+# The covariance matrix is computed in this many stripes, so that bits do not depend on the cores
 STRIPES = 8
-NEGLIGIBLE = 1e-9  # of the largest variance: what is below it is rounding
+NEGLIGIBLE = 1e-9  # smaller fractions of the largest variance are rounding
 
 
 class Projection(NamedTuple):
     """``(x - mean) @ components`` for each feature, or each region of a grid."""
 
     mean: np.ndarray  # (D,) float32
-    components: np.ndarray  # (D, d) float32, orthonormal columns, in falling order of variance
+    components: np.ndarray  # (D, d) float32, orthonormal columns, largest variance first
 
     @one_blas_thread()
     def __call__(self, features: Array) -> Array:
-        """Features (..., D), float, on any device, projected: (..., d) float32."""
+        """Project features (..., D), float, on any device, to (..., d) float32."""
         mean, components = (asarray(x, like=features) for x in self)
-        # no @, which reports floating-point flags, and OpenBLAS raises some on finite numbers
+        # dot, since @ reports floating-point flags, which OpenBLAS may raise on finite numbers
         return (features.astype(np.float32, copy=False) - mean).dot(components)
 
 
 def fit_projection(features: RowSource, d: int) -> Projection:
-    """Fit a projection onto the `d` directions in which features vary most, or all if fewer.
+    """Fit a projection onto the `d` principal components of features, or onto all if fewer.
 
     features : (m, D); read twice, a block at a time
 
-    Eigenvectors of the covariance matrix in float64, with the sign that makes the largest entry
-    positive.
+    Components are eigenvectors of the covariance matrix, in float64, with signs that make the largest
+    entry positive.
     """
     m, D = features.shape
     total = np.zeros(D)

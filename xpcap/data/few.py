@@ -1,17 +1,17 @@
-"""Few: sizes of a train split below which something else is done, what, and why.
+"""Sizes of a train split below which defaults change: `Few` has the size, the change, and why.
 
-Compare with them as in ``captions < FEW_CAPTIONS.number``. The table of the docs is made of TABLE.
+Compare as in ``captions < FEW_CAPTIONS.number``. TABLE is printed in the docs.
 """
 
 from typing import NamedTuple
 
 
 class Few(NamedTuple):
-    """A size of a train split that is few if it is smaller."""
+    """A size of a train split; smaller ones are few."""
 
     number: int
-    things: str  # that are counted
-    change: str  # what is done with fewer
+    things: str  # captions, pictures or photos
+    change: str  # what is different below the number
     reason: str
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """The dataset file: CaptionData in HDF5, checked when it is written and when it is read.
 
-Texts lie in it as JSON in arrays of bytes: HDF5's own texts have no checksum, and a wrong length of one may
-keep HDF5 busy for ever.
+Texts are JSON in arrays of bytes, since HDF5's own texts have no checksum, and a damaged length may
+make HDF5 loop forever.
 """
 
 import contextlib
@@ -33,18 +33,16 @@ from xpcap.json_text import JsonForm, check_json, parse_json
 if TYPE_CHECKING:
     import h5py
 
-# most bytes of an array for each byte of its file, and beyond those; gzip reaches 1,032
+# An array may have RATIO times the bytes of its file, plus SPARE; gzip compresses by up to 1,032
 RATIO, SPARE = 1100, 2**18
-GZIP: dict[str, Any] = {
-    "compression": "gzip",
-    "compression_opts": 1,
-}  # lzf leaves other bytes now and then
+# gzip, since lzf does not always write the same bytes
+GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
 
 def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
-    """Open an HDF5 file to read; `caller` and `expected` are for messages.
+    """Open an HDF5 file for reading; `caller` and `expected` are for messages.
 
-    DataError : missing or damaged, partly in other files, or of arrays larger than it can hold.
+    DataError : it is missing or damaged, refers to other files, or declares impossibly large arrays.
     """
     import h5py
 
@@ -52,7 +50,7 @@ def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
 
     def fault(name: str, link: object) -> str | None:
         if not isinstance(link, h5py.HardLink):
-            return f"has a link that leads elsewhere, {name[:60]!r} ({type(link).__name__})"
+            return f"has a link to elsewhere, {name[:60]!r} ({type(link).__name__})"
         data = file[name]
         if isinstance(data, h5py.Dataset) and (data.is_virtual or data.external):
             return f"has a data set {name[:60]!r} that is stored in another file"
@@ -75,15 +73,15 @@ def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
 
 
 FORMAT = 1
-IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
-STAMPED = 64 * 2**20  # bytes of rows, evenly spaced, that the fingerprint is of in a larger split
-FIELDS = ("captions", "image_idxs", "features", "images")  # of a split, which may have a text
-# of the file, as JSON
+IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read batch by batch
+STAMPED = 64 * 2**20  # bytes of evenly spaced rows that the fingerprint of a large split covers
+FIELDS = ("captions", "image_idxs", "features", "images")  # required in a split; text is optional
+# The JSON object of the file's header
 ABOUT = {"source": {}, "stamp": str, "vocabulary": [str], "views?": {"*": int}}
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Check a data set, and write it with its fingerprint, whole or not at all.
+    """Check a data set, and write it with its fingerprint; after an error there is no file.
 
     Parameters
     ----------
@@ -94,9 +92,19 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
     Raises
     ------
     DataError
-        The data are at fault, `path` exists, or its folder does not.
+        The data is invalid, `path` exists, or its folder does not.
     OSError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from xpcap import generate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "data.h5")
+    ...     write_dataset(path, generate(train=4, val=2, progress=False))
+    ...     read_dataset(path).split("val")
+    Split(10 captions of 2 pictures)
     """
     _check(Path(path), data)
     _write(Path(path), with_fingerprint(data))
@@ -130,8 +138,8 @@ def _write(path: Path, data: CaptionData) -> None:
         "vocabulary": data.vocabulary.idx_to_word,
         "views": {name: split.views for name, split in data.splits.items() if split.views > 1},
     }
-    # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
-    # itself it is a crash. From version 1.10 on HDF5 has checksums of all but the arrays
+    # h5py gets an open file, since a full disk crashes h5py if it opens the file itself. From version
+    # 1.10 on, HDF5 has checksums of everything but the arrays
     with new_file("write_dataset", path) as stream, h5py.File(stream, "w", libver="v110") as file:
         file[HEADER] = _json_bytes(facts)
         for name, split in data.splits.items():
@@ -140,10 +148,10 @@ def _write(path: Path, data: CaptionData) -> None:
             shape, dtype = split.features.shape, split.features.dtype
             packing = GZIP if _mostly_zero(split.features) else {}
             features = group.create_dataset("features", shape, dtype, **packing)
-            for caller, rows in blocks(split.features):
-                features[caller] = rows
+            for where, rows in blocks(split.features):
+                features[where] = rows
             group["images"] = _json_bytes(list(split.images))
-            if split.text is not None:  # else words are those of the ids
+            if split.text is not None:
                 group["text"] = _json_bytes(list(split.text))
 
 
@@ -152,9 +160,10 @@ def _json_bytes(value: object) -> np.ndarray:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file and check its fingerprint and contents; features on disk when they are read.
+    """Open a dataset file and check its contents; features on disk are checked as they are read.
 
-    DataError : not HDF5, truncated, not ours, of a newer format, or altered since it was written.
+    DataError : it is not HDF5, truncated, another program's, of a newer format, or altered since it
+        was written.
     """
     path = Path(path)
     file = open_hdf5("read_dataset", path, "a file from 'prepare'")
@@ -169,13 +178,13 @@ def read_dataset(path: str | Path) -> CaptionData:
                 raise DataError("read_dataset", path, got, cause=cause)
         except DataError:
             raise
-        # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
+        # Damaged HDF5 raises errors of many types, in h5py and in code that uses its values
         except Exception as error:
             expected, cause = "what 'prepare' writes", f"damaged? ({error!r})"
-            got = "is not a whole dataset file"
+            got = "is not a complete dataset file"
             raise DataError("read_dataset", path, got, expected, cause) from error
         if not all(isinstance(split.features, np.ndarray) for split in data.splits.values()):
-            stack.pop_all()  # features stay on disk, in the open file
+            stack.pop_all()  # the file stays open, since features are read from it
     return data
 
 
@@ -185,7 +194,7 @@ def _mostly_zero(features: RowSource) -> bool:
 
 
 def _check_names(data: CaptionData) -> None:
-    """Checks for writing alone: distinct names, and a word in every text."""
+    """Checks only for writing: distinct names, and a word in every text."""
     for name, split in data.splits.items():
         got = expected = ""
         if not may_name_a_split(name):
@@ -193,17 +202,17 @@ def _check_names(data: CaptionData) -> None:
         elif not all(map(is_text, split.images)):
             got, expected = "has a picture name that is not text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
-            got, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
+            got, expected = "repeats a picture name, or has one with a NUL in it", "distinct names"
         elif not all(map(has_word, data.texts(name))):
-            got, expected = "has a caption without a word", "words in each"
+            got, expected = "has a caption without a word", "words in each caption"
         if got:
             raise DataError("write_dataset", f"split {name!r}", got, expected)
 
 
 def _read(path: Path, file: "h5py.File") -> CaptionData:
     if HEADER not in file:
-        held = ", ".join(map(repr, file))[:200] or "nothing"
-        got = f"is HDF5 without the member {HEADER} (it holds {held})"
+        members = ", ".join(map(repr, file))[:200] or "nothing"
+        got = f"is HDF5 without the member {HEADER} (it holds {members})"
         raise DataError("read_dataset", path, got, "a file from 'prepare'", "another program's?")
     about = _json(path, file[HEADER], {})
     thing = f"{path}: {HEADER}"
@@ -216,7 +225,7 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
     views = about.get("views") or {}
     if min(views.values(), default=1) < 1:
         got = f"are {str(views)[:60]}"
-        raise DataError("read_dataset", f"{path}: views", got, "at least 1 a split", "damaged?")
+        raise DataError("read_dataset", f"{path}: views", got, "at least 1 per split", "damaged?")
     groups = {name: file[name] for name in file if name != HEADER}
     in_memory = _fit(group["features"] for group in groups.values() if "features" in group)
     splits = {
@@ -243,7 +252,7 @@ def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memor
 
 
 def _json(path: Path, dataset: "h5py.Dataset", form: JsonForm) -> Any:
-    """The value whose JSON a member of the file holds as bytes. DataError : it is of another form."""
+    """The value of a member of the file that holds JSON as bytes. DataError : it has another form."""
     thing = f"{path}: {dataset.name.removeprefix('/')}"
     text = dataset[()].view(np.uint8).tobytes().decode()
     value = parse_json("read_dataset", thing, text, "what 'prepare' writes")
@@ -259,19 +268,19 @@ def _fit(features: Iterable[RowSource]) -> bool:
 def fingerprint_of(data: CaptionData) -> str:
     """A digest of all that training sees: words, pictures, captions, features and their encoder.
 
-    Of features that do not fit in memory it is of some rows, since a file is read at each opening.
+    If features do not fit in memory, it covers evenly spaced rows, since every opening computes it.
     """
     words, encoder = data.vocabulary.idx_to_word, data.source.encoder
     digest = hashlib.sha256(json.dumps([words, encoder]).encode())
-    is_whole = _fit(split.features for split in data.splits.values())
+    is_complete = _fit(split.features for split in data.splits.values())
     for name in sorted(data.splits):
         split, rows = data.splits[name], data.splits[name].features
         digest.update(f"{name} {split.views} {rows.shape} {rows.dtype}".encode())
-        if not is_whole:
-            most = max(1, STAMPED // (math.prod(rows.shape[1:]) * rows.dtype.itemsize))
-            rows = LazyRows(rows, evenly_spaced(len(rows), most))
-        for part in (*row_digests(rows), *map(str.encode, (*split.images, *(split.text or ())))):
-            digest.update(part + b"\0")
+        if not is_complete:
+            count = max(1, STAMPED // (math.prod(rows.shape[1:]) * rows.dtype.itemsize))
+            rows = LazyRows(rows, evenly_spaced(len(rows), count))
+        for piece in (*row_digests(rows), *map(str.encode, (*split.images, *(split.text or ())))):
+            digest.update(piece + b"\0")
         for numbers in (split.captions, split.image_idxs):
             digest.update(
                 f"{numbers.shape} {numbers.dtype.kind}".encode()

@@ -1,4 +1,4 @@
-"""Minibatches for a model: a split's features on its device if they fit, else sent by the batch."""
+"""Minibatches for a model; features stay on its device if they fit, else each batch is sent."""
 
 import math
 
@@ -10,7 +10,7 @@ from xpcap.data.features import blocks
 from xpcap.models.batch import Batch, FeatureRows
 
 SHARE = 0.25  # of a device's free memory that the features of a split may take
-NUMBERS_AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
+BLOCK_NUMBERS = 1 << 23  # numbers scaled and sent at a time
 
 
 class BatchLoader:
@@ -39,7 +39,7 @@ class BatchLoader:
 
         captions : array (N,), int; numbers of captions of the split
         views : array (N,), int; each caption's view of its picture. None: the pictures as they are
-        shard : array (n,), int; the captions of the batch whose features are wanted. None: all
+        shard : array (n,), int; the captions of the batch whose features to load. None: all
         """
         split, table = self.split(name), self._table(name)
         pictures = split.image_idxs[captions]
@@ -64,10 +64,8 @@ class BatchLoader:
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
             return None
         table = get_array_module(self._like).empty(shape, self._like.dtype)
-        for block, numbers in blocks(
-            np.arange(len(table)), NUMBERS_AT_ONCE // math.prod(shape[1:])
-        ):
+        for block, numbers in blocks(np.arange(len(table)), BLOCK_NUMBERS // math.prod(shape[1:])):
             features = self._data.features(name, numbers)
             table[block] = asarray(features, dtype=self._like.dtype, like=self._like)
-        free_staging(self._like)  # else CuPy holds as much for the life of the process
+        free_staging(self._like)  # else CuPy holds this memory until the process ends
         return table

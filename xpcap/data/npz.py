@@ -1,4 +1,4 @@
-"""Arrays from an .npz archive; large uncompressed ones stay on disk."""
+"""Read arrays of an .npz archive; large uncompressed ones stay on disk."""
 
 import struct
 import zipfile
@@ -12,30 +12,30 @@ from xpcap.data.features import IN_MEMORY
 from xpcap.errors import DataError
 from xpcap.files import size_of
 
-AT_ONCE = 1 << 20  # bytes
+CHUNK_BYTES = 1 << 20
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Read the arrays called `names`; all else in the archive is ignored.
+    """Read the arrays called `names`; others in the archive are ignored.
 
-    An array of more than 64 MB of floats that is not compressed is a map of the file, which must
-    stay as it is: it is read once, for its checksum.
+    An uncompressed array of more than 64 MB of floats is memory-mapped, so the file must not change
+    later; it is read once, to verify its checksum.
 
-    DataError : no .npz, one without these arrays, or with objects in them; or it is damaged.
+    DataError : it is not an .npz, lacks an array, has arrays of objects, or is damaged.
         OSError : it cannot be opened.
     """
     expected = f"an .npz with {_listed(names)}"
     size_of("read_npz", path, expected)
     try:
         with zipfile.ZipFile(path) as archive:
-            held = [name.removesuffix(".npy") for name in archive.namelist()]
-            if any(held.count(name) != 1 for name in names):
-                got = f"holds {_listed(held) or 'nothing'}"
+            members = [name.removesuffix(".npy") for name in archive.namelist()]
+            if any(members.count(name) != 1 for name in names):
+                got = f"holds {_listed(members) or 'nothing'}"
                 raise DataError("read_npz", path, got, f"{_listed(names)}, each once")
             return [_array(path, archive, f"{name}.npy") for name in names]
     except DataError:
         raise
-    # damaged archives raise errors of many types, from zipfile, zlib and NumPy
+    # Damaged archives raise errors of many types, from zipfile, zlib and NumPy
     except Exception as error:
         cause = f"cut short, or of another kind? ({error!r:.200})"
         raise DataError("read_npz", path, "cannot be read as .npz", expected, cause) from error
@@ -49,10 +49,10 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
             read_header = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
             shape, by_column, dtype = read_header(stream)
             start = stream.tell()
-            while stream.read(AT_ONCE):  # zipfile compares the checksum at the end
+            while stream.read(CHUNK_BYTES):  # at the end, zipfile verifies the checksum
                 pass
         if dtype.kind == "f" and dtype.isnative and not by_column:
-            with path.open("rb") as file:  # behind a header of 30 bytes, the name, and more
+            with path.open("rb") as file:  # the data follows a header of 30 bytes, name and extras
                 file.seek(member.header_offset + 26)
                 start += member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
             return np.memmap(path, dtype, "r", start, shape)

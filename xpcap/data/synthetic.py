@@ -1,4 +1,4 @@
-"""A random data set, without pictures or meaning: for timings, and for comparing runs."""
+"""A random data set without pictures, for timings and for comparing runs."""
 
 from typing import NamedTuple
 
@@ -25,14 +25,19 @@ def draw_data(
 ) -> CaptionData:
     """Draw a train split of n captions, each of its own picture.
 
-    n, D, V : captions, size of a feature, or of a grid (P, D), words in the vocabulary (the four
-        special ones among them)
+    n : captions
+    D : size of a feature, or (P, D) of a grid
+    V : words in the vocabulary, including the four special ones
     seed : equal seeds draw equal data
-    lengths : of the captions, which have lengths.high + 2 columns, ``<START>`` first, ``<END>``
-        after the last word, then ``<NULL>``
+    lengths : lengths of the captions, which have lengths.high + 2 columns: ``<START>``, words,
+        ``<END>``, then ``<NULL>``
 
-    The word of rank k has a frequency proportional to 1 / k, as in text. Features are standard
-    normal.
+    The frequency of the k-th word is proportional to 1 / k, as in text. Features are standard normal.
+
+    Examples
+    --------
+    >>> draw_data(n=5, D=3, V=10, seed=0).features("train", [0, 1]).shape
+    (2, 3)
     """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary([*SPECIAL, *(f"word{rank}" for rank in range(1, V - len(SPECIAL) + 1))])

@@ -1,4 +1,4 @@
-"""Text to words to ids and back: tokenisers, the vocabulary, and the course's decode_captions."""
+"""Convert text to words and ids, and back: tokeniser, vocabulary, the course's decode_captions."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ from xpcap.options import Flag, Whole
 from xpcap.spec import check_range
 
 TOKENISER = "unicode"  # name of `tokenize` in files
-TOKENISATION = (  # of words, beside scores
+TOKENISATION = (  # printed with scores
     "words are lower-case runs of letters, marks and digits, and single characters of scripts"
     " without spaces"
 )
@@ -27,11 +27,16 @@ _INVISIBLE = re.compile("[\u00ad\u034f\u2060\ufeff\ufe00-\ufe0f\U000e0100-\U000e
 
 
 def tokenize(text: str) -> list[str]:
-    """The words of a text. ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``.
+    """The words of a text.
 
-    The text in lower case and NFC is cut into runs of letters, marks and digits of any script.
-    Letters of scripts that are written without spaces, such as Chinese, Japanese, Thai, Lao, Khmer
-    and Burmese, are words of their own, each with its marks.
+    The text, in lower case and NFC, is split into runs of letters, marks and digits of any script.
+    In scripts that are written without spaces, such as Chinese, Japanese, Thai, Lao, Khmer and
+    Burmese, each letter is a word, together with its marks.
+
+    Examples
+    --------
+    >>> tokenize("A dog's 2nd ball!")
+    ['a', 'dog', 's', '2nd', 'ball']
     """
     if text.isascii():
         return _ASCII.findall(text.lower())
@@ -45,7 +50,7 @@ def has_word(text: str) -> bool:
 
 
 def detokenize(words: Sequence[str]) -> str:
-    """Words as one line of text, with the `gaps` between them."""
+    """Words as a line of text, with `gaps` between them."""
     text = " ".join(words)
     if text.isascii():
         return text
@@ -53,16 +58,16 @@ def detokenize(words: Sequence[str]) -> str:
 
 
 def gaps(words: Sequence[str]) -> list[str]:
-    """The space after each word of a line; none after the last, or between two unspaced scripts.
+    """The space after each word of a line; "" after the last, and between unspaced scripts.
 
-    But where two words would read as one, as a letter and the vowel sign of another word.
+    Words of unspaced scripts get a space if they would read as one, such as a letter and a vowel sign.
     """
     unspaced = [not word.isascii() and _regex(_LETTER).match(word) is not None for word in words]
     return [
         ""
-        if both == (True, True) and not _regex(_ATTACHED).match(word + following, len(word))
+        if pair == (True, True) and not _regex(_ATTACHED).match(word + following, len(word))
         else " "
-        for both, (word, following) in zip(
+        for pair, (word, following) in zip(
             itertools.pairwise(unspaced), itertools.pairwise(words), strict=True
         )
     ] + [""] * bool(words)
@@ -73,8 +78,8 @@ def _normalized(text: str) -> str:
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text.lower()).replace("i\u0307", "i"))
 
 
-# Line_Break=SA: scripts of South East Asia that are written without spaces. Script extensions, for
-# signs that two scripts share, as ー of the kana.
+# Line_Break=SA has the scripts of South East Asia that are written without spaces; script extensions
+# (scx) include signs that two scripts share, such as ー of the kana
 _LETTER = r"[[\p{L}\p{Nl}]&&[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Line_Break=SA}]]"
 _MARK = r"[\p{Mn}\p{Mc}]"
 _ATTACHED = (  # the vowel sign AM of Thai and Lao; consonants that Khmer and Burmese stack
@@ -87,7 +92,7 @@ _WORD = rf"{_LETTER}(?:{_MARK}|{_ATTACHED})*|{_OTHER}(?:{_OTHER}|{_MARK}|{_JOINE
 
 @cache
 def _regex(pattern: str) -> Any:
-    import regex  # for what is beyond ASCII
+    import regex  # Python's re lacks Unicode properties
 
     return regex.compile(f"(?V1){pattern}")
 
@@ -99,10 +104,17 @@ _SILENT = frozenset(SPECIAL)
 class Vocabulary:
     """Words and their ids; id k is the k-th word.
 
-    words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and
-        ``<UNK>`` are among them
-    DataError : a word occurs twice, is empty or has white space in it, or a special word is
-        missing.
+    words : distinct words without white space, including ``<NULL>``, ``<START>``, ``<END>`` and
+        ``<UNK>``
+    DataError : a word is repeated, is empty or has white space, or a special word is missing.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary.build(["A dog runs.", "A dog."], min_count=2)
+    >>> vocabulary.idx_to_word
+    ['<NULL>', '<START>', '<END>', '<UNK>', 'a', 'dog']
+    >>> vocabulary.encode(["A dog runs."], max_words=4)
+    array([[1, 4, 5, 3, 2, 0]], dtype=int32)
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -122,8 +134,8 @@ class Vocabulary:
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            got = f"{len(twice)} words occur twice, {twice[0][:60]!r} among them"
-            raise DataError("Vocabulary", "", got, "each once")
+            got = f"repeats words: {len(twice)} (such as {twice[0][:60]!r})"
+            raise DataError("Vocabulary", "", got, "each word once")
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
             thing, expected = ", ".join(missing), f"all of {', '.join(SPECIAL)}"
             raise DataError("Vocabulary", thing, f"missing {among}", expected)
@@ -131,9 +143,9 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
-        """The words that occur `min_count` times in `texts`, by falling frequency, then A to Z.
+        """The words that occur at least `min_count` times in `texts`, most frequent first, then A to Z.
 
-        TypeError : one text, and no list of them. OptionError : a bad number.
+        TypeError : `texts` is a text, not a list. OptionError : `min_count` is invalid.
         """
         if isinstance(texts, str):
             got = f"is the text {texts[:40]!r}"
@@ -142,12 +154,12 @@ class Vocabulary:
 
     @classmethod
     def build_from_words(
-        cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None
+        cls, captions: Iterable[Sequence[str]], min_count: int, *, max_size: int | None = None
     ) -> "Vocabulary":
-        """`build` for captions that are lists of words; at most the `most` first of its words."""
+        """`build` for captions that are lists of words; keeps at most `max_size` words."""
         caller = "Vocabulary.build_from_words"
         min_count = Whole().check(caller, "`min_count`", min_count)
-        most = Whole(optional=True).check(caller, "`most`", most)
+        max_size = Whole(optional=True).check(caller, "`max_size`", max_size)
         counts: Counter[str] = Counter()
         for caption in captions:
             require_words(caller, "a caption", [caption])
@@ -156,10 +168,10 @@ class Vocabulary:
             (word for word, n in counts.items() if n >= min_count),
             key=lambda word: (-counts[word], word),
         )
-        return cls([*SPECIAL, *frequent[:most]])
+        return cls([*SPECIAL, *frequent[:max_size]])
 
     def union(self, other: "Vocabulary") -> "Vocabulary":
-        """These words with their ids, then the other vocabulary's that are not among them."""
+        """These words with their ids, then further words of the other vocabulary."""
         new = [word for word in other.idx_to_word if word not in self.word_to_idx]
         return Vocabulary([*self.idx_to_word, *new])
 
@@ -170,7 +182,8 @@ class Vocabulary:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
             got = f"got {type(texts).__name__} and max_words {max_words}"
-            raise InvalidValueError("Vocabulary.encode", "", got, "a list of captions, at least 1")
+            expected = "a list of captions and max_words of at least 1"
+            raise InvalidValueError("Vocabulary.encode", "", got, expected)
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
@@ -183,12 +196,12 @@ class Vocabulary:
         return encoded
 
     def is_word(self, ids: np.ndarray) -> np.ndarray:
-        """True where an id is a word's: of all but ``<NULL>``, ``<START>`` and ``<END>``."""
+        """True for ids of words: all but ``<NULL>``, ``<START>`` and ``<END>``."""
         is_word: np.ndarray = (ids != self.null) & (ids != self.start) & (ids != self.end)
         return is_word
 
     def words_of(self, captions: np.ndarray) -> Iterator[list[str]]:
-        """The words of each caption of ids (n, T), with ``<UNK>`` for lost ones.
+        """The words of each caption of ids (n, T), with ``<UNK>`` for unknown ones.
 
         ValueError : an id has no word.
         """
@@ -198,7 +211,7 @@ class Vocabulary:
             yield [self.idx_to_word[i] for i in caption[inside].tolist()]
 
     def words(self, caption: np.ndarray) -> list[str]:
-        """The words of one caption of ids (T,), up to END, without special ones.
+        """The words of a caption of ids (T,), up to END, without special words.
 
         ValueError : an id has no word.
         """
@@ -236,6 +249,11 @@ def decode_captions(
         The captions are not integers of one of these shapes, or an id has no word.
     OptionError
         `special` is neither True nor False.
+
+    Examples
+    --------
+    >>> decode_captions(np.array([1, 4, 5, 2, 0]), ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog"])
+    '<START> a dog <END>'
     """
     special = Flag().check("decode_captions", "`special`", special)
     ids = to_numpy(captions)

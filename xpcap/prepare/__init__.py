@@ -1,6 +1,6 @@
-"""Caption files and pictures to a data set. Open pipeline.py first, at `import_captions`.
+"""Make a data set of caption files and pictures. Open pipeline.py first, at `import_captions`.
 
-A reader is a generator of `CaptionRow`; `read_captions` picks one for each file, and
+A reader is a generator of `CaptionRow`. `read_captions` chooses a reader for each file, and
 `assemble` builds the data set from the rows of any reader.
 """
 

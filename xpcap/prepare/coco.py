@@ -11,7 +11,7 @@ COCO_JSON = {
     "annotations": [{"image_id": ID, "caption": str, "id?": ID}],
 }
 KARPATHY_JSON = {"images": [{"filename": str, "split?": str, "sentences": [{"raw": str}]}]}
-NAMESAKES = "images with the name of another"
+REPEATED_NAMES = "images with the name of another"
 
 
 def is_coco(file: CaptionText) -> bool:
@@ -19,9 +19,9 @@ def is_coco(file: CaptionText) -> bool:
 
 
 def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
-    """Captions of the ``annotations``, image by image.
+    """Captions of the ``annotations``, grouped by image.
 
-    Annotations of no image, and repeated names and ids, are skipped.
+    Annotations without an image, and repeated names and ids, are skipped.
     """
     cause = "is it a captions_*.json of COCO? An instances_*.json has no captions"
     check_json(file.where, "", file.json, COCO_JSON, cause)
@@ -31,7 +31,7 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
         name = image["file_name"].strip()
         if file.repeats("images with the id of another", str(image["id"]), image["id"]):
             continue
-        if not file.repeats(NAMESAKES, name):
+        if not file.repeats(REPEATED_NAMES, name):
             names[image["id"]] = name
             captions[name] = []
     for number, annotation in enumerate(file.json["annotations"], start=1):
@@ -57,16 +57,16 @@ def is_karpathy(file: CaptionText) -> bool:
 
 
 def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
-    """Captions of the ``images``, as their ``raw`` text; second images of a name are skipped.
+    """Captions of the ``images``, as their ``raw`` text; images with a repeated name are skipped.
 
-    If any image has a split, all are expected to.
+    If any image has a split, images without one are skipped.
     """
     check_json(file.where, "", file.json, KARPATHY_JSON, "")
     images = file.json["images"]
     missing = "" if any("split" in image for image in images) else None
     for number, image in enumerate(images, start=1):
         name = image["filename"].strip()
-        if file.repeats(NAMESAKES, name):
+        if file.repeats(REPEATED_NAMES, name):
             continue
         split, source = image.get("split") or missing, f"{file.where}, image {number}"
         for text in [sentence["raw"] for sentence in image["sentences"]] or [None]:

@@ -1,4 +1,4 @@
-"""read_captions: detect the format of each file of captions, and join their rows."""
+"""`read_captions`: detect the format of each caption file, and join the rows of all."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +15,11 @@ from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
-METADATA = ("metadata.csv", "metadata.jsonl")  # of a folder, as Hugging Face's imagefolder has it
-FORMATS = (  # of a file, the first that fits
+METADATA = (
+    "metadata.csv",
+    "metadata.jsonl",
+)  # tables of a folder, as in Hugging Face's imagefolder
+FORMATS = (  # the first that fits a file is used
     KARPATHY,
     COCO,
     BY_PICTURE,
@@ -36,20 +39,30 @@ def read_captions(
     report: ImportReport | None = None,
     progress: bool | None = None,
 ) -> list[CaptionRow]:
-    """Rows of files of captions, each of any known form: by split, then by picture as it comes.
+    """Rows of caption files of any known format, grouped by split and picture.
 
-    A folder stands for the ``metadata.csv`` or ``metadata.jsonl`` in it; without one, for the
-    ``NAME.txt`` beside each picture, with a caption a line. Its names lead there from where the
-    folder's do.
+    A folder stands for its ``metadata.csv`` or ``metadata.jsonl``, whose paths begin in the folder;
+    without one, for a ``NAME.txt`` for each picture, with a caption per line.
 
     files : (split, path) each; split None: the file names the splits itself, or has none. Synonyms
-        of a split's name, such as dev, become ours
-    columns : names of a table's columns, if they are not the usual ones
+        of train, val and test, such as dev, are replaced
+    columns : names of a table's columns, if they are unusual
     encoding : of files without a byte order mark; None: UTF-8
-    report : takes the omissions, and the form of each file
+    report : receives the omissions, and the format of each file
     progress : show a bar of the files on a terminal; None: as the current work
-    DataError : a file of no known form or a damaged one, or files with splits and files without.
-    OptionError : `columns` are no Columns, or `encoding` is none. OSError : a file cannot be read.
+    DataError : a file has no known format, or is damaged; or only some files have splits.
+    OptionError : `columns` is not a Columns, or `encoding` is unknown. OSError : a file cannot be
+        read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "captions.csv")
+    ...     _ = path.write_text("image,caption,split\\na.jpg,A dog.,train\\n")
+    ...     read_captions([(None, path)])[0][:3]
+    ('a.jpg', 'A dog.', 'train')
     """
     caller, report = "read_captions", report or ImportReport()
     if not isinstance(columns, Columns | None):
@@ -68,27 +81,27 @@ def read_captions(
         report.name_file(Path(path).name, before)
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
         if columns not in (None, Columns()) and report.forms[-1] not in WITH_COLUMNS:
-            got = f"is of the form {report.forms[-1]}, without columns"
-            raise DataError(caller, path, got, "a table, as its columns are named")
+            got = f"has the format {report.forms[-1]}, without columns"
+            raise DataError(caller, path, got, "a table, since its columns are named")
         if split is not None and row_splits:
             got = f"already defines splits ({', '.join(row_splits)})"
             raise DataError(caller, path, got, "no split before its name")
         if not rows:
             cause = "; ".join(report.lines())
-            raise DataError(caller, path, "has no caption that could be read", "some", cause)
+            raise DataError(caller, path, "has no readable caption", "at least one", cause)
         joined += rows if split is None else [row._replace(split=our_name(split)) for row in rows]
     if not joined:
         raise DataError(caller, "", "got no file", "at least one")
     if len({row.split is None for row in joined}) > 1:
         got, cause = "have splits and some have none", "name the split of each file"
-        raise DataError(caller, "some of the files", got, "all or none of them", cause)
+        raise DataError(caller, "some of the files", got, "splits in all files or none", cause)
     return grouped(joined)
 
 
 def _read(
     path: Path, text_at: Callable[[Path], CaptionText], report: ImportReport
 ) -> Iterator[CaptionRow]:
-    """The rows of a file, or of a folder's table, or of the texts beside its pictures."""
+    """The rows of a file, of a folder's table, or of the texts next to its pictures."""
     if not path.is_dir():
         yield from read_rows(text_at(path))
     elif table := next((path / name for name in METADATA if (path / name).is_file()), None):
@@ -96,13 +109,15 @@ def _read(
             yield row._replace(picture=row.picture and (path / row.picture).as_posix())
     else:
         report.forms.append("NAME.txt beside pictures")
-        yield from _beside_pictures(path, text_at)
+        yield from _texts_of_pictures(path, text_at)
 
 
-def _beside_pictures(folder: Path, text_at: Callable[[Path], CaptionText]) -> Iterator[CaptionRow]:
-    """Rows of the NAME.txt of pictures, a caption a line. DataError : there is none.
+def _texts_of_pictures(
+    folder: Path, text_at: Callable[[Path], CaptionText]
+) -> Iterator[CaptionRow]:
+    """Rows of the NAME.txt of pictures, a caption per line. DataError : there is none.
 
-    If a picture has a NAME.jpg.txt, since others share its NAME, that one is read.
+    NAME.jpg.txt, which pictures with the same NAME need, has precedence.
     """
     texts = {
         picture: path
@@ -111,7 +126,7 @@ def _beside_pictures(folder: Path, text_at: Callable[[Path], CaptionText]) -> It
         if is_text(str(picture)) and path.is_file()
     }
     if not texts:
-        got = f"holds no {' or '.join(METADATA)}, and no NAME.txt beside a picture"
+        got = f"holds no {' or '.join(METADATA)}, and no NAME.txt of a picture"
         raise DataError("read_captions", folder, got, "captions of its pictures")
     for picture, path in texts.items():
         file = text_at(path)
@@ -124,7 +139,7 @@ def _beside_pictures(folder: Path, text_at: Callable[[Path], CaptionText]) -> It
 
 
 def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
-    """The rows of a file by the first format that fits, which the report names."""
+    """The rows of a file by the first format that fits; the report records it."""
     if not file.first_line:
         raise DataError(file.where, "", "is empty", "captions")
     if known_form := next((form for form in FORMATS if form.fits(file)), None):
@@ -132,7 +147,7 @@ def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
         return known_form.read(file)
     if error := unknown_columns(file):
         raise error
-    got = f"is of no form known here, its first line is {file.first_line[:100]!r}"
+    got = f"has no known format, its first line is {file.first_line[:100]!r}"
     known = ", ".join(form.name for form in FORMATS)
-    cause = "the heading of a table, such as CSV, names a picture and a caption"
+    cause = "a table, such as CSV, needs a heading with a picture and a caption column"
     raise DataError(file.where, "", got, f"one of: {known}", cause)

@@ -1,4 +1,4 @@
-"""Features by picture, read from an .npz or encoded from a folder; large ones stay on disk."""
+"""Tables of features by picture, from an .npz or encoded from a folder; large ones stay on disk."""
 
 import collections
 import hashlib
@@ -24,7 +24,7 @@ from xpcap.spec import Spec
 from xpcap.threads import cores, parallel_map
 from xpcap.work import notice, work
 
-BLOCK = 16  # pictures encoded in one call, and done again after a kill
+BLOCK = 16  # pictures encoded in a call; a kill loses at most these
 KEY = 16  # bytes of a digest
 T = TypeVar("T")
 STORED = Spec("names:m=t features:m,D>0|m,P>0,D>0=f")
@@ -34,7 +34,7 @@ class Table(Mapping[str, np.ndarray]):
     """Features by the name of their picture.
 
     numbers : name to row
-    rows : (m, *shape), in memory or a map of a file
+    rows : (m, *shape), in memory or memory-mapped
     """
 
     def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
@@ -61,12 +61,21 @@ class Table(Mapping[str, np.ndarray]):
 def read_features(path: str | Path) -> Table:
     """Features by picture name, from the arrays of an .npz.
 
-    If uncompressed, as `numpy.savez` writes them, more than 64 MB stay on disk and are read as
-    needed.
+    Uncompressed arrays of more than 64 MB, as `numpy.savez` writes them, stay on disk and are read
+    as needed.
 
-    path : of an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats
-    DataError : not an .npz, other arrays, names that do not match the rows, a value not finite.
-    OSError : it cannot be opened.
+    path : .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats
+    DataError : it is not an .npz, lacks an array, has other than one name for each row, a name twice,
+        or a value that is not finite. OSError : it cannot be opened.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "features.npz")
+    ...     np.savez(path, names=["a.jpg"], features=np.ones((1, 3)))
+    ...     read_features(path)["a.jpg"]
+    array([1., 1., 1.])
     """
     path = Path(path)
     caller = f"read_features: {path}"
@@ -74,7 +83,7 @@ def read_features(path: str | Path) -> Table:
     STORED.check_file(caller, {"names": names, "features": features})
     features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
-    # stop at the first double: a small archive may repeat one name millions of times
+    # Stop at the first repetition: a small archive may repeat a name millions of times
     for row, name in enumerate(_texts(caller, names)):
         if rows.setdefault(name, row) != row:
             got = f"names a picture twice among {len(names):,}, {name[:100]!r}"
@@ -85,9 +94,9 @@ def read_features(path: str | Path) -> Table:
 
 def _texts(caller: str, names: np.ndarray) -> Iterator[str]:
     if names.dtype.kind == "U":
-        most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
-        if most > sys.maxunicode:
-            got, expected = f"holds a character of number {most:,}", f"at most {sys.maxunicode:,}"
+        largest = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
+        if largest > sys.maxunicode:
+            got, expected = f"holds the code point {largest:,}", f"at most {sys.maxunicode:,}"
             raise DataError(caller, "'names'", got, expected, cause="damaged?")
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
@@ -105,20 +114,20 @@ def encode_folder(
 ) -> Table:
     """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
-    progress : show a bar, or lines where there is no terminal; None: as the current work
-    cache : file in which the features stay, so that later calls, also after a kill, encode only
-        pictures that are new to it, or have changed, or that another encoder saw. More than 64 MB
-        of features are read from it as needed. None: they are in memory
-    unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
-        the first is an error, a missing one before any is encoded
-    mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
-    DataError : a picture cannot be read, or would lie outside the folder; a feature is of another
-        shape than the encoder says, or not finite; or `cache` is another file, or in use.
+    progress : show a bar, or lines if there is no terminal; None: as the current work
+    cache : file that keeps the features, so that later calls, also after a kill, encode only new or
+        changed pictures. More than 64 MB of features stay in the file and are read as needed. None:
+        features are in memory
+    unreadable : receives pictures that cannot be read, name to reason; the result lacks them. None:
+        such a picture raises an error, a missing one before any picture is encoded
+    mirrored : pictures whose mirror image is encoded too, under the name `mirror_of(name)`
+    DataError : a picture cannot be read, or is outside the folder; a feature does not have the shape
+        that the encoder declares, or is not finite; or `cache` is another file, or in use.
     OSError : the cache cannot be written.
     """
     folder, mirrored = Path(folder), set(mirrored)
     require_inside("encode_folder", folder, names)
-    keys: dict[str, bytes] = {}  # of rows: pictures, then mirror images
+    keys: dict[str, bytes] = {}  # by the names of pictures and mirror images
     missing: list[str] = []
     for name in names:
         state = _state(folder / name)
@@ -130,14 +139,14 @@ def encode_folder(
         require_all("encode_folder", names, {*names} - {*missing}, f"file in {folder}")
     faults: dict[str, str] = {}
     with work(progress=progress), FeatureFile(cache, encoder.shape) as file:
-        left = [
+        pending = [
             name
             for name in names
             if keys[name] not in file.rows
             or (name in mirrored and keys[mirror_of(name)] not in file.rows)
         ]
-        blocks = [left[start : start + BLOCK] for start in range(0, len(left), BLOCK)]
-        if (done := len(names) - len(left)) and cache is not None:
+        blocks = [pending[start : start + BLOCK] for start in range(0, len(pending), BLOCK)]
+        if (done := len(names) - len(pending)) and cache is not None:
             notice(f"{cache} has the features of {done:,} of {len(names):,} pictures already")
         with bar((), "encoding pictures", total=len(names), done=done, lines=True) as shown:
 
@@ -165,26 +174,26 @@ def encode_folder(
 
 
 def mirror_of(name: str) -> str:
-    """The name of a picture's mirror image in a table of features; no file is called so."""
+    """The name of a picture's mirror image in a table of features; no file can have it."""
     return f"{name}\0mirrored"
 
 
 def _encoded(
     encoder: Encoder, names: Sequence[str], pictures: Iterable[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Features of pictures by name. DataError : not of the encoder's shape, or not finite."""
+    """Features of pictures by name. DataError : their shape is not the encoder's, or not finite."""
     if not names:
         return {}
     features, shape = np.asarray(encoder.encode(pictures)), (len(names), *encoder.shape)
     if features.shape != shape:
         thing, got = f"the encoder {encoder.name}", f"makes features of shape {features.shape}"
-        raise DataError("encode_folder", thing, got, f"{shape}, as it says itself")
+        raise DataError("encode_folder", thing, got, f"{shape}, as its `shape` declares")
     check_finite("encode_folder", features, names)
     return dict(zip(names, features, strict=True))
 
 
 def feature_path(folder: Path, pictures: str | Path, encoder: Encoder) -> Path:
-    """The file in a folder that holds features of a folder of pictures by an encoder."""
+    """The cache file, in `folder`, of a folder of pictures and an encoder."""
     kind, _, options = encoder.name.partition(":")
     digest = hashlib.blake2b(encoder.name.encode(), digest_size=4).hexdigest() if options else ""
     names = (Path(pictures).resolve().name, kind, digest)
@@ -192,10 +201,10 @@ def feature_path(folder: Path, pictures: str | Path, encoder: Encoder) -> Path:
 
 
 class FeatureFile:
-    """Features that outlive a process: rows of key, checksum and feature, added to a file's end.
+    """A cache of features: rows of key, checksum and feature, appended to a file.
 
-    A context. The key is a digest of all that a feature depends on; a row whose checksum does not
-    fit is none, whatever a kill or a power cut left of it, and what follows is written over it.
+    A context. The key is a digest of everything on which a feature depends. Reading ends at the first
+    row with a wrong checksum, which a kill or power cut may leave; new rows overwrite it.
 
     path : None: the features are in memory
     shape : of a feature
@@ -223,17 +232,17 @@ class FeatureFile:
             got = "is a link, a folder or a device"
             raise DataError("encode_folder", path, got, expected, "remove it")
         cause = "does another command encode the same pictures? Wait for it"
-        used = DataError("encode_folder", path, "is in use by another process", "one", cause)
+        used = DataError("encode_folder", path, "is in use by another process", cause=cause)
         self._file = path.open("a+b", buffering=0)
         try:
             lock(self._file, used)
             self._file.seek(0)
-            begun = self._file.read(len(self._header))
-            if not self._header.startswith(begun):
+            header = self._file.read(len(self._header))
+            if not self._header.startswith(header):
                 raise DataError(
                     "encode_folder", path, "is another file", expected, "remove it, or move it away"
                 )
-            if begun != self._header:
+            if header != self._header:
                 self._write(0, self._header)
             for number, row in enumerate(self._stored()):
                 if row["check"].tobytes() != _check(row["key"].tobytes(), row["feature"]):
@@ -252,10 +261,10 @@ class FeatureFile:
         if not self._count:
             self._path.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt | OSError):
-            error.add_note(f"{self._path} has the finished features; the same command goes on")
+            error.add_note(f"{self._path} has the finished features; the same command continues")
 
     def add(self, features: Mapping[bytes, np.ndarray]) -> None:
-        """Add rows by their keys, which are whole on disk or not at all."""
+        """Append rows to the file; an interrupted write leaves no valid row."""
         rows = np.zeros(len(features), self._dtype)
         for row, (key, feature) in zip(rows, features.items(), strict=True):
             row["feature"] = feature
@@ -278,17 +287,17 @@ class FeatureFile:
         return Table(numbers, np.ascontiguousarray(features) if small else features)
 
     def _stored(self) -> np.ndarray:
-        """The rows in the file, whole or not."""
+        """The rows in the file, not yet checked."""
         assert self._file is not None
         assert self._path is not None
         start, end = len(self._header), os.fstat(self._file.fileno()).st_size
         if not (count := (end - start) // self._dtype.itemsize):
             return np.empty(0, self._dtype)
-        # opened by name: a map of the open file would keep its lock, as long as it lives
+        # Opened by name: a map of the open file would keep its lock until it is deleted
         return np.memmap(self._path, self._dtype, "r", start, (count,))
 
     def _write(self, start: int, content: bytes) -> None:
-        """Write to the end of the file, from `start` on, or leave it as long as that."""
+        """Write `content` at `start`, the end of the file; after an error, truncate the file there."""
         assert self._file is not None
         try:
             self._file.truncate(start)
@@ -304,41 +313,41 @@ def _check(key: bytes, feature: np.ndarray) -> bytes:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None: there is none, or none can have such a name."""
+    """Size and time of a file; None if it does not exist, or the name is invalid."""
     try:
-        about = path.stat()
+        stat = path.stat()
     except (OSError, ValueError):
         return None
-    return about.st_size, about.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
-    """Work on blocks on all cores, each taking the next one when it is free.
+    """Work on blocks on all cores; a core takes the next block when it is free.
 
     After an error, or Ctrl-C, no block is started.
     """
     queue = collections.deque(blocks)
 
-    def following() -> T | None:
+    def next_block() -> T | None:
         try:
             return queue.popleft()
         except IndexError:
             return None
 
-    def take(_: int) -> None:
+    def work_off(_: int) -> None:
         try:
-            for block in iter(following, None):
+            for block in iter(next_block, None):
                 work(block)
         except BaseException:
             queue.clear()
             raise
 
-    parallel_map(take, range(min(cores(), len(queue))))
+    parallel_map(work_off, range(min(cores(), len(queue))))
 
 
 def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
-    """Raise DataError if `pictures` are not among the `known`, and so lack a `thing`."""
+    """Raise DataError if some `pictures` are not `known`; `thing` is what they lack."""
     if missing := [picture for picture in pictures if picture not in known]:
-        lack = f"{len(missing)} of {len(pictures)} pictures"
+        count = f"{len(missing)} of {len(pictures)} pictures"
         got = f"have no {thing}, {missing[0][:100]!r} among them"
-        raise DataError(caller, lack, got, cause="do the files belong together?")
+        raise DataError(caller, count, got, cause="do the files belong together?")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xpcap.data.vocabulary import has_word
 from xpcap.prepare.rows import CaptionRow, CaptionText, Format
 
-SECOND = "second lines of one NAME#K"
+REPEATED = "repeated lines of one NAME#K"
 _LINE = re.compile(r"([^\t]+?)#(\d+)\t(.*)")
 
 
@@ -21,8 +21,8 @@ def read_tokens(file: CaptionText) -> Iterator[CaptionRow]:
             picture, k, caption = match.groups()
             picture = picture.strip()
             line_number = f"line {number}"
-            # a line without a word does not keep its number from a later one
-            if not has_word(caption) or not file.repeats(SECOND, line_number, (picture, k)):
+            # A line without a word does not count, so a later line may repeat its number
+            if not has_word(caption) or not file.repeats(REPEATED, line_number, (picture, k)):
                 yield CaptionRow(picture, caption, None, f"{file.where}, {line_number}")
         elif line.strip():
             file.report.skip("lines of another form", f"line {number}")

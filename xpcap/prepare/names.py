@@ -1,7 +1,7 @@
-"""One rule for names of pictures: what somebody wrote, and the file or the features that it means.
+"""Match names of pictures, as people write them, with files or features. Open it at `RULES`.
 
-Open it at `RULES`. All that name pictures ask `NameIndex`: captions, lists of splits, features, and
-captions to score. A page finds its pictures by `path_inside`.
+Captions, lists of splits, features and captions to score are all matched by `NameIndex`. Pages find
+their pictures by `path_inside`.
 """
 
 import difflib
@@ -20,10 +20,10 @@ from xpcap.errors import DataError
 from xpcap.files import is_text
 from xpcap.prepare.rows import ImportReport
 
-MAX_PARTS = 16  # of a path, its last ones, that are compared
-MIN_RATIO = 0.85  # of letters in common of two names that differ by a typo
+MAX_PARTS = 16  # last parts of a path that are compared
+MIN_RATIO = 0.85  # similarity of two names that differ by a typo
 MAX_UNMATCHED = 10  # unmatched names that are compared for typos
-MAX_COMPARED = 1_000  # names that each of them is compared with
+MAX_COMPARED = 1_000  # known names with which each of them is compared
 MAX_LETTERS = 60  # of a name that is compared for typos
 _SUFFIX = re.compile(r"(?<=.)\.[a-z]\w{1,4}$")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -41,23 +41,23 @@ def _path(name: str) -> str:
     return "/".join(parts[-MAX_PARTS:])
 
 
-# Keys by which two paths are compared; an empty one fits nothing
+# Keys by which two paths are compared; an empty key matches nothing
 
 
 def _spelling(path: str) -> str:
-    """The path without capitals, in one Unicode form."""
+    """The path in lower case and one Unicode form."""
     composed = unicodedata.normalize("NFC", path)
     return unicodedata.normalize("NFC", composed.casefold())
 
 
 def _stem(path: str) -> str:
-    """The spelling without the suffix of a picture."""
+    """The spelling without a picture's suffix."""
     stem, dot, suffix = (spelling := _spelling(path)).rpartition(".")
     return stem if dot + suffix in SUFFIXES else spelling
 
 
 def _number(path: str) -> str:
-    """The number that a path consists of, without zeros before it, as COCO and spreadsheets do."""
+    """A path that is a number, without leading zeros, as in COCO and spreadsheets; else ""."""
     return (path.lstrip("0") or "0") if path.isascii() and path.isdigit() else ""
 
 
@@ -70,11 +70,11 @@ def _last_number(path: str) -> str:
 class Rule(NamedTuple):
     """A way in which people name a picture.
 
-    key, known_key : of a name and of a known path, which are equal
-    ends, known_ends : of which the end may be equal, too, in whole parts
+    key, known_key : keys of a name and of a known path, which match if they are equal
+    ends, known_ends : last parts of the name, or of the known path, may match too
     kind : kind of the match, if it is a loose one
-    sure : all names that match so mean the picture; else one does, if no sure one is among them
-    files_only : no rule for names of features or of a split's pictures
+    sure : any number of names may match a picture; else only one, and none if a sure one does
+    files_only : not for names of features or of a split's pictures
     """
 
     key: Callable[[str], str]
@@ -89,7 +89,7 @@ class Rule(NamedTuple):
 SPELT = "names matched despite other capitals, Unicode form or suffix"
 MOVED = "names matched in another folder"
 NUMBERED = "names matched by the number at the end"
-RULES = (  # the first that fits
+RULES = (  # tried in this order
     Rule(str, str),
     Rule(str, str, known_ends=True),
     Rule(_spelling, _spelling, kind=SPELT),
@@ -105,11 +105,11 @@ RULES = (  # the first that fits
 
 
 class Matches(NamedTuple):
-    """Names and the known ones that they mean.
+    """Names, and the known names that they match.
 
-    matches : name to known name; names that surely mean one picture share it
-    loose : kind of a loose match to the names that are matched so
-    unmatched : name to a remark, such as what may be meant; empty: nothing is near
+    matches : name to known name; several names may match the same one by sure rules
+    loose : kind of loose match to the names that it concerns
+    unmatched : name to a reason, such as similar names; empty if nothing is similar
     """
 
     matches: dict[str, str]
@@ -117,17 +117,17 @@ class Matches(NamedTuple):
     unmatched: dict[str, str]
 
     def notice(self, report: ImportReport) -> None:
-        """Note the loose matches."""
+        """Report the loose matches."""
         for kind, names in self.loose.items():
             report.notice(kind, [f"{name[:100]} is {self.matches[name]}" for name in names])
 
 
 class NameIndex:
-    """Known names of pictures, among which others are looked up.
+    """Known names of pictures, with which others are matched.
 
     known : paths of files in a folder, or names of features or of a split's pictures
-    folder : of the files; a name may also lead to one that the search left out: hidden, or behind a
-        link
+    folder : folder of the files; names may also lead to files in it that the search skipped, such as
+        hidden ones
     """
 
     def __init__(self, known: Iterable[str], folder: Path | None = None) -> None:
@@ -136,17 +136,17 @@ class NameIndex:
         self.spellings = {_spelling(path) for path in self.paths.values() if self.roots}
 
     def match(self, names: Iterable[str]) -> Matches:
-        """Match names by the first rule that fits, if it fits one picture."""
+        """Match names by the first rule that fits, if only one picture fits."""
         names = list(dict.fromkeys(names))
         meanings = {name: (name, RULES[0]) for name in names if name in self.paths}
-        remarks = {name: "is not UTF-8 text" for name in names if not is_text(name)}
-        left = [name for name in names if name not in meanings and name not in remarks]
-        paths = {name: self._path_in_folder(name) or _path(name) for name in left}
+        reasons = {name: "is not UTF-8 text" for name in names if not is_text(name)}
+        pending = [name for name in names if name not in meanings and name not in reasons]
+        paths = {name: self._path_in_folder(name) or _path(name) for name in pending}
         for rule in RULES:
-            left = [name for name in left if name not in meanings and name not in remarks]
-            if not left or (rule.files_only and not self.roots):
+            pending = [name for name in pending if name not in meanings and name not in reasons]
+            if not pending or (rule.files_only and not self.roots):
                 continue
-            keys = {name: self._keys(rule, paths[name]) for name in left}
+            keys = {name: self._keys(rule, paths[name]) for name in pending}
             candidates: dict[str, list[str]] = {
                 key: [] for name_keys in keys.values() for key in name_keys
             }
@@ -161,11 +161,11 @@ class NameIndex:
                 if len(pictures) == 1:
                     meanings[name] = pictures[0], rule
                 elif pictures:
-                    remarks[name] = f"may be {pictures[0]} or {pictures[1]}"
+                    reasons[name] = f"may be {pictures[0]} or {pictures[1]}"
         for name, rival in _rivals(meanings, paths).items():
-            remarks[name] = f"may be {meanings.pop(name)[0]}, which {rival[:100]} names as well"
-        remarks |= self._suggestions(
-            [name for name in left if name not in meanings and name not in remarks]
+            reasons[name] = f"may be {meanings.pop(name)[0]}, which {rival[:100]} names as well"
+        reasons |= self._suggestions(
+            [name for name in pending if name not in meanings and name not in reasons]
         )
         loose = defaultdict(list)
         for name, (_, rule) in meanings.items():
@@ -174,7 +174,7 @@ class NameIndex:
         return Matches(
             {name: meanings[name][0] for name in names if name in meanings},
             loose,
-            {name: remarks.get(name, "") for name in names if name not in meanings},
+            {name: reasons.get(name, "") for name in names if name not in meanings},
         )
 
     def _path_in_folder(self, name: str) -> str | None:
@@ -182,7 +182,7 @@ class NameIndex:
         path = path_inside(self.roots, name.replace("\\", "/"))
         if path is None or _spelling(path) in self.spellings:
             return path
-        if not os.path.isfile(self.roots[0] / path):  # noqa: PTH113 - of names of any length
+        if not os.path.isfile(self.roots[0] / path):  # noqa: PTH113 - accepts names of any length
             return None
         self.paths[path] = path
         self.spellings.add(_spelling(path))
@@ -194,7 +194,7 @@ class NameIndex:
         return [key for end in ends if (key := rule.key(end))]
 
     def _ends(self, path: str) -> Iterator[str]:
-        """The path and its ends, down to the one in a folder that is there."""
+        """The path and its ends, down to an end whose folder exists."""
         while path:
             yield path
             folder = path.rpartition("/")[0]
@@ -203,14 +203,14 @@ class NameIndex:
             path = path.partition("/")[2]
 
     def _known_keys(self, rule: Rule, path: str, sizes: Collection[int]) -> list[str]:
-        """The key of a known path, or those of its ends of as many parts as names have."""
+        """The key of a known path, or of its ends with as many parts as the names' keys have."""
         if not rule.known_ends:
             return [rule.known_key(path)]
         paths = [rule.known_key(f"{root}/{path}").split("/") for root in self.roots or [""]]
         return ["/".join(parts[-n:]) for parts in paths for n in sizes if n <= len(parts)]
 
     def _suggestions(self, names: Iterable[str]) -> dict[str, str]:
-        """Names to those of equal numbers and letters, or, for the first few, nearly equal letters."""
+        """Similar known names: equal letters and numbers, or, for the first names, a typo apart."""
         cores: dict[str, list[str]] = defaultdict(list)
         numbers: dict[str, list[str]] = defaultdict(list)  # the digits of a name to its cores
         for known in self.paths if names else ():
@@ -222,38 +222,38 @@ class NameIndex:
         compared = 0
         for name in names:
             core = _core(name)
-            near = cores.get(core, [])[:2] if core else []
+            similar = cores.get(core, [])[:2] if core else []
             if (
-                not near
+                not similar
                 and len(core) <= MAX_LETTERS
                 and (compared := compared + 1) <= MAX_UNMATCHED
             ):
-                alike = [
-                    other
-                    for other in numbers.get(_NO_DIGITS.sub("", core), [])[:MAX_COMPARED]
-                    if abs(len(other) - len(core)) <= 2
+                candidates = [
+                    candidate
+                    for candidate in numbers.get(_NO_DIGITS.sub("", core), [])[:MAX_COMPARED]
+                    if abs(len(candidate) - len(core)) <= 2
                 ]
-                close = difflib.get_close_matches(core, alike, n=1, cutoff=MIN_RATIO)
-                near = [cores[other][0] for other in close]
-            if near:
-                suggestions[name] = f"did you mean {' or '.join(near)}?"
+                close = difflib.get_close_matches(core, candidates, n=1, cutoff=MIN_RATIO)
+                similar = [cores[match][0] for match in close]
+            if similar:
+                suggestions[name] = f"did you mean {' or '.join(similar)}?"
         return suggestions
 
 
 def _rivals(meanings: Mapping[str, tuple[str, Rule]], paths: Mapping[str, str]) -> dict[str, str]:
-    """Names that likely mean a picture to another name that surely does, or as likely."""
+    """Names that match a picture by an unsure rule, to another name that matches it as well."""
     spellings = {
         name: "" if rule.sure else _spelling(paths[name]) for name, (_, rule) in meanings.items()
     }
-    owners: dict[str, dict[str, str]] = defaultdict(dict)  # of a picture, by spelling; "": surely
+    owners: dict[str, dict[str, str]] = defaultdict(dict)  # picture: spelling ("" if sure): name
     for name, (known, _) in meanings.items():
         owners[known].setdefault(spellings[name], name)
     rivals = {}
     for name in filter(spellings.__getitem__, meanings):
-        others = owners[meanings[name][0]]
-        first_two = [other for other in itertools.islice(others, 2) if other != spellings[name]]
-        if others.keys() != {spellings[name]}:
-            rivals[name] = others.get("") or others[first_two[0]]
+        claims = owners[meanings[name][0]]
+        first_two = [claim for claim in itertools.islice(claims, 2) if claim != spellings[name]]
+        if claims.keys() != {spellings[name]}:
+            rivals[name] = claims.get("") or claims[first_two[0]]
     return rivals
 
 
@@ -265,14 +265,14 @@ def _core(name: str) -> str:
 
 
 def roots_of(folder: Path) -> tuple[Path, ...]:
-    """The absolute paths of a folder: as it is called, and without links."""
+    """The absolute paths of a folder: as given, and with links resolved."""
     return Path(os.path.normpath(folder.absolute())), folder.resolve()
 
 
 def path_inside(roots: Sequence[Path], name: str) -> str | None:
-    """The path in a folder to which a name leads, as it is written; None: it leads out.
+    """The path in a folder to which a name leads, or None if it leads out of the folder.
 
-    Links in the folder may lead elsewhere, as those that `search_folder` follows.
+    Links are not resolved: those in the folder may lead elsewhere, as for `search_folder`.
     """
     for root in roots if "\0" not in name else ():
         path = Path(os.path.normpath(roots[0] / name))
@@ -286,17 +286,17 @@ def require_inside(caller: str, folder: Path, names: Iterable[str]) -> None:
     roots = roots_of(folder)
     for name in names:
         if ".." in PurePath(name).parts or path_inside(roots, name) is None:
-            got = f"would lie outside {folder}"
+            got = f"would be outside {folder}"
             raise DataError(caller, f"picture {name[:100]!r}", got, "the name of a file in it")
 
 
 class PictureFolder:
-    """The names of all files in a folder and its subfolders; links may lead to further ones.
+    """The names of all files in a folder, its subfolders, and folders to which links lead.
 
-    Pictures whose names are no text are not among `pictures`, but `unnamed`: no data set holds them.
+    Pictures whose names are not text are in `unnamed`, since no data set can hold them.
 
-    DataError : it is not a folder, or cannot be read; or the names are text, in an encoding that the
-        locale does not have.
+    DataError : it is not a folder, or cannot be read; or the locale's encoding cannot represent a
+        name.
     """
 
     def __init__(self, caller: str, folder: str | Path) -> None:

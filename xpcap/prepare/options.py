@@ -1,6 +1,6 @@
-"""The options of `import_captions` and `assemble`, each said once, as a field.
+"""The options of `import_captions` and `assemble`, as fields.
 
-The command line has its options, their help and their checks from here.
+The command line makes its options, help texts and checks from them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Fractions(OptionKind):
 class Lists(OptionKind):
     """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict.
 
-    Synonyms of a split's name become ours, as in a column.
+    Synonyms of split names, such as dev, are replaced.
     """
 
     metavar = "NAME=LIST"
@@ -72,7 +72,7 @@ class Lists(OptionKind):
                 for split, file in value.items()
             }
             if len(lists) < len(value):
-                got, cause = f"names one split twice: {', '.join(value)}", "dev and val are one"
+                got, cause = f"repeats a split: {', '.join(value)}", "dev is another name of val"
                 raise OptionError(caller, name, got, "each split once", cause)
             return lists
         raise self.refusal(caller, name, value)
@@ -129,21 +129,21 @@ class AssembleOptions:
         self.check(features, "features")
 
     def check(self, features: object, given: str, *unfit: str) -> None:
-        """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
+        """Check all options, and set `mirror`; `unfit` options make no sense with given features."""
         caller = self.function
         check_fields(self, caller)
         if features is None and self.pictures is None:
             thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
             raise OptionError(caller, thing, "is given", "one or both", cause)
-        for other in unfit:
-            if features is not None and getattr(self, other):
-                raise _both(caller, given, other)
+        for name in unfit:
+            if features is not None and getattr(self, name):
+                raise _conflict(caller, given, name)
         if features is not None and self.grid and self.encoder is None:
-            raise _both(caller, given, "grid", "the encoder of that grid as well")
+            raise _conflict(caller, given, "grid", "the encoder of that grid as well")
         if self.grid and not isinstance(self.encoder or "", str):
-            raise _both(caller, "grid", "encoder", "the name of an encoder")
+            raise _conflict(caller, "grid", "encoder", "the name of an encoder")
         if self.mirror is None:
-            # captions of drawings name left and right, so they do not fit mirror images
+            # Captions of drawings name left and right, so they do not fit mirror images
             encoder = self.encoder or self.default_encoder
             name = encoder if isinstance(encoder, str) else encoder.name
             drawings = name.startswith("histogram")
@@ -196,10 +196,10 @@ class PrepareOptions(AssembleOptions):
             expected = "`features_file`; or give the features to `assemble`"
             raise OptionError(self.function, "`features`", "is given", expected)
         self.check(self.features_file, "features_file", "mirror")
-        for other in ("fractions", "seed"):
-            if self.lists and getattr(self, other) is not None:
-                raise _both(self.function, "lists", other)
+        for name in ("fractions", "seed"):
+            if self.lists and getattr(self, name) is not None:
+                raise _conflict(self.function, "lists", name)
 
 
-def _both(caller: str, option: str, other: str, expected: str = "one of them") -> OptionError:
+def _conflict(caller: str, option: str, other: str, expected: str = "one of them") -> OptionError:
     return OptionError(caller, f"`{option}` and `{other}`", "are both given", expected)

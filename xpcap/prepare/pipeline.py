@@ -1,7 +1,7 @@
-"""Files of captions, or rows, to a data set. Open it at `import_captions`.
+"""Make a data set of caption files, or of rows. Open it at `import_captions`.
 
-Options are checked first, all of them. Rows are read, cleaned, matched with pictures or features,
-and split; their words are made once. Pictures are encoded last, when all else is known to fit.
+All options are checked first. Rows are then read, tokenised, matched with pictures or features, and
+split. Pictures are encoded last, since that takes longest and other errors come sooner.
 """
 
 import contextlib
@@ -46,9 +46,9 @@ from xpcap.prepare.splits import by_lists, by_shares, note_copies
 from xpcap.prepare.text import odd_kind
 from xpcap.work import work
 
-CHECKED = "encoder_checked"  # in a record: pictures that a declared encoder was compared on
-COMPARED = 16  # of those
-TOLERANCE = 0.01  # of the norm: float16 differs by 0.0003, a JPEG that is saved again by 0.05
+CHECKED = "encoder_checked"  # key of a record: the number of pictures compared
+MAX_COMPARED = 16  # pictures that check a declared encoder
+TOLERANCE = 0.01  # relative to the norm: float16 differs by 0.0003, a resaved JPEG by 0.05
 OTHER_ENCODER = "another encoder, other weights, or pictures that were changed since?"
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 WHERE = "import_captions"
@@ -62,19 +62,30 @@ def import_captions(
     progress: bool | None = None,
     **options: Any,
 ) -> tuple[CaptionData, ImportReport]:
-    """Read captions of any known form, split them, add features, and assemble a data set.
+    """Read captions of any known format, split them, add features, and assemble a data set.
 
-    The counts go to its record, what is left out to the report.
+    The data set's record has counts; the report has omissions.
 
     files : as in `read_captions`
-    cache : folder in which the features of the pictures stay, in a file that a notice names, so that
-        another import of these pictures, also after a kill, encodes only what is new
+    cache : folder for a file of features, named in a notice: a later import of these pictures, also
+        after a kill, encodes only new ones
     progress : show bars; None: as the current work
-    options : of `PrepareOptions`; `pictures` is by default the folder, if `files` is one
-    OptionError : an option, before anything is read.
-    DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
-        is damaged; or anything is left out, if `strict`.
+    options : of `PrepareOptions`; if `files` is a single folder, it is the default of `pictures`
+    OptionError : an option is invalid; nothing has been read yet.
+    DataError : no caption is left, a picture is in two splits, a name leads out of the folder, a
+        file is damaged, or, with `strict`, something would be left out.
     OSError : a file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for k in range(10):
+    ...         _ = Path(folder, f"{k}.txt").write_text("A dog runs.")
+    ...         _ = Path(folder, f"{k}.ppm").write_bytes(b"P6 8 8 255 " + bytes([25 * k]) * 192)
+    ...     data, report = import_captions([(None, folder)], encoder="histogram", progress=False)
+    >>> data.split("train")
+    Split(8 captions of 8 pictures)
     """
     files = list(files)
     origins = options.get("pictures"), options.get("features_file")
@@ -110,8 +121,8 @@ def import_captions(
             draw = partial(by_shares, fractions=fractions, seed=seed, report=report)
             rows = draw(rows)
             record["drawn"] = {"fractions": list(fractions), "seed": seed}
-            parts = " / ".join(f"{part:g}" for part in fractions)
-            report.notices.append(f"splits drawn by picture, about {parts}, seed {seed}")
+            shares = " / ".join(f"{fraction:g}" for fraction in fractions)
+            report.notices.append(f"splits drawn by picture, about {shares}, seed {seed}")
         declared = features is not None
         if features is None:
             assert encoder is not None
@@ -127,7 +138,7 @@ def import_captions(
         note_copies(rows, digests, report)
         data = _assemble(rows, features, chosen, record, encoder, declared=declared)
     if (checked := data.source.record.get(CHECKED)) is not None:
-        how = f"{checked} pictures were compared" if checked else "no picture was compared"
+        how = f"pictures compared: {checked}" if checked else "no picture was compared"
         report.notices.append(f"the features are taken as those of {data.source.encoder}: {how}")
     record = {**data.source.record, "skipped": dict(report.skipped), **_count(rows, data)}
     return replace(data, source=replace(data.source, record=record)), report
@@ -143,19 +154,25 @@ def assemble(
 ) -> CaptionData:
     """Build a data set: vocabulary, encoded captions, features; `write_dataset` checks it.
 
-    Features are float16 or float32, read as needed from a table on disk.
+    Features become float16 or float32; those of a table on disk are read as needed.
 
     captions : rows of any reader, in any order
-    features : name of a picture to its feature (D,) or grid (P, D), numbers; more names than there
-        are captions for are allowed. None: the pictures are encoded. With `encoder` they are those
-        of that encoder, which must give the same for 16 of the `pictures`, if there are some
-    source : JSON-like facts to record as well, such as the names of the files
+    features : name of a picture to its feature (D,) or grid (P, D), numbers; further names are
+        ignored. None: the pictures are encoded. With `encoder`, which declares who made them, up to
+        16 of the `pictures` are encoded and compared
+    source : JSON-like facts for the record, such as the names of the files
     progress : show bars; None: as the current work
     options : of `AssembleOptions`. Mirror images are encoded like pictures, or found in `features`
-        under `mirror_of` the name
-    OptionError : an option, before anything is read.
-    DataError : the parts do not fit together; the message names the picture.
+        under the name `mirror_of(name)`
+    OptionError : an option is invalid; nothing has been read yet.
+    DataError : the arguments do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.
+
+    Examples
+    --------
+    >>> rows = [CaptionRow("a.jpg", "A dog runs.", "train")]
+    >>> assemble(rows, features={"a.jpg": np.ones(4)}, progress=False)
+    CaptionData({'train': Split(1 captions of 1 pictures)}, feature_shape=(4,))
     """
     caller = "assemble"
     chosen = AssembleOptions(features=features, **options)
@@ -173,20 +190,20 @@ def assemble(
 
 
 def _with_words(row: CaptionRow) -> CaptionRow:
-    """A row with its words. DataError : it has no split or no word."""
+    """A row with its words. DataError : it has no split, or no word."""
     if not isinstance(row, CaptionRow):
         got = f"got a {type(row).__name__} among the captions"
-        expected = "rows, each CaptionRow(picture, caption, split)"
+        expected = "rows, each a CaptionRow(picture, caption, split)"
         raise InvalidTypeError("assemble", "", got, expected)
     thing = repr(row.picture[:100])
     if not is_text(row.picture):
         expected, cause = "a name that UTF-8 can hold", "rename the file, or set PYTHONUTF8=1"
         raise DataError("assemble", ascii(row.picture[:100]), "is not text", expected, cause)
     if row.split is None:
-        raise DataError("assemble", thing, "has no split", expected="one, such as train")
+        raise DataError("assemble", thing, "has no split", expected="a split, such as train")
     thing = f"split {row.split!r}: {thing}"
     if row.caption is None:
-        raise DataError("assemble", thing, "has no caption", expected="one or more")
+        raise DataError("assemble", thing, "has no caption", expected="at least one")
     if not (words := tokenize(row.caption)):
         got, expected = "has a caption without a word", "letters or digits in each"
         raise DataError("assemble", thing, got, expected)
@@ -194,8 +211,8 @@ def _with_words(row: CaptionRow) -> CaptionRow:
 
 
 def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
-    """Captions on one line, with their words; those without any, and pictures left with none, are
-    skipped. Odd captions are noted.
+    """Rows with captions on one line, and with words. Captions without words, and pictures without
+    captions, are skipped; odd captions are reported.
     """
     cleaned: list[CaptionRow] = []
     odd: dict[str, list[str]] = {}
@@ -220,8 +237,10 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
 def _match(
     rows: Sequence[CaptionRow], features: Table | None, folder: Path | None, report: ImportReport
 ) -> tuple[list[CaptionRow], Table | None, Match]:
-    """Rows of pictures that are in the folder, or have features, by their paths in the folder or,
-    without a file, by the names of their features; these features; what finds other names.
+    """Rows, features, and a function that matches further names.
+
+    Rows are those of pictures that are in the folder, or have features. Their `picture` is the path
+    in the folder, or the name of the features if there is no file.
 
     DataError : no picture is left.
     """
@@ -238,8 +257,8 @@ def _match(
     lack = f"captioned pictures missing from {folder}"
     if features is not None:
         lack = "captioned pictures without features"
-    for name, remark in required.unmatched.items():
-        report.skip(lack, name, remark=remark)
+    for name, reason in required.unmatched.items():
+        report.skip(lack, name, reason=reason)
     paths = {known: known for known in required.matches.values()}
     if features is not None and in_folder is not None:
         files_of = in_folder.match(paths)
@@ -249,7 +268,7 @@ def _match(
             kind = f"pictures with features and without a file in {folder}"
             report.notices.append(f"{kind}: {len(files_of.unmatched):,}")
     if files is not None:
-        _note_rest(files, set(paths.values()), report)
+        _report_unused(files, set(paths.values()), report)
 
     def match(names: Iterable[str]) -> Matches:
         known_names = index.match(names)
@@ -262,7 +281,7 @@ def _match(
     report.notice("pictures with captions under several names, joined", joined)
     rows = [row for row in rows if row.picture in pictures]
     rows = grouped(row._replace(picture=pictures[row.picture]) for row in rows)
-    _note_twice(rows, report)
+    _report_repeated(rows, report)
     if features is not None:
         numbers = {path: features.numbers[known] for known, path in paths.items()}
         features = Table(numbers, features.rows)
@@ -272,30 +291,30 @@ def _match(
 def _no_match(
     names: Sequence[str],
     known: Sequence[str],
-    remarks: Mapping[str, str],
+    reasons: Mapping[str, str],
     files: PictureFolder | None,
 ) -> DataError:
-    """The error of captions of which no picture is among the known names, of files or features."""
+    """The error of captions none of whose pictures is among the files or features."""
     place = "the features" if files is None else f"{files.path} or the folders in it"
-    likely = [name for name in names if remarks[name]]
+    likely = [name for name in names if reasons[name]]
     example = likely[0] if 2 * len(likely) > len(names) else names[0]
     others = ", nor are the others" if len(names) > 1 else ""
     missing = f"{example[:100]!r} is not in {place}{others}"
     if not known and files is not None:
         rest = describe_rest(files.path, files.others, files.unreadable)
         cause = "; ".join([f"no picture is in {place}", *rest])
-    elif remarks[example] and len(missing + remarks[example]) < MAX_FIELD:
-        cause = f"{missing}: {remarks[example]}"
+    elif reasons[example] and len(missing + reasons[example]) < LONGEST:
+        cause = f"{missing}: {reasons[example]}"
     else:
         cause = (
             f"{missing}, where {known[0][:100]!r} is one of {len(known):,}: are the folder and the"
             " column of pictures right?"
         )
-    return DataError(WHERE, "", "the captions have no picture left", "some", cause)
+    return DataError(WHERE, "", "the captions have no picture left", "at least one", cause)
 
 
-def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
-    """Report on what else is in the folder."""
+def _report_unused(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
+    """Report pictures without captions, and other files of the folder."""
     for name in files.unnamed:
         report.skip("pictures whose names are not UTF-8; rename them", ascii(name)[1:-1])
     for name in files.pictures:
@@ -306,15 +325,15 @@ def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport
     report.notices += describe_rest(files.path, others, files.unreadable)
 
 
-def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
+def _report_repeated(rows: Iterable[CaptionRow], report: ImportReport) -> None:
     seen: set[tuple[object, ...]] = set()
-    twice = []
+    repeated = []
     for row in rows:
         if (key := (row.split, row.picture, row.caption)) in seen:
-            twice.append(row.picture)
+            repeated.append(row.picture)
         seen.add(key)
     kind = "repeated captions of one picture, kept; remove them from the file if that"
-    report.notice(f"{kind} is a mistake", twice)
+    report.notice(f"{kind} is a mistake", repeated)
 
 
 def _given_splits(
@@ -325,7 +344,7 @@ def _given_splits(
     record: dict[str, Any],
     report: ImportReport,
 ) -> tuple[list[CaptionRow], list[str | None]]:
-    """Rows with the splits of the captions or lists, if there are some, and the splits' names."""
+    """Rows with the splits of the captions or lists, if any, and the names of the splits."""
     lists = options.lists
     if None not in splits:
         options_given = {"lists": lists, "fractions": options.fractions, "seed": options.seed}
@@ -340,7 +359,7 @@ def _given_splits(
 
 
 def _with_mirrors(features: Table, digests: Mapping[str, bytes]) -> Table:
-    """Features in which a picture without a mirror image has that of a copy, if there is one."""
+    """Features with mirror images for copies too: a copy gets that of the encoded picture."""
     mirrors = {
         digest: features.numbers[mirror_of(name)]
         for name, digest in digests.items()
@@ -358,9 +377,9 @@ def _check_left(
     left = {row.split for row in rows}
     for split in splits:
         if split not in left:
-            what = "the captions have" if split is None else f"split {split!r} has"
+            owner = "the captions have" if split is None else f"split {split!r} has"
             cause = "; ".join(report.lines(captioned=True)) or "is a list empty?"
-            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=cause)
+            raise DataError(WHERE, "", f"{owner} no picture left", "at least one", cause)
 
 
 def _encode(
@@ -371,10 +390,10 @@ def _encode(
     report: ImportReport | None = None,
     strict: bool = True,
 ) -> tuple[list[CaptionRow], Table]:
-    """Rows of the pictures that can be read, as all must if `strict`; and their features."""
+    """Rows of the pictures that can be read, and their features; `strict`: all must be readable."""
     assert options.pictures is not None
     numbers = _numbered(rows)
-    _vocabulary(rows, options)  # refused before the long work
+    _vocabulary(rows, options)  # an error comes before the long work
     unreadable: dict[str, str] = {}
     path = None if cache is None else feature_path(Path(cache), options.pictures, encoder)
     features = encode_folder(
@@ -387,10 +406,10 @@ def _encode(
     )
     for name, reason in unreadable.items():
         assert report is not None
-        report.skip("pictures that cannot be read", name, remark=reason)
+        report.skip("pictures that cannot be read", name, reason=reason)
     if path is not None and path.exists() and report is not None:
         size = f"{path} keeps the features, {path.stat().st_size / 1e6:,.1f} MB"
-        report.notices.append(f"{size}, for other data sets of these pictures; it may be removed")
+        report.notices.append(f"{size}, for other data sets of these pictures; you may delete it")
     return [row for row in rows if row.picture not in unreadable], features
 
 
@@ -405,7 +424,7 @@ def _assemble(
 ) -> CaptionData:
     """The data set of rows with words, and of features by picture.
 
-    declared : the features were given, and the encoder is said to have made them
+    declared : the user gave the features, and says that the encoder made them
     """
     assert features is not None
     numbers = _numbered(rows)
@@ -445,31 +464,31 @@ def _check_encoder(
     numbers: Mapping[str, Collection[str]],
     folder: str | Path | None,
 ) -> int:
-    """The number of pictures whose features a declared encoder was seen to make; 0: none is there.
+    """Compare the features of up to 16 pictures with the declared encoder's; returns their number.
 
-    DataError : it makes features of another shape, or others of a picture in the folder.
+    DataError : shapes or features differ.
     """
     thing = f"the encoder {encoder.name}"
     if table.rows.shape[1:] != tuple(encoder.shape):
-        made_shape = f"makes features of shape {tuple(encoder.shape)}"
-        expected = f"{table.rows.shape[1:]}, as the features have"
-        raise DataError("assemble", thing, made_shape, expected, OTHER_ENCODER)
+        got = f"makes features of shape {tuple(encoder.shape)}"
+        expected = f"{table.rows.shape[1:]}, the shape of the features"
+        raise DataError("assemble", thing, got, expected, OTHER_ENCODER)
     names = [name for of_split in numbers.values() for name in of_split]
     compared: list[str] = []
     pictures: list[np.ndarray] = []
     if folder is not None:
         present = [name for name in names if (Path(folder) / name).is_file()]
-        spread = [present[i] for i in evenly_spaced(len(present), COMPARED).tolist()]
+        spread = [present[i] for i in evenly_spaced(len(present), MAX_COMPARED).tolist()]
         for name in dict.fromkeys([*spread, *present]):
-            if len(compared) == COMPARED:
+            if len(compared) == MAX_COMPARED:
                 break
-            with contextlib.suppress(DataError):  # it cannot be read, so another one is compared
+            with contextlib.suppress(DataError):  # an unreadable picture is replaced by the next
                 pictures.append(read_picture(Path(folder) / name))
                 compared.append(name)
     if not compared:
         return 0
-    made = np.asarray(encoder.encode(pictures), np.float64).reshape(len(compared), -1)
-    for name, feature in zip(compared, made, strict=True):
+    encoded = np.asarray(encoder.encode(pictures), np.float64).reshape(len(compared), -1)
+    for name, feature in zip(compared, encoded, strict=True):
         norm = max(float(np.linalg.norm(feature)), float(np.finfo(np.float32).tiny))
         difference = np.linalg.norm(table[name].astype(np.float64).ravel() - feature) / norm
         if not difference <= TOLERANCE:
@@ -487,9 +506,9 @@ def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
     split_of: dict[str, str] = {}
     for row in rows:
         assert row.split is not None
-        if (other := split_of.setdefault(row.picture, row.split)) != row.split:
-            got = f"is in split {other!r} and in {row.split!r}"
-            cause = "scores would not be of unseen pictures"
+        if (split := split_of.setdefault(row.picture, row.split)) != row.split:
+            got = f"is in split {split!r} and in {row.split!r}"
+            cause = "scores are to be of pictures that training has not seen"
             expected = "each picture in one split"
             raise DataError("assemble", repr(row.picture[:100]), got, expected, cause)
         of_split = numbers.setdefault(row.split, {})
@@ -500,23 +519,23 @@ def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
 def _vocabulary(
     rows: Sequence[CaptionRow], options: AssembleOptions
 ) -> tuple[Vocabulary, dict[str, Any]]:
-    """The frequent words of the train split, or of all without one; and settings, for the record."""
+    """The frequent words of train, or of all splits if there is no train; settings for the record."""
     words = [row.words for row in rows if row.split == "train"] or [row.words for row in rows]
-    most, least = options.vocabulary_size, options.min_count
-    if least is None:
-        keeps_all = most or len(words) < TINY_CAPTIONS.number
-        least = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
-    vocabulary = Vocabulary.build_from_words(words, least, most=most)
+    max_size, min_count = options.vocabulary_size, options.min_count
+    if min_count is None:
+        keeps_all = max_size or len(words) < TINY_CAPTIONS.number
+        min_count = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
+    vocabulary = Vocabulary.build_from_words(words, min_count, max_size=max_size)
     if len(vocabulary) == len(SPECIAL):
-        got = f"occurs {least} times or more in the captions for the vocabulary"
+        got = f"occurs {min_count} times or more in the captions for the vocabulary"
         cause = "choose a smaller `min_count`"
         raise DataError("assemble", "no word", got, "at least one", cause)
-    settings = {"min_count": least, "max_words": options.max_words}
-    return vocabulary, settings if most is None else {**settings, "vocabulary_size": most}
+    settings = {"min_count": min_count, "max_words": options.max_words}
+    return vocabulary, settings if max_size is None else {**settings, "vocabulary_size": max_size}
 
 
 def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayLike]) -> Table:
-    """Features as a table, checked: every picture has one, and all have one shape."""
+    """Features as a table. DataError : a picture has none, or shapes differ."""
     for split, pictures in numbers.items():
         require_all(f"assemble: split {split!r}", [*pictures], features, "features")
     if isinstance(features, Table):
@@ -528,8 +547,7 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
             got = f"has shape {row.shape} and dtype {row.dtype}"
-            like_that = f"as many as that of {first[:100]!r}, {like.shape}"
-            expected = f"numbers (D,) or (P, D), {like_that}"
+            expected = f"numbers (D,) or (P, D), as {first[:100]!r} has: {like.shape}"
             raise DataError("assemble", f"the feature of {picture[:100]!r}", got, expected)
     stacked = np.stack([*rows.values()])
     check_finite("assemble", stacked, list(rows))
@@ -555,7 +573,7 @@ def _features(table: Table, rows: Sequence[str], float16: bool) -> RowSource:
 
 
 def _count(rows: Sequence[CaptionRow], data: CaptionData) -> dict[str, Mapping[str, float]]:
-    """Captions cut, and the share of unknown words, by split."""
+    """The number of captions cut, and the share of unknown words, by split."""
     cut, unknown, words = dict.fromkeys(data.splits, 0), {}, data.vocabulary
     for row in rows:
         cut[str(row.split)] += len(row.words) > data.max_words

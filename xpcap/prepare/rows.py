@@ -13,17 +13,17 @@ from xpcap.errors import DataError
 from xpcap.options import OptionKind, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
-NAMED = 3  # names listed of each kind
+MAX_NAMES = 3  # names listed for each kind
 
 
 class CaptionRow(NamedTuple):
-    """One caption of one picture, as a reader yields it."""
+    """A caption of a picture, as a reader yields it."""
 
     picture: str
     caption: str | None  # None: the file lists the picture without a caption
     split: str | None = None  # None: the file has no splits
     source: str = ""  # file and line or number, for messages
-    words: Sequence[str] = ()  # of the caption, once they are made
+    words: Sequence[str] = ()  # of the caption, once it is tokenised
 
 
 class Headings(OptionKind):
@@ -59,7 +59,7 @@ class Encoding(OptionKind):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Headings of a table's columns; None: found by the usual names."""
+    """Headings of a table's columns; None: detected by the usual names."""
 
     # fmt: off
     image: str | None = option(
@@ -78,14 +78,14 @@ class Omission(NamedTuple):
 
     kind : a plural, such as "captions without a word"
     name : of the picture, or line or number in the file
-    remark : why, or what may be meant; empty where the kind says it
-    captioned : False of a picture that no caption names
-    file : of the row; empty: it is of no file of captions
+    reason : why it was left out, or similar names; empty if the kind says enough
+    captioned : False for a picture without captions
+    file : caption file of the row; "" for none
     """
 
     kind: str
     name: str
-    remark: str = ""
+    reason: str = ""
     captioned: bool = True
     file: str = ""
 
@@ -93,42 +93,44 @@ class Omission(NamedTuple):
     def row(self) -> tuple[str, str]:
         """Name and reason, as in the list of skipped items."""
         name = f"{self.file}, {self.name}" if self.file else self.name
-        return name, f"{self.kind}: {self.remark}" if self.remark else self.kind
+        return name, f"{self.kind}: {self.reason}" if self.reason else self.kind
 
 
 class ImportReport:
-    """An import's report: forms of the files, omissions, and notices."""
+    """An import's report: formats of the files, omissions, and notices."""
 
     def __init__(self) -> None:
         self.omissions: list[Omission] = []
         self.notices: list[str] = []
-        self.forms: list[str] = []  # of the files, in their order
+        self.forms: list[str] = []  # formats of the files, in their order
 
     @property
     def skipped(self) -> Counter[str]:
         """The number of omissions by kind."""
         return Counter(omission.kind for omission in self.omissions)
 
-    def skip(self, kind: str, name: str, *, remark: str = "", captioned: bool = True) -> None:
+    def skip(self, kind: str, name: str, *, reason: str = "", captioned: bool = True) -> None:
         """Add an omission."""
-        self.omissions.append(Omission(kind, name, remark, captioned))
+        self.omissions.append(Omission(kind, name, reason, captioned))
 
     def name_file(self, file: str, start: int) -> None:
-        """Name the file of all omissions from number `start` on."""
+        """Set the file of all omissions from number `start` on."""
         omissions = self.omissions[start:]
         self.omissions[start:] = [omission._replace(file=file) for omission in omissions]
 
     def notice(self, kind: str, names: Sequence[str]) -> None:
-        """Note things that stay in: their number and the first few names, if there are any."""
+        """Add a notice about items that are kept: their number and first names. None if empty."""
         if names:
-            self.notices.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
+            self.notices.append(
+                _listed(kind, len(names), [name[:100] for name in names[:MAX_NAMES]])
+            )
 
     def lines(self, *, captioned: bool = False) -> list[str]:
         """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, c.jpg, ...)``.
 
-        The most frequent kind comes first, and in it names with a remark.
+        The most frequent kind comes first; in a kind, names with a reason come first.
 
-        captioned : only what captions name
+        captioned : leave out pictures without captions
         """
         kinds: dict[str, list[Omission]] = {}
         for omission in self.omissions:
@@ -136,10 +138,10 @@ class ImportReport:
                 kinds.setdefault(omission.kind, []).append(omission)
         lines = []
         for kind, omissions in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
-            shown = sorted(omissions, key=lambda omission: not omission.remark)[:NAMED]
+            shown = sorted(omissions, key=lambda omission: not omission.reason)[:MAX_NAMES]
             names = [
-                ", ".join(omission.name[:100] for omission in group) + (remark and f" ({remark})")
-                for remark, group in itertools.groupby(shown, lambda omission: omission.remark)
+                ", ".join(omission.name[:100] for omission in group) + (reason and f" ({reason})")
+                for reason, group in itertools.groupby(shown, lambda omission: omission.reason)
             ]
             lines.append(_listed(kind, len(omissions), names))
         return lines
@@ -147,28 +149,28 @@ class ImportReport:
     def refuse(self, caller: str) -> None:
         """Raise DataError if something was left out."""
         if self.omissions:
-            expected = "nothing that must be left out, as `strict` asks"
+            expected = "nothing left out, since `strict` is given"
             raise DataError(caller, "", "; ".join(self.lines()), expected)
 
 
 def _listed(kind: str, count: int, names: Sequence[str]) -> str:
-    return f"{kind}: {count:,} ({', '.join(names)}{', ...' if count > NAMED else ''})"
+    return f"{kind}: {count:,} ({', '.join(names)}{', ...' if count > MAX_NAMES else ''})"
 
 
 @dataclass
 class CaptionText:
-    """The text of one file of captions, and what its reader needs besides.
+    """The text of a caption file, with what its reader needs.
 
-    where : function and file, with which errors and the sources of rows begin
+    where : function and file; errors and the sources of rows begin with it
     columns : names of a table's columns that the user gave
-    report : takes what the reader leaves out
+    report : receives omissions
     """
 
     where: str
     text: str
     columns: Columns = Columns()
     report: ImportReport = field(default_factory=ImportReport)
-    _met: set[tuple[str, Hashable]] = field(default_factory=set, init=False)
+    _seen: set[tuple[str, Hashable]] = field(default_factory=set, init=False)
 
     @functools.cached_property
     def first_line(self) -> str:
@@ -178,9 +180,9 @@ class CaptionText:
 
     @functools.cached_property
     def json(self) -> Any:
-        """The object or list of a JSON text; None of JSON lines, and of other text.
+        """The object or list of a JSON text; None for JSON lines and other text.
 
-        DataError : it begins like JSON, and is not whole.
+        DataError : it begins like JSON, but cannot be parsed.
         """
         if self.first_line[0] not in "{[" or self.is_json_lines:
             return None
@@ -193,23 +195,23 @@ class CaptionText:
         return first[:1] == "{" and bool(rest) and is_json(self.where, first)
 
     def repeats(self, kind: str, name: str, key: Hashable = None) -> bool:
-        """True for a second `key` of a kind, by default the name; the report names it as skipped."""
-        met = kind, name if key is None else key
-        if met in self._met:
+        """True for a repeated `key` (default: the name) of a kind, which is reported as skipped."""
+        entry = kind, name if key is None else key
+        if entry in self._seen:
             self.report.skip(kind, name)
             return True
-        self._met.add(met)
+        self._seen.add(entry)
         return False
 
 
 class Format(NamedTuple):
     """A format of caption files.
 
-    name : as the report of an import, data sets and error messages call it
-    fits : tells a file of the format by looking at its text
-    read : yields the rows of such a file
-    example : the first lines of one, for the docs
-    splits : where its splits stand
+    name : name in reports, data sets and error messages
+    fits : recognises a file of the format by its text
+    read : yields the rows of a file
+    example : the first lines of a file, for the docs
+    splits : where a file names its splits, for the docs
     """
 
     name: str

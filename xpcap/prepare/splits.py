@@ -1,4 +1,4 @@
-"""Splits of pictures: named by the file, by lists, or drawn from names, with copies in one."""
+"""Splits of pictures: named by the file, by lists, or drawn from names, with copies in one split."""
 
 import hashlib
 import itertools
@@ -27,18 +27,18 @@ MAX_SPLITS = 20
 
 
 def our_name(split: str) -> str:
-    """The name of a split in small letters, of a synonym ours: Dev is val."""
+    """The name of a split in lower case, without synonyms: val for Dev."""
     word = split.strip().lower()
     return SYNONYMS.get(word, word)
 
 
 def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:
-    """Rows of one file with their splits by our names; those without picture or split are skipped.
+    """Rows of a file with the names of `our_name`; rows without a picture or split are skipped.
 
-    DataError : a name that no split can have, or more than 20 of them.
+    DataError : a name is invalid, or there are more than 20.
     """
     known: set[str] = set()
-    skipped = ""  # the source that was skipped last: a row with a list of captions is one
+    skipped = ""  # source of the last skipped row; its further captions are not counted again
     restval: set[str] = set()
     for row in rows:
         word = None if row.split is None else row.split.strip().lower()
@@ -72,10 +72,10 @@ def by_lists(
 ) -> list[CaptionRow]:
     """Rows of the listed pictures, in the order of the lists; names without rows are skipped.
 
-    Pictures of no list are dropped, and noted.
+    Pictures in no list are dropped, with a notice.
 
-    match : finds the pictures that names mean
-    encoding : of the lists, as of `read_list`
+    match : matches names with pictures
+    encoding : of the lists, as in `read_list`
     """
     captioned = {row.picture for row in rows}
     divided: list[CaptionRow] = []
@@ -89,17 +89,17 @@ def by_lists(
         for name in dict.fromkeys(names):
             if listed.matches.get(name) not in captioned:
                 kind = f"pictures of {split!r} that have no captions, or were skipped"
-                report.skip(kind, name, remark=listed.unmatched.get(name, ""))
-        rank = {picture: number for number, picture in enumerate(counts)}
-        in_split = [row._replace(split=split) for row in rows if row.picture in rank]
-        divided += sorted(in_split, key=lambda row: rank[row.picture])
-    if aside := len(captioned) - len({row.picture for row in divided}):
-        report.notices.append(f"pictures in no split: {aside:,}")
+                report.skip(kind, name, reason=listed.unmatched.get(name, ""))
+        order = {picture: number for number, picture in enumerate(counts)}
+        in_split = [row._replace(split=split) for row in rows if row.picture in order]
+        divided += sorted(in_split, key=lambda row: order[row.picture])
+    if dropped := len(captioned) - len({row.picture for row in divided}):
+        report.notices.append(f"pictures in no split: {dropped:,}")
     return divided
 
 
 def share(name: str, seed: int) -> float:
-    """A number in [0, 1) of a picture's name, the same in each Unicode form, and the seed."""
+    """A number in [0, 1) computed from a picture's name, in any Unicode form, and the seed."""
     text = unicodedata.normalize("NFC", f"{seed} {name}")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
@@ -111,17 +111,18 @@ def by_shares(
     report: ImportReport,
     digests: Mapping[str, bytes] | None = None,
 ) -> list[CaptionRow]:
-    """Rows in train, val and test by the `share` of a picture; they stay in order within a split.
+    """Divide rows into train, val and test by the `share` of their picture.
 
-    Copies have the smallest share among them. A split that would be empty takes from a neighbour.
-    Train holds the smallest shares, so a new picture moves none out of it, if one is there by its
-    own share; nor does a new copy, unless it takes into train what filled an empty split, which the
-    largest share of train then fills.
+    Copies of a picture get the smallest of their shares. A split that would be empty gets a group of
+    copies of a neighbour. Train has the smallest shares, so adding a picture moves no other out of
+    train, as long as no split has to be filled.
 
-    digests : of features by picture, equal for copies, for which moves are noted; None: not known
-    DataError : too few pictures for as many splits.
+    digests : digests of features by picture, equal for copies; moves are reported. None: unknown
+    DataError : there are fewer pictures than splits.
     """
-    wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
+    wanted = {
+        split: fraction for split, fraction in zip(SPLITS, fractions, strict=False) if fraction
+    }
     splits, bounds = [*wanted], [*itertools.accumulate(wanted.values())][:-1]
     shares = {name: share(name, seed) for name in sorted({row.picture for row in rows})}
     groups: dict[object, list[str]] = {}  # copies, in the order of their smallest share
@@ -136,9 +137,9 @@ def by_shares(
         return splits[bisect_right(bounds, shares[name])]
 
     ends = [0]
-    for left, bound in zip(range(len(bounds), 0, -1), bounds, strict=True):
+    for following, bound in zip(range(len(bounds), 0, -1), bounds, strict=True):
         below = sum(shares[names[0]] < bound for names in groups.values())
-        ends.append(min(max(below, ends[-1] + 1), len(groups) - left))
+        ends.append(min(max(below, ends[-1] + 1), len(groups) - following))
     split_of: dict[str, str] = {}
     joined: list[str] = []
     filling: list[str] = []
@@ -157,7 +158,7 @@ def by_shares(
 def note_copies(
     rows: Iterable[CaptionRow], digests: Mapping[str, bytes], report: ImportReport
 ) -> None:
-    """Note pictures with the features of another, in its split and in others."""
+    """Report pictures that have the features of another one, in the same split or in others."""
     split_of = {row.picture: row.split for row in rows}
     originals: dict[bytes, str] = {}
     within: list[str] = []

@@ -17,7 +17,7 @@ BY_NAME = {"*": str}
 
 
 class Submission(NamedTuple):
-    """Captions by the split's names of pictures, and names of no picture of it, with remarks."""
+    """Captions by picture of a split; other names, each with a reason as in `Matches`."""
 
     captions: dict[str, str]
     unmatched: dict[str, str]
@@ -29,8 +29,7 @@ def read_submission(path: str | Path, images: Sequence[str]) -> Submission:
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
     ``file_name``, an evaluation as JSON, or a table or JSON lines, as `caption` writes them.
 
-    images : names of the split's pictures, of which the file's are found as those of captions are
-        among features
+    images : names of the split's pictures; the file's names are matched with them by `NameIndex`
     DataError : another form, or two captions of a picture. OSError : the file cannot be opened.
     """
     caller = f"read_submission: {path}"

@@ -22,16 +22,16 @@ from xpcap.prepare.text import parse_json
 if TYPE_CHECKING:
     import _csv
 
-KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
+KNOWN = {  # names of columns, in lower case and with underscores; the first in a table counts
     "image": "image image_name file_name filename image_file image_path file path img picture photo"
     " name image_id",
     "caption": "caption captions comment text sentence sentences description raw",
     "split": "split subset partition",
-    "number": "comment_number caption_number",  # of a picture's captions
+    "number": "comment_number caption_number",  # number among a picture's captions
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
-HEADING = 10_000  # characters in which a heading is looked for
-NAMED_COLUMNS = 20  # in a notice
+HEADING = 10_000  # characters searched for a heading
+MAX_COLUMNS = 20  # named in a notice
 UNREADABLE_LISTS = "rows with a list of captions that cannot be read"
 _LITERAL = re.compile(r"""'(?:[^'\\]|\\[\\'"nrtxuU])*+'|"(?:[^"\\]|\\[\\'"nrtxuU])*+\"""")
 _LIST_START = re.compile(r"\[\s*['\"]")
@@ -39,14 +39,14 @@ _LIST = re.compile(rf"\[\s*+(?:{_LITERAL.pattern})(?:[\s,]++(?:{_LITERAL.pattern
 _SEP = re.compile(r"(\s*)sep=.\n")  # Excel's own first line
 
 
-Positions = Mapping[str, Sequence[int]]  # of a table's columns, by their keys in KNOWN
+Positions = Mapping[str, Sequence[int]]  # key of KNOWN to positions of a table's columns
 BY_PICTURE_COLUMNS: Positions = {"image": [0], "caption": [1], "split": [], "number": []}
 
 
 def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
-    """The positions of the columns; None: one that is needed or given is missing.
+    """The positions of the columns; None if a required or given one is missing.
 
-    Headings such as ``caption 2`` and ``caption_2`` are further captions of a row.
+    Columns such as ``caption 2`` and ``caption_2`` have further captions of a row.
     """
     positions: dict[str, Sequence[int]] = {}
     for key, known in KNOWN.items():
@@ -64,13 +64,13 @@ def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
 
 
 def _named(names: Sequence[str], given: str) -> Sequence[int]:
-    """Positions of the columns that are called so; else but for capitals, blanks and hyphens."""
+    """Positions of the columns of that name; if none, ignoring case, blanks and hyphens."""
     exact = _indices(names, str).get(given)
     return exact or _indices(names, _usual).get(_usual(given), ())
 
 
 def _indices(names: Sequence[str], form: Callable[[str], str]) -> Mapping[str, Sequence[int]]:
-    """The positions of the columns by a form of their names."""
+    """The positions of the columns by a normalised form of their names."""
     indices: dict[str, list[int]] = {}
     for k, name in enumerate(names):
         indices.setdefault(form(name), []).append(k)
@@ -94,7 +94,7 @@ def no_columns(
 ) -> DataError:
     """The error for a table whose columns are not found.
 
-    likely : the headings that look like the one of pictures and those of captions
+    likely : the headings of columns that look like pictures and captions
     """
     given = {"image": [columns.image] if columns.image else [], "caption": columns.caption or ()}
     pictures, captions = (
@@ -108,12 +108,12 @@ def no_columns(
         cause = "give `caption` once for each column of captions"
     elif likely:
         captions = " ".join(f"`caption` {name!r}" for name in likely[1])
-        cause = f"name your columns, perhaps by `image` {likely[0]!r} {captions}"
+        cause = f"name your columns, judging by the cells: `image` {likely[0]!r} {captions}"
     return DataError(caller, "", f"has the columns {listed}", expected, cause)
 
 
 def _are_columns(names: Sequence[str], given: str) -> bool:
-    """True if a name is those of several columns, with commas."""
+    """True if a name consists of the names of several columns, with commas."""
     parts = given.split(",")
     return len(parts) > 1 and all(_named(names, part) for part in parts)
 
@@ -127,11 +127,11 @@ def has_columns(delimiter: str, file: CaptionText) -> bool:
 
 
 def read_table(delimiter: str, file: CaptionText) -> Iterator[CaptionRow]:
-    """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
+    """Rows of a table in text. Quotes are as in CSV; between pipes they are ordinary characters.
 
-    A row with too few or too many columns is skipped; if the one column of captions is the last,
-    further cells belong to the caption. DataError : a quote that is never closed, an enormous
-    field, with the line; or a heading that stands twice.
+    A row with too few or too many cells is skipped, but if the only caption column is the last one,
+    further cells belong to the caption. DataError : a quote is not closed, or a field is too long,
+    with the line; or a heading is repeated.
     """
     names = _heading(file.text, delimiter)
     positions = find_columns(names, file.columns)
@@ -142,7 +142,7 @@ def read_table(delimiter: str, file: CaptionText) -> Iterator[CaptionRow]:
 def _records(
     file: CaptionText, delimiter: str, captions: Sequence[int]
 ) -> Iterator[tuple[str, list[str]]]:
-    """The cells of rows below the heading, as many as it has, each row with its source."""
+    """Rows below the heading, as source and cells; each has as many cells as the heading."""
     reader = _reader(file.text, delimiter)
     joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops that space
     try:
@@ -158,8 +158,8 @@ def _records(
             elif any(cell.strip() for cell in cells):
                 file.report.skip(f"rows without {count} columns", line)
     except csv.Error as error:
-        cause = "each quote that opens a field must close it, one inside is written twice"
-        got = f"is not whole: {error}"
+        cause = "close each quoted field by a quote, and double quotes inside a field"
+        got = f"cannot be parsed: {error}"
         raise DataError(file.where, f"line {reader.line_num}", got, cause=cause) from error
 
 
@@ -171,7 +171,7 @@ def _reader(text: str, delimiter: str) -> "_csv.Reader":
 
 
 def _first(reader: "_csv.Reader") -> list[str]:
-    """The names in the heading, which is the first row that is not blank."""
+    """The cells of the first row that is not blank, the heading."""
     rows = ([cell.strip() for cell in cells] for cells in reader)
     return next((cells for cells in rows if any(cells)), [])
 
@@ -193,10 +193,10 @@ def unknown_columns(file: CaptionText) -> DataError | None:
         return None
     if any(name.lower().endswith(SUFFIXES) for name in headed):
         got = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
-        cause = f"put image{delimiter}caption above it"
-        return DataError(file.where, "", got, "one that names the columns", cause)
+        cause = f"add the line image{delimiter}caption above it"
+        return DataError(file.where, "", got, "a heading that names the columns", cause)
     rows: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
+    with contextlib.suppress(csv.Error):  # the text may be cut inside a field
         rows += _reader(file.text[:HEADING], delimiter)
     full_rows = [cells for cells in rows if len(cells) == len(names)]
     return no_columns(file.where, names, file.columns, _likely(names, full_rows[1:]))
@@ -205,8 +205,8 @@ def unknown_columns(file: CaptionText) -> DataError | None:
 def _likely(
     names: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[str, Sequence[str]] | None:
-    """The one column that looks like picture files, and the wordiest other one, with those that
-    differ from it by a number; None if unclear.
+    """The only column of picture files, and the wordiest of the others, with columns of the same name
+    but for a number; None if unclear.
     """
     pictures: list[str] = []
     words: dict[str, float] = {}  # mean number of words of a cell
@@ -223,7 +223,7 @@ def _likely(
 
 
 def _count_words(cell: str) -> int:
-    """The number of words of a cell, also in a script without blanks; a date or an address is one."""
+    """The number of words of a cell, in any script; an ASCII date or address counts as one word."""
     if cell.isascii():
         return len(cell.split())
     return sum(not word.isdecimal() for word in tokenize(cell))
@@ -233,13 +233,13 @@ def _count_words(cell: str) -> int:
 
 
 def read_json_list(file: CaptionText) -> Iterator[CaptionRow]:
-    """Rows of a list of objects, each of a picture with its caption, or a list of them."""
+    """Rows of a list of objects, each with a picture and its caption or list of captions."""
     rows = enumerate(file.json, start=1)
     return _read_objects(file, [(f"{file.where}, row {number}", row) for number, row in rows])
 
 
 def read_json_lines(file: CaptionText) -> Iterator[CaptionRow]:
-    """Rows of objects as in `read_json_list`, one per line, or of a single one."""
+    """Rows of objects as in `read_json_list`, one per line."""
     if isinstance(file.json, dict):
         return _read_objects(file, [(f"{file.where}, line 1", file.json)])
     lines = enumerate(file.text.split("\n"), start=1)
@@ -248,7 +248,7 @@ def read_json_lines(file: CaptionText) -> Iterator[CaptionRow]:
 
 
 def is_by_picture(file: CaptionText) -> bool:
-    """True of an object with pictures as keys; not of one row, which names a picture in a value."""
+    """True for an object with pictures as keys; False for a row, whose value names the picture."""
     if not isinstance(file.json, dict) or find_columns([*file.json], file.columns):
         return False
     if any(key.lower().endswith(SUFFIXES) for key in file.json):
@@ -261,7 +261,7 @@ def is_by_picture(file: CaptionText) -> bool:
 
 
 def read_by_picture(file: CaptionText) -> Iterator[CaptionRow]:
-    """Rows of an object with the caption of each picture, or a list of them."""
+    """Rows of an object that maps pictures to a caption or a list of captions."""
     check_json(file.where, "", [*file.json], [str], "")
     captions = {name: value for name, value in file.json.items() if value is not None}
     check_json(file.where, "", captions, {"*": (str, [str])}, "")
@@ -293,10 +293,10 @@ def _rows(
     positions: Positions,
     records: Iterable[tuple[str, Sequence[Any]]],
 ) -> Iterator[CaptionRow]:
-    """Rows of records, each with its source; a missing cell, or null, is an empty one.
+    """Rows of records, each with its source; null counts as an empty cell.
 
-    An empty caption is left out where another column of the row has one. DataError : a heading
-    stands twice.
+    An empty caption is dropped if another column of the row has one. DataError : a heading is
+    repeated.
     """
     _check_headings(file, names, positions)
     (image,) = positions["image"]
@@ -306,7 +306,7 @@ def _rows(
         picture = "" if cells[image] is None else str(cells[image]).strip()
         if any(cells[k] is not None for k in number):
             key = picture, *(str(cells[k]).strip() for k in number)
-            if file.repeats("second captions of one number", " ".join(key), key):
+            if file.repeats("repeated captions of one number", " ".join(key), key):
                 continue
         groups = [_captions_of(cells[k]) for k in positions["caption"]]
         if not all(groups):
@@ -321,9 +321,9 @@ def _rows(
 
 
 def _captions_of(cell: str | list[str] | None) -> list[str | None]:
-    """The captions of a cell: of a list, also as JSON, Python or NumPy print it, or the cell itself.
+    """The captions of a cell: of a list, also one printed by JSON, Python or NumPy, or the cell itself.
 
-    None of a printed list that cannot be read.
+    Empty for a printed list that cannot be read.
     """
     if isinstance(cell, list):
         return [text.strip() for text in cell] or [None]
@@ -335,25 +335,25 @@ def _captions_of(cell: str | list[str] | None) -> list[str | None]:
         captions = parse_json("", text)
     except DataError:
         if _LIST.fullmatch(text):
-            with contextlib.suppress(SyntaxError, ValueError):  # such as of '\x4'
+            with contextlib.suppress(SyntaxError, ValueError):  # invalid escapes such as '\x4'
                 captions = [ast.literal_eval(literal) for literal in _LITERAL.findall(text)]
     are_texts = all(isinstance(caption, str) and is_text(caption) for caption in captions)
     return [caption.strip() for caption in captions] if are_texts else []
 
 
 def _check_headings(file: CaptionText, names: Sequence[str], positions: Positions) -> None:
-    """Name the columns that are not used. DataError : a heading, but of captions, stands twice."""
-    others = [k for k in range(len(names)) if k not in positions["caption"]]
-    headings = Counter(_usual(names[k]) for k in others if names[k])
-    if twice := [names[k] for k in others if headings[_usual(names[k])] > 1]:
-        thing, got = f"the heading {twice[0][:40]!r}", "stands twice"
-        raise DataError(file.where, thing, got, "each once", "rename one of the columns")
+    """Report unused columns. DataError : a heading, other than of captions, is repeated."""
+    single = [k for k in range(len(names)) if k not in positions["caption"]]
+    headings = Counter(_usual(names[k]) for k in single if names[k])
+    if repeated := [names[k] for k in single if headings[_usual(names[k])] > 1]:
+        thing, got = f"the heading {repeated[0][:40]!r}", "occurs twice"
+        raise DataError(file.where, thing, got, "distinct headings", "rename one of the columns")
     used = {k for group in positions.values() for k in group}
-    unused = [names[k][:40] or f"number {k + 1}" for k in others if k not in used]
+    unused = [names[k][:40] or f"number {k + 1}" for k in single if k not in used]
     if unused:
-        more = f" and {len(unused) - NAMED_COLUMNS} more" if len(unused) > NAMED_COLUMNS else ""
-        line = f"columns that are not used: {', '.join(unused[:NAMED_COLUMNS])}{more}"
-        if line not in file.report.notices:  # of another file, with the same columns
+        more = f" and {len(unused) - MAX_COLUMNS} more" if len(unused) > MAX_COLUMNS else ""
+        line = f"columns that are not used: {', '.join(unused[:MAX_COLUMNS])}{more}"
+        if line not in file.report.notices:  # another file may have the same columns
             file.report.notices.append(line)
 
 

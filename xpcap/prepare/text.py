@@ -1,4 +1,4 @@
-"""Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
+"""Read text and JSON of users within limits, or refuse them with a clear message."""
 
 import codecs
 import re
@@ -10,10 +10,10 @@ from xpcap.errors import DataError
 from xpcap.files import read_bytes
 from xpcap.signatures import type_of_file
 
-MAX_TEXT_BYTES = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
-MAX_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
+MAX_TEXT_BYTES = 256 << 20  # of a caption file or list; Karpathy's COCO has 144 MB
+MAX_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's COCO has 10 million
 EXPECTED = "a text file of captions or picture names"
-MARKS = {  # that begin a file
+MARKS = {  # byte order marks
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -21,13 +21,13 @@ MARKS = {  # that begin a file
 EXCEL = "give `encoding` cp1252 if Excel wrote it as plain CSV"
 UTF8 = "save it as UTF-8, which a spreadsheet offers as CSV UTF-8"
 WRONG_PATH = "is the path right?"
-REMEDIES = {  # by a file's family
+REMEDIES = {  # by the family of a file's type
     "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
 
-ODD_CAPTIONS = {  # kinds of captions that are told, and what is in one; the first that fits
+ODD_CAPTIONS = {  # kinds of captions that are reported; the first pattern that fits counts
     "captions that are errors or formulas of a spreadsheet": re.compile(
         r"^=|^#(\S+[!?]|N/?[A-Z])$"
     ),
@@ -41,8 +41,8 @@ ODD_CAPTIONS = {  # kinds of captions that are told, and what is in one; the fir
 def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") -> str:
     """The text of a file, without byte order mark, with newlines as line ends.
 
-    encoding : of a file without such a mark; None: UTF-8, and the error proposes to name another one
-    DataError : missing, another encoding, too large, a workbook, a picture or another kind.
+    encoding : of a file without such a mark; None: UTF-8, and the error suggests this option
+    DataError : the file is missing, too large, not text (such as a workbook), or in another encoding.
     """
     content = read_bytes(caller, Path(path), MAX_TEXT_BYTES, EXPECTED)
     if file_type := type_of_file(content):
@@ -61,20 +61,20 @@ def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") ->
 
 
 def odd_kind(caption: str) -> str | None:
-    """The kind of a caption that nobody wrote of a picture; None of others."""
+    """The kind of a caption that hardly describes a picture; None for others."""
     return next((kind for kind, pattern in ODD_CAPTIONS.items() if pattern.search(caption)), None)
 
 
 def parse_json(caller: str, text: str) -> Any:
     """Parse a JSON text. DataError : not JSON, or too large for captions."""
-    if (count := sum(text.count(sign) for sign in "[{,")) > MAX_VALUES:  # would fill the memory
+    if (count := sum(text.count(sign) for sign in "[{,")) > MAX_VALUES:  # it would fill the memory
         expected, cause = f"at most {MAX_VALUES:,}", "is it a file of captions?"
         raise DataError(caller, "", f"holds {count:,} values", expected, cause)
     return json_text.parse_json(caller, "", text)
 
 
 def is_json(caller: str, text: str) -> bool:
-    """True if a text is whole JSON, of a size that captions may have."""
+    """True if a text is valid JSON, not too large for captions."""
     try:
         parse_json(caller, text)
     except DataError:
@@ -83,9 +83,9 @@ def is_json(caller: str, text: str) -> bool:
 
 
 def read_list(path: str | Path, encoding: str | None = None) -> list[str]:
-    """Read picture names, one per line, as `read_whole`. DataError : there is none."""
+    """Read picture names, one per line. DataError : there is none, or as in `read_whole`."""
     lines = read_whole("read_list", path, encoding).split("\n")
     if not (names := [line.strip() for line in lines if line.strip()]):
         cause = "a split needs at least one picture"
-        raise DataError("read_list", path, "is empty", "one picture name a line", cause)
+        raise DataError("read_list", path, "is empty", "a picture name per line", cause)
     return names
