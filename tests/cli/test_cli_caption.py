@@ -81,7 +81,7 @@ def test_files_folders_and_urls_are_captioned_in_order_as_pictures_of_a_split_ar
         assert picture["probabilities"] == pytest.approx(twin["probabilities"], abs=1e-5)
         assert len(picture["probabilities"]) == len(picture["caption"].split()) > 0
     assert result.stderr.splitlines() == [
-        "notice: 1 other file in photos not looked at: 1 .txt",
+        "notice: 1 other file in photos ignored: 1 .txt",
         (
             f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()};"
             " damaged, or of another kind?"

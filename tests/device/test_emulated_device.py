@@ -65,7 +65,7 @@ def cases(text: str) -> pytest.MarkDecorator:
         expressions, *cells = line.split(" | ")
         rows += [[expression.strip(), *cells] for expression in expressions.split(" ; ")]
     ids = [expression for expression, *_ in rows]
-    assert len(set(ids)) == len(ids), "an expression stands twice"
+    assert len(set(ids)) == len(ids), "an expression occurs twice"
     return pytest.mark.parametrize("row", rows, ids=ids)
 
 

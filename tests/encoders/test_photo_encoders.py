@@ -129,12 +129,12 @@ SCALED, FIXED, ANY = ":mean=0:std=1", model(["N", 3, 4, 4]), model(["N", 3, "H",
     None, SCALED | got: does not exist
     b"hello", SCALED | got: cannot be opened by ONNX Runtime
     FIXED[:-9], SCALED | got: cannot be opened by ONNX Runtime
-    FIXED, "" | got: does not say how its input is scaled
+    FIXED, "" | got: does not state how to scale its input
     ANY, SCALED | cause: add :size=224
     FIXED, ":size=5" + SCALED | got: pictures of 4 x 4 | expected: the size 5
     ANY, ":size=big" + SCALED | thing: size | got: is 'big' | expected: 1 to 4,096
     ANY, ":size=1000000" + SCALED | thing: size | got: is '1000000'
-    FIXED, ":mean=0,1:std=1" | thing: mean | got: is '0,1' | expected: one number, or
+    FIXED, ":mean=0,1:std=1" | thing: mean | got: is '0,1' | expected: a number, or
     FIXED, ":mean=0:std=0" | thing: std | got: is 0
     FIXED, ":mean=nan:std=1" | thing: mean | got: is 'nan'
     FIXED, ":mean=0:std=1e-300" | thing: std | got: is 1e-300 | expected: float32

@@ -317,7 +317,7 @@ def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
         tmp_path / name,
         got="is a HEIC picture",
         cause=(
-            "pillow-heif reads it, pip install 'pillow-heif>=1.0' installs that",
+            "pip install 'pillow-heif>=1.0' installs pillow-heif",
             "export it as JPEG",
             "Most Compatible",
         ),
@@ -485,7 +485,7 @@ def test_a_folder_without_a_picture_is_named(tmp_path: Path) -> None:
     assert find_pictures([tmp_path]) == [tmp_path / "deeper" / "a.png"]
     (tmp_path / "deeper" / "a.png").rename(tmp_path / "deeper" / "a.NEF")
     with refuses(
-        DataError, got="holds no picture, nor do folders in it", expected="files that end in .jpg,"
+        DataError, got="holds no picture, nor do its subfolders", expected="files that end in .jpg,"
     ):
         find_pictures([tmp_path / "deeper" / "a.png", tmp_path])
 
@@ -512,7 +512,7 @@ def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files
         ]
     counts = "2 .cr2, 2 without a suffix, 1 .mp4"
     assert remarks == [
-        f"5 other files in {tmp_path} not looked at: {counts}; a camera's RAW files are not read:"
+        f"5 other files in {tmp_path} ignored: {counts}; RAW files of cameras cannot be read:"
         " export them as JPEG"
     ]
 

@@ -73,7 +73,7 @@ def refusals(
     cases: dict[str, Refusal] = {}
     for row in re.sub(r"\n\s*\|", " |", rows.strip()).splitlines():
         statement, *texts = (cell.strip() for cell in row.split(" | "))
-        assert statement not in cases, f"{statement} stands twice"
+        assert statement not in cases, f"{statement} occurs twice"
         kind = error or getattr(errors, texts[0], None) or getattr(builtins, texts[0])
         fields = {name: (text,) for name, text in common.items()}
         for name, _, text in (text.partition(": ") for text in texts[error is None :]):

@@ -134,7 +134,7 @@ def test_a_list_leads_to_no_picture_outside_the_folder(tmp_path: Path) -> None:
         refused(
             lambda name=name: encode_folder(folder, [name], HistogramEncoder()),  # type: ignore[misc]
             repr(name),
-            got="would lie outside",
+            got="would be outside",
         )
     for name in ("a" * 5000, "\ud800.jpg", "none.jpg"):
         refused(

@@ -51,7 +51,7 @@ def draw(pictures: int) -> tuple[np.ndarray, list[str]]:
 def make_data(train: int = 200, most_words: int | None = None) -> CaptionData:
     drawn = {"train": draw(train), "val": draw(60)}
     words = [text.split() for text in drawn["train"][1]]
-    vocabulary = Vocabulary.build_from_words(words, 1, most=most_words)
+    vocabulary = Vocabulary.build_from_words(words, 1, max_size=most_words)
     splits = {
         name: Split(
             vocabulary.encode(texts, 12),

@@ -262,7 +262,7 @@ def test_pictures_that_share_a_name_have_a_text_each_which_prepare_reads(
     good("caption", run, photos / "val00000.png", "--txt")  # alone, as with its folder
     result = good("caption", run, photos, "--txt")
     assert "wrote 11 of 11 captions" in result.stdout
-    assert "not looked at" not in good("caption", run, photos, "--txt").stderr
+    assert "ignored" not in good("caption", run, photos, "--txt").stderr
     texts = {path.name for path in photos.glob("*.txt")}
     assert {"val00000.png.txt", "VAL00000.tif.txt", "val00001.txt"} <= texts
     assert "val00000.txt" not in texts

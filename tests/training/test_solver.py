@@ -328,7 +328,7 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     features[7, 5] = np.inf
     broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
     picture = f"1 pictures, '{val.images[7]}' among them"
-    with refuses(DataError, thing=("split 'val'", picture), got="features that are not finite"):
+    with refuses(DataError, thing=("split 'val'", picture), got="is not finite"):
         make(broken)
     with refuses(ValueError, function="fit_scaling", thing="features of row 7 (of 12)"):
         fit_scaling("standardize", features)

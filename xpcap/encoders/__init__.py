@@ -1,4 +1,4 @@
-"""Encoders: pictures to features. Open kinds.py first, then histogram.py, an encoder."""
+"""Encoders turn pictures into features. Open kinds.py first, then histogram.py, an encoder."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from xpcap.encoders.timm_model import TIMM, TimmEncoder
 from xpcap.encoders.url import image_from_url, read_url
 from xpcap.errors import DataError, unknown
 
-PHOTOGRAPHS = EFFICIENTNET.name  # the encoder for photographs where none is named
+PHOTOGRAPHS = EFFICIENTNET.name  # the default encoder of photographs
 
 __all__ = [
     "ENCODERS",
@@ -34,7 +34,7 @@ __all__ = [
     "scheme_of",
 ]
 
-# by what their names begin with
+# By the first part of their names
 ENCODERS = {kind.name.partition(":")[0]: kind for kind in (HISTOGRAM, EFFICIENTNET, TIMM, ONNX)}
 
 
@@ -42,29 +42,34 @@ def find_encoder(name: str) -> Encoder:
     """The encoder of that name: ``"histogram"``, ``"efficientnet-lite2"``, ``"timm:MODEL"`` or
     ``"onnx:FILE"``.
 
-    ``:grid=K`` behind any of these asks for a grid: features of K x K regions, (K*K, D), row by
-    row. The encoder's own `name` may say more, so that it finds the same weights again: ``timm:``
-    and ``onnx:`` end in their digest.
+    ``:grid=K`` at the end of a name gives features of K x K regions, (K*K, D), row by row. The
+    encoder's `name` may be longer: those of ``timm:`` and ``onnx:`` end in the digest of the weights,
+    so that they find the same weights again.
 
-    DataError : there is none; a package is missing, and the message has the line that installs it;
-        or its weights do not fit.
+    DataError : there is no such encoder; a package is missing, and the message has the command that
+        installs it; or its weights are wrong.
+
+    Examples
+    --------
+    >>> find_encoder("histogram").shape
+    (2101,)
+    >>> find_encoder("histogram:grid=3").encode([np.zeros((40, 60, 3), np.uint8)]).shape
+    (1, 9, 209)
     """
     if kind := ENCODERS.get(name.partition(":")[0]):
-        asked, options = split_options(name, kind.options)
-        if asked == kind.name or (":" in kind.name and ":" in name):
+        base_name, options = split_options(name, kind.options)
+        if base_name == kind.name or (":" in kind.name and ":" in name):
             grid = grid_of(name, options.pop("grid", None))
             kind.require_packages(name)
-            return kind.build(asked, grid=grid, **options)
+            return kind.build(base_name, grid=grid, **options)
     known = [kind.name for kind in ENCODERS.values()]
     raise unknown("find_encoder", "encoder", name, known, DataError)
 
 
 def grid_area(name: str | None, picture: np.ndarray) -> Area | None:
-    """The part of a picture (height, width, 3), uint8, that an encoder's grid lies over; None: it
-    is not known here.
+    """The area of a picture (height, width, 3), uint8, that an encoder's grid covers; None: unknown.
 
-    The encoder is not loaded. Without a name, features were given, and are taken to be of the whole
-    picture.
+    The encoder is not loaded. Without a name, it is the whole picture.
     """
     kind = ENCODERS.get((name or "").partition(":")[0])
     return kind.area(str(name), picture) if kind else WHOLE_PICTURE

@@ -1,6 +1,6 @@
-"""Downloads over http and https, within limits on size and time: the one file that opens connections.
+"""Downloads over http and https, with limits on size and time; no other file opens connections.
 
-It loads ssl and http.client, so the first URL imports it.
+It imports ssl and http.client, so it is imported only for the first URL.
 """
 
 import time
@@ -21,14 +21,14 @@ from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError
 
 MAX_BYTES = 20_000_000
-PIECE = 1 << 16  # bytes read between two looks at the clock, at most
-BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
+CHUNK_BYTES = 1 << 16  # bytes read before the time is checked
+TEMPORARY = (408, 425, 429)  # temporary HTTP statuses, besides those from 500 on
 
 
 def local_path(text: str) -> Path | None:
     """Path of a ``file:`` URL of this machine; None for any other text. Nothing is opened."""
     if not text.lower().startswith("file:///") or text.startswith("//", len("file://")):
-        return None  # of another machine: opening it would call there, at least on Windows
+        return None  # opening a file of another machine would connect to it on Windows
     return Path(url2pathname(text[len("file://") :]))
 
 
@@ -42,11 +42,11 @@ def download(url: str, timeout: float) -> bytes:
         error.close()
         got = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
         got = got if error.url == _ascii_url(url) else f"leads to {error.url}, which {got}"
-        may_pass = error.code >= 500 or error.code in BUSY
-        kind = NetworkError if may_pass else DataError
+        is_temporary = error.code >= 500 or error.code in TEMPORARY
+        kind = NetworkError if is_temporary else DataError
         raise kind("read_url", url, got, expected="a picture") from error
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)  # of urllib's errors about others
+        reason = getattr(error, "reason", error)  # urllib wraps errors
         if isinstance(reason, TimeoutError):
             reason = f"timed out after {timeout:g} seconds"
         got = f"cannot be read: {' '.join(str(reason).split())}"
@@ -55,14 +55,14 @@ def download(url: str, timeout: float) -> bytes:
 
 
 def _content(url: str, timeout: float) -> bytes:
-    end = time.monotonic() + timeout  # the socket's own limit begins anew with each byte
+    end = time.monotonic() + timeout  # the socket's limit restarts with each byte
     headers = {"User-Agent": "xpcap"}
-    request = Request(_ascii_url(url), headers=headers)  # noqa: S310 - of http or https
+    request = Request(_ascii_url(url), headers=headers)  # noqa: S310 - http or https
     content = bytearray()
-    with build_opener(_Redirects).open(request, timeout=timeout) as answer:
-        length = answer.length  # None: not announced. Python 3.11.7 does not count down in read1
-        while len(content) != length and (piece := answer.read1(PIECE)):
-            content += piece
+    with build_opener(_Redirects).open(request, timeout=timeout) as response:
+        length = response.length  # None if unknown. Python 3.11.7 does not update it in read1
+        while len(content) != length and (chunk := response.read1(CHUNK_BYTES)):
+            content += chunk
             if len(content) > MAX_BYTES:
                 got = f"has more than {MAX_BYTES:,} bytes"
                 raise DataError("read_url", url, got, expected="a picture")
@@ -74,10 +74,10 @@ def _content(url: str, timeout: float) -> bytes:
 
 
 def _ascii_url(url: str) -> str:
-    """A URL in ASCII, of one as people paste it. DataError : it is neither http nor https."""
+    """A pasted URL in ASCII. DataError : it is neither http nor https."""
     parts = urlsplit(url)
     if not is_url(url) or not parts.hostname or parts.port == 0:
-        raise DataError("read_url", url, "is not a URL", expected="one of http or https")
+        raise DataError("read_url", url, "is not a URL", expected="an http or https URL")
     host = unquote(parts.netloc.rpartition("@")[2]).encode("idna").decode()
     return quote(parts._replace(netloc=host).geturl(), safe=punctuation)
 
@@ -86,8 +86,8 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
-        """The next request, if it is one of http or https."""
-        fp.close()  # the content of a redirect is not read, however long it is
+        """The next request, which must be http or https."""
+        fp.close()  # the redirect's content may be long, and is not read
         if not is_url(newurl):
             raise HTTPError(req.full_url, code, f"{msg}, to {newurl}", headers, None)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package has the weights."""
+"""EfficientNet-Lite2, trained on ImageNet, for photographs. A Python package has the weights."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ EPSILON = 1e-3  # of batch norm
 
 
 def _efficientnet_lite2(name: str, *, grid: int | None) -> OnnxEncoder:
-    """The encoder: 1280 channels of the last convolution (9 x 9), averaged over picture or region.
+    """The encoder: 1280 channels of the last convolution (9 x 9), averaged over picture or regions.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
@@ -57,7 +57,7 @@ EFFICIENTNET = EncoderSpec(
 
 
 def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
-    """The name of the output, pooled features or the map, and the network as ONNX."""
+    """The network as ONNX, and the name of its output: pooled features, or the map for a grid."""
     builder = _Builder(read_torch(file, SHA256))
     graph = builder.graph
     shape: list[Size] = ["N", DIM, "h", "w"]
@@ -73,16 +73,16 @@ def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
 
 
 class _Builder:
-    """The graph under construction, and the side of the map at its end."""
+    """Builds the graph; keeps the side of the current map."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.graph = Graph()
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
-        """An inverted residual: widen, convolve by channel, narrow; plus input, if it fits."""
+        """An inverted residual: expand, convolve each channel, project; add the input if it fits."""
         wide, deep, narrow = (
-            f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv")
+            f"{name}.{layer}" for layer in ("_expand_conv", "_depthwise_conv", "_project_conv")
         )
         widened = f"{wide}.weight" in self._weights  # not in the first block
         first = self._weights[f"{wide if widened else deep}.weight"]
@@ -94,11 +94,11 @@ class _Builder:
         return self.graph.node("Add", out, x) if same else out
 
     def convolve(self, x: str, name: str, norm: str, stride: int = 1, clipped: bool = True) -> str:
-        """A convolution, padded as in TensorFlow, with its batch norm folded in, and ReLU6."""
+        """A convolution, padded as in TensorFlow, with its batch norm folded in, then ReLU6."""
         weight = self._weights[f"{name}.weight"]  # (out, in of each group, k, k)
         gain, bias, mean, variance = (
-            self._weights[f"{norm}.{part}"].astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
+            self._weights[f"{norm}.{array}"].astype(np.float64)
+            for array in ("weight", "bias", "running_mean", "running_var")
         )
         factor = gain / np.sqrt(variance + EPSILON)
         k, side = weight.shape[2], -(-self._side // stride)

@@ -1,4 +1,4 @@
-"""Picture files in folders and their subfolders, found by the ends of their names."""
+"""Find picture files in folders and their subfolders, by their suffixes."""
 
 import os
 from collections import Counter
@@ -13,27 +13,27 @@ SUFFIXES = tuple(
     ".jpg .jpeg .jfif .png .gif .webp .avif .bmp .tif .tiff .ppm .pgm .heic .heif".split()
 )
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")  # of cameras
-OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
-LISTED = 6  # suffixes in a notice
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # Windows puts these into folders of pictures
+MAX_SUFFIXES = 6  # in a notice
 
 
-class Found(NamedTuple):
-    """Files of a folder, by the ends of their names, and unreadable folders, with the reason."""
+class FolderFiles(NamedTuple):
+    """Pictures and other files of a folder, and unreadable subfolders with the reason."""
 
     pictures: list[Path]
     others: list[Path]
     unreadable: dict[Path, str]
 
 
-def search_folder(caller: str, folder: Path) -> Found:
-    """Search a folder: its own files by name, then those of each folder in it.
+def search_folder(caller: str, folder: Path) -> FolderFiles:
+    """Search a folder and its subfolders: a folder's files by name, then those of its subfolders.
 
-    Hidden files and folders, whose names begin with a dot, are left out, and the `text_names` of a
-    picture, as `caption` writes them. Links are followed, but no folder is searched twice.
+    Hidden files and folders, whose names begin with a dot, are skipped, as are the `text_names` of a
+    picture, which `caption` writes. Links are followed, but no folder is searched twice.
 
-    DataError : the folder cannot be read; one in it that cannot is left out.
+    DataError : the folder cannot be read. Unreadable subfolders are skipped.
     """
-    found = Found([], [], {})
+    files_found = FolderFiles([], [], {})
     searched: set[tuple[int, int]] = set()
     stack = [folder]
     while stack:
@@ -52,36 +52,41 @@ def search_folder(caller: str, folder: Path) -> Found:
         except OSError as error:
             if current is folder:
                 raise _unreadable(caller, folder, error) from error
-            found.unreadable[current] = error.strerror or str(error)
+            files_found.unreadable[current] = error.strerror or str(error)
             continue
         stack += [current / name for name, is_folder in reversed(inside) if is_folder]
         files = [current / name for name, is_folder in inside if not is_folder]
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
         texts = (picture.with_name(name) for picture in pictures for name in text_names(picture))
-        no_others = {*pictures, *texts}
-        found.pictures.extend(pictures)
-        found.others.extend(
-            file
-            for file in files
-            if file not in no_others and file.name.lower() not in OF_THE_SYSTEM
+        expected = {*pictures, *texts}
+        files_found.pictures.extend(pictures)
+        files_found.others.extend(
+            file for file in files if file not in expected and file.name.lower() not in SYSTEM_FILES
         )
-    return found
+    return files_found
 
 
 def text_names(picture: Path) -> tuple[str, str]:
-    """Names of the text next to a picture: of the only picture of its stem, and of one of several."""
+    """Names of the text of a picture; the second is for pictures that share their stem."""
     return f"{picture.stem}.txt", f"{picture.name}.txt"
 
 
 def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
     """The files among `paths`, each folder replaced by its pictures in `search_folder` order.
 
-    paths : of files and folders, or one of them
+    No file is opened, so a path of `paths` need not be a picture. Notices name other files of a
+    folder, and subfolders that cannot be read.
 
-    No file is opened: one that is no picture is found out by reading. The other files of a folder,
-    and folders in it that cannot be read, are named in a notice.
+    paths : files and folders, or one of them
+    DataError : a folder has no picture, or cannot be read.
 
-    DataError : a folder without a picture, or one that cannot be read.
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "b.png").touch()
+    ...     [path.name for path in find_pictures(["a.jpg", folder])]
+    ['a.jpg', 'b.png']
     """
     pictures: list[Path] = []
     listed = [paths] if isinstance(paths, str | Path) else paths
@@ -96,7 +101,7 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         inside = search_folder("find_pictures", path)
         notices = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
-            got = "holds no picture, nor do folders in it"
+            got = "holds no picture, nor do its subfolders"
             expected = f"files that end in {', '.join(SUFFIXES)}"
             raise DataError("find_pictures", path, got, expected, "; ".join(notices))
         for text in notices:
@@ -108,21 +113,20 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 def describe_rest(
     folder: Path, others: Sequence[str | Path], unreadable: Mapping[Path, str]
 ) -> list[str]:
-    """Notices on a folder's other files, and on each folder in it that cannot be read.
+    """Notices of a folder's other files, and of each subfolder that cannot be read.
 
-    ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``, with a hint for a camera's
-    RAW files.
+    Such as ``4 other files in photos ignored: 2 .cr2, 1 .mp4, 1 .pdf``, with a hint for RAW files.
     """
     notices = []
     if others:
         counts = Counter(Path(file).suffix.lower() or "without a suffix" for file in others)
         shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED])
-        more = ", ..." if len(shown) > LISTED else ""
-        raw = "; a camera's RAW files are not read: export them as JPEG"
+        listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:MAX_SUFFIXES])
+        more = ", ..." if len(shown) > MAX_SUFFIXES else ""
+        raw = "; RAW files of cameras cannot be read: export them as JPEG"
         hint = raw if counts.keys() & set(RAW) else ""
         files = f"{len(others):,} other {'file' if len(others) == 1 else 'files'}"
-        notices.append(f"{files} in {folder} not looked at: {listed}{more}{hint}")
+        notices.append(f"{files} in {folder} ignored: {listed}{more}{hint}")
     return notices + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
 
 
@@ -132,7 +136,7 @@ def _unreadable(caller: str, path: Path, error: OSError) -> DataError:
         path,
         f"cannot be read: {error.strerror or error}",
         expected="pictures",
-        cause="is the path right, and may it be read?",
+        cause="check the path and its permissions",
     )
 
 

@@ -9,7 +9,7 @@ from xpcap.errors import DataError
 
 @dataclass(frozen=True)
 class Area:
-    """A rectangle in shares of a picture's sides, from its upper left; padding may lie beyond."""
+    """A rectangle in fractions of a picture's sides, from its upper left; padding may be outside."""
 
     top: float
     left: float
@@ -24,10 +24,10 @@ MAX_REGIONS = 64  # regions along a side
 
 
 def grid_of(name: str, text: str | None) -> int | None:
-    """K of the option ``grid=K`` in an encoder's name; None without. DataError : a wrong K."""
+    """K of the option ``grid=K`` in an encoder's name, if given. DataError : K is invalid."""
     if text is not None and not (text.isdecimal() and 1 <= int(text) <= MAX_REGIONS):
-        wanted = f"regions along a side, 1 to {MAX_REGIONS}"
-        raise DataError("find_encoder", f"encoder {name!r}", f"has grid={text}", expected=wanted)
+        expected = f"grid=K with K regions along a side, 1 to {MAX_REGIONS}"
+        raise DataError("find_encoder", f"encoder {name!r}", f"has grid={text}", expected)
     return None if text is None else int(text)
 
 
@@ -43,10 +43,8 @@ def require_grid(name: str, shape: tuple[int, ...], grid: int) -> None:
 def pool(features: np.ndarray, grid: int) -> np.ndarray:
     """Average a map (height, width, D) over K x K regions, row by row: (K*K, D).
 
-    Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): neighbours share
-    a row where K does not divide the height.
-
-    PyTorch's AdaptiveAvgPool2d.
+    Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K), as PyTorch's
+    AdaptiveAvgPool2d does: neighbours may share a row if K does not divide the height.
     """
     down, across = (
         pooling_weights(side, grid).astype(features.dtype) for side in features.shape[:2]

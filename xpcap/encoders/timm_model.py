@@ -1,4 +1,4 @@
-"""Encoders from timm, which fetches the weights: any model without its last layer."""
+"""Encoders from timm, which downloads the weights: any model without its last layer."""
 
 import contextlib
 import hashlib
@@ -18,15 +18,15 @@ from xpcap.errors import DataError, unknown
 class TimmEncoder:
     """The input of a timm model's classifier: pooled features, or the last hidden layer.
 
-    ``timm:vgg16`` has the course's fc7. Each picture is encoded alone, on one thread, so that
+    ``timm:vgg16`` gives the course's fc7. Pictures are encoded one at a time, on one thread, so that
     features do not depend on the batch.
 
-    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as
-        ``timm.list_models(pretrained=True)`` lists them
+    name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights, as listed by
+        ``timm.list_models(pretrained=True)``
     grid : K, to average the map of its last layers over K x K regions
-    sha256 : the first digits of the digest of the weights, as in the encoder's own name
+    sha256 : the first digits of the digest of the weights, as in the encoder's `name`
     pretrained : False leaves the weights random
-    DataError : timm has no such model, or cannot fetch its weights; their digest is another; or the
+    DataError : timm has no such model, or cannot download its weights; their digest differs; or the
         model has no map, or one that is coarser than the grid.
     """
 
@@ -45,23 +45,23 @@ class TimmEncoder:
 
         self._grid = grid
         model_name = name.removeprefix("timm:")
-        # timm would also take addresses and paths as names
+        # timm also accepts addresses and paths as names
         if not timm.is_model(model_name):
             known = timm.list_models()
             raise unknown("find_encoder", "model of timm", model_name, known, DataError)
         try:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
-        except Exception as error:  # of many types, from timm and its downloads
+        except Exception as error:  # timm and its downloads raise errors of many types
             reason = " ".join(str(error).split())[:200]
             got = f"cannot make {model_name!r} with its weights: {reason}"
-            cause = "is there a network, and such a tag?"
+            cause = "is there a network connection, and does the tag exist?"
             raise DataError("find_encoder", "timm", got, cause=cause) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
         digest = require_digest(name, _digest(self._model), sha256)
-        about = self._model.pretrained_cfg
-        parts = about.get("architecture") or model_name, about.get("tag")
-        tagged = ".".join(part for part in parts if part)
+        weights = self._model.pretrained_cfg
+        labels = weights.get("architecture") or model_name, weights.get("tag")
+        tagged = ".".join(label for label in labels if label)
         self.name = encoder_name(f"timm:{tagged}", grid=grid, sha256=digest)
         with torch.inference_mode():
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
@@ -88,16 +88,16 @@ class TimmEncoder:
         return pool(map_, self._grid)
 
 
-_numbers: list[int] = []  # threads that PyTorch had before, of each that is in `one_thread`
+_numbers: list[int] = []  # PyTorch's former number of threads, for each thread in `one_thread`
 _numbers_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def one_thread(torch: Any) -> Iterator[None]:
-    """PyTorch on one thread of the machine, afterwards on as many as before.
+    """Run PyTorch on one thread; afterwards on as many as before.
 
-    Its number belongs to each thread of the program, and a new one begins with the number that any
-    other set last, which may be the 1 of this function.
+    Each thread of the program has its own number, and a new one starts with the number that any
+    thread set last, which may be the 1 of this function.
     """
     with _numbers_lock:
         number = torch.get_num_threads()
@@ -120,19 +120,19 @@ TIMM = EncoderSpec(
     options=("grid", "sha256"),
     extra="timm",
     packages=("timm",),
-    area=lambda name, picture: None,  # mostly a crop, and each model has its own
+    area=lambda name, picture: None,  # usually a crop that depends on the model
 )
 
 
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
-    """The last layers' output, channels first or last or a square of tokens, as a map (h, w, D)."""
+    """The output of the last layers as a map (h, w, D), from channels first or last, or tokens."""
     channels = model.num_features
     if out.ndim == 3:
         return out if out.shape[2] == channels != out.shape[0] else out.transpose(1, 2, 0)
     tokens = out[getattr(model, "num_prefix_tokens", 0) :] if out.ndim == 2 else out
     side = math.isqrt(len(tokens))
     if tokens.ndim != 2 or side * side != len(tokens):
-        expected, cause = "a map or a square of patches", "ask for it without a grid"
+        expected, cause = "a map or a square of patches", "use it without a grid"
         raise DataError("find_encoder", f"encoder {name!r}", f"gives {out.shape}", expected, cause)
     return tokens.reshape(side, side, -1)
 

@@ -1,8 +1,8 @@
-"""Weights of a PyTorch file of the old kind, read without PyTorch.
+"""Read weights from a PyTorch file of the old format, without PyTorch.
 
-Such a file is a pickle, and a pickle may name any function and have it called. So this module, the
-only one that reads pickles, reads those whose SHA-256 its caller knows, and resolves only the names
-that weights need. What the digest proves, such as sizes, is not checked again.
+Such a file is a pickle, which can call any function. So this module, the only one that reads pickles,
+reads only files whose SHA-256 the caller knows, and resolves only names that weights need. Since the
+digest is known, sizes are not checked.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class _Reader(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, reference: object) -> object:
-        """A storage, whose numbers lie behind the pickles."""
+        """A reference to a storage, whose numbers follow the pickles."""
         return reference
 
 
@@ -52,7 +52,7 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     """The arrays of a state dict by name, read-only.
 
     sha256 : the file's digest, 64 hexadecimal digits; compared before anything is read as a pickle
-    DataError : another digest. OSError : it cannot be opened.
+    DataError : the digest differs. OSError : the file cannot be opened.
     """
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
@@ -62,7 +62,7 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     _magic, _version, _machine, tensors, keys = (_Reader(file).load() for _ in range(5))
     kinds = {key: (dtype, n) for _, dtype, key, _, n, _ in (t.storage for t in tensors.values())}
     storages, at = {}, file.tell()
-    for key in keys:  # one behind the other, each behind its count, of 8 bytes
+    for key in keys:  # storages are consecutive, each after 8 bytes with its size
         storages[key] = np.frombuffer(content, *kinds[key], at + 8)
         at += 8 + storages[key].nbytes
     return {name: _array(tensor, storages[tensor.storage[2]]) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Pictures by URL: one URL in, one array out."""
+"""Read a picture from a URL."""
 
 import numpy as np
 
@@ -12,12 +12,11 @@ SECONDS = 20.0
 def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     """Download a picture: array (height, width, 3), uint8, RGB.
 
-    Any server that this machine reaches may be asked, also its own, through the proxies that the
-    environment or the system names, and redirects are followed: do not pass on a stranger's URL.
+    It connects to any server that this machine can reach, including local ones, uses the proxies of
+    the environment or system, and follows redirects: do not pass URLs of strangers.
 
-    timeout : seconds without a word of the server, and for the content of its answer
-    DataError : the download failed, for the reason in the message; NetworkError, a kind of it, if
-        another try may succeed.
+    timeout : seconds to wait for the server, and for the complete content
+    DataError : the download failed. NetworkError, a subclass : another try may succeed.
     """
     from xpcap.encoders.download import download
 
@@ -29,7 +28,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
 
 
 def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
-    """CS231n's function: `read_url` that prints errors and returns None: a notebook goes on."""
+    """CS231n's function: `read_url`, but it prints errors and returns None, so a notebook goes on."""
     try:
         return read_url(str(url), timeout=timeout)
     except DataError as error:

@@ -14,8 +14,8 @@ PLAIN = 0.7  # probability that a size is not mentioned
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
-# Ways, choices in brackets and words for a size are listed from the likeliest to the rarest: see
-# _odds.
+# Phrasings, choices in brackets and words for a size are listed from the likeliest to the rarest; see
+# `_odds`
 POSITION = {
     "top left": "(in the top left corner|at the top left)",
     "top": "(at the top|near the top)",
@@ -34,7 +34,7 @@ ALONE = (
     "(a picture of|a drawing of) {0} POSITION",
     "POSITION there is {0}",
 )
-WAYS = {
+PHRASINGS = {
     "beside": (
         "{0} (to the left of|left of) {1}",
         "{0} (beside|next to) {1}",
@@ -129,15 +129,21 @@ WAYS = {
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """Draw one caption of a scene from the grammar."""
-    ways, names = _parts(scene)
-    way = _draw(_odds(ways), rng)
-    way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), way)
-    return way.format(*(_draw(texts, rng) for texts in names))
+    """Draw a caption of a scene from the grammar."""
+    phrasings, names = _phrasings(scene)
+    phrasing = _draw(_odds(phrasings), rng)
+    phrasing = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), phrasing)
+    return phrasing.format(*(_draw(texts, rng) for texts in names))
 
 
 def named_things(words: Sequence[str]) -> set[tuple[str, str]]:
-    """The (colour, shape) pairs that a caption names."""
+    """The (colour, shape) pairs that a caption names.
+
+    Examples
+    --------
+    >>> named_things("two large red circles".split())
+    {('red', 'circle')}
+    """
     singular = {**{shape: shape for shape in SHAPES}, **{f"{shape}s": shape for shape in SHAPES}}
     pairs = itertools.pairwise(words)
     return {
@@ -155,22 +161,22 @@ def _draw(odds: dict[str, float], rng: np.random.Generator) -> str:
     return list(odds)[rng.choice(len(odds), p=list(odds.values()))]
 
 
-def _alike(scene: Scene) -> bool:
-    """True for two equal things, named together as in "two red circles"."""
+def _is_pair(scene: Scene) -> bool:
+    """True for two equal things, which captions name together, as in "two red circles"."""
     looks = {(thing.size, thing.colour, thing.shape) for thing in scene.things}
     return len(scene.things) == 2 and len(looks) == 1
 
 
-def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
-    """Phrasings of a scene's arrangement, and the texts of each slot with probabilities."""
+def _phrasings(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
+    """Phrasings of a scene's arrangement, and for each slot its texts with probabilities."""
     thing = scene.things[0]
     if len(scene.things) == 1:
-        ways = [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE]
-        return ways, [_names(thing)]
-    if _alike(scene):
+        position = POSITION[scene.arrangement]
+        return [phrasing.replace("POSITION", position) for phrasing in ALONE], [_names(thing)]
+    if _is_pair(scene):
         plural = thing._replace(shape=f"{thing.shape}s")
-        return WAYS[f"{TWO} {scene.arrangement}"], [_names(plural, article="two")]
-    return WAYS[scene.arrangement], [_names(thing) for thing in scene.things]
+        return PHRASINGS[f"{TWO} {scene.arrangement}"], [_names(plural, article="two")]
+    return PHRASINGS[scene.arrangement], [_names(thing) for thing in scene.things]
 
 
 def _names(thing: Thing, article: str = "") -> dict[str, float]:

@@ -34,7 +34,7 @@ POSITIONS = (
     "bottom",
     "bottom right",
 )
-LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of POSITIONS; pixels
+LINES = (22.0, 64.0, 106.0)  # pixels; columns (left to right) and rows (top to bottom) of POSITIONS
 PAIRS = ("beside", "above", "above left", "above right")
 TRIPLES = (
     "row",
@@ -46,25 +46,25 @@ TRIPLES = (
     "one left of two",
     "two left of one",
 )
-ASTRAY = 6.0  # most pixels that a thing is off its line
-# of scenes of two or three things: their share, the slope of their line, and the most pixels that it is
-# off the middle; anywhere, in rows and columns, on two diagonals
+MAX_OFFSET = 6.0  # pixels between a thing and its line
+# Layouts of two or three things: anywhere, in rows and columns, on two diagonals. Each has its share of
+# the scenes, the slope of its line, and the line's maximum distance from the centre in pixels
 LAYOUTS = ((0.5, 0.0, 0.0), (0.3, 0.0, 44.0), (0.1, 1.0, 16.0), (0.1, -1.0, 16.0))
-SIDEWAYS = 0.5  # weight of gaps from left to right against those from top to bottom
-SLANT = 0.5  # steepest slope of a row; columns mirror it, and what is between is diagonal
-MARGIN, GAP = 1.3, 1.15  # least distances to the edge, in radii, and to another, in sums of radii
+SIDEWAYS = 0.5  # weight of horizontal gaps relative to vertical ones
+MAX_SLOPE = 0.5  # of a row; columns mirror it, and steeper lines between the two are diagonal
+MARGIN, GAP = 1.3, 1.15  # minimum distances: to the edge in radii, to another in sums of radii
 SMALL, LARGE, LARGE_ALONE = (7.5, 10.0), (13.0, 15.0), (14.5, 37.0)  # radius in pixels
-GROUP = 4  # kinds in a group; no two of one group meet in a training picture
-ALIKE = 0.1  # share of scenes of two or three things in which two are of one kind
-LINED = 0.3  # share of scenes whose things have a dark line around them
+GROUP = 4  # kinds in a group, of which no two are together in a training picture
+PAIR_SHARE = 0.1  # share of scenes of two or three things that have two of the same kind
+LINED_SHARE = 0.3  # share of scenes whose things have a dark outline
 SPLITS = ("train", "val")
-# shares of scenes of one, two and three things; three take the most training
+# Shares of scenes of one, two and three things; three are the hardest to learn
 COUNTS = {"train": (0.1, 0.3, 0.6), "val": (0.3, 0.4, 0.3)}
-SMOOTH = 3  # pictures are painted this many times as large and scaled down, for smooth edges
+SMOOTH = 3  # pictures are painted at this scale, then scaled down, for smooth edges
 
 
 class Thing(NamedTuple):
-    """One shape of a scene, with details that captions leave out."""
+    """A shape of a scene, with details that captions omit."""
 
     size: str  # small or large
     colour: str
@@ -88,27 +88,27 @@ class Scene(NamedTuple):
     line: float = 0.0  # width of the dark line around each thing, in pixels
 
 
-def apart(kind: tuple[str, str], other: tuple[str, str]) -> bool:
-    """True if two kinds, each (colour, shape), never meet in a training picture.
+def is_held_out_pair(kind: tuple[str, str], other: tuple[str, str]) -> bool:
+    """True if two kinds, each (colour, shape), are never together in a training picture.
 
-    The 32 kinds are in eight groups of four. Two kinds of one group never meet, nor do two things
-    of a group's first kind.
+    The 32 kinds form eight groups of four. Two kinds of the same group are never together, nor are
+    two things of a group's first kind.
     """
-    return _dealt(kind) // GROUP == _dealt(other) // GROUP and (
-        kind != other or _dealt(kind) % GROUP == 0
+    return _index(kind) // GROUP == _index(other) // GROUP and (
+        kind != other or _index(kind) % GROUP == 0
     )
 
 
-def away(kind: tuple[str, str], position: str) -> bool:
-    """True if a single thing of this kind never lies there in a training picture.
+def is_held_out_position(kind: tuple[str, str], position: str) -> bool:
+    """True if no training picture has a single thing of this kind at this position.
 
-    Each kind is held out of one of the nine positions.
+    Each kind has one such position of the nine.
     """
-    return (_dealt(kind) + POSITIONS.index(position)) % len(POSITIONS) == 0
+    return (_index(kind) + POSITIONS.index(position)) % len(POSITIONS) == 0
 
 
-def _dealt(kind: tuple[str, str]) -> int:
-    """Rank of a kind in a fixed shuffle: triangular numbers modulo 32 are a permutation."""
+def _index(kind: tuple[str, str]) -> int:
+    """Index of a kind in a fixed shuffle: triangular numbers modulo 32 are a permutation."""
     number = COLOURED_SHAPES.index(kind)
     return 7 * number * (number + 1) // 2 % len(COLOURED_SHAPES)
 
@@ -116,43 +116,43 @@ def _dealt(kind: tuple[str, str]) -> int:
 def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
     """The split of a scene: val if all its pairs of kinds are held out, train if none, else None.
 
-    For a single thing its position decides.
+    A single thing's position decides.
     """
     if len(kinds) == 1:
-        return "val" if away(kinds[0], arrangement) else "train"
-    held = [apart(kind, other) for kind, other in itertools.combinations(kinds, 2)]
-    return "val" if all(held) else None if any(held) else "train"
+        return "val" if is_held_out_position(kinds[0], arrangement) else "train"
+    held_out = [is_held_out_pair(kind, other) for kind, other in itertools.combinations(kinds, 2)]
+    return "val" if all(held_out) else None if any(held_out) else "train"
 
 
 def make_scene(split: str, number: int, seed: int) -> Scene:
-    """Scene `number` of a split, drawn from a random stream of its own."""
+    """Scene `number` of a split, drawn from its own random stream."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     count = 1 + int(rng.choice(3, p=COUNTS[split]))
     sizes = rng.choice(("small", "large"), count)
     large = LARGE if count > 1 else LARGE_ALONE
     radii = np.array([rng.uniform(*(SMALL if size == "small" else large)) for size in sizes])
     if count == 1:
-        arrangement, centres = _alone(radii, rng)
+        arrangement, centres = _draw_single(radii, rng)
         order = [0]
     else:
-        centres = _together(radii, rng)
+        centres = _draw_centres(radii, rng)
         arrangement, order = arranged(centres.tolist())
     things = []
     for (colour, shape), k in zip(_choose(split, arrangement, count, rng), order, strict=True):
-        shades = (int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour])
+        shades = (int(np.clip(level + rng.uniform(-14, 14), 0, 255)) for level in COLOURS[colour])
         red, green, blue = shades
         x, y = centres[k].tolist()
         turn = rng.uniform(-0.15, 0.15)
         paint = (red, green, blue)
         things.append(Thing(str(sizes[k]), colour, shape, x, y, float(radii[k]), turn, paint))
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
-    red, green, blue = (int(part) for part in np.clip(light, 0, 255))
-    line = float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0
+    red, green, blue = (int(level) for level in np.clip(light, 0, 255))
+    line = float(rng.uniform(0.7, 1.5)) if rng.random() < LINED_SHARE else 0.0
     return Scene(tuple(things), arrangement, (red, green, blue), line)
 
 
 def scene_of(name: str, seed: int) -> Scene:
-    """The scene behind a picture's name, such as ``val00012.png``. DataError : no such name."""
+    """The scene of a picture's name, such as ``val00012.png``. DataError : it is no such name."""
     match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
         got = "is not a generated picture"
@@ -163,27 +163,29 @@ def scene_of(name: str, seed: int) -> Scene:
 def _choose(
     split: str, arrangement: str, count: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Draw kinds for a scene of the split; in a share of ALIKE, two are equal."""
-    alike = count > 1 and rng.random() < ALIKE
+    """Draw kinds for a scene of the split; with probability PAIR_SHARE two are equal."""
+    has_pair = count > 1 and rng.random() < PAIR_SHARE
     while True:
-        kinds = [COLOURED_SHAPES[i] for i in rng.integers(len(COLOURED_SHAPES), size=count - alike)]
+        numbers = rng.integers(len(COLOURED_SHAPES), size=count - has_pair)
+        kinds = [COLOURED_SHAPES[i] for i in numbers]
         if len(set(kinds)) < len(kinds):
             continue
-        if alike:
+        if has_pair:
             kinds.insert(int(rng.integers(count)), kinds[int(rng.integers(len(kinds)))])
         if split_of(kinds, arrangement) == split:
             return kinds
 
 
-def _alone(radii: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+def _draw_single(radii: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
     """Draw one of POSITIONS for a single thing, and its centre (1, 2)."""
     position = int(rng.integers(len(POSITIONS)))
     centre = np.array([[LINES[position % 3], LINES[position // 3]]])
-    return POSITIONS[position], _inside(centre + rng.uniform(-ASTRAY, ASTRAY, (1, 2)), radii)
+    offset = rng.uniform(-MAX_OFFSET, MAX_OFFSET, (1, 2))
+    return POSITIONS[position], _inside(centre + offset, radii)
 
 
-def _together(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw centres (count, 2) of things that do not touch: anywhere, or near one line."""
+def _draw_centres(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw centres (count, 2) of things that do not touch: anywhere, or near a line."""
     count, middle = len(radii), SIDE / 2
     layout = int(rng.choice(len(LAYOUTS), p=[share for share, _, _ in LAYOUTS]))
     _, slope, spread = LAYOUTS[layout]
@@ -191,16 +193,16 @@ def _together(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     while True:
         centres = rng.uniform(MARGIN * LARGE[0], SIDE - MARGIN * LARGE[0], (count, 2))
         if spread:
-            off = rng.uniform(-spread, spread) + rng.uniform(-ASTRAY, ASTRAY, count)
-            centres[:, 1] = middle + slope * (centres[:, 0] - middle) + off
-            centres = centres[:, :: int(rng.choice((1, -1)))]  # a column as often as a row
+            offsets = rng.uniform(-spread, spread) + rng.uniform(-MAX_OFFSET, MAX_OFFSET, count)
+            centres[:, 1] = middle + slope * (centres[:, 0] - middle) + offsets
+            centres = centres[:, :: int(rng.choice((1, -1)))]  # columns are as frequent as rows
         centres = _inside(centres, radii)
         if all(math.dist(centres[i], centres[j]) > GAP * (radii[i] + radii[j]) for i, j in pairs):
             return centres
 
 
 def _inside(centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Centres (count, 2), moved so that each thing is whole in the picture."""
+    """Centres (count, 2), moved so that each thing is entirely in the picture."""
     edge = MARGIN * radii[:, None]
     return np.clip(centres, edge, SIDE - edge)
 
@@ -208,8 +210,8 @@ def _inside(centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
 def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
     """The arrangement of two or three things by their centres (x, y), and their reading order.
 
-    Three that are in no line are one thing and two: the widest gap, from left to right or from top
-    to bottom, is between them.
+    Three things that are not in a line are divided into one and two at the widest gap, horizontal or
+    vertical.
     """
     across, down = (sorted(range(len(centres)), key=lambda k: centres[k][axis]) for axis in (0, 1))
     for order, lines in (
@@ -220,31 +222,31 @@ def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
         if len(relations) == 1 and (relation := relations.pop()) in lines:
             return relation if len(order) == 2 else lines[relation], order
     gaps = {}
-    for axis, order, way, weight in ((1, down, "above", 1.0), (0, across, "left of", SIDEWAYS)):
+    for axis, order, side, weight in ((1, down, "above", 1.0), (0, across, "left of", SIDEWAYS)):
         first, second, third = (centres[k][axis] for k in order)
-        gaps[f"one {way} two"] = weight * (second - first), order[:1], order[1:]
-        gaps[f"two {way} one"] = weight * (third - second), order[:2], order[2:]
+        gaps[f"one {side} two"] = weight * (second - first), order[:1], order[1:]
+        gaps[f"two {side} one"] = weight * (third - second), order[:2], order[2:]
     arrangement = max(gaps, key=lambda name: gaps[name][0])
-    parts = gaps[arrangement][1:]
-    return arrangement, [k for part in parts for k in _in_order(centres, part)]
+    groups = gaps[arrangement][1:]
+    return arrangement, [k for group in groups for k in _in_order(centres, group)]
 
 
 def _relation(first: Sequence[float], second: Sequence[float]) -> str:
     """Arrangement of two things, the first left of the second or above it."""
     x, y = second[0] - first[0], second[1] - first[1]
-    if abs(y) <= SLANT * abs(x):
+    if abs(y) <= MAX_SLOPE * abs(x):
         return "beside"
-    if abs(x) <= SLANT * abs(y):
+    if abs(x) <= MAX_SLOPE * abs(y):
         return "above"
     return "above left" if x * y > 0 else "above right"
 
 
-def _in_order(centres: Sequence[Sequence[float]], part: list[int]) -> list[int]:
-    """One or two things of three in reading order."""
-    if len(part) == 1:
-        return part
-    _, order = arranged([centres[k] for k in part])
-    return [part[k] for k in order]
+def _in_order(centres: Sequence[Sequence[float]], group: list[int]) -> list[int]:
+    """One or two of three things, in reading order."""
+    if len(group) == 1:
+        return group
+    _, order = arranged([centres[k] for k in group])
+    return [group[k] for k in order]
 
 
 def paint(scene: Scene) -> np.ndarray:

@@ -7,7 +7,7 @@ from xpcap.shapes.grammar import named_things
 GENERATOR = "pictures-2"  # `generated` of a data set's source
 
 
-# Any reference names all that is there, so the first stands for the scene
+# Every reference names all things of the scene, so the first one suffices
 NAMED = per_picture(
     "named",
     "named exactly",
@@ -24,5 +24,5 @@ def is_generated(source: Source) -> bool:
 
 
 def metrics_of(data: CaptionData) -> tuple[Metric, ...]:
-    """The metrics of generated pictures besides METRICS; none for any other data."""
+    """The metrics of generated pictures, in addition to METRICS; empty for other data."""
     return (NAMED,) if is_generated(data.source) else ()
