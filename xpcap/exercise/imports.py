@@ -52,7 +52,7 @@ class CourseFinder(MetaPathFinder, Loader):
     modules into `sys.modules` at once: they would hide a package that is added to the path later,
     and could not be reloaded.
 
-    overrides : find the modules even if there is such a package
+    overrides : ignore that package
     """
 
     overrides = False
@@ -73,8 +73,10 @@ class CourseFinder(MetaPathFinder, Loader):
             return None
         supplied = name in MODULES or name in PACKAGES
         if name and _imported_elsewhere(package):
-            return None
-        if name not in MODULES and name not in PACKAGES:
+            in_package = found_elsewhere(fullname, path) is not None
+            if in_package or not supplied:  # a student's folder may have rnn_layers.py alone
+                return None
+        if not supplied:
             known = [f"{package}.{module}" for module in sorted(MODULES)]
             # If `name` were set, `from package import module` would replace this message by a
             # shorter one
@@ -146,18 +148,21 @@ def _imported_elsewhere(package: str) -> str | None:
     return None if spec is None or spec.origin == ORIGIN else _path_of(spec)
 
 
-def found_elsewhere(package: str) -> str | None:
-    """Path of a package that another finder finds; None if xpcap serves it."""
+def found_elsewhere(name: str, path: Sequence[str] | None = None) -> str | None:
+    """Path of a package or module that another finder finds; None if xpcap serves it.
+
+    path : folders of the package that the module is in
+    """
     finders = (finder for finder in sys.meta_path if not isinstance(finder, CourseFinder))
-    paths = (_path_of(finder.find_spec(package, None)) for finder in finders)
+    paths = (_path_of(finder.find_spec(name, path)) for finder in finders)
     return next((path for path in paths if path is not None), None)
 
 
 def _own_package(package: str, folder: str) -> str:
     return (
-        f"xpcap.course: {package} is imported from {folder}, with its unfinished functions; to"
-        " use xpcap's functions instead, restart Python and begin with: import xpcap.course;"
-        " xpcap.course.override()"
+        f"xpcap.course: {package} is imported from {folder}, with its unfinished functions;"
+        " modules that it lacks come from xpcap; to use xpcap's functions instead, restart Python and"
+        " begin with: import xpcap.course; xpcap.course.override()"
     )
 
 

@@ -303,7 +303,7 @@ def _no_match(
     if not known and files is not None:
         rest = describe_rest(files.path, files.others, files.unreadable)
         cause = "; ".join([f"no picture is in {place}", *rest])
-    elif reasons[example] and len(missing + reasons[example]) < LONGEST:
+    elif reasons[example] and len(missing + reasons[example]) < MAX_FIELD:
         cause = f"{missing}: {reasons[example]}"
     else:
         cause = (
