@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from xpcap.progress import LINE_SECONDS, WORTH_A_LINE, Lines, bar, say
+from xpcap.progress import LINE_SECONDS, MIN_REMAINING, Lines, bar, say
 
 
 def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(
@@ -22,11 +22,11 @@ def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(
 def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bar((), "encoding", total=WORTH_A_LINE, lines=True, shown=True)
-    assert capsys.readouterr().err == f"encoding: 0 of {WORTH_A_LINE}\n"
-    list(bar(range(WORTH_A_LINE - 1), "encoding", lines=True, shown=True))
-    list(bar(range(WORTH_A_LINE), "encoding", lines=True))
-    list(bar(range(WORTH_A_LINE), "encoding", shown=True))
+    bar((), "encoding", total=MIN_REMAINING, lines=True, shown=True)
+    assert capsys.readouterr().err == f"encoding: 0 of {MIN_REMAINING}\n"
+    list(bar(range(MIN_REMAINING - 1), "encoding", lines=True, shown=True))
+    list(bar(range(MIN_REMAINING), "encoding", lines=True))
+    list(bar(range(MIN_REMAINING), "encoding", shown=True))
     assert capsys.readouterr().err == ""
 
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from xpcap.cli.shared import begin
 from xpcap.distributed import SINGLE, Group
-from xpcap.progress import WORTH_A_LINE, bar
+from xpcap.progress import MIN_REMAINING, bar
 from xpcap.work import Work, current, notice, work
 
 PACKAGE = Path(__file__).parents[1] / "xpcap"
-ENCODING = f"encoding: 0 of {WORTH_A_LINE}\n"
+ENCODING = f"encoding: 0 of {MIN_REMAINING}\n"
 
 
 class Second(Group):
@@ -26,7 +26,7 @@ class Second(Group):
 
 
 def show_bar() -> None:
-    bar((), "encoding", total=WORTH_A_LINE, lines=True)
+    bar((), "encoding", total=MIN_REMAINING, lines=True)
 
 
 def test_what_a_work_leaves_open_stays_as_it_was_around(

@@ -1,8 +1,8 @@
-"""Choice of the library for new arrays, copies from and to the host.
+"""The backend: which library creates new arrays; copies between host and device.
 
 The choice decides only where *new* arrays are created. Computation follows its arguments:
-`get_array_module(x)` returns their library, and no layer reads the choice. CuPy is imported only
-when something asks for it.
+`get_array_module(x)` returns their library, and no layer reads the choice. CuPy is imported when it
+is first needed.
 """
 
 import contextlib
@@ -29,13 +29,20 @@ def backend_status() -> dict[str, BackendStatus]:
     """Probe both backends.
 
     The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on
-    device 0; the result is cached. Other devices are listed, and proved when they are asked for.
+    device 0; the result is cached. Other devices are only listed: `use_backend` tests the one it is
+    given.
 
     Returns
     -------
     status : dict of str to BackendStatus
         The state of ``"numpy"`` and ``"cupy"``: usable or not, version, devices, and if not usable
         the reason, what was expected, and the likely cause.
+
+    Examples
+    --------
+    >>> import xpcap
+    >>> xpcap.backend_status()["numpy"].usable
+    True
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
@@ -44,7 +51,7 @@ def backend_status() -> dict[str, BackendStatus]:
 
 
 def parse_backend(spec: str) -> tuple[str, int]:
-    """The name and device number in a backend string; OptionError if there is no such backend."""
+    """Name and device number of a backend string; OptionError if there is no such backend."""
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
@@ -55,15 +62,15 @@ def parse_backend(spec: str) -> tuple[str, int]:
 
 
 def _resolve(spec: str) -> str:
-    """The backend string of `spec` on this machine; BackendError if it is not usable."""
+    """The backend that `spec` means on this machine; BackendError if it is not usable."""
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
     status = probe.cupy_status(device, is_plain())
     if name == "auto":
         chosen = _name("cupy", device) if status.usable else "numpy"
-        why = status.why or status.devices[device]
-        say(f"xpcap: backend auto chose {chosen} ({why})", err=True)
+        reason = status.why or status.devices[device]
+        say(f"xpcap: backend auto chose {chosen} ({reason})", err=True)
         return chosen
     if not status.usable:
         info = "the command 'info' shows what is usable"
@@ -85,7 +92,7 @@ def _activate(resolved: str) -> int | None:
     global _active
     before = None
     if resolved != "numpy":
-        cupy = sys.modules["cupy"]  # a probe has found it usable
+        cupy = sys.modules["cupy"]  # cupy_status has imported and tested it
         before = probe.device_in_use(cupy)
         cupy.cuda.Device(parse_backend(resolved)[1]).use()
     _active = resolved
@@ -110,9 +117,17 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Notes
     -----
-    The choice applies to the whole process. CUDA's current device belongs to a thread: one that is
-    to compute on ``cupy:N`` calls this itself. numpy leaves the current device as it is. Before the
-    first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
+    The choice applies to the whole process, but each thread has its own current CUDA device: one
+    that computes on ``cupy:N`` calls this itself. numpy leaves the current device as it is. Before
+    the first call the choice is `XPCAP_BACKEND`, or numpy if that is not set.
+
+    Examples
+    --------
+    >>> import xpcap
+    >>> with xpcap.use_backend("numpy"):
+    ...     x = xpcap.asarray([1.0, 2.0])
+    >>> type(x).__module__
+    'numpy'
     """
 
     def __init__(self, backend: str) -> None:
@@ -143,7 +158,7 @@ def get_backend() -> str:
     Raises
     ------
     BackendError, OptionError
-        `XPCAP_BACKEND` names a backend that is not usable here, or none.
+        `XPCAP_BACKEND` names a backend that is not usable here, or does not exist.
     """
     if _active is None:
         requested = os.environ.get(VARIABLE) or "numpy"
@@ -161,8 +176,8 @@ def array_module() -> ModuleType:
 
 
 def is_device_array(x: object) -> bool:
-    """True for a cupy array. Never imports cupy: if nobody has, `x` cannot be one."""
-    if isinstance(x, np.ndarray):  # the common case, and the fastest answer
+    """True for a cupy array. It never imports cupy: before anybody does, `x` cannot be one."""
+    if isinstance(x, np.ndarray):  # the common case first, since it is fast
         return False
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
@@ -174,7 +189,7 @@ def get_array_module(*arrays: Array) -> ModuleType:
     Parameters
     ----------
     *arrays : array
-        Of NumPy or of CuPy.
+        Arrays of NumPy or CuPy.
 
     Returns
     -------
@@ -185,6 +200,13 @@ def get_array_module(*arrays: Array) -> ModuleType:
     ------
     TypeError
         numpy and cupy arrays are mixed. CuPy rejects that too, but later and less clearly.
+
+    Examples
+    --------
+    >>> import numpy as np, xpcap
+    >>> xp = xpcap.get_array_module(np.ones(2))
+    >>> xp is np
+    True
     """
     if len(arrays) == 1:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
@@ -205,11 +227,17 @@ def asarray(x: Any, *, dtype: DTypeLike | None = None, like: Array | None = None
     dtype : dtype or None
         None: that of `x`.
     like : array or None
-        An array whose library to use. None: that of the current backend.
+        An array of the library to use. None: the current backend's.
 
     Returns
     -------
     array : array, shape of x
+
+    Examples
+    --------
+    >>> import numpy as np, xpcap
+    >>> xpcap.asarray([1, 2], dtype="float32", like=np.zeros(1))
+    array([1., 2.], dtype=float32)
     """
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
@@ -225,6 +253,12 @@ def to_numpy(x: Any) -> np.ndarray:
     Returns
     -------
     array : numpy.ndarray, shape and dtype of x
+
+    Examples
+    --------
+    >>> import xpcap
+    >>> xpcap.to_numpy(xpcap.asarray([1.0, 2.0]))
+    array([1., 2.])
     """
     if is_device_array(x):
         return np.asarray(x.get())
@@ -237,14 +271,14 @@ def backend_of(like: Array) -> str:
 
 
 def computing_on(like: Array) -> contextlib.AbstractContextManager[None]:
-    """A context in which the device of an array is this thread's current one."""
+    """A context in which an array's device is this thread's current one."""
     if not is_device_array(like):
         return contextlib.nullcontext()
     return probe.on_device(sys.modules["cupy"], like.data.device_id)
 
 
 def free_memory(like: Array) -> int | None:
-    """Free bytes on the device of `like`, CuPy's pool included; None for a host array."""
+    """Free bytes on the device of `like`, including CuPy's pool; None for a host array."""
     if not is_device_array(like):
         return None
     cupy = sys.modules["cupy"]
@@ -252,6 +286,6 @@ def free_memory(like: Array) -> int | None:
 
 
 def free_staging(like: Array) -> None:
-    """Free the page-locked memory of copies to the device of `like`, except of unfinished ones."""
+    """Free the page-locked memory of finished copies to the device of `like`."""
     if is_device_array(like):
         sys.modules["cupy"].get_default_pinned_memory_pool().free_all_blocks()

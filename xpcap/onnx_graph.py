@@ -1,4 +1,4 @@
-"""ONNX graphs as bytes, without the onnx package: operators, the weights that they read, metadata."""
+"""Build ONNX files without the onnx package: operators, the weights that they read, metadata."""
 
 import contextlib
 import struct
@@ -12,16 +12,16 @@ from numpy.typing import DTypeLike
 from xpcap.errors import DataError
 
 OPSET, IR_VERSION = 18, 8
-# NumPy's letter of a dtype: its number in TensorProto
+# The number of each dtype in TensorProto, by NumPy's character
 ELEMENTS = dict(zip("fBbilqO?ed", (1, 2, 3, 6, 7, 7, 8, 9, 10, 11), strict=True))
-FLOAT, INT, STRING, GRAPH, INTS = 1, 2, 3, 5, 7  # of AttributeProto
-SMALL = 8  # numbers of a constant that names itself
+FLOAT, INT, STRING, GRAPH, INTS = 1, 2, 3, 5, 7  # types in AttributeProto
+MAX_NAMED = 8  # numbers of a constant whose name lists them
 
-Size = int | str  # a letter for one that varies
+Size = int | str  # a letter if it varies
 
 
 class Operator(NamedTuple):
-    """An operator of a graph; `content` is the NodeProto of one of another network."""
+    """An operator; one copied from another network has its NodeProto as `content`."""
 
     kind: str
     reads: Sequence[str]
@@ -31,47 +31,47 @@ class Operator(NamedTuple):
 
 
 class GraphPart:
-    """Operators, inputs and outputs of a graph, or of one inside it, such as the body of a Loop."""
+    """Operators, inputs and outputs of a graph, or of a subgraph, such as the body of a Loop."""
 
     def __init__(self, name: str) -> None:
         self.name, self.operators = name, list[Operator]()
         self.inputs, self.outputs = list[bytes](), list[bytes]()  # as ValueInfoProto
-        self.named: dict[str, str] = {}  # a value to the output that it becomes
+        self.named: dict[str, str] = {}  # value: the output that it becomes
 
     def needed(self) -> tuple[list[Operator], set[str]]:
         """The operators that outputs depend on, in order, and the names of all values read."""
         reads, needed = set(self.named), []
-        for one in reversed(self.operators):
-            if reads.intersection(one.outputs):
-                needed.append(one)
-                reads.update(one.reads)
-                for inner in one.attributes.values():
-                    reads |= inner.needed()[1] if isinstance(inner, GraphPart) else set()
+        for operator in reversed(self.operators):
+            if reads.intersection(operator.outputs):
+                needed.append(operator)
+                reads.update(operator.reads)
+                for value in operator.attributes.values():
+                    reads |= value.needed()[1] if isinstance(value, GraphPart) else set()
         return needed[::-1], reads
 
     def content(self, named: Mapping[str, str], weights: Sequence[bytes] = ()) -> bytes:
-        """The GraphProto; `named` has the values of graphs around it that become outputs."""
+        """The GraphProto; `named` is that of the graphs around it."""
         named = {**named, **self.named}
-        parts = [one.content or _operator(one, named) for one in self.needed()[0]]
+        operators = [x.content or _operator(x, named) for x in self.needed()[0]]
         messages = {
-            1: parts,
+            1: operators,
             2: [self.name.encode()],
             5: weights,
             11: self.inputs,
             12: self.outputs,
         }
-        return b"".join(_field(number, one) for number, many in messages.items() for one in many)
+        return b"".join(_field(number, x) for number, items in messages.items() for x in items)
 
 
 class Graph:
-    """A network under construction. What no output needs is left out.
+    """A network under construction. The file omits operators that no output needs.
 
     Attributes
     ----------
     scope : str
-        What names of the next operators begin with, such as ``start/``.
+        Prefix of the names of the next operators, such as ``start/``.
     part : GraphPart
-        What they are added to.
+        The graph or subgraph that they are added to.
     weights : dict of str to array or TensorProto
     """
 
@@ -79,24 +79,24 @@ class Graph:
         self.scope, self.part = "", GraphPart(name)
         self.weights: dict[str, np.ndarray | bytes] = {}
         self._names: Counter[str] = Counter()
-        self._first = self.part.operators  # of weights, which all parts read
+        self._main_operators = self.part.operators  # all parts can read weights cast here
 
     def input(self, name: str, dtype: DTypeLike, shape: Sequence[Size]) -> str:
         """Declare an input; return its name."""
         self.part.inputs.append(_value(name, dtype, shape))
         return name
 
-    def output(self, name: str, of: str, dtype: DTypeLike, shape: Sequence[Size]) -> None:
+    def output(self, name: str, value: str, dtype: DTypeLike, shape: Sequence[Size]) -> None:
         """Declare an output, and the value that it has."""
         part = self.part
-        own = any(of in one.outputs for one in part.operators if not one.content)
-        if of in part.named or not own:
-            of = self.node("Identity", of)
-        part.named[of] = name
+        is_computed = any(value in x.outputs for x in part.operators if not x.content)
+        if value in part.named or not is_computed:
+            value = self.node("Identity", value)
+        part.named[value] = name
         part.outputs.append(_value(name, dtype, shape))
 
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
-        """Add an operator of ONNX with one output, arrays as constants; return the output's name.
+        """Add an ONNX operator with one output; return the output's name. Arrays become constants.
 
         Attributes are numbers, text, sequences of whole numbers, or a GraphPart.
         """
@@ -114,13 +114,13 @@ class Graph:
         self.part.operators.append(Operator(kind, names, outputs, attributes))
 
     def constant(self, value: Any, name: str = "", half: bool = False) -> str:
-        """Add an array, once; return its name. A few numbers have a name without being given one.
+        """Add an array under a name, once; return the name. Up to MAX_NAMED numbers name themselves.
 
-        `half` : store it as float16, named ``NAME.float16``, and cast it to float32
-        DataError : a number is too large for that.
+        half : store it as float16, named ``NAME.float16``, and cast it to float32
+        DataError : a number is too large for float16.
         """
         array = np.asarray(value)
-        if not name and array.size <= SMALL:
+        if not name and array.size <= MAX_NAMED:
             name = f"{array.dtype} {array.tolist()}"
         name = name or self._new_name(f"{self.scope}constant")
         stored = f"{name}.float16" if half else name
@@ -129,13 +129,15 @@ class Graph:
             cause = "export with `weights` float32"
             raise DataError("export", f"the matrix {name}", got, cause=cause)
         if half and stored not in self.weights:
-            self._first.insert(0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
+            self._main_operators.insert(
+                0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]})
+            )
         self.weights.setdefault(stored, array.astype(np.float16) if half else array)
         return name
 
     @contextlib.contextmanager
     def body(self, name: str) -> Iterator[GraphPart]:
-        """Let operators, inputs and outputs inside the ``with`` be those of a graph in this one."""
+        """Add operators, inputs and outputs inside the ``with`` to a subgraph."""
         outer, self.part = self.part, GraphPart(name)
         yield self.part
         self.part = outer
@@ -163,11 +165,12 @@ class Graph:
 # ---- Messages
 
 
-def _operator(one: Operator, named: Mapping[str, str]) -> bytes:
-    ends = ((1, one.reads), (2, one.outputs))
-    fields = [_field(number, named.get(x, x)) for number, names in ends for x in names]
-    fields += [_field(3, one.outputs[0]), _field(4, one.kind)]
-    fields += [_field(5, _attribute(key, value, named)) for key, value in one.attributes.items()]
+def _operator(operator: Operator, named: Mapping[str, str]) -> bytes:
+    values = ((1, operator.reads), (2, operator.outputs))
+    fields = [_field(number, named.get(x, x)) for number, names in values for x in names]
+    fields += [_field(3, operator.outputs[0]), _field(4, operator.kind)]
+    attributes = operator.attributes.items()
+    fields += [_field(5, _attribute(key, value, named)) for key, value in attributes]
     return b"".join(fields)
 
 
@@ -181,7 +184,7 @@ def _attribute(name: str, value: Any, named: Mapping[str, str]) -> bytes:
     elif isinstance(value, str):
         content, kind = _field(4, value), STRING
     else:
-        content, kind = b"".join(_field(8, one) for one in value), INTS
+        content, kind = b"".join(_field(8, x) for x in value), INTS
     return _field(1, name) + content + _field(20, kind)
 
 
@@ -210,7 +213,7 @@ def _field(number: int, value: int | str | bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first; the eighth is set if more follow."""
-    groups, value = bytearray(), value % (1 << 64)  # two's complement of a negative number
+    groups, value = bytearray(), value % (1 << 64)  # a negative number in two's complement
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)
         value >>= 7

@@ -1,6 +1,6 @@
-"""Update rules: the course's ``rule(w, dw, config)``, and the table of all; clipping.
+"""Update rules, the course's functions ``rule(w, dw, config)``, and clipping.
 
-Start with `UpdateRule` and RULES: solver, checkpoints and tests know of a rule what stands there.
+Start with `UpdateRule` and RULES: solver, checkpoints and tests know a rule by its fields alone.
 """
 
 import math
@@ -19,7 +19,7 @@ from xpcap.options import Names, OptionKind, Real, Whole
 from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
-StateArrays = Mapping[str, Array]  # of an array of parameters, by name
+StateArrays = Mapping[str, Array]  # the state arrays of one parameter array, by name
 Shape = tuple[int, ...]
 
 AS_W: Callable[[Shape], Shape | None] = tuple  # a state array has the shape of w
@@ -34,17 +34,16 @@ class UpdateRule:
     Parameters
     ----------
     name : str
-        In messages and checkpoints.
+        The rule's name in messages and checkpoints.
     update : callable
-        ``update(w, dw, state, config)``, a step in place on an array of parameters w, of any shape,
-        and on its `state`, arrays by name, which returns None; dw is the gradient, config holds the
-        numbers.
+        ``update(w, dw, state, config)`` changes the parameters w and their `state`, arrays by name,
+        in place, and returns None; dw is the gradient, and config holds the numbers.
     numbers : dict of str to (float, OptionKind)
-        Default and kind of each number. One is ``learning_rate``. ``t``, if it is among them, is
-        the number of the step, from 1.
+        Default and kind of each number. ``learning_rate`` is required. ``t``, if present, counts
+        the steps from 1.
     state : dict of str to callable
-        For each state array, its shape given that of w; None where w needs none. AS_W: that of w.
-        They start as zeros, in the dtype of w.
+        A function for each state array, from the shape of w to the array's, or to None if w needs
+        no such array; AS_W keeps the shape. State starts as zeros in the dtype of w.
     squares : tuple of str
         State arrays that are means of squares, so never negative.
     elementwise : bool
@@ -54,8 +53,19 @@ class UpdateRule:
     Raises
     ------
     OptionError
-        No ``learning_rate``, a square that is no state array, or an elementwise rule whose state
+        No ``learning_rate``, a square that is not a state array, or an elementwise rule whose state
         has another shape than w.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def step_by_sign(w, dw, state, config):
+    ...     w -= config["learning_rate"] * np.sign(dw)
+    >>> rule = UpdateRule("sign", step_by_sign, {"learning_rate": (0.5, Real(0))})
+    >>> w = np.array([1.0, 2.0])
+    >>> update(rule, w, np.array([3.0, -4.0]), {})
+    >>> w
+    array([0.5, 2.5])
     """
 
     name: str
@@ -80,7 +90,7 @@ class UpdateRule:
             raise OptionError(caller, "`elementwise`", got, "all state as AS_W", cause)
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
-        """Shapes of the state of an array of a shape, by name.
+        """Shapes of the state arrays, by name, of a parameter array.
 
         Parameters
         ----------
@@ -94,7 +104,7 @@ class UpdateRule:
         return {key: shape for key, shape in shapes.items() if shape is not None}
 
     def step(self, arrays: Iterable[tuple[Array, Array, StateArrays]], config: Config) -> None:
-        """Take one step of several arrays in place; ``t`` is counted up once, unless an error ends it.
+        """Take one step of several arrays in place; ``t`` grows by 1 unless an error ends the step.
 
         Parameters
         ----------
@@ -104,7 +114,7 @@ class UpdateRule:
         Raises
         ------
         TypeError
-            The rule returns something, or assigns a state array instead of writing to it.
+            The rule returns a value, or assigns a state array instead of writing to it.
         """
         before = dict(config)
         try:
@@ -118,25 +128,25 @@ class UpdateRule:
                         "`update`",
                         f"returned a {type(result).__name__}",
                         expected="None: it changes w in place",
-                        cause="of a rule that returns the new w write w[...] = next_w",
+                        cause="a rule that computes the new w writes w[...] = next_w",
                     )
         except BaseException:
-            config.update(before)  # a step that is interrupted is taken again
+            config.update(before)  # the caller may repeat an interrupted step
             raise
 
     def complete(self, config: Mapping[str, Any], *arrays: str) -> Config:
-        """All numbers: those of `config`, and defaults.
+        """The numbers in `config`, completed by defaults.
 
         Parameters
         ----------
         config : mapping
         *arrays : str
-            Keys of `config` that are left out.
+            Other keys that `config` may have; they are left out.
 
         Returns
         -------
         numbers : dict
-            Python floats, which keep float32 weights float32; ``t`` an int.
+            Python floats, which keep float32 weights float32; ``t`` is an int.
 
         Raises
         ------
@@ -233,7 +243,7 @@ RULES: dict[str, UpdateRule] = {
 
 
 def as_rule(rule: str | UpdateRule) -> UpdateRule:
-    """The rule of a name in RULES, or the rule itself.
+    """The rule that a name in RULES stands for, or the rule itself.
 
     Parameters
     ----------
@@ -273,6 +283,12 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
         A state array of another shape.
     TypeError
         `w` or a state array is no array, or their dtypes or libraries differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> init("sgd_momentum", np.zeros(2), {"momentum": 0.5})
+    {'momentum': 0.5, 'learning_rate': 0.01, 'velocity': array([0., 0.])}
     """
     rule = as_rule(rule)
     caller = f"optim.{rule.name}"
@@ -290,7 +306,7 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
 
 
 def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
-    """A step of a rule in place, on w and on the state in `config`.
+    """Take a step of a rule: change w and the state in `config` in place.
 
     Parameters
     ----------
@@ -301,12 +317,21 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     dw : array, shape and dtype of w
         Their gradient.
     config : dict
-        As `init` returns it; what it lacks is added. Its state is overwritten.
+        As `init` returns it; missing entries are added. Its state is overwritten.
 
     Raises
     ------
     OptionError, TypeError, ValueError
         As of `init`, or `dw` is no array or has another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w, config = np.array([1.0, 2.0]), {"learning_rate": 0.5}
+    >>> for _ in range(2):
+    ...     update("sgd", w, 2 * w, config)
+    >>> w
+    array([0., 0.])
     """
     rule = as_rule(rule)
     require_array(f"optim.{rule.name}", "dw", dw)
@@ -345,7 +370,14 @@ def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Confi
     -------
     next_w : array, shape and dtype of w
     config : dict
-        `config` itself, completed in place, or a new one; to be passed to the next step.
+        `config` itself, completed in place, or a new one. Pass it to the next step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w, config = sgd(np.array([1.0]), np.array([2.0]), {"learning_rate": 0.25})
+    >>> w
+    array([0.5])
     """
     return _pure("sgd", w, dw, config)
 
@@ -431,7 +463,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
     max_norm : float
         Largest Euclidean norm.
     memory : Workspace or None
-        Memory for the norm, which the next step overwrites. None allocates.
+        Holds the norm, which the next step overwrites. None: a new array.
 
     Returns
     -------
@@ -446,7 +478,15 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
     Notes
     -----
     Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is
-    that of a per-word mean times the words of a caption.
+    that of a mean over words, times the number of words in a caption.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grads = np.array([3.0, 4.0])
+    >>> norm = clip_by_global_norm(grads, 1.0)
+    >>> float(norm), grads.round(6)
+    (5.0, array([0.6, 0.8]))
     """
     max_norm = MAX_NORM.check("clip_by_global_norm", "max_norm", max_norm)
     largest, flat = float(np.finfo(grads.dtype).max), contiguous(grads)

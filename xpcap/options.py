@@ -1,6 +1,6 @@
-"""Options as fields: the kind of a value, its help, and defaults for some uses, each said once.
+"""Options as fields of dataclasses, each with its kind, help and presets.
 
-A kind says what it takes, for checks, messages, the command line and the docs. A dataclass gives
+A kind describes its values, for checks, messages, the command line and the docs. A dataclass gives
 its fields their kinds, and checks them all at once::
 
     @dataclass(frozen=True)
@@ -27,16 +27,16 @@ import numpy as np
 
 from xpcap.errors import OptionError, unknown
 
-LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counter hold
+LARGEST = 2**63 - 1  # seed or step that a random stream's key or counter can hold
 T = TypeVar("T")
 
 
 class OptionKind:
-    """A kind of option; its text says what it takes."""
+    """A kind of option; ``str(kind)`` describes its values."""
 
-    reads: type = str  # makes a value of a text of a command line
+    reads: type = str  # converts a text of a command line
     cause = ""  # ends the message of a refusal
-    repeated = False  # on a command line, whose texts `parse` takes together
+    repeated = False  # a command line may repeat it; `parse` then gets all its texts
 
     @property
     def metavar(self) -> str:
@@ -48,7 +48,7 @@ class OptionKind:
         raise NotImplementedError
 
     def parse(self, text: Any) -> Any:
-        """The value of a text; one that cannot be converted is left for `check` to refuse."""
+        """The value of a text; a text that cannot be converted, for `check` to refuse."""
         try:
             return self.reads(text)
         except ValueError:
@@ -62,10 +62,10 @@ class OptionKind:
 
 @dataclass(frozen=True)
 class Whole(OptionKind):
-    """Whole numbers, NumPy's among them, in low..high; `check` returns an int.
+    """Whole numbers in low..high, including NumPy's; `check` returns an int.
 
     low, high : the range, both included
-    optional : None is taken, too, which a refusal does not mention
+    optional : None is valid, too; messages do not mention it
     cause : ends the message of a refusal
     """
 
@@ -85,7 +85,7 @@ class Whole(OptionKind):
     def check(self, caller: str, name: str, value: object) -> Any:
         if self.optional and value is None:
             return None
-        # True and False are whole numbers to Python, and a slip here
+        # True and False are integers to Python, and a mistake here
         if isinstance(value, numbers.Integral) and not isinstance(value, bool):
             number = int(value)
             if self.low <= number <= self.high:
@@ -99,8 +99,8 @@ class Real(OptionKind):
 
     low, high : the range, both included
     above, below : the range, neither included
-    optional : None is taken, too, which a refusal does not mention
-    word : a word that is taken, too
+    optional : None is valid, too; messages do not mention it
+    word : a word that is valid, too
     cause : ends the message of a refusal
     """
 
@@ -148,7 +148,7 @@ class Real(OptionKind):
 
 @dataclass(frozen=True)
 class Flag(OptionKind):
-    """True or False, NumPy's among them; `check` returns a bool."""
+    """True or False, including NumPy's; `check` returns a bool."""
 
     metavar = ""
 
@@ -173,7 +173,7 @@ class Location(OptionKind):
 
     def check(self, caller: str, name: str, value: object) -> Any:
         if isinstance(value, str | os.PathLike):
-            with contextlib.suppress(ValueError):  # text that no system encodes as a path
+            with contextlib.suppress(ValueError):  # a text that cannot be encoded as a path
                 if b"\0" not in os.fsencode(value):
                     return value
         raise self.refusal(caller, name, value)
@@ -194,7 +194,7 @@ class Text(OptionKind):
 
 @dataclass(frozen=True)
 class Names(OptionKind):
-    """One of a few names, or of the keys of a mapping, which may grow."""
+    """One of a few names, or of the keys of a mapping, which may grow later."""
 
     names: Collection[str]
 
@@ -213,9 +213,9 @@ class Names(OptionKind):
 
 @dataclass(frozen=True)
 class Several(OptionKind):
-    """A list or tuple, or another sequence, of one kind; `check` returns a tuple.
+    """A sequence, such as a list, of values of one kind; `check` returns a tuple.
 
-    kind : of each item
+    kind : the kind of each item
     """
 
     kind: OptionKind
@@ -229,7 +229,7 @@ class Several(OptionKind):
         return tuple(self.kind.check(caller, name, item) for item in value)
 
 
-SEED = Whole(0, LARGEST)  # of anything random, and of its steps
+SEED = Whole(0, LARGEST)  # a seed, or the number of a step
 
 
 def _plain(number: float) -> str:
@@ -238,13 +238,13 @@ def _plain(number: float) -> str:
 
 
 class Option(NamedTuple):
-    """All that a field says of itself.
+    """The declaration of a field.
 
-    kind : of its value
-    default : MISSING: it has none. None: the option may be left open, whatever its kind
-    help : for people; a sentence or two
-    role : its part among the options, in the words of the dataclass
-    presets : defaults for some uses, by their names
+    kind : the kind of its value
+    default : MISSING: it is required. None: it may be None, whatever its kind
+    help : a sentence or two for users
+    role : its role among the options, named by the dataclass
+    presets : other defaults, by the name of their use
     """
 
     kind: OptionKind
@@ -254,7 +254,7 @@ class Option(NamedTuple):
     presets: Mapping[str, Any] = MappingProxyType({})
 
     def check(self, caller: str, name: str, value: object) -> Any:
-        """The value, as the kind returns it or raises OptionError; None, if that is the default."""
+        """The value, as the kind converts it; None if that is the default. OptionError : as of the kind."""
         if value is None and self.default is None:
             return None
         return self.kind.check(caller, name, value)
@@ -263,7 +263,7 @@ class Option(NamedTuple):
 def option(
     kind: OptionKind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
 ) -> Any:
-    """Make a field of a dataclass; arguments are those of Option, presets as keywords."""
+    """Make a field of a dataclass, given the fields of its Option; presets are keywords."""
     entry = Option(kind, default, help, role, MappingProxyType(presets))
     return field(default=default, metadata={"option": entry})
 
@@ -280,7 +280,7 @@ def _described(cls: type) -> Mapping[str, Option]:
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Write the parameters of a dataclass into its docstring, from its options."""
+    """Add the options of a dataclass to its docstring, as section Parameters."""
     options = described(cls)
     rows = (
         f"\n{entry.name} : {inspect.formatannotation(entry.type)}\n    {options[entry.name].help}"
@@ -293,9 +293,9 @@ def documented(cls: type[T]) -> type[T]:
 
 
 def check_fields(options: object, caller: str = "") -> None:
-    """Check the options of a dataclass, and store them as their kinds return them.
+    """Check the options of a dataclass, and store them as their kinds convert them.
 
-    OptionError : a value is not of its kind; the error names the function, or else the class.
+    OptionError : a value is not of its kind; the error names the caller, else the class.
     """
     for name, entry in described(options).items():
         value = entry.check(caller or type(options).__name__, f"`{name}`", getattr(options, name))

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, lines elsewhere, at a limited rate."""
+"""Progress of long work: a bar on a terminal, or lines in other output, at a limited rate."""
 
 import contextlib
 import math
@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import Any
 
-BAR_SECONDS = 0.5  # between two changes of a bar
-LINE_SECONDS = 15.0  # between two lines
-WORTH_A_LINE = 50  # things that are left to do
+BAR_SECONDS = 0.5  # least time between two changes of a bar
+LINE_SECONDS = 15.0  # least time between two lines
+MIN_REMAINING = 50  # with fewer things left to do, no line is printed
 
 
 class Pace:
-    """A rate limit: at once, then no sooner than `seconds` after the last, by `clock`."""
+    """A rate limit: `due` at first, and again `seconds` after each `done`, by `clock`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock, self._next = seconds, clock, -math.inf
 
     @property
     def due(self) -> bool:
-        """True once the time has come."""
+        """True if the wait is over."""
         return self._clock() >= self._next
 
     def done(self) -> None:
-        """Start the wait for the next time."""
+        """Start the next wait."""
         self._next = self._clock() + self._seconds
 
 
@@ -35,7 +35,7 @@ _SHOWN = ContextVar("bars", default=False)
 
 @contextlib.contextmanager
 def bars(shown: bool | None) -> Iterator[None]:
-    """Within it this thread's bars are shown or not; None: as around it."""
+    """Show or hide this thread's bars inside the ``with``; None changes nothing."""
     token = _SHOWN.set(_SHOWN.get() if shown is None else shown)
     try:
         yield
@@ -53,9 +53,9 @@ def bar(
 ) -> Any:
     """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
 
-    With `lines`, another stream gets a line at once and one every `LINE_SECONDS`, unless there are
-    few things: the work takes minutes. `shown` None: as `bars` says. Without a standard error, as
-    in a daemon, nothing is shown.
+    With `lines`, for work of minutes, any other stream gets a line at once and every
+    `LINE_SECONDS`, unless few things are left. If `shown` is None, `bars` decides. Without a
+    standard error, as in a daemon, nothing is shown.
     """
     from tqdm import tqdm
 
@@ -102,15 +102,15 @@ class Lines:
             self.update()
 
     def update(self, count: int = 1) -> None:
-        """Count things that are done, and print how many if it is time."""
+        """Count things that are done, and print their number if a line is due."""
         self._done += count
-        if self._total - self._done >= WORTH_A_LINE and self._pace.due:
+        if self._total - self._done >= MIN_REMAINING and self._pace.due:
             say(f"{self._label}: {self._done:,} of {self._total:,}", err=True)
             self._pace.done()
 
 
 def _size() -> dict[str, int]:
-    """A size for a terminal that does not know its own, as in a container; else tqdm asks it."""
+    """A size if the terminal does not know its own, as in a container; otherwise tqdm asks it."""
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns
         return {} if known else {"ncols": 80, "nrows": 20}
@@ -119,9 +119,9 @@ def _size() -> dict[str, int]:
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line at once, without breaking a bar; nothing where the process has no such stream.
+    """Print a line at once, without breaking a bar; do nothing if the process has no such stream.
 
-    BrokenPipeError : nobody reads it.
+    BrokenPipeError : the reader of the stream has gone.
     """
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Safetensors files: arrays and a JSON object, written whole, and checked when they are read."""
+"""Safetensors files of arrays and a JSON object, written whole or not at all, checked when read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from xpcap.files import atomic, check_format, size_of
 
 FORMAT = 1
 KEY = "xpcap"  # the only metadata key: safetensors writes several in random order
-MOST_HEADER = 16 * 2**20  # bytes; our longest hold the history of a run, some 400 bytes an epoch
+MAX_HEADER = 16 * 2**20  # bytes; xpcap's longest holds a run's history, 400 bytes an epoch
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write arrays, and `meta` as sorted JSON. Equal content gives equal bytes.
+    """Write arrays, and `meta` as JSON with sorted keys. Equal content gives equal bytes.
 
     OSError : the file cannot be written; an older one is intact. ValueError : `meta` is not JSON.
     """
@@ -32,11 +32,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 def read_tensors(
     path: Path, caller: str, names: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read the arrays and `meta` of a file of `write_tensors`.
+    """Read the arrays and `meta` of a file that `write_tensors` wrote.
 
-    caller : named in messages
-    names : of the arrays to read; None: all
-    DataError : no file, a damaged one, one that is not ours, or one of a newer format.
+    caller : function that messages name
+    names : the arrays to read; None: all
+    DataError : the file is missing, damaged, another program's, or of a newer format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -44,14 +44,13 @@ def read_tensors(
     try:
         # safetensors reads a header of any length into memory
         with path.open("rb") as start:
-            claimed = int.from_bytes(start.read(8), "little")
-        if claimed > (most := max(0, min(MOST_HEADER, size - 8))):
-            got = f"has {size:,} bytes and claims a header of {claimed:,}"
-            raise DataError(caller, path, got, f"at most {most:,}", "damaged, or cut short?")
+            header = int.from_bytes(start.read(8), "little")
+        if header > (limit := max(0, min(MAX_HEADER, size - 8))):
+            got = f"has {size:,} bytes and claims a header of {header:,}"
+            raise DataError(caller, path, got, f"at most {limit:,}", "damaged, or cut short?")
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
-            wanted = file.keys() if names is None else names
-            tensors = {name: file.get_tensor(name) for name in wanted}
+            tensors = {x: file.get_tensor(x) for x in (file.keys() if names is None else names)}
     except DataError:
         raise
     except (
@@ -66,6 +65,6 @@ def read_tensors(
         got = "cannot be read as a safetensors file of xpcap"
         cause = f"damaged, or another program's? ({error!r})"
         raise DataError(caller, path, got, "one that 'train' wrote", cause) from error
-    found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
-    check_format(caller, path, found, FORMAT)
+    version = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
+    check_format(caller, path, version, FORMAT)
     return tensors, meta

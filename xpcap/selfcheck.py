@@ -34,9 +34,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 REDUCED_TOLERANCE = 1e-2  # if the environment lets cuBLAS or CuPy reduce the precision of products
 Results = Mapping[str, Array | float]  # tensors and numbers that some work returns, by name
 
-_codes: dict[
-    tuple[str, ...], str
-] = {}  # the code chosen for each work that was checked, by its key
+_codes: dict[tuple[str, ...], str] = {}  # the code chosen for work that was checked, by its key
 # True within a check: work that is part of other work is not checked again
 _checking = contextvars.ContextVar("xpcap_checking", default=False)
 
@@ -164,7 +162,7 @@ def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
     if not x.size:
         return 0.0
     largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
-    with np.errstate(invalid="ignore"):  # infinities give NaN, which no tolerance lets pass
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which exceeds every tolerance
         return float(np.abs(x - y).max()) / largest if largest else 0.0
 
 

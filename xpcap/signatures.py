@@ -1,11 +1,11 @@
-"""Types of files by their first bytes, for messages about an unexpected file."""
+"""Recognise types of files by their first bytes, for messages about an unexpected file."""
 
 import re
 from typing import NamedTuple
 
 
 class FileType(NamedTuple):
-    """A type of file as in messages, ``an Excel workbook``, and its family.
+    """A type of file: its name in messages, such as ``an Excel workbook``, and its family.
 
     Families: picture, raw, video, spreadsheet, document, archive, data.
     """
@@ -16,12 +16,14 @@ class FileType(NamedTuple):
 
 HEIC, AVIF = FileType("a HEIC picture", "picture"), FileType("an AVIF picture", "picture")
 PAGE, RAW = FileType("an HTML page", "document"), FileType("a camera's RAW file", "raw")
-ENDS = 1 << 16  # bytes at either end of a zip archive that hold names of its members
+ENDS = 1 << 16  # bytes at each end of a zip archive that are searched for names of members
 
-_BRAND = rb".{4}ftyp(.{4}){0,13}?"  # of an ISO media file; the brands that it fits follow its own
+_BRAND = (
+    rb".{4}ftyp(.{4}){0,13}?"  # an ISO media file's brand, then the brands it is compatible with
+)
 _ZIP = rb"PK[\x03\x05][\x04\x06]"
-_TYPES = {  # patterns of the first bytes; the first that fits: AVIF may begin as HEIC does
-    # Fujifilm's, Panasonic's, Olympus's, and Canon's before and after 2018
+_TYPES = {  # the first pattern that matches counts: AVIF may begin as HEIC does
+    # RAW of Fujifilm, Panasonic, Olympus, and Canon before and after 2018
     rb"FUJIFILMCCD-RAW|IIU\0|IIRO|II\*\0.{4}CR|.{4}ftypcrx ": RAW,
     _BRAND + rb"avi[fs]": AVIF,
     _BRAND + rb"(hei[cxms]|hev[cx]|mif1|msf1)": HEIC,
@@ -42,7 +44,7 @@ _TYPES = {  # patterns of the first bytes; the first that fits: AVIF may begin a
 
 
 def type_of_file(content: bytes) -> FileType | None:
-    """The type of a file by its bytes; 64 are enough, but for zip archives. None: unknown."""
+    """The type of a file by its bytes; 64 are enough except for zip archives. None: unknown."""
     ends = content[:ENDS] + content[-ENDS:]
-    fitting = (type_ for first, type_ in _TYPES.items() if re.match(first, ends, re.DOTALL))
+    fitting = (type_ for pattern, type_ in _TYPES.items() if re.match(pattern, ends, re.DOTALL))
     return next(fitting, None)

@@ -1,8 +1,8 @@
-"""The host's cores: parts of the work on each, and BLAS on one thread while xpcap computes.
+"""The host's cores: xpcap divides work among them, and holds BLAS to one thread meanwhile.
 
 BLAS can spread one product over the cores. But the work between two products stays on one core;
-threads that share a small product wait for one another whenever another process holds a core; and
-bits depend on their number. So xpcap divides batches and large products among the cores itself.
+threads that share a small product wait for each other whenever another process occupies a core; and
+the bits of results depend on their number. So xpcap divides batches and large products itself.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from xpcap.plain_code import is_plain
 
-AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # processors by OpenBLAS's names
+AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of processors
 
 
 class _Library(NamedTuple):
@@ -28,7 +28,7 @@ class _Library(NamedTuple):
 
     threads: Callable[[], int]
     limit: Callable[[int], object]
-    each_thread: bool  # whether a limit counts only for the thread that sets it
+    each_thread: bool  # a limit applies only to the thread that sets it
 
 
 def _symbol(library: ctypes.CDLL, name: str) -> Any:
@@ -42,27 +42,29 @@ def _symbol(library: ctypes.CDLL, name: str) -> Any:
 def _library(controller: Any) -> _Library:
     """The functions of a library that threadpoolctl found.
 
-    OpenBLAS's own, unless OpenMP runs its threads: from threadpoolctl 3.8 on, only the thread that
-    set a limit first may set another one, and elsewhere nothing happens.
+    They are OpenBLAS's own, unless OpenMP runs its threads: threadpoolctl 3.8 and newer changes a
+    limit only in the thread that first set one, and does nothing in any other.
     """
     openmp = getattr(controller, "threading_layer", None) == "openmp"
     if controller.internal_api == "openblas" and not openmp:
         library = ctypes.PyDLL(controller.filepath)  # these calls keep the interpreter's lock
-        get, put = (_symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set"))
-        if get is not None and put is not None:
-            return _Library(get, put, False)
+        get_threads, set_threads = (
+            _symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set")
+        )
+        if get_threads is not None and set_threads is not None:
+            return _Library(get_threads, set_threads, False)
     return _Library(lambda: int(controller.num_threads), controller.set_num_threads, openmp)
 
 
 class _Thread(threading.local):
-    """Holds and limits of a thread."""
+    """A thread's holds of BLAS, and the limits to restore after them."""
 
-    depth = 0  # of `one_blas_thread` within one another
-    before: tuple[int, ...] = ()  # its limits of the libraries whose limits count for each thread
+    depth = 0  # number of nested `one_blas_thread`
+    before: tuple[int, ...] = ()  # limits of the libraries with `each_thread`
 
 
 class _Blas:
-    """The BLAS libraries of this process, on one thread each while any thread holds them."""
+    """The BLAS libraries of this process; each has one thread while any thread holds them."""
 
     def __init__(self) -> None:
         controllers = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -75,9 +77,9 @@ class _Blas:
             for controller in controllers
         ]
         self.has_small_kernels = bool(kernels) and {*kernels} <= {*AVX512}
-        self._lock = threading.Lock()  # of the rest, for a few calls at a time
-        self._holders = 0  # threads
-        self._before: list[int] = []  # threads of each shared library, while it is held
+        self._lock = threading.Lock()  # guards the fields below
+        self._holders = 0  # number of threads that hold the libraries
+        self._before: list[int] = []  # limits of the shared libraries, to restore
         self._cores = 1
         self._thread = _Thread()
 
@@ -94,7 +96,7 @@ class _Blas:
             library.limit(min(threads, library.threads()))
 
     def hold(self) -> None:
-        """Hold the libraries to one thread, until this thread has called `release` as often."""
+        """Limit the libraries to one thread, until this thread has called `release` as often."""
         self._thread.depth += 1
         if self._thread.depth > 1:
             return
@@ -116,21 +118,21 @@ class _Blas:
         with self._lock:
             self._holders -= 1
             if not self._holders:
-                _give_back(self._shared, self._before)
+                _restore(self._shared, self._before)
                 self._before = []
-        _give_back(self._each_thread, self._thread.before)
+        _restore(self._each_thread, self._thread.before)
 
     def after_fork(self) -> None:
-        """Forget the other threads, which a forked process does not have."""
+        """Forget the other threads, which do not exist in a forked process."""
         self._lock = threading.Lock()
         if self._before and not self._thread.depth:
-            _give_back(self._shared, self._before)
+            _restore(self._shared, self._before)
             self._before = []
         self._holders = int(self._thread.depth > 0)
 
 
-def _give_back(libraries: Sequence[_Library], before: Sequence[int]) -> None:
-    """Restore limits, except where somebody else has set one meanwhile."""
+def _restore(libraries: Sequence[_Library], before: Sequence[int]) -> None:
+    """Restore limits, except of a library whose limit the program has changed meanwhile."""
     for library, threads in zip(libraries, before, strict=True):
         if library.threads() == 1:
             library.limit(threads)
@@ -140,11 +142,11 @@ _blas = _Blas()
 
 
 class one_blas_thread(contextlib.ContextDecorator):  # noqa: N801 - reads as a verb
-    """Context, or decorator, in which BLAS is on one thread; afterwards on as many as before.
+    """Context, or decorator, that limits BLAS to one thread and then restores its limit.
 
-    All of xpcap's products on the host are computed so, unless plain code runs. Then their bits, and
-    their time beside a busy process, depend neither on BLAS's threads nor on what other threads of
-    the program do.
+    xpcap computes all products on the host inside it, unless plain code runs. So neither their bits
+    nor their time next to a busy process depend on BLAS's threads or on other threads of the
+    program.
     """
 
     def __enter__(self) -> None:
@@ -162,16 +164,16 @@ def has_small_kernels() -> bool:
 
 
 def limit_cores(cores: int) -> None:
-    """Use at most so many of the host's cores from now on."""
+    """Use at most this number of the host's cores from now on."""
     _blas.limit(cores)
 
 
-# ---- Parts of the work
+# ---- Parallel work
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORTH_WAKING = 1 << 24  # multiplications
+WORTH_WAKING = 1 << 24  # multiplications of a task that is worth waking a thread
 _in_part = contextvars.ContextVar("xpcap_part", default=False)
 
 
@@ -181,7 +183,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """Forget the threads of the pool: a forked process has none of them."""
+    """Forget the threads of the pool, which do not exist in a forked process."""
     _pool.cache_clear()
     _blas.after_fork()
 
@@ -194,33 +196,32 @@ def cores() -> int:
     """Number of cores for parallel work: the threads that NumPy's BLAS may use.
 
     That is the number of the machine's cores, or a limit set by ``OPENBLAS_NUM_THREADS``,
-    ``OMP_NUM_THREADS`` or threadpoolctl. It is 1 where BLAS cannot be held to one thread (Apple's
-    Accelerate), which then spreads its products itself, and in plain code, where only BLAS has
-    threads.
+    ``OMP_NUM_THREADS`` or threadpoolctl. It is 1 if BLAS cannot be limited to one thread, as
+    Apple's Accelerate, and in plain code: there BLAS spreads its products itself.
     """
     return 1 if is_plain() else _blas.cores()
 
 
 def free_cores() -> int:
-    """`cores`, or 1 inside a part of parallel work, whose other cores are taken."""
+    """`cores`, or 1 inside a part of parallel work, whose other parts use the other cores."""
     return 1 if _in_part.get() else cores()
 
 
 def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[Result]:
     """[work(part) for part in parts], in parallel: the first in this thread, the others in the pool.
 
-    An exception is raised once all have ended. Within another parallel map, and in plain code,
-    the parts are done one after the other. BLAS is on one thread meanwhile, unless plain code runs.
+    An exception is raised once all have ended. Inside another parallel map, and in plain code, the
+    parts run one after the other. BLAS has one thread meanwhile, unless plain code runs.
     """
-    held = one_blas_thread()(work)
+    run = one_blas_thread()(work)
     if len(parts) < 2 or _in_part.get() or is_plain():
-        return [held(part) for part in parts]
+        return [run(part) for part in parts]
     token = _in_part.set(True)
     futures: list[Future[Result]] = []
     submit, context = _pool().submit, contextvars.copy_context
     try:
-        futures.extend(submit(context().run, held, part) for part in parts[1:])
-        first = held(parts[0])
+        futures.extend(submit(context().run, run, part) for part in parts[1:])
+        first = run(parts[0])
     finally:
         wait(futures)
         _in_part.reset(token)
@@ -228,10 +229,10 @@ def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[
 
 
 def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
-    """Run independent tasks: in parallel on the host, in turn on a device, which has its own cores.
+    """Run independent tasks: in parallel on the host, one after the other on a device.
 
-    `like` is an array of their library, `work` the multiplications of a task; a small task is done
-    before a thread has woken.
+    `like` is an array of their library, `work` the number of multiplications of a task: a small
+    task ends before a thread wakes.
     """
     if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
         parallel_map(lambda task: task(), tasks)
@@ -246,5 +247,5 @@ def divide(n: int, count: int) -> list[slice]:
 
 
 def split_evenly(length: int, parts: int) -> list[slice]:
-    """0..length divided into at most `parts` slices, none of which is empty unless `length` is 0."""
+    """0..length divided into at most `parts` slices, none of them empty unless `length` is 0."""
     return divide(length, max(1, min(parts, length)))

@@ -1,4 +1,4 @@
-"""The current work: the ranks that share it, whether it shows bars, and who hears its notices."""
+"""The current work: the ranks that share it, its progress bars and its notices."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ LOG = logging.getLogger("xpcap")
 
 @dataclass(frozen=True)
 class Work:
-    """What a command, or a function with these parameters, says once for all that it calls."""
+    """Settings of a command, or of a function with these parameters, for everything it calls."""
 
     group: Group = SINGLE
     on_notice: Callable[[str], object] = LOG.warning
@@ -24,7 +24,7 @@ _CURRENT = ContextVar("work", default=Work())  # noqa: B039 - frozen
 
 
 def current() -> Work:
-    """The current work. In a new thread it is one process, without bars, with notices logged."""
+    """The current work. A new thread has one rank and no bars, and logs notices."""
     return _CURRENT.get()
 
 
@@ -35,25 +35,25 @@ def work(
     progress: bool | None = None,
     on_notice: Callable[[str], object] | None = None,
 ) -> Iterator[Group]:
-    """Set the current work within a `with` block; None keeps the surrounding setting.
+    """Set the current work inside the ``with``; None keeps the surrounding setting.
 
-    Never enter it across a `yield`: whoever asks a generator for its next thing has work of their
-    own. What rank 0 does alone, it does with `group=SINGLE`: nobody answers it.
+    Never enter it around a `yield`: a generator's caller has its own current work. If rank 0 works
+    alone, give it `group=SINGLE`: the other ranks would not answer.
 
     group : the ranks that share the work
     progress : rank 0 shows bars on a terminal
-    on_notice : called with each notice of this thread, in place of the logger "xpcap"
+    on_notice : called with each notice of this thread, instead of the logger "xpcap"
     """
     before = current()
-    now = replace(before, group=group or before.group, on_notice=on_notice or before.on_notice)
-    token = _CURRENT.set(now)
+    settings = replace(before, group=group or before.group, on_notice=on_notice or before.on_notice)
+    token = _CURRENT.set(settings)
     try:
-        with bars(progress if now.group.rank == 0 else False):
-            yield now.group
+        with bars(progress if settings.group.rank == 0 else False):
+            yield settings.group
     finally:
         _CURRENT.reset(token)
 
 
 def notice(sentence: str) -> None:
-    """Report something other than an error: to the running command, else to the log."""
+    """Report what deserves attention but is no error: to the running command, else to the log."""
     current().on_notice(sentence)
