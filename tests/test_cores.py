@@ -13,7 +13,7 @@ import pytest
 from programs import program
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from xpcap import CaptioningRNN, CaptioningSolver, layers, plain
+from xpcap import CaptioningRNN, CaptioningSolver, layers, plain_code
 from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
@@ -206,7 +206,7 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
     features = data.features("train", np.arange(N))
     if inject != "init":
         features = np.random.default_rng(2).standard_normal((N, P, D))
-    with plain():
+    with plain_code.plain():
         loss, grads = make(cell, inject=inject).loss(features, captions)
     for parts in (1, 2, 3, 8):
         workspace = Workspace(grads.flat, parts)
@@ -234,9 +234,9 @@ def trained(parts: int, dtype: Any = np.float64) -> np.ndarray:
 
 @pytest.mark.usefixtures("parts_of_32")
 def test_twenty_steps_in_parts_end_where_the_plain_equations_end_with_the_same_bits() -> None:
-    with plain():
-        plain_params = trained(1)
-    np.testing.assert_allclose(trained(3), plain_params, rtol=0, atol=1e-9)
+    with plain_code.plain():
+        plain = trained(1)
+    np.testing.assert_allclose(trained(3), plain, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(trained(3, np.float32), trained(3, np.float32))
 
 
