@@ -59,11 +59,13 @@ class UpdateRule:
     Examples
     --------
     >>> import numpy as np
-    >>> def step_by_sign(w, dw, state, config):
+    >>> from xpcap import optim
+    >>> from xpcap.options import Real
+    >>> def sign_update(w, dw, state, config):
     ...     w -= config["learning_rate"] * np.sign(dw)
-    >>> rule = UpdateRule("sign", step_by_sign, {"learning_rate": (0.5, Real(0))})
+    >>> rule = optim.UpdateRule("sign", sign_update, {"learning_rate": (0.5, Real(0))})
     >>> w = np.array([1.0, 2.0])
-    >>> update(rule, w, np.array([3.0, -4.0]), {})
+    >>> optim.update(rule, w, np.array([3.0, -4.0]), {})
     >>> w
     array([0.5, 2.5])
     """
@@ -287,7 +289,8 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
     Examples
     --------
     >>> import numpy as np
-    >>> init("sgd_momentum", np.zeros(2), {"momentum": 0.5})
+    >>> from xpcap import optim
+    >>> optim.init("sgd_momentum", np.zeros(2), {"momentum": 0.5})
     {'momentum': 0.5, 'learning_rate': 0.01, 'velocity': array([0., 0.])}
     """
     rule = as_rule(rule)
@@ -327,9 +330,10 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     Examples
     --------
     >>> import numpy as np
+    >>> from xpcap import optim
     >>> w, config = np.array([1.0, 2.0]), {"learning_rate": 0.5}
     >>> for _ in range(2):
-    ...     update("sgd", w, 2 * w, config)
+    ...     optim.update("sgd", w, 2 * w, config)
     >>> w
     array([0., 0.])
     """
@@ -375,7 +379,8 @@ def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Confi
     Examples
     --------
     >>> import numpy as np
-    >>> w, config = sgd(np.array([1.0]), np.array([2.0]), {"learning_rate": 0.25})
+    >>> from xpcap import optim
+    >>> w, config = optim.sgd(np.array([1.0]), np.array([2.0]), {"learning_rate": 0.25})
     >>> w
     array([0.5])
     """
@@ -483,8 +488,9 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
     Examples
     --------
     >>> import numpy as np
+    >>> from xpcap import optim
     >>> grads = np.array([3.0, 4.0])
-    >>> norm = clip_by_global_norm(grads, 1.0)
+    >>> norm = optim.clip_by_global_norm(grads, 1.0)
     >>> float(norm), grads.round(6)
     (5.0, array([0.6, 0.8]))
     """

@@ -98,14 +98,14 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
 MISUSED = """
 --beam 0 | --beam is 0, expected a whole number of at least 1
 --beam five | --beam is 'five', expected a whole number of at least 1
---beam 5 --n-best 6 | --n-best is 6, expected a whole number in 1..5; no more captions come out of a beam than its --beam
+--beam 5 --n-best 6 | --n-best is 6, expected a whole number in 1..5; a beam returns at most --beam captions
 --beam 5 --groups 2 | --groups is 2, expected a divisor of --beam, 5
 --beam 5 --length-penalty nan | --length-penalty is nan, expected a number in 0..10
 --beam 4 --diversity 1 | --diversity requires --groups
 --n-best 3 | --n-best requires --beam
 --top-p 1.5 | --top-p is 1.5, expected a number in 0.000001..1; it is a probability
 --top-k 0 | --top-k is 0, expected a whole number of at least 1
---temperature 0 | --temperature is 0.0, expected a finite number of at least 0.001; for the likeliest words decode greedily
+--temperature 0 | --temperature is 0.0, expected a finite number of at least 0.001; for the likeliest words, decode greedily
 --sample-seed -1 | --sample-seed is -1, expected a whole number in 0..2**63-1
 --least-words 99 | --least-words is 99, expected a whole number in 0..25
 --ban sqare | --ban has 'sqare', which no caption of run has, expected one of its | did you mean 'square'?

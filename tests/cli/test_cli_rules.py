@@ -12,7 +12,7 @@ BROKEN = """
 prepare c.csv --out o.h5 --min-count 1 --vocabulary 9 | --min-count excludes --vocabulary
 evaluate RUN --greedy --beam 2 --top-k 1 | --greedy excludes --beam and --top-k
 evaluate RUN --beam 2 --temperature 1 --top-p 1 | --beam excludes --temperature and --top-p; a beam draws nothing
-evaluate RUN --diversity 1 --beam 2 | --diversity requires --groups; it makes 2 groups or more differ
+evaluate RUN --diversity 1 --beam 2 | --diversity requires --groups; it makes several groups differ
 evaluate RUN --groups 2 --length-penalty 1 | --length-penalty and --groups require --beam
 caption RUN a.png --split val -n 1 --data d.h5 | --split and -n and --data exclude pictures; give one
 caption RUN --txt | --txt requires pictures; it writes to files or folders

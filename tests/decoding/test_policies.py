@@ -255,7 +255,7 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
 
 @refusals(
     """
-    Sampling(temperature=0.0) | thing: temperature | got: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words decode greedily
+    Sampling(temperature=0.0) | thing: temperature | got: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words, decode greedily
     Sampling(temperature=np.nan) | thing: temperature | got: is nan | expected: a finite number of at least
     Sampling(temperature=np.inf) | thing: temperature | got: is inf | expected: a finite number of at least
     Sampling(top_k=0) | thing: top_k | got: is 0 | expected: a whole number of at least 1

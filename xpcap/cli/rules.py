@@ -30,7 +30,7 @@ class Excludes(NamedTuple):
 DECODING = (
     Excludes(["greedy"], [*OF_BEAMS, *OF_SAMPLING]),
     Excludes(["width"], [*OF_SAMPLING], "a beam draws nothing"),
-    Needs(["diversity"], ["groups"], "it makes 2 groups or more differ"),
+    Needs(["diversity"], ["groups"], "it makes several groups differ"),
     # `n_best` also goes with the beam that a run has by default
     Needs([name for name in OF_BEAMS if name not in ("width", "n_best", "diversity")], ["width"]),
 )

@@ -1,4 +1,4 @@
-"""Decoding: from a model's probabilities to captions; it knows no model. Open decode.py first.
+"""Decoding: captions from a model's probabilities, for any model. Open decode.py first.
 
-`decode` runs one loop over hypotheses; a `Policy` (policies.py, beam.py) chooses the next words.
+`decode` loops over time steps; a `Policy` (policies.py, beam.py) chooses the next words.
 """

@@ -1,4 +1,4 @@
-"""Beam search: several hypotheses of each picture at once, in one beam or in groups that differ."""
+"""Beam search: several hypotheses for each picture, in one beam or in groups that differ."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -18,28 +18,36 @@ from xpcap.options import Real, Whole, documented, option
 @documented
 @dataclass(frozen=True)
 class Beam(Policy):
-    """Beam search: the `width` likeliest beginnings of a caption go on, and the best score wins.
+    """Beam search: continue the `width` likeliest hypotheses, and return the best captions.
 
-    score = total log-probability / words**length_penalty, END counted in both
+    The best have the largest log-probability / words**length_penalty; both count END.
 
-    In each step the continuations of all hypotheses of a picture are ranked by total
-    log-probability, ties by the parent's rank, then by the word's id. The best go on, as many as
-    have not ended: a hypothesis leaves with END, and the beam is narrower by one. A hypothesis cut
-    at `max_length` counts as it is. A picture is finished early if no hypothesis in its beam can
-    reach the `n_best` any more: a total only falls, so none comes above total /
-    max_length**length_penalty. That changes no result.
+    Each step sorts the continuations of a picture's hypotheses by log-probability, then by the order
+    of their parents, then by word id, and continues the best. A hypothesis that ends with END leaves
+    the beam, which is then narrower by one. At `max_length` a hypothesis is cut and counts as it is.
+    A picture is finished early once no hypothesis in its beam can become one of the `n_best`: a
+    log-probability only falls, so log-probability / max_length**length_penalty is its bound. That
+    changes no result.
 
-    Hypotheses are dealt into groups of equal width. Each is a beam of its own, and groups choose in
-    turn: for ranking only, `diversity` is subtracted from a word's log-probability for each
-    hypothesis of an earlier group that chose the word in this step.
+    Hypotheses are divided into groups of equal width. Each group is a beam, and the groups choose
+    one after the other: when a group sorts, `diversity` is subtracted from a word's log-probability
+    for each hypothesis of an earlier group that chose the word in this step.
 
     Raises
     ------
-    OptionError : a number is out of range, or they do not fit together.
+    OptionError : a number is out of range, or options do not fit together.
 
     Notes
     -----
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
+
+    Examples
+    --------
+    >>> import numpy as np, xpcap
+    >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "star": 4}
+    >>> model = xpcap.CaptioningRNN(words, input_dim=4, cell_type="lstm", seed=0)
+    >>> model.sample(np.eye(3, 4), policy=xpcap.Beam(2, max_length=6)).shape
+    (3, 6)
     """
 
     width: int = option(Whole(1), 5, "Beam search with this number of hypotheses.")
@@ -71,19 +79,17 @@ class Beam(Policy):
 
     @property
     def search_title(self) -> str:
-        """The search in words, without the order of its captions."""
+        """The search in words, without the length penalty."""
         if self.groups == 1:
             return f"beam of {self.width}"
         return f"beam of {self.width} in {self.groups} groups, diversity {self.diversity:g}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        captions = Whole(
-            1, self.width, cause="no more captions come out of a beam than its `width`"
-        )
+        captions = Whole(1, self.width, cause="a beam returns at most `width` captions")
         captions.check("Beam", "`n_best`", self.n_best)
         if self.groups == 1 and self.diversity != Beam.diversity:
-            cause = "it makes 2 groups or more differ"
+            cause = "it makes several groups differ"
             raise OptionError("Beam", "`diversity`", "requires `groups`", cause=cause)
         if self.width % self.groups:
             expected = f"a divisor of `width`, {self.width}: groups are of equal width"
@@ -91,41 +97,42 @@ class Beam(Policy):
 
     @property
     def size(self) -> int:
-        """Hypotheses of a picture in one group."""
+        """Number of a picture's hypotheses in one group."""
         return self.width // self.groups
 
     @property
     def slots(self) -> int:
-        """Hypotheses of a picture; j in group g of picture i has slot (g * N + i) * size + j."""
+        """Number of a picture's hypotheses; j in group g of picture i has slot (g * N + i) * size + j."""
         return self.width
 
     def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:
         return Search(self, len(numbers), special.null, memory)
 
     def finished(self, hypotheses: Hypotheses) -> np.ndarray:
-        by_slot = hypotheses.ended, hypotheses.totals, self._scores(hypotheses)
-        ended, totals, scores = (self._by_picture(x) for x in by_slot)
-        nth_best = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
-        reach = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
-        done = (reach < nth_best) | (reach == -np.inf)
+        by_slot = hypotheses.ended, hypotheses.totals, self._normalised(hypotheses)
+        ended, totals, normalised = (self._by_picture(x) for x in by_slot)
+        nth_best = np.sort(np.where(ended, normalised, -np.inf), axis=1)[:, -self.n_best]
+        bound = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
+        done = (bound < nth_best) | (bound == -np.inf)
         return hypotheses.ended | np.tile(np.repeat(done, self.size), self.groups)
 
     def select(self, hypotheses: Hypotheses) -> np.ndarray:
-        scores = self._by_picture(self._scores(hypotheses))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.n_best]
+        normalised = self._by_picture(self._normalised(hypotheses))
+        order = np.argsort(-normalised, axis=1, kind="stable")[:, : self.n_best]
         slots = self._by_picture(np.arange(len(hypotheses.ended)))
         return np.take_along_axis(slots, order, axis=1)
 
-    def _scores(self, hypotheses: Hypotheses) -> np.ndarray:
+    def _normalised(self, hypotheses: Hypotheses) -> np.ndarray:
+        """Log-probabilities divided by words**length_penalty, by which captions are compared."""
         return hypotheses.totals / np.maximum(hypotheses.lengths, 1) ** self.length_penalty
 
     def _by_picture(self, x: np.ndarray) -> np.ndarray:
-        """Values of all hypotheses, in the order of slots, as (N, width)."""
+        """Values by slot, as (N, width)."""
         return x.reshape(self.groups, -1, self.size).swapaxes(0, 1).reshape(-1, self.width)
 
 
 class Search:
-    """StepFunction of a beam for N pictures."""
+    """The StepFunction of a beam, for N pictures."""
 
     def __init__(self, beam: Beam, N: int, null: int, memory: Workspace) -> None:
         self._beam, self._N, self._null, self._memory = beam, N, null, memory
@@ -135,7 +142,7 @@ class Search:
         size, groups = self._beam.size, self._beam.groups
         n, beams = len(scores), slots // size
         first_step = totals is None
-        if totals is None:  # every group starts from a picture's one hypothesis
+        if totals is None:  # every group starts from the picture's only hypothesis
             if groups > 1:
                 scores = xp.concatenate([scores] * groups)
             totals, beams = xp.zeros(n * groups, scores.dtype), np.arange(n * groups)
@@ -143,7 +150,7 @@ class Search:
         if groups == 1:
             return Choice(*ops.beam_step(scores, scores, totals, rows_of_groups[0][1], self._null))
         choices: list[Choice] = []
-        chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
+        chosen: list[Array] = []  # words (N * size,) of each earlier group; -1: none
         for group, rows in rows_of_groups:
             logits = scores[group]
             penalised = self._penalised(logits, chosen, rows)
@@ -156,9 +163,9 @@ class Search:
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
     def _groups(self, beams: np.ndarray, first_step: bool) -> list[tuple[slice, BeamRows]]:
-        """Hypotheses of each group that has any left, and their rows in tables of the group.
+        """For each group that has hypotheses left, these and their rows in the group's tables.
 
-        beams : each hypothesis' beam, group * N + picture, rising
+        beams : the beam of each hypothesis, group * N + picture, in ascending order
         """
         size, N = self._beam.size, self._N
         bounds = np.searchsorted(beams, N * np.arange(self._beam.groups + 1)).tolist()
@@ -174,7 +181,7 @@ class Search:
             parts += rows, next_rows, firsts
         uploaded = self._memory.send(
             "groups", np.concatenate(parts).astype(np.int32)
-        )  # all at once
+        )  # one upload for all groups
         starts = accumulate(map(len, parts), initial=0)
         views = [
             view(uploaded, start, part.shape) for start, part in zip(starts, parts, strict=False)
@@ -186,7 +193,7 @@ class Search:
         ]
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], rows: BeamRows) -> Array:
-        """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""
+        """Scores (n, V) minus `diversity` for each hypothesis of earlier groups that chose the word."""
         if not chosen:
             return scores
         xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
@@ -196,7 +203,7 @@ class Search:
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]
-                at = starts + xp.maximum(word, 0)
+                indices = starts + xp.maximum(word, 0)
                 penalty = xp.where(word < 0, 0, self._beam.diversity).astype(dtype)
-                flat[at] = flat[at] - penalty
+                flat[indices] = flat[indices] - penalty
         return penalised

@@ -1,4 +1,4 @@
-"""Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
+"""Decoding: captions from image features, word by word, as a policy chooses, for any model."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -27,30 +27,30 @@ from xpcap.selfcheck import Results, checked_code, computing
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
-MAX_TABLE_WORDS = 1 << 12  # projected on a device at once: larger products would take longer
-MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core does not pay off
+MAX_TABLE_WORDS = 1 << 12  # a device projects a larger vocabulary step by step, which is faster
+MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core would not save time
 
 
 class Decoded(NamedTuple):
-    """Captions of N pictures, n of each, the best first; empty ones if a picture has fewer."""
+    """Captions of N pictures, n for each, the best first; padded with empty captions."""
 
     captions: np.ndarray  # (N, n, max_length) int32, NULL after END
-    probabilities: np.ndarray  # (N, n, max_length), the model's dtype; of the words, 0 after END
-    # (N, n), the model's dtype: totals over a caption's words, END included; -inf without a caption
+    probabilities: np.ndarray  # (N, n, max_length), the model's dtype: each word's, 0 after END
+    # (N, n), the model's dtype: each caption's, END included; -inf for padding
     log_probabilities: np.ndarray
 
 
 class Stepper(Protocol):
-    """Steps of a model, from word to word. Results last until the next call."""
+    """A model's step from word to word. Each call overwrites the results of the last."""
 
     def project(self, words: Array) -> Array:
-        """Inputs (n, G) of a step that reads the words (n,), int. A row depends on its word alone."""
+        """Inputs (n, G) of a step that reads words (n,), int. A row depends on its word alone."""
 
     def advance(self, a: Array, state: State) -> tuple[Array, State]:
         """Scores (n, V) of the next word, log-probabilities up to a constant, and the new state.
 
-        a : array (n, G), of `project`. It may be overwritten.
-        state : of `Decodable.start`, or of the step before. New ones last.
+        a : array (n, G), from `project`. It may be overwritten.
+        state : from `Decodable.start` or the step before. The new state is not overwritten.
         """
 
 
@@ -60,28 +60,28 @@ class Decodable(ABC):
     Attributes
     ----------
     word_to_idx : dict of str to int
-        The vocabulary, word to id.
+        The id of each word of the vocabulary.
     """
 
     word_to_idx: dict[str, int]
 
     @property
     def dispatch(self) -> tuple[object, ...]:
-        """All that decides which fast versions compute a step, besides the dtype."""
+        """Everything besides the dtype that decides which fast code computes a step."""
         return (type(self).__qualname__,)
 
     @property
     @abstractmethod
     def like(self) -> Array:
-        """An array with the library, device and dtype of its computation."""
+        """An array with the library, device and dtype that the model computes with."""
 
     @abstractmethod
     def start(self, features: Array) -> State:
-        """State before the first word, captions first, from features (n, D) or (n, P, D)."""
+        """The state before the first word, from features (n, D) or (n, P, D); its first axis is n."""
 
     @abstractmethod
     def stepper(self, memory: Workspace) -> Stepper:
-        """Steps in this memory, while parameters do not change."""
+        """A stepper that uses this memory, for as long as parameters do not change."""
 
 
 def special_words(caller: str, ids: dict[str, int]) -> Special:
@@ -90,15 +90,15 @@ def special_words(caller: str, ids: dict[str, int]) -> Special:
     start = ids.get("<START>", V)
     if start >= V:
         got = f"has no <START> with an id below {V}"
-        expected = "one: sampling starts from it"
+        expected = "one: captions begin after it"
         raise InvalidValueError(caller, f"the vocabulary of {V} words", got, expected)
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
 class WordTable:
-    """A cache of `Stepper.project`: a step gathers the rows of its words.
+    """A table of `Stepper.project`, from which each step gathers the rows of its words.
 
-    The host projects a word when it first occurs, a device all words at the start.
+    The host projects a word when it first occurs; a device projects all words at the start.
     """
 
     def __init__(self, model: Decodable, memory: Workspace) -> None:
@@ -131,14 +131,14 @@ def decode(
     caller: str = "decode",
     numbers: Sequence[int] | np.ndarray | None = None,
 ) -> Decoded:
-    """Captions of N pictures. On the host, the cores caption parts of them in parallel.
+    """Captions of N pictures. On the host, cores caption parts of them in parallel.
 
     features : array (N, ...), on the model's device
-    scored : compute the probabilities of the words; else they and their totals are 0
-    caller : the function that messages name
-    numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
-    TrainingError : the scores of the first word are not finite; a device's are checked if `scored`
-    TypeError, ValueError : the policy returns what does not fit
+    scored : compute the probabilities of the words; otherwise they and log-probabilities are 0
+    caller : function that messages name
+    numbers : (N,), int from 0; numbers the pictures for a policy that samples. None: 0..N-1
+    TrainingError : scores of the first word are not finite; on a device, only checked if `scored`
+    TypeError, ValueError : the policy returns a value that does not fit
     """
     require_policy(caller, policy)
     special = special_words(caller, model.word_to_idx)
@@ -169,7 +169,7 @@ def _decode(
     scored: bool,
     numbers: np.ndarray,
 ) -> Decoded:
-    """Captions of one part of the pictures."""
+    """Captions of a part of the pictures."""
     state = model.start(features)
     h = state[0]
     xp, memory = get_array_module(h), Workspace(h)
@@ -181,18 +181,18 @@ def _decode(
     slots = len(features) * policy.slots
     hypotheses = Hypotheses(slots, policy.max_length, special.end, special.null, h.dtype)
 
-    # The host reads the words of each step, to know which hypotheses have ended. On a device, where
-    # no choice depends on that, it reads them one step late: the next step is launched first, so
-    # that the device never waits, and captions leave the batch a step later.
-    behind = int(xp is not np and policy.rowwise and not policy.reads_words)
+    # The host reads the words of each step to find the hypotheses that have ended. If choices do not
+    # depend on that, a device launches the next step before the words are read, so that it never
+    # waits; captions that have ended then leave the batch a step later.
+    delay = int(xp is not np and policy.rowwise and not policy.reads_words)
     unread = deque[tuple[int, np.ndarray, np.ndarray, AsyncCopy]]()
 
     # Row k of the batch is the hypothesis in slot alive[k], with words[k] and totals[k]. `state`
-    # still has the rows of the step before: parents[k] for row k, or k itself if None.
+    # still has the rows of the step before: row k continues its row parents[k], or k if that is None.
     alive = np.arange(len(features))
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
-        # Hypotheses that have ended leave the batch, and states follow their parents: one gather
+        # Hypotheses that have ended leave the batch. One gather also moves states to the children
         going = np.flatnonzero(~_finished(policy, hypotheses)[alive])
         if going.size == 0:
             break
@@ -204,11 +204,11 @@ def _decode(
         if parents is not None:
             state = tuple(_rows(s, parents) for s in state)
 
-        # Probabilities are over the whole vocabulary, so they come before the mask. To compare
-        # totals of several hypotheses, the policy gets log-probabilities, too.
+        # Probabilities are over the whole vocabulary, so they are computed before the mask. A policy
+        # that compares hypotheses needs log-probabilities, too.
         scores, state = stepper.advance(project(words), state)
         scores = log_p = contiguous(scores)
-        if t == 0 and isinstance(scores, np.ndarray):  # a device's show in the probabilities
+        if t == 0 and isinstance(scores, np.ndarray):  # on a device probabilities are checked
             check_first(scores.max(axis=1))
         if policy.slots > 1:
             get_ops(scores).log_softmax_(scores)
@@ -216,20 +216,20 @@ def _decode(
             log_p = get_ops(scores).log_softmax_(scores.copy())
         process(scores, t, hypotheses, alive)
         choice = choose(scores, totals, t, alive)
-        check_choice(policy, choice, scores, parents=not behind)
+        check_choice(policy, choice, scores, parents=not delay)
         words, parents, totals = choice
         probabilities = None
         if scored:
             rows = xp.arange(len(words)) if parents is None else parents
             probabilities = xp.exp(log_p[rows, words])
 
-        # The first choice fills the slots; later ones refill those of the batch, in its order.
+        # The first choice fills all slots; later choices fill those of the batch, in its order.
         before = alive
         if t == 0 and policy.slots > 1:
             alive = np.arange(slots)
-        ranked = totals if policy.slots > 1 else None
-        unread.append((t, before, alive, AsyncCopy(words, parents, probabilities, ranked)))
-        if len(unread) > behind:
+        compared = totals if policy.slots > 1 else None
+        unread.append((t, before, alive, AsyncCopy(words, parents, probabilities, compared)))
+        if len(unread) > delay:
             hypotheses.write(*unread.popleft())
     for step in unread:
         hypotheses.write(*step)
@@ -248,30 +248,30 @@ def _rows(x: Array, rows: Array) -> Array:
 
 
 def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -> None:
-    """Check what a policy chose from scores (n, V), with `parents` or without.
+    """Check the choice of a policy from scores (n, V), with `parents` or without.
 
-    TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
-    wrong, or one is out of range; values are checked on the host only: a device would have to wait.
+    TypeError : it is no Choice, or words or parents are not integers. ValueError : their number is
+    wrong, or one is out of range. Values on a device are not checked: it would have to wait.
     """
     caller, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
         got = f"returned a {type(choice).__name__}"
         raise InvalidTypeError(caller, "", got, "a Choice", "return Choice(words)")
     words, parent_rows, _ = choice
-    alike = parent_rows is None and is_device_array(words) and is_device_array(scores)
-    if alike and words.dtype == np.int32 and words.shape == (n,):
-        return  # the common case on a device, whose host has little time for a word
+    on_device = parent_rows is None and is_device_array(words) and is_device_array(scores)
+    if on_device and words.dtype == np.int32 and words.shape == (n,):
+        return  # the common case on a device, which waits while the host checks
     sizes = {"n": n} if parent_rows is None else {}
     spec("words:n=i parents?:n=i").check(caller, words, parent_rows, sizes=sizes)
-    for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
-        check_range(caller, name, ids, below, "")
+    for name, ids, bound in (("words", choice.words, V), ("parents", choice.parents, n)):
+        check_range(caller, name, ids, bound, "")
     if choice.parents is not None and not parents:
-        cause = "is it `rowwise`?"
+        cause = "is the policy `rowwise`?"
         raise InvalidValueError(caller, "", "names parents", expected="None", cause=cause)
 
 
 def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
-    """The policy's mask (slots,) of finished hypotheses; TypeError or ValueError if it is none."""
+    """The policy's mask (slots,) of finished hypotheses; TypeError or ValueError for anything else."""
     mask, ended = policy.finished(hypotheses), hypotheses.ended
     if mask is not ended:
         caller, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
@@ -292,7 +292,7 @@ def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
     elif scored:
         is_word = np.arange(captions.shape[2]) < lengths[:, :, None]
         zeros = np.zeros(is_word.shape)
-        with np.errstate(divide="ignore"):  # a word may be less likely than the smallest number
+        with np.errstate(divide="ignore"):  # a probability may round to 0
             totals = np.log(probabilities, dtype=np.float64, where=is_word, out=zeros).sum(axis=2)
     else:
         totals = np.zeros(slots.shape)
@@ -303,9 +303,9 @@ def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
 
 
 class _GivenScores(Decodable):
-    """A model whose scores are given numbers, so that both codes choose from the same."""
+    """A model with given scores, so that fast and plain code choose from the same."""
 
-    STEPS, PICTURES = 2, 4  # END is the likeliest after so many words
+    STEPS, PICTURES = 2, 4  # END is the likeliest word after STEPS words
 
     def __init__(self, model: Decodable, special: Special, rows: int) -> None:
         self.word_to_idx, self._like, self._end = model.word_to_idx, model.like, special.end
@@ -341,7 +341,7 @@ def _checked_code(
 ) -> str:
     """The code to decode with: that of this thread, or "plain" after a device fails its check.
 
-    A policy from elsewhere may count its calls: greedy decoding is tried for it.
+    Instead of a user's policy, which may count its calls, greedy decoding is checked.
     """
     if not len(features):
         return current_code()
@@ -365,8 +365,8 @@ def _trial(
     numbers: np.ndarray,
     rows: int,
 ) -> Results:
-    """Two steps of a model of as many rows, and the words that a policy chooses from given scores."""
-    n = int(np.clip(rows, FUSED // 2, 2 * FUSED))  # enough for the same kernels
+    """Two steps of the model, and the words that the policy chooses from given scores."""
+    n = int(np.clip(rows, FUSED // 2, 2 * FUSED))  # enough rows to launch the same kernels
     pictures = asarray(np.resize(np.arange(len(features)), n), like=model.like)
     state, results = model.start(features[pictures]), dict[str, Array]()
     words = asarray(np.full(n, special.start, np.int32), like=model.like)
@@ -374,8 +374,8 @@ def _trial(
     for t in (1, 2):
         scores, state = stepper.advance(stepper.project(words), state)
         results[f"scores of word {t}"] = to_numpy(scores).copy()
-    few = min(len(features), _GivenScores.PICTURES)
-    given = _GivenScores(model, special, few * policy.slots)
+    N = min(len(features), _GivenScores.PICTURES)
+    given = _GivenScores(model, special, N * policy.slots)
     banned = policy.banned("decode", len(model.word_to_idx), special.end)
-    decoded = _decode(given, features[:few], policy, special, banned, True, numbers[:few])
+    decoded = _decode(given, features[:N], policy, special, banned, True, numbers[:N])
     return results | decoded._asdict()

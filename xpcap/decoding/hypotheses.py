@@ -1,4 +1,4 @@
-"""Hypotheses: their words, on the host, as they come from a policy step by step."""
+"""Hypotheses: their words so far, on the host."""
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -7,9 +7,9 @@ from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import TrainingError
 
 
-def check_first(figures: np.ndarray) -> None:
-    """Raise TrainingError unless figures (n,) of the first word, such as its scores, are finite."""
-    if not np.isfinite(figures).all():
+def check_first(numbers: np.ndarray) -> None:
+    """Raise TrainingError unless numbers (n,) of the first word, such as its scores, are finite."""
+    if not np.isfinite(numbers).all():
         thing, got = "scores of the first word", "are not finite"
         cause = "is a parameter of the model NaN, infinite or too large? In training, try a lower"
         cause += " learning rate"
@@ -17,12 +17,12 @@ def check_first(figures: np.ndarray) -> None:
 
 
 class Hypotheses:
-    """Words of hypotheses, each in its own slot.
+    """Hypotheses, each in a slot of these arrays.
 
     captions : array (slots, length), int32; NULL after END
     probabilities : array (slots, length), of the words
-    lengths : array (slots,), int, words, END included
-    totals : array (slots,), float64; the policy's
+    lengths : array (slots,), int; number of words, END included
+    totals : array (slots,), float64; from the policy, such as log-probabilities
     ended : array (slots,), bool; true after END
     """
 
@@ -36,19 +36,19 @@ class Hypotheses:
         self.ended = np.zeros(slots, bool)
 
     def write(self, t: int, before: np.ndarray, after: np.ndarray, copy: AsyncCopy) -> None:
-        """Write down the words of step t. Hypotheses that had ended get none.
+        """Write the words of step t, except to hypotheses that had ended.
 
         before, after : (n,) and (m,) int, slots of the hypotheses and of their continuations
-        copy : of the policy's choice, (m,) each: words, and parents, probabilities and totals or
+        copy : the policy's words, parents, probabilities and totals, (m,) each; all but words may be
             None
         """
         words, parents, probabilities, totals = copy.wait()
         if t == 0 and probabilities is not None:
             check_first(probabilities)
         if parents is not None:
-            past = before[parents]
+            continued = before[parents]
             for x in (self.captions, self.probabilities):
-                x[after] = x[past]
+                x[after] = x[continued]
         going = ~self.ended[after]
         slots, words = after[going], words[going]
         self.captions[slots, t] = words

@@ -1,4 +1,4 @@
-"""Policies that choose the words of captions: greedy decoding and sampling. See also beam.py."""
+"""Policies, which choose the words of captions: greedy decoding and sampling. See also beam.py."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from xpcap.options import SEED, Flag, OptionKind, Real, Whole, check_fields, doc
 
 
 class Special(NamedTuple):
-    """Ids of START, END and NULL; a vocabulary may lack END."""
+    """The ids of START, END and NULL; a vocabulary may lack END."""
 
     start: int
     end: int | None
@@ -25,20 +25,20 @@ class Special(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A policy's choice in one step, for m hypotheses."""
+    """A policy's choice in one time step, for m hypotheses."""
 
     words: Array  # (m,) int
-    parents: Array | None = None  # (m,) int, the hypothesis that each continues; None: itself
-    totals: Array | None = None  # (m,) float, such as the log-probability of each hypothesis
+    parents: Array | None = None  # (m,) int, the row that each continues; None: its own
+    totals: Array | None = None  # (m,) float, such as the hypotheses' log-probabilities
 
 
-PYTHON = "python"  # role of an option that commands have no flag for: the run has it, or --ban
+PYTHON = "python"  # role of an option without a flag: commands take it from the run, or --ban
 StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # scores, totals, t, slots
 
 
 @dataclass(frozen=True)
 class WordIds(OptionKind):
-    """Ids of words, from any iterable; `check` returns them sorted, as a tuple, each once."""
+    """Ids of words, from any iterable; `check` returns a sorted tuple without duplicates."""
 
     def __str__(self) -> str:
         return "ids of words"
@@ -61,9 +61,9 @@ def require_policy(caller: str, policy: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Greedy decoding: the likeliest word at each step. Another policy is a subclass.
+    """Greedy decoding: the likeliest word at each step. Other policies are subclasses.
 
-    To choose each word from its scores alone, override `choose`. Decoding calls, in this order:
+    A policy that chooses from the scores of the next word overrides `choose`. Decoding calls:
 
     1. `banned` once, and `start` for each part of the pictures, which returns a StepFunction.
     2. For each word `finished`, then the StepFunction; the default one calls `choose`.
@@ -91,7 +91,7 @@ class Policy:
 
     @property
     def title(self) -> str:
-        """The policy and its own options in words; without the limits common to all policies."""
+        """The policy and its options in words, without the limits that all policies have."""
         steps = ("choose", "start", "finished", "select")
         if all(getattr(type(self), step) is getattr(Policy, step) for step in steps):
             return "greedy"
@@ -105,36 +105,36 @@ class Policy:
 
     @property
     def n_best(self) -> int | None:
-        """Captions of each picture that `select` ranks. None: it returns one and ranks none."""
+        """Number of captions that `select` sorts for each picture. None: it returns one, unsorted."""
         return None
 
     @property
     def slots(self) -> int:
-        """Hypotheses of a picture. There is one before the first word; the first choice makes all.
+        """Number of a picture's hypotheses. Before the first word there is one.
 
-        A hypothesis keeps its slot after its end. Slots are numbered over all pictures: the first
-        choice fills slots 0, 1, ... in its order, later ones the slots that have not ended.
+        Slots are numbered over all pictures: the first choice fills slots 0, 1, ... in its order,
+        later choices the slots that have not ended. A hypothesis that has ended keeps its slot.
         """
         return 1
 
     @property
     def rowwise(self) -> bool:
-        """True if `choose` treats each row by itself and names no parents, as greedy decoding.
+        """True if `choose` treats each row independently and names no parents, as greedy decoding.
 
-        On a device it then also gets rows of captions that ended in the step before; their words
-        are dropped.
+        On a device it then also gets rows of captions that ended in the step before; decoding drops
+        their words.
         """
         return type(self).choose is Policy.choose
 
     @property
     def reads_words(self) -> bool:
-        """True if the words before decide which may follow."""
+        """True if earlier words limit the next word."""
         return self.no_repeat_trigram or self.no_stutter
 
     def repeating(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and id of each word that may not follow its row of words (n, t), t at least 1.
 
-        Of policies with `reads_words` alone.
+        Call it only if `reads_words`.
         """
         repeats = [_repeating(words)] if self.no_repeat_trigram else []
         if self.no_stutter:
@@ -144,7 +144,7 @@ class Policy:
         return rows, ids
 
     def allows(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
-        """Mask of the captions that keep to the limits; they are finished, ids without END."""
+        """Mask of the captions within the limits, given complete captions as ids without END."""
         lengths = np.array([len(caption) for caption in captions], np.int64)
         words = np.full((len(captions), lengths.max(initial=0)), -1)
         for row, caption in zip(words, captions, strict=True):
@@ -157,12 +157,12 @@ class Policy:
         return mask
 
     def banned(self, caller: str, V: int, end: int | None) -> list[int]:
-        """The forbidden ids, sorted.
+        """The forbidden ids, in ascending order.
 
-        ValueError : one, or a limit on lengths, is out of range, or too few words are left.
+        ValueError : an id or a limit on lengths is out of range, or too few words are left.
         """
-        check_fields(self, caller)  # a subclass may have a __post_init__ of its own
-        length = Whole(0, self.max_length, cause="no more than the most words of a caption")
+        check_fields(self, caller)  # a subclass may override __post_init__
+        length = Whole(0, self.max_length, cause="it cannot exceed `max_length`")
         length.check(caller, "`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
@@ -181,23 +181,23 @@ class Policy:
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:
-        """StepFunction for pictures (N,): `choose` with a further argument, the slots (n,).
+        """A StepFunction for pictures (N,): `choose` with another argument, the slots (n,).
 
-        With several `slots` a picture, scores are log-probabilities; else they are so up to a
-        constant.
+        With several `slots` a picture, scores are log-probabilities, otherwise log-probabilities up
+        to a constant.
         """
         return lambda scores, totals, t, slots: self.choose(scores, totals, t)
 
     def finished(self, hypotheses: Hypotheses) -> np.ndarray:
-        """Mask of the slots that need no further word: ended, or unable to matter any more."""
+        """Mask of the slots that need no further word: they have ended, or cannot be selected."""
         return hypotheses.ended
 
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
         """Choice of the next words.
 
         scores : array (n, V), log-probabilities up to a constant per row; -inf for forbidden words
-        totals : the totals of the previous Choice; None in the first step
-        t : number of words chosen so far
+        totals : the totals of the last Choice; None in the first step
+        t : number of words so far
         """
         return Choice(get_ops(scores).argmax(scores))
 
@@ -209,7 +209,20 @@ class Policy:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Policy):
-    """Greedy decoding: the likeliest word at each step, as of the base class."""
+    """Greedy decoding: the likeliest word at each step.
+
+    Raises
+    ------
+    OptionError : a number is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, xpcap
+    >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "star": 4}
+    >>> model = xpcap.CaptioningRNN(words, input_dim=4, cell_type="lstm", seed=0)
+    >>> model.sample(np.eye(3, 4), policy=xpcap.Greedy(max_length=6)).shape
+    (3, 6)
+    """
 
 
 @documented
@@ -217,10 +230,10 @@ class Greedy(Policy):
 class Sampling(Policy):
     """Sampling from softmax(scores / temperature), cut to the likeliest words.
 
-    `top_k` keeps words as likely as the k-th likeliest; then `top_p` keeps the nucleus: the words
-    that are at least as likely as the last of the likeliest ones needed to reach that probability.
-    Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a
-    caption depends neither on the batch nor on other captions.
+    `top_k` keeps the words that are at least as likely as the k-th likeliest. Then `top_p` keeps the
+    nucleus: the fewest likeliest words that reach this probability, and any as likely as the last
+    of them. Step t of the picture numbered i takes number t of
+    ``numpy.random.Philox(key=[seed, i])``, so a caption does not depend on the rest of the batch.
 
     Raises
     ------
@@ -232,7 +245,7 @@ class Sampling(Policy):
     """
 
     temperature: float = option(
-        Real(1e-3, cause="for the likeliest words decode greedily"),
+        Real(1e-3, cause="for the likeliest words, decode greedily"),
         1.0,
         "Sample words at this temperature; above 1 makes rare words likelier.",
     )
@@ -268,14 +281,14 @@ class Sampling(Policy):
         return choose
 
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
-        """Random numbers (N, max_length), float64, in [0, 1), for the words of pictures (N,)."""
+        """Random numbers (N, max_length), float64, in [0, 1), for the words of N pictures."""
         keys = (np.array([self.seed, i], np.uint64) for i in numbers.tolist())
         generators = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
         drawn = [generator.random(self.max_length) for generator in generators]
         return np.array(drawn).reshape(-1, self.max_length)
 
     def weights(self, scores: Array) -> Array:
-        """Unnormalised probabilities (n, V) of the words; 0 for words that are cut off."""
+        """Unnormalised probabilities (n, V) of the words; 0 for words that top_k or top_p drop."""
         xp, (n, V) = get_array_module(scores), scores.shape
         p = tempered(scores, self.temperature)
         if self.top_k is None and self.top_p is None:
@@ -285,15 +298,15 @@ class Sampling(Policy):
             rising[:, : V - self.top_k] = 0
         cutoff = rising[:, V - min(self.top_k or V, V)]
         if self.top_p is not None:
-            # The nucleus begins where the least likely words have the rest of the probability: at the
-            # word that this quantile draws, by sums in a fixed order
+            # In ascending order, the words before the nucleus have probability 1 - top_p: it begins
+            # at the word that this quantile samples, which sums in a fixed order
             first = get_ops(p).sample_words(rising, xp.full(n, 1 - self.top_p, p.dtype))
             cutoff = rising[xp.arange(n), xp.minimum(first, V - 1)]
         return xp.where(p >= cutoff[:, None], p, 0)
 
 
 class LogitsProcessor:
-    """Set the scores of `banned` ids, and of words beyond a policy's limits, to -inf."""
+    """Set the scores of `banned` ids, and of words that a policy's limits exclude, to -inf."""
 
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, memory: Workspace
@@ -308,7 +321,7 @@ class LogitsProcessor:
         return self._memory.send(name, np.array(ids, np.int32)) if ids else None
 
     def __call__(self, scores: Array, t: int, hypotheses: Hypotheses, slots: np.ndarray) -> None:
-        """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
+        """Mask scores (n, V) of the word after t words, for the hypotheses in `slots` (n,)."""
         banned = self._first if t < self._least_length else self._always
         if banned is not None:
             get_ops(scores).forbid(scores, banned)
@@ -316,21 +329,21 @@ class LogitsProcessor:
             return
         rows, ids = self._policy.repeating(hypotheses.captions[slots, :t])
         if rows.size:
-            at = self._memory.send("repeated", rows * scores.shape[1] + ids)
-            hidden = self._memory.take("hidden", (rows.size,))  # a number would have to be sent
-            hidden[...] = -np.inf
-            scores.reshape(-1)[at] = hidden
+            indices = self._memory.send("repeated", rows * scores.shape[1] + ids)
+            masked = self._memory.take("masked", (rows.size,))  # a number would need an upload
+            masked[...] = -np.inf
+            scores.reshape(-1)[indices] = masked
 
 
 def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and word of each word that would repeat three words of its row: words (n, t), int."""
-    again = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
-    rows, starts = again.nonzero()
+    repeats = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
+    rows, starts = repeats.nonzero()
     return rows, words[rows, starts + 2].astype(np.int64)
 
 
 def _stuttering(words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and word of each word that would make the last n words of its row stand twice there."""
+    """Row and word of each word that would repeat n words of its row immediately."""
     t = words.shape[1]
     rows = np.flatnonzero((words[:, t - 2 * n + 1 : t - n] == words[:, t - n + 1 :]).all(axis=1))
     return rows, words[rows, t - n].astype(np.int64)

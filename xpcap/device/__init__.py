@@ -1,11 +1,11 @@
-"""Work on a CUDA device, whatever it computes. Open launch.py first.
+"""Launch work on a CUDA device. Open launch.py first.
 
 =============  ================================================================================
-launch.py      kernels of CUDA C files: loaded, checked, launched
-cublas.py      matrix products
-replay.py      work recorded once, and repeated launch by launch
-transfers.py   copies between host and device that do not stop the host
-probe.py       CuPy, and the proof that a device computes
+launch.py      loads and launches kernels of CUDA C files
+cublas.py      matrix products by cuBLAS
+replay.py      records the launches of a step once, and repeats them
+transfers.py   copies between host and device that do not make the host wait
+probe.py       imports CuPy, and tests that a device computes
 =============  ================================================================================
 """
 

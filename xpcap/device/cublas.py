@@ -1,11 +1,10 @@
-"""Products by cuBLAS's gemm, as CuPy binds it: no copy, slice or allocation.
+"""Products by cuBLAS's gemm through CuPy's binding, without copies, slices or allocations.
 
-cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a column-major (k, n)
-one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
-passed with the flag for a transposed factor. A raw call checks nothing, so factors are checked here.
+cuBLAS reads our rows as columns: a row-major (n, k) matrix is a column-major (k, n) one. So
+out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is passed
+with the flag for a transposed factor. The binding checks nothing, so factors are checked here.
 
-CuPy keeps a handle of cuBLAS for each thread and device, and gives it the current stream at each
-call.
+CuPy has a cuBLAS handle for each thread and device, and gives it the current stream at each call.
 """
 
 import functools
@@ -24,22 +23,22 @@ from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 MultiplyRows = Callable[[int, int, int], None]
 
-GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
+GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character of the dtype
 # 0 and 1 in the host's memory, where cuBLAS reads beta and alpha, and their addresses
 FACTORS = {real: np.array([0, 1], real) for real in GEMM}
 ZERO = {real: pair.ctypes.data for real, pair in FACTORS.items()}
 ONE = {real: pair.ctypes.data + pair.itemsize for real, pair in FACTORS.items()}
-# Variables by which cuBLAS computes products in less than float32, or imitates it
+# Environment variables that let cuBLAS compute float32 products less precisely, or emulate them
 REDUCED_PRECISION = (
     "NVIDIA_TF32_OVERRIDE",
     "CUBLAS_EMULATE_SINGLE_PRECISION",
     "CUBLAS_EMULATION_STRATEGY",
 )
-AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
+NOT_TRANSPOSED, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
 def reduced_precision(names: Sequence[str] = REDUCED_PRECISION) -> list[str]:
-    """The variables of the environment, as NAME=value, that take products out of float32."""
+    """The environment variables, as NAME=value, that make products less precise than float32."""
     set_to = {name: os.environ.get(name, "0") for name in names}
     return [f"{name}={value}" for name, value in set_to.items() if value not in ("", "0")]
 
@@ -49,8 +48,8 @@ class Product(NamedTuple):
 
     xp: ModuleType
     gemm: Callable[..., None]
-    arguments: tuple[int, ...]  # but for the handle
-    arrays: tuple[Array, ...]  # x, w, out: an address keeps no memory alive
+    arguments: tuple[int, ...]  # all but the handle
+    arrays: tuple[Array, ...]  # x, w, out: kept alive, since arguments are addresses
 
     def call(self) -> Callable[[], object]:
         """A function that runs it again in this thread."""
@@ -58,7 +57,7 @@ class Product(NamedTuple):
 
 
 def handle(xp: ModuleType) -> int:
-    """CuPy's handle of cuBLAS for this thread and its current device."""
+    """CuPy's cuBLAS handle for this thread and its current device."""
     return int(xp.cuda.device.get_cublas_handle())
 
 
@@ -74,8 +73,8 @@ def _run(product: Product) -> None:
 
 
 def layout(x: Array) -> tuple[int, int]:
-    """Flag and leading dimension of a factor that is row-major, or whose transpose is."""
-    return (AS_IT_IS, x.shape[1]) if x.flags.c_contiguous else (TRANSPOSED, x.shape[0])
+    """Transposition flag and leading dimension of a factor that is row-major, or whose transpose is."""
+    return (NOT_TRANSPOSED, x.shape[1]) if x.flags.c_contiguous else (TRANSPOSED, x.shape[0])
 
 
 def _check(x: Array, w: Array, out: Array) -> None:
@@ -89,26 +88,26 @@ def _check(x: Array, w: Array, out: Array) -> None:
                 break
         else:
             return
-    raise _refused(x, w, out)
+    raise _refusal(x, w, out)
 
 
-def _refused(x: Array, w: Array, out: Array) -> XpcapError:
-    refused: type[XpcapError] = InvalidValueError
+def _refusal(x: Array, w: Array, out: Array) -> XpcapError:
+    """The error for the first matrix that gemm does not take."""
+    error: type[XpcapError] = InvalidValueError
     for name, array in (("out", out), ("x", x), ("w", w)):
         if not isinstance(array, sys.modules["cupy"].ndarray):
-            kind = f"{type(array).__module__}.{type(array).__name__}"
-            refused, got = InvalidTypeError, f"is a {kind}"
+            error, got = InvalidTypeError, f"is a {type(array).__module__}.{type(array).__name__}"
         elif array.dtype.char not in GEMM or array.dtype != out.dtype:
-            refused, got = InvalidTypeError, f"has dtype {array.dtype}"
+            error, got = InvalidTypeError, f"has dtype {array.dtype}"
         elif array.ndim != 2:
             got = f"has shape {array.shape}"
         elif not (array.flags.c_contiguous or (array is not out and _is_dense(array.flags))):
             got = f"has strides {array.strides} for shape {array.shape}"
         else:
             continue
-        expected = f"a matrix of {out.dtype} on the device, its rows without gaps"
-        return refused("cuBLAS", name, got, expected)
-    raise AssertionError("gemm takes all three")
+        expected = f"a matrix of {out.dtype} on the device, without gaps between its rows"
+        return error("cuBLAS", name, got, expected)
+    raise AssertionError("every matrix fits")
 
 
 def _is_dense(flags: Any) -> bool:
@@ -133,7 +132,7 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
     _check(x, w, out)
     if not x.flags.c_contiguous:
         got = f"has strides {x.strides} for shape {x.shape}"
-        raise InvalidValueError("cuBLAS", "x", got, expected="rows without gaps")
+        raise InvalidValueError("cuBLAS", "x", got, expected="no gaps between rows")
     (xp, gemm), real = _gemm(out), out.dtype.char
     (k, m), (flag, leading), size = w.shape, layout(w), out.itemsize
     from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
@@ -142,7 +141,7 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
 
     def multiply(i: int, o: int, n: int) -> None:
         x_at, out_at = from_x + i * x_row, to_out + o * out_row
-        sizes = flag, AS_IT_IS, m, n, k
+        sizes = flag, NOT_TRANSPOSED, m, n, k
         arguments = (*sizes, alpha_at, w_at, leading, x_at, k, beta_at, out_at, m)
         _run(Product(xp, gemm, arguments, arrays))
 

@@ -1,8 +1,8 @@
-"""Loads the kernels of CUDA C files, and launches them through CuPy's binding of the driver.
+"""Load kernels of CUDA C files, and launch them through CuPy's binding of the driver.
 
-A launch packs its arguments into memory as the kernel's C parameters require. The prepared launch can
-run any number of times, and costs the host a fraction of CuPy's own launch. Arguments that do not fit
-the C function are an error that names kernel and parameter.
+A launch packs its arguments into memory as the C function reads them. It can then be repeated, and
+takes the host a fraction of the time of CuPy's own launch. An argument that does not fit the C
+function is an error that names kernel and parameter.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 LaunchSize = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
 
-THREADS = 256  # per block
-# struct's format of each C type, padded to eight bytes; a pointer is a "Q"
+THREADS = 256  # in a block
+# A parameter fills eight bytes, whatever its type; a pointer is a "Q"
 SLOTS = {"int": "i4x", "long long": "q", "float": "f4x", "double": "d"}
-# C types by NumPy's dtype character, which is far faster to read than its name
+# C types by NumPy's character of the dtype, which is read far faster than its name
 REALS = {"f": "float", "d": "double"}
-# Dtypes of a kernel's arrays, by the C type of an element
+# Dtypes of the arrays that a kernel reads and writes, by the C type of an element
 DTYPES = {
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
@@ -43,21 +43,21 @@ class Parameter(NamedTuple):
     """A parameter of a C function."""
 
     name: str
-    type: str  # in C, without const; for a pointer the type it points to
+    type: str  # the C type, without const; of a pointer, that of its elements
     pointer: bool
     const: bool
 
 
 class KernelLaunch(NamedTuple):
-    """A prepared launch of a kernel."""
+    """A launch of a kernel, ready to be repeated."""
 
     kernel: "Kernel"
     grid: tuple[int, int, int]
     parameters: ctypes.Array[Any]  # addresses of the parameters, then the parameters
-    arrays: tuple[object, ...]  # the arguments, kept since an address keeps no memory alive
+    arrays: tuple[object, ...]  # the arguments: kept alive, since parameters hold addresses
 
     def arguments(self, stream: int) -> tuple[int, ...]:
-        """Arguments of the driver's launchKernel."""
+        """The arguments of the driver's launchKernel."""
         kernel, grid, parameters, _ = self
         shape, address = (*grid, kernel.threads, 1, 1, 0), ctypes.addressof(parameters)
         return kernel.address, *shape, stream, address, 0
@@ -69,18 +69,18 @@ class KernelLaunch(NamedTuple):
 
 
 class Kernel:
-    """A kernel on a device. A call with threads or blocks, and arguments, launches it.
+    """A kernel on a device; ``kernel(threads or blocks, *arguments)`` launches it.
 
     Arguments are those of the C function: device arrays, and numbers, which are packed as the type
-    of their parameter. Blocks lie along one to three axes; without threads nothing is launched. Each
-    launch checks the numbers; `check` checks the arrays, once.
+    of their parameter. Blocks lie along one to three axes; nothing is launched without threads.
+    Each launch checks its numbers; `check` checks arrays, once.
 
     xp : CuPy
     device : number of the device
-    module : a RawModule loaded on it
+    module : a RawModule that was loaded there
     name : name of the C function
     types : its parameters, from `parameters`
-    threads : threads per block
+    threads : number of threads in a block
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Kernel:
 
     def __call__(self, work: LaunchSize, *args: object) -> None:
         grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
-        if 0 in grid:  # CUDA refuses an empty grid
+        if 0 in grid:  # CUDA would refuse an empty grid
             return
         memory = self._memory()
         start = ctypes.addressof(memory)
@@ -119,7 +119,7 @@ class Kernel:
         try:
             self._pack(memory, 0, *[start + offset for offset in self._offsets], *values)
         except (struct.error, OverflowError):
-            raise self._refused_number(args) from None
+            raise self._number_error(args) from None
         x, y, z, *_ = *grid, 1, 1
         launch = KernelLaunch(self, (x, y, z), memory, args)
         self.launch_kernel(*launch.arguments(self.current_stream().ptr))
@@ -132,10 +132,10 @@ class Kernel:
             x: Any = args[k]
             fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)
             if not (fits and x.flags.c_contiguous and x.data.device_id == device):
-                raise self._refused_array(args)
+                raise self._array_error(args)
 
-    def _refused_array(self, args: Sequence[object]) -> XpcapError:
-        refused: type[XpcapError] = InvalidTypeError
+    def _array_error(self, args: Sequence[object]) -> XpcapError:
+        error: type[XpcapError] = InvalidTypeError
         for k, dtype in self._arrays:
             x: Any = args[k]
             name = self._parameters[k].name
@@ -144,16 +144,16 @@ class Kernel:
             elif x.dtype != dtype:
                 got = f"has dtype {x.dtype}"
             elif not x.flags.c_contiguous:
-                refused, got = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
+                error, got = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
             elif x.data.device_id != self._device:
-                refused, got = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
+                error, got = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
             else:
                 continue
             expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
-            return refused(self.name, name, got, expected)
+            return error(self.name, name, got, expected)
         raise AssertionError("every array fits")
 
-    def _refused_number(self, args: Sequence[object]) -> XpcapError:
+    def _number_error(self, args: Sequence[object]) -> XpcapError:
         for x, (name, type_, pointer, _) in zip(args, self._parameters, strict=True):
             if pointer:
                 continue
@@ -161,13 +161,13 @@ class Kernel:
                 struct.pack(f"<{SLOTS[type_]}", x)
             except (struct.error, OverflowError):
                 is_number = isinstance(x, int | np.integer) or type_ in REALS.values()
-                refused = InvalidValueError if is_number else InvalidTypeError
-                return refused(self.name, name, f"is {x!r}", f"a number of C's type {type_}")
+                error = InvalidValueError if is_number else InvalidTypeError
+                return error(self.name, name, f"is {x!r}", f"a number of the C type {type_}")
         raise AssertionError("every number fits")
 
 
 def signatures(text: str) -> dict[str, str]:
-    """The parameters of each kernel in a file, as text."""
+    """The parameters of each kernel in a file's text, as text."""
     text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)|__restrict__", "", text)
     return dict(re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text))
 
@@ -183,9 +183,9 @@ def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
-    """CuPy and the number of this thread's device, which has a context and holds `like`.
+    """CuPy, and the device of `like`, which then has a context.
 
-    TypeError : `like` is no CuPy array. ValueError : it lies on another device.
+    TypeError, ValueError : `like` is no array of CuPy, or not on this thread's device
     """
     xp = sys.modules["cupy"]
     if not isinstance(like, xp.ndarray):
@@ -217,22 +217,22 @@ _this_thread = _ThisThread()
 class Kernels:
     """The kernels of a package's folder cuda/, compiled for float32 or float64 by the macro REAL.
 
-    package : the package with the folder
-    constants : numbers that host and kernels share, defined before each file, as is THREADS
-    threads : threads per block
+    package : the package whose folder cuda/ has the files
+    constants : numbers that host and kernels share: ``#define`` before each file, like THREADS
+    threads : number of threads in a block
     """
 
     def __init__(self, package: str, constants: Mapping[str, int], threads: int = THREADS) -> None:
         self._package, self.constants, self.threads = package, dict(constants), threads
         self.source, self._like = functools.cache(self._source), functools.cache(self._find_like)
-        # By CuPy, device (a module loads on the current one), name and dtype
+        # By CuPy, device (a module is loaded on the current one), name and dtype
         self._loaded: dict[tuple[ModuleType, int, str, str], Kernel] = {}
 
     def __getitem__(self, constant: str) -> int:
         return self.constants[constant]
 
     def _source(self, file: str) -> str:
-        """The text of a file as it is compiled, with constants and included files."""
+        """The text of a file as it is compiled: with the constants, and the files it includes."""
         text = self._read(f"{file}.cu")
         for line, name in re.findall(r'(#include "(.*)")', text):
             text = text.replace(line, self._read(name))
@@ -248,7 +248,7 @@ class Kernels:
 
     @functools.cached_property
     def files(self) -> dict[str, str]:
-        """The file of each kernel, without its suffix."""
+        """The file of each kernel, without suffix."""
         names = [path.name for path in self._folder.iterdir() if path.is_file()]
         return {
             kernel: name.removesuffix(".cu")
@@ -267,8 +267,7 @@ class Kernels:
     def _find_like(self, name: str) -> int:
         """Index of the argument whose dtype and device choose the compiled kernel.
 
-        It is the first array of reals that the kernel writes, else the first that it reads, else the
-        first array.
+        It is the first array of reals that the kernel writes, else that it reads, else the first.
         """
         arguments = enumerate(self._parameters(name, "real"))
         pointers = [(k, parameter) for k, parameter in arguments if parameter.pointer]
@@ -276,9 +275,9 @@ class Kernels:
         return min(reals, default=(True, pointers[0][0]))[1]
 
     def kernel(self, name: str, args: Sequence[Any]) -> Kernel:
-        """The kernel for the dtype and device of its arguments; `args` may lack the last numbers.
+        """A kernel for the dtype and device of its arguments, of which numbers may be missing.
 
-        TypeError, ValueError : an array does not fit, or lies on another device than this thread's
+        TypeError, ValueError : an array does not fit, or is not on this thread's device
         """
         like = args[self._like(name)]
         xp, device = current_device(name, like)
@@ -294,7 +293,7 @@ class Kernels:
         self.kernel(name, args)(work, *args)
 
     def prepared(self, name: str, *arrays: Array) -> Callable[..., None]:
-        """A function that launches a kernel on these arrays, given threads or blocks and the numbers.
+        """A function of threads or blocks, and numbers, that launches a kernel on these arrays.
 
         TypeError, ValueError : an array does not fit
         """
@@ -305,6 +304,6 @@ class Kernels:
 
         return launch
 
-    def blocks(self, n: int, each: int = 0) -> int:
-        """Number of blocks for n threads, or for n items with `each` items per block."""
-        return -(-n // (each or self.threads))
+    def blocks(self, n: int, items: int = 0) -> int:
+        """Number of blocks for n threads, or for n items if a block takes `items` of them."""
+        return -(-n // (items or self.threads))

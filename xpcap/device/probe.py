@@ -1,4 +1,4 @@
-"""CuPy and its devices: import CuPy, and prove that a device computes. No other file imports it."""
+"""CuPy and its devices: import CuPy, and test that a device computes. No other file imports it."""
 
 import contextlib
 import functools
@@ -109,7 +109,7 @@ def _announce_compiling(device_name: str) -> None:
 
 
 def prove(cupy: ModuleType, device_name: str, plain: bool) -> None:
-    """Prove the current device by computing: a working driver proves neither NVRTC nor cuBLAS.
+    """Test the current device by computing: a working driver implies neither NVRTC nor cuBLAS.
 
     For plain code this is an elementwise kernel, a reduction of rows, and a product by CuPy (8 x 8,
     since CuPy computes very small ones without cuBLAS). For fast code a kernel and a product of
@@ -191,7 +191,7 @@ def restored_reductions(cupy: ModuleType) -> Iterator[None]:
 def cupy_status(device: int, plain: bool) -> BackendStatus:
     """The state of CuPy on one device. Other devices are only counted: using one creates a context.
 
-    plain : prove CuPy alone, for plain code
+    plain : test CuPy alone, for plain code
     """
     try:
         cupy = load()

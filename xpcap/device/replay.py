@@ -1,11 +1,11 @@
-"""Work on a device, recorded once and repeated, launch by launch.
+"""Record the launches of work on a device once, and repeat them without Python.
 
-The launches of a training step are the same for all batches of one layout: the same kernels, sizes
-and addresses, while an upload changes what lies there. So the first such step is recorded, and the
-next ones run the record, without deciding anything again.
+A training step launches the same kernels, with the same sizes and addresses, for all batches of one
+layout; only an upload changes the content of the arrays. So the first such step is recorded, and
+the next ones repeat its launches.
 
-Only launches of our own kernels and products are recorded. What CuPy launches by itself is not, so
-an operation without a kernel, which CuPy then computes, invalidates a recording.
+Only launches of xpcap's kernels and products are recorded. An operation that CuPy computes
+invalidates a recording.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 class Node(Protocol):
-    """A launch or a product, prepared for the arrays that it was made for."""
+    """A launch or a product on certain arrays."""
 
     def call(self) -> Callable[[], object]:
-        """A function that runs it again, in this thread and on its current stream."""
+        """A function that repeats it, in this thread and on its current stream."""
 
 
 class Recording:
-    """Nodes that ran while the recording was on, in order."""
+    """The nodes that ran during a recording, in order."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.invalidated: str | None = None  # name of an operation that CuPy computed
+        self.invalidated: str | None = None  # the first operation that CuPy computed
 
 
 _current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
@@ -48,22 +48,22 @@ def recording() -> Iterator[Recording]:
 
 
 def record_node(node: Node) -> None:
-    """Record a node, which has run, if a recording is on."""
+    """Add a node, which has run, to the current recording, if any."""
     if (record := _current.get()) is not None:
         record.nodes.append(node)
 
 
 def invalidate(operation: str) -> None:
-    """Invalidate a recording that is on: CuPy computes an operation."""
+    """Invalidate the current recording, if any: CuPy computes an operation."""
     if (record := _current.get()) is not None:
         record.invalidated = record.invalidated or operation
 
 
 class Replay(Generic[T]):
-    """A function's work on a device, recorded at its first run, and repeated at the next ones.
+    """Work on a device, recorded at its first run and repeated at the next ones.
 
-    Its result lies in buffers that each run overwrites. There is one record, `nodes`: work of
-    another key replaces it. `repeats` counts the runs that repeated a record, and `refused` says why
+    Each run overwrites the result of the run before. There is one record, `nodes`, which work of
+    another key replaces. `repeats` counts the runs that repeated a record; `refused` says why
     there is none.
     """
 
@@ -74,17 +74,17 @@ class Replay(Generic[T]):
     def _forget(self) -> None:
         self._key: object = None
         self.nodes: list[Node] = []
-        # Prepared for one thread, whose handle of cuBLAS they have
+        # Calls belong to one thread, since they have its cuBLAS handle
         self._thread: threading.Thread | None = None
         self._calls: list[Callable[[], object]] = []
         self._result: Any = None
         self.refused = ""
 
     def run(self, key: object, compute: Callable[[], T]) -> T:
-        """Result of compute(), which is recorded, or of repeating the record of the same key.
+        """Compute and record a result, or repeat the record of the same key.
 
-        key : all that decides about the launches, besides what compute() is always given
-        compute : work on buffers that never move
+        key : everything that may change the launches of compute()
+        compute : work on buffers whose addresses never change
         """
         if self._key == key and self.nodes:
             self.repeats += 1
@@ -93,7 +93,7 @@ class Replay(Generic[T]):
             for call in self._calls:
                 call()
             return cast("T", self._result)
-        self._forget()  # first: a record holds the arrays that it was made for
+        self._forget()  # first, since a record keeps its arrays alive
         with recording() as record:
             result = compute()
         if record.invalidated is None:

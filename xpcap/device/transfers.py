@@ -1,4 +1,4 @@
-"""Copies between host and device that do not stop the host."""
+"""Copies between host and device that do not make the host wait."""
 
 import contextlib
 import sys
@@ -14,28 +14,28 @@ from xpcap.errors import InvalidValueError
 
 Waiting = Callable[[], AbstractContextManager[None]]
 
-AHEAD = 8  # uploads under way at most, of two steps or more; one more waits for the oldest
+AHEAD = 8  # most unfinished uploads, enough for two steps; another waits for the oldest
 
 
 class Staging:
     """A ring of pinned buffers: the host writes into one while a device copies from the others.
 
-    A copy from ordinary memory would wait for all work launched before it. An upload waits only if
-    the device is AHEAD uploads behind.
+    A copy from memory that is not pinned would wait for all earlier launches. An upload waits only
+    if the device is AHEAD uploads behind.
 
-    waiting : gives the context of a wait, in which other ranks may hold up the device
+    waiting : returns a context in which to wait for the device, which other ranks may delay
     """
 
     def __init__(self, xp: ModuleType, waiting: Waiting) -> None:
         self._xp, self._waiting, self._next_slot = xp, waiting, 0
         self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
-        # Pinned memory as bytes, and the event behind its last copy
+        # Pinned memory as bytes, and the event after its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
 
     def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device` for later launches; `host` may be overwritten at once.
+        """Copy `host` to `device` for later launches; the caller may overwrite `host` at once.
 
-        ValueError : another stream is current than when this was made.
+        ValueError : the current stream is not the one that this was made on.
         """
         stream = self._xp.cuda.get_current_stream()
         if stream.ptr != self._stream:
@@ -63,26 +63,26 @@ class Staging:
                 self._slots[k][1].synchronize()
         pinned, copied = self._slots[k]
         if pinned.size < nbytes:
-            size = nbytes + nbytes // 4  # batches differ a little
+            size = nbytes + nbytes // 4  # room for a slightly larger batch
             pinned = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size)
             self._slots[k] = pinned, copied
         return pinned, copied
 
     def __del__(self) -> None:
-        # After an error of CUDA, which is on its way to the caller, there is nothing to wait for
+        # After a CUDA error, which the caller gets anyway, there is nothing to wait for
         with self._waiting(), contextlib.suppress(RuntimeError):
             for _, copied in self._slots:
-                copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
+                copied.synchronize()  # CuPy reuses the memory next, so no copy may still read it
 
 
 class AsyncCopy:
-    """Arrays on their way from a device to the host, and any None; those of the host have arrived.
+    """Copies of arrays from a device to the host; arrays of the host, and None, are not copied.
 
-    The copies are queued behind the work that computes the arrays, and the host goes on. `wait`
-    waits for them and for nothing launched after them.
+    The copies are queued after the work that computes the arrays, and the host goes on. `wait`
+    waits for them, and for nothing launched later.
     """
 
-    _copied: Any = None  # the event behind copies that nothing has waited for
+    _copied: Any = None  # the event after copies, until `wait`
 
     def __init__(self, *arrays: Array | None) -> None:
         if all(x is None or isinstance(x, np.ndarray) for x in arrays):
@@ -105,10 +105,10 @@ class AsyncCopy:
 
     def __del__(self) -> None:
         if self._copied is not None:
-            with contextlib.suppress(RuntimeError):  # as of Staging
-                self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
+            with contextlib.suppress(RuntimeError):  # as in Staging
+                self._copied.synchronize()  # CuPy reuses the memory next, so no copy may write it
 
 
 def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
-    """Pinned memory for `x`: a copy to other memory makes the host wait."""
+    """Pinned memory for a copy of `x`: with other memory the host would wait."""
     return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))

@@ -1,4 +1,4 @@
-"""Ranks: processes that train one model or share pictures.
+"""Ranks: processes that train one model together, or divide pictures among them.
 
 Open group.py first, then launcher.py and mpi.py.
 """

@@ -1,4 +1,4 @@
-"""Groups of ranks, as in MPI, that train one model or share pictures; `SINGLE` is a group of one."""
+"""Groups of ranks, as in MPI, that work together; `SINGLE` is a group of one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from xpcap.threads import divide
 
 
 class RankDone(Exception):  # noqa: N818 - no error
-    """The end of this rank's part: the rest is for rank 0."""
+    """This rank's work is done; rank 0 does the rest."""
 
 
 class Group:
     """`size` ranks, of which this process is number `rank`. Rank 0 writes files and prints.
 
-    All ranks call the same methods in the same order, as in MPI; a call returns when all have made
-    it. The base class is the group of a single process, and its methods cost nothing.
+    All ranks call the same methods in the same order, as in MPI; a call returns once all ranks have
+    made it. The base class is the group of a single process, and its methods cost nothing.
 
     local_rank : this rank's number on its machine
     """
@@ -31,10 +31,9 @@ class Group:
         """
 
     def sum_buffer(self, like: Array) -> Array | None:
-        """A flat array like `like` that `all_reduce` sums faster than others; None: there is none.
+        """A flat array like `like` that `all_reduce` sums faster than others; None if there is none.
 
-        Repeated calls return the same array; its content is valid from writing until the sum has
-        been used.
+        Each call returns the same array, so finish with its content before the next use.
         """
         return None
 
@@ -43,31 +42,31 @@ class Group:
         return number
 
     def gather(self, thing: Any) -> list[Any]:
-        """The items of all ranks, in their order: anything that JSON can hold, floats to the bit.
+        """The `thing` of each rank, in order: anything that JSON can hold, floats to the bit.
 
-        Among several ranks a tuple comes back as a list, this rank's own included.
+        Among several ranks a tuple is returned as a list, even this rank's.
         """
         return [thing]
 
     def barrier(self) -> None:
-        """Return when all ranks have come here."""
+        """Return once all ranks have called this."""
 
     def shard(self, n: int) -> slice:
         """This rank's contiguous slice of n items; slice sizes differ by at most one."""
         return divide(n, self.size)[self.rank]
 
     def batches(self, n: int, size: int) -> Iterator[slice]:
-        """This rank's shard of n items in batches of `size`; as many as others have, some empty."""
+        """This rank's shard of n items in batches of `size`; every rank has as many, some empty."""
         shard = self.shard(n)
         for first in range(0, -(-n // self.size), size):  # up to the largest shard
             start = min(shard.start + first, shard.stop)
             yield slice(start, min(start + size, shard.stop))
 
     def waiting(self, *, call: bool = True) -> AbstractContextManager[None]:
-        """The context of a wait for the other ranks, which is watched: one of them may hang.
+        """A context in which to wait for other ranks; a watchdog ends all if one hangs.
 
-        `call` is False if not every rank waits here; calls are counted to find the rank that is
-        late.
+        `call` is False if not every rank waits here: the watchdog counts collective calls to find
+        the rank that is late.
         """
         return contextlib.nullcontext()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from xpcap.distributed.group import SINGLE, Group
 from xpcap.errors import GroupError, install
 
-# variables of launchers: MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx
+# Variables of launchers: mpiexec of MPICH and Intel, and srun; mpiexec of Open MPI; srun with PMIx
 VARIABLES = (
     ("PMI_SIZE", "PMI_RANK"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -26,7 +26,7 @@ def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int
 
 @functools.cache
 def init() -> Group:
-    """The group of all processes that a launcher started; SINGLE, without imports, for one process.
+    """The group of all processes that a launcher started; SINGLE, without an import, for one process.
 
     GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the
         other processes.
@@ -36,7 +36,7 @@ def init() -> Group:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
         got = f"started {size} processes, and mpi4py is not installed"
-        expected = "it, to join them"
+        expected = "mpi4py, which connects them"
         raise GroupError("init", "a launcher", got, expected, f"{install('mpi')} installs it")
     from xpcap.distributed.mpi import world
 

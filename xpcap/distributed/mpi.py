@@ -1,6 +1,6 @@
-"""Ranks that MPI connects: sums in shared memory and on devices, a watchdog for hanging ranks.
+"""Ranks that MPI connects: sums in shared memory and on devices, and a watchdog for hanging ranks.
 
-mpi4py's MPI is imported where a group is created, since the import starts MPI.
+mpi4py.MPI is imported only when a group is created, since the import starts MPI.
 """
 
 import contextlib
@@ -27,27 +27,27 @@ from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, InvalidValueError, OptionError, install
 from xpcap.threads import divide, limit_cores
 
-# numbers that are gathered and summed in the order of ranks, with equal bits in any MPI
+# Up to this many numbers are gathered, and summed in the order of ranks: equal bits in any MPI
 MAX_GATHERED = 1024
-PIECE = 4 << 20  # bytes summed in a call: 50 MB would leave the cache before their turn
-BLOCK = 1 << 16  # numbers of shared memory summed at once, in the cache
-# folder of MPI's shared memory; without room there, writing to it ends the process
+PIECE = 4 << 20  # bytes summed in a call: all 50 MB at once would not stay in the cache
+BLOCK = 1 << 16  # numbers in shared memory that are summed at once, within the cache
+# Folder of MPI's shared memory; if it is full, writing to such memory kills the process
 SHARED = Path("/dev/shm")  # noqa: S108 - MPI chose it
 
-# of the watchdog
+# The watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
-ASKED, ANSWERED = 1, 2  # of a message
-TICK = 0.5  # seconds between two looks at the clock and the mail
-PATIENCE = 3.0  # seconds that the others have to answer
+ASKED, ANSWERED = 1, 2  # kinds of messages
+TICK = 0.5  # seconds between two looks at clock and messages
+PATIENCE = 3.0  # seconds in which the other ranks have to answer
 
-# seconds for the launcher to read why a rank ends all: it drops what it has not read by then
+# Seconds for the launcher to read why a rank ends all: it drops output that it has not read by then
 DELIVERY = 1.0
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
 
 def timeout() -> float:
-    """Seconds that a rank waits for the others; OptionError if the variable is not such a number."""
+    """Seconds that a rank waits for the others; OptionError if the variable is no such number."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else SECONDS
@@ -62,11 +62,11 @@ def timeout() -> float:
 class Watchdog:
     """A thread that watches how long this rank waits for the others.
 
-    After `seconds` it asks them how many collective calls they have begun. Ranks that are behind or
-    do not answer are named on standard error; then all ranks are ended.
+    After `seconds` it asks them how many collective calls they have begun. It names the ranks that
+    are behind or do not answer on standard error, and then ends all ranks.
 
-    communicator : of all ranks, used for nothing else
-    names : of the ranks, for messages
+    communicator : connects all ranks, and is used for nothing else
+    names : names of the ranks in messages
     """
 
     def __init__(self, communicator: Any, names: list[str], seconds: float) -> None:
@@ -123,14 +123,14 @@ class Watchdog:
             if rank not in self._answers
         ]
         late += [
-            f"{self._names[rank]} does something else"
+            f"{self._names[rank]} has made fewer calls"
             for rank, calls in sorted(self._answers.items())
             if calls < self._calls
         ]
-        why = "; ".join(late) or "all are there: is the network slow, or down?"
+        reason = "; ".join(late) or "all answer: is the network slow, or down?"
         print(
             f"xpcap: {self._names[self._rank]} has waited {self._seconds:g} s for the other ranks:"
-            f" {why}; ending all",
+            f" {reason}; ending all",
             file=sys.stderr,
             flush=True,
         )
@@ -145,10 +145,10 @@ def _abort(communicator: Any, status: int) -> None:
 
 
 class SharedMemory:
-    """One array a rank in memory that a machine's ranks share; each sums its shard for all.
+    """An array of each rank in memory that a machine's ranks share; each sums its shard for all.
 
-    communicator : of ranks on one machine
-    count, dtype : of each rank's array, of which `array` is this rank's
+    communicator : connects ranks on one machine
+    count, dtype : size and dtype of each rank's array; `array` is this rank's
     """
 
     def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
@@ -165,12 +165,12 @@ class SharedMemory:
         self.array = self._arrays[communicator.Get_rank()]
 
     def holds(self, flat: np.ndarray) -> bool:
-        """True for this rank's own array, or a view of all of it."""
+        """True for this rank's array, or a view of all of it."""
         return flat.nbytes == self.array.nbytes and flat.ctypes.data == self.array.ctypes.data
 
     def all_reduce(self) -> None:
         """Sum the ranks' arrays into each of them, in the order of ranks."""
-        self._meet()
+        self._barrier()
         first, *rest = self._arrays
         shard = divide(len(self.array), len(self._arrays))[self._communicator.Get_rank()]
         for start in range(shard.start, shard.stop, BLOCK):
@@ -180,10 +180,10 @@ class SharedMemory:
                 total += array[block]
             for array in rest:
                 array[block] = total
-        self._meet()
+        self._barrier()
 
-    def _meet(self) -> None:
-        """A barrier, behind which each rank sees what the others have written."""
+    def _barrier(self) -> None:
+        """A barrier after which each rank reads the other ranks' writes."""
         self._window.Sync()
         self._communicator.Barrier()
         self._window.Sync()
@@ -195,7 +195,7 @@ def has_room(nbytes: int) -> bool:
 
 
 class DeviceSum(Protocol):
-    """All-reduce of arrays that lie on devices."""
+    """All-reduce of arrays on devices."""
 
     name: str
 
@@ -204,25 +204,27 @@ class DeviceSum(Protocol):
 
 
 class NCCL:
-    """Device to device by NCCL, whose ranks find each other by an id that MPI passes on.
+    """Sums from device to device by NCCL, whose ranks find each other by an id sent through MPI.
 
     nccl : the module cupy.cuda.nccl
-    group : the ranks, each with its device as the current one
+    group : the ranks; the current device of each is its own
     """
 
     name = "NCCL"
 
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
-        first, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        unique_id, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._group, self._xp = nccl, group, xp
         self._types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         with group.waiting():
-            self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
+            self._communicator = nccl.NcclCommunicator(
+                group.size, bytes.fromhex(unique_id), group.rank
+            )
 
     def all_reduce(self, flat: Array) -> None:
-        """Launch the sum on the current stream, behind the gradients and before their use.
+        """Launch the sum on the current stream, after the gradients and before their use.
 
-        The other ranks are waited for by whoever reads a result.
+        The device waits for the other ranks; the host waits when it reads a result.
         """
         type_, stream = self._types[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
         with self._group.waiting():
@@ -232,7 +234,7 @@ class NCCL:
 
 
 class Staged:
-    """Through page-locked host memory and MPI: for ranks that share a device, or have no NCCL."""
+    """Sums through page-locked host memory and MPI, for ranks that share a device or lack NCCL."""
 
     name = "MPI, through page-locked host memory"
 
@@ -241,7 +243,7 @@ class Staged:
         self._host = np.empty(0, np.uint8)
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum on the host, which waits for the device."""
+        """Sum on the host, which has to wait for the device."""
         if self._host.nbytes < flat.nbytes:
             self._host = np.frombuffer(
                 self._xp.cuda.alloc_pinned_memory(flat.nbytes), np.uint8, flat.nbytes
@@ -251,24 +253,24 @@ class Staged:
         self._group.all_reduce_on_host(host)
         stream = self._xp.cuda.get_current_stream()
         flat.set(host, stream=stream)
-        stream.synchronize()  # the next sum writes to the same memory
+        stream.synchronize()  # the next sum overwrites the memory that is copied
 
 
 def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
     """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged.
 
-    All ranks choose the same. Where NCCL is all that is missing, rank 0 says so.
+    All ranks choose the same. If only NCCL is missing, rank 0 prints how to install it.
     """
     xp, nccl = get_array_module(like), import_nccl()
     device = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
-    everyone = group.gather(device)
-    distinct = len({tuple(place) for _, *place in everyone}) == group.size
-    without = [rank for rank, (has, *_) in enumerate(everyone) if not has]
-    if nccl is not None and distinct and not without:
+    devices = group.gather(device)
+    are_distinct = len({tuple(address) for _, *address in devices}) == group.size
+    lacking = [rank for rank, (has_nccl, *_) in enumerate(devices) if not has_nccl]
+    if nccl is not None and are_distinct and not lacking:
         return NCCL(nccl, group, xp)
-    if distinct and group.rank == 0:
+    if are_distinct and group.rank == 0:
         print(
-            f"xpcap: gradients are summed in host memory: rank {without[0]} has no NCCL; pip"
+            f"xpcap: gradients are summed in host memory: rank {lacking[0]} has no NCCL; pip"
             f" install {nccl_package(xp)} installs it",
             file=sys.stderr,
         )
@@ -294,12 +296,12 @@ class MPIGroup(Group):
         self._watchdog: Watchdog | None = None
         self.hosts = self.gather(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
-        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
+        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # otherwise a second thread may not call MPI
             self._watchdog = Watchdog(communicator.Dup(), names, timeout())
 
     def all_reduce(self, flat: Array) -> None:
         if not flat.flags.c_contiguous:
-            got, cause = "is not contiguous", "a copy of it would be summed, and dropped"
+            got, cause = "is not contiguous", "the sum would go into a copy, and be lost"
             raise InvalidValueError("all_reduce", "the array", got, "one in C order", cause)
         if is_device_array(flat):
             self._device = self._device or device_sum(self, flat)
@@ -320,9 +322,9 @@ class MPIGroup(Group):
                     piece = flat.reshape(-1)[start : start + numbers]
                     self._communicator.Allreduce(self._mpi.IN_PLACE, piece)
                 return
-            everyone = np.empty((self.size, *flat.shape), flat.dtype)
-            self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
-            flat[...] = everyone.sum(axis=0)
+            gathered = np.empty((self.size, *flat.shape), flat.dtype)
+            self._communicator.Allgather(np.ascontiguousarray(flat), gathered)
+            flat[...] = gathered.sum(axis=0)
 
     def sum_buffer(self, like: Array) -> Array | None:
         if is_device_array(like) or self.local_size < self.size:
@@ -346,11 +348,11 @@ class MPIGroup(Group):
         lengths = np.empty(self.size, np.int64)
         with self.waiting():
             self._communicator.Allgather(np.array([len(content)], np.int64), lengths)
-            everything = np.empty(int(lengths.sum()), np.uint8)
-            self._communicator.Allgatherv(content, [everything, lengths])
+            contents = np.empty(int(lengths.sum()), np.uint8)
+            self._communicator.Allgatherv(content, [contents, lengths])
         ends = np.cumsum(lengths)
         return [
-            json.loads(everything[end - length : end].tobytes())
+            json.loads(contents[end - length : end].tobytes())
             for end, length in zip(ends, lengths, strict=True)
         ]
 
@@ -376,8 +378,8 @@ class MPIGroup(Group):
 def world(size: int) -> MPIGroup:
     """The group of all `size` processes of the launcher; ranks of a machine divide its cores.
 
-    GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError
-        : a bad XPCAP_RANK_TIMEOUT.
+    GroupError : mpi4py finds no MPI library, or one that does not know the launcher.
+    OptionError : a bad XPCAP_RANK_TIMEOUT.
     """
     timeout()
     try:
@@ -385,7 +387,7 @@ def world(size: int) -> MPIGroup:
     except (ImportError, RuntimeError) as error:
         got = f"cannot load an MPI library ({error})"
         cause = f"{install('mpi')} installs one, with its mpiexec"
-        raise GroupError("init", "mpi4py", got, "one", cause) from error
+        raise GroupError("init", "mpi4py", got, "an MPI library", cause) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
             "init",
@@ -402,7 +404,7 @@ def world(size: int) -> MPIGroup:
 
 
 def _divide_cores(group: MPIGroup) -> None:
-    """Limit BLAS to this rank's cores, unless the launcher or the user has divided them."""
+    """Limit BLAS to this rank's share of cores, unless the launcher or the user has divided them."""
     cores = list(range(os.cpu_count() or 1))
     if hasattr(os, "sched_getaffinity"):
         cores = sorted(os.sched_getaffinity(0))
