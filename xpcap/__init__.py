@@ -3,10 +3,10 @@
 Caption pictures with a trained run::
 
     captioner = xpcap.open_captioner("runs/flickr8k")
-    one = captioner.caption("dog.jpg")  # or bytes, an open file, a Pillow image, an RGB array
-    print(one.caption, one.probabilities)
-    for one in captioner.captions(["dog.jpg", "cat.jpg"], policy=xpcap.Beam(5)):
-        print(one)  # a PictureCaption, or a Skipped with the reason
+    result = captioner.caption("dog.jpg")  # or bytes, an open file, a Pillow image, an RGB array
+    print(result.caption, result.probabilities)
+    for result in captioner.captions(["dog.jpg", "cat.jpg"], policy=xpcap.Beam(5)):
+        print(result)  # a PictureCaption, or a Skipped with the reason
 
 Train a run, on the data set that the command `xpcap prepare` makes of pictures and captions::
 

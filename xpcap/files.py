@@ -14,7 +14,7 @@ from typing import BinaryIO
 from xpcap.errors import DataError, XpcapError
 
 PART = ".part"  # suffix of unfinished files
-NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # errors of writes
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # for a file
 
 
 @contextlib.contextmanager
@@ -125,9 +125,7 @@ def lock(file: BinaryIO, held: XpcapError) -> None:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(
-                file.fileno(), 1 << 60, os.SEEK_SET
-            )  # beyond every byte that is read or written
+            os.lseek(file.fileno(), 1 << 60, os.SEEK_SET)  # beyond every byte that is used
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl

@@ -79,7 +79,7 @@ class Graph:
         self.scope, self.part = "", GraphPart(name)
         self.weights: dict[str, np.ndarray | bytes] = {}
         self._names: Counter[str] = Counter()
-        self._main_operators = self.part.operators  # all parts can read weights cast here
+        self._operators = self.part.operators  # of the outermost graph, where weights are cast
 
     def input(self, name: str, dtype: DTypeLike, shape: Sequence[Size]) -> str:
         """Declare an input; return its name."""
@@ -129,9 +129,7 @@ class Graph:
             cause = "export with `weights` float32"
             raise DataError("export", f"the matrix {name}", got, cause=cause)
         if half and stored not in self.weights:
-            self._main_operators.insert(
-                0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]})
-            )
+            self._operators.insert(0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
         self.weights.setdefault(stored, array.astype(np.float16) if half else array)
         return name
 
@@ -169,8 +167,7 @@ def _operator(operator: Operator, named: Mapping[str, str]) -> bytes:
     values = ((1, operator.reads), (2, operator.outputs))
     fields = [_field(number, named.get(x, x)) for number, names in values for x in names]
     fields += [_field(3, operator.outputs[0]), _field(4, operator.kind)]
-    attributes = operator.attributes.items()
-    fields += [_field(5, _attribute(key, value, named)) for key, value in attributes]
+    fields += [_field(5, _attribute(*item, named)) for item in operator.attributes.items()]
     return b"".join(fields)
 
 

@@ -18,9 +18,7 @@ HEIC, AVIF = FileType("a HEIC picture", "picture"), FileType("an AVIF picture", 
 PAGE, RAW = FileType("an HTML page", "document"), FileType("a camera's RAW file", "raw")
 ENDS = 1 << 16  # bytes at each end of a zip archive that are searched for names of members
 
-_BRAND = (
-    rb".{4}ftyp(.{4}){0,13}?"  # an ISO media file's brand, then the brands it is compatible with
-)
+_BRAND = rb".{4}ftyp(.{4}){0,13}?"  # of an ISO media file, whose compatible brands follow
 _ZIP = rb"PK[\x03\x05][\x04\x06]"
 _TYPES = {  # the first pattern that matches counts: AVIF may begin as HEIC does
     # RAW of Fujifilm, Panasonic, Olympus, and Canon before and after 2018

@@ -48,11 +48,9 @@ def _library(controller: Any) -> _Library:
     openmp = getattr(controller, "threading_layer", None) == "openmp"
     if controller.internal_api == "openblas" and not openmp:
         library = ctypes.PyDLL(controller.filepath)  # these calls keep the interpreter's lock
-        get_threads, set_threads = (
-            _symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set")
-        )
-        if get_threads is not None and set_threads is not None:
-            return _Library(get_threads, set_threads, False)
+        read, set_ = (_symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set"))
+        if read is not None and set_ is not None:
+            return _Library(read, set_, False)
     return _Library(lambda: int(controller.num_threads), controller.set_num_threads, openmp)
 
 

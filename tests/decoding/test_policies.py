@@ -236,7 +236,7 @@ class Unchecked(Policy):
 
 @refusals(
     """
-    Policy(max_length=5, least_length=6) | thing: least_length | got: is 6 | expected: a whole number in 0..5 | cause: no more than the most words
+    Policy(max_length=5, least_length=6) | thing: least_length | got: is 6 | expected: a whole number in 0..5 | cause: it cannot exceed the maximum
     Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | thing: forbid | got: leaves 0 of 14 words besides END | expected: at least 1 with `least_length`
     Policy(forbid=SILENT, no_repeat_trigram=True) | thing: forbid | got: leaves 11 of 14 words besides END | expected: at least 16 with `no_repeat_trigram`
     Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | thing: forbid | got: leaves 3 of 14 words besides END | expected: at least 4 with `no_stutter`

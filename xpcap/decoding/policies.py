@@ -162,7 +162,7 @@ class Policy:
         ValueError : an id or a limit on lengths is out of range, or too few words are left.
         """
         check_fields(self, caller)  # a subclass may override __post_init__
-        length = Whole(0, self.max_length, cause="it cannot exceed `max_length`")
+        length = Whole(0, self.max_length, cause="it cannot exceed the maximum length")
         length.check(caller, "`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):

@@ -213,13 +213,11 @@ class NCCL:
     name = "NCCL"
 
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
-        unique_id, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        token, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._group, self._xp = nccl, group, xp
         self._types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         with group.waiting():
-            self._communicator = nccl.NcclCommunicator(
-                group.size, bytes.fromhex(unique_id), group.rank
-            )
+            self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(token), group.rank)
 
     def all_reduce(self, flat: Array) -> None:
         """Launch the sum on the current stream, after the gradients and before their use.
