@@ -3,16 +3,16 @@
 Each array has an entry ``name:axes``; spaces separate entries, and commas axes:
 
 ====================== =============================================================
-``N``, ``d``           a size, the same wherever the letter stands
-``4H``, ``d+1``        a multiple of a size, a size and a number
+``N``, ``d``           a size; equal letters mean equal sizes
+``4H``, ``d+1``        a multiple of a size; a size plus a number
 ``D>0``                a size greater than a number
-``3``, ``()``          a fixed size, no axes
-``...,D``, ``N,...``   any axes, at least one, the same wherever ``...`` stands
-``N,D|N,P,D``          alternatives: the first that fits
-``x:N,D=f4``           a kind, see `KINDS`; without it, float32 or float64
-``x:N,D=f!``           all numbers are finite
-``c0?:N,H``            an argument that may be None, or a result that may be left out
-``-> h:N,H``           results, for documentation only
+``3``, ``()``          a fixed size; no axes
+``...,D``, ``N,...``   one or more axes; each ``...`` stands for the same ones
+``N,D|N,P,D``          alternatives, of which the first that fits counts
+``x:N,D=f4``           a kind, see `KINDS`; the default is float32 or float64
+``x:N,D=f!``           finite numbers
+``c0?:N,H``            an argument that may be None, or a result that may be missing
+``-> h:N,H``           results, which are only documentation
 ====================== =============================================================
 
 `Spec` checks the arguments of layers and the arrays of files, and is printed in the docstrings of
@@ -33,7 +33,7 @@ from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError
 
 FLOATS = "fd"  # float32 and float64 by NumPy's characters, which are faster to read than names
-KINDS = {  # kind: characters of NumPy's dtypes, and its name in messages
+KINDS = {  # NumPy's dtype characters of each kind, and its name in messages
     "": (FLOATS, "float"),
     "f": ("efd", "floats"),
     "i": ("bBhHiIlLqQ", "integers"),
@@ -43,7 +43,7 @@ KINDS = {  # kind: characters of NumPy's dtypes, and its name in messages
     "t": ("US", "text"),
     **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 i4 u1 u4 u8".split()},
 }
-Sizes = dict[str, Any]  # an int by letter; by "..." a tuple
+Sizes = dict[str, Any]  # an int for each letter, a tuple of ints for "..."
 
 
 class Axis(NamedTuple):
@@ -93,24 +93,24 @@ class Form(NamedTuple):
 
     @property
     def letters(self) -> set[str]:
-        """The keys that `sizes` needs for the shape to be known."""
+        """The keys of `sizes` that determine the shape."""
         letters = {axis.letter for axis in self.axes} - {""}
         return letters if self.open < 0 else letters | {"..."}
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape, if its letters are bound."""
         shape = tuple(axis.size(sizes) for axis in self.axes)
-        k = self.open
-        return shape if k < 0 else (*shape[:k], *sizes["..."], *shape[k:])
+        at = self.open
+        return shape if at < 0 else (*shape[:at], *sizes["..."], *shape[at:])
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` has this form. Binds free letters even when it returns False."""
-        if (start := self.open) >= 0:
+        """True if `shape` has this form; binds free letters, even if it returns False."""
+        if (at := self.open) >= 0:
             open_axes = len(shape) - len(self.axes)
-            end = start + open_axes
-            if open_axes < 1 or sizes.setdefault("...", shape[start:end]) != shape[start:end]:
+            end = at + open_axes
+            if open_axes < 1 or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
                 return False
-            shape = shape[:start] + shape[end:]
+            shape = shape[:at] + shape[end:]
         if len(shape) != len(self.axes):
             return False
         for (factor, letter, more, above), size in zip(self.axes, shape, strict=True):
@@ -149,7 +149,7 @@ class Entry(NamedTuple):
         return " or ".join(map(str, self.forms))
 
     def __str__(self) -> str:
-        """``targets (N, T) integers``; ``x (N, D)`` if its kind is the usual float."""
+        """``targets (N, T) integers``; the usual kind, floats, is omitted: ``x (N, D)``."""
         kind = KINDS[self.kind][1] if self.kind else ""
         return " ".join(filter(None, (self.name, self.shapes, "finite" * self.finite, kind)))
 
@@ -168,7 +168,7 @@ class Entry(NamedTuple):
     def expected(self, sizes: Sizes, axes: int = -1) -> str:
         """The forms with their known sizes: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
 
-        If some forms have `axes` axes, only those.
+        If some forms have `axes` axes, only those are listed.
         """
         likely = tuple(form for form in self.forms if form.open < 0 and len(form.axes) == axes)
         entry = self._replace(forms=likely or self.forms)
@@ -188,7 +188,13 @@ class Spec:
     """The shapes of a function's arguments and results, or of the arrays of a file.
 
     text : in the language of this module
-    note : likely cause of a wrong shape; if an entry stacks axes, as 4H, of such entries alone
+    cause : likely cause of a wrong shape; if arrays stack blocks, as 4H, only of theirs
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spec("x:N,D w:D,M").check("affine", np.ones((2, 3)), np.ones((3, 4)))
+    {'N': 2, 'D': 3, 'M': 4}
     """
 
     def __init__(self, text: str, cause: str = "") -> None:
@@ -207,12 +213,12 @@ class Spec:
     ) -> Sizes:
         """Check the arguments of a function, one for each entry.
 
-        caller : the function that messages name
-        arrays : of NumPy or CuPy
-        note : replaces the spec's own
-        sizes : sizes that are known already
-        InvalidTypeError : not an array, of another kind, or a float of another dtype or library
-            than the first
+        caller : name of the function, for messages
+        arrays : NumPy or CuPy arrays
+        cause : likely cause, instead of the spec's
+        sizes : known sizes
+        InvalidTypeError : an argument is no array or of another kind, or floats differ in dtype or
+            library
         InvalidValueError : a shape does not fit, or a number is not finite
         """
         first, sizes = None, dict(sizes or {})
@@ -230,10 +236,10 @@ class Spec:
             if entry.kind and first:
                 check_library(caller, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
-                note_applies = entry.stacks or not any(each.stacks for each in self.entries)
+                others_stack = any(each.stacks for each in self.entries) and not entry.stacks
                 got = f"{has(entry.name)} shape {x.shape}"
                 expected = entry.expected(sizes, x.ndim)
-                cause = (note or self.note) if note_applies else ""
+                cause = "" if others_stack else cause or self.cause
                 raise InvalidValueError(caller, entry.name, got, expected, cause)
             if entry.finite:
                 check_finite(caller, entry.name, x, InvalidValueError)
@@ -245,7 +251,7 @@ class Spec:
         """Check the arrays of a file: one for each entry, and no more.
 
         caller : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
-        arrays : objects with a shape and a dtype; arrays where numbers must be finite
+        arrays : objects with a shape and a dtype; arrays, if they must be finite
         cause : likely cause of a misfit
         sizes : known sizes
         DataError : an array is missing or unknown, has another kind or shape, or is not finite
@@ -272,11 +278,11 @@ class Spec:
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]], kind: str) -> "Spec":
-        """The spec of arrays with fixed shapes and one kind, such as the parameters of a model."""
+        """The spec of arrays with fixed shapes and one kind, such as a model's parameters."""
         spec = cls("")
         spec.entries = tuple(
             Entry.parse(f":{','.join(map(str, shape)) or '()'}={kind}")._replace(name=name)
-            for name, shape in shapes.items()  # a name may have any characters
+            for name, shape in shapes.items()  # names may contain any character
         )
         return spec
 
@@ -298,7 +304,7 @@ spec = functools.cache(Spec)  # parses each text once
 
 
 def has(name: str) -> str:
-    """The verb for the name of an array: ``features have``, ``x has``."""
+    """The verb for an array's name: ``features have``, ``x has``."""
     return "have" if name.endswith("s") else "has"
 
 
@@ -320,7 +326,7 @@ def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
 def check_float(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """Raise InvalidTypeError unless x is a float array with the dtype and library of `first`."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
-        return  # the common case: it is like the first, which has been checked
+        return  # the common case: `first` has been checked
     require_array(caller, name, x)
     if x.dtype.char not in FLOATS:
         got = f"{has(name)} dtype {x.dtype}"
@@ -344,12 +350,12 @@ def check_library(caller: str, name: str, x: Array, first_name: str, first: Arra
 
 
 def require_array(caller: str, name: str, x: object) -> None:
-    """Raise InvalidTypeError unless x is an array, or acts as one, and no matrix or masked array."""
+    """Raise InvalidTypeError unless x is an array, or acts as one; matrices and masked arrays fail."""
     if isinstance(x, np.ma.MaskedArray):
-        cause = f"give {name}.filled(number): xpcap would compute with masked numbers"
+        cause = f"give {name}.filled(number): masked numbers would enter the computation"
         raise InvalidTypeError(caller, name, "is a masked array", "a numpy.ndarray", cause)
     if isinstance(x, np.matrix):
-        cause = f"give numpy.asarray({name}): * multiplies matrices as a matrix product"
+        cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
         raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         got = f"is a {type(x).__name__}"
@@ -357,15 +363,15 @@ def require_array(caller: str, name: str, x: object) -> None:
 
 
 def as_array(caller: str, thing: str, x: object) -> Array:
-    """`x` itself if it is an array of NumPy or CuPy; anything else as an array on the host.
+    """`x` if it is an array, on its device; otherwise a host array of it.
 
     ValueError : nested lists have unequal lengths, or numbers are masked. TypeError : NumPy cannot
     read `x`, such as a tensor on a device or with a gradient.
     """
-    verb = "are" if has(thing) == "have" else "is"
+    are = "are" if has(thing) == "have" else "is"
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            got = f"{verb} a masked array with {np.count_nonzero(mask)} masked numbers"
+            got = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
             raise InvalidValueError(caller, thing, got, "none", "fill them first")
         return x
     try:
@@ -378,7 +384,7 @@ def as_array(caller: str, thing: str, x: object) -> Array:
         raise InvalidTypeError(
             caller,
             thing,
-            f"{verb} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
+            f"{are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
             expected="a NumPy or CuPy array",
             cause=f"for a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
             f" .numpy() if it is bfloat16 ({error})",
@@ -388,7 +394,7 @@ def as_array(caller: str, thing: str, x: object) -> Array:
 def check_finite(
     caller: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
 ) -> None:
-    """Raise `error` unless all numbers are finite; a device sends the host one flag."""
+    """Raise `error` unless all numbers are finite; from a device this reads one flag."""
     finite = get_array_module(x).isfinite(x)
     if not bool(finite.all()):
         index = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
@@ -405,7 +411,7 @@ def check_range(
     cause: str = "from other data?",
     error: type[XpcapError] = InvalidValueError,
 ) -> None:
-    """Raise `error` unless all integers are in 0..bound-1; a device array is not read."""
+    """Raise `error` unless all integers are in 0..bound-1; numbers on a device are not checked."""
     if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
         hold = "hold" if has(name) == "have" else "holds"
         got = f"{hold} {numbers.min()}..{numbers.max()}"
@@ -417,15 +423,15 @@ def as_numbers(
 ) -> np.ndarray:
     """Row numbers as an array, each in 0..bound-1.
 
-    InvalidTypeError : not integers, but a mask, for example. InvalidValueError : out of range.
+    InvalidTypeError : not integers, such as a mask. InvalidValueError : a number is out of range.
     """
     array = np.asarray(numbers)
     if not array.size:
-        return array.astype(np.int64)  # NumPy makes floats of an empty list
+        return array.astype(np.int64)  # NumPy makes an empty list floats
     if array.dtype.kind not in "iu":
         got = f"{has(name)} dtype {array.dtype}"
-        cause = "np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
-        raise InvalidTypeError(caller, name, got, "integers", cause)
+        hint = "np.flatnonzero(mask) gives its row numbers" if array.dtype.kind == "b" else ""
+        raise InvalidTypeError(caller, name, got, "integers", hint)
     check_range(caller, name, array, bound, cause)
     return array
 
@@ -434,5 +440,5 @@ def all_below(numbers: np.ndarray, bound: int) -> bool:
     """True if all integers are in 0..bound-1."""
     if numbers.dtype.kind == "i":
         bound = min(bound, 1 << (8 * numbers.itemsize - 1))
-    # As unsigned numbers, negative ones are the largest: one pass instead of two
+    # As unsigned integers, negative numbers are the largest: one pass checks both bounds
     return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)
