@@ -421,7 +421,7 @@ def test_a_run_prepared_from_a_folder_of_pictures_captions_others(own: list[str]
     of_split = "caption", "own run", "--data", "moved.h5"
     good(*of_split, "--html", "q.html")
     assert "data:image/" not in content("q.html")
-    assert content("q.html").count("The pictures are not at hand.") == 1
+    assert content("q.html").count("The pictures were not found.") == 1
     failing([*of_split, "--png", "q.png"], "none of 2 pictures was found")
 
 

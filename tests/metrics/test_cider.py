@@ -124,7 +124,7 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
     CiderD([[["dog"]], []]) | ValueError | thing: picture 1 | got: has no reference
     | expected: at least one
     cider.scores([["dog"], ["cat"]]) | ValueError | got: got 2 captions of 5 pictures
-    | expected: as many of one as of the other
+    | expected: one caption per picture number
     cider.scores([["dog"], ["cat"]], [-1, 5]) | ValueError | thing: pictures | got: holds -1..5
     | expected: 0..4
     cider.scores([["dog"], ["cat"]], [True, False]) | TypeError | thing: pictures
@@ -135,7 +135,7 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
     | got: has shape (99,) | expected: one for each reference
     CiderD(["a dog runs"]) | TypeError | thing: references | got: is the text 'a'
     | expected: a list of words
-    cider.scores(["a dog runs"] * 5) | TypeError | thing: captions | got: is the text 'a dog runs'
+    cider.scores(["a dog runs"] * 5) | TypeError | thing: a caption | got: is the text 'a dog runs'
     | expected: a list of words
     """
 )

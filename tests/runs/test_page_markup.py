@@ -165,11 +165,11 @@ def test_a_page_of_36_photographs_stays_small(tmp_path: Path) -> None:
 
 
 def test_parts_are_explained_once_and_left_out_without_content(full: Path, tmp_path: Path) -> None:
-    assert Page(full).text.count("How sure the model was") == 1
+    assert Page(full).text.count("Probability of each word") == 1
     page = write_cards(tmp_path / "p.html", card("a", scene(), SAID))
     assert [attrs["id"] for attrs in page.all("section")] == ["opening"]
     assert not page.all("nav")
-    assert "How sure the model was" in page.text
+    assert "Probability of each word" in page.text
     assert "the references" not in page.text
     (tmp_path / "p.html").write_bytes(render_page("Nothing"))
     assert not Page(tmp_path / "p.html").all("section")
@@ -208,11 +208,11 @@ def test_a_screen_reader_is_told_what_a_curve_shows(full: Path) -> None:
 def test_a_missing_picture_caption_or_reference_is_said_quietly(tmp_path: Path) -> None:
     lost, empty = card("lost.png", None, SAID, ["", " "]), card("empty.png", scene())
     page = write_cards(tmp_path / "p.html", lost, empty)
-    assert "The picture is not at hand" in page.text
+    assert "Picture not found" in page.text
     assert "(nothing)" in page.text
     assert not page.all("ul", class_="references")
     page = write_cards(tmp_path / "p.html", *[lost] * 60)
-    assert page.text.count("The pictures are not at hand.") == 1
+    assert page.text.count("The pictures were not found.") == 1
     assert not page.all("div", class_="frame")
     assert len(page.all("article")) == 60
 

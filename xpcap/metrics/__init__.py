@@ -1,4 +1,4 @@
-"""Scores of captions against references, in the table METRICS. Open metric.py first, then table.py."""
+"""Metrics score captions against references; METRICS lists them. Open metric.py, then table.py."""
 
 from xpcap.metrics.bleu import corpus_bleu as corpus_bleu
 from xpcap.metrics.bleu import unigram_bleu as unigram_bleu

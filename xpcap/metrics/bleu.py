@@ -1,4 +1,4 @@
-"""BLEU-1 to BLEU-4 (Papineni et al. 2002) of a corpus, smoothed BLEU, the course's unigram BLEU."""
+"""BLEU-1 to BLEU-4 (Papineni et al. 2002), smoothed sentence BLEU, and the course's unigram BLEU."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ import numpy as np
 from xpcap.metrics.metric import References, Scored, Sums, Words, averaged, require_references
 
 ORDERS = (1, 2, 3, 4)
-SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
+SMOOTH = 0.1  # replaces a count of 0 in a single sentence
 
 
 def bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
-    """Corpus values ``bleu1`` to ``bleu4``; of a picture smoothed BLEU-4, as plain BLEU is mostly 0.
+    """Corpus BLEU, ``bleu1`` to ``bleu4``, and smoothed BLEU-4 of each picture.
 
-    A picture's count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1); without a common word its
-    BLEU-4 is 0.
+    Without smoothing, BLEU-4 of a picture is mostly 0. A count of 0 becomes 0.1 (Chen & Cherry
+    2014, method 1); without a common word BLEU-4 is 0.
     """
     counts = _counts(references, hypotheses)
     names = [f"bleu{n}" for n in ORDERS]
@@ -27,20 +27,26 @@ def bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
 def corpus_bleu(
     references: References, hypotheses: Sequence[Words]
 ) -> tuple[float, float, float, float]:
-    """Corpus BLEU-1 to BLEU-4 of one hypothesis a picture against all its references.
+    """Corpus BLEU-1 to BLEU-4 of one hypothesis per picture against all its references.
 
-    No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and
-    warns). As in nltk, a hypothesis of fewer than n words adds one n-gram without a match; Papineni
-    et al. add none.
+    There is no smoothing: BLEU-n is 0 if an order up to n has no match (nltk returns about 1e-77
+    and warns). As in nltk, a hypothesis of fewer than n words adds one n-gram without a match;
+    Papineni et al. add none.
 
     ValueError : a picture has no reference. TypeError : a caption is text, not a list of words.
+
+    Examples
+    --------
+    >>> references = [["a red dog runs".split(), "the dog runs".split()]]
+    >>> [round(score, 3) for score in corpus_bleu(references, ["a red dog sits".split()])]
+    [0.75, 0.707, 0.63, 0.0]
     """
     b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4
 
 
 def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
-    """Each picture's n-gram matches and n-grams, words, closest reference length: (n, 10)."""
+    """For each picture n-gram matches, n-grams, words, and closest reference length: (n, 10)."""
     from nltk.translate.bleu_score import closest_ref_length, modified_precision
 
     counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))
@@ -57,7 +63,7 @@ def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
 
 
 def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
-    """BLEU-1 to BLEU-4 (b, 4) of sums of counts (b, 10); `smooth` replaces 0 above single words."""
+    """BLEU-1 to BLEU-4 (b, 4) of summed counts (b, 10); `smooth` replaces 0 if a word matches."""
     orders = len(ORDERS)
     matches, grams, words, closest = np.split(counts, [orders, 2 * orders, -1], axis=1)
     smoothed = np.where((matches == 0) & (matches[:, :1] > 0), smooth, matches)
@@ -68,7 +74,7 @@ def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
 
 
 def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
-    """Unigram sentence BLEU, ``unigram_bleu``: the mean over all references, as in CS231n's notebook."""
+    """Unigram sentence BLEU, ``unigram_bleu``, averaged over all references as in CS231n."""
     from nltk.translate.bleu_score import sentence_bleu
 
     means, weights = [], []
@@ -84,5 +90,10 @@ def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> fl
     """Mean unigram sentence BLEU of hypotheses against one reference each, as in the course.
 
     TypeError : a caption is text, not a list of words.
+
+    Examples
+    --------
+    >>> unigram_bleu([["a", "red", "dog"]], [["a", "blue", "dog"]])
+    0.6666666666666666
     """
     return course_bleu([[reference] for reference in references], hypotheses).corpus["unigram_bleu"]

@@ -1,6 +1,6 @@
 """CIDEr (Vedantam, Zitnick & Parikh 2015): n-grams shared with references, weighted by idf.
 
-The n-grams of many sentences are counted as numbers, so that counting them is NumPy's work.
+N-grams are hashed to numbers, so that NumPy can count those of many sentences at a time.
 """
 
 import itertools
@@ -15,21 +15,21 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.metrics.metric import Words, require_words
 
 ORDERS = 4  # n-grams of 1 to 4 words
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; combines two hashes
 
 
 class Counts(NamedTuple):
-    """Counts of each n-gram in each sentence, an entry a pair, sorted by sentence, then n-gram."""
+    """Counts of n-grams in sentences: an entry per pair, sorted by sentence, then by n-gram."""
 
     sentence: np.ndarray  # (e,) int
-    # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
+    # (e,) uint64, hashes; the chance that two of ten million n-grams have the same is 3e-6
     gram: np.ndarray
     order: np.ndarray  # (e,) int, 0 for single words
     times: np.ndarray  # (e,) int
 
 
 class Hashes(dict[str, int]):
-    """Word to 64 bits, the same in every process, unlike Python's hash: sums have the same bits."""
+    """Word to a 64-bit hash, the same in every process, so that sums have the same bits."""
 
     def __missing__(self, word: str) -> int:
         digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -44,7 +44,7 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
         map(hashes.__getitem__, chain.from_iterable(sentences)), np.uint64, lengths.sum()
     )
     sentence = np.repeat(np.arange(len(lengths)), lengths)
-    # words from here to the end of the sentence, this one included
+    # words from here to the end of the sentence, including this one
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
     start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
     parts = []
@@ -62,19 +62,19 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
 
 
 def join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """One hash of two numbers, of which the first is a hash."""
+    """A hash of two numbers, the first of which is a hash."""
     return number + other.astype(np.uint64) * FACTOR
 
 
-AT_ONCE = 2000  # pictures whose n-grams are counted together
+BATCH = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
 
 
 class Counted(NamedTuple):
-    """Counted references of some pictures."""
+    """Counts of the references of a batch of pictures."""
 
     counts: Counts
-    each: np.ndarray  # (n,) int, how many references a picture has
+    each: np.ndarray  # (n,) int, number of references of each picture
     lengths: np.ndarray  # (r,) float, of the references
 
     @property
@@ -84,10 +84,10 @@ class Counted(NamedTuple):
 
 
 def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> Iterator[Counted]:
-    """Count the references of `AT_ONCE` pictures at a time; of no pictures once."""
-    rest, size = iter(references), AT_ONCE
-    while size == AT_ONCE:
-        chunk = list(itertools.islice(rest, AT_ONCE))
+    """Count references in batches of `BATCH` pictures; there is at least one batch."""
+    remaining, size = iter(references), BATCH
+    while size == BATCH:
+        chunk = list(itertools.islice(remaining, BATCH))
         sentences = [caption for captions in chunk for caption in captions]
         require_words("CiderD", "a caption of the references", sentences)
         each, size = np.array([*map(len, chunk)], np.int64), len(chunk)
@@ -95,30 +95,30 @@ def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> I
 
 
 class DocumentFrequencies:
-    """Document frequencies: in how many pictures each n-gram occurs.
+    """Document frequencies: the number of pictures whose references have each n-gram.
 
-    grams : n-grams of two pictures or more (g,), uint64, rising; all others count as of one picture
-    times : in how many (g,), int
-    pictures : the number of all pictures
+    grams : (g,) uint64, sorted n-grams of at least two pictures; others count as in one picture
+    times : (g,) int, numbers of pictures
+    pictures : number of all pictures
     """
 
     def __init__(self, grams: np.ndarray, times: np.ndarray, pictures: int) -> None:
         self.grams, self.times, self.pictures = grams, times, pictures
-        # With an entry more, for n-grams beyond the last
+        # They have one more entry, for n-grams after the last
         self._grams, self._times = np.append(grams, np.uint64(0)), np.append(times, 1.0)
 
     @classmethod
     def of(cls, references: Iterable[Sequence[Words]]) -> Self:
-        """Frequencies of pictures' captions as lists of words; read once, some pictures at a time."""
+        """Frequencies in pictures' captions, which are lists of words and read once, in batches."""
         return cls.of_counts(count_references(references, Hashes()))
 
     @classmethod
     def of_counts(cls, parts: Iterable[Counted]) -> Self:
-        """Frequencies of all these pictures."""
+        """Frequencies in all pictures of the batches."""
         shared_grams, pictures = [], 0
         for part in parts:
-            _, once = np.unique(join(part.counts.gram, part.picture), return_index=True)
-            shared_grams.append(np.unique(part.counts.gram[once], return_counts=True))
+            _, firsts = np.unique(join(part.counts.gram, part.picture), return_index=True)
+            shared_grams.append(np.unique(part.counts.gram[firsts], return_counts=True))
             pictures += len(part.each)
         all_grams, all_times = map(np.concatenate, zip(*shared_grams, strict=True))
         grams, index = np.unique(all_grams, return_inverse=True)
@@ -126,14 +126,14 @@ class DocumentFrequencies:
         return cls(grams[times > 1], times[times > 1], pictures)
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
-        """log(pictures / pictures with the n-gram); an unseen n-gram counts as of one picture."""
-        at = np.searchsorted(self.grams, grams)
-        times = np.where(self._grams[at] == grams, self._times[at], 1)
+        """log(pictures / pictures with the n-gram); an unseen n-gram counts as in one picture."""
+        index = np.searchsorted(self.grams, grams)
+        times = np.where(self._grams[index] == grams, self._times[index], 1)
         return np.log(max(self.pictures, 1)) - np.log(times)
 
 
 class CiderD:
-    """CIDEr-D of captions. References are prepared once and serve for many sets of captions.
+    """CIDEr-D of captions; references are prepared once for many sets of captions.
 
     For each n of 1 to 4 a sentence is the vector g of its n-gram counts times idf = log(pictures /
     pictures whose references hold the n-gram). With l the length, a caption c has, averaged over
@@ -142,13 +142,19 @@ class CiderD:
         CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)
                         exp(-(l(c) - l(r))^2 / (2 sigma^2)),  sigma = 6
 
-    references : for each picture its captions as lists of words; read once, some pictures at a time
-    frequencies : of other pictures. Default: of these references
+    references : captions of each picture, as lists of words; read once, in batches
+    frequencies : document frequencies. Default: those of these references
     ValueError : a picture has no reference. TypeError : a caption is text, not a list of words.
 
     pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed, unlike in the
     paper, and lengths are counted in pairs of neighbouring words, so that an empty sentence is as
-    long as one of a single word.
+    long as a single word.
+
+    Examples
+    --------
+    >>> references = [["a red dog runs".split()], ["a cat sleeps here".split()]]
+    >>> CiderD(references).scores(["a red dog runs".split(), "a cat".split()]).round(2).tolist()
+    [10.0, 2.73]
     """
 
     def __init__(
@@ -183,56 +189,56 @@ class CiderD:
         *,
         weights: np.ndarray | None = None,
     ) -> np.ndarray:
-        """CIDEr-D of each caption, 0 to 10.
+        """CIDEr-D (n,) of captions, from 0 to 10.
 
-        hypotheses : captions as lists of words; they may be empty
-        pictures : number of each caption's picture (n,), int; repeats are allowed. Default: one
-            caption a picture, in their order
+        hypotheses : captions as lists of words, which may be empty
+        pictures : number of each caption's picture (n,), int; may repeat. Default: one caption per
+            picture, in their order
         weights : of all references (R,), picture by picture, for a weighted sum over the references
             of a picture. Default: their mean
-        ValueError : there are not as many captions as pictures, or weights as references, or no
-            picture has that number. TypeError : a caption is text, not a list of words, or a number
+        ValueError : captions and pictures, or weights and references, differ in number, or a
+            picture does not exist. TypeError : a caption is text, not a list of words, or a number
             is no integer.
         """
         n, size = len(hypotheses), len(self._each)
-        require_words("CiderD.scores", "one of the captions", hypotheses)
+        require_words("CiderD.scores", "a caption", hypotheses)
         picture = np.arange(size) if pictures is None else np.asarray(pictures)
         if picture.shape != (n,):
             got = f"got {n:,} captions of {picture.size:,} pictures"
-            raise InvalidValueError("CiderD.scores", "", got, "as many of one as of the other")
+            raise InvalidValueError("CiderD.scores", "", got, "one caption per picture number")
         if n and picture.dtype.kind not in "iu":
             got = f"has dtype {picture.dtype}"
             raise InvalidTypeError("CiderD.scores", "`pictures`", got, "integers")
         if n and not 0 <= picture.min() <= picture.max() < size:
             got = f"holds {picture.min()}..{picture.max()}"
             raise InvalidValueError("CiderD.scores", "`pictures`", got, f"0..{size - 1}")
-        picture = picture.astype(np.int64, copy=False)  # NumPy takes an empty list for floats
+        picture = picture.astype(np.int64, copy=False)  # an empty list becomes floats in NumPy
         if weights is not None and weights.shape != self._lengths.shape:
             got, expected = f"has shape {weights.shape}", "one for each reference"
             raise InvalidValueError("CiderD.scores", "`weights`", got, expected)
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, n)
-        index, written, reference = self._entries(np.unique(picture))
+        index, reference_values, reference = self._entries(np.unique(picture))
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(index, keys, side) for side in ("left", "right"))
-        # A match: an n-gram of a caption and a reference of its picture with it; p of them
-        entry = np.repeat(np.arange(len(keys)), end - first)  # (p,) of the caption's entries
+        # A match is an n-gram of a caption with a reference of its picture that has it; p matches
+        entry = np.repeat(np.arange(len(keys)), end - first)  # (p,) entries of captions
         match = np.arange(len(entry)) - np.repeat(np.cumsum(end - first) - end, end - first)
         caption, reference, order = counts.sentence[entry], reference[match], counts.order[entry]
-        ours, theirs = values[entry], written[match]
-        cosines = np.minimum(ours, theirs) * theirs  # their summands
+        ours, theirs = values[entry], reference_values[match]
+        cosines = np.minimum(ours, theirs) * theirs  # summands of the cosines
         cosines /= norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
-        cosines *= np.exp(-(gap**2) / (2 * SIGMA**2))  # the penalty
+        cosines *= np.exp(-(gap**2) / (2 * SIGMA**2))  # penalty on the length
         if weights is not None:
             weighted = cosines * weights[reference]
             return 10 / ORDERS * np.bincount(caption, weighted, n)
         return 10 / ORDERS * np.bincount(caption, cosines, n) / self._each[picture]
 
     def _entries(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Entries of references of pictures (n,), which rise: keys, values and reference (e,).
+        """Keys, values and references (e,) of the entries of sorted pictures (n,), sorted by key.
 
-        A key is of n-gram and picture, and keys rise.
+        A key combines n-gram and picture.
         """
         starts, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
         entries = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
@@ -242,12 +248,12 @@ class CiderD:
         return keys[by_key], self._values[entries], self._reference[entries]
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""
+        """Values of n sentences' vectors, one per entry, and norms (n, 4), 1 for zero vectors."""
         values = counts.times * self.frequencies.idf(counts.gram)
         squares = np.bincount(counts.sentence * ORDERS + counts.order, values**2, n * ORDERS)
         return values, np.sqrt(np.where(squares > 0, squares, 1.0)).reshape(n, ORDERS)
 
 
 def _lengths(sentences: Iterable[Words]) -> np.ndarray:
-    """Pairs of neighbouring words."""
+    """Numbers of pairs of neighbouring words."""
     return np.array([max(len(sentence) - 1, 0) for sentence in sentences], np.float64)

@@ -1,10 +1,10 @@
-"""Metrics: names, protocols, scores of captions against references, and their intervals.
+"""Metric: the name, protocol and function of a score, and bootstrap intervals.
 
-Intervals are of 95 %, from resampled pictures (Efron 1979). A resample draws as many pictures as
-there are, with replacement. Every score that is a function of sums over pictures is computed anew
-for each of 1,000 resamples; 95 % of the values lie in the interval. It covers other pictures of the
-same kind, not other seeds of training. The same resamples serve for the difference between two sets
-of captions of the same pictures.
+The 95 % intervals come from the bootstrap (Efron 1979): each of 1,000 resamples draws n of the n
+pictures with replacement, and each score that is a function of sums over pictures is computed for
+it. 95 % of these values lie in the interval. It covers other pictures of the same kind, not other
+seeds of training. The same resamples give the intervals of differences between two sets of
+captions.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,17 +16,17 @@ import numpy as np
 from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
 from xpcap.threads import one_blas_thread
 
-# What a score may depend on, besides the captions that it is of
+# Data that a score may depend on, in addition to the captions
 BASES = ("references", "vocabulary", "train captions")
 Words = Sequence[str]
-References = Sequence[Sequence[Words]]  # for each picture its captions, each a list of words
+References = Sequence[Sequence[Words]]  # captions of each picture, as lists of words
 
 
 def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
-    """Raise InvalidTypeError if a sentence is text, whose letters would be taken for words."""
+    """Raise InvalidTypeError if a sentence is text, whose letters would count as words."""
     for words in sentences:
         if isinstance(words, str):
-            got, cause = f"is the text {words[:40]!r}", "text.split() makes one"
+            got, cause = f"is the text {words[:40]!r}", "text.split() returns a list"
             raise InvalidTypeError(caller, name, got, "a list of words", cause)
 
 
@@ -39,46 +39,46 @@ def require_references(caller: str, references: Sequence[Words], caption: Words)
 
 
 class Sums(NamedTuple):
-    """Corpus values as functions of sums over pictures, so that `resample` can compute them."""
+    """Corpus values as functions of sums over pictures, which `resample` draws."""
 
-    parts: np.ndarray  # (n, k) float, what each picture adds
+    parts: np.ndarray  # (n, k) float, summands of each picture
     values: Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (b, k) to name and values (b,)
 
 
 class Scored(NamedTuple):
-    """Scores of a set of captions by one metric."""
+    """Scores of a set of captions by a metric."""
 
     corpus: dict[str, float]  # over all pictures; one or more values, such as BLEU-1 to BLEU-4
-    pictures: list[float]  # one a picture, in order of the references; empty without such values
-    sums: Sums | None = None  # None: no interval
+    pictures: list[float]  # one per picture, in order of the references, or empty
+    sums: Sums | None = None  # None: there is no interval
 
 
 class Hub(NamedTuple):
-    """A score as the model cards of Hugging Face's hub name it."""
+    """Names of a score in model cards of the Hugging Face hub."""
 
-    score: str  # its name in `Scored.corpus`
-    metric: str  # the hub's identifier
+    score: str  # name in `Scored.corpus`
+    metric: str  # identifier in the hub
     title: str
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of captions; `per_caption`, `per_picture` and `of_corpus` make one of a function.
+    """A score of captions; `per_caption`, `per_picture` and `of_corpus` make one from a function.
 
-    Any other object with a name, a title, a protocol and `score` will do, too.
+    Any other object with a name, a title, a protocol and `score` can be used, too.
 
-    name : key of its protocol and of its values a picture
-    title : as tables show it
-    meaning : its meaning, for people who know no metric; ``share`` or ``1 at best`` in it, or in the
-        protocol, promises values in 0..1
-    protocol : the computation, in words
-    score : takes each picture's references, lists of words, and one hypothesis a picture, a list of
-        words that may be empty, in the same order
-    depends_on : of BASES; only scores with equal bases are compared. Without references people's
-        captions are scored like a captioner's, all of them; with the vocabulary the references
-        are without the words that the captioner does not know
-    hub : its entry in a model card; None: it has none
-    ValueError : `depends_on` has another name.
+    name : key of the protocol and of the values per picture
+    title : title in tables
+    meaning : description for people who know no metrics; ``share`` or ``1 at best`` here or in the
+        protocol means that values are from 0 to 1
+    protocol : description of the computation
+    score : function of each picture's references, as lists of words, and one hypothesis per
+        picture, a list of words that may be empty, in the same order
+    depends_on : names in BASES; scores are compared only if these are equal. Without "references",
+        all of people's captions are scored; with "vocabulary", references lack the words that the
+        captioner does not know
+    hub : entry in model cards; None: it has none
+    ValueError : `depends_on` has a name that is not in BASES.
     """
 
     name: str
@@ -98,7 +98,14 @@ class Metric:
 def per_caption(
     name: str, title: str, meaning: str, protocol: str, value: Callable[[Words], float]
 ) -> Metric:
-    """The mean over pictures of a value of the caption."""
+    """A metric that averages a value of the caption over pictures.
+
+    Examples
+    --------
+    >>> metric = per_caption("length", "length", "words", "mean number of words", len)
+    >>> metric.score([[["a", "dog"]]], [["a", "red", "dog"]]).corpus
+    {'length': 3.0}
+    """
 
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return averaged(name, [value(words) for words in hypotheses])
@@ -115,7 +122,7 @@ def per_picture(
     *,
     hub: Hub | None = None,
 ) -> Metric:
-    """The mean over pictures of a value of the references and the caption."""
+    """A metric that averages a value of references and caption over pictures."""
 
     def score(references: References, hypotheses: Sequence[Words]) -> Scored:
         pairs = zip(references, hypotheses, strict=True)
@@ -127,7 +134,7 @@ def per_picture(
 def of_corpus(
     name: str, title: str, meaning: str, protocol: str, value: Callable[[Sequence[Words]], float]
 ) -> Metric:
-    """A value of all captions. No interval: resamples repeat pictures, and so captions."""
+    """A metric that is a value of all captions; it has no interval, as resamples repeat captions."""
 
     def score(_: References, hypotheses: Sequence[Words]) -> Scored:
         return Scored({name: value(hypotheses)}, [])
@@ -141,7 +148,7 @@ def averaged(
     *,
     weights: Sequence[float] | np.ndarray | None = None,
 ) -> Scored:
-    """A score whose corpus value is the mean over pictures, perhaps weighted; 0 without any."""
+    """A score whose corpus value is the (weighted) mean over pictures, or 0 without pictures."""
     values = np.asarray(pictures)
     if values.size and values.dtype.kind not in "biuf":
         got = f"have dtype {values.dtype}"
@@ -160,9 +167,9 @@ Interval = tuple[float, float]
 
 @one_blas_thread()
 def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
-    """Name to values (RESAMPLES,), of equal resamples for all scores of as many pictures.
+    """Name of each score to its values (RESAMPLES,); resamples depend on the number of pictures.
 
-    Empty without scores or pictures.
+    It is empty without scores or pictures.
     """
     if not sums or not len(sums[0].parts):
         return {}
@@ -186,14 +193,14 @@ def interval(values: np.ndarray) -> Interval:
 
 
 def bootstrap_intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
-    """Name of each score to its interval; none without pictures."""
+    """Name of each score to its interval; empty without pictures."""
     return {name: interval(values) for name, values in resample(sums).items()}
 
 
 def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
-    """Intervals of the differences ours - theirs, by pairs of equal resamples of the pictures.
+    """Intervals of the differences ours - theirs, from the same resamples of the pictures.
 
-    InvalidValueError : they are of different numbers of pictures.
+    InvalidValueError : the numbers of pictures differ.
     """
     if len(sizes := {len(metric_sums.parts): None for metric_sums in (*ours, *theirs)}) > 1:
         got = f"are of {' and '.join(map(str, sizes))} pictures"

@@ -4,15 +4,20 @@ from collections.abc import Sequence
 
 from xpcap.metrics.metric import Words, require_references
 
-BETA = 1.2  # recall counts that much more than precision
+BETA = 1.2  # weight of recall relative to precision
 
 
 def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
-    """ROUGE-L of one caption, as pycocoevalcap computes it; 0 if it is empty.
+    """ROUGE-L of a caption, as pycocoevalcap computes it; 0 if the caption is empty.
 
-    The best precision and the best recall may be of two references.
+    The best precision and the best recall may come from different references.
 
     ValueError : there is no reference. TypeError : a caption is text, not a list of words.
+
+    Examples
+    --------
+    >>> round(rouge_l([["a", "red", "dog", "runs"]], ["a", "dog", "runs"]), 3)
+    0.836
     """
     require_references("rouge_l", references, hypothesis)
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
@@ -24,9 +29,8 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
 def common_words(words: Words, other: Words) -> int:
     """Length of the longest common subsequence of two sentences.
 
-    Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the row grows from
-    column i to i + 1, and a word of `other` is one step from row to row. A tenth of the time of the
-    table.
+    Hyyro (2004): a row of the usual table becomes an integer, whose bit i is 0 where the row grows
+    from column i to i + 1, and each word of `other` updates it. It takes a tenth of the time.
     """
     positions: dict[str, int] = {}  # word to a bit for each position
     for i, word in enumerate(words):

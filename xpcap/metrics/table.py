@@ -1,4 +1,4 @@
-"""The table of metrics: a row for each, with its name, its texts and the function that scores."""
+"""The table of metrics, with their names, descriptions and functions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from xpcap.metrics.variety import (
     unseen_bigrams,
 )
 
-# In the order that tables show them
+# In the order of printed tables
 METRICS: tuple[Metric, ...] = (
     Metric(
         "bleu",
@@ -43,7 +43,7 @@ METRICS: tuple[Metric, ...] = (
         "rouge_l",
         "ROUGE-L",
         "overlap with human captions in word order; 1 at best",
-        "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
+        "as in pycocoevalcap: longest common subsequence, best precision and best recall over the"
         " references, beta 1.2, words as for BLEU",
         rouge_l,
         hub=Hub("rouge_l", "rouge", "ROUGE-L"),
@@ -78,22 +78,22 @@ METRICS: tuple[Metric, ...] = (
     per_caption(
         "repeats",
         "repeats",
-        "share of captions that repeat one to three words at once, as in 'is is'",
+        "share of captions that repeat one to three words immediately, as in 'is is'",
         "share of captions in which one to three words stand twice in a row",
         lambda words: bool(repeated(words)),
     ),
 )
-ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
+ALIASES = {"cider_d": "cider"}  # second name of a score to its first
 TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
 def train_metrics(
     written: Iterable[Words], encoded: Callable[[], Iterable[Words]]
 ) -> tuple[list[Metric], dict[str, str]]:
-    """Metrics that compare with the train split, and why one cannot be: its name to the reason.
+    """Metrics that compare with the train split, and the name of one that cannot to the reason.
 
-    written : the split's captions as people wrote them; read once, and never all in memory
-    encoded : returns them as the data set encodes them
+    written : the split's captions as people wrote them, read once and not held in memory
+    encoded : returns the captions as the data set encodes them
     """
     statistics = CorpusStatistics(written)
     metrics = [

@@ -1,4 +1,4 @@
-"""Variety of captions, and faults that a reader sees at once; no score of these needs references."""
+"""Scores of variety and of obvious faults, which need no references."""
 
 import sys
 from collections import Counter
@@ -8,13 +8,18 @@ from itertools import pairwise
 from xpcap.metrics.metric import References, Scored, Words, averaged
 
 LONGEST_STUTTER = 3  # words
-UNKNOWN = "<UNK>"  # in captions that are known by ids alone; two of them may be two words
+UNKNOWN = "<UNK>"  # in captions without texts; it may stand for different words
 
 
 def repeated(words: Words) -> str:
-    """The first one to three words that stand twice in a row, both times; empty: none.
+    """The first one to three words that stand twice in a row, with their repetition, or "".
 
-    ``<UNK>`` repeats nothing: it may be another word each time.
+    ``<UNK>`` does not count, since it may stand for different words.
+
+    Examples
+    --------
+    >>> repeated("a man is is running".split())
+    'is is'
     """
     for n in range(1, LONGEST_STUTTER + 1):
         for i in range(len(words) - 2 * n + 1):
@@ -28,27 +33,27 @@ Bigram = tuple[str | None, str | None]  # None before the first word and after t
 
 
 def bigrams(words: Words) -> Iterable[Bigram]:
-    """Pairs of neighbouring words, and of the first and the last word with the caption's ends."""
+    """Pairs of neighbouring words, with None before the first and after the last word."""
     return pairwise((None, *words, None))
 
 
-# Of Flickr8k's 30,000 train captions these limits leave 159 words, "a", "in", "with", "brown" and
-# "standing" among them; 0 to 6 of 1,000 people's captions end in one. One end in 100 would bring in
-# "man" and "boy", and 20 of 1,000 captions. Of 450 captions 7 words are left; the 27 of at least 20
-# occurrences would be wrong of 16 in 1,000.
-FREQUENT = 50  # occurrences
-SELDOM = 0.005  # of the occurrences
+# In Flickr8k's 30,000 train captions, 159 words are within these limits, such as "a", "in", "with",
+# "brown" and "standing"; 0 to 6 of 1,000 people's captions end in one of them. A limit of 0.01 would
+# add "man" and "boy", and 20 of 1,000 captions would end in such a word. In 450 captions, 7 words are
+# within the limits; with a limit of 20 occurrences there are 27, which end 16 of 1,000 captions.
+FREQUENT = 50  # minimum of occurrences
+SELDOM = 0.005  # maximum share of occurrences at the end of a caption
 
 
 class CorpusStatistics:
-    """Statistics of words in captions: their bigrams, and the words that hardly ever end one.
+    """Bigrams of captions, and the words that hardly ever end a caption.
 
-    captions : lists of words; read once, and never all in memory
+    captions : lists of words, read once and not held in memory
 
-    Its attributes:
+    Attributes:
     bigrams : set of all bigrams, with the ends of captions
-    never_last : words of 50 occurrences or more of which at most 1 in 200 ends a caption, with
-        their occurrences, by falling frequency; empty if there are too few captions to tell
+    never_last : number of occurrences of each word that occurs at least 50 times and ends a caption
+        in at most 0.5 % of them, the most frequent first; empty if there are too few captions
     """
 
     def __init__(self, captions: Iterable[Words]) -> None:
@@ -56,7 +61,7 @@ class CorpusStatistics:
         times: Counter[str] = Counter()
         last: Counter[str] = Counter()
         for caption in captions:
-            words = [*map(sys.intern, caption)]  # a word of many bigrams is one object
+            words = [*map(sys.intern, caption)]  # bigrams share the objects of their words
             self.bigrams.update(bigrams(words))
             times.update(words)
             last.update(words[-1:])
@@ -68,15 +73,15 @@ class CorpusStatistics:
 def novel(
     train: Callable[[], Iterable[Words]], _: References, hypotheses: Sequence[Words]
 ) -> Scored:
-    """``novel``: captions that are not among those that `train` returns, never all in memory."""
+    """``novel``: share of captions that `train` does not return; these are not held in memory."""
     captions = [tuple(words) for words in hypotheses]
-    wanted = set(captions)
-    known = {caption for caption in map(tuple, train()) if caption in wanted}
+    distinct = set(captions)
+    known = {caption for caption in map(tuple, train()) if caption in distinct}
     return averaged("novel", [caption not in known for caption in captions])
 
 
 def unseen_bigrams(known: Set[Bigram], _: References, hypotheses: Sequence[Words]) -> Scored:
-    """``unseen_bigrams``: the share of bigrams that are not `known`, of all and of each caption."""
+    """``unseen_bigrams``: the share of bigrams that are not in `known`, over all captions."""
     unseen_pairs = [[pair not in known for pair in bigrams(words)] for words in hypotheses]
     shares = [sum(unseen) / len(unseen) for unseen in unseen_pairs]
     return averaged("unseen_bigrams", shares, weights=[len(unseen) for unseen in unseen_pairs])

@@ -1,6 +1,6 @@
-"""Forms of what people read: markup, curves, text, attention over a picture, captions below theirs.
+"""Pages and pictures for people: markup, charts, text, attention overlays, captioned pictures.
 
-It knows no run: a caller gives numbers, texts and pictures. Open markup.py first.
+Callers give numbers, texts and pictures; nothing here depends on a run. Open markup.py first.
 """
 
 from xpcap.report.captions import CaptionedPicture, draw_captions

@@ -1,4 +1,4 @@
-"""Pictures with captions below them, as one PNG."""
+"""Draws pictures with captions below them in one PNG."""
 
 import io
 import warnings
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
-CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
+CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column, box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
 COLUMNS = 3
 LEADING = 1.3  # line height, in font sizes
-MAX_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
+MAX_LINES = 8  # of a text; longer text is cut and ends in an ellipsis
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
@@ -37,11 +37,11 @@ class CaptionedPicture(NamedTuple):
 def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
     """A PNG of pictures, each above its caption (dark) and its reference (grey).
 
-    The text may be untrusted: control and bidi characters are escaped, and long text is cut.
-    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine; a notice
-    says if none has them.
+    Text may be untrusted: control and bidi characters are escaped, and long text is cut. Characters
+    that Matplotlib's font lacks are drawn with other fonts of the machine; a notice names the
+    scripts that no font has.
 
-    ValueError : no picture.
+    ValueError : there is no picture.
     """
     from matplotlib import rc_context
 
@@ -55,7 +55,7 @@ def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
     if lacking:
         notice(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
-        # Such a glyph is drawn as a box, and the notice above has named it
+        # A missing glyph is drawn as a box; the notice above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
         lines = [(wrap(caption, large), wrap(reference, small)) for caption, reference in texts]
@@ -89,7 +89,7 @@ def _draw_cell(
     """Draw a picture and its texts; `corner` is in inches from the figure's lower left."""
     width, height = figure.get_size_inches()
     left, top = corner
-    # The picture is fitted into its box, on the lower edge
+    # The picture is fitted into its box, and aligned with the lower edge
     x, y = left + (CELL - PICTURE[0]) / 2, top - PICTURE[1]
     box = x / width, y / height, PICTURE[0] / width, PICTURE[1] / height
     axes = figure.add_axes(box, anchor="S")
@@ -124,7 +124,7 @@ def _measure(size: float) -> Callable[[str], float]:
 
 
 def wrap(text: str, width: Callable[[str], float], max_width: float = PICTURE[0]) -> list[str]:
-    """Break a text into lines no wider than `max_width` by `width`; a wider single word is broken."""
+    """Break a text into lines of at most `max_width`, measured by `width`; long words are broken."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}") <= max_width:

@@ -1,7 +1,7 @@
-"""Curves: loss, perplexity and CIDEr-D by epoch, and gradients through time.
+"""Charts: loss, perplexity and CIDEr-D by epoch, and gradients through time.
 
-A page draws a `Chart` as SVG, in the colours of its theme. Matplotlib's has fixed colours, seven times
-the bytes, and takes 45 ms a chart; a run in training draws its page after each epoch.
+A page draws a `Chart` as SVG, in the colours of its theme. A chart by Matplotlib would have fixed
+colours, seven times the bytes, and take 45 ms; during training a page is written again and again.
 """
 
 import math
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-WIDTH, HEIGHT = 400, 250  # of a chart, in its own units: at this width, pixels
-LEFT, TOP, RIGHT, BOTTOM = 52, 10, 388, 206  # the plot within it
-PADDING = 0.05  # of the span of values, above and below
-ACROSS, UPWARD = 10, 6  # most ticks of an axis
-DOTTED = 60  # points of a line with a dot at each; more would touch
-COLUMNS = {  # of a history: key of a record, heading, format
+WIDTH, HEIGHT = 400, 250  # of a chart's view box
+LEFT, TOP, RIGHT, BOTTOM = 52, 10, 388, 206  # edges of the plot in the view box
+PADDING = 0.05  # above and below the values, as a share of their span
+ACROSS, UPWARD = 10, 6  # limits of ticks on the axes
+MAX_DOTS = 60  # on a line; more would touch
+COLUMNS = {  # key of a record to heading and format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
     "train_reward": ("train reward", ".3f"),
@@ -26,15 +26,15 @@ COLUMNS = {  # of a history: key of a record, heading, format
     "val_length": ("val words", ".1f"),
     "learning_rate": ("learning rate", ".2e"),
 }
-CURVES = (  # title; key and name of each line, that of training first
+CURVES = (  # title, and key to name of each line, with training first
     ("Loss per caption", {"train_loss": "train", "val_loss": "val"}),
     ("Perplexity", {"val_perplexity": "val"}),
     ("CIDEr-D", {"train_reward": "train, sampled", "val_cider": "val, greedy"}),
 )
-SCORES = ("val_cider", "train_reward")  # the more the better
+SCORES = ("val_cider", "train_reward")  # higher is better
 History = Sequence[Mapping[str, Any]]
 Curve = list[tuple[int, float]]  # epochs and values
-Ticks = list[tuple[float, str]]  # place and text of each
+Ticks = list[tuple[float, str]]  # position and text of each
 
 
 class Line(NamedTuple):
@@ -47,15 +47,15 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart in units of its view box, as the macro `chart` of macros.html draws it."""
+    """A chart in units of its view box, which the macro `chart` of macros.html draws."""
 
-    title: str  # what is drawn upwards
-    below: str  # and from left to right
-    about: str  # the lines, in words
+    title: str  # of the vertical axis
+    below: str  # title of the horizontal axis
+    about: str  # description of the lines
     lines: list[tuple[str, str, str, str]]  # name, style, path of the line, path of its dots
     across: Ticks
     upward: Ticks
-    ring: tuple[float, float, str] | None  # around a point, and what it is
+    ring: tuple[float, float, str] | None  # a highlighted point and its label
 
     box: ClassVar[tuple[int, ...]] = WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM
 
@@ -64,7 +64,7 @@ class Chart:
 
 
 def points(history: History, key: str) -> Curve:
-    """(epoch, value) of the records that have the value, and a finite one."""
+    """(epoch, value) of the records with a finite value."""
     return [
         (record["epoch"], record[key])
         for record in history
@@ -73,9 +73,9 @@ def points(history: History, key: str) -> Curve:
 
 
 def training_charts(history: History) -> list[Chart]:
-    """A chart for each of CURVES that was measured, the best epoch on val ringed.
+    """A chart for each of CURVES that was measured, with a ring at the best epoch on val.
 
-    None for a single epoch.
+    There are none for a single epoch.
     """
     charts: list[Chart] = []
     for title, names in CURVES if len(history) > 1 else ():
@@ -93,13 +93,13 @@ def training_charts(history: History) -> list[Chart]:
 
 
 def _best(key: str, curve: Curve) -> tuple[int, float, str]:
-    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
+    """Epoch and value of the best point, and "highest" (scores) or "lowest" (losses)."""
     best, word = (max, "highest") if key in SCORES else (min, "lowest")
     return *best(curve, key=lambda point: point[1]), word
 
 
 def _course(key: str, curve: Curve) -> str:
-    """A curve in words."""
+    """A curve described in words."""
     name, (first, start), (last, end) = COLUMNS[key][0], curve[0], curve[-1]
     if first == last:
         return f"{name} {end:.2f} after epoch {last}"
@@ -112,17 +112,17 @@ def _course(key: str, curve: Curve) -> str:
 
 
 def gradient_chart(shares: Mapping[str, Sequence[float]], about: str) -> Chart:
-    """A chart of gradients, for each name 0, 1, 2, ... steps back in time as shares of the first.
+    """A chart, on a log scale, of gradients 0, 1, 2, ... steps back, as shares of the first.
 
-    On a log scale. `about` describes it in words.
+    `about` describes it in words.
     """
     lines = [
         Line(
             name,
             style,
-            [(step, math.log10(share)) for step, share in enumerate(of_model) if share > 0],
+            [(step, math.log10(share)) for step, share in enumerate(values) if share > 0],
         )
-        for (name, of_model), style in zip(shares.items(), ("val", "train"), strict=False)
+        for (name, values), style in zip(shares.items(), ("val", "train"), strict=False)
     ]
     return _chart("Share of the gradient", "steps back in time", about, lines, log=True)
 
@@ -131,31 +131,31 @@ def gradient_chart(shares: Mapping[str, Sequence[float]], about: str) -> Chart:
 
 
 class _Axis(NamedTuple):
-    """Values `low` to `high`, from `start` to `end` of the view box."""
+    """Maps values from `low` to `high` to positions from `start` to `end` in the view box."""
 
     low: float
     high: float
     start: int
     end: int
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
-    def ticks(self, most: int, *, whole: bool, log: bool = False) -> Ticks:
-        """Round values, about `most` at most: 1, 2 or 5 times a power of ten apart.
+    def ticks(self, limit: int, *, whole: bool, log: bool = False) -> Ticks:
+        """At most about `limit` ticks at round values, 1, 2 or 5 times a power of ten apart.
 
-        Of a log scale, the shares of which they are the logarithms.
+        On a log scale, values are logarithms of shares, and texts are the shares.
         """
-        least = max((self.high - self.low) / most, whole)
-        power = 10.0 ** math.floor(math.log10(least))
-        step = next((n * power for n in (1, 2, 5) if n * power >= least), 10 * power)
+        min_step = max((self.high - self.low) / limit, whole)
+        power = 10.0 ** math.floor(math.log10(min_step))
+        step = next((n * power for n in (1, 2, 5) if n * power >= min_step), 10 * power)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
         values = [n * step for n in numbers]
         form = f".{digits}f" if digits < 5 and max(map(abs, values), default=0) < 1e5 else ".6g"
         texts = [f"{100 * 10**x:g}\N{NO-BREAK SPACE}%" if log else format(x, form) for x in values]
-        return list(zip(map(self.place, values), texts, strict=True))
+        return list(zip(map(self.position, values), texts, strict=True))
 
 
 def _chart(
@@ -167,7 +167,7 @@ def _chart(
     ring: tuple[float, float, str] | None = None,
     log: bool = False,
 ) -> Chart:
-    """A chart of lines; the values of a log scale are logarithms."""
+    """A chart of lines; on a log scale the values are logarithms."""
     xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
     left, right = (min(xs), max(xs)) if min(xs) < max(xs) else _spread(xs, 1)
     low, high = _spread(ys, PADDING * (max(ys) - min(ys)))
@@ -176,16 +176,16 @@ def _chart(
     x, y = _Axis(left, right, LEFT, RIGHT), _Axis(low, high, BOTTOM, TOP)
     drawn = []
     for line in lines:
-        at = [f"{x.place(step):g} {y.place(value):g}" for step, value in line.points]
-        dots = "".join(f"M{point}h.01" for point in at) if len(at) <= DOTTED else ""
-        drawn.append((line.name, line.style, f"M{'L'.join(at)}", dots))
-    ringed = ring and (x.place(ring[0]), y.place(ring[1]), ring[2])
+        positions = [f"{x.position(step):g} {y.position(value):g}" for step, value in line.points]
+        dots = "".join(f"M{p}h.01" for p in positions) if len(positions) <= MAX_DOTS else ""
+        drawn.append((line.name, line.style, f"M{'L'.join(positions)}", dots))
+    ringed = ring and (x.position(ring[0]), y.position(ring[1]), ring[2])
     across, upward = x.ticks(ACROSS, whole=True), y.ticks(UPWARD, whole=log, log=log)
     return Chart(title, below, about, drawn, across, upward, ringed)
 
 
 def _spread(values: Sequence[float], padding: float) -> tuple[float, float]:
-    """The ends of an axis: values that hardly differ do not fill it."""
-    least = 0.001 * max(map(abs, values)) or 1.0
-    padding = max(padding, (least - (max(values) - min(values))) / 2)
+    """The ends of an axis for values, wide enough that nearly equal values look equal."""
+    min_span = 0.001 * max(map(abs, values)) or 1.0
+    padding = max(padding, (min_span - (max(values) - min(values))) / 2)
     return min(values) - padding, max(values) + padding

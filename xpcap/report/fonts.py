@@ -1,4 +1,4 @@
-"""Fonts for any script: Matplotlib's own, and this machine's for the characters it lacks."""
+"""Finds fonts of this machine for the characters that Matplotlib's font lacks."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 LAST_RESORT = "lastresort"  # a font of macOS whose glyphs are symbols of scripts, not letters
 INVISIBLE = ("Cf", "Cc", "Zs")  # Unicode categories that need no glyph
-# First word of a character's name to the regional form of Chinese characters to use with it
+# First word of a character's Unicode name to the region of the Chinese characters next to it
 CJK = {"KATAKANA": "JP", "HIRAGANA": "JP", "HANGUL": "KR"}
 REGIONS = ("JP", "KR", "SC", "TC", "HK")
-NAMED = 3  # scripts, at most, in a message
+NAMED = 3  # limit of scripts in a message
 
 
 class Fonts(NamedTuple):
     """Font families that together draw a text, and the characters in none of them."""
 
-    families: list[str] | None  # for Matplotlib, in order; None: its own font is enough
+    families: list[str] | None  # for Matplotlib, in order; None: its default font is enough
     lacking: str  # characters that no font has; Matplotlib draws a placeholder for each
 
 
@@ -46,32 +46,32 @@ def find_fonts(texts: Iterable[str]) -> Fonts:
 
 
 def explain_lacking(lacking: str) -> str:
-    """A sentence about characters that no font has."""
+    """A sentence that names the scripts of characters that no font has."""
     scripts = list(dict.fromkeys(_script(sign) for sign in lacking))
     named = ", ".join(scripts[:NAMED]) + (", ..." if len(scripts) > NAMED else "")
     return (
         f"no font of this machine has {len(lacking):,} of the characters ({named}), which become"
-        " boxes; install one that has them, such as a Noto font, or look at a page, which the"
-        " browser draws with its own"
+        " boxes; install a font that has them, such as a Noto font, or write a page, which the"
+        " browser draws with its fonts"
     )
 
 
 def _regular(font_manager: Any) -> list[Any]:
-    """The regular face of each installed family, also of fonts newer than Matplotlib's list."""
+    """The regular face of each installed font family, even if Matplotlib's list lacks it."""
     manager, installed = font_manager.fontManager, set(font_manager.findSystemFonts())
     for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
             manager.addfont(path)
         except (OSError, RuntimeError):
-            continue  # Matplotlib cannot draw with it: it has coloured glyphs, for example
-    there = (
+            continue  # Matplotlib cannot draw with it, for example coloured glyphs
+    installed_faces = (
         entry
         for entry in manager.ttflist
         if entry.fname in installed and LAST_RESORT not in entry.name.lower().replace(" ", "")
     )
     return [
         entry
-        for entry in there
+        for entry in installed_faces
         if entry.weight in (400, "normal") and entry.style == entry.variant == "normal"
     ]
 
@@ -83,14 +83,14 @@ def _characters(path: str, face: int = 0) -> set[str]:
 
 
 def _rank(name: str, needed: Iterable[str]) -> tuple[bool, ...]:
-    """A sort key: families like Matplotlib's own font, with the right Chinese forms, first."""
+    """A sort key that puts sans serif families with the right Chinese characters first."""
     region = next((CJK[script] for script in map(_script, sorted(needed)) if script in CJK), "SC")
     foreign = any(name.endswith(f" {other}") for other in REGIONS if other != region)
     return not name.startswith("Noto Sans"), "Mono" in name, foreign, "Sans" not in name
 
 
 def _script(sign: str) -> str:
-    """The script of a letter, as its name begins, such as CJK."""
+    """The script of a letter, such as CJK: the first word of its Unicode name."""
     if unicodedata.category(sign)[0] == "S":
         return "symbols"
     return unicodedata.name(sign, "unnamed").split()[0]

@@ -1,4 +1,4 @@
-"""HTML of untrusted text and pictures in one file: templates, escaping, pictures as data URIs."""
+"""HTML pages in a single file: templates, escaping of untrusted text, pictures as data URIs."""
 
 import base64
 import functools
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from PIL import Image
 
-# A picture of at most FLAT pixels a side and COLOURS colours is stored as it is and shown enlarged
+# A flat picture, of at most FLAT pixels a side and COLOURS colours, is stored as PNG and enlarged
 FLAT, COLOURS = 128, 256
-ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
-LONGEST = 320  # pixels of any other picture's long side
+ENLARGED = 256  # limit of a flat picture's displayed pixels; the factor is a whole number
+MAX_SIDE = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
 
 
 class Embedded(NamedTuple):
-    """A picture as it is embedded in a page."""
+    """A picture embedded in a page."""
 
     uri: str
-    width: int  # as shown
+    width: int  # displayed pixels
     height: int
     flat: bool
 
 
 def render(template: str, **values: object) -> bytes:
-    """A page from a template of this folder, in UTF-8.
+    """Fill a template of this folder, and return the page in UTF-8.
 
-    All text is escaped, control and bidi characters are spelt out, and long text is cut.
+    Text is escaped, control and bidi characters are spelt out, and long text is cut.
     """
     page = _environment().get_template(template).render(**values)
     return page.encode("utf-8")
@@ -47,7 +47,7 @@ def _environment() -> "Environment":
     def load(name: str) -> str:
         return resources.files("xpcap.report").joinpath(name).read_text(encoding="utf-8")
 
-    # finalize gets all that the template prints, so no text evades it; autoescape comes after it
+    # finalize gets every value that the template prints, before autoescape
     return Environment(
         autoescape=True,
         finalize=_finalize,
@@ -59,15 +59,17 @@ def _environment() -> "Environment":
 
 
 def _finalize(value: object) -> object:
-    ours = hasattr(value, "__html__")  # Markup
-    return escape_control(value) if isinstance(value, str) and not ours else value
+    is_markup = hasattr(value, "__html__")
+    return escape_control(value) if isinstance(value, str) and not is_markup else value
 
 
-def embed(caller: str, name: str, picture: np.ndarray | Embedded, most: int = LONGEST) -> Embedded:
-    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
+def embed(
+    caller: str, name: str, picture: np.ndarray | Embedded, max_side: int = MAX_SIDE
+) -> Embedded:
+    """Embed a picture: a flat one as PNG, enlarged by a whole factor, any other as JPEG.
 
-    A JPEG has `most` pixels on its long side. What is embedded already stays as it is. ValueError,
-    which `caller` begins: it is not uint8 of shape (h, w, 3).
+    A JPEG has at most `max_side` pixels on its long side. An Embedded is returned as it is.
+    ValueError, from `caller` : the picture is not uint8 of shape (h, w, 3).
     """
     if isinstance(picture, Embedded):
         return picture
@@ -81,8 +83,8 @@ def embed(caller: str, name: str, picture: np.ndarray | Embedded, most: int = LO
     if longest <= FLAT and image.getcolors(COLOURS):
         uri, factor = image_uri("png", image, optimize=True), ENLARGED // longest
         return Embedded(uri, image.width * factor, image.height * factor, True)
-    if longest > most:
-        size = [max(1, round(side * most / longest)) for side in image.size]
+    if longest > max_side:
+        size = [max(1, round(side * max_side / longest)) for side in image.size]
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     uri = image_uri("jpeg", image, quality=QUALITY, optimize=True)
     return Embedded(uri, image.width, image.height, False)

@@ -1,4 +1,4 @@
-"""Attention on a picture: a black overlay, clear where a word's weight is largest."""
+"""Attention over a picture, as a black overlay that is clear where a word's weight is largest."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -14,36 +14,44 @@ ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 
 
 def check_weights(caller: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
-    """Raise ValueError unless attention is (T, P), a row for each word, with rows that sum to 1."""
+    """Raise ValueError unless attention has shape (T, P), for T words, and rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
         got = f"has weights of shape {weights.shape}"
         expected = f"(T, P) with T = {len(words)} words"
         raise InvalidValueError(caller, f"picture {name!r}", got, expected)
-    fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
-    if not fair.all():
-        thing = f"picture {name!r}: weights of {words[int(fair.argmin())]!r}"
+    is_valid = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
+    if not is_valid.all():
+        thing = f"picture {name!r}: weights of {words[int(is_valid.argmin())]!r}"
         got = "do not add up to 1, or some are below 0"
         raise InvalidValueError(caller, thing, got, cause="a softmax over the regions?")
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:
-    """Opacity per region (K, K), uint8: 255 at weight 0, linear down to 0 at the largest weight."""
+    """Opacity of each region (K, K), uint8: from 255 at weight 0 linearly to 0 at the largest."""
     alpha: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
     return alpha
 
 
 def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) -> np.ndarray:
-    """A picture under the black overlay of one word.
+    """A picture under the black overlay of a word's attention.
 
     picture : (h, w, 3) uint8
     weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
-    ValueError, TypeError : another picture; weights that are not finite, below 0, or all 0.
+    ValueError, TypeError : the picture has another shape or dtype, or weights are not finite, below
+        0, or all 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> picture = np.full((4, 4, 3), 200, np.uint8)
+    >>> overlay(picture, np.array([[1.0, 0.0], [0.0, 0.0]]))[[0, 3], [0, 3], 0].tolist()
+    [200, 50]
     """
     from PIL import Image
 
     require_picture("overlay", picture)
-    fair = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
-    if not fair or not np.max(weights) > 0:
+    is_valid = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
+    if not is_valid or not np.max(weights) > 0:
         got = f"are {np.array2string(np.asarray(weights), threshold=9)}"
         expected = "an array (K, K) of finite numbers, none below 0 and not all 0"
         raise InvalidValueError(
@@ -54,16 +62,16 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     top, left, bottom, right = (
         round(share * side) for share, side in zip(astuple(area), (height, width) * 2, strict=True)
     )
-    over = Image.new("L", (width, height), 255)
+    mask = Image.new("L", (width, height), 255)
     size = max(1, right - left), max(1, bottom - top)
     alpha = Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR)
-    over.paste(alpha, (left, top))
-    light = 1 - np.asarray(over)[..., None] * (DIMMEST / 255)
+    mask.paste(alpha, (left, top))
+    light = 1 - np.asarray(mask)[..., None] * (DIMMEST / 255)
     dimmed: np.ndarray = np.round(picture * light).astype(np.uint8)
     return dimmed
 
 
 def heaviest(weights: np.ndarray) -> tuple[int, int, float]:
-    """Row and column, from 1, of the region (K, K) with the largest weight, and that weight."""
+    """Row and column, counted from 1, of the region with the largest weight (K, K), and the weight."""
     row, column = divmod(int(weights.argmax()), weights.shape[1])
     return row + 1, column + 1, float(weights[row, column])
