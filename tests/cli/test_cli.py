@@ -187,8 +187,8 @@ def test_verify_and_info_speak_json(run: Path, monkeypatch: pytest.MonkeyPatch) 
     about = answer("info")
     assert about["code"] == "fast"
     with plain():
-        assert answer("info")["code"] == "plain"
-        assert "computes by plain code" in good("info").output
+        assert answer("info")["way"] == "plain"
+        assert "computes only by the plain equations" in good("info").output
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
     assert answer("info", run / "data.h5")["splits"]["val"] == {"pictures": 14, "captions": 70}
@@ -485,9 +485,9 @@ def test_the_time_of_training_is_told_once_from_the_steps_after_the_first(
     first, few_captions, second = capsys.readouterr().out.splitlines()
     assert first.startswith("training a GRU of 4 units on 6 pictures with 30 captions of ")
     assert few_captions == (
-        "few captions: batches of 64, 16 epochs, then 5 epochs of training on the score; too few to"
-        " train on alone: each caption will be copied from the most similar training photo; what"
-        " to expect, and how another run helps: docs/tutorials/your-photos.md"
+        "few captions: batches of 64, 16 epochs, then 5 epochs of self-critical training; too few to"
+        " train on alone: each caption will be copied from the most similar training photo;"
+        ' "Train on your photos" in the documentation has what to expect, and how a warm start helps'
     )
     assert second == (
         "40 epochs of 6 steps, about 4 minutes at the speed of the first 3 steps, plus the scores"

@@ -256,7 +256,7 @@ def test_text_explains_a_reranked_caption_relative_to_the_likeliest(reranked: Pa
 
 
 def test_captions_that_are_not_reranked_are_not_explained(reranked: Path, run: Path) -> None:
-    default = "expected the default: only its captions are reranked"
+    default = "expected the default decoding, the only one that reranks"
     for folder, options, words in (
         (reranked, "--greedy", default),
         (reranked, "--beam 5", default),
@@ -375,7 +375,7 @@ def test_a_full_disk_behind_the_output_is_told_from_one_of_a_file(
             main(["evaluate", str(run), "--csv", "s.csv"])
     assert ended.value.code == 1
     message = capsys.readouterr().err
-    assert "evaluate: standard output: No space left on device, expected room" in message
+    assert "evaluate: standard output: No space left on device, expected free space" in message
 
 
 # From a folder of pictures to captions of others
@@ -432,7 +432,7 @@ def test_a_run_on_features_whose_encoder_is_named_captions_photos(own: list[str]
     named = [*own, "--features", "features.npz", "--encoder", "histogram"]
     taken = "notice: the features are taken as those of histogram:"
     output = good(*named, "--pictures", "own photos").output
-    assert f"{taken} 10 pictures were compared" in output
+    assert f"{taken} pictures compared: 10" in output
     assert answer("info", "own.h5")["source"]["encoder_checked"] == 10
     Path("own.h5").unlink()
     assert f"{taken} no picture was compared" in good(*named).output

@@ -108,8 +108,8 @@ MISUSED = """
 --temperature 0 | --temperature is 0.0, expected a finite number of at least 0.001; for the likeliest words, decode greedily
 --sample-seed -1 | --sample-seed is -1, expected a whole number in 0..2**63-1
 --least-words 99 | --least-words is 99, expected a whole number in 0..25
---ban sqare | --ban has 'sqare', which no caption of run has, expected one of its | did you mean 'square'?
---ban <END> | --ban has '<END>', which no caption of run has
+--ban sqare | --ban has 'sqare', which is not in the vocabulary of run, expected one of its | did you mean 'square'?
+--ban <END> | --ban has '<END>', which is not in the vocabulary of run
 """
 
 

@@ -11,15 +11,15 @@ from xpcap.cli.rules import RULES
 BROKEN = """
 prepare c.csv --out o.h5 --min-count 1 --vocabulary 9 | --min-count excludes --vocabulary
 evaluate RUN --greedy --beam 2 --top-k 1 | --greedy excludes --beam and --top-k
-evaluate RUN --beam 2 --temperature 1 --top-p 1 | --beam excludes --temperature and --top-p; a beam draws nothing
-evaluate RUN --diversity 1 --beam 2 | --diversity requires --groups; it makes several groups differ
+evaluate RUN --beam 2 --temperature 1 --top-p 1 | --beam excludes --temperature and --top-p; a beam does not sample
+evaluate RUN --diversity 1 --beam 2 | --diversity requires --groups; it makes 2 or more groups differ
 evaluate RUN --groups 2 --length-penalty 1 | --length-penalty and --groups require --beam
 caption RUN a.png --split val -n 1 --data d.h5 | --split and -n and --data exclude pictures; give one
 caption RUN --txt | --txt requires pictures; it writes to files or folders
 caption RUN --greedy --n-best 2 | --greedy excludes --n-best
 export RUN --onnx a --web b | --onnx excludes --web
 export RUN --with-encoder --web b | --with-encoder excludes --web; a page always has the encoder
-export RUN --runtime a --onnx b | --runtime excludes --onnx; ONNX files need none
+export RUN --runtime a --onnx b | --runtime excludes --onnx; ONNX files do not contain a runtime
 export RUN | RUN requires --onnx or --web
 verify --against a --class b | --against excludes --class
 verify --class a --only b --html c | --only and --html require --against

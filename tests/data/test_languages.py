@@ -96,8 +96,8 @@ def test_a_banned_word_is_read_as_captions_are_and_a_run_by_another_tokeniser_re
         assert word not in tokenize(said["caption"])
     for banned, message in (
         ("小狗", "'小狗', which is 2 words to run, 小, 狗"),
-        ("Hund", "has 'Hund', which no caption of run has"),
-        ("!", "has '!', which no caption of run has"),
+        ("Hund", "has 'Hund', which is not in the vocabulary of run"),
+        ("!", "has '!', which is not in the vocabulary of run"),
     ):
         failing(["caption", "run", "-n", 1, "--ban", banned], message, status=2)
     config = json.loads(Path("run/config.json").read_text())

@@ -145,7 +145,7 @@ def test_two_ranks_leave_and_say_what_one_process_does(data: Path, tmp_path: Pat
     )
 
     assert told.count("wrote ") == 1
-    assert " by 2 processes; the run folder is " in told
+    assert " on 2 ranks; the run folder is " in told
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
     histories = (folder.joinpath("history.jsonl").read_text() for folder in (two, one))
     for ours, theirs in zip(*map(str.splitlines, histories), strict=True):

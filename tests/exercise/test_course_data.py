@@ -92,7 +92,7 @@ def test_pictures_are_shown_without_a_network_until_the_folder_moves(
         np.testing.assert_array_equal(picture, picture_of(url.rpartition("/")[2]))
     capsys.readouterr()
     assert encoders.image_from_url(urls[0]) is None
-    assert "is not a URL, expected one of http or https" in capsys.readouterr().out
+    assert "is not a URL, expected an http or https URL" in capsys.readouterr().out
     moved = shutil.copytree(folder, tmp_path / "moved")
     (moved / "val2014" / "val00003.png").unlink()
     assert image_from_url((moved / "val2014" / "val00003.png").as_uri()) is None
@@ -101,7 +101,7 @@ def test_pictures_are_shown_without_a_network_until_the_folder_moves(
     assert image_from_url("no url") is None  # as xpcap.encoders says it
     assert (
         capsys.readouterr().out
-        == "image_from_url: no url is not a URL, expected one of http or https\n"
+        == "image_from_url: no url is not a URL, expected an http or https URL\n"
     )
 
 

@@ -14,7 +14,7 @@ from xpcap.exercise.grading import Report, grade
 
 LAYERS, RNN = FILES["rnn_layers.py"], FILES["classifiers/rnn.py"]
 POINTS = [row.name for row in table.functions(["rnn_layers"]) if row.points]
-STEPS, LOOPS = (LAYERS.index(f"def {name}(") for name in ("lstm_step_forward", "lstm_forward"))
+STEPS, MAX_STEPS = (LAYERS.index(f"def {name}(") for name in ("lstm_step_forward", "lstm_forward"))
 TRACED = "def traced(f):\n    def call(*a, **options): return f(*a, **options)\n    return call\n"
 WRONG_STEP = ("o * tanh_next_c", "f * tanh_next_c")
 
@@ -146,10 +146,10 @@ FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
     "two files in a circle, decorated, under other names": {
         "rnn_layers.py": TRACED
         + LAYERS[:STEPS]
-        + LAYERS[LOOPS:].replace("def lstm_", "@traced\ndef lstm_")
+        + LAYERS[MAX_STEPS:].replace("def lstm_", "@traced\ndef lstm_")
         + "from steps import lstm_step_forward, lstm_step_backward\n",
         "steps.py": f"import numpy as np\nimport rnn_layers\n{TRACED}"
-        + LAYERS[STEPS:LOOPS]
+        + LAYERS[STEPS:MAX_STEPS]
         .replace("sigmoid(", "rnn_layers.sigmoid(")
         .replace("def lstm_", "@traced\ndef lstm_"),
         "rnn.py": changed(

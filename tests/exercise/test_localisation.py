@@ -334,9 +334,9 @@ def test_no_mutant_can_loop_without_end(edits: list[mutants.Edit]) -> None:
     assert not any(isinstance(node, ast.While) for node in new)
     loops = {ast.unparse(node.iter) for node in new if isinstance(node, ast.For)}
     assert all(re.match(r"(reversed\()?range\(|self\.", loop) for loop in loops)
-    assert mutants._range(mutants.LOOPS) == range(mutants.LOOPS)
+    assert mutants._range(mutants.MAX_STEPS) == range(mutants.MAX_STEPS)
     with pytest.raises(ValueError, match="a loop of"):
-        mutants._range(mutants.LOOPS + 1)
+        mutants._range(mutants.MAX_STEPS + 1)
 
 
 def _nodes(new: object) -> list[ast.AST]:

@@ -122,7 +122,7 @@ def test_a_loop_is_stopped_at_its_line_and_what_calls_it_is_not_asked() -> None:
 
 
 def test_the_functions_of_a_file_have_a_time_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "START", 2e-9)
+    monkeypatch.setattr(run, "START_SECONDS", 2e-9)
     monkeypatch.setattr(run, "TOTAL_FACTOR", 1e-10)
     answers = rules({"one": "return w, config", "two": "return w, config"})
     assert {answer.reason for answer in answers.values() if isinstance(answer, Stopped)} == {

@@ -583,7 +583,7 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "notice: pictures in no split: 1",
         "own.h5: 6 words, features of size 4, captions of at most 5 words",
         "train  2 pictures  2 captions",
-        "train: 1 captions cut, 22.2% of the words unknown",
+        "train: 1 caption cut, 22.2% of the words unknown",
         "  one.jpg: a dog a dog a",
         "  two.jpg: a dog <UNK> <UNK>",
     ]
@@ -658,18 +658,21 @@ def test_too_few_pictures_or_words_are_remarked_with_what_helps() -> None:
     features(dict.fromkeys(said, (1, 1)))
     write("few.csv", table({name: said[name] for name in ("0.jpg", "3.jpg")}))
     assert (
-        "notice: 2 training pictures are far too few: captions begin to fit at about 250 with"
-        " five captions each; train --from another run is a warm start"
-        " (docs/tutorials/your-photos.md)"
+        "notice: far too few training pictures (2): captions begin to fit at about 250 with"
+        " five captions each; train --from another run, a warm start, helps"
+        ' ("Train on your photos" in the documentation)'
     ) in prepare("train=few.csv")
     Path("own.h5").unlink()
     write("c.csv", table(said))
-    few = "notice: 5 words only: 33.3% of the training words are unknown; a lower --min-count"
+    few = (
+        "notice: 33.3% of the training words are unknown, as the vocabulary has only 5 words; a"
+        " lower --min-count"
+    )
     assert prepare("train=c.csv --min-count 5")[-1] == f"{few} would keep more"
     Path("own.h5").unlink()
     output = "\n".join(prepare("train=c.csv --min-count 3"))
     assert "own.h5: 105 words" in output
-    assert "words only" not in output
+    assert "the vocabulary has only" not in output
     assert "too few" not in output  # 300 pictures are enough
 
 

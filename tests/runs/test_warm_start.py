@@ -89,7 +89,7 @@ def test_words_of_the_run_stay_and_new_ones_follow_in_both_stages(
     assert "asterisk" in new
     assert words == [*known, *new]
     assert (
-        f"from {run}: {len(known) - 4} words known, {len(new)} new; before the first step CIDEr 0."
+        f"warm start from {run}: {len(known) - 4} known words, {len(new)} new; before the first step CIDEr 0."
         in output
     )
     for name, value in base.model.params.items():

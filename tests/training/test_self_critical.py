@@ -308,7 +308,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     epochs = [line.split()[1] for line in output.splitlines() if line.startswith("epoch")]
     assert epochs == ["1", "2", "3", "4"]
     assert "train reward" in output
-    assert output.count("second stage: training on the score of its captions of 60 pictures") == 1
+    assert output.count("second stage: self-critical training on 60 pictures") == 1
     return folder
 
 

@@ -1,6 +1,6 @@
-"""The command line, one file a command: parse, call, print. Open score.py first, the shortest.
+"""The command line; each command has a file. Open score.py first, the shortest.
 
-group.py holds what all commands share: errors, exit statuses, and which ranks speak.
+group.py handles errors, exit statuses and ranks for all commands.
 """
 
 from xpcap.cli import caption, evaluate, export, info, look, prepare, score, train, verify

@@ -1,4 +1,4 @@
-"""`caption`: captions of picture files and URLs, or of pictures of a split."""
+"""`caption`: caption picture files and URLs, or pictures of a split."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.printing import Json, Printed, SkippedOnStderr
+from xpcap.cli.printing import Json, Printed, SkippedLines
 from xpcap.cli.rules import check_rules
 from xpcap.cli.shared import (
     PATH,
@@ -51,12 +51,12 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 3 --explain",
 )
 COUNT = Whole(1)
-SHOWN = 5  # captions of a beam in JSON and on a page
+SHOWN = 5  # captions of a beam, in JSON and on a page
 ALL_OUTPUTS: tuple[type[Output], ...] = (Json, *OUTPUTS)
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option of each output."""
+    """Add an option for each output to a command."""
     for output in reversed(ALL_OUTPUTS):
         settings: dict[str, Any] = {"type": PATH} if output.suffix else {"is_flag": True}
         command = click.option(output.flag, help=output.help, **settings)(command)
@@ -105,7 +105,7 @@ def caption(
     explain: bool,
     decoding: Decoding,
     backend: str | None,
-    **given: Any,
+    **paths: Any,
 ) -> None:
     """Caption pictures with a run.
 
@@ -118,9 +118,9 @@ def caption(
     picture could be read. Downloads stop at 20 s or 20 MB.
 
     Outputs can be combined. Those that replace printing write each caption as soon as it is made, so
-    they take any number of pictures. An existing file of --csv and the like is continued: outputs
-    of texts alone get the captions in it, others skip its pictures, and those in FILE.skipped.csv
-    are tried again. It holds captions of one run with one set of options.
+    they take any number of pictures. An existing file of --csv and the like is continued, if it has
+    captions of the same run with the same options: outputs that need only texts also get its
+    captions, others skip its pictures, and pictures in FILE.skipped.csv are tried again.
 
     The default decoding is a beam search reranked by similar photos, if the run has an index of
     training photos; else it is greedy. --explain shows why a reranked caption was chosen.
@@ -130,7 +130,7 @@ def caption(
     outputs = [
         output(value if output.suffix else None, best=decoding.n_best or 1, explain=explain)
         for output in ALL_OUTPUTS
-        if (value := given[output.flag.strip("-")])
+        if (value := paths[output.flag.strip("-")])
     ]
     as_json = any(isinstance(output, Json) for output in outputs)
     if not any(output.replaces_printing for output in outputs) or (explain and not as_json):
@@ -144,8 +144,8 @@ def caption(
     if pictures:
         results = caption_sources(open_captioner(opened_run), pictures, outputs, policy)
     else:
-        results = _of_split(opened_run, data, split, count, outputs, policy)
-    captions, skipped = deliver(results, [SkippedOnStderr(), *outputs])
+        results = _caption_split(opened_run, data, split, count, outputs, policy)
+    captions, skipped = deliver(results, [SkippedLines(), *outputs])
     for output in outputs:
         for line in output.close().splitlines():
             click.echo(escape_control(line), err=as_json)
@@ -155,11 +155,11 @@ def caption(
         raise DataError("caption", "", got, "at least one picture", cause)
 
 
-def _of_split(
+def _caption_split(
     run: Run, data: Path | None, split: str, count: int, outputs: list[Output], policy: Policy
 ) -> Iterator[PictureCaption]:
-    """Begin the outputs and caption pictures of a split, but for those that are done."""
-    dataset, wanted = run.data(data), wanted_fields(outputs)
+    """Begin the outputs, and caption those pictures of a split that they do not have yet."""
+    dataset, wanted_fields = run.data(data), wanted(outputs)
     pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = dataset.split(split).images
@@ -178,9 +178,9 @@ def _of_split(
 def _require_reranked(run: Run, policy: Policy) -> None:
     """Raise OptionError if the policy's captions are not reranked."""
     if run.reranker is None:
-        got = f"is given, but {run.path} has no index of training photos to rerank captions by"
+        got = f"is given, but {run.path} has no index of training photos, which reranking needs"
         raise OptionError("caption", "`explain`", got, "a run trained with `neighbours`")
     if not isinstance(policy, RerankedBeam):
         got = f"is given with other decoding ({policy.title})"
-        expected = "the default: only its captions are reranked"
+        expected = "the default decoding, the only one that reranks"
         raise OptionError("caption", "`explain`", got, expected)

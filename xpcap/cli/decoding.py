@@ -15,12 +15,12 @@ from xpcap.models import Beam, Policy, Sampling
 from xpcap.options import Option, described
 from xpcap.runs import Run, default_policy
 
-OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
-OF_BEAMS, OF_SAMPLING = (
+COMMON_OPTIONS = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
+BEAM_OPTIONS, SAMPLING_OPTIONS = (
     {name: option for name, option in described(policy).items() if name not in described(Policy)}
     for policy in (Beam, Sampling)
 )
-OPTIONS = {**OF_BEAMS, **OF_SAMPLING, **OF_ALL}
+OPTIONS = {**BEAM_OPTIONS, **SAMPLING_OPTIONS, **COMMON_OPTIONS}
 NAMES = ("greedy", *OPTIONS, "forbid")
 FLAGS = {
     "width": "--beam",
@@ -36,32 +36,32 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Decoding:
-    """The decoding options that are given, by the policies' fields; and `greedy`.
+    """The decoding options that the user gave, by the policies' fields; and `greedy`.
 
-    `forbid` holds words, not yet ids.
+    `forbid` holds words instead of ids.
     """
 
-    given: Mapping[str, Any]
+    options: Mapping[str, Any]
     command: str  # for messages
 
     @property
     def n_best(self) -> int | None:
-        return self.given.get("n_best")
+        return self.options.get("n_best")
 
     def policy(self, run: Run, n_best: int = 1) -> Policy:
-        """The policy for a run; a beam returns up to `n_best` captions, unless the option is given.
+        """The policy that the options choose, or the run's default.
 
-        Without an option that chooses one, it is the run's default.
+        A beam returns up to `n_best` captions, or the number of the option.
 
-        OptionError : an option is out of range, or a banned word is none of the run's.
+        OptionError : an option is out of range, or the run does not know a banned word.
         """
-        limits = self._given(OF_ALL)
+        limits = self._select(COMMON_OPTIONS)
         limits |= {
             "max_length": run.config.max_words,
-            "forbid": [self._id(run, word) for word in self.given.get("forbid", ())],
+            "forbid": [self._id(run, word) for word in self.options.get("forbid", ())],
         }
-        beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
-        greedy = bool(self.given.get("greedy"))
+        beam, sampling = self._select(BEAM_OPTIONS), self._select(SAMPLING_OPTIONS)
+        greedy = bool(self.options.get("greedy"))
         if "width" in beam:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
         is_reranked = run.reranker is not None and not (greedy or sampling)
@@ -71,8 +71,8 @@ class Decoding:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
 
-    def _given(self, names: Mapping[str, Option]) -> dict[str, Any]:
-        return {name: self.given[name] for name in names if name in self.given}
+    def _select(self, names: Mapping[str, Option]) -> dict[str, Any]:
+        return {name: self.options[name] for name in names if name in self.options}
 
     def _id(self, run: Run, word: str) -> int:
         words = [entry for entry in run.vocabulary.idx_to_word if entry not in SPECIAL]
@@ -81,31 +81,31 @@ class Decoding:
         tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
             got = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
-            raise OptionError(self.command, "`forbid`", got, "one")
+            raise OptionError(self.command, "`forbid`", got, "a single word")
         if not set(tokens) & set(words):
-            got = f"has {word!r}, which no caption of {run.path} has"
+            got = f"has {word!r}, which is not in the vocabulary of {run.path}"
             expected = f"one of its {len(words):,} words"
             raise OptionError(self.command, "`forbid`", got, expected, nearest(word, words))
         return run.vocabulary.word_to_idx[tokens[0]]
 
 
 def default_text(name: str, option: Option) -> str:
-    """The default of an option for its help."""
+    """The default of an option, for its help."""
     is_unset = option.default is None or option.default is False
     return DEFAULTS.get(name, "" if is_unset else str(option.default))
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
-    """Add the options to a command, as one `decoding`; --n-best only if `n_best`."""
+    """Add the options to a command as its argument `decoding`; --n-best only if `n_best`."""
     options = {name: option for name, option in OPTIONS.items() if n_best or name != "n_best"}
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
         def call(*args: Any, **params: Any) -> None:
-            given = {name: params.pop(name, None) for name in NAMES}
-            given = {name: value for name, value in given.items() if value is not None}
+            values = {name: params.pop(name, None) for name in NAMES}
+            values = {name: value for name, value in values.items() if value is not None}
             name = str(click.get_current_context().command.name)
-            command(*args, decoding=Decoding(given, name), **params)
+            command(*args, decoding=Decoding(values, name), **params)
 
         decorated: Function = click.option(
             "--ban",

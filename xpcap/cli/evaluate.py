@@ -1,4 +1,4 @@
-"""`evaluate`: scores of a run on a split, comparison with another run, and the doctor."""
+"""`evaluate`: score a run on a split, compare it with another run, and look for symptoms."""
 
 import json
 from collections import Counter
@@ -133,14 +133,14 @@ def evaluate(
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:
-    """The diagnoses in terms of the options of `prepare`, of `train` and of this command."""
+    """The diagnoses, naming options of `prepare`, of `train` and of this command."""
     params = [*prepare.params, *train.params, *click.get_current_context().command.params]
     diagnoses = examine_run(run, evaluation, data)
     return [diagnosis._replace(text=in_options(diagnosis.text, params)) for diagnosis in diagnoses]
 
 
 def _print_diagnoses(diagnoses: Sequence[Diagnosis]) -> None:
-    """Print a row for each diagnosis, then those that are not ok at length."""
+    """Print a row for each diagnosis, then the advice of those that are not ok."""
     counts = Counter(diagnosis.verdict for diagnosis in diagnoses)
     order = (BAD, CHECK, UNKNOWN, OK)
     totals = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])

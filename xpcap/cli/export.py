@@ -1,4 +1,4 @@
-"""`export`: a run as files for other programs, or as a page for browsers."""
+"""`export`: write a run as files for other programs, or as a page for browsers."""
 
 import shlex
 from pathlib import Path
@@ -68,10 +68,10 @@ def export(
 ) -> None:
     """Export a run as ONNX or as a web page.
 
-    --onnx: start.onnx computes the initial state from features, step.onnx the next word's scores
-    and state, greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them
-    without xpcap; docs/howto/export.md lists names and shapes, with code. The export decodes
-    greedily, without the run's reranking; 'evaluate --greedy' scores its captions.
+    --onnx: start.onnx computes the initial state from features, step.onnx the next word's logits
+    and state, greedy.onnx complete captions. Each contains the vocabulary. ONNX Runtime runs them
+    without xpcap; "Export to ONNX and PyTorch" in the documentation lists names and shapes, with code. The
+    export decodes greedily, without the run's reranking; 'evaluate --greedy' scores its captions.
 
     --web: a folder for any web server, such as 'python -m http.server'. The page captions dropped,
     pasted, chosen or photographed pictures, and reranks captions like the run. It needs
@@ -89,7 +89,7 @@ def export(
         exported = export_onnx(opened_run, onnx, weights=weights, with_encoder=with_encoder)
         if opened_run.reranker is not None:
             print_notice(
-                f"{opened_run.name} reranks captions; the export does not, and decodes greedily"
+                f"{opened_run.name} reranks captions; the export decodes greedily, without reranking"
             )
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]
     click.echo(table(rows))
@@ -100,3 +100,6 @@ def export(
             f"{size / 1e6:.1f} MB in {web}; to see the page, type\n"
             f"  {shlex.join(('python', '-m', 'http.server', '--directory', str(web)))}\nand open http://localhost:8000"
         )
+
+
+export.help = str(export.help).replace("@VERSION", f"@{RUNTIME_VERSION}")

@@ -1,7 +1,6 @@
-"""The command group: errors become one message in terms of options, and an exit status.
+"""The command group: it turns errors into a message that names options, and an exit status.
 
-Of several processes of a launcher, rank 0 prints. A rank that fails alone prints too, and ends
-all.
+In a distributed job, rank 0 prints. If another rank fails by itself, it prints too, and ends all ranks.
 """
 
 import contextlib
@@ -28,19 +27,19 @@ from xpcap.report import escape_control
 from xpcap.runs.saver import STOP_SIGNALS
 
 LONGEST_MESSAGE = 4000  # characters
-GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
-STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
+GRACE = 2.0  # seconds that a failing rank waits, in case rank 0 reports the same failure
+STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses of all ranks after a signal
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
-ANEW = "; the same command starts from the beginning"
+RESTARTS = "; the same command starts from the beginning"
 GPU_ADVICE = (
     "--backend numpy computes on the CPU, and --plain on the GPU without xpcap's own kernels; make"
     " gpu-check finds the cause"
 )
-PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
+PIPE_CLOSED = 128 + 13  # exit status after SIGPIPE, a signal that Windows does not have
 
 
 class Terminated(KeyboardInterrupt):
-    """A stop by SIGTERM or SIGHUP, which ends a command as Ctrl-C does."""
+    """SIGTERM or SIGHUP, which end a command like Ctrl-C."""
 
     def __init__(self, signum: int) -> None:
         super().__init__()
@@ -49,13 +48,13 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise Terminated, unless the process ignores or handles them."""
+    """A context in which SIGTERM and SIGHUP raise Terminated, unless they are ignored or handled."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Terminated(signum)
 
     default_signals = []
-    if threading.current_thread() is threading.main_thread():  # of others, none can handle them
+    if threading.current_thread() is threading.main_thread():  # only it can handle signals
         default_signals = [
             signum for signum in STOP_SIGNALS if signal.getsignal(signum) is signal.SIG_DFL
         ]
@@ -69,16 +68,15 @@ def signals_as_interrupts() -> Iterator[None]:
 
 
 def open_missing_streams() -> None:
-    """Give a process without stdin, stdout or stderr null ones: its output is lost, and no more.
+    """Open the null device for a missing stdin, stdout or stderr.
 
-    Their descriptors come first. A file of ours that got one would receive all that C libraries
-    print.
+    Otherwise a file that is opened later gets the descriptor, and receives the output of C libraries.
     """
     for descriptor, (name, mode) in enumerate(STREAMS.items()):
         try:
             os.fstat(descriptor)
         except OSError:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so the same
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: the same
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -86,7 +84,7 @@ def open_missing_streams() -> None:
 
 
 class Commands(click.Group):
-    """A group that prints errors the user can mend without a traceback, and suggests near names."""
+    """A group that prints expected errors without a traceback, and suggests similar names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of use."""
@@ -109,8 +107,8 @@ class Commands(click.Group):
             with signals_as_interrupts():
                 return super().main(*args, **options)
         with (
-            open(os.devnull, "w") as nowhere,  # noqa: PTH123
-            contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext(),
+            open(os.devnull, "w") as null,  # noqa: PTH123
+            contextlib.redirect_stdout(null) if rank else contextlib.nullcontext(),
         ):
             try:
                 return super().main(*args, **options)
@@ -131,7 +129,7 @@ class Commands(click.Group):
             return None
         except click.ClickException:
             if rank:
-                time.sleep(GRACE)  # if rank 0 fails too, it ends this one meanwhile
+                time.sleep(GRACE)  # if rank 0 fails too, it ends this rank
                 click.echo(f"rank {rank} of {size}:", err=True)
             raise
 
@@ -155,7 +153,8 @@ class Commands(click.Group):
             leave_closed_pipe()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
-            raise click.ClickException(f"{ctx.invoked_subcommand}: {_of_files(error)}") from error
+            message = f"{ctx.invoked_subcommand}: {_file_message(error)}"
+            raise click.ClickException(message) from error
         except Exception as error:
             if not is_device_error(error):
                 raise
@@ -171,43 +170,43 @@ class Commands(click.Group):
         return shown(error, params)
 
 
-def _of_files(error: OSError) -> str:
-    """The message of a file that cannot be read or written, with what to do."""
+def _file_message(error: OSError) -> str:
+    """The message of a file that cannot be read or written, with a remedy."""
     file, reason = os.fsdecode(error.filename or ""), error.strerror or str(error)
     if error.errno not in NO_ROOM:
         advice = "expected a file that can be read or written; check the path and its permissions"
         advice += f"; {_state(error)}" if hasattr(error, "__notes__") else ""
     elif file:
-        advice = f"{write_advice(error, Path(file).parent)}; {_state(error, ANEW)}"
+        advice = f"{write_advice(error, Path(file).parent)}; {_state(error, RESTARTS)}"
     else:
         file = "standard output"
-        advice = f"expected room on the disk that it is redirected to; {_state(error, ANEW)}"
+        advice = f"expected free space on the disk of its file; {_state(error, RESTARTS)}"
     return escape_control(f"{file}: {reason}, {advice}" if file else f"{reason}, {advice}")
 
 
 def _state(error: BaseException, remedy: str = "") -> str:
-    """State of the disk after a command was stopped, and how to go on: notes of its exception.
+    """What is on disk after an error, and how to continue: the notes of the exception.
 
-    remedy : ends the text where there are none
+    remedy : end of the text if there are no notes
     """
     return "; ".join(getattr(error, "__notes__", [f"no file was left half-written{remedy}"]))
 
 
 def shown(error: Exception, params: list[click.Parameter]) -> str:
-    """The message of an error, in options and on one line."""
+    """The message of an error, naming options, on one line."""
     return escape_control(in_options(str(error), params), LONGEST_MESSAGE)
 
 
 def leave_closed_pipe() -> None:
-    """Discard further output, since its reader has gone: Python would complain of it at exit."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stream, or not of a file
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    """Discard further output after its reader has closed the pipe; else Python fails at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no such stream
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
-    """A message of the library, its parameters in backquotes replaced by the command's options."""
+    """A message of the library, with the command's options for parameters in backquotes."""
     flags = {
         str(param.name): param.human_readable_name
         if isinstance(param, click.Argument)

@@ -1,4 +1,4 @@
-"""`info`: the backends of this machine, or the content of a file or run folder."""
+"""`info`: show the backends of this machine, or the content of a file or run folder."""
 
 import json
 import os
@@ -24,9 +24,9 @@ from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
 
-CODE_TITLES = {
-    "fast": "by fast code",
-    "plain": f"by plain code, as {VARIABLE}=1 is set",
+WAY_TITLES = {
+    "fast": "by fast versions of the equations",
+    "plain": f"only by the plain equations, since {VARIABLE}=1 is set",
 }
 
 
@@ -97,7 +97,7 @@ def _print_machine(as_json: bool) -> None:
 
 
 def _ranks(group: Group) -> dict[str, Any]:
-    """The number of ranks and their libraries; empty for one process."""
+    """The number of ranks and their libraries; empty for a single process."""
     if not isinstance(group, MPIGroup):
         return {}
     has_gpu = backend_status()["cupy"].usable

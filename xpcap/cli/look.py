@@ -1,4 +1,4 @@
-"""`look`: a page of what happens inside the cell as a run captions a picture."""
+"""`look`: write a page of gates, states and gradients of the cell as a run captions a picture."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_b
 from xpcap.files import first_free, require_new_file, write_new
 from xpcap.report import escape_control
 
-MAX_STEM = 80  # characters of a picture's name in that of its page
+MAX_STEM = 80  # characters of a picture's name in the name of its page
 
 
 @click.command(

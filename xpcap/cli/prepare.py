@@ -1,4 +1,4 @@
-"""`prepare`: captions, split lists and pictures or features in, one dataset file out."""
+"""`prepare`: make a dataset file from captions, split lists, and pictures or features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from xpcap.cli.rules import check_rules
-from xpcap.cli.shared import PATH, begin, describe_data, examples, field_options
+from xpcap.cli.shared import PATH, begin, counted, describe_data, examples, field_options
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.few import FEW_PICTURES
@@ -26,7 +26,7 @@ EXAMPLES = examples(
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
 MAX_UNKNOWN = 0.1  # share of unknown words without a notice
-COLUMNS = described(Columns)  # their flags end in -column: in Python they are fields of `columns`
+COLUMNS = described(Columns)  # options --NAME-column; in Python they are fields of `columns`
 
 
 def named_files(
@@ -42,7 +42,7 @@ def named_files(
 
 
 def default_text(name: str, option: Option) -> str:
-    """The default of an option, for its help, unless that says it itself."""
+    """The default of an option, for its help, unless the help text states it."""
     default = PrepareOptions.default_encoder if name == "encoder" else option.default
     return "" if default is None or default is False else str(default)
 
@@ -63,47 +63,46 @@ def default_text(name: str, option: Option) -> str:
     vocabulary_size="--vocabulary",
     **{name: f"--{name}-column" for name in COLUMNS},
 )
-def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
+def prepare(files: Sequence[CaptionFile], out: Path, **values: Any) -> None:
     """Make a dataset file from captions and pictures.
 
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. A
-    folder stands for its metadata.csv, or for the NAME.txt beside each picture. Give --pictures,
+    folder stands for its metadata.csv, or for the NAME.txt of each picture. Give --pictures,
     --features or both; a single folder needs neither. Captions without pictures, unreadable
     pictures and the like are skipped, counted and listed in FILE.skipped.csv, next to the dataset
-    file. To caption new
-    pictures, a run needs an encoder: from --pictures, or from --features with --encoder, which is
-    then checked on 16 of the --pictures.
+    file. To caption new pictures, a run needs an encoder: from --pictures, or from --features with
+    --encoder, which is then checked on 16 of the --pictures.
     """
     check_rules()
-    columns = Columns(**{name: given.pop(name) for name in COLUMNS})
-    options = {name: value for name, value in given.items() if value is not None}
+    columns = Columns(**{name: values.pop(name) for name in COLUMNS})
+    options = {name: value for name, value in values.items() if value is not None}
     require_new_file("prepare", out)
     begin()
     skipped = SkippedList("prepare", out, "name")
     data, report = import_captions(files, cache=out.parent, columns=columns, **options)
-    require_new_file("prepare", out)  # another command has made it meanwhile, perhaps
+    require_new_file("prepare", out)  # another command may have made it meanwhile
     skipped.write(omission.row for omission in report.omissions)
     write_dataset(out, data)
     _describe(out, data, files, report, skipped.path)
     if "train" in data.splits:
-        _print_notices(data, given["vocabulary_size"])
+        _print_notices(data, values["vocabulary_size"])
 
 
 def _print_notices(data: CaptionData, vocabulary_size: int | None) -> None:
-    """Print notices on too few training pictures, and on too many unknown words."""
+    """Print notices of too few training pictures, and of too many unknown words."""
     if (number := len(data.splits["train"].images)) < FEW_PICTURES.number:
-        much = "far too few" if number < FEW_PICTURES.number / 5 else "few"
+        judgement = "far too few" if number < FEW_PICTURES.number / 5 else "few"
         click.echo(
-            f"notice: {number:,} training pictures are {much}: captions begin to fit at about"
-            f" {FEW_PICTURES.number} with five captions each; train --from another run is a warm start"
-            " (docs/tutorials/your-photos.md)"
+            f"notice: {judgement} training pictures ({number:,}): captions begin to fit at about"
+            f" {FEW_PICTURES.number} with five captions each; train --from another run, a warm start,"
+            ' helps ("Train on your photos" in the documentation)'
         )
     if (unknown := data.source.record["unknown"]["train"]) > MAX_UNKNOWN:
         more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
         click.echo(
-            f"notice: {len(data.vocabulary):,} words only: {unknown:.1%} of the training words are"
-            f" unknown; {more} would keep more"
+            f"notice: {unknown:.1%} of the training words are unknown, as the vocabulary has only"
+            f" {len(data.vocabulary):,} words; {more} would keep more"
         )
 
 
@@ -114,7 +113,7 @@ def _describe(
     report: ImportReport,
     skipped: Path,
 ) -> None:
-    """Print the report, the data set, its counts, and three captions as training reads them."""
+    """Print the report, the data set, its counts, and three captions as training sees them."""
     for (_, path), form in zip(files, report.forms, strict=False):
         click.echo(f"{escape_control(str(path))}: {form}")
     for notice in report.notices:
@@ -130,7 +129,7 @@ def _describe(
     cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
         click.echo(
-            f"{escape_control(name)}: {cut[name]:,} captions cut,"
+            f"{escape_control(name)}: {counted(cut[name], 'caption')} cut,"
             f" {unknown[name]:.1%} of the words unknown"
         )
     name, split = next(iter(data.splits.items()))

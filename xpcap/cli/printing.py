@@ -1,4 +1,4 @@
-"""Captions printed for people, with the reasons of their choice, or for programs, as JSON."""
+"""Print captions as text, with the reasons for their choice, or as JSON."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from xpcap.runs.explanation import (
 from xpcap.runs.outputs import Output
 from xpcap.runs.records import PictureCaption, Skipped
 
-SHOWN = 5  # training photos, and candidates, of an explanation
+SHOWN = 5  # training photos and candidates in an explanation
 DIGITS = 4  # of an attention weight in JSON
 
 
@@ -48,18 +48,18 @@ class Printed(Output):
         return ""
 
 
-class SkippedOnStderr(Output):
-    """Pictures without a caption, named on standard error as they come."""
+class SkippedLines(Output):
+    """Prints a line on standard error for each skipped picture."""
 
     def add(self, caption: PictureCaption) -> None:
-        """Keep nothing."""
+        """Ignore captions."""
 
     def skip(self, failure: Skipped) -> None:
         say(f"skipped {escape_control(failure.image)}: {escape_control(failure.reason)}", err=True)
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:
-    """Why a caption was chosen, in lines below it."""
+    """Lines that explain why a caption was chosen."""
     lines = [f"  why    {escape_control(decision(explanation))}"]
     if explanation.neighbours:
         lines += ["", "  most similar training photos, by similarity (at most 1)"]
@@ -73,7 +73,7 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         ]
         lines.append(indent(table(similar), "  "))
     if compared := compare_candidates(explanation, SHOWN):
-        lines += ["", "  candidates: the score and its parts, less those of the likeliest"]
+        lines += ["", "  candidates: score and its parts, relative to the likeliest candidate"]
         heads = ["score", *(PARTS[name][0] for name in compared[0].parts)]
         numbers = [[signed(x) for x in (item.score, *item.parts.values())] for item in compared]
         widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
@@ -91,7 +91,7 @@ def explanation_lines(explanation: Explanation) -> list[str]:
 
 
 class Json(Output):
-    """All captions as one list of objects."""
+    """All captions as a list of objects."""
 
     flag = "--json"
     help = JSON

@@ -1,4 +1,4 @@
-"""Options that need or exclude others: one table for all commands."""
+"""The table of options that require or exclude others, for all commands."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,13 +6,13 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
-from xpcap.cli.decoding import OF_BEAMS, OF_SAMPLING
+from xpcap.cli.decoding import BEAM_OPTIONS, SAMPLING_OPTIONS
 from xpcap.errors import OptionError
 from xpcap.runs.outputs import OUTPUTS
 
 
 class Needs(NamedTuple):
-    """Each of the options needs one of the others."""
+    """Each of the options requires one of the others."""
 
     options: Sequence[str]
     others: Sequence[str]
@@ -20,7 +20,7 @@ class Needs(NamedTuple):
 
 
 class Excludes(NamedTuple):
-    """None of the options goes with any of the others."""
+    """None of the options may be combined with any of the others."""
 
     options: Sequence[str]
     others: Sequence[str]
@@ -28,13 +28,15 @@ class Excludes(NamedTuple):
 
 
 DECODING = (
-    Excludes(["greedy"], [*OF_BEAMS, *OF_SAMPLING]),
-    Excludes(["width"], [*OF_SAMPLING], "a beam draws nothing"),
-    Needs(["diversity"], ["groups"], "it makes several groups differ"),
-    # `n_best` also goes with the beam that a run has by default
-    Needs([name for name in OF_BEAMS if name not in ("width", "n_best", "diversity")], ["width"]),
+    Excludes(["greedy"], [*BEAM_OPTIONS, *SAMPLING_OPTIONS]),
+    Excludes(["width"], [*SAMPLING_OPTIONS], "a beam does not sample"),
+    Needs(["diversity"], ["groups"], "it makes 2 or more groups differ"),
+    # `n_best` is also allowed with a run's default beam
+    Needs(
+        [name for name in BEAM_OPTIONS if name not in ("width", "n_best", "diversity")], ["width"]
+    ),
 )
-# By command; the first that is broken is reported
+# By command; the first broken rule is reported
 RULES: Mapping[str, Sequence[Needs | Excludes]] = {
     "prepare": [Excludes(["min_count"], ["vocabulary_size"])],
     "evaluate": DECODING,
@@ -50,7 +52,7 @@ RULES: Mapping[str, Sequence[Needs | Excludes]] = {
     "export": [
         Excludes(["onnx"], ["web"]),
         Excludes(["with_encoder"], ["web"], "a page always has the encoder"),
-        Excludes(["runtime"], ["onnx"], "ONNX files need none"),
+        Excludes(["runtime"], ["onnx"], "ONNX files do not contain a runtime"),
         Needs(["run"], ["onnx", "web"]),
     ],
     "verify": [
@@ -75,7 +77,7 @@ def check_rules() -> None:
     }
 
     def listed(names: Sequence[str], conjunction: str = "and") -> str:
-        # the usage line has "[PICTURE|FOLDER|URL]...", which is no word of a sentence
+        # The usage line's "[PICTURE|FOLDER|URL]..." does not fit into a sentence
         return f" {conjunction} ".join(
             name if name == "pictures" else f"`{name}`" for name in names
         )

@@ -1,11 +1,19 @@
-"""`score`: scores of captions from any source."""
+"""`score`: score captions from any source."""
 
 import json
 from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_protocols, print_scores
+from xpcap.cli.shared import (
+    PATH,
+    counted,
+    csv_option,
+    examples,
+    json_option,
+    print_protocols,
+    print_scores,
+)
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
@@ -39,11 +47,14 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     if csv is not None:
         write_new("score", csv, scores.to_csv().encode("utf-8-sig"))
     if submitted.unmatched:
-        kind = f"captions match no picture of split {split!r}, and are left out"
-        remarked = [
-            f": {name[:100]} ({remark})" for name, remark in submitted.unmatched.items() if remark
+        explained = [
+            f": {name[:100]} ({reason})" for name, reason in submitted.unmatched.items() if reason
         ]
-        click.echo(f"score: {len(submitted.unmatched):,} {kind}{''.join(remarked[:1])}", err=True)
+        click.echo(
+            f"score: left out {counted(len(submitted.unmatched), 'caption')} without a picture in"
+            f" split {split!r}{''.join(explained[:1])}",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

@@ -1,4 +1,4 @@
-"""Shared by the commands: types of options, --backend, --json and --csv, and printing."""
+"""Shared by all commands: types of options, --backend, --json and --csv, and printing."""
 
 import os
 import re
@@ -30,14 +30,14 @@ from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."
-WIDTH = 120  # characters in a line, at most; a terminal may have fewer
-# Commands that ranks run together; others are rank 0's, which does not wait for ranks that left
+WIDTH = 120  # maximum characters of a line; a terminal may have fewer
+# Commands that all ranks run; rank 0 runs the others by itself
 SHARED = ("train", "evaluate", "info")
 Function = Callable[..., None]
 
 
 class Value(click.ParamType):
-    """A value of a kind of option, whose words refuse a wrong one."""
+    """A click type that validates by an OptionKind."""
 
     name = "value"
 
@@ -60,20 +60,20 @@ def _second_run(path: Path) -> OptionError:
     return OptionError("", path, "is given as a second run", "one run", cause)
 
 
-def _one_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...]) -> Path:
+def _single_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...]) -> Path:
     if len(runs) > 1:
         raise _second_run(runs[1])
     return runs[0]
 
 
 def run_argument(command: Function) -> Function:
-    """Add RUN to a command without further arguments; a second one is told what to do."""
-    settings: dict[str, Any] = {"nargs": -1, "required": True, "callback": _one_run}
+    """Add RUN to a command without further arguments; a second run is refused with a hint."""
+    settings: dict[str, Any] = {"nargs": -1, "required": True, "callback": _single_run}
     return click.argument("run", metavar="RUN", type=PATH, **settings)(command)
 
 
 class PictureOrUrl(click.Path):
-    """A URL, as text, or a path, which need not be readable and is not a run folder."""
+    """A URL, as text, or a path, which may be unreadable but is not a run folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
@@ -88,9 +88,9 @@ class PictureOrUrl(click.Path):
 
 
 def in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """A text with parameters, each a word in backquotes, put as options of a command.
+    """A text with options of a command for parameters, which are words in backquotes.
 
-    A backquote within a word is of a file's name.
+    A backquote inside a word is part of a file's name.
     """
     option = r"(?<![^\s(\['\"])`(\w+)`(?!\.?[\w/\\-])"
     return re.sub(option, lambda match: flags.get(match[1], match[0]), text)
@@ -99,20 +99,21 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
 def field_options(
     options: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
 ) -> Callable[[Function], Function]:
-    """Add options of dataclasses, by field, to a command; one that is not given is None.
+    """Add options for fields of dataclasses to a command; an option that is not given is None.
 
-    default_text : the default of a field for the help; an empty string: it tells none
-    flags : for some fields, their flags; without dashes the field is an argument of the command
+    default_text : returns the default of a field for the help; "" for none
+    flags : flags of fields that differ from their names; without dashes, the field is an argument of
+        the command
     """
     flags = {**{name: f"--{name.replace('_', '-')}" for name in options}, **flags}
 
     def add(command: Function) -> Function:
         for name, option in reversed([*options.items()]):
             flag, default = flags[name], default_text(name, option)
-            # shells complete a path
+            # Shells complete the type PATH
             kind = PATH if isinstance(option.kind, Location) else Value(option.kind)
-            notes = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
-            text = in_flags(option.help, flags) + (f"  [{notes}]" if notes else "")
+            details = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
+            text = in_flags(option.help, flags) + (f"  [{details}]" if details else "")
             settings: dict[str, Any] = {"type": kind}
             if isinstance(option.kind, Flag):
                 settings = {"is_flag": True}
@@ -131,12 +132,12 @@ def field_options(
 
 
 def _joined(kind: click.ParamType) -> Callable[..., Any]:
-    """The callback of a repeated option: one value of all its texts; None without any."""
+    """The callback of a repeated option: it makes one value of all texts; None if there are none."""
     return lambda ctx, param, texts: kind.convert(texts, param, ctx) if texts else None
 
 
 def _numbers(kind: object) -> str:
-    """The numbers that a type takes, in words; an empty string: it takes others, too."""
+    """The numbers that a type takes, in words; "" if it takes other values too."""
     option_kind = kind.kind if isinstance(kind, Value) else None
     return str(option_kind) if isinstance(option_kind, Whole | Real) else ""
 
@@ -148,7 +149,7 @@ def examples(*lines: str) -> str:
 
 
 def command_line(*words: str) -> str:
-    """A command as the user types it, quoted for a shell: with the program that runs now.
+    """A command as the user types it, quoted for a shell, with the running program.
 
     That may be cli.py, or a program that adds a cell or an encoder and calls `main`.
     """
@@ -172,46 +173,45 @@ def backend_option(command: Function) -> Function:
     return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
 
 
-def _choose_code(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
-    """Run plain code to the end of the command, or check the environment's choice."""
+def _choose_way(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
+    """Use plain code until the end of the command, or check the environment's choice."""
     if is_given:
         ctx.with_resource(plain())
     is_plain()
 
 
 def choose_backend(backend: str | None) -> None:
-    """Put a backend in force, or check the environment's; an unusable one fails here.
+    """Choose the backend, or check the environment's; an unusable one fails here.
 
-    Of several ranks of the current work, on a machine, each takes a GPU of its own, unless one is
-    named.
+    Each rank on a machine uses a different GPU, unless the backend names one.
     """
     group = current().group
     spec = wanted_backend(backend)
     if group.size > 1 and spec in ("cupy", "auto"):
-        _use_own(spec, group.local_rank, group.rank)
+        _use_gpu_of_rank(spec, group.local_rank, group.rank)
     elif backend is None:
         get_backend()
     else:
         use_backend(backend)
 
 
-def _use_own(wanted: str, device: int, rank: int) -> None:
+def _use_gpu_of_rank(spec: str, device: int, rank: int) -> None:
     try:
-        use_backend(f"{wanted}:{device}")
+        use_backend(f"{spec}:{device}")
     except BackendError as error:
-        got = f"is number {device} on its machine and wants a GPU of its own: {error}"
+        got = f"is number {device} on its machine and needs GPU {device}: {error}"
         cause = "start as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
         raise BackendError("", f"rank {rank}", got, cause=cause) from error
 
 
 def wanted_backend(backend: str | None) -> str:
-    """The backend of --backend or the environment, untested. OptionError : no such name."""
-    wanted = backend or os.environ.get(VARIABLE) or "numpy"
+    """The backend of --backend or the environment, untested. OptionError : the name is unknown."""
+    spec = backend or os.environ.get(VARIABLE) or "numpy"
     try:
-        parse_backend(wanted)
+        parse_backend(spec)
     except OptionError as error:
-        raise error if backend else error.within(f"{VARIABLE}={wanted}") from error
-    return wanted
+        raise error if backend else error.within(f"{VARIABLE}={spec}") from error
+    return spec
 
 
 def json_option(command: Function) -> Function:
@@ -227,12 +227,12 @@ def csv_option(command: Function) -> Function:
 
 
 def print_notice(sentence: str) -> None:
-    """Print a notice of the library on standard error, so that output for programs stays pure."""
+    """Print a notice of the library on standard error, which programs do not parse."""
     say(f"notice: {escape_control(sentence)}", err=True)
 
 
 def begin(on_notice: Callable[[str], object] = print_notice) -> Group:
-    """Begin the work of this command, to its end: with bars, notices, and the ranks of `SHARED`.
+    """Begin the work of this command, with bars, notices, and ranks if the command is in `SHARED`.
 
     `on_notice` is called with each notice on rank 0.
     """
@@ -250,27 +250,27 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_scores(scores: Scores) -> None:
-    """Print scores with intervals and people's."""
+    """Print scores with intervals, and those of the references."""
     echo_wrapped(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
     heads = ("score", "captions", "", "people" if scores.people else "")
     click.echo(table([heads, *(line for row in scores.rows() for line in _lines(row))]))
 
 
 def print_protocols(scores: Scores) -> None:
-    """Print how each score is measured, or why not."""
+    """Print how each score is measured, or why it is not scored."""
     from wcwidth import ljust, width
 
     click.echo("\nHow it is measured")
-    notes = {row.title: row.protocol for row in scores.rows()} | {"people": scores.human_protocol}
+    texts = {row.title: row.protocol for row in scores.rows()} | {"people": scores.human_protocol}
     for name, reason in scores.unscored.items():
-        notes[name.replace("_", " ")] = f"not scored: {reason}"
-    indent = max(map(width, notes)) + 2
-    for title, text in notes.items():
+        texts[name.replace("_", " ")] = f"not scored: {reason}"
+    indent = max(map(width, texts)) + 2
+    for title, text in texts.items():
         echo_wrapped(ljust(title, indent) + text, indent)
 
 
 def _lines(row: Row) -> list[tuple[str, ...]]:
-    """A line for each number of a score."""
+    """The table's lines for a score, one for each of its numbers."""
     cells = (cell.split("  ") for cell in (row.value, row.width.removeprefix("± "), row.human))
     lines = zip_longest(*cells, fillvalue="")
     return [
@@ -280,7 +280,7 @@ def _lines(row: Row) -> list[tuple[str, ...]]:
 
 
 def echo_wrapped(text: str, indent: int = 2) -> None:
-    """Print a text in lines that fit the terminal, the second and later ones indented."""
+    """Print a text in lines that fit the terminal; further lines are indented."""
     width = min(WIDTH, shutil.get_terminal_size().columns)
     indentation = " " * (indent if 3 * indent < width else 2)
     click.echo(textwrap.fill(text, width, subsequent_indent=indentation, break_on_hyphens=False))
@@ -289,11 +289,20 @@ def echo_wrapped(text: str, indent: int = 2) -> None:
 def describe_data(file: Path, data: CaptionData) -> str:
     """The content of a data set, in a few lines."""
     rows = [
-        (escape_control(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions")
+        (
+            escape_control(name),
+            counted(len(split.images), "picture"),
+            counted(len(split.captions), "caption"),
+        )
         for name, split in data.splits.items()
     ]
     head = (
         f"{file}: {len(data.vocabulary)} words, features of size {size(data.feature_shape)},"
-        f" captions of at most {data.max_words} words"
+        f" captions of at most {counted(data.max_words, 'word')}"
     )
     return f"{head}\n{table(rows)}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with a noun in the singular or plural."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

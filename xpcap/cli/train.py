@@ -1,4 +1,4 @@
-"""`train`: a data set in, a run folder out; and the lines printed meanwhile."""
+"""`train`: train a run folder from a data set, and print progress."""
 
 import contextlib
 import dataclasses
@@ -21,6 +21,7 @@ from xpcap.cli.shared import (
     begin,
     choose_backend,
     command_line,
+    counted,
     examples,
     field_options,
     print_scores,
@@ -44,7 +45,7 @@ from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines
 from xpcap.work import current
 
-WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
+WATCHED = 3.0  # seconds of steps that the estimate of the remaining time is based on
 EXAMPLES = examples(
     "train",
     "train flickr8k.h5 --out runs/flickr8k --resume",
@@ -53,17 +54,17 @@ EXAMPLES = examples(
 
 
 def default_text(name: str, option: Option) -> str:
-    """The default of an option, and those of presets that differ, for its help."""
-    many = PRESETS["many"].get(name, PRESETS["usual"].get(name))
-    if many is None:
+    """The default of an option, for its help, with those of presets that differ."""
+    default = PRESETS["many"].get(name, PRESETS["usual"].get(name))
+    if default is None:
         return ""
-    medium, few, generated = (
-        PRESETS[preset].get(name, many) for preset in ("medium", "few", "generated")
+    medium, small, generated = (
+        PRESETS[preset].get(name, default) for preset in ("medium", "few", "generated")
     )
-    texts = [_text(many)]
-    texts += [f"fewer than {MEDIUM_CAPTIONS}: {_text(medium)}"] if medium != many else []
-    texts += [f"fewer than {FEW_CAPTIONS}: {_text(few)}"] if few != medium else []
-    texts += [f"generated pictures: {_text(generated)}"] if generated != many else []
+    texts = [_text(default)]
+    texts += [f"fewer than {MEDIUM_CAPTIONS}: {_text(medium)}"] if medium != default else []
+    texts += [f"fewer than {FEW_CAPTIONS}: {_text(small)}"] if small != medium else []
+    texts += [f"generated pictures: {_text(generated)}"] if generated != default else []
     return "; ".join(texts)
 
 
@@ -100,7 +101,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     group = begin(on_notice=say)
     choose_backend(backend)
     if get_backend() != "numpy" and (settings := reduced_precision()):
-        say(f"products on the GPU are not in plain float32, as {', '.join(settings)} is set")
+        say(f"products on the GPU have reduced precision, as {', '.join(settings)} is set")
     recipe = Recipe(data, **{name: value for name, value in options.items() if value is not None})
     has_data = recipe.data or recipe.start or (recipe.out and (Path(recipe.out) / CONFIG).is_file())
     if not has_data:
@@ -108,7 +109,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     progress = Progress(verbose)
 
     def how_to_continue(*words: str) -> str:
-        """The command that goes on; empty: nothing is saved."""
+        """The command that continues training; "" if nothing is saved."""
         if progress.out is None or not (progress.out / LAST).is_file():
             return ""
         plain = ["--plain"] if progress.code == "plain" else []
@@ -120,7 +121,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     except BrokenPipeError:
         if group.rank == 0 and again():
             leave_closed_pipe()
-            with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
+            with contextlib.suppress(BrokenPipeError):  # stderr may be closed too
                 _print_how_to_continue("output pipe closed; training stopped and saved", again())
         raise
     except Exception as error:
@@ -134,7 +135,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         if group.rank == 0:
             _print_how_to_continue(str(stopped) or "interrupted", again())
         if isinstance(stopped, Stopped):
-            group.barrier()  # a rank that leaves may end the others: all have printed
+            group.barrier()  # a rank that exits may end the others before they print
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(provenance_text(run))
     if evaluation is not None:
@@ -147,8 +148,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
     if run.config.recipe.data is None:
         export_command = command_line("export", str(run.path), "--web", "page")
-        purpose = "for a page that captions drawings in the browser"
-        click.echo(f"{purpose} (docs/howto/web-page.md):\n  {export_command}")
+        click.echo(f"for a page that captions drawings in the browser:\n  {export_command}")
 
 
 def _print_how_to_continue(why: str, command: str) -> None:
@@ -163,7 +163,7 @@ def _refuse_captions(data: Path | None) -> None:
         with data.open("rb") as file:
             head = file.read(ENDS)
     except OSError:
-        return  # opening it as data will report this
+        return  # opening it as a data set reports the error
     file_type = type_of_file(head)
     if not head or (file_type.family != "spreadsheet" if file_type else b"\0" in head):
         return
@@ -173,14 +173,14 @@ def _refuse_captions(data: Path | None) -> None:
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {escape_control(str(data))} is {content}, expected a dataset file; make one of the"
-        f" captions and the folder of pictures, here called photos:\n  {prepare}\n"
+        f"train: {escape_control(str(data))} is {content}, expected a dataset file; make one from"
+        f" the captions and the folder of pictures, here called photos:\n  {prepare}\n"
         f"  {command_line('train', out)}"
     )
 
 
 class Progress(EpochLines):
-    """Lines about training: its subject, an estimate of its time, and a record of each epoch.
+    """Prints what is trained, an estimate of the time, and a line for each epoch.
 
     verbose : print all options as well
     clock : returns the time in seconds
@@ -189,8 +189,8 @@ class Progress(EpochLines):
     def __init__(self, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._verbose, self._clock = verbose, clock
         self.out: Path | None = None  # known once training begins
-        self.code = current_code()
-        self._first: tuple[int, float] | None = None  # step after which time counts, and its end
+        self.way = current_way()
+        self._first: tuple[int, float] | None = None  # first step, and the time at its end
         self._estimated = False
 
     def stage(self, options: Recipe) -> None:
@@ -217,48 +217,50 @@ class Progress(EpochLines):
         score = f"CIDEr {start['val_cider']:.3f} on val" if "val_cider" in start else ""
         if options.objective == SELF_CRITICAL and options.start is None:
             say(
-                "second stage: training on the score of its captions of"
-                f" {len(train.images):,} pictures{score and f', from {score}'}"
+                "second stage: self-critical training on"
+                f" {counted(len(train.images), 'picture')}{score and f', from {score}'}"
             )
             return
         words, ranks = len(solver.data.vocabulary) - len(SPECIAL), current().group.size
         say(
             f"training {cell_title(config.cell)} of {config.hidden:,} units on"
-            f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
-            f" {words:,} words{f' by {ranks} processes' if ranks > 1 else ''}; the run folder is"
-            f" {options.out}"
+            f" {counted(len(train.images), 'picture')} with"
+            f" {counted(len(train.captions), 'caption')} of {counted(words, 'word')}"
+            f"{f' on {ranks} ranks' if ranks > 1 else ''}; the run folder is {options.out}"
         )
         if options.start is not None and not solver.iteration:
             n_known = len(read_vocabulary(Path(options.start))) - len(SPECIAL)
             say(
-                f"from {options.start}: {n_known:,} words known, {words - n_known:,} new"
-                + (score and f"; before the first step {score}")
+                f"warm start from {options.start}: {counted(n_known, 'known word')},"
+                f" {words - n_known:,} new" + (score and f"; before the first step {score}")
             )
         elif options.data is not None and len(train.captions) < FEW_CAPTIONS.number:
             self._print_small(len(train.captions))
 
     def _print_small(self, captions: int) -> None:
-        """Print that there are few captions, and what follows from that."""
+        """Print how training differs because there are few captions."""
         options = self._options
-        score_training = "no training on the score"
+        second_stage = "no self-critical training"
         if options.score_epochs:
-            score_training = (
-                f"then {counted(options.score_epochs, 'epoch')} of training on the score"
+            second_stage = (
+                f"then {counted(options.score_epochs, 'epoch')} of self-critical training"
             )
         line = (
             f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
-            f" {score_training}"
+            f" {second_stage}"
         )
         if captions < TINY_CAPTIONS.number:
             line += (
                 "; too few to train on alone: each caption will be copied from the most similar"
                 " training photo"
             )
-        say(f"{line}; what to expect, and how another run helps: docs/tutorials/your-photos.md")
+        say(
+            f'{line}; "Train on your photos" in the documentation has what to expect, and how a warm start helps'
+        )
 
     def step(self, solver: CaptioningSolver) -> None:
         if self._estimated or solver.iteration % solver.steps_per_epoch == 0:
-            return  # at the end of an epoch parts of its validation are told, too
+            return  # at the end of an epoch, validation calls this too
         now = self._clock()
         # The first step includes allocation and compilation
         first, since = self._first = self._first or (solver.iteration, now)
@@ -266,12 +268,12 @@ class Progress(EpochLines):
             self._print_estimate(solver, solver.iteration - first, now - since)
 
     def _print_estimate(self, solver: CaptioningSolver, steps: int, seconds: float) -> None:
-        """Print the number of steps, and the time left at the speed of some steps."""
+        """Print the number of steps, and the remaining time if `steps` take so many `seconds`."""
         self._estimated, epochs = True, solver.num_epochs
         line = f"{counted(epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
-        if left := epochs * solver.steps_per_epoch - solver.iteration:
+        if remaining := epochs * solver.steps_per_epoch - solver.iteration:
             line += (
-                f", about {duration(left * seconds / steps)} at the speed of the first"
+                f", about {duration(remaining * seconds / steps)} at the speed of the first"
                 f" {counted(steps, 'step')}, plus the scores after each epoch"
             )
         if self._options.objective == CROSS_ENTROPY and self._options.score_epochs:
@@ -280,18 +282,13 @@ class Progress(EpochLines):
 
     def epoch(self, solver: CaptioningSolver) -> None:
         times = solver.times[-1]
-        if not self._estimated and times["steps"]:  # none where only the scores were left to do
+        if not self._estimated and times["steps"]:  # a resumed epoch may only lack its scores
             self._print_estimate(solver, times["steps"], times["train_seconds"])
         super().epoch(solver)
 
 
-def counted(n: int, thing: str) -> str:
-    """A number of things."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
-    """A time in words, to two digits at most."""
+    """A time in words, to at most two digits."""
     if seconds < 95:
         return f"{max(1, round(seconds / 5)) * 5} seconds"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""`verify`: published numbers and gradient checks of xpcap, or the grading of students' code."""
+"""`verify`: check xpcap against published numbers and finite differences, or grade students' code."""
 
 import csv
 import functools
@@ -42,7 +42,7 @@ POSITIVE = Real(above=0)
 INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
-MAX_WHERE = 34  # characters shown in the table; a longer one follows whole
+MAX_WHERE = 34  # characters shown in the table; a longer text follows below
 
 
 @click.command(epilog=EXAMPLES, short_help="Check xpcap's numbers, or grade students' code.")
@@ -152,9 +152,9 @@ def verify(
     assert against is not None
     if html is not None:
         require_new_file("verify", html, ".html")
-    # a student at home grades what is there; of a submission the rest is missing
-    is_alone = find(against).is_file() and expect is None
-    report = grader(against, expect=None if is_alone else modules, only=only)
+    # A single file is graded for what it defines; a folder for all modules of the exercise
+    is_single = find(against).is_file() and expect is None
+    report = grader(against, expect=None if is_single else modules, only=only)
     _print_report(report, bool(only), as_json)
     if html is not None:
         write_new("verify", html, results.report_page(Path(against).name, report))
@@ -170,7 +170,7 @@ def _entries(folder: Path) -> list[Path]:
     if entries:
         return entries
     got = "has no entries" if folder.is_dir() else "is not a folder"
-    raise DataError("verify", folder, got, expected="a folder with an entry a student")
+    raise DataError("verify", folder, got, expected="a folder with an entry per student")
 
 
 def _print_report(report: Report, only: bool, as_json: bool) -> None:
@@ -189,7 +189,7 @@ def _print_report(report: Report, only: bool, as_json: bool) -> None:
 
 
 def _print_result(cells: tuple[str, str], result: Result) -> None:
-    """Print a row of the table of a grading, and below it what to do."""
+    """Print a row of a grading's table, and below it the advice."""
     where = escape_control(result.where)
     line = results.LINE.fullmatch(where)
     cell = f"line {line[1]}" if line else escape_control(where, MAX_WHERE)
