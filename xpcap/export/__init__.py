@@ -1,4 +1,4 @@
-"""A run as files for other programs, and as a page for browsers.
+"""Export a run as files for other programs, or as a page for browsers.
 
 Open onnx_folder.py first, then onnx_graphs.py; web_folder.py writes the page, whose modules are in
 web/.

@@ -1,4 +1,4 @@
-"""A picture encoder that is an ONNX graph, in front of a captioner's: from pixels to features."""
+"""Add a picture encoder's ONNX graph to a captioner's: from pixels to features."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ PREFIX = "encoder/"  # of the names in its graph
 
 
 def load_encoder(encoder: OnnxEncoder) -> Any:
-    """The encoder's ModelProto with operators of OPSET or newer, its names with a prefix.
+    """The encoder's ModelProto, converted to OPSET or newer, with a prefix before all names.
 
-    DataError : onnx cannot read it, or has no such operators for it.
+    DataError : onnx cannot read or convert it.
     """
     import onnx
     from onnx import version_converter
@@ -27,7 +27,7 @@ def load_encoder(encoder: OnnxEncoder) -> Any:
         onnx.checker.check_model(model)
         if opset_of(model) < OPSET:
             model = version_converter.convert_version(model, OPSET)
-    except Exception as error:  # onnx and protobuf have no error in common
+    except Exception as error:  # errors of onnx and protobuf have no common class
         got = f"cannot be read by onnx {onnx.__version__}"
         raise DataError(
             "export_onnx",
@@ -44,7 +44,7 @@ def is_own(operators: Any) -> bool:
 
 
 def opset_of(model: Any) -> int:
-    """The version of ONNX's own operators in a ModelProto; None: that of graphs without another."""
+    """The version of ONNX's operators in a ModelProto; for None that of graphs without an encoder."""
     versions = () if model is None else model.opset_import
     return max(
         (opset.version for opset in versions if is_own(opset)),
@@ -53,7 +53,7 @@ def opset_of(model: Any) -> int:
 
 
 def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) -> Tensor:
-    """Add a network, with the scaling before it and the pooling behind it.
+    """Add a network, with scaling of the pictures before it and pooling after it.
 
     The input is `pixels` (N, height, width, 3), uint8, of N pictures of one size.
 
@@ -74,7 +74,7 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
         for value in network.input
         if value.name not in {tensor.name for tensor in network.initializer}
     ]
-    batch = source.type.tensor_type.shape.dim[0].dim_value or "N"  # a network may take one picture
+    batch = source.type.tensor_type.shape.dim[0].dim_value or "N"  # it may be fixed at 1
     pixels = graph_input(graph, "pixels", np.uint8, (batch, "height", "width", 3))
     graph.scope = "pixels/"
     x = scaled(pixels, *encoder.size).astype(np.float32)
@@ -108,23 +108,23 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
 
 
 def _reads(node: Any) -> set[str]:
-    """Names that an operator reads, the graphs inside it included."""
+    """Names that an operator reads, including those that its subgraphs read."""
     inner = [
         graph
         for attribute in node.attribute
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
     ]
-    return {*node.input, *(name for graph in inner for each in graph.node for name in _reads(each))}
+    return {*node.input, *(name for graph in inner for n in graph.node for name in _reads(n))}
 
 
-# ---- Pictures scaled as Pillow scales them, but for few levels
+# ---- Scale pictures as Pillow does; few levels differ
 
 
 def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Pictures (N, h, w, 3), uint8, of any size, as (N, height, width, 3), bicubic.
+    """Scale pictures (N, h, w, 3), uint8, of any size, to (N, height, width, 3), bicubic.
 
-    Two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is scaled
-    first where it shrinks by more than twice as many pixels as the width.
+    There are two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is
+    scaled first if it shrinks by more than twice as many pixels as the width.
     """
     graph = pixels.graph
     shape = graph.node("Shape", pixels.name)
@@ -143,7 +143,7 @@ def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
     return Tensor(graph, out, y.like).transpose(0, 2, 3, 1)
 
 
-def _resized(x: Tensor, axis: int, to: int) -> Tensor:
-    how = {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1, "antialias": 1}
-    name = x.graph.node("Resize", x.name, "", "", np.array([to]), axes=[axis], **how)
-    return Tensor(x.graph, name, np.repeat(x.like.take([0], axis), to, axis))
+def _resized(x: Tensor, axis: int, size: int) -> Tensor:
+    bicubic = {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1, "antialias": 1}
+    name = x.graph.node("Resize", x.name, "", "", np.array([size]), axes=[axis], **bicubic)
+    return Tensor(x.graph, name, np.repeat(x.like.take([0], axis), size, axis))

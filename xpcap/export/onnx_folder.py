@@ -1,4 +1,4 @@
-"""A run as a folder of ONNX files: names, metadata, checks, and the whole write."""
+"""Export a run as a folder of ONNX files, with metadata, and check them."""
 
 import importlib.util
 import json
@@ -44,44 +44,46 @@ def export_onnx(
     weights: str = "float32",
     with_encoder: bool = False,
 ) -> Exported:
-    """Write the run's own model to a new folder, as ONNX.
+    """Write the run's model to a new folder, as ONNX.
 
-    ``start.onnx`` computes the state before the first word from features, as the encoder gives
-    them: the run's scaling is part of the graph. ``step.onnx`` computes the scores of the next word
-    and the next state. ``greedy.onnx`` decodes a whole caption. Reranking stays behind.
-    docs/howto/export.md lists names and shapes.
+    ``start.onnx`` computes the state before the first word from the encoder's features; it includes
+    the run's scaling. ``step.onnx`` computes the logits of the next word and the next state.
+    ``greedy.onnx`` decodes a complete caption. Reranking is not exported. docs/howto/export.md lists
+    names and shapes.
 
     Parameters
     ----------
-    weights : of the matrices: ``float32``, or ``float16``, cast when a file is loaded. States and
-        scores are float32
+    weights : dtype of the matrices: ``float32``, or ``float16``, cast when a file is loaded. States
+        and logits are float32
     with_encoder : also write ``pictures.onnx``, from pixels to captions
 
     Raises
     ------
-    DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
-        is no ONNX graph; float16 cannot hold a weight.
-    OptionError : no such `weights`; or the model's cell has no ONNX form.
+    DataError : the package onnx is missing; the folder exists or cannot be written; the encoder is
+        not an ONNX graph; float16 cannot hold a weight.
+    OptionError : `weights` is unknown, or the model's cell has no ONNX form.
     """
     folder = Path(folder)
     with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
     require_exportable("export_onnx", run, folder, weights)
     captioner = GraphCaptioner(run.model, run.scaling, weights)
-    most = run.config.max_words
+    max_words = run.config.max_words
     graphs = {
         START: start_graph(captioner),
         STEP: step_graph(captioner),
-        GREEDY: greedy_graph(captioner, run.vocabulary, most),
+        GREEDY: greedy_graph(captioner, run.vocabulary, max_words),
     }
     network = None
     if with_encoder:
         encoder = _network_of(run)
         network = load_encoder(encoder)
         features = add_encoder(Graph("pictures"), encoder, network, weights)
-        graphs[PICTURES] = greedy_graph(captioner, run.vocabulary, most, features)
-    about = _metadata(run, weights, most)
+        graphs[PICTURES] = greedy_graph(captioner, run.vocabulary, max_words, features)
+    metadata = _metadata(run, weights, max_words)
     files = {
-        name: checked_model(graph, {**about, "graph": name}, network if name == PICTURES else None)
+        name: checked_model(
+            graph, {**metadata, "graph": name}, network if name == PICTURES else None
+        )
         for name, graph in graphs.items()
     }
     write_folder("export_onnx", folder, files)
@@ -89,26 +91,26 @@ def export_onnx(
 
 
 def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> None:
-    """DataError, OptionError, which `caller` begins : as of `export_onnx`, but for the encoder."""
+    """Raise the errors of `export_onnx`, except those of the encoder, in the name of `caller`."""
     try:
         require_form(GraphCaptioner(run.model, run.scaling, weights))
-    except TypeError as error:  # of the tensors that record the equations
+    except TypeError as error:  # raised by the tensors that record the equations
         thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = (
             f"arithmetic and {', '.join(sorted(function.__name__ for function in FUNCTIONS))}"
         )
-        cause = "an equation of whole arrays, without loops over their numbers, has one"
+        cause = "write the step with operations on arrays, without loops over their elements"
         raise OptionError(caller, thing, got, expected, cause) from error
     if importlib.util.find_spec("onnx") is None:
         cause = f"{install('export')} installs it"
-        raise DataError(caller, "the package onnx", "is missing", "it to check the graphs", cause)
+        raise DataError(caller, "the package onnx", "is missing", "it for the checks", cause)
     if weights not in WEIGHTS:
         raise unknown(caller, "`weights`", weights, WEIGHTS)
     require_new_file(caller, folder)
 
 
-def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
-    """Text by name, as ONNX has it: what a caption needs besides the graphs, and their origin."""
+def _metadata(run: Run, weights: str, max_words: int) -> dict[str, str]:
+    """Metadata, as texts: what decoding needs besides the graphs, and their origin."""
     config, vocabulary = run.model.config, run.vocabulary
     special = {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")}
     return {
@@ -117,7 +119,7 @@ def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
         "vocabulary": json.dumps(vocabulary.idx_to_word, ensure_ascii=False),
         "special": json.dumps(special),
         "tokeniser": TOKENISER,
-        "max_words": str(most),
+        "max_words": str(max_words),
         "encoder": in_folder(run.source.encoder or ""),
         "feature_scaling": run.config.recipe.feature_scaling,
         "cell": config.cell,
@@ -128,7 +130,7 @@ def _metadata(run: Run, weights: str, most: int) -> dict[str, str]:
 
 
 def _network_of(run: Run) -> OnnxEncoder:
-    """The run's encoder. DataError : it is none, or no ONNX graph."""
+    """The run's encoder. DataError : there is none, or it is not an ONNX graph."""
     encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):
         got = f"has the encoder {encoder.name!r}, which is not an ONNX graph"
@@ -138,22 +140,22 @@ def _network_of(run: Run) -> OnnxEncoder:
 
 
 def checked_model(graph: Graph, metadata: dict[str, str], encoder: Any = None) -> bytes:
-    """A graph as the content of a file, checked, with what the ModelProto of an encoder declares."""
+    """The content of a graph's file, checked; with the functions and operator sets of an encoder."""
     import onnx
 
-    others = onnx.ModelProto(producer_version=__version__)
+    additions = onnx.ModelProto(producer_version=__version__)
     if encoder is not None:
-        others.ir_version = max(IR_VERSION, encoder.ir_version)
-        others.functions.extend(encoder.functions)
-        others.opset_import.extend(opset for opset in encoder.opset_import if not is_own(opset))
+        additions.ir_version = max(IR_VERSION, encoder.ir_version)
+        additions.functions.extend(encoder.functions)
+        additions.opset_import.extend(opset for opset in encoder.opset_import if not is_own(opset))
     content = graph.to_bytes(metadata, opset_of(encoder))
-    content += others.SerializeToString(deterministic=True)  # one message has the fields of both
+    content += additions.SerializeToString(deterministic=True)  # concatenating merges messages
     onnx.checker.check_model(content, full_check=True)
     return content
 
 
 def write_folder(caller: str, folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by name to a new folder, which is there with all of them or not at all."""
+    """Write files by name to a new folder; after an error there is no folder."""
     with new_folder(caller, folder) as temporary:
         for name, content in files.items():
             path = temporary / name

@@ -1,8 +1,8 @@
-"""A captioner as ONNX graphs: from features to a state, one decoding step, and greedy decoding.
+"""ONNX graphs of a captioner: from features to a state, one decoding step, and greedy decoding.
 
-The equations are those of models/network.py and of the cell, run on tensors that record them. N
-pictures of P regions, V words; a state is the cell's, such as h (N, H) and c (N, H), then what
-`inject` adds and no step changes: image (N, G) and regions (N, P, H).
+They come from the equations of models/network.py and of the cell, run on tensors that record
+operations. There are N pictures of P regions and V words. A state has the cell's arrays, such as h
+(N, H) and c (N, H), then constants of `inject`: image (N, G) and regions (N, P, H).
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from xpcap.onnx_graph import Graph
 from xpcap.plain_code import plain
 from xpcap.reranking.index import keeps_all
 
-WEIGHTS = ("float32", "float16")  # of matrices in a file; sums and states are float32
+WEIGHTS = ("float32", "float16")  # dtypes of matrices in a file; sums and states are float32
 
 
 class _Parameters(dict[str, Array]):
@@ -41,7 +41,7 @@ class _Parameters(dict[str, Array]):
 
 
 class _Tensors(Workspace):
-    """Memory of new tensors of a graph."""
+    """A workspace that returns new tensors of a graph."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(np.empty(0, np.float32))
@@ -51,8 +51,8 @@ class _Tensors(Workspace):
         return Tensor(self._graph, None, np.zeros(shape, dtype or self.dtype))
 
 
-class _Recorded(Network):
-    """A network whose arrays are tensors of a graph, and its last step's attention."""
+class _RecordedNetwork(Network):
+    """A network whose arrays are tensors of a graph; it keeps the attention of its last step."""
 
     attention: Attention | None = None
 
@@ -62,7 +62,7 @@ class _Recorded(Network):
 
 
 class GraphCaptioner:
-    """The equations of a model, which add themselves to a graph.
+    """Adds the equations of a model to a graph.
 
     Parameters
     ----------
@@ -79,16 +79,16 @@ class GraphCaptioner:
 
     @property
     def state(self) -> list[str]:
-        """Names of the arrays of a state that change from step to step."""
+        """Names of the arrays of a state that steps change."""
         return [name.replace(" ", "_") for name in self.config.recurrent.states]
 
     @property
     def constants(self) -> list[str]:
-        """Names of the arrays of a state that do not change."""
+        """Names of the arrays of a state that stay the same."""
         return ["image"] * self.config.every_step + ["regions"] * self.config.attends
 
     def features(self, graph: Graph) -> Tensor:
-        """The encoder's features, raw, as an input."""
+        """An input with the encoder's features, not scaled."""
         return graph_input(graph, "features", np.float32, ("N", *self.config.feature_shape))
 
     def preprocess(self, features: Tensor) -> Tensor:
@@ -101,14 +101,14 @@ class GraphCaptioner:
 
     def start(self, x: Tensor) -> list[Tensor]:
         """The state before the first word, from preprocessed features."""
-        with plain():  # no fast version takes these tensors
+        with plain():  # fast versions do not take these tensors
             x.graph.scope = "start/"
             return [*self._network(x.graph).start(x)]
 
     def step(self, words: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Any]:
-        """Scores, the next state and, of a model that attends, the weights of regions."""
+        """Logits, the next state and, for a model with attention, the weights of regions."""
         graph = words.graph
-        with plain():  # no fast version takes these tensors
+        with plain():  # fast versions do not take these tensors
             network = self._network(graph)
             graph.scope = "word/"
             a = network.project(words)
@@ -118,23 +118,23 @@ class GraphCaptioner:
             scores = network.scores(state[0])
         return scores, [*state], network.attention and network.attention.weights
 
-    def _network(self, graph: Graph) -> _Recorded:
+    def _network(self, graph: Graph) -> _RecordedNetwork:
         params: Any = _Parameters(
             (name, weight(graph, name, array, self._half and array.ndim > 1))
             for name, array in self._params.items()
         )
 
-        return _Recorded(self.config, params, _Tensors(graph))
+        return _RecordedNetwork(self.config, params, _Tensors(graph))
 
 
 # ---- The graphs
 
 
 def start_graph(captioner: GraphCaptioner, index: Projection | None = None) -> Graph:
-    """Features to the state before the first word.
+    """The graph from features to the state before the first word.
 
-    `index` : of a PhotoIndex, to compute `projected` (N, d) as well, a photo's direction times its
-    norm, and of few photos the norm of its feature, `norm` (N,)
+    `index` : projection of a PhotoIndex; adds the output `projected` (N, d), the projected feature,
+    and if the projection keeps all components, `norm` (N,), the norm of the centred feature
     """
     graph = Graph("start")
     x = captioner.preprocess(captioner.features(graph))
@@ -152,9 +152,9 @@ def start_graph(captioner: GraphCaptioner, index: Projection | None = None) -> G
 
 
 def step_graph(captioner: GraphCaptioner, batch: int = BATCH) -> Graph:
-    """Words and a state to the scores of the next words, and the next state.
+    """The graph from words and a state to the logits of the next words, and the next state.
 
-    `batch` : captions of the example that is recorded
+    `batch` : number of captions in the recorded example
     """
     graph, config = Graph("step"), captioner.config
     words = graph_input(graph, "words", np.int64, ("N",), batch)
@@ -173,7 +173,7 @@ def step_graph(captioner: GraphCaptioner, batch: int = BATCH) -> Graph:
 
 
 def require_form(captioner: GraphCaptioner) -> None:
-    """Raise TypeError if the cell's step cannot be recorded, or only for one number of captions."""
+    """Raise TypeError if the cell's step cannot be recorded, or its graph depends on the batch size."""
     small, large = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
     sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (small, large))
     if small.part.operators != large.part.operators or next(sizes) != next(sizes):
@@ -181,19 +181,22 @@ def require_form(captioner: GraphCaptioner) -> None:
 
 
 def greedy_graph(
-    captioner: GraphCaptioner, vocabulary: Vocabulary, most: int, features: Tensor | None = None
+    captioner: GraphCaptioner,
+    vocabulary: Vocabulary,
+    max_words: int,
+    features: Tensor | None = None,
 ) -> Graph:
-    """Features to the likeliest word at each step, up to `most` words, END included.
+    """The graph from features to the likeliest word at each step, up to `max_words` including END.
 
-    `features` : computed in a graph from an input of its own; None: they are the input
+    `features` : the result of a graph that computes features; None: they are the input
     """
     if features is None:
         features = captioner.features(Graph("greedy"))
     graph = features.graph
     state = captioner.start(captioner.preprocess(features))
     state, constants = state[: len(captioner.state)], state[len(captioner.state) :]
-    none: Any = np.zeros_like(state[0][:, 0], np.int64)
-    carried = [none + vocabulary.start, none > 0, *state]
+    zeros: Any = np.zeros_like(state[0][:, 0], np.int64)
+    carried = [zeros + vocabulary.start, zeros > 0, *state]
     names = ["words", "ended", *captioner.state]
     with graph.body("word") as body:
         graph.input("round", np.int64, ())
@@ -204,11 +207,11 @@ def greedy_graph(
         ]
         scores, after, _ = captioner.step(words, [*state, *constants])
         graph.scope = "choice/"
-        never = np.zeros(len(vocabulary), np.float32)
-        never[[vocabulary.null, vocabulary.start, vocabulary.unk]] = -np.inf
-        allowed = scores + weight(graph, "never", never)
+        banned = np.zeros(len(vocabulary), np.float32)
+        banned[[vocabulary.null, vocabulary.start, vocabulary.unk]] = -np.inf
+        allowed = scores + weight(graph, "never", banned)
         chosen: Any = np.where(ended, vocabulary.null, allowed.argmax(axis=1))
-        top = scores.max(axis=1)  # probabilities are over the whole vocabulary, as in decoding
+        top = scores.max(axis=1)  # probabilities include banned words, as in decoding
         total = np.exp(scores - top[:, None]).sum(axis=1)
         likelihood: Any = np.where(ended, np.float32(0), np.exp(allowed.max(axis=1) - top) / total)
         over = ended | (chosen == vocabulary.end)
@@ -219,7 +222,7 @@ def greedy_graph(
         graph_output(graph, "likelihood", likelihood)
     graph.scope = "captions/"
     ends = [*(f"last of {name}" for name in names), "ids", "likelihoods"]
-    first = (np.int64(most), np.bool_(True), *(x.name for x in carried))
+    first = (np.int64(max_words), np.bool_(True), *(x.name for x in carried))
     graph.add("Loop", *first, outputs=ends, body=body)
     ids, sizes = graph.node("Transpose", "ids"), (row_count(features), "T")
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]

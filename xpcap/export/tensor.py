@@ -1,7 +1,7 @@
-"""A tensor that records what is done to it as operators of ONNX.
+"""A tensor that records operations on it as operators of ONNX.
 
-NumPy's functions and operators work on it as on an array, so that an equation, run once on such
-tensors, is its own ONNX form. They write in place and through views as arrays do.
+NumPy's functions and operators work on it as on an array, so running an equation once on such tensors
+gives its ONNX form. Writing in place and through views works as for arrays.
 """
 
 import functools
@@ -16,13 +16,13 @@ from xpcap.onnx_graph import ELEMENTS, Graph, Size
 from xpcap.ops import sigmoid
 from xpcap.ops.softmax import softmax
 
-BATCH = 7  # pictures of an example; a graph takes any number of them, along the first axis
-LAST = (1 << 63) - 1  # end of a slice that takes all
-Producers = Mapping[str, tuple[Any, Sequence[str]]]  # a value's operator, and what that reads
+BATCH = 7  # pictures in a recorded example; the graph takes any number, along the first axis
+SLICE_END = (1 << 63) - 1  # end of a slice that takes everything
+Producers = Mapping[str, tuple[Any, Sequence[str]]]  # value to its operator and inputs
 
 
 class UnsupportedError(TypeError):
-    """An operation has no ONNX form here."""
+    """An operation that cannot be recorded as ONNX."""
 
 
 class Tensor(NDArrayOperatorsMixin):
@@ -31,7 +31,7 @@ class Tensor(NDArrayOperatorsMixin):
     Parameters
     ----------
     graph : the graph under construction
-    name : of the value; None: nothing was written to it yet
+    name : name of the value; None: nothing has been written to it yet
     like : an array of its shape and dtype, with BATCH rows for N
     """
 
@@ -47,21 +47,21 @@ class Tensor(NDArrayOperatorsMixin):
         return self._name
 
     def write(self, value: Any) -> "Tensor":
-        """Let it have another value from now on; return it."""
+        """Replace its value, and return it."""
         if not isinstance(value, Tensor) or value.shape != self.shape:
             value = np.zeros_like(self) + value
         self._name = value.astype(self.dtype).name
         return self
 
     def record(self, kind: str, *inputs: Any, like: np.ndarray, **attributes: Any) -> "Tensor":
-        """The result of an operator, as `like`; arrays and numbers it reads become constants."""
+        """The result of an operator, with the shape of `like`; inputs that are arrays are constants."""
         names = [x.name if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
         return Tensor(self.graph, self.graph.node(kind, *names, **attributes), like)
 
-    # ---- What an array has
+    # ---- Attributes of an array
 
     @property
-    def T(self) -> "Tensor":  # noqa: N802 - as NumPy has it
+    def T(self) -> "Tensor":  # noqa: N802 - NumPy's name
         return self.transpose()
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Tensor(NDArrayOperatorsMixin):
         return Tensor(self.graph, self.name, self.like)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The first axis of the result is whatever the others leave of the size."""
+        """Reshape; the size of the first axis is inferred."""
         return View(self, self.like.reshape(*shape), _reshaped, writable=True)
 
     def transpose(self, *axes: Any) -> "Tensor":
@@ -91,7 +91,7 @@ class Tensor(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> "Tensor":
         if isinstance(key, Tensor | np.ndarray) and key.dtype.kind in "iu":
-            return _taken(self, key)
+            return _take(self, key)
         key = key if isinstance(key, tuple) else (key,)
         if not all(item is None or isinstance(item, int | slice | type(Ellipsis)) for item in key):
             raise UnsupportedError("an index that is neither a number nor a slice")
@@ -106,18 +106,18 @@ class Tensor(NDArrayOperatorsMixin):
             if step < 1:
                 raise UnsupportedError("a slice that runs backwards")
             if (start, stop, step) != (0, n, 1):
-                cuts.append((start, LAST if stop == n else stop, axis, step))
-        keeps_axes = all(isinstance(part, slice) for part in key)
+                cuts.append((start, SLICE_END if stop == n else stop, axis, step))
+        keeps_axes = all(isinstance(item, slice) for item in key)
         if keeps_axes and not cuts:
             return self
 
-        def part(x: Tensor, like: np.ndarray) -> Tensor:
+        def read(x: Tensor, like: np.ndarray) -> Tensor:
             if cuts:
                 ends = (np.array(end, np.int64) for end in zip(*cuts, strict=True))
                 x = x.record("Slice", x, *ends, like=like)
             return x if keeps_axes else _reshaped(x, like)
 
-        return View(self, self.like[key], part, writable=not cuts)
+        return View(self, self.like[key], read, writable=not cuts)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self[key].write(value)
@@ -128,7 +128,7 @@ class Tensor(NDArrayOperatorsMixin):
             return functools.partial(function, self)
         raise AttributeError(name) if name.startswith("__") else UnsupportedError(name)
 
-    # ---- What NumPy does to it
+    # ---- NumPy's protocols
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = (None,), **options: Any
@@ -161,9 +161,9 @@ class Tensor(NDArrayOperatorsMixin):
 
 
 class View(Tensor):
-    """A view of a tensor, which changes with it: `read` makes its value of the base's.
+    """A view of a tensor, which changes with it: `read` computes its value from the base's.
 
-    `writable` : it has all numbers of its base, in their order
+    `writable` : it has all elements of its base, in their order
     """
 
     def __init__(
@@ -174,42 +174,44 @@ class View(Tensor):
         writable: bool = False,
     ) -> None:
         super().__init__(base.graph, None, like)
-        self._base, self._read, self._writable, self._of = base, read, writable, ""
+        self._base, self._read, self._writable = base, read, writable
+        self._base_name = ""  # name of the base's value when the view was read
 
     @property
     def name(self) -> str:
-        if self._of != self._base.name:
-            self._of, self._name = self._base.name, self._read(self._base, self.like).name
+        if self._base_name != self._base.name:
+            self._base_name = self._base.name
+            self._name = self._read(self._base, self.like).name
         return super().name
 
     def write(self, value: Any) -> Tensor:
         if not self._writable:
             raise UnsupportedError("writing to a part of an array")
-        whole = Tensor(self.graph, None, self.like).write(value)
-        self._base.write(_reshaped(whole, self._base.like))
+        written = Tensor(self.graph, None, self.like).write(value)
+        self._base.write(_reshaped(written, self._base.like))
         return self
 
 
 def weight(graph: Graph, name: str, array: np.ndarray, half: bool = False) -> Tensor:
-    """An array that a graph stores under a name, as float16 if `half`."""
+    """An array that a graph stores under this name, as float16 if `half`."""
     return Tensor(graph, graph.constant(array, name, half), array)
 
 
 def graph_input(
     graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size], batch: int = BATCH
 ) -> Tensor:
-    """An input of a graph, with letters for sizes that vary, which are `batch` in the example."""
+    """An input of a graph; sizes that are letters vary, and are `batch` in the example."""
     like = np.zeros([batch if isinstance(size, str) else size for size in shape], dtype)
     return Tensor(graph, graph.input(name, dtype, shape), like)
 
 
 def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
-    """Declare an output, of other `sizes` than its example if they are given."""
+    """Declare an output; `sizes` replace those of its example."""
     graph.output(name, x.name, x.dtype, sizes or (row_count(x), *x.shape[1:])[: x.ndim])
 
 
 def row_count(x: Tensor) -> Size:
-    """N, or the number of pictures that a graph is made for."""
+    """N, or the fixed number of pictures of a graph."""
     return "N" if x.shape[:1] in ((), (BATCH,)) else len(x)
 
 
@@ -228,7 +230,7 @@ def _into(out: Any, result: Tensor) -> Tensor:
 
 
 def _fused(quotient: Tensor) -> Tensor:
-    """A quotient; of the equation of a function in FUSED its operator, which runtimes do faster."""
+    """A quotient; one that ends the equation of a function in FUSED becomes its faster operator."""
     graph = quotient.graph
     producers = {} if graph.part.name == "pattern" else _producers(graph)
     for kind, function in FUSED.items() if producers else ():
@@ -240,13 +242,13 @@ def _fused(quotient: Tensor) -> Tensor:
 
 
 def _fits(
-    part: str, pattern: Producers, name: str, producers: Producers, names: dict[str, str]
+    node: str, pattern: Producers, name: str, producers: Producers, names: dict[str, str]
 ) -> bool:
-    """True if a value is computed as a part of a pattern is, from one x, which goes to `names`."""
-    if part not in pattern:  # x, or a constant
-        return names.setdefault(part, name if part == "x" else part) == name
-    (expected, parts), (operator, inputs) = pattern[part], producers.get(name, ("", ()))
-    pairs = zip(parts, inputs, strict=False)
+    """True if a value is computed like a node of a pattern; `names` receives the value that is x."""
+    if node not in pattern:  # x, or a constant
+        return names.setdefault(node, name if node == "x" else node) == name
+    (expected, nodes), (operator, inputs) = pattern[node], producers.get(name, ("", ()))
+    pairs = zip(nodes, inputs, strict=False)
     return expected == operator and all(_fits(p, pattern, n, producers, names) for p, n in pairs)
 
 
@@ -301,8 +303,8 @@ def _zeros(x: Tensor, dtype: DTypeLike | None = None) -> Tensor:
     return zeros.astype(dtype or x.dtype)
 
 
-def _taken(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
-    """Rows of a table; of one that is stored as float16, only they are cast."""
+def _take(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
+    """Rows of a table; if it is stored as float16, only these rows are cast."""
     like, half = np.take(table.like, _like(ids), axis=axis), f"{table.name}.float16"
     if half not in table.graph.weights:
         return table.record("Gather", table, ids, like=like, axis=axis)
@@ -310,7 +312,7 @@ def _taken(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
     return stored.record("Gather", stored, ids, like=like.astype("f2"), axis=axis).astype("f4")
 
 
-# Functions that end with a quotient, by ONNX's name
+# Functions whose equations end with a quotient, by ONNX's name
 FUSED: dict[str, Callable[..., Any]] = {"Sigmoid": sigmoid, "Softmax": softmax}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.sum: _reduced("ReduceSum", np.sum),
@@ -322,8 +324,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     ),
     np.where: _where,
     np.concatenate: _concatenated,
-    np.take: _taken,
-    np.dot: np.matmul,  # of one or two axes
+    np.take: _take,
+    np.dot: np.matmul,  # for arrays of one or two axes
     np.reshape: lambda x, shape: x.reshape(shape),
     np.transpose: lambda x, axes=(): x.transpose(*axes or ()),
     np.clip: lambda x, low, high: np.minimum(np.maximum(x, low), high),

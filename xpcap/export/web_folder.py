@@ -1,4 +1,4 @@
-"""A run as a static page that captions in the browser: its files, manifest, and checks."""
+"""Export a run as a static page that captions in the browser: files, manifest, and checks."""
 
 import gzip
 import hashlib
@@ -40,17 +40,17 @@ from xpcap.shapes.scenes import COLOURS
 
 FORMAT = 3  # of the manifest, which captioner.js reads
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
-SHA256 = {  # of its files that a page needs, to that of the version
+SHA256 = {  # digests of the files that a page needs
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": (
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
     ),
 }
 TARBALL = f"{RUNTIME}-{VERSION}.tgz"
-RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
-MAX_RUNTIME_BYTES = 64 << 20  # bytes of a file of the runtime
-WIDTH = 5  # of the beam of a run that reranks nothing, and captions that are shown
-# Behind names of files as of `compress`: some servers refuse suffixes without a type
+RUNTIME_PATHS = (TARBALL, f"node_modules/{RUNTIME}")  # where npm puts it
+MAX_RUNTIME_BYTES = 64 << 20  # of a file of the runtime
+WIDTH = 5  # of the beam of a run without reranking; also the number of captions shown
+# Suffix of compressed files; some servers refuse suffixes without a known type
 PACKED = ".bin"
 
 
@@ -63,19 +63,19 @@ def export_web(
 ) -> Exported:
     """Write a page that captions pictures in the browser to a new folder.
 
-    The page computes a picture's features, decodes with a beam, and ranks the captions as the run
-    does. A run that reranks nothing has a beam of 5. Nothing that it is given leaves the browser.
+    The page computes a picture's features, decodes with a beam, and reranks the captions as the run
+    does. Without reranking, the beam has width 5. Pictures do not leave the browser.
 
     Parameters
     ----------
-    runtime : npm's package onnxruntime-web of the version `VERSION`, as a .tgz or unpacked. None:
-        the one in the working folder, or its node_modules
-    weights : of the matrices, as in `export_onnx`
+    runtime : npm's package onnxruntime-web, version `VERSION`, as a .tgz or unpacked. None: the one
+        in the working folder or its node_modules
+    weights : dtype of the matrices, as in `export_onnx`
 
     Raises
     ------
-    DataError : the package onnx or the runtime is missing, or is of another version; the folder
-        exists or cannot be written to; the run's encoder is no ONNX graph and no histogram.
+    DataError : the package onnx or the runtime is missing, or has another version; the folder exists
+        or cannot be written; the run's encoder is neither an ONNX graph nor histogram.
     OptionError : as in `export_onnx`.
     """
     from PIL import Image
@@ -104,13 +104,13 @@ def export_web(
     if reranker:
         graphs["reranking.safetensors"] = _reranking(reranker)
     files: dict[str, bytes] = {}
-    listed: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     program = {"ort.wasm": engine["ort-wasm-simd-threaded.wasm"]}
     for subfolder, itemsize, contents in (("weights", 2, graphs), ("runtime", 1, program)):
         for name, content in contents.items():
             path = f"{subfolder}/{name}{PACKED}"
             files[path] = stored = compress(content, itemsize)
-            listed[name] = {
+            entries[name] = {
                 "path": path,
                 "planes": itemsize,
                 "bytes": len(content),
@@ -126,7 +126,7 @@ def export_web(
         "xpcap": __version__,
         "runtime": f"{RUNTIME} {VERSION}",
         "weights": weights,
-        "files": listed,
+        "files": entries,
         "vocabulary": words,
         "unspaced": [i for i, word in enumerate(words) if gaps([word, word])[0] == ""],
         "special": {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")},
@@ -138,7 +138,7 @@ def export_web(
             for name in ("width", "length_penalty", "max_length", "forbid", "no_stutter")
         },
         "best": WIDTH,
-        "reranking": _settings(reranker),
+        "reranking": _reranking_settings(reranker),
         "pictures": {
             "most_pixels": Image.MAX_IMAGE_PIXELS or 1 << 53,
             "most_bytes": MAX_BYTES,
@@ -168,7 +168,7 @@ def export_web(
 def _encoder_of(run: Run) -> Encoder:
     encoder = run.encoder("export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
-        got = f"has the encoder {encoder.name!r}, which runs in Python alone"
+        got = f"has the encoder {encoder.name!r}, which runs only in Python"
         expected = "efficientnet-lite2, onnx:FILE or histogram"
         cause = "export the encoder as ONNX, and train on its features"
         raise DataError("export_web", run.path, got, expected=expected, cause=cause)
@@ -176,13 +176,13 @@ def _encoder_of(run: Run) -> Encoder:
 
 
 def _policy(run: Run) -> Beam:
-    """The beam that makes captions, within the limits of the run."""
+    """The beam that decodes captions, within the limits of the run."""
     policy = run.decoder(None if run.reranker else Beam(WIDTH, n_best=WIDTH)).policy
     assert isinstance(policy, Beam)
     return policy
 
 
-def _settings(reranker: Reranker | None) -> dict[str, Any] | None:
+def _reranking_settings(reranker: Reranker | None) -> dict[str, Any] | None:
     if reranker is None:
         return None
     return {
@@ -195,7 +195,7 @@ def _settings(reranker: Reranker | None) -> dict[str, Any] | None:
 
 
 def _reranking(reranker: Reranker) -> bytes:
-    """The index of photos without their names, as safetensors, with the hash of each word."""
+    """The index of photos, without their names, as safetensors, with the hash of each word."""
     from safetensors.numpy import save
 
     arrays, hashes = arrays_of(reranker.index), Hashes()
@@ -210,29 +210,27 @@ def _reranking(reranker: Reranker) -> bytes:
 # ---- The runtime
 
 
-def _runtime(given: str | Path | None) -> dict[str, bytes]:
+def _runtime(package: str | Path | None) -> dict[str, bytes]:
     """The runtime's files by name, each checked by its digest."""
-    how = f"`npm pack {RUNTIME}@{VERSION}` downloads {TARBALL}"
-    path = next((Path(known) for known in RUNTIME_PATHS if Path(known).exists()), None)
-    path = path if given is None else Path(given)
+    remedy = f"`npm pack {RUNTIME}@{VERSION}` downloads {TARBALL}"
+    path = next((Path(usual) for usual in RUNTIME_PATHS if Path(usual).exists()), None)
+    path = path if package is None else Path(package)
     if path is None or not path.exists():
-        place = " or ".join(RUNTIME_PATHS) + " in this folder" if path is None else str(path)
-        cause = f"{how}, and `runtime` names it elsewhere"
-        raise DataError(
-            "export_web", f"{RUNTIME} {VERSION}", "is missing", expected=place, cause=cause
-        )
+        expected = " or ".join(RUNTIME_PATHS) + " in this folder" if path is None else str(path)
+        cause = f"{remedy}; if it is elsewhere, give `runtime`"
+        raise DataError("export_web", f"{RUNTIME} {VERSION}", "is missing", expected, cause)
     try:
         files = _unpacked(path) if path.is_dir() else _untarred(path)
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         got = f"cannot be read as npm's package {RUNTIME}"
         reason = " ".join(str(error).split())[:200]
         expected = f"its .tgz, or the folder that it unpacks to: {reason}"
-        raise DataError("export_web", path, got, expected=expected, cause=how) from error
+        raise DataError("export_web", path, got, expected=expected, cause=remedy) from error
     for name, content in files.items():
         if (digest := hashlib.sha256(content).hexdigest()) != SHA256[name]:
             thing, got = f"{name} of {path}", f"has SHA-256 {digest}"
-            expected = f"{SHA256[name]}, that of {RUNTIME} {VERSION}"
-            cause = f"another version, or damaged? {how}"
+            expected = f"{SHA256[name]}, as in {RUNTIME} {VERSION}"
+            cause = f"another version, or damaged? {remedy}"
             raise DataError("export_web", thing, got, expected=expected, cause=cause)
     return files
 
@@ -243,7 +241,7 @@ def _unpacked(folder: Path) -> dict[str, bytes]:
 
 
 def _untarred(path: Path) -> dict[str, bytes]:
-    """Members of a tar file, read into memory: no path in it is ever written to."""
+    """Members of a tar file, read into memory, so that no path of the file is written."""
     files = {}
     with tarfile.open(path, "r:gz") as tar:
         for name in SHA256:
@@ -259,10 +257,10 @@ def _untarred(path: Path) -> dict[str, bytes]:
 
 
 def compress(content: bytes, itemsize: int = 1) -> bytes:
-    """Bytes, shuffled and gzipped: of items of `itemsize` bytes the first bytes, then the second.
+    """Shuffle and gzip bytes: the first byte of each item of `itemsize` bytes, then the second, ...
 
     The high bytes of float16 weights are similar, and compress better next to each other. Browsers
-    have gzip, which also notices a damaged file.
+    decompress gzip, and detect damage.
     """
     shuffled = b"".join(content[first::itemsize] for first in range(itemsize))
     return gzip.compress(shuffled, 9, mtime=0)
