@@ -182,14 +182,14 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
             run_forward=keep_last,
             run_backward=lambda _, dh, cache, *rest: RNN.run_backward(dh, SEEN[0], *rest),
         ),
-        "while another cache is alive",
+        "with another cache alive",
         "differs from the one alone",
     ),
-    "memory_reused": (changed(run_backward=add_up), "Wh, in arrays of NaN", "differs"),
+    "memory_reused": (changed(run_backward=add_up), "Wh, in memory of NaN", "differs"),
     "rows_alone": (
         changed(run_forward=lambda found, *_: (found[0] - found[0].mean(axis=0), found[1])),
         "h of sequence 0",
-        "differs from that of the sequence alone",
+        "differs from that of the sequence by itself",
     ),
     "steps_compose": (
         changed(advance=lambda state, *_: tuple(0.9 * x for x in state)),
@@ -230,7 +230,7 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
     with refuses(ContractError, thing="h of step 0", got="differs"):
         check_cell("broken", [contract.steps_compose])
     for change, got in (
-        (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of a state"),
+        (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of the state"),
         (lambda found, *_: (*found[:2], {}), "returns no gradient"),
     ):
         monkeypatch.setitem(CELLS, "broken", changed(run_backward=change))

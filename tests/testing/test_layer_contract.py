@@ -161,13 +161,13 @@ BROKEN = {
     "a cache outside": (
         contract.caches_apart,
         (forward_kept_outside, lambda dout, cache: backward(dout, SEEN[0])),
-        "the gradient of x, while another cache is alive,",
+        "the gradient of x, with another cache alive,",
         "differs from the one alone",
     ),
     "a cache that is used up": (
         contract.caches_apart,
         (lambda x, w: (x * w, (x.copy(), w)), backward_that_uses_up),
-        "the gradient of w, while another cache is alive,",
+        "the gradient of w, with another cache alive,",
         "differs from the one alone",
     ),
     "strides ignored": (
@@ -216,5 +216,5 @@ def test_layers_whose_shapes_or_upstream_gradients_are_unknown_are_refused() -> 
         check_layer(forward, lambda dy, cache: None, SHAPES)
     with refuses(OptionError, thing="size", got="'Q' does not exist"):
         check_layer(forward, backward, SHAPES, sizes={"Q": 3})
-    with refuses(OptionError, thing="backward", got="dC=None", expected="cache and some of dout"):
+    with refuses(OptionError, thing="backward", got="dC=None", expected="cache and at least one of dout"):
         check_layer(forward, lambda dout, cache, dC=None: None, SHAPES)

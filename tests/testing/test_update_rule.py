@@ -108,7 +108,7 @@ BROKEN = {
         contract.writes_stated, replace(SGD, update=doubled), "dw of w (3, 4) of float32", "has ch",
     ),
     "w rebound": (
-        contract.writes_stated, replace(SGD, update=moved), "w (3, 4) of float32", "keeps some",
+        contract.writes_stated, replace(SGD, update=moved), "w (3, 4) of float32", "has elements that did not change",
     ),
     "a number that is written to": (
         contract.writes_stated, replace(SGD, update=lowered), "config of w (3, 4)", "0.05",

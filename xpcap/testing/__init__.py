@@ -1,6 +1,6 @@
-"""Contracts for tests of your layers, cells and update rules: all that xpcap relies on.
+"""Contracts for tests of your layers, cells and update rules: everything that xpcap relies on.
 
-cell.py is the longest of them, and claims.py has what they share. `import xpcap` does not load it.
+claims.py has the comparisons that all contracts use. `import xpcap` does not load this subpackage.
 """
 
 from xpcap.errors import ContractError

@@ -1,11 +1,11 @@
-"""The contract of a recurrent cell: what a captioner relies on, one function for each claim.
+"""The contract of a recurrent cell: what a captioner relies on, a function for each claim.
 
 ::
 
     from xpcap.testing import check_cell
     check_cell("mgu")
 
-holds a cell in `xpcap.layers.CELLS` to all of it.
+checks all claims for a cell in `xpcap.layers.CELLS`.
 """
 
 import itertools
@@ -43,11 +43,11 @@ DROPOUT = 0.4
 STEP = 11  # of training, which decides the dropout masks
 
 
-# ---- What claims are about
+# ---- The objects of claims
 
 
 class Trial(NamedTuple):
-    """A cell, and the captioner to try it in."""
+    """A cell, and options of a captioner to test it in."""
 
     cell: str
     inject: str = "init"
@@ -57,7 +57,7 @@ class Trial(NamedTuple):
         return f"cell {self.cell!r} with inject {self.inject!r} and dropout {self.dropout}"
 
     def captioner(self, dtype: Any = np.float64) -> CaptioningRNN:
-        """A captioner whose weights are all large enough to matter."""
+        """A captioner whose weights are all large enough to affect results."""
         shape = (P, D) if has_attention(self.inject) else D
         model = CaptioningRNN(
             WORDS, shape, W, H, self.cell, dtype, dropout=self.dropout, inject=self.inject, seed=5
@@ -72,11 +72,11 @@ class Trial(NamedTuple):
         return np.random.default_rng(2).standard_normal((len(CAPTIONS), *grid, D))
 
     def words(self, t: int, model: CaptioningRNN) -> Array:
-        """The words of CAPTIONS at step t, where the model is."""
+        """The words of CAPTIONS at time step t, on the model's device."""
         return asarray(CAPTIONS[:, t], like=model.params.flat)
 
     def loop(self, dtype: Any = np.float64, seed: int = 3) -> "Loop":
-        """The cell's loop by itself, over sequences of STEPS."""
+        """The cell's loop without a captioner, over sequences of STEPS."""
         model, rng = self.captioner(dtype), np.random.default_rng(seed)
         cell, G, N = CELLS[self.cell], model.config.columns, len(STEPS)
         rows = PackedSequences.of([3, 2, 2], N)
@@ -95,13 +95,13 @@ class Trial(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop of a cell over rows, and all that it takes."""
+    """A loop of a cell over rows, with all its arguments."""
 
     cell: Cell
     rows: PackedSequences
     steps: tuple[int, ...]  # of each sequence
-    arrays: dict[str, Array]  # whatever has a gradient, under the name that messages have for it
-    inputs: dict[str, Array]  # the weight and the bias of the pre-activation
+    arrays: dict[str, Array]  # all arrays that have a gradient, by their name in messages
+    inputs: dict[str, Array]  # weight and bias of the pre-activation
     dh: Array  # (R, H), the upstream gradient
 
     @property
@@ -121,13 +121,13 @@ class Loop(NamedTuple):
         return {name: self.arrays[name] for name in names} | self.inputs
 
     def attention(self) -> Attention | None:
-        """The term of attention, if there is one."""
+        """The attention, if there is any."""
         if "Wattn" not in self.arrays:
             return None
         return Attention(self.arrays["the regions"], self.arrays["Wattn"])
 
     def forward(self, memory: Workspace | None = None) -> tuple[Array, Any]:
-        """h (R, H), and what `backward` takes."""
+        """h (R, H), and the cache for `backward`."""
         term = self.attention()
         h, cache = self.cell.rows_forward(self.a, self.state0, self.params, self.rows, memory, term)
         return h, (cache, term)
@@ -138,22 +138,22 @@ class Loop(NamedTuple):
         da, dstate0, param_grads = self.cell.rows_backward(self.dh, loop, memory)
         names = self.cell.states
         if len(dstate0) != len(names):
-            fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
+            fail("rows_backward", f"returns {len(dstate0)} gradients of the state", len(names))
         grads = {"the pre-activation": da}
         grads |= {f"initial {name}": x for name, x in zip(names, dstate0, strict=True)}
         grads |= {name: x for name, x in param_grads.items() if name not in self.inputs}
         if term is not None:
-            dh0 = get_array_module(da).zeros_like(self.state0[0])  # no state is made of regions
+            dh0 = get_array_module(da).zeros_like(self.state0[0])  # h0 is not made of regions here
             grads["the regions"], grads["Wattn"] = term.gradients(da, dh0, self.rows)
         for name in self.arrays:
             if name not in grads:
-                fail("rows_backward", "returns no gradient", f"one of {name}")
+                fail("rows_backward", "lacks a gradient", f"the gradient of {name}")
         return {name: grads[name] for name in self.arrays}
 
     def run(self, memory: Workspace | None = None) -> dict[str, Array]:
         """h and all gradients."""
         h, cache = self.forward(memory)
-        h = h.copy()  # may lie in the memory
+        h = h.copy()  # it may be in `memory`, which is reused
         grads = self.backward(cache, memory)
         return {"h": h} | {f"the gradient of {name}": x for name, x in grads.items()}
 
@@ -162,19 +162,16 @@ class Loop(NamedTuple):
         firsts = [0, *itertools.accumulate(self.rows.batch_sizes)]
         return [first + sequence for first in firsts[: self.steps[sequence]]]
 
-    def alone(self, sequence: int) -> Self:
-        """The loop over one of the sequences."""
-        rows_of, only, arrays = (
-            self.rows_of(sequence),
-            slice(sequence, sequence + 1),
-            dict(self.arrays),
-        )
-        arrays["the pre-activation"] = self.a[rows_of]
+    def single(self, sequence: int) -> Self:
+        """The loop over only this sequence."""
+        numbers, only = self.rows_of(sequence), slice(sequence, sequence + 1)
+        arrays = dict(self.arrays)
+        arrays["the pre-activation"] = self.a[numbers]
         for name in arrays:
             if name.startswith("initial ") or name == "the regions":
                 arrays[name] = arrays[name][only]
-        rows, steps = PackedSequences.full(1, len(rows_of)), self.steps[only]
-        return self._replace(rows=rows, steps=steps, arrays=arrays, dh=self.dh[rows_of])
+        rows, steps = PackedSequences.full(1, len(numbers)), self.steps[only]
+        return self._replace(rows=rows, steps=steps, arrays=arrays, dh=self.dh[numbers])
 
 
 Claim = Callable[[Trial], None]
@@ -184,10 +181,10 @@ Claim = Callable[[Trial], None]
 
 
 def step_gradient(trial: Trial) -> None:
-    """The gradient of one step is that of finite differences.
+    """The gradients of a time step match finite differences.
 
-    Of each block of the pre-activation, array of the state and parameter, by itself: a loop would
-    mix them.
+    Blocks of the pre-activation, arrays of the state and parameters are checked separately; a loop
+    would mix them.
     """
     loop = trial.loop()
     cell, a, state, params = loop.cell, loop.a[: len(STEPS)], loop.state0, loop.params
@@ -205,18 +202,18 @@ def step_gradient(trial: Trial) -> None:
         return by_name | {f"{name} before": y for name, y in zip(cell.states, states, strict=True)}
 
     def loss() -> Array:
-        moved, _ = cell.step_forward(a, state, params)
-        return sum((x * dx).sum() for x, dx in zip(moved, dafter, strict=True))
+        results, _ = cell.step_forward(a, state, params)
+        return sum((x * dx).sum() for x, dx in zip(results, dafter, strict=True))
 
     arrays = named(a, state) | {name: params[name] for name in cell.recurrent_names()}
     check_slopes("the step's", loss, arrays, named(da, dstate) | dict(param_grads))
 
 
 def gradient(trial: Trial) -> None:
-    """Gradients are those of finite differences.
+    """Gradients match finite differences.
 
-    Of each parameter of the captioner; and in the loop of the pre-activation, of each array of the
-    initial state, of the cell's parameters and of what it attends with.
+    They are those of each parameter of the captioner, and in the loop of the pre-activation, the
+    initial state, the cell's parameters and its attention.
     """
     model, features = trial.captioner(), trial.features()
 
@@ -230,25 +227,25 @@ def gradient(trial: Trial) -> None:
 
 
 def dtype_kept(trial: Trial) -> None:
-    """Of float32 comes float32, of float64 float64."""
+    """float32 parameters give float32 results, float64 parameters float64 results."""
     for dtype in (np.float32, np.float64):
         model, features = trial.captioner(dtype), trial.features()
         loss, grads = model.loss(features, CAPTIONS, step=STEP)
-        found = {"the loss": loss, **{f"the gradient of {name}": x for name, x in grads.items()}}
+        results = {"the loss": loss, **{f"the gradient of {name}": x for name, x in grads.items()}}
         scores, state = model.step(trial.words(0, model), model.start(features))
-        found |= {"scores of a step": scores, **{f"state {k}": x for k, x in enumerate(state)}}
-        for name, x in (found | trial.loop(dtype).run()).items():
+        results |= {"scores of a step": scores, **{f"state {k}": x for k, x in enumerate(state)}}
+        for name, x in (results | trial.loop(dtype).run()).items():
             if x.dtype != dtype:
                 fail(name, f"has dtype {x.dtype}", f"{np.dtype(dtype)}, as the parameters have")
 
 
 def inputs_unchanged(trial: Trial) -> None:
-    """Parameters, features and captions, and whatever the loop and a step are given, stay."""
+    """The captioner, the loop and a step do not write to their arguments."""
     model, features, loop = trial.captioner(), trial.features(), trial.loop()
-    given = {"features": features, "captions": CAPTIONS, **model.params}
-    given |= {f"{name} of the loop": x for name, x in (loop.arrays | loop.inputs).items()}
-    given["the upstream gradient of the loop"] = loop.dh
-    before = {name: to_numpy(x).copy() for name, x in given.items()}
+    inputs = {"features": features, "captions": CAPTIONS, **model.params}
+    inputs |= {f"{name} of the loop": x for name, x in (loop.arrays | loop.inputs).items()}
+    inputs["the upstream gradient of the loop"] = loop.dh
+    before = {name: to_numpy(x).copy() for name, x in inputs.items()}
     model.loss(features, CAPTIONS, step=STEP)
     loop.run()
     loop.cell.advance(
@@ -258,24 +255,24 @@ def inputs_unchanged(trial: Trial) -> None:
         Workspace.fresh(loop.a),
         loop.attention(),
     )
-    for name, x in given.items():
+    for name, x in inputs.items():
         if not np.array_equal(to_numpy(x), before[name]):
-            fail(name, "has changed", "no input to be written to")
+            fail(name, "has changed", "unchanged inputs")
 
 
 def caches_apart(trial: Trial) -> None:
-    """Two forward passes may be in flight; the backward pass of each is as without the other."""
+    """Two forward passes may be in flight without affecting each other's backward pass."""
     loop, other = trial.loop(), trial.loop(seed=4)
     (_, first), (_, second) = loop.forward(), other.forward()
     other.backward(second)
-    together = {f"the gradient of {name}": x for name, x in loop.backward(first).items()}
-    alone = loop.run()
-    for name, x in together.items():
-        check_close(f"{name}, while another cache is alive,", x, alone[name], "the one alone")
+    grads = {f"the gradient of {name}": x for name, x in loop.backward(first).items()}
+    expected = loop.run()
+    for name, x in grads.items():
+        check_close(f"{name}, with another cache alive,", x, expected[name], "the one without")
 
 
-class Spoiled(Workspace):
-    """Memory of NaN."""
+class SpoiledWorkspace(Workspace):
+    """A workspace whose memory is full of NaN."""
 
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         array = super().take(name, shape, dtype)
@@ -284,11 +281,11 @@ class Spoiled(Workspace):
 
 
 def memory_reused(trial: Trial) -> None:
-    """Buffers may hold anything, such as the step before."""
+    """Results do not depend on what a workspace's memory holds before."""
     loop = trial.loop()
     expected = loop.run()
-    for name, x in loop.run(Spoiled(loop.a)).items():
-        check_close(f"{name}, in arrays of NaN,", x, expected[name], "the one in new memory")
+    for name, x in loop.run(SpoiledWorkspace(loop.a)).items():
+        check_close(f"{name}, in memory of NaN,", x, expected[name], "the one in new memory")
     model, features = trial.captioner(), trial.features()
     workspace = Workspace(model.params.flat)
     model.loss(3 * features, CAPTIONS[:, ::-1], step=STEP, workspace=workspace)
@@ -298,32 +295,32 @@ def memory_reused(trial: Trial) -> None:
 
 
 def rows_alone(trial: Trial) -> None:
-    """Sequences do not affect one another: each alone has the same states and gradients."""
+    """Sequences do not affect each other: each has the same states and gradients by itself."""
     loop, totals = trial.loop(), dict[str, Any]()
-    whole = loop.run()
+    batch = loop.run()
     for k in range(len(STEPS)):
-        for name, x in loop.alone(k).run().items():
+        for name, x in loop.single(k).run().items():
             if name in ("h", "the gradient of the pre-activation"):
-                part = whole[name][loop.rows_of(k)]
+                in_batch = batch[name][loop.rows_of(k)]
             elif name.startswith(("the gradient of initial ", "the gradient of the regions")):
-                part = whole[name][k : k + 1]
+                in_batch = batch[name][k : k + 1]
             else:
                 totals[name] = totals.get(name, 0) + x
                 continue
-            check_close(f"{name} of sequence {k}", part, x, "that of the sequence alone")
+            check_close(f"{name} of sequence {k}", in_batch, x, "that of the sequence by itself")
     for name, x in totals.items():
-        check_close(name, whole[name], x, "the sum over sequences alone")
+        check_close(name, batch[name], x, "the sum over single sequences")
     model, features = trial.captioner(), trial.features()
     _, grads = model.loss(features, CAPTIONS, step=STEP)
     shards = [np.array([k]) for k in range(len(CAPTIONS))]
-    parts = [model.loss(features[k], CAPTIONS, step=STEP, shard=k)[1] for k in shards]
+    single = [model.loss(features[k], CAPTIONS, step=STEP, shard=k)[1] for k in shards]
     for name, x in grads.items():
-        total = sum(part[name] for part in parts)
-        check_close(f"the gradient of {name}", x, total, "the sum over captions alone")
+        total = sum(caption_grads[name] for caption_grads in single)
+        check_close(f"the gradient of {name}", x, total, "the sum over single captions")
 
 
 def steps_compose(trial: Trial) -> None:
-    """Steps of sampling are those of the loop, and their states stay when a next one is taken."""
+    """Steps of sampling match the loop, and do not write to the state of the previous step."""
     loop = trial.loop()
     h, _ = loop.forward()
     state, memory, first, steps = loop.state0, Workspace(loop.a), 0, []
@@ -332,7 +329,7 @@ def steps_compose(trial: Trial) -> None:
         state = tuple(x[:n] for x in state)
         state = loop.cell.advance(loop.a[rows], state, loop.params, memory, loop.attention())
         if len(state) != len(loop.cell.states):
-            fail("advance", f"returns {len(state)} arrays of a state", loop.cell.states)
+            fail("advance", f"returns a state of {len(state)} arrays", loop.cell.states)
         steps.append((rows, state[0]))
         first += n
     for t, (rows, x) in enumerate(steps):
@@ -349,7 +346,7 @@ def steps_compose(trial: Trial) -> None:
 
 
 def no_words(trial: Trial) -> None:
-    """Captions of no words have no loss and no gradients."""
+    """Loss and gradients of captions without words are zero."""
     model, captions = trial.captioner(), np.zeros_like(CAPTIONS)
     captions[:, 0] = WORDS["<START>"]
     loss, grads = model.loss(trial.features(), captions, step=STEP)
@@ -359,7 +356,7 @@ def no_words(trial: Trial) -> None:
 
 
 def watched(trial: Trial) -> None:
-    """Arrays that `block_values` and `activations` name have a row for each of the loop's, and H columns."""
+    """The arrays of `block_values` and `activations` have the shape (R, H) of the loop's h."""
     loop = trial.loop()
     h, (cache, _) = loop.forward()
     named = dict(loop.cell.block_values(cache))
@@ -386,22 +383,27 @@ CELL: tuple[Claim, ...] = (
 def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
     """Check the contract of a cell, in tiny models: each `inject`, with dropout and without.
 
-    The backend in use does the work; NumPy is the faster one here.
+    It runs on the current backend; NumPy is faster for such sizes.
 
     Parameters
     ----------
     cell : str
         A name in xpcap.layers.CELLS.
     contract : iterable of callable
-        Claims, of CELL.
+        Claims of CELL to check.
 
     Raises
     ------
     ContractError
-        A claim does not hold. It names the captioner, the array, and what was expected. An error of
-        the cell itself goes through, with a note of captioner and claim.
+        A claim does not hold. The error names the captioner, the array, and what was expected. Other
+        errors of the cell are passed on, with a note of captioner and claim.
     OptionError
-        The cell is unknown, or its parameters do not fit in.
+        The cell is unknown, or its parameters are invalid.
+
+    Examples
+    --------
+    >>> from xpcap.testing.cell import dtype_kept
+    >>> check_cell("lstm", [dtype_kept])
     """
     if cell not in CELLS:
         raise unknown("check_cell", "cell", cell, CELLS)

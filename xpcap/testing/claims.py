@@ -1,6 +1,6 @@
-"""Claims: a contract is a tuple of them, each a function that takes the thing to check.
+"""Claims: a contract is a tuple of claims, which are functions of the object to check.
 
-A claim that does not hold calls `fail`, or one of the comparisons that do.
+A claim that does not hold calls `fail`, directly or by a comparison of this module.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +12,15 @@ from xpcap.backend import Array, to_numpy
 from xpcap.errors import ContractError
 from xpcap.gradcheck import directional_errors
 
-SLOPE, ROUNDING = 1e-6, 1e-11  # largest errors of a slope, and of equal sums in another order
+SLOPE, ROUNDING = 1e-6, 1e-11  # maximum errors of a slope, and of equal sums in another order
 Trial = TypeVar("Trial")
 
 
 def check(caller: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
-    """Call each claim with a trial, whose text an error begins with.
+    """Call each claim with a trial.
 
-    ContractError : a claim does not hold. Other errors go through, with a note of claim and trial.
+    ContractError : a claim does not hold; it begins with the trial's text. Other errors are passed on,
+        with a note of claim and trial.
     """
     for claim in claims:
         try:
@@ -39,7 +40,7 @@ def fail(thing: object, got: object, expected: object) -> NoReturn:
 def check_close(
     thing: str, got: Array, expected: Array, reference: str, rounding: float = ROUNDING
 ) -> None:
-    """Raise ContractError if arrays differ by more than rounding; 0 asks for the same bits."""
+    """Raise ContractError if arrays differ by more than `rounding`; 0 requires the same bits."""
     x, y = to_numpy(got), to_numpy(expected)
     if x.shape != y.shape:
         fail(thing, f"has shape {x.shape}", f"{y.shape}, as {reference}")
@@ -54,7 +55,7 @@ def check_slopes(
     arrays: Mapping[str, Array],
     grads: Mapping[str, Array],
 ) -> None:
-    """Raise ContractError unless gradients match finite differences, each in three directions."""
+    """Raise ContractError unless each gradient matches finite differences in three directions."""
     rng = np.random.default_rng(6)
     for name, x in arrays.items():
         grad = grads[name]

@@ -5,7 +5,7 @@
     from xpcap.testing import check_layer
     check_layer(relu_forward, relu_backward, "x:N,D -> out:N,D")
 
-holds the pair to all of it.
+checks all claims for the pair.
 """
 
 import inspect
@@ -20,23 +20,23 @@ from xpcap.errors import OptionError, unknown
 from xpcap.spec import Entry, Sizes, Spec
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
-SMALLEST, OPEN = 3, (2, 3)  # sizes of the first letter, and of the axes that a shape leaves open
+SMALLEST, OPEN = 3, (2, 3)  # size of the first letter; sizes of "..."
 Arrays = Mapping[str, Array]
 
 
-# ---- What claims are about
+# ---- The objects of claims
 
 
 class Trial(NamedTuple):
-    """A layer, and shapes to try it with."""
+    """A layer, and shapes to test it with."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     shapes: dict[str, tuple[int, ...]]  # of all arrays, by argument
-    kinds: dict[str, str]  # of arguments that are no floats, by xpcap.spec
+    kinds: dict[str, str]  # kinds of arguments that are not floats, as in xpcap.spec
     results: dict[str, tuple[int, ...]]
-    ids: int  # integers are below
-    options: Mapping[str, Any]  # arguments that are no arrays
+    ids: int  # integers are below this
+    options: Mapping[str, Any]  # arguments that are not arrays
 
     def __str__(self) -> str:
         shapes = (f"{name} {shape}" for name, shape in self.shapes.items())
@@ -82,7 +82,7 @@ class Trial(NamedTuple):
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(self.floats):
             count = f"returns {len(grads)} gradients"
-            fail(self.backward.__name__, count, f"those of {', '.join(self.floats)}")
+            fail(self.backward.__name__, count, f"gradients of {', '.join(self.floats)}")
         return dict(zip(self.floats, grads, strict=True))
 
     def outcome(self, arguments: Arrays, upstream: Arrays) -> tuple[dict[str, Array], Any]:
@@ -99,11 +99,11 @@ def trials(
     sizes: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Trial]:
-    """All trials of a layer; the arguments are those of `check_layer`."""
+    """All trials of a layer, with the arguments of `check_layer`."""
     spec = Spec(shapes) if shapes else getattr(forward, "spec", None)
     if spec is None:
         expected = 'a line such as "x:N,D w:D,M b:M -> out:N,M"'
-        cause = f"{forward.__name__} is not decorated with `layer`, whose line would do"
+        cause = f"{forward.__name__} is not decorated with `layer`, which would give its line"
         raise OptionError("check_layer", "`shapes`", "are missing", expected, cause)
     optional = [entry.name for entry in spec.entries if entry.optional]
     cases = []
@@ -124,28 +124,28 @@ def trials(
     if not cases[0].upstream or not inspect.signature(backward).parameters.keys() <= gradients:
         names = ", ".join(sorted(gradients - {"cache"}))
         signature = f"takes {inspect.signature(backward)}"
-        expected = f"cache and some of {names}, by the names in `shapes`"
+        expected = f"cache and at least one of {names}, by the names in `shapes`"
         raise OptionError("check_layer", "`backward`", signature, expected)
     return cases
 
 
-def _sizes(spec: Spec, given: Mapping[str, Any]) -> Iterator[Sizes]:
-    """Sizes that all differ, and the same with each at 1, but for those that are given."""
+def _sizes(spec: Spec, fixed: Mapping[str, Any]) -> Iterator[Sizes]:
+    """Sizes that all differ, then the same with each size, other than the fixed ones, set to 1."""
     forms = [form for entry in (*spec.entries, *spec.results) for form in entry.forms]
     letters = dict.fromkeys(axis.letter for form in forms for axis in form.axes if axis.letter)
-    for letter in given:
+    for letter in fixed:
         if letter not in {*letters, "..."}:
             raise unknown("check_layer", "size", letter, letters)
-    free = [letter for letter in letters if letter not in given]
+    free = [letter for letter in letters if letter not in fixed]
     usual: Sizes = {letter: SMALLEST + k for k, letter in enumerate(free)}
-    if any(form.open >= 0 for form in forms) and "..." not in given:
+    if any(form.open >= 0 for form in forms) and "..." not in fixed:
         usual["..."] = OPEN
-    for one_size in ({}, *({letter: (1,) if letter == "..." else 1} for letter in usual)):
-        yield usual | one_size | dict(given)
+    for size_of_1 in ({}, *({letter: (1,) if letter == "..." else 1} for letter in usual)):
+        yield usual | size_of_1 | dict(fixed)
 
 
 def _shapes(entries: list[Entry], form: int, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, each in the form of this number, or in its last."""
+    """Shapes by name, each in form number `form`, or in its last form."""
     return {
         entry.name: entry.forms[min(form, len(entry.forms) - 1)].shape(sizes) for entry in entries
     }
@@ -155,7 +155,7 @@ Claim = Callable[[Trial], None]
 
 
 def writable(outcome: Arrays) -> Arrays:
-    """Results that are arrays: a loss may be a single number."""
+    """Results that are arrays; a loss may be a number."""
     return {name: x for name, x in outcome.items() if x.shape}
 
 
@@ -163,7 +163,7 @@ def writable(outcome: Arrays) -> Arrays:
 
 
 def gradient(trial: Trial) -> None:
-    """Gradients are those of finite differences, for random upstream gradients."""
+    """Gradients match finite differences, for random upstream gradients."""
     arguments, upstream = trial.draw()
 
     def f() -> Any:
@@ -175,7 +175,7 @@ def gradient(trial: Trial) -> None:
 
 
 def shapes_stated(trial: Trial) -> None:
-    """Results have the shapes of the line, and gradients those of arguments."""
+    """Results have the shapes of the line, gradients the shapes of arguments."""
     expected = {f"the gradient of {name}": trial.shapes[name] for name in trial.floats}
     for name, x in trial.outcome(*trial.draw())[0].items():
         shape = (trial.results | expected)[name]
@@ -184,7 +184,7 @@ def shapes_stated(trial: Trial) -> None:
 
 
 def dtype_kept(trial: Trial) -> None:
-    """Of float32 comes float32, of float64 float64."""
+    """float32 arguments give float32 results, float64 arguments float64 results."""
     for dtype in (np.float32, np.float64):
         for name, x in trial.outcome(*trial.draw(dtype))[0].items():
             if x.dtype != dtype:
@@ -192,14 +192,14 @@ def dtype_kept(trial: Trial) -> None:
 
 
 def inputs_unchanged(trial: Trial) -> None:
-    """Arguments and upstream gradients stay, also when the caller writes to the results."""
+    """Arguments and upstream gradients do not change, even if the caller writes to the results."""
     arguments, upstream = trial.draw()
     before = {name: to_numpy(x).copy() for name, x in (arguments | upstream).items()}
 
     def compare(change: str) -> None:
         for name, x in (arguments | upstream).items():
             if not np.array_equal(to_numpy(x), before[name]):
-                fail(name, change, "no input to be written to")
+                fail(name, change, "unchanged inputs")
 
     outcome, _ = trial.outcome(arguments, upstream)
     compare("has changed")
@@ -209,7 +209,7 @@ def inputs_unchanged(trial: Trial) -> None:
 
 
 def results_fresh(trial: Trial) -> None:
-    """The caller may write to the results: each has memory of its own, apart from the cache."""
+    """The caller may write to the results: they share no memory with each other or the cache."""
     arguments, upstream = trial.draw()
     outcome, cache = trial.outcome(arguments, upstream)
     expected = {name: x.copy() for name, x in outcome.items()}
@@ -217,7 +217,7 @@ def results_fresh(trial: Trial) -> None:
         x[...] = k
     for k, (name, x) in enumerate(writable(outcome).items()):
         if (x != k).any():
-            fail(name, "shares memory with another result", "memory of its own")
+            fail(name, "shares memory with another result", "separate memory")
     for name, x in trial.gradients(upstream, cache).items():
         thing = f"the gradient of {name}"
         check_close(
@@ -228,13 +228,13 @@ def results_fresh(trial: Trial) -> None:
 def caches_apart(trial: Trial) -> None:
     """Two forward passes may be in flight, and each cache serves more than one backward pass."""
     (arguments, upstream), (others, _) = trial.draw(), trial.draw(seed=2)
-    alone = trial.gradients(upstream, trial.run(arguments)[1])
+    expected = trial.gradients(upstream, trial.run(arguments)[1])
     (_, cache), (_, other) = trial.run(arguments), trial.run(others)
     trial.gradients(upstream, other)
     for _ in range(2):
         for name, x in trial.gradients(upstream, cache).items():
-            thing = f"the gradient of {name}, while another cache is alive,"
-            check_close(thing, x, alone[name], "the one alone", 0)
+            thing = f"the gradient of {name}, with another cache alive,"
+            check_close(thing, x, expected[name], "the one without", 0)
 
 
 def views_taken(trial: Trial) -> None:
@@ -243,9 +243,9 @@ def views_taken(trial: Trial) -> None:
     def as_view(x: Array) -> Array:
         return asarray(np.repeat(to_numpy(x), 2, axis=-1), like=x)[..., ::2] if x.ndim else x
 
-    given = trial.draw()
-    views = ({name: as_view(x) for name, x in arrays.items()} for arrays in given)
-    expected, _ = trial.outcome(*given)
+    draws = trial.draw()
+    views = ({name: as_view(x) for name, x in arrays.items()} for arrays in draws)
+    expected, _ = trial.outcome(*draws)
     for name, x in trial.outcome(*views)[0].items():
         check_close(f"{name}, of views,", x, expected[name], "the one of contiguous arrays")
 
@@ -273,7 +273,7 @@ def check_layer(
     """Check the contract of a layer: pure functions with correct gradients.
 
     Arguments are drawn in small sizes that all differ, and again with each size at 1; in each form
-    of a shape; with optional arrays, and without. The backend in use does the work.
+    of a shape; with optional arrays, and without. It runs on the current backend.
 
     Parameters
     ----------
@@ -281,25 +281,33 @@ def check_layer(
         ``forward(x, w, ...) -> (out, ..., cache)``.
     backward : callable
         ``backward(dout, ..., cache) -> (dx, dw, ...)``, gradients of all arguments that are floats,
-        in their order. An upstream gradient is named as the result, with a d before it.
+        in their order. The upstream gradient of a result ``out`` is called ``dout``.
     shapes : str
         Names and shapes of arguments and results, ``"x:N,D w:D,M -> out:N,M"``, in the language of
         `xpcap.spec`. Empty: those of the decorator `layer`. Integers, ``x:N=i``, are drawn below
-        the smallest size, so that they may number the rows of any array.
+        the smallest size, so that they can index the rows of any array.
     sizes : mapping of str to int, or None
-        Sizes that are not free, by letter; ``"..."`` has a tuple.
+        Fixed sizes by letter; ``"..."`` has a tuple.
     options : mapping, or None
-        Arguments of `forward` that are no arrays.
+        Arguments of `forward` that are not arrays.
     contract : iterable of callable
-        Claims, of LAYER.
+        Claims of LAYER to check.
 
     Raises
     ------
     ContractError
-        A claim does not hold. It names the function with all shapes, the array, and what was
-        expected. An error of the layer itself goes through, with a note of shapes and claim.
+        A claim does not hold. The error names the function with all shapes, the array, and what was
+        expected. Other errors of the layer are passed on, with a note of shapes and claim.
     OptionError
         No shapes are known, or `backward` takes no upstream gradient of a result.
+
+    Examples
+    --------
+    >>> def square_forward(x):
+    ...     return x**2, x
+    >>> def square_backward(dout, cache):
+    ...     return 2 * cache * dout
+    >>> check_layer(square_forward, square_backward, "x:N,D -> out:N,D")
     """
     for claim, trial in itertools.product(
         contract, trials(forward, backward, shapes, sizes, options)

@@ -1,11 +1,11 @@
-"""The contract of an update rule: what optimizer and solver rely on.
+"""The contract of an update rule: what the optimizer and the solver rely on.
 
 ::
 
     from xpcap.testing import check_update_rule
     check_update_rule(adafactor)
 
-holds a rule to all of it.
+checks all claims for a rule.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,11 +26,11 @@ from xpcap.training import CaptioningSolver, Watcher
 from xpcap.training.optimizer import LINEAR, Optimizer
 
 SHAPES = {"W": (3, 4), "b": (5,), "gain": (), "A": (2, 3, 2)}
-GRADIENTS = (1.0, 1e3, 0.0, 1e-8)  # sizes of gradients, step by step
-RATE = np.float64(0.1)  # in place of which a float32 w must not become float64
+GRADIENTS = (1.0, 1e3, 0.0, 1e-8)  # scales of gradients, by step
+RATE = np.float64(0.1)  # a float64 rate must not turn a float32 w into float64
 
 
-# ---- What claims are about
+# ---- The objects of claims
 
 
 class Trial(NamedTuple):
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
         return f"rule {self.rule.name!r}"
 
     def parameters(self, dtype: Any = np.float64) -> tuple[Parameters, list[Parameters]]:
-        """Parameters of SHAPES, and gradients of the sizes of GRADIENTS."""
+        """Parameters of SHAPES, and gradients with the scales of GRADIENTS."""
         rng = np.random.default_rng(0)
         size = sum(int(np.prod(shape)) for shape in SHAPES.values())
         draws = (scale * rng.standard_normal(size) for scale in (1, *GRADIENTS))
@@ -50,7 +50,7 @@ class Trial(NamedTuple):
         return params, grads
 
     def optimized(self) -> tuple[Parameters, Optimizer]:
-        """Parameters after a step of an optimizer on each gradient, and the optimizer."""
+        """Parameters after an optimizer's step on each gradient, and the optimizer."""
         params, grads = self.parameters()
         optimizer = Optimizer(self.rule, {}, params)
         for dw in grads:
@@ -58,7 +58,7 @@ class Trial(NamedTuple):
         return params, optimizer
 
     def solver(self, lr_decay: float | str, *watchers: Watcher) -> CaptioningSolver:
-        """A training of two steps an epoch."""
+        """A solver with two steps per epoch."""
         data = draw_data(12, 6, 20, seed=0)
         words = data.vocabulary.word_to_idx
         model = CaptioningRNN(words, 6, 5, 7, "lstm", seed=0)
@@ -85,7 +85,7 @@ Claim = Callable[[Trial], None]
 
 
 def writes_stated(trial: Trial) -> None:
-    """A step writes to w, to its arrays of state, and to ``t``."""
+    """A step writes to all of w and of its state, and to ``t``, but to nothing else."""
     rule = trial.rule
     numbers = rule.complete({"learning_rate": RATE})
     counted = numbers | ({"t": 1} if "t" in numbers else {})
@@ -98,46 +98,47 @@ def writes_stated(trial: Trial) -> None:
             rule.step([(w, dw, state)], config)
             thing = f"w {shape} of {np.dtype(dtype)}"
             if not np.array_equal(to_numpy(dw), to_numpy(grads[name])):
-                fail(f"dw of {thing}", "has changed", "no gradient to be written to")
+                fail(f"dw of {thing}", "has changed", "unchanged gradients")
             if not (to_numpy(w) != to_numpy(params[name])).all():
-                fail(thing, "keeps some of its elements", "a step of each, in place")
-            now = {key: x for key, x in config.items() if key not in state}
-            if now != counted:
-                fail(f"config of {thing}", f"has become {now}", counted)
-            optim.update(rule, w, dw, config)  # which takes state of the dtype of w alone
+                fail(thing, "has elements that did not change", "a step of each, in place")
+            settings = {key: x for key, x in config.items() if key not in state}
+            if settings != counted:
+                fail(f"config of {thing}", f"has become {settings}", counted)
+            optim.update(rule, w, dw, config)  # it fails if the state's dtype is not that of w
             for key in state:
                 if not to_numpy(config[key]).any():
-                    wanted = f"the rule to write to it: state[{key!r}][...] = ..."
-                    fail(f"state {key!r} of {thing}", "is all zeros after two steps", wanted)
+                    expected = f"the rule to write to it: state[{key!r}][...] = ..."
+                    fail(f"state {key!r} of {thing}", "is all zeros after two steps", expected)
 
 
 def descends(trial: Trial) -> None:
-    """Steps at the default rate lead into a bowl, whose gradient is w."""
+    """Steps at the default rate reduce a quadratic loss, whose gradient is w."""
     params, _ = trial.parameters()
     for name, w in params.items():
         first, config = float((w * w).sum()), optim.init(trial.rule, w)
         for _ in range(50):
             optim.update(trial.rule, w, w.copy(), config)
         if not (last := float((w * w).sum())) < first:
-            fail(f"loss of w {SHAPES[name]}", f"goes from {first:.3g} to {last:.3g}", "less")
+            got = f"goes from {first:.3g} to {last:.3g}"
+            fail(f"loss of w {SHAPES[name]}", got, "a smaller loss")
 
 
 def parameters_apart(trial: Trial) -> None:
-    """An optimizer of several parameters takes the steps of the rule on each."""
+    """An optimizer with several parameters takes the same steps as the rule takes on each."""
     params, optimizer = trial.optimized()
     expected, grads = trial.parameters()
     for name, w in expected.items():
         config = optim.init(trial.rule, w)
         for dw in grads:
             optim.update(trial.rule, w, dw[name], config)
-        reference = "that of the parameter alone"
+        reference = "that of the single parameter"
         check_close(f"{name} of several", params[name], w, reference, 1e-12)
         for key, x in optimizer.state_of(name).items():
             check_close(f"state {key!r} of {name}", x, config[key], reference, 1e-12)
 
 
 def finite(trial: Trial) -> None:
-    """A gradient of zeros, such as that of a word that does not occur, leaves all finite."""
+    """After gradients of zeros, as of a word that does not occur, everything is finite."""
     params, _ = trial.parameters()
     for name, w in params.items():
         config = optim.init(trial.rule, w)
@@ -150,15 +151,16 @@ def finite(trial: Trial) -> None:
 
 
 def squares_positive(trial: Trial) -> None:
-    """State that the rule lists under `squares` is never negative; a file with other is refused."""
+    """State that the rule lists in `squares` is never negative; files with negative are refused."""
     _, optimizer = trial.optimized()
     for key in trial.rule.squares:
-        if (least := float(optimizer.state[key].flat.min())) < 0:
-            fail(f"state {key!r}", f"goes down to {least}", "no negative number, as of `squares`")
+        if (minimum := float(optimizer.state[key].flat.min())) < 0:
+            expected = "no negative number, since `squares` lists it"
+            fail(f"state {key!r}", f"goes down to {minimum}", expected)
 
 
 def resumes(trial: Trial) -> None:
-    """A training goes on from a file to the same bits."""
+    """Training that resumes from a file ends with the same bits."""
     with TemporaryDirectory() as folder:
         early, last = Path(folder, "early"), Path(folder, "last")
         for lr_decay in (0.5, LINEAR):
@@ -174,9 +176,9 @@ def resumes(trial: Trial) -> None:
             resumed.restore(state)
             params, again = outcome(resumed)
             thing = f"a training with lr_decay {lr_decay!r}, resumed,"
-            check_close(f"parameters of {thing}", params, expected, "those of the whole")
+            check_close(f"parameters of {thing}", params, expected, "those without a stop")
             if again != file:
-                fail(f"state of {thing}", "differs", "the bits of the whole")
+                fail(f"state of {thing}", "differs", "the bits of training without a stop")
 
 
 UPDATE_RULE: tuple[Claim, ...] = (
@@ -190,23 +192,25 @@ UPDATE_RULE: tuple[Claim, ...] = (
 
 
 def check_update_rule(rule: str | UpdateRule, contract: Iterable[Claim] = UPDATE_RULE) -> None:
-    """Check the contract of an update rule with optimizer and solver.
-
-    The backend in use does the work.
+    """Check the contract of an update rule with optimizer and solver, on the current backend.
 
     Parameters
     ----------
     rule : str or UpdateRule
         A name in xpcap.optim.RULES, or a rule.
     contract : iterable of callable
-        Claims, of UPDATE_RULE.
+        Claims of UPDATE_RULE to check.
 
     Raises
     ------
     ContractError
-        A claim does not hold. It names the rule, the array, and what was expected. An error of the
-        rule itself goes through, with a note of rule and claim.
+        A claim does not hold. The error names the rule, the array, and what was expected. Other
+        errors of the rule are passed on, with a note of rule and claim.
     OptionError
         The name is unknown.
+
+    Examples
+    --------
+    >>> check_update_rule("adam")
     """
     check("check_update_rule", Trial(optim.as_rule(rule)), contract)

@@ -1,6 +1,6 @@
-"""The course's published numbers and gradient checks, on the backend in force. Open published.py.
+"""The course's published numbers and gradient checks, on the current backend. Open published.py.
 
-They check our modules, or other people's of the same names. lockstep.py compares two training runs.
+They check xpcap's modules, or others with the same functions. lockstep.py compares two trainings.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 def verify(
     *, layers: Any = our_layers, optim: Any = our_optim, captioner: type = CaptioningRNN
 ) -> Iterator[Row]:
-    """Compare with the published numbers and with finite differences, on the backend in force.
+    """Compare with the published numbers and with finite differences, on the current backend.
 
     Parameters
     ----------
     layers : module or object
-        With the functions of the course's ``rnn_layers``; attention is checked if it has that too.
+        With the functions of the course's ``rnn_layers``; attention is checked if it has it.
     optim : module or object
         With the functions of the course's ``optim``.
     captioner : type
@@ -35,13 +35,18 @@ def verify(
     Yields
     ------
     row : Row
-        One for each comparison. On CuPy our own captioner also trains in lock-step with NumPy's:
-        see xpcap.verify.lockstep.
+        A comparison. On CuPy, xpcap's captioner also trains in lock-step with NumPy's; see
+        xpcap.verify.lockstep.
 
     Notes
     -----
-    Draws on NumPy's legacy global stream, as the course's checks do, and leaves that stream as it
-    was.
+    Draws from NumPy's legacy global stream, as the course's checks do, and restores its state.
+
+    Examples
+    --------
+    >>> row = next(verify())
+    >>> row.case, row.passed
+    ('rnn_step_forward next_h', True)
     """
     cases = read_cases()
     state = np.random.get_state()

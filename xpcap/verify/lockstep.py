@@ -1,8 +1,7 @@
-"""Lock-step: two training runs on the same batches, compared after each step.
+"""Lock-step: two trainings on the same batches, compared after each step.
 
-Two backends that do the same operations in the same order differ by rounding, and training
-carries that along. Comparing after each step names a mistake where it begins, not where it has
-grown.
+Two backends that do the same operations in the same order differ by rounding, which grows during
+training. A comparison after each step finds a mistake where it begins.
 """
 
 import functools
@@ -48,7 +47,7 @@ class Setup:
     D: int = 40
     W: int = 24
     H: int = 48
-    V: int = 300  # more than a block of threads has, and no multiple
+    V: int = 300  # more than a block of threads, and not a multiple of it
     steps: int = 6  # twice through the batches
     dropout: float = 0.3
     clip: float = 2.0  # an LSTM's steps have norms on both sides of it
@@ -65,7 +64,7 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, from 1, and tensor at which runs diverge; if none, of the largest error."""
+    """The first step, from 1, and tensor at which runs diverge, or those of the largest error."""
 
     step: int
     tensor: str
@@ -80,20 +79,20 @@ def on(backend: str) -> Scope:
 
 
 def rows() -> Iterator[Row]:
-    """Training on the backend in force against NumPy's, and against itself, as rows of `verify`.
+    """Rows of `verify` that compare training on the current backend with NumPy's, and with itself.
 
-    In plain code the latter is up to rounding: CuPy adds up the rows of a word in no fixed order.
+    With plain code, repetitions may differ by rounding: CuPy adds up rows of a word in any order.
     """
     for dtype, tolerance in TOLERANCE.items():
-        twice, least = ("twice", tolerance) if is_plain() else ("same bits twice", 0.0)
+        title, bound = ("twice", tolerance) if is_plain() else ("same bits twice", 0.0)
         for label, cell, inject in variants(CaptioningRNN):
             setup = Setup(cell, dtype, inject=inject)
             yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
-            yield _compare(f"{twice} {label}", setup, on(get_backend()), least)
+            yield _compare(f"{title} {label}", setup, on(get_backend()), bound)
 
 
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
-    """A row of a run on the backend in force, whose steps are repeated, beside another."""
+    """A row that compares a training on the current backend, with recorded steps, with another."""
     outcome = lock_step(setup, on(get_backend()), other, tolerance)
     error = outcome.error
     if outcome.diverged:
@@ -101,27 +100,32 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     elif is_plain() or not has_kernels(CELLS[setup.cell]):
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
-        label, error = f"{label}: no step was repeated from a record", math.inf
+        label, error = f"{label}: no recorded step was repeated", math.inf
     else:
         label += f", {setup.steps} steps, {outcome.repeated} of them repeated"
     return make_row(label, error, tolerance, setup.dtype)
 
 
 def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None = None) -> Outcome:
-    """Train two captioners alike, and compare after each step.
+    """Train two captioners in the same way, and compare after each step.
 
-    left, right : context managers to enter while a run is created and while it steps: `on` a
-        backend, or one around it
-    tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
+    left, right : make a context to enter while a training is created and for each of its steps, such
+        as `on(backend)`
+    tolerance : maximum error of each tensor, max |x - y| over the largest element of either; None:
         TOLERANCE of the dtype; 0: equal bits
 
     Tensors are compared in the order in which a step computes them: loss, gradients from the last
     layer to the first, norm, moments, parameters. So the first to diverge is the nearest to the
     mistake.
 
-    The tolerances rely on the large epsilon of Adam here. With the usual 1e-8, an element whose
-    gradient is all rounding moves by the sign of that rounding; the parameters of a correct float32
-    run were then 9e-3 from those in float64.
+    The tolerances require Adam's epsilon to be large. With the usual 1e-8, an element whose gradient
+    is only rounding moves by the sign of that rounding; the parameters of a correct float32 training
+    then differed by 9e-3 from those in float64.
+
+    Examples
+    --------
+    >>> lock_step(Setup("lstm", "float64", steps=2), on("numpy"), on("numpy")).diverged
+    False
     """
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
@@ -129,8 +133,8 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     runs = [_Run(setup, data, left), _Run(setup, data, right)]
     worst = Outcome(1, "loss", 0.0, False)
     for step, batch in enumerate(_batches(setup, data), start=1):
-        found, expected = (run.step(*batch) for run in runs)
-        for name, x in found.items():
+        tensors, expected = (run.step(*batch) for run in runs)
+        for name, x in tensors.items():
             error = relative_max_error(x, expected[name])
             if not error <= tolerance:  # NaN diverges too
                 return Outcome(step, name, error, True)
@@ -141,7 +145,7 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
 
 
 def _draw(setup: Setup) -> CaptionData:
-    """Captions for two and a half batches, every third with a word missing."""
+    """Captions for two and a half batches; every third has a NULL in place of a word."""
     data = draw_data(2 * setup.N + setup.N // 2, setup.features, setup.V, setup.seed, LENGTHS)
     captions, null = data.split("train").captions, data.vocabulary.null
     captions[::3, 2] = np.where(captions[::3, 3] == null, captions[::3, 2], null)
@@ -151,13 +155,13 @@ def _draw(setup: Setup) -> CaptionData:
 def backward_order(config: ModelConfig) -> list[str]:
     """Names of parameters in the order in which a step computes their gradients."""
     weight, bias = config.recurrent.inputs
-    own = [name for name in config.cell_shapes() if name not in (weight, bias)]
-    first = ["W_vocab", "b_vocab", *own, bias]
+    recurrent = [name for name in config.cell_shapes() if name not in (weight, bias)]
+    first = ["W_vocab", "b_vocab", *recurrent, bias]
     return [*first, "W_image", "Wattn", "W_proj", "b_proj", weight, "W_embed"]
 
 
 def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One batch a step, on the host."""
+    """A batch for each step, on the host."""
     starts = range(0, len(data.split("train").captions), setup.N)
     for step in range(setup.steps):
         start = starts[step % len(starts)]
@@ -165,7 +169,7 @@ def _batches(setup: Setup, data: CaptionData) -> Iterator[tuple[np.ndarray, np.n
 
 
 class _GradientRecorder(CaptioningRNN):
-    """A captioner that stores its latest gradients as they were before clipping."""
+    """A captioner that stores its latest gradients before they are clipped."""
 
     grads: Parameters
 
@@ -203,22 +207,22 @@ class _Run:
 
     @property
     def replay(self) -> Replay[Any] | None:
-        """The record of its steps; None on the host."""
+        """Its recorded step; None on the host."""
         workspace = self._solver._workspace
         return workspace.replay if isinstance(workspace, DeviceWorkspace) else None
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
-        """Take a step, and copy all its results to the host, in the order computed."""
+        """Take a step, and copy its tensors to the host, in the order in which it computes them."""
         with self._scope():
-            # Unlike `step`, this goes on if a number is not finite
+            # Unlike `step`, `_step` does not stop if a number is not finite
             loss, _ = self._solver._step(Batch(features, captions))
-            found = {"loss": loss.copy()}
+            tensors = {"loss": loss.copy()}
             grads = self._model.grads
             order = backward_order(self._model.config)
-            found |= {f"d{name}": grads[name] for name in order if name in grads}
-            found["norm"] = get_ops(grads.flat).global_norm(grads.flat)
+            tensors |= {f"d{name}": grads[name] for name in order if name in grads}
+            tensors["norm"] = get_ops(grads.flat).global_norm(grads.flat)
             states = self._solver.optim_configs
             for moment in ("m", "v"):
-                found |= {f"{moment} of {name}": states[name][moment] for name in states}
-            found |= self._model.params
-            return {name: to_numpy(x) for name, x in found.items()}
+                tensors |= {f"{moment} of {name}": states[name][moment] for name in states}
+            tensors |= self._model.params
+            return {name: to_numpy(x) for name, x in tensors.items()}

@@ -1,7 +1,7 @@
-"""The course's published numbers, and gradients against finite differences.
+"""Compare results with the course's published numbers, and gradients with finite differences.
 
-Of layers, update rules, attention and captioners: one Row a comparison. Attention, which the
-course does not have, is compared with values of our own, computed apart from this library.
+Each comparison of a layer, update rule, attention or captioner is a Row. The course has no attention;
+it is compared with values that were computed without this library.
 """
 
 import json
@@ -26,11 +26,11 @@ from xpcap.models import CaptioningRNN
 from xpcap.models.config import has_attention
 from xpcap.spec import Entry, Sizes, Spec
 
-Cases = Mapping[str, Any]  # content of a JSON file here
+Cases = Mapping[str, Any]  # content of a JSON file of this folder
 
 
 class Row(NamedTuple):
-    """One comparison: the course's relative error, or where the case says so the mixed error."""
+    """A comparison by the course's relative error, or by the mixed error if `case` says so."""
 
     case: str
     backend: str
@@ -41,15 +41,21 @@ class Row(NamedTuple):
 
 
 def make_row(case: str, error: float, tolerance: float, dtype: str = "float64") -> Row:
-    """A row on the backend in force. NaN does not pass."""
+    """A row for the current backend. NaN does not pass."""
     return Row(case, get_backend(), dtype, error, tolerance, bool(error <= tolerance))
 
 
 def mixed_error(x: Array, y: Array) -> float:
     """max(|x - y| / (1 + |y|)): absolute for small values, relative for large ones.
 
-    For values that are rounding next to others, which the course's relative error would magnify.
+    It suits arrays with some values that are only rounding, which a relative error would magnify.
+
     ValueError : x and y differ in shape.
+
+    Examples
+    --------
+    >>> mixed_error(np.array([0.0, 3.0]), np.array([1e-9, 3.0])) < 1e-8
+    True
     """
     a, b = to_numpy(x).astype(np.float64), np.asarray(to_numpy(y))
     if a.shape != b.shape:
@@ -59,14 +65,14 @@ def mixed_error(x: Array, y: Array) -> float:
 
 
 def read_cases(name: str = "conformance") -> Cases:
-    """The cases of a file here, with their source: the course's, or our own of "attention"."""
+    """The cases of a file of this folder, with their source; "attention" has those of attention."""
     file = resources.files("xpcap.verify").joinpath(f"{name}.json")
     cases: Cases = json.loads(file.read_text(encoding="utf-8"))
     return cases
 
 
 def read_array(spec: Any, dtype: str | None) -> Array:
-    """An array of a case: a linspace over a shape, or the numbers listed; floats get `dtype`."""
+    """An array of a case: a linspace over a shape, or listed numbers; floats get `dtype`."""
     if isinstance(spec, Mapping):
         (first, last), shape = spec["linspace"], spec["shape"]
         spec = np.linspace(first, last, int(np.prod(shape))).reshape(shape)
@@ -74,7 +80,7 @@ def read_array(spec: Any, dtype: str | None) -> Array:
     return asarray(host.astype(dtype) if host.dtype.kind == "f" and dtype else host)
 
 
-FLOAT32_TOLERANCE = 2e-6  # some 16 roundings of float32, on the mixed error
+FLOAT32_TOLERANCE = 2e-6  # of the mixed error; about 16 roundings of float32
 
 
 def layer_values(layers: Any, cases: Cases) -> Iterator[Row]:
@@ -93,7 +99,7 @@ def layer_values(layers: Any, cases: Cases) -> Iterator[Row]:
 
 
 def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
-    """Losses of near-zero scores, log(V) a step; then the notebook's gradient check."""
+    """Losses of near-zero logits, log(V) per time step; then the notebook's gradient check."""
     np.random.seed(cases["seed"])
     for case in cases["sanity_losses"]:
         N, T, V, p = (case[key] for key in ("N", "T", "V", "p"))
@@ -102,7 +108,8 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         mask = asarray(np.random.rand(N, T) <= p)
         loss = float(layers.temporal_softmax_loss(x, y, mask)[0])
         low, high = case["about"]
-        label, error = f"softmax loss N{N} T{T} p{p} off its middle", abs(loss - (low + high) / 2)
+        label = f"softmax loss N{N} T{T} p{p} off its middle"
+        error = abs(loss - (low + high) / 2)
         yield make_row(label, error, (high - low) / 2)
     check = cases["loss_check"]
     arguments = table.FUNCTIONS["temporal_softmax_loss"].arguments.values()
@@ -115,26 +122,26 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
 
 
 def draw(entries: Iterable[Entry], sizes: Sizes) -> dict[str, Array]:
-    """Arrays by name from NumPy's legacy stream: normal numbers, ids below V, fair coins."""
+    """Draw arrays by name from NumPy's legacy stream: normal numbers, ids below V, booleans."""
     kinds: dict[str, Callable[..., np.ndarray]] = {
         "": np.random.randn,
         "i": lambda *shape: np.random.randint(sizes["V"], size=shape),
         "b": lambda *shape: np.random.rand(*shape) > 0.5,
     }
-    return {one.name: asarray(kinds[one.kind](*one.shape(sizes))) for one in entries}
+    return {entry.name: asarray(kinds[entry.kind](*entry.shape(sizes))) for entry in entries}
 
 
 def layer_gradients(layers: Any, cases: Cases) -> Iterator[Row]:
-    """Every backward function of the cases, input by input."""
+    """Gradients of every backward function of the cases, by input."""
     for name, check in cases["gradient_checks"].items():
         np.random.seed(cases["seed"])
         yield from compare(layers, name, check)
 
 
 def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Row]:
-    """A backward pass, on drawn upstream gradients, against numeric gradients of its forward pass.
+    """Compare a backward pass with numeric gradients of its forward pass, on drawn arrays.
 
-    The arrays are those of the table, or of the case where the course has no such function.
+    The arrays are those of the table, or of the case for functions that the course does not have.
     """
     name = backward.replace("_backward", "_forward")
     if "arrays" in check:
@@ -147,12 +154,12 @@ def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Ro
     forward = getattr(layers, name)
 
     def output(k: int) -> Callable[[Array], Array]:
-        """The k-th output as a function of the input that is being moved in place."""
+        """The k-th output as a function of the input, which is changed in place."""
         return lambda _: forward(*inputs.values())[k]
 
     grads = getattr(layers, backward)(*upstream, forward(*inputs.values())[-1])
     grads = grads if isinstance(grads, tuple) else (grads,)
-    floats = [one.name for one in arguments if not one.kind]
+    floats = [entry.name for entry in arguments if not entry.kind]
     for key, grad in zip(floats, grads, strict=True):
         numeric = sum(
             eval_numerical_gradient_array(output(k), inputs[key], df, check["step"])
@@ -163,7 +170,7 @@ def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Ro
 
 
 def rules(optim: Any, cases: Cases) -> Iterator[Row]:
-    """One step of each rule: the weights after it, and the state."""
+    """Weights and state after a step of each rule."""
     for case in cases["rules"]:
         config = {
             key: read_array(value, "float64") if isinstance(value, Mapping) else value
@@ -177,7 +184,7 @@ def rules(optim: Any, cases: Cases) -> Iterator[Row]:
 
 
 def attention_rows(layers: Any) -> Iterator[Row]:
-    """Rows for layers that have attention; none for those that do not."""
+    """Rows of attention, if the layers have it."""
     cases = read_cases("attention")
     names = (*cases["gradient_checks"], *(case["name"] for case in cases["layers"]))
     if all(hasattr(layers, name) for name in names):
@@ -186,8 +193,8 @@ def attention_rows(layers: Any) -> Iterator[Row]:
 
 
 captioner_sizes = operator.itemgetter("N", "D", "W", "H", "V", "T_plus_1")
-FIXED_LOSS_TOLERANCE = 1e-10  # absolute, on the two published losses
-FIXED_GRADIENT_TOLERANCE = 1e-11  # on the mixed error: sums over up to 6,400 elements
+FIXED_LOSS_TOLERANCE = 1e-10  # absolute, of the two published losses
+FIXED_GRADIENT_TOLERANCE = 1e-11  # of the mixed error; sums over up to 6,400 elements
 
 
 def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
@@ -210,7 +217,7 @@ def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
 
 
 def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
-    """Every gradient of a tiny model, element by element."""
+    """All gradients of a tiny model, for each element."""
     check = cases["captioner_check"]
     N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
     for cell in _cells_of(captioner):
@@ -225,13 +232,13 @@ def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
             if cell == "rnn":  # the course's own check
                 yield make_row(label, rel_error(grads[name], numeric), check["accept"])
             else:
-                # Many of an LSTM's slopes here are near 1e-10, where differences are all rounding
+                # Many slopes of this LSTM are near 1e-10, where differences are only rounding
                 error = mixed_error(grads[name], numeric)
                 yield make_row(f"{label} (mixed)", error, check["accept_mixed"])
 
 
 def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
-    """Slopes of larger models along random directions; with dropout in our own class."""
+    """Slopes of larger models along random directions; with dropout for xpcap's class."""
     check, ours = cases["captioner_directions"], issubclass(captioner, CaptioningRNN)
     N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"word{i}": i for i in range(3, V)}}
@@ -254,7 +261,7 @@ def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
 
 
 def variants(captioner: type) -> Iterator[tuple[str, str, str]]:
-    """The models to check, by label, cell and `inject`: our own class also attends to regions."""
+    """The models to check as label, cell and `inject`; xpcap's class also with attention."""
     for cell in _cells_of(captioner):
         yield cell, cell, "init"
         if issubclass(captioner, CaptioningRNN):
@@ -262,10 +269,10 @@ def variants(captioner: type) -> Iterator[tuple[str, str, str]]:
 
 
 def _cells_of(captioner: type) -> Iterable[str]:
-    """All cells of our own captioner; of others, those that the course has."""
+    """All cells of xpcap's captioner; for other captioners the cells of the course."""
     return CELLS if issubclass(captioner, CaptioningRNN) else table.CELLS
 
 
 def _loss_of(model: Any, features: Array, captions: Array, **options: Any) -> Callable[..., Any]:
-    """The model's loss at its present parameters, whatever the arguments."""
+    """A function that returns the model's loss at its current parameters, ignoring its arguments."""
     return lambda *_: model.loss(features, captions, **options)[0]
