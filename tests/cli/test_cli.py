@@ -188,7 +188,7 @@ def test_verify_and_info_speak_json(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert about["code"] == "fast"
     with plain():
         assert answer("info")["way"] == "plain"
-        assert "computes only by the plain equations" in good("info").output
+        assert "computes by plain code" in good("info").output
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
     assert answer("info", run / "data.h5")["splits"]["val"] == {"pictures": 14, "captions": 70}

@@ -24,9 +24,9 @@ from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
 
-WAY_TITLES = {
-    "fast": "by fast versions of the equations",
-    "plain": f"only by the plain equations, since {VARIABLE}=1 is set",
+CODE_TITLES = {
+    "fast": "by fast code",
+    "plain": f"by plain code, as {VARIABLE}=1 is set",
 }
 
 

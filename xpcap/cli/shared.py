@@ -173,7 +173,7 @@ def backend_option(command: Function) -> Function:
     return click.option("--backend", metavar="|".join((*BACKENDS, "auto")), help=text)(command)
 
 
-def _choose_way(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
+def _choose_code(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
     """Use plain code until the end of the command, or check the environment's choice."""
     if is_given:
         ctx.with_resource(plain())

@@ -189,7 +189,7 @@ class Progress(EpochLines):
     def __init__(self, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._verbose, self._clock = verbose, clock
         self.out: Path | None = None  # known once training begins
-        self.way = current_way()
+        self.code = current_code()
         self._first: tuple[int, float] | None = None  # first step, and the time at its end
         self._estimated = False
 
