@@ -187,7 +187,7 @@ def test_verify_and_info_speak_json(run: Path, monkeypatch: pytest.MonkeyPatch) 
     about = answer("info")
     assert about["code"] == "fast"
     with plain():
-        assert answer("info")["way"] == "plain"
+        assert answer("info")["code"] == "plain"
         assert "computes by plain code" in good("info").output
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]

@@ -115,7 +115,7 @@ def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
     for words in (
         "word by word in the 16 units of this GRU.",
         "Units are sorted by their mean update gate: those at the top keep their hidden state longest",
-        "An open update gate is no fault: it hands the hidden state on.",
+        "An open update gate is no fault: it passes the hidden state on.",
         "of 16 units keep more than half of their hidden state from the first word to the last.",
     ):
         assert words in page

@@ -257,7 +257,7 @@ def test_emulated_wrong_choice_of_words_is_found(
     check_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernels of training are right; captions are those of plain code."""
-    planted("words[blockIdx.x] = places[0]", "words[blockIdx.x] = 1 - places[0] % 2", monkeypatch)
+    planted("words[blockIdx.x] = columns[0]", "words[blockIdx.x] = 1 - columns[0] % 2", monkeypatch)
     features = make_data().split("train").features
     found, expected = (
         make(backend).model.sample(features, policy=POLICIES[0]) for backend in ("cupy", "numpy")

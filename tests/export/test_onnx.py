@@ -41,7 +41,7 @@ from xpcap.export.onnx_encoder import scaled  # noqa: E402
 from xpcap.export.tensor import graph_input, graph_output  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
-DECODE, PICTURE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+PICTURE, DECODE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 MOST, N = 9, 7
 WORDS = [*SPECIAL, *(f"word{i}" for i in range(40))]
 
@@ -307,9 +307,11 @@ def test_the_pages_lstm_of_pytorch_has_the_runs_states(run: Path, monkeypatch: A
     found: dict[str, Any] = {}
     exec(compile(TORCH.replace("runs/own", "run"), "program", "exec"), found)
     params, rng = open_run(run).model.params, np.random.default_rng(0)
+    Wx = np.concatenate((params["Wx"], params["W_image"]))
     W, H = params["Wx"].shape[0], params["Wh"].shape[0]
-    x, h0 = (rng.standard_normal(s).astype("f4") for s in ((3, 5, W), (3, H)))
-    wanted, _ = lstm_forward(x, h0, params["Wx"], params["Wh"], params["b"])
+    words, h0 = (rng.standard_normal(s).astype("f4") for s in ((3, 5, W), (3, H)))
+    x = np.concatenate((words, np.repeat(h0[:, None], 5, axis=1)), axis=2)
+    wanted, _ = lstm_forward(x, h0, Wx, params["Wh"], params["b"])
     state = torch.from_numpy(h0)[None], torch.zeros(1, 3, H)
     out, _ = found["lstm"](torch.from_numpy(x), state)
     np.testing.assert_allclose(out.detach().numpy(), wanted, atol=1e-5)

@@ -490,7 +490,7 @@ STATED = {  # what the tables of a page say
     "reference/commands.md": [f"| {row} | {row.change} | {row.reason} |" for row in few.TABLE],
     "reference/decoding.md": [f"| {limit.help} |" for limit in described(Policy).values()],
     "reference/files.md": [f"| `{name}` | {content} |" for name, content in FILES.items()],
-    "reference/scores.md": [f"| {metric.plain} | {metric.protocol} |" for metric in METRICS],
+    "reference/scores.md": [f"| {metric.meaning} | {metric.protocol} |" for metric in METRICS],
 }
 
 

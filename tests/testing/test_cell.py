@@ -230,7 +230,10 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
     with refuses(ContractError, thing="h of step 0", got="differs"):
         check_cell("broken", [contract.steps_compose])
     for change, got in (
-        (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of the state"),
+        (
+            lambda found, *_: (found[0], (*found[1], 0), found[2]),
+            "returns 2 gradients of the state",
+        ),
         (lambda found, *_: (*found[:2], {}), "returns no gradient"),
     ):
         monkeypatch.setitem(CELLS, "broken", changed(run_backward=change))

@@ -216,5 +216,7 @@ def test_layers_whose_shapes_or_upstream_gradients_are_unknown_are_refused() -> 
         check_layer(forward, lambda dy, cache: None, SHAPES)
     with refuses(OptionError, thing="size", got="'Q' does not exist"):
         check_layer(forward, backward, SHAPES, sizes={"Q": 3})
-    with refuses(OptionError, thing="backward", got="dC=None", expected="cache and at least one of dout"):
+    with refuses(
+        OptionError, thing="backward", got="dC=None", expected="cache and at least one of dout"
+    ):
         check_layer(forward, lambda dout, cache, dC=None: None, SHAPES)

@@ -327,7 +327,7 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     features = val.features.copy()
     features[7, 5] = np.inf
     broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
-    picture = f"1 pictures, '{val.images[7]}' among them"
+    picture = f"the feature of '{val.images[7]}' (1 of 1)"
     with refuses(DataError, thing=("split 'val'", picture), got="is not finite"):
         make(broken)
     with refuses(ValueError, function="fit_scaling", thing="features of row 7 (of 12)"):
