@@ -264,13 +264,13 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
     Sampling(seed=-1) | thing: seed | got: is -1 | expected: a whole number in 0..2**63-1
     Policy(least_length=-1) | thing: least_length | got: is -1 | expected: a whole number of at least 0
     Beam(no_stutter="no") | thing: no_stutter | got: is 'no' | expected: True or False
-    Beam(n_best=6) | thing: n_best | got: is 6 | expected: a whole number in 1..5 | cause: than its `width`
+    Beam(n_best=6) | thing: n_best | got: is 6 | expected: a whole number in 1..5 | cause: at most `width` captions
     Beam(groups=2) | thing: groups | got: is 2 | expected: a divisor of `width`, 5
     Beam(width=0) | thing: width | got: is 0 | expected: a whole number of at least 1
     Beam(length_penalty=-0.1) | thing: length_penalty | got: is -0.1 | expected: a number in 0..10
     Beam(length_penalty=np.nan) | thing: length_penalty | got: is nan | expected: a number in 0..10
     Beam(diversity=np.inf) | thing: diversity | got: is inf | expected: a number in 0..1000
-    Beam(4, diversity=1.0) | thing: diversity | got: requires `groups` | cause: 2 groups
+    Beam(4, diversity=1.0) | thing: diversity | got: requires `groups` | cause: groups differ
     """,
     error=OptionError,
 )

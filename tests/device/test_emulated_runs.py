@@ -92,6 +92,6 @@ def test_training_names_variables_that_take_products_out_of_float32(
     monkeypatch.setenv("CUPY_TF32", "0")
     (tmp_path / "letter.txt").write_text("mine")  # so that the folder is refused
     words = ("train", "--out", tmp_path, *SMALL)
-    said = "products on the GPU are not in plain float32, as NVIDIA_TF32_OVERRIDE=1 is set"
+    said = "products on the GPU have reduced precision, as NVIDIA_TF32_OVERRIDE=1 is set"
     assert said in call(*words, "--backend", "cupy").output
     assert said not in call(*words, "--backend", "numpy").output

@@ -349,7 +349,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any) -> None:
         with refuses(
             BackendError,
             thing="rank 1",
-            got="is number 1 on its machine and wants a GPU of its own:",
+            got="is number 1 on its machine and needs GPU 1:",
             cause="start as many ranks",
         ):
             shared.choose_backend("cupy")
