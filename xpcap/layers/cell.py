@@ -84,7 +84,7 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
-    # Methods that a loop does without, or relies on as they are: what a subclass overrides
+    # Methods that the loop relies on or never calls, and what a subclass overrides instead
     fixed: ClassVar[dict[str, str]] = {
         "rows_forward": "a `step_forward`",
         "rows_backward": "a `step_backward`",
@@ -168,7 +168,7 @@ class Cell:
             f"{type(self).__name__}.step_backward is missing: write the gradients of its step"
         )
 
-    # ---- What it gets
+    # ---- What a subclass inherits
 
     @property
     def order(self) -> str:
@@ -290,7 +290,7 @@ class Cell:
             Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
         """
         self._check_rows(a, state0, params, rows)
-        state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
+        state0 = tuple(map(contiguous, state0))  # `layer` does not look into a tuple
         return self.run_forward(a, state0, params, rows, memory, extra_term)
 
     def run_forward(
@@ -326,7 +326,7 @@ class Cell:
             if add is not None:
                 with_term[: step.n] = step_a
                 add(step)
-                step_a = with_term[: step.n].copy()  # which the cache may keep
+                step_a = with_term[: step.n].copy()  # the cache may keep it
             state = tuple(_read_only(stack[step.states_before]) for stack in stacks)
             after, cache = self._checked_step(step_a, state, params)
             for name, stack, x in zip(self.states, stacks, after, strict=True):
@@ -502,7 +502,7 @@ class Cell:
         rows.check(caller, len(a), sizes["N"])
 
     def _checked_step(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
-        """`step_forward`, and TypeError if it does not return what it must."""
+        """Results of `step_forward`. TypeError : they are no state and dict."""
         function = "step_forward"
         results = self.step_forward(a, state, params)
         after, cache = self._unpacked(
@@ -514,7 +514,7 @@ class Cell:
         return self._unpacked(f"{function}, state", after, *self.states), cache
 
     def _unpacked(self, function: str, results: Any, *names: str) -> tuple[Any, ...]:
-        """Results, or TypeError if they are no tuple of so many."""
+        """Results as a tuple, one for each of `names`. TypeError : they are none."""
         if isinstance(results, tuple) and len(results) == len(names):
             return results
         expected = f"a tuple of {', '.join(names)}"
@@ -523,7 +523,7 @@ class Cell:
         raise InvalidTypeError(caller, "", got, expected, cause)
 
     def _check(self, function: str, name: str, x: Array, like: Array) -> None:
-        """TypeError, ValueError : a result differs from `like` in library, dtype or shape."""
+        """Raise TypeError or ValueError if a result differs from `like` in library, dtype or shape."""
         caller = self._caller(function)
         check_float(caller, name, x, "the pre-activation", like)
         if x.shape != like.shape:
@@ -534,7 +534,7 @@ class Cell:
 
 
 def _read_only(x: Array) -> Array:
-    """A view of an array of the host, to which a step cannot write; an array of a device itself."""
+    """A read-only view of a NumPy array; a device array as it is."""
     if isinstance(x, np.ndarray):
         x = x.view()
         x.flags.writeable = False

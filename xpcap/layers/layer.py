@@ -28,7 +28,7 @@ from xpcap.threads import one_blas_thread
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Arguments = dict[str, Any]  # of a call, by name
+Arguments = dict[str, Any]  # a call's arguments by name
 ERRORS = """Raises TypeError unless floats share one dtype, float32 or float64, and arrays one
 library; ValueError if a shape does not fit."""
 
@@ -50,7 +50,7 @@ def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R
     C-contiguous arrays, and int32 in place of other integers. The spec stays as `function.spec`.
 
     shapes : in the language of `xpcap.spec`, results included
-    note : likely cause of a shape that does not fit
+    cause : likely cause of a shape that does not fit
     """
     spec = Spec(shapes, cause)
     names = [entry.name for entry in spec.entries]
@@ -69,9 +69,9 @@ def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R
 def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]]:
     """Decorator of the backward pass of `forward`, a function of upstream gradients and `cache`.
 
-    Upstream gradients must be as the results of the forward pass were. The fields of the cache that
-    are named as its arguments are tell its sizes, the first of floats its dtype and library. An
-    upstream gradient that is optional in the shapes may be None; a result may have none at all.
+    Upstream gradients must have the shapes, dtype and library of the forward pass's results, which
+    the cache tells by its fields that are named like arguments of the forward pass. An upstream
+    gradient that is optional in the shapes may be None; some results have no upstream gradient.
 
     forward : decorated with `layer`
     """
@@ -120,7 +120,7 @@ def _decorated(
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # Python's own error
+            return function(*args, **kwargs)  # Python raises its error
         if not is_device_array(check(bound.arguments)):
             with one_blas_thread():
                 return function(*args, **kwargs)

@@ -81,7 +81,7 @@ class Pointwise(Cell):
     }
 
     def __init_subclass__(cls) -> None:
-        """Leave the memory gate of another equation behind, and refuse its gradient."""
+        """Drop an inherited memory gate, and refuse an inherited gradient, of another equation."""
         super().__init_subclass__()
 
         def owner(name: str) -> int:
@@ -140,7 +140,7 @@ class Pointwise(Cell):
             f"{type(self).__name__}.gradient is missing: write the gradients of its equation"
         )
 
-    # ---- What it gets
+    # ---- What a subclass inherits
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
         if len(a) != len(state[0]):
@@ -261,7 +261,7 @@ def forward_steps(
             add(step)
         state = (x[step.states_before] for x in loop.before)
         results = cell.equation(a, r[:n], *state)
-        if not step.first:  # of the most rows: none passes by being broadcast
+        if not step.first:  # step 0 has the most rows, so no wrong shape passes by broadcasting
             _check_equation(cell, results, loop, step)
         after, saved = results
         for x, value in zip(loop.after, after, strict=True):
@@ -334,7 +334,7 @@ def backward_steps(
         after = tuple(x[step.states_after] for x in grads.states)
         saved = tuple(x[rows] for x in grads.saved)
         results = cell.gradient(dstate, before, after, saved)
-        if not (step.first and step.n_next):  # the first to run, and that of the most rows
+        if not (step.first and step.n_next):  # the last step, which runs first, and step 0
             _check_gradient(cell, results, grads, step)
         da, dr, (direct, *carried) = results
         grads.da[rows] = da
@@ -352,7 +352,7 @@ def backward_steps(
 
 
 def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step) -> None:
-    """TypeError, ValueError : results of an equation are not as the arrays that they go to."""
+    """Raise TypeError or ValueError if an equation's results do not fit the loop's arrays."""
     after, saved = cell._unpacked("equation", results, "the state after", "what is saved")
     states = cell._unpacked("equation, state", after, *cell.states)
     others = cell._unpacked("equation, saved", saved, *cell.saved)
@@ -363,7 +363,7 @@ def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step
 
 
 def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: Step) -> None:
-    """TypeError, ValueError : results of a gradient are not as the arrays that they go to."""
+    """Raise TypeError or ValueError if a gradient's results do not fit the loop's arrays."""
     da, dr, dbefore = cell._unpacked("gradient", results, "da", "dr", "the gradient of a state")
     direct, *others = cell._unpacked("gradient, state", dbefore, *cell.states)
     if grads.dr is grads.da and (dr is not da or direct is not None):
@@ -397,7 +397,7 @@ def step_forward(
 ) -> tuple[State, InputStepCache]:
     """The state after one step of a cell from x (N, D); the cache keeps its own copy."""
     after, step = cell.step_forward(x @ Wx + b, before, {"Wh": Wh})
-    copies = tuple(state.copy() for state in after)  # which the caller may write to
+    copies = tuple(state.copy() for state in after)  # the caller may write to these
     return copies, InputStepCache(cell, x, Wx, Wh, step)
 
 

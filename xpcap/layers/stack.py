@@ -199,7 +199,7 @@ class _Stack(Cell):
         }
 
     def _of_layer(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:
-        """The parameters of layer k, or gradients of them, under its own names."""
+        """The parameters of layer k, or their gradients, under the names that its cell uses."""
         names = self._cells[k].shapes(1, 1)
         return {name: params[f"{name}{k}"] for name in names if f"{name}{k}" in params}
 

@@ -157,7 +157,7 @@ class Batch(NamedTuple):
 
 
 def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
-    """Features of some rows of a batch."""
+    """Rows of a batch's features."""
     if isinstance(features, FeatureRows):
         return features._replace(rows=features.rows[rows])
     return features[rows if isinstance(rows, slice) else asarray(rows, like=features)]
@@ -170,7 +170,7 @@ class Packed(NamedTuple):
     """
 
     order: np.ndarray  # (N,) number of each sorted caption in the batch
-    shape: tuple[int, int]  # of the batch's targets: captions and steps
+    shape: tuple[int, int]  # captions and steps of the batch's targets
     rows: PackedSequences
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
@@ -178,7 +178,7 @@ class Packed(NamedTuple):
     targets: Array  # (L,) their target ids
 
     def by_target(self, scale: np.ndarray | float, dtype: DTypeLike) -> np.ndarray | float:
-        """Factors of the batch's captions for the rows with a target (L,); one number stays."""
+        """Factors of captions, spread to the rows with a target (L,); a single number as it is."""
         if isinstance(scale, float):
             return scale
         by_row = scale[self.order][self.rows.sequence]
@@ -333,8 +333,10 @@ def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
 
 
 def sizes_of(lengths: np.ndarray) -> tuple[int, ...]:
-    """Captions of these lengths that are alive at each step."""
-    ended = np.bincount(lengths, minlength=1).cumsum()[:-1]  # captions, before each step
+    """Number of captions alive at each step, from their lengths."""
+    ended = np.bincount(lengths, minlength=1).cumsum()[
+        :-1
+    ]  # captions that have ended before each step
     return tuple((len(lengths) - ended).tolist())
 
 

@@ -28,7 +28,7 @@ from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 T = TypeVar("T")
 WEIGHTS = 0  # random stream of the initial weights, from the seed
-MIN_SCORED_PER_CORE = 64  # captions, for another core to pay off
+MIN_SCORED_PER_CORE = 64  # captions, below which another core does not pay off
 
 
 class CaptioningRNN(Decodable):
@@ -197,14 +197,14 @@ class CaptioningRNN(Decodable):
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
-        self._next_step = 0  # of `loss` without a step
+        self._next_step = 0  # number of the next training step if `loss` gets none
 
     def _draw_weights(self, seed: int | None) -> None:
         rng = None
         if seed is not None:
             rng = np.random.default_rng([_check_seed(seed), WEIGHTS])
         draw_weights(self.config, self.params, rng)
-        if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
+        if seed is None:  # the course draws nothing more here, since it has no dropout
             seed = np.random.randint(2**31) if self.dropout else 0
         self.seed = seed
 
@@ -462,15 +462,15 @@ class CaptioningRNN(Decodable):
     def _in_parts(
         self, method: str, batch: Batch, compute: Callable[[Network, Part], T]
     ) -> list[T]:
-        """A result for each part of given captions; on the host a core computes each."""
+        """Results of the parts of a batch; on the host each core computes a part."""
         caller = f"CaptioningRNN.{method}"
-        batch = batch.checked(caller, self.config)  # whole: a part takes rows
+        batch = batch.checked(caller, self.config)  # before it is divided
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
             parts = split_evenly(N, min(cores(), N // MIN_SCORED_PER_CORE))
 
-        def of_part(rows: slice) -> T:
+        def compute_part(rows: slice) -> T:
             network = self._network()
             return compute(network, network.part(caller, batch.take(rows), self._null))
 
@@ -481,10 +481,10 @@ class CaptioningRNN(Decodable):
             return {"nll": score(network, part).nll, "log-probabilities": log_probabilities}
 
         with computing(checked_code("scoring", (*self.dispatch, N > FUSED), self.like, trial)):
-            return parallel_map(of_part, parts)
+            return parallel_map(compute_part, parts)
 
     def _part(self, method: str, batch: Batch) -> Part:
-        """Given captions as one part on the model's device."""
+        """A batch as one part on the model's device."""
         caller = f"CaptioningRNN.{method}"
         return self._network().part(caller, batch.checked(caller, self.config), self._null)
 
@@ -651,7 +651,7 @@ class CaptioningRNN(Decodable):
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
 
     def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
-        """Greedy decoding within limits, which a method takes as its own arguments."""
+        """Greedy decoding within the limits of the course's arguments."""
         caller = f"CaptioningRNN.{method}"
         cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
         length = Whole(1, cause=cause).check(caller, "max_length", max_length)
@@ -672,7 +672,7 @@ class CaptioningRNN(Decodable):
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:
-    """TypeError, ValueError : not a mapping of words to distinct whole numbers.
+    """Raise TypeError or ValueError unless words are mapped to distinct whole numbers.
 
     Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
     """

@@ -79,7 +79,7 @@ class ModelConfig:
             cause = f'CELLS["{self.cell}"] = {getattr(self.recurrent, "__name__", "MyCell")}()?'
             raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected, cause)
         shapes, states = self.cell_shapes(), self.recurrent.states
-        for name in (*states, *shapes):  # of arrays in memory, and of entries in lines of shapes
+        for name in (*states, *shapes):  # these names stand in specs of shapes
             if not name.isidentifier() or states.count(name) > 1:
                 got, expected = f"has the name {name!r}", "identifiers, each of one state"
                 raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
@@ -95,7 +95,7 @@ class ModelConfig:
 
     @property
     def recurrent(self) -> Cell:
-        """The cell. OptionError : it is not in CELLS, as where a model is unpickled before it is."""
+        """The Cell that `cell` names. OptionError : it is not in CELLS, or not yet when unpickled."""
         if self.cell not in CELLS:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
         return CELLS[self.cell]

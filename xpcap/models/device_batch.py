@@ -43,9 +43,9 @@ from xpcap.ops import (
 
 # On a device a step of a small batch takes as long as the host needs to launch it. Steps of one
 # layout make the same launches, so they are recorded once. One layout, with few rows of padding, is
-# enough, because captions are drawn from one set: of a batch of n some n * s are longer than t
-# steps, s the share of longer captions, give or take some deviations; likewise its distinct words.
-DEVIATIONS = 3.0  # above the mean: of batches that are drawn at random, 98 % fit
+# enough, because all batches are drawn from the same captions: if a share s of them is longer than t
+# steps, n * s of a batch are, up to some standard deviations. The same holds for distinct words.
+DEVIATIONS = 3.0  # standard deviations above the mean: 98 % of random batches fit
 WORD_MULTIPLE = 64
 
 
@@ -57,16 +57,16 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, captions: np.ndarray, null: int, n: int) -> "Layout":
-        """Layout for batches of n of these captions (m, T+1). It depends on nothing else."""
+        """Layout for batches of n captions, drawn from these (m, T+1)."""
         lengths, (m, columns) = caption_lengths(captions, null), captions.shape
         alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
         mean = n * alive.mean(axis=1)
         bounds = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
         sizes = np.minimum(np.rint(bounds), n).astype(int)
-        sizes[0] = n  # every caption has a step, if need be without a target
+        sizes[0] = n  # every caption takes a step, even one without a target
         sizes = np.minimum.accumulate(sizes)
 
-        # A word comes unless all n captions lack it
+        # A batch has a word unless all its n captions lack it
         step, caption = alive.nonzero()
         pairs = np.unique(captions[caption, step].astype(np.int64) * m + caption)
         share = np.bincount(pairs // m) / m
@@ -89,7 +89,7 @@ class Layout(NamedTuple):
         rows, t = laid_out(self.sizes, n)
         caption, words = order[rows.sequence], captions.ravel()
         positions = caption * (T + 1) + t
-        # A row of padding reads a word that the batch has anyway: it may not count among the distinct
+        # A padding row reads a word of the batch, so that it adds no distinct word
         is_live = t < lengths.take(caption)
         inputs = np.where(is_live, words.take(positions), captions[order[0], 0])
         distinct, segments = _distinct_words(inputs, V, min(self.words, V))
@@ -103,7 +103,7 @@ class Layout(NamedTuple):
 def _distinct_words(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, Segments]:
     """Distinct words of rows (R,) and rows grouped by them, as of `batch.distinct_words`.
 
-    Fewer than `count` are filled up with others of V words, which no row reads.
+    If there are fewer than `count`, other words of the V, which no row reads, fill them up.
     """
     sizes = np.bincount(words, minlength=V)
     is_listed = sizes > 0

@@ -27,7 +27,7 @@ from xpcap.ops import (
 from xpcap.threads import parallel_map, run_parallel
 
 GRADIENTS = "grads"  # name of the array of all gradients in a workspace
-# For another core to pay off: captions of a part, and multiplications of the product of its step
+# Captions of a part, and multiplications of a time step, below which another core does not pay off
 MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
 
 
@@ -48,13 +48,13 @@ class Image(NamedTuple):
     attention: Attention | None
 
     def start(self, states: int) -> tuple[Array | None, ...]:
-        """The `states` first arrays: h0; with attention h0 in each, else None, which is zeros."""
+        """Arrays of the first state, one for each of `states`: h0, then h0 with attention, else None (zeros)."""
         return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """Cache of `Network.forward`, with its result. It equals itself alone."""
+    """Cache of `Network.forward`, with its result. Compared by identity."""
 
     image: Image
     vectors: Array  # (K, W) after dropout
@@ -89,7 +89,7 @@ class Network:
 
     @functools.cached_property
     def _step_params(self) -> Params:
-        """The cell's parameters for steps of decoding."""
+        """The cell's parameters, laid out for the time steps of decoding."""
         return self.cell.laid_out(self.cell_params, self.memory.scope("cell"))
 
     # ---- Loss and gradients
@@ -108,7 +108,7 @@ class Network:
         A large enough batch is divided into parts, as many as the memory has. They are computed in
         parallel, and added up in order.
         """
-        size = self.config.hidden * self.config.columns  # of Wh, or of as many others
+        size = self.config.hidden * self.config.columns  # elements of Wh
         least = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
         memories = self.memory.parts[: max(1, batch.computed // least)]
         parts = prepare_parts(

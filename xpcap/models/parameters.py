@@ -29,7 +29,7 @@ class Parameters(MutableMapping[str, Array]):
         it, too
     """
 
-    __slots__ = "_flat", "_views", "shapes"  # no others: params.Wx = array would be lost
+    __slots__ = "_flat", "_views", "shapes"  # so that params.Wx = array is an error
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> None:
         self.shapes = dict(shapes)
@@ -57,7 +57,7 @@ class Parameters(MutableMapping[str, Array]):
 
     @flat.setter
     def flat(self, values: Array) -> None:
-        if values is not self._flat:  # else they came by `params.flat += x`
+        if values is not self._flat:  # they are the same after `params.flat += x`
             self._copy_in("flat", self._flat, values)
 
     @property

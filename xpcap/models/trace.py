@@ -58,7 +58,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         a += image.term
 
     def attention(pictures: slice, times: int) -> Attention | None:
-        """Attention of sequences: those of `pictures`, in their order, so many times."""
+        """Attention of the sequences of `pictures`, repeated `times` times in their order."""
         if image.attention is None:
             return None
         A = xp.tile(image.attention.A[pictures], (times, 1, 1))
