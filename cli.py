@@ -1,4 +1,4 @@
-"""Run xpcap from its folder: ``python cli.py train``. The same as the ``xpcap`` command once installed."""
+"""Run xpcap without installing it: ``python cli.py train`` is ``xpcap train``."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     sys.exit(
         f"Error: xpcap needs the package {error.name}, which {sys.executable} does not have.\n"
         "Activate its environment: source .venv/bin/activate, on Windows .venv\\Scripts\\activate; "
-        "or first set one up: python -m venv .venv, activate it, pip install ."
+        "if there is none, make one: python -m venv .venv, activate it, pip install ."
     )
 
 

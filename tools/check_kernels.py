@@ -1,7 +1,7 @@
-"""Check the CUDA kernels by what takes minutes, and write down which files were checked: make kernels-check.
+"""Run the slow checks of the CUDA kernels, and record the checked files: make kernels-check.
 
-NVRTC compiles them for every architecture, the thread and address sanitizers watch their launches,
-and mistakes that are put into them have to be found. Nights run the same tests.
+NVRTC compiles the kernels for every architecture, the thread and address sanitizers watch their
+launches, and injected mistakes have to be found. The nightly job runs the same tests.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TESTS = "tests/ops/test_nvrtc.py", "tests/ops/test_cpu_build.py"
 CHECKED = ROOT / "tests" / "ops" / "checked.sha256"
-MAY_SKIP = "does not know sm_"  # an architecture that the compiler is too new, or too old, for
+MAY_SKIP = "does not know sm_"  # reason for an architecture that this compiler does not support
 
 
 def digests() -> dict[str, str]:
-    """By file that a kernel or its launch is in, the digest of its text."""
+    """The digest of each file with a kernel or its launch."""
     kernels = (ROOT / "xpcap" / "ops" / "cuda").glob("*.cu*")
     launches = (ROOT / "xpcap" / name for name in ("device/launch.py", "ops/device.py"))
     return {
@@ -30,13 +30,13 @@ def digests() -> dict[str, str]:
 
 
 def checked() -> dict[str, str]:
-    """The same, as it was when the tests last passed."""
+    """The digests for which the tests last passed."""
     lines = CHECKED.read_text("utf-8").splitlines()
     return {file: digest for digest, file in (line.split("  ") for line in lines)}
 
 
 class Skipped:
-    """Why tests were skipped, other than for an architecture."""
+    """Collects reasons for skipped tests, except unsupported architectures."""
 
     def __init__(self) -> None:
         self.reasons: set[str] = set()
@@ -47,7 +47,7 @@ class Skipped:
 
 
 def main(options: list[str]) -> int:
-    """Run the tests with pytest's options; its status, or 1 if not all was checked."""
+    """Run the tests with pytest's options; returns its status, or 1 if tests were skipped."""
     before, skipped = digests(), Skipped()
     status = pytest.main([*options, "-m", "", *(str(ROOT / name) for name in TESTS)], [skipped])
     if not status and not skipped.reasons:
@@ -55,7 +55,7 @@ def main(options: list[str]) -> int:
         print(f"all passed: commit {CHECKED}")
         return 0
     for reason in skipped.reasons:
-        print(f"{CHECKED} stays as it was, for tests were skipped: {reason}")
+        print(f"{CHECKED} was not updated, since tests were skipped: {reason}")
     return int(status) or 1
 
 

@@ -1,8 +1,7 @@
-"""Builds sdist and wheel, installs the wheel into an environment of its own, and uses it there as a
-stranger would: away from the checkout, with nothing of it on any path.
+"""Build sdist and wheel, install the wheel into a new environment, and use it without the checkout.
 
-python tools/clean_room.py [FOLDER]    installs the dependencies from the package index; what
-                                       was built and worked goes into FOLDER
+python tools/clean_room.py [FOLDER]    installs dependencies from the package index, and copies sdist
+                                       and wheel to FOLDER if they work
 """
 
 import os
@@ -29,7 +28,7 @@ xpcap.write_dataset("few.h5", xpcap.generate(0, train=60, val=14))
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """Build the sdist, and the wheel from what the sdist holds."""
+    """Build the sdist, and the wheel from the unpacked sdist."""
     hatch = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), "-t"]
     run([*hatch, "sdist"], ROOT)
     (sdist,) = folder.glob("*.tar.gz")
@@ -42,10 +41,10 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Output of a command that knows nothing of this process's environment."""
+    """Output of a command, run without this process's settings of Python and xpcap."""
     hidden = ("PYTHON", "XPCAP_", "VIRTUAL_ENV")
     environment = {key: x for key, x in os.environ.items() if not key.startswith(hidden)}
-    # UTF-8: Windows would print in another encoding where output is no terminal
+    # UTF-8, since Windows uses another encoding for output to a pipe
     result = subprocess.run(
         command,
         cwd=folder,
@@ -62,14 +61,14 @@ def run(command: list[str], folder: Path) -> str:
 
 
 class Room:
-    """An environment with the wheel and what it declares to need, and an empty folder to work in.
+    """An environment with the wheel and its declared dependencies, and an empty working folder.
 
     Parameters
     ----------
-    folder : to create it in
-    wheel : to install
-    from_index : pip installs the dependencies from the package index. Else the distributions of
-        this environment that the wheel names, and those that they name, are linked in, and no others
+    folder : folder in which to create it
+    wheel : wheel to install
+    from_index : True: pip installs the dependencies from the package index. False: they are linked
+        from this environment
     """
 
     def __init__(self, folder: Path, wheel: Path, *, from_index: bool) -> None:
@@ -86,27 +85,27 @@ class Room:
             link_dependencies(Path(self("python", "-c", where).strip()))
 
     def __call__(self, program: str, *arguments: str) -> str:
-        """Output of a program of the room, in the folder to work in."""
+        """Output of a program of the environment, run in the working folder."""
         return run([str(self.programs / program), *arguments], self.work)
 
 
 def link_dependencies(site: Path) -> None:
-    """Link what the xpcap in `site` needs, without extras, from this environment beside it."""
-    left, linked = [*metadata.distributions(name="xpcap", path=[str(site)])], {"xpcap"}
-    while left:
-        for requirement in map(Requirement, left.pop().requires or ()):
+    """Link the dependencies of the xpcap in `site`, without extras, from this environment."""
+    pending, linked = [*metadata.distributions(name="xpcap", path=[str(site)])], {"xpcap"}
+    while pending:
+        for requirement in map(Requirement, pending.pop().requires or ()):
             marker, name = requirement.marker, canonicalize_name(requirement.name)
             if name in linked or (marker is not None and not marker.evaluate({"extra": ""})):
                 continue
             linked.add(name)
-            left.append(installed := metadata.distribution(name))
+            pending.append(installed := metadata.distribution(name))
             for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
                 if not (link := site / top).exists():
                     link.symlink_to(Path(str(installed.locate_file(top))).resolve())
 
 
 def use(room: Room) -> Iterator[tuple[str, str]]:
-    """Use the package; a name and the output of each use."""
+    """Use the package; yields a name and the output for each use."""
     yield "version", room("xpcap", "--version")
     yield "module", room("python", "-m", "xpcap", "--help")
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
@@ -118,16 +117,14 @@ def use(room: Room) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Build, install from the index, use, print what was done, and copy the files to the folder
-    that the command line names.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve()
+    """Build, install from the index, use, print outputs, and copy the files to the given folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
         sdist, wheel = build(folder)
         print(sdist.name, wheel.name)
         room = Room(folder, wheel, from_index=True)
-        for what, output in use(room):
-            print(f"{what}: {output.strip().splitlines()[-1]}", flush=True)
+        for name, output in use(room):
+            print(f"{name}: {output.strip().splitlines()[-1]}", flush=True)
         for target in sys.argv[1:2]:
             Path(target).mkdir(exist_ok=True)
             for built in (sdist, wheel):

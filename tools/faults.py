@@ -1,5 +1,5 @@
-"""Lets the steps of every write of a training fail, one after the other: what was saved before must
-open, and go on to the same bytes.
+"""Let each step of each write of training fail, one at a time: the previous save must open, and
+training must continue from it to the same bytes.
 
 python tools/faults.py
 """
@@ -27,15 +27,15 @@ from xpcap.runs.folder import BEST, LAST, RERANKING, load_state
 from xpcap.runs.run import open_run
 
 OPTIONS = "--hidden 8 --wordvec 4 --epochs 2 --save-every 6 --dropout 0.2".split()
-OPTIONS += "--inject init --lr-decay 0.5".split()  # so that more epochs can follow
+OPTIONS += "--inject init --lr-decay 0.5".split()  # with which a run can get more epochs
 STAGED = [*OPTIONS, *"--score-epochs 1 --samples 2".split()]
-RANKED = [*STAGED, "--neighbours"]  # it takes many times as long, for one file more
+RERANKED = [*STAGED, "--neighbours"]  # takes many times as long, and writes one more file
 STEPS = {
     "create": errno.ENOSPC,
     "write": errno.ENOSPC,
     "flush": errno.EIO,
-    "rename": errno.EIO,  # of files that replace others
-    "place": errno.EIO,  # of new files alone
+    "rename": errno.EIO,  # only for files that replace others
+    "place": errno.EIO,  # only for new files
     "flush_folder": errno.EIO,
 }
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)
@@ -47,9 +47,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 
 class Fault(NamedTuple):
-    """The `nth` time that `step` is done for the file called `name`, it fails with this error
-    number.
-    """
+    """The `nth` time that `step` runs for the file `name`, it fails with this error number."""
 
     name: str
     step: str
@@ -57,13 +55,13 @@ class Fault(NamedTuple):
     error: int
 
 
-class ShortOfRoom:
-    """A file that takes a part of what it is given, and then fails."""
+class FullFile:
+    """A file that writes half of the content, and then fails."""
 
     def __init__(self, file: BinaryIO, error: int) -> None:
         self._file, self._error = file, error
 
-    def __enter__(self) -> "ShortOfRoom":
+    def __enter__(self) -> "FullFile":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,15 +78,14 @@ class ShortOfRoom:
 
 @contextmanager
 def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
-    """Every step of a write is noted as (name, step) meanwhile, and the one of `fault` fails."""
+    """Record every step of a write as (name, step), and let the step of `fault` fail."""
     done: list[tuple[str, str]] = []
 
     def fails(step: str, path: Path) -> bool:
         name = path.name
-        while part := re.fullmatch(
-            r"\.(.+)\.[0-9a-f]{8}\.part", name
-        ):  # a new file's is in another
-            name = part[1]
+        # A new file has a temporary name inside another
+        while match := re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", name):
+            name = match[1]
         done.append((name, step))
         return fault is not None and (name, step, done.count((name, step))) == fault[:3]
 
@@ -110,9 +107,7 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
         if fails("create", path):
             raise OSError(fault.error, errno.errorcode[fault.error])  # type: ignore[union-attr]
         file = original(path)
-        return (
-            ShortOfRoom(file, fault.error) if fault is not None and fails("write", path) else file
-        )
+        return FullFile(file, fault.error) if fault is not None and fails("write", path) else file
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_create", create)
@@ -122,37 +117,37 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 
 
 def points(folder: Path, options: list[str]) -> tuple[list[Fault], dict[str, bytes]]:
-    """Every step of every write of one training, and the files that it leaves.
+    """A fault for every step of every write of training, and the files that it writes.
 
-    Of RANKED only the steps of RERANKING.
+    For RERANKED only the steps of RERANKING.
     """
     with failing_at(None) as done:
-        commands.good("train", "--out", folder / "whole" / "run", *options)
-    seen: dict[tuple[str, str], int] = {}
-    found = []
+        commands.good("train", "--out", folder / "unbroken" / "run", *options)
+    counts: dict[tuple[str, str], int] = {}
+    faults = []
     for name, step in done:
-        seen[name, step] = seen.get((name, step), 0) + 1
-        found += [
-            Fault(name, named, seen[name, step], STEPS[named])
-            for named in (("create", "write") if step == "create" else (step,))
+        counts[name, step] = counts.get((name, step), 0) + 1
+        faults += [
+            Fault(name, kind, counts[name, step], STEPS[kind])
+            for kind in (("create", "write") if step == "create" else (step,))
         ]
-    if options == RANKED:
-        found = [fault for fault in found if fault.name == RERANKING]
-    return found, kill.files(folder / "whole" / "run")
+    if options == RERANKED:
+        faults = [fault for fault in faults if fault.name == RERANKING]
+    return faults, kill.files(folder / "unbroken" / "run")
 
 
-def check(fault: Fault, whole: dict[str, bytes], folder: Path, options: list[str]) -> str:
-    """Train with the fault, then without; the output of the first. AssertionError : it was not
-    what is promised.
+def check(fault: Fault, expected: dict[str, bytes], folder: Path, options: list[str]) -> str:
+    """Train with the fault, then resume without it; returns the first output.
 
-    Training goes on without its page; any other fault ends it.
+    A fault of the page does not end training; any other fault does. AssertionError : otherwise, or
+    the files differ from the expected ones.
     """
     out = folder / "broken" / "run"
     with failing_at(fault):
         result = commands.call("train", "--out", out, *options)
     if result.exit_code == 0:
         assert fault.name == "index.html", fault
-        assert kill.files(out) == whole, fault
+        assert kill.files(out) == expected, fault
         return result.output
     assert result.exit_code == 1, f"{fault}: {result.output}"
     assert isinstance(result.exception, SystemExit), f"{fault}: {result.exception!r}"
@@ -162,16 +157,16 @@ def check(fault: Fault, whole: dict[str, bytes], folder: Path, options: list[str
         if (out / BEST).exists():
             open_run(out)
     commands.good("train", "--out", out, *options, "--resume")
-    assert kill.files(out) == whole, fault
+    assert kill.files(out) == expected, fault
     return result.output
 
 
-def chosen(found: list[Fault]) -> list[Fault]:
-    """For the suite: each step of each file once, the second time it is done where there is one."""
+def chosen(faults: list[Fault]) -> list[Fault]:
+    """The faults for the test suite: the second time of each step of each file, or the only one."""
     return [
         fault
-        for fault in found
-        if fault.nth == max(min(f.nth, 2) for f in found if f[:2] == fault[:2])
+        for fault in faults
+        if fault.nth == max(min(f.nth, 2) for f in faults if f[:2] == fault[:2])
     ]
 
 
@@ -180,16 +175,16 @@ def main() -> None:
     steps = 0
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         commands.use_few_pictures(patch)
-        for options in (STAGED, RANKED):
-            found, whole = points(Path(folder, str(len(options))), options)
-            for fault, error in zip(found, itertools.cycle(ERRORS), strict=False):
-                with tempfile.TemporaryDirectory() as place:
-                    check(fault._replace(error=error), whole, Path(place), options)
-            steps += len(found)
+        for options in (STAGED, RERANKED):
+            faults, expected = points(Path(folder, str(len(options))), options)
+            for fault, error in zip(faults, itertools.cycle(ERRORS), strict=False):
+                with tempfile.TemporaryDirectory() as temporary:
+                    check(fault._replace(error=error), expected, Path(temporary), options)
+            steps += len(faults)
             print(f"{steps} faults", flush=True)
     print(
         f"{steps} steps of writes failed once, with {len(ERRORS)} errors in turn, in"
-        f" {time.monotonic() - began:.0f} s: what was saved before went on"
+        f" {time.monotonic() - began:.0f} s: training continued from each previous save"
     )
 
 

@@ -1,6 +1,6 @@
-"""What small seeded commands leave behind, for `diff` to show what a change of the code changes.
+"""Run small seeded commands and keep their files, so that `diff` shows the effect of a change.
 
-    python tools/golden.py before                          # of the checkout that holds this script
+    python tools/golden.py before                          # with this script's checkout
     python tools/golden.py after --threads 1 --checkout ../other
     diff -r before after
 
@@ -22,9 +22,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-# Commands run here, since data sets and runs hold paths; then the folder is moved.
+# Commands run in this folder, since data sets and runs contain paths; it is moved afterwards
 WORK = Path(tempfile.gettempdir(), "xpcap-golden")
-CLOCK = {"times.jsonl", ".lock"}  # they hold times, as do caches of features
+CLOCK = {"times.jsonl", ".lock"}  # files with times, as are caches of features
 DURATION = re.compile(
     r"\b\d+(\.\d+)?&?(nbsp;)?[ \xa0]?(s|seconds?|minutes?|h|hours?)\b"  # in pages
     r'|(?<=seconds": )[\d.]+'  # in JSON
@@ -79,7 +79,7 @@ def draw(folder: Path) -> None:
 
 
 def run(command: str, number: int, folder: Path, environment: dict[str, str]) -> None:
-    """Run a command of the checkout; what it prints as JSON is a file."""
+    """Run a command of the checkout; JSON output becomes a file."""
     words = shlex.split(command.replace("TRAIN", TRAIN))
     program = str(Path(environment["PYTHONPATH"], "cli.py"))
     result = subprocess.run(
@@ -111,7 +111,7 @@ def main() -> None:
     }
     if options.folder.exists():
         raise SystemExit(f"{options.folder} exists")
-    shutil.rmtree(WORK, ignore_errors=True)  # of a call that was stopped
+    shutil.rmtree(WORK, ignore_errors=True)  # an earlier call may have been stopped
     draw(WORK)
     for number, command in enumerate(COMMANDS.strip().splitlines()):
         run(command, number, WORK, environment)

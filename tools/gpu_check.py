@@ -1,9 +1,9 @@
-"""Checks a machine with a CUDA GPU, and leaves one page about it: python tools/gpu_check.py [PAGE];
-`make gpu-check` does it too.
+"""Check a machine with an NVIDIA GPU, and write a page about it: python tools/gpu_check.py [PAGE], or
+`make gpu-check`.
 
-It runs the commands of docs/develop/gpu-check.md, each in a process of its own with this Python's
-packages. Whatever becomes of one, the next part runs. Nothing is installed, and nothing is changed
-on the machine but the page, which is written anew after each part.
+It runs the commands of docs/develop/gpu-check.md, each in a separate process with this Python's
+packages. After a failure, the next part runs. Nothing is installed, and only the page is written,
+again after each part.
 """
 
 import argparse
@@ -26,26 +26,26 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ROOT / "docs" / "develop" / "gpu-check.md"
 PART = re.compile(r"^## (.+) \((\d+) min\)\n\n(\S(?s:.+?))\n\n((?:    .+\n)+)", re.MULTILINE)
-NEEDED = "  # needed"  # behind a command: the part is left out if it fails
-RESULT = "  # result"  # behind a command: its last line stands for the part
-VERDICT = ".*, driver .*, commit [^:]*"  # in the first part's result
+NEEDED = "  # needed"  # marks a command: if it fails, the part is left out
+RESULT = "  # result"  # marks a command: its last line is the part's result
+GPU = ".*, driver .*, commit [^:]*"  # in the first part's result
 PYTHON = sys.executable
 TOOLKIT = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "bin"
-GRACE = 10.0  # seconds for a command that is killed to say where it hangs
+GRACE = 10.0  # seconds in which a killed command may print where it hangs
 WIDEST, LONGEST = 400, 24_000  # characters of a result in the table, and of an output
 QUESTIONS = """\
 ## Please add
 
-What no program finds out, and a reader asks next:
+A reader will ask, and no program can answer:
 
-- Was the GPU yours alone, or did others, or a screen, use it meanwhile?
+- Did other programs, or a screen, use the GPU at the same time?
 - What changed last on the machine: driver, CUDA, CuPy, the GPU?
 - If a part FAILED: does it fail again, what does `sudo dmesg | grep -iE "xid|nvrm" | tail` print, and
   does another program with CUDA, such as PyTorch, run on this GPU?"""
 
 
 class Part(NamedTuple):
-    """Commands of the page, the seconds that they may take together, and what they decide."""
+    """Commands of the page, their time limit in seconds, and what they decide."""
 
     title: str
     limit: float
@@ -54,7 +54,7 @@ class Part(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A command that has ended: its exit status, and all that it printed."""
+    """A finished command: its exit status and output."""
 
     command: str
     status: int
@@ -68,26 +68,26 @@ class Done(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a part."""
+    """The result of a part."""
 
     part: Part
     state: str
-    lines: Sequence[str]  # the last of each command, or of those that failed
+    lines: Sequence[str]  # the last line of each command, or of those that failed
     done: Sequence[Done]
     seconds: float
 
 
 class LeftOutError(Exception):
-    """The machine lacks what a part needs; the message says what."""
+    """The machine lacks something that a part needs; the message names it."""
 
 
 def parts_of(text: str) -> list[Part]:
     """Parts of a page of commands."""
-    found = []
+    parts = []
     for title, minutes, decides, commands in PART.findall(text):
         lines = textwrap.dedent(commands).splitlines()
-        found.append(Part(title, 60.0 * int(minutes), " ".join(decides.split()), lines))
-    return found
+        parts.append(Part(title, 60.0 * int(minutes), " ".join(decides.split()), lines))
+    return parts
 
 
 def run_part(part: Part) -> Result:
@@ -96,36 +96,36 @@ def run_part(part: Part) -> Result:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             for command in part.commands:
-                left = max(1.0, part.limit - (time.monotonic() - start))
-                ended = run(command, left, Path(folder))
+                remaining = max(1.0, part.limit - (time.monotonic() - start))
+                finished = run(command, remaining, Path(folder))
                 if not command.endswith(NEEDED):
-                    done.append(ended)
-                elif ended.status:
-                    raise LeftOutError(ended.last)
+                    done.append(finished)
+                elif finished.status:
+                    raise LeftOutError(finished.last)
         except LeftOutError as reason:
             state, lines = "left out", [str(reason)]
         except KeyboardInterrupt:
             state = "interrupted"
-    failed = [each for each in done if each.status]
+    failed = [command for command in done if command.status]
     if failed and state != "interrupted":
         state, lines = "FAILED", []
-    told = failed or [each for each in done if each.command.endswith(RESULT)] or done
-    lines = lines or list(dict.fromkeys(each.last for each in told))
+    shown = failed or [d for d in done if d.command.endswith(RESULT)] or done
+    lines = lines or list(dict.fromkeys(command.last for command in shown))
     return Result(part, state, lines, done, time.monotonic() - start)
 
 
 def run(command: str, limit: float, folder: Path) -> Done:
     """Run a command in the project's folder, with `folder` as $OUT.
 
-    LeftOutError : its program is not here.
+    LeftOutError : its program is not installed.
     """
     words = [
         word.replace("$OUT", folder.as_posix()) for word in shlex.split(command, comments=True)
     ]
     variables = [word for word in words if re.match("[A-Z_]+=", word)]
     name, *rest = words[len(variables) :]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"}
     environment |= dict.fromkeys(("PYTHONUNBUFFERED", "PYTHONFAULTHANDLER"), "1")
     environment |= dict(word.split("=", 1) for word in variables)
     with Path(folder, "output").open("w+", encoding="utf-8", errors="replace") as output:
@@ -150,16 +150,14 @@ def run(command: str, limit: float, folder: Path) -> Done:
         text = output.read().replace(folder.as_posix(), "$OUT") + end
     if status < 0:
         status, text = 128 - status, f"{text}\nended by {signal.Signals(-status).name}"
-    for place, shown in ((ROOT, "."), (Path.home(), "~")):  # no folder of this machine's
-        if place != Path(place.anchor):
-            text = text.replace(str(place), shown)
+    for path, shown in ((ROOT, "."), (Path.home(), "~")):  # the page shows no local paths
+        if path != Path(path.anchor):
+            text = text.replace(str(path), shown)
     return Done(command, status, text)
 
 
 def kill(child: "subprocess.Popen[bytes]") -> None:
-    """End a command, and what it started where there are process groups: Python then says where it
-    was.
-    """
+    """End a command and, if there are process groups, its children; Python prints a traceback."""
     if not hasattr(os, "killpg"):
         child.kill()
         child.wait()
@@ -171,11 +169,11 @@ def kill(child: "subprocess.Popen[bytes]") -> None:
 
 
 def program(name: str) -> list[str]:
-    """The program of this Python, of the path, or of CUDA's toolkit."""
+    """The command line of a program of this Python, of the path, or of CUDA's toolkit."""
     if name in ("python", "xpcap"):
         return [PYTHON] if name == "python" else [PYTHON, "-m", "xpcap"]
-    places = Path(PYTHON).parent, os.environ.get("PATH", os.defpath), TOOLKIT
-    if path := shutil.which(name, path=os.pathsep.join(map(str, places))):
+    folders = Path(PYTHON).parent, os.environ.get("PATH", os.defpath), TOOLKIT
+    if path := shutil.which(name, path=os.pathsep.join(map(str, folders))):
         return [path]
     raise LeftOutError(f"{name} is not installed")
 
@@ -194,19 +192,19 @@ def check(parts: Sequence[Part], page: Path) -> int:
     return int(any(result.state == "FAILED" for result in results))
 
 
-def written(results: Sequence[Result], left: Sequence[Part]) -> str:
-    """The page, as far as the check has come."""
+def written(results: Sequence[Result], remaining: Sequence[Part]) -> str:
+    """The page, with results so far and the remaining parts."""
     rows = ["| part | state | result | decides | seconds |", "|---|---|---|---|---|"]
     for (title, _, decides, _), state, lines, _, seconds in results:
         shown = "<br>".join(map(short, lines))
         rows.append(f"| {title} | {state} | {shown} | {decides} | {seconds:.0f} |")
-    rows += [f"| {part.title} | not run | | {part.decides} | |" for part in left]
+    rows += [f"| {part.title} | not run | | {part.decides} | |" for part in remaining]
     sections = [
         "\n\n".join([f"## {result.part.title}", *map(section, result.done)])
         for result in results
         if result.done
     ]
-    verdict = re.match(VERDICT, "\n".join(results[0].lines[-1:]))
+    verdict = re.match(GPU, "\n".join(results[0].lines[-1:]))
     title = f"# xpcap on {short(verdict[0]) if verdict else 'a GPU'}"
     now = datetime.datetime.now().astimezone()
     date = f"{now:%Y-%m-%d %H:%M %z}; written by tools/gpu_check.py."
@@ -214,7 +212,7 @@ def written(results: Sequence[Result], left: Sequence[Part]) -> str:
 
 
 def section(done: Done) -> str:
-    """A command and what it printed, but for the middle of something long."""
+    """A command and its output, without the middle of a long one."""
     text = done.output.strip()
     if cut := max(0, len(text) - LONGEST):
         text = f"{text[: LONGEST // 3]}\n... {cut} characters ...\n{text[-LONGEST * 2 // 3 :]}"
@@ -223,20 +221,20 @@ def section(done: Done) -> str:
 
 
 def short(line: str) -> str:
-    """A line for a cell of the table; its section has all of it."""
+    """A line shortened for a cell of the table; its section has all of it."""
     return textwrap.shorten(line.replace("|", "/"), WIDEST, placeholder=" ...")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Check a machine with a CUDA GPU, and write a page about it."
+        description="Check a machine with an NVIDIA GPU, and write a page about it."
     )
-    what = "the page to write, never over a file; default: gpu-check.md, or gpu-check-2.md, ..."
-    parser.add_argument("page", nargs="?", type=Path, help=what)
+    page_help = "page to write; never overwrites a file; default: gpu-check.md, gpu-check-2.md, ..."
+    parser.add_argument("page", nargs="?", type=Path, help=page_help)
     names = ("gpu-check.md", *(f"gpu-check-{k}.md" for k in range(2, 1000)))
     page = parser.parse_args().page or next(path for path in map(Path, names) if not path.exists())
     if page.exists():
-        parser.error(f"{page} exists, and is not overwritten; choose another name")
+        parser.error(f"{page} exists; choose another name")
     return check(parts_of(COMMANDS.read_text(encoding="utf-8")), page)
 
 

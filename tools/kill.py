@@ -1,10 +1,10 @@
-"""Kills trainings at random moments and goes on with them: in the end they must equal unbroken
-ones, byte for byte.
+"""Kill training at random moments and resume it: in the end, files must equal those of unbroken
+training, byte for byte.
 
 python tools/kill.py --kills 100 --seed 0
 python tools/kill.py --kills 20 --ranks 2
 
-With ranks a random one of them is killed; the others, and mpiexec, have to end within TEN seconds.
+With ranks, a random rank is killed; the others, and mpiexec, have to end within TIMEOUT seconds.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from xpcap.data import write_dataset
 from xpcap.shapes import generate
 
 ROOT = Path(__file__).parents[1]
-TEN = 10
-CLOCK = {"times.jsonl", ".lock"}  # what two equal runs need not have in common
+TIMEOUT = 10
+CLOCK = {"times.jsonl", ".lock"}  # files that may differ between equal runs
 SIZES = "--hidden 48 --wordvec 24 --epochs 4 --score-epochs 0 --batch-size 16".split()
 OVERFITTING = "--feature-scaling standardize --save-every 60s --lr 0.05 --patience 1"
 VARIANTS = [
@@ -39,7 +39,7 @@ VARIANTS = [
 
 @dataclasses.dataclass
 class Count:
-    """What was done so far."""
+    """Counts of kills and runs."""
 
     kills: int = 0
     runs: int = 0
@@ -57,7 +57,7 @@ def command(data: Path, out: Path, options: list[str], ranks: int = 1) -> list[s
 
 
 def process_of(out: Path, rank: int) -> int | None:
-    """Process id of a rank of the run at `out`; None: it is not there, yet or any more."""
+    """Process id of a rank of the run at `out`; None if it does not exist yet, or no longer."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (
@@ -65,7 +65,7 @@ def process_of(out: Path, rank: int) -> int | None:
                 and f"\0PMI_RANK={rank}\0".encode() in (entry / "environ").read_bytes()
             ):
                 return int(entry.name)
-        except OSError:  # another's, or gone
+        except OSError:  # the process is another user's, or has ended
             continue
     return None
 
@@ -73,7 +73,7 @@ def process_of(out: Path, rank: int) -> int | None:
 def kill(
     process: "subprocess.Popen[bytes]", out: Path, ranks: int, draw: random.Random, count: Count
 ) -> None:
-    """Kill a process, or one of its ranks; a SystemExit if the others stay."""
+    """Kill a process, or one of its ranks. SystemExit : the other ranks do not end."""
     rank = process_of(out, draw.randrange(ranks)) if ranks > 1 else None
     if rank is None:
         process.kill()
@@ -82,9 +82,9 @@ def kill(
     began = time.monotonic()
     os.kill(rank, signal.SIGKILL)
     try:
-        process.communicate(timeout=TEN)
+        process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise SystemExit(f"{TEN} s after a rank was killed the others are still there") from None
+        raise SystemExit(f"{TIMEOUT} s after a rank was killed, others are running") from None
     count.slowest = max(count.slowest, time.monotonic() - began)
 
 
@@ -99,7 +99,7 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
     _, errors = process.communicate()
     if process.returncode != 0:
         raise SystemExit(
-            f"a run that was gone on with failed with {process.returncode}:\n{errors.decode()}"
+            f"a resumed run failed with status {process.returncode}:\n{errors.decode()}"
         )
 
 
@@ -112,13 +112,13 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def differing(ours: Path, theirs: Path) -> set[str]:
-    """Names of the files that two runs do not have alike."""
+    """Names of files that differ between two runs."""
     a, b = files(ours), files(theirs)
     return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
 
 
 def kill_runs(kills: int, seed: int, ranks: int = 1) -> Count:
-    """Kill so many times, over the variants in turn, each run up to eight times, and let it end.
+    """Kill runs of all variants in turn, each up to eight times, and let them end.
 
     SystemExit : a run differs from the unbroken one.
     """
@@ -129,10 +129,10 @@ def kill_runs(kills: int, seed: int, ranks: int = 1) -> Count:
         write_dataset(data, generate(0, train=200, val=30))
         while count.kills < kills:
             k = count.runs % len(VARIANTS)
-            whole, out = folder / f"whole{k}" / "run", folder / f"broken{count.runs}" / "run"
+            unbroken, out = folder / f"whole{k}" / "run", folder / f"broken{count.runs}" / "run"
             if k not in durations:
                 began = time.monotonic()
-                finish(start(command(data, whole, VARIANTS[k], ranks)))
+                finish(start(command(data, unbroken, VARIANTS[k], ranks)))
                 durations[k] = time.monotonic() - began
             for _ in range(min(8, kills - count.kills)):
                 process = start(command(data, out, VARIANTS[k], ranks))
@@ -143,10 +143,10 @@ def kill_runs(kills: int, seed: int, ranks: int = 1) -> Count:
                     count.kills += 1
                     count.in_training += (out / "last.safetensors").exists()
                     continue
-                finish(process)  # it was quicker
+                finish(process)  # it ended before the kill
                 break
             finish(start(command(data, out, VARIANTS[k], ranks)))
-            if names := differing(out, whole):
+            if names := differing(out, unbroken):
                 raise SystemExit(
                     f"seed {seed}, run {count.runs} ({' '.join(VARIANTS[k])}):"
                     f" {', '.join(sorted(names))} differ from the unbroken run"
@@ -167,12 +167,12 @@ def main() -> None:
     count = kill_runs(arguments.kills, arguments.seed, arguments.ranks)
     if arguments.ranks > 1:
         print(
-            f"{arguments.ranks} ranks; all had ended {count.slowest:.1f} s after one was killed, at"
-            " most"
+            f"{arguments.ranks} ranks; after one was killed, the others ended within"
+            f" {count.slowest:.1f} s"
         )
     print(
-        f"{count.kills} kills ({count.in_training} with a checkpoint there), {count.runs} runs,"
-        f" seed {arguments.seed}, {time.monotonic() - began:.0f} s: all went on, and every file but"
+        f"{count.kills} kills ({count.in_training} after a checkpoint), {count.runs} runs,"
+        f" seed {arguments.seed}, {time.monotonic() - began:.0f} s: all resumed, and every file but"
         " times.jsonl equals that of the unbroken run"
     )
 

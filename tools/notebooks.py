@@ -1,6 +1,4 @@
-"""Runs the notebooks of docs/tutorials/ with this Python interpreter, for their tests and for `make
-notebooks`.
-"""
+"""Run the notebooks of docs/tutorials/ with this Python, for tests and `make notebooks`."""
 
 import os
 import sys
@@ -14,12 +12,11 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
-# Those of docs/howto need a GPU: nothing runs them here, and they have no outputs
+# Those of docs/howto need a GPU; they are not run, and have no outputs
 NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 SETTINGS = {
-    "OPENBLAS_NUM_THREADS": (
-        "1"
-    ),  # the same sums on any number of cores, and fastest for such small products
+    # The same sums on any number of cores, and fastest for small products
+    "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
@@ -35,12 +32,11 @@ def run(
     environment: Mapping[str, str] | None = None,
     work: Path | None = None,
 ) -> None:
-    """Run a notebook from top to bottom and fill in its outputs. A failing cell raises
-    CellExecutionError.
+    """Run a notebook from top to bottom and store its outputs. CellExecutionError : a cell fails.
 
-    It runs in the folder `work`; None: in the temporary one where Jupyter and IPython write their
-    files. Installed kernels are ignored: without kernel folders, Jupyter uses this interpreter's
-    ipykernel. Times and versions are left out, so that equal runs give equal files.
+    It runs in the folder `work`; None: in the temporary folder for files of Jupyter and IPython.
+    Without kernel folders, Jupyter uses this interpreter's ipykernel instead of installed kernels.
+    Times and versions are left out, so that equal runs give equal files.
     """
     with TemporaryDirectory() as folder:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -54,7 +50,7 @@ def run(
         manager = AsyncKernelManager(
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
             connection_file=str(Path(folder, "kernel.json")),
-            transport="tcp" if os.name == "nt" else "ipc",  # no open port where the system allows
+            transport="tcp" if os.name == "nt" else "ipc",  # ipc opens no port
         )
         client = NotebookClient(
             notebook, km=manager, timeout=600, record_timing=False, coalesce_streams=True
@@ -64,7 +60,7 @@ def run(
 
 
 def main() -> None:
-    """Run every notebook and save its outputs in it."""
+    """Run every notebook and save it with its outputs."""
     for path in NOTEBOOKS:
         print(path.relative_to(ROOT), flush=True)
         notebook = nbformat.read(path, as_version=4)
