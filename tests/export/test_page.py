@@ -77,7 +77,7 @@ def test_the_page_captions_as_the_run_does_and_says_what_is_no_picture(
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
         assert "/captioner.json" in server.asked
         browser.evaluate("document.dispatchEvent(new ClipboardEvent('paste'))")
-        assert "The clipboard holds no picture" in text_of(browser, "trouble")
+        assert "The clipboard contains no picture" in text_of(browser, "trouble")
 
 
 def press(browser: Browser, *keys: str) -> None:
@@ -168,7 +168,7 @@ BY_HAND = """(() => {
   window.clearing = false;
   new MutationObserver(() => {
     said.push(document.getElementById("status").textContent);
-    if (clearing && said.at(-1) === "Looking.") {
+    if (clearing && said.at(-1) === "Captioning.") {
       clearing = false;
       document.getElementById("clear").click();
     }
@@ -192,7 +192,7 @@ def check_clear(browser: Browser) -> None:
     browser.evaluate("tap(0.7, 0.5), fire()")
     wait(browser, CAPTIONED)
     empty, caption = "The sheet is empty.", text_of(browser, "status")
-    assert browser.evaluate("said") == [empty, "Looking.", empty, "Looking.", caption]
+    assert browser.evaluate("said") == [empty, "Captioning.", empty, "Captioning.", caption]
     assert browser.evaluate("files") == 0  # pixels reach the model without a PNG
     click(browser, "clear")
     assert captions_on(browser) == []
@@ -277,11 +277,11 @@ def test_a_folder_that_is_not_whole_is_told(
     step, manifest = folder / "weights/step.onnx.bin", folder / "captioner.json"
     contents = step.read_bytes(), json.loads(manifest.read_text())
     for damage, words in (
-        (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.bin did not arrive whole"),
+        (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.bin is incomplete"),
         (lambda: step.write_bytes(contents[0][:-9] + bytes(9)), "damaged, or of another export"),
         (step.unlink, "step.onnx.bin is missing (404)"),
         (lambda: manifest.write_text(json.dumps({**contents[1], "format": 1})), "has the format 1"),
-        (lambda: manifest.write_text("{"), "captioner.json did not arrive whole"),
+        (lambda: manifest.write_text("{"), "captioner.json is incomplete"),
         (manifest.unlink, "captioner.json is missing"),
     ):
         damage()

@@ -450,7 +450,7 @@ def test_a_file_that_did_not_arrive_whole_is_named(
         {"about": about, "files": [list(one) for one in files]},
     )
     assert bytes(found[0]) == content
-    assert found[1].startswith("weights/step.onnx.bin did not arrive whole: ")
+    assert found[1].startswith("weights/step.onnx.bin is incomplete: ")
     assert found[2].startswith("weights/step.onnx.bin is damaged")
-    assert found[3].startswith("weights/step.onnx.bin did not arrive whole: 0 of")
+    assert found[3].startswith("weights/step.onnx.bin is incomplete: 0 of")
     assert "format 1, and this page reads 3" in found[4]

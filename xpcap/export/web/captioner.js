@@ -1,4 +1,4 @@
-// A run's captioner for any page. It computes in a worker, off the page's thread.
+// A run's captioner for any page. It computes in a worker, so it does not block the page.
 
 import "./served.js";
 import { readPicture } from "./pictures.js";
@@ -7,9 +7,9 @@ export { PictureError } from "./pictures.js";
 
 const FOLDER = new URL(".", import.meta.url);
 
-// Open the captioner of the folder that this module lies in.
+// Open the captioner of this module's folder.
 //
-// onBytes(received, all): called as bytes of its files come in.
+// onBytes(received, all): called as bytes of its files arrive.
 export async function openCaptioner({ onBytes = () => {} } = {}) {
   let received = 0;
   let all = 0;
@@ -31,15 +31,15 @@ class Captioner {
     Object.assign(this, { manifest, ask, stop });
   }
 
-  // Pixels of a picture, as of pictures.js, which PictureErrors come from.
+  // The pixels of a picture, read by pictures.js. PictureError: it cannot be read.
   read(picture) {
     return readPicture(picture, this.manifest.pictures);
   }
 
-  // The best captions of a picture or of its pixels, the best first. Each has its text, words, gaps
-  // after them, probabilities, log_probability, and attention: weights of the regions at each word,
-  // if the run has it. area is the part of the picture that the regions lie over. An AbortSignal
-  // ends the work: other captions need not wait for it.
+  // The captions of a picture or of its pixels, best first. Each has text, words, gaps after the words,
+  // probabilities, log_probability, and attention: the weights of the regions for each word, if the
+  // run has attention. area is the part of the picture that the regions cover. An AbortSignal ends
+  // the work, so that other captions do not wait for it.
   async caption(picture, { signal } = {}) {
     const pixels = picture?.data instanceof Uint8Array ? picture : await this.read(picture);
     const { width, height, data } = pixels;
@@ -63,13 +63,13 @@ async function fetchManifest() {
   const response = await fetch(url, { cache: "no-cache" }).catch(() => null);
   if (!response?.ok) throw new Error("captioner.json is missing. Was the whole folder copied?");
   return response.json().catch(() => {
-    throw new Error("captioner.json did not arrive whole. Copy the folder again.");
+    throw new Error("captioner.json is incomplete. Copy the folder again.");
   });
 }
 
-// Made of a blob, so that the page's Content-Security-Policy holds in it: from a URL of its own, a
-// worker has the policy of that URL's headers, and a plain server sends none. It answers with id 0
-// once its modules are there, which Firefox tells in no other way.
+// The worker is made from a blob, so that it has the page's Content-Security-Policy; a worker from a URL
+// has the policy of that URL's headers, and a plain server sends none. It answers with id 0 once its
+// modules are loaded, since Firefox has no event for that.
 function startWorker(onBytes) {
   const source = `import(${JSON.stringify(new URL("worker.js", FOLDER).href)}).then(
     () => postMessage({ id: 0 }), ({ message: error }) => postMessage({ id: 0, error }))`;
@@ -91,12 +91,12 @@ function startWorker(onBytes) {
     waiting.delete(data.id);
     return "error" in data ? reject(new Error(data.error)) : resolve(data.result);
   };
-  worker.onerror = ({ message }) => stop(new Error(message || "The browser lets no worker start."));
+  worker.onerror = ({ message }) => stop(new Error(message || "The browser does not let a worker start."));
   const loaded = answer(0).catch(async (error) => {
     const why = await globalThis.findUnserved("worker.js", FOLDER);
     throw why ? new Error(why) : error;
   });
-  loaded.catch(() => {}); // those who ask are told
+  loaded.catch(() => {}); // `ask` reports the error
   const ask = async (message, signal) => {
     await loaded;
     if (stopped) throw stopped;

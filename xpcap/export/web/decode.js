@@ -1,4 +1,4 @@
-// Beam search for one picture, as xpcap's Beam: the likeliest beginnings of a caption go on.
+// Beam search for a picture, the same as xpcap's Beam.
 
 const MAX_REPEATED = 3; // words
 
@@ -16,16 +16,16 @@ export function normalise(scores, V) {
   return scores;
 }
 
-// Candidates of one picture, the best score first.
+// The candidates of a picture, best score first.
 //
-// next(words, parents): the log-probabilities (n * V) of the word after `words` (n), of hypotheses
-// that continue those numbered `parents` (n) of the call before; null in the first call.
+// next(words, parents): the log-probabilities (n * V) of the next word after `words` (n), where `parents`
+// (n) are the numbers of the hypotheses of the previous call that they continue; null in the first call.
 // special: ids of null, start, end. policy: width, length_penalty, max_length, forbid, no_stutter.
-// Each candidate has words, without END, probabilities of them, and its log_probability.
+// Each candidate has words, without END, their probabilities, and its log_probability.
 export async function search(next, V, special, policy) {
   const slots = Array.from({ length: policy.width }, () => newHypothesis());
-  let alive = [newHypothesis()]; // before the first word there is one
-  let open = slots.map((_, k) => k); // numbers of the slots that the step fills
+  let alive = [newHypothesis()]; // a single one before the first word
+  let open = slots.map((_, k) => k); // numbers of the slots of hypotheses that have not ended
   let parents = null;
   for (let t = 0; t < policy.max_length; t++) {
     const words = alive.map(({ ids }) => (t ? ids[t - 1] : special.start));
@@ -46,7 +46,7 @@ export async function search(next, V, special, policy) {
     });
     continued.forEach((hypothesis, k) => (slots[open[k]] = hypothesis));
     open = open.filter((slot) => !slots[slot].ended);
-    if (open.every((slot) => slots[slot].total === -Infinity)) break; // no word was left
+    if (open.every((slot) => slots[slot].total === -Infinity)) break; // no word is allowed
     alive = open.map((slot) => slots[slot]);
     parents = alive.map(({ parent }) => parent);
   }
@@ -57,7 +57,7 @@ function newHypothesis() {
   return { ids: [], probabilities: [], total: 0, ended: false, parent: 0 };
 }
 
-// The best continuations of all hypotheses; ties go to the first of them, then to the first word.
+// The best continuations of all hypotheses; ties go to the first hypothesis, then to the first word.
 function choose(logs, V, alive, policy, count) {
   const entries = [];
   alive.forEach(({ ids, total }, parent) => {
@@ -72,10 +72,10 @@ function choose(logs, V, alive, policy, count) {
   return entries.sort((a, b) => order(b.total, a.total)).slice(0, count);
 }
 
-// Negative if x is below y, as `sort` wants it; -Infinity equals itself.
+// Comparison for `sort`: negative if x < y, and 0 for two -Infinity.
 export const order = (x, y) => (x === y ? 0 : x - y);
 
-// Indices of the k largest numbers, falling; of equals the first.
+// Indices of the k largest numbers, largest first; ties go to the first.
 function largest(row, k) {
   const indices = [];
   for (let i = 0; i < row.length; i++) {
@@ -89,7 +89,7 @@ function largest(row, k) {
   return indices;
 }
 
-// Words that would make the last one to three words stand twice in a row.
+// Words that would repeat the last one to three words.
 function stuttering(ids) {
   const words = [];
   const t = ids.length;

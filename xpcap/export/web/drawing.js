@@ -1,8 +1,8 @@
-// A sheet to draw shapes on, as those that generated pictures have.
+// A sheet on which to draw shapes like those of generated pictures.
 
 const STEP = 16; // pixels that an arrow key moves the cross
-const RADIUS = { small: 26, large: 42 }; // as generated shapes, with 3 pixels for each of theirs
-const BRUSH = 0.2; // of that
+const RADIUS = { small: 26, large: 42 }; // 3 times those of generated shapes
+const BRUSH = 0.2; // of the radius
 const OUTLINES = {
   square: { corners: 4, radii: [1.25], first: Math.PI / 4 },
   triangle: { corners: 3, radii: [1.3], first: 0 },
@@ -10,8 +10,7 @@ const OUTLINES = {
 };
 const PAPER = "#f4f4f2";
 
-// Open the sheet of a page. find(id): an element of the page. onStroke() is called when something
-// was drawn.
+// Open the sheet of a page. find(id): an element of the page. onStroke(): called after each stroke.
 export function openDrawing(find, onStroke) {
   const canvas = find("canvas");
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -26,14 +25,14 @@ export function openDrawing(find, onStroke) {
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
 
-  // Show the cross, and tell screen readers where it is, and what was put there.
-  function showCross(what = "") {
+  // Show the cross, and tell screen readers its position and the shape drawn there.
+  function showCross(shape = "") {
     find("cross").hidden = false;
     find("cross").style.left = `${(100 * cross.x) / canvas.width}%`;
     find("cross").style.top = `${(100 * cross.y) / canvas.height}%`;
     const [column, row] = [cross.x / STEP + 1, cross.y / STEP + 1];
     const [columns, rows] = [canvas.width / STEP + 1, canvas.height / STEP + 1];
-    find("where").textContent = `${what}column ${column} of ${columns}, row ${row} of ${rows}`;
+    find("where").textContent = `${shape}column ${column} of ${columns}, row ${row} of ${rows}`;
   }
 
   function put({ x, y }) {
@@ -94,7 +93,7 @@ export function openDrawing(find, onStroke) {
   return { clear, isEmpty: () => isEmpty };
 }
 
-// The outline of a shape, as xpcap's generated pictures have it, without a turn.
+// The outline of a shape of generated pictures, not turned.
 function outline(context, shape, x, y, size) {
   if (shape === "circle") {
     context.arc(x, y, size, 0, 2 * Math.PI);

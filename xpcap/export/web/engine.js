@@ -1,15 +1,15 @@
-// A run's encoder, model and reranking, opened once, to caption pictures. Runs in a worker.
+// Captions pictures with a run's encoder, model and reranking. Runs in a worker.
 
 import { normalise, search } from "./decode.js";
 import { encode } from "./histogram.js";
 import { Reranker, readTensors, repeats } from "./reranking.js";
 
 const FORMAT = 3; // of captioner.json
-const AGAIN = "Load the page again; if that does not help, copy the folder again, whole.";
+const AGAIN = "Load the page again; if that does not help, copy the complete folder again.";
 
 // Open the engine that a manifest describes.
 //
-// ort: the module of ONNX Runtime Web. onBytes(count): called as bytes of files come in.
+// ort: the module of ONNX Runtime Web. onBytes(count): called as bytes of files arrive.
 export async function openEngine(manifest, ort, onBytes) {
   if (manifest.format !== FORMAT) {
     throw new Error(
@@ -22,7 +22,7 @@ export async function openEngine(manifest, ort, onBytes) {
     Object.values(manifest.files).map(async (file) => unpack(file, await fetchFile(file, onBytes))),
   );
   const files = Object.fromEntries(names.map((name, i) => [name, contents[i]]));
-  ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+  ort.env.wasm.numThreads = 1; // threads need headers that a plain server does not send
   ort.env.wasm.proxy = false;
   ort.env.wasm.wasmBinary = files["ort.wasm"];
   ort.env.logLevel = "error";
@@ -36,7 +36,7 @@ export async function openEngine(manifest, ort, onBytes) {
   return new Engine(manifest, ort, sessions, reranker);
 }
 
-// Its digest behind the name keeps a browser from taking another export's file from its cache.
+// The digest in the URL keeps a browser from using another export's file from its cache.
 async function fetchFile({ path, sha256 }, onBytes) {
   const url = new URL(`${path}?${sha256.slice(0, 16)}`, import.meta.url);
   const response = await fetch(url).catch(() => {
@@ -53,19 +53,19 @@ async function fetchFile({ path, sha256 }, onBytes) {
       onBytes(part.value.length);
     }
   } catch {
-    throw new Error(`${path} did not arrive whole. ${AGAIN}`);
+    throw new Error(`${path} is incomplete. ${AGAIN}`);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-// A file of the manifest, checked and unpacked. Of two planes, bytes at even positions are stored
-// before those at odd ones.
+// Check and unpack a file of the manifest. With two planes, bytes at even positions are stored first,
+// then those at odd ones.
 export async function unpack({ path, planes, bytes, stored, sha256 }, packed) {
   if (packed.length !== stored) {
-    throw new Error(`${path} did not arrive whole: ${packed.length} of ${stored} bytes. ${AGAIN}`);
+    throw new Error(`${path} is incomplete: ${packed.length} of ${stored} bytes. ${AGAIN}`);
   }
   if (globalThis.crypto?.subtle) {
-    // not on http pages of other machines
+    // Not available on http pages of other machines
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", packed));
     const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (hex !== sha256) throw new Error(`${path} is damaged, or of another export. ${AGAIN}`);
@@ -93,8 +93,8 @@ class Engine {
     this.V = manifest.vocabulary.length;
   }
 
-  // The best captions of a picture, as of pixels.js, as `caption` of captioner.js returns them.
-  // before() is awaited before each word: what it throws ends the search.
+  // The best captions of a picture of pixels.js, in the form of `caption` of captioner.js.
+  // before() is awaited before each word; an error that it throws ends the search.
   async caption(picture, before = () => {}) {
     const { features, area } = await this.encode(picture);
     const beginning = await this.start(features);
@@ -122,7 +122,7 @@ class Engine {
     return { captions, area };
   }
 
-  // Features (1, ...) of a picture as the encoder gives them.
+  // The encoder's features (1, ...) of a picture, not scaled.
   async encode(picture) {
     const { kind, side, grid } = this.manifest.encoder;
     if (kind === "histogram") {
@@ -136,7 +136,7 @@ class Engine {
     return { features, area: { top: 0, left: 0, bottom: 1, right: 1 } };
   }
 
-  // The model's arrays before the first word, of one hypothesis: the state, and what never changes.
+  // The model's arrays of a hypothesis before the first word: state and constants.
   async start(features) {
     const out = await this.sessions["start.onnx"].run({ features });
     const pick = (names) => Object.fromEntries(names.map((name) => [name, out[name]]));
@@ -149,7 +149,7 @@ class Engine {
     };
   }
 
-  // One step of the model: hypotheses that continue `parents` of `state` read `words`.
+  // A time step of the model: hypotheses that continue rows `parents` of `state` read `words`.
   async step(constants, state, words, parents) {
     const ids = BigInt64Array.from(words, BigInt);
     const feeds = { words: new this.ort.Tensor("int64", ids, [words.length]) };
@@ -176,7 +176,7 @@ class Engine {
     return new this.ort.Tensor("float32", out, [numbers.length, ...dims.slice(1)]);
   }
 
-  // The function `next` of `search`: the model reads the chosen words.
+  // The function `next` of `search`.
   stepper({ state, constants }, before) {
     return async (words, parents) => {
       await before();
@@ -186,7 +186,7 @@ class Engine {
     };
   }
 
-  // Steps along given captions, all at once: visit(t, row, step) at the word t of each.
+  // Run the model on given captions together; visit(t, row, step) is called for word t of each.
   async along(next, captions, visit) {
     const { special } = this.manifest;
     const longest = Math.max(...captions.map((words) => words.length));
@@ -197,7 +197,7 @@ class Engine {
     }
   }
 
-  // Log-probabilities of the words of captions, END included.
+  // Log-probabilities of the words of captions, including END.
   async logLikelihoods(beginning, captions, before) {
     const logLikelihoods = captions.map(() => []);
     await this.along(this.stepper(beginning, before), captions, (t, row, logs) => {
@@ -207,7 +207,7 @@ class Engine {
     return logLikelihoods;
   }
 
-  // Weights of the regions as the model chooses each word of captions.
+  // Attention weights of the regions for each word of captions.
   async attention({ state, constants }, candidates) {
     const captions = candidates.map(({ words }) => words);
     const weights = captions.map(() => []);

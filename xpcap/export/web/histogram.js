@@ -1,5 +1,5 @@
-// The encoder for plain drawings: xpcap's HistogramEncoder, number by number. Its docstring says
-// what the feature is.
+// The encoder of plain drawings, with the same numbers as xpcap's HistogramEncoder, whose docstring
+// describes the feature.
 
 import { borderColour, corner, fit, fitted } from "./pixels.js";
 
@@ -15,7 +15,7 @@ const PAPER = 40; // levels
 const FAINT = Math.fround(0.05);
 const EDGES_ADDED = 20;
 
-// The feature, and the area that its grid lies over, in shares of the picture's sides.
+// The feature, and the area that its grid covers, in fractions of the picture's sides.
 export function encode(picture, side, grid) {
   const sheet = fit(picture, side);
   const box = drawn(sheet, borderColour(sheet));
@@ -58,7 +58,7 @@ function total(layers) {
   return layers.reduce((sum, layer) => sum.map((x, i) => x + layer[i]));
 }
 
-// Means of the 3 x 3 cells over grid x grid regions; neighbours share a cell where they must.
+// Means of the 3 x 3 cells over grid x grid regions; neighbouring regions may share cells.
 function pooled(rows, grid) {
   const bounds = Array.from({ length: grid }, (_, i) => [
     Math.floor((i * 3) / grid),
@@ -85,7 +85,7 @@ const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 const table = new Float32Array(COLOURS * 2 ** (3 * BITS));
 const known = new Uint8Array(2 ** (3 * BITS));
 
-// Where the shares of the 11 colours at a level of red, green and blue begin in the table.
+// The position in the table of the shares of the 11 colours at a level of red, green and blue.
 function mixture(code) {
   const at = code * COLOURS;
   if (known[code]) return at;
@@ -136,7 +136,7 @@ function codesOf({ width, height, data }) {
 
 // ---- The drawing on its paper
 
-// The bounding box of everything that is not paper: rows, then columns, from and to.
+// The bounding box of everything that is not paper: (first, end) of rows, then of columns.
 function drawn({ width, height, data }, paper) {
   const low = paper.map((level) => clip(level - PAPER, 0, 255));
   const high = paper.map((level) => clip(level + PAPER, 0, 255));
@@ -177,7 +177,7 @@ function position(box, { width, height }) {
   return [...middle, ...box.map(([start, stop]) => (stop - start) / Math.sqrt(height * width))];
 }
 
-// Shares of the thirds of start..stop at a position; they sum to 1.
+// How far a position belongs to each third of start..stop; they sum to 1.
 function thirds(at, start, stop) {
   const third = (at - start) * (3 / (stop - start));
   const first = clip01((1 + BLUR / 2 - third) / BLUR);
@@ -217,7 +217,7 @@ function measure(sheet, box) {
   return { shares, whole, ...outlines(codes, sheet, box) };
 }
 
-// Edges of each cell and colour by direction (9, 11 * 12), and by turns to others (9, 11 * 6).
+// Edges of each cell and colour by direction (9, 11 * 12), and pairs by turn (9, 11 * 6).
 function outlines(codes, { width, height }, box) {
   const across = Math.floor(width / BLOCK) + 1;
   const blocks = new Map(); // block and colour to a histogram of directions

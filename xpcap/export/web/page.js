@@ -1,21 +1,21 @@
-// The page: pictures in, captions out. The captioner itself runs in a worker.
+// The page: it takes pictures and shows captions. The captioner runs in a worker.
 
 import { PictureError, openCaptioner } from "./captioner.js";
 import { openDrawing } from "./drawing.js";
 
-const DIMMEST = 0.75; // largest opacity of the veil of attention
-const FLAT = 128; // pixels; smaller pictures are shown enlarged, pixel by pixel
-const TALL = 24; // rem, the most height of a picture
-const PAUSE = 80; // milliseconds after a stroke, which another one often follows
+const MAX_OPACITY = 0.75; // of the veil that shows attention
+const FLAT = 128; // pixels; smaller pictures are enlarged without smoothing
+const MAX_HEIGHT = 24; // rem, of a picture
+const PAUSE = 80; // milliseconds to wait after a stroke, since another one may follow
 const find = (id) => document.getElementById(id);
 
-let captioner = null; // once it is open
-let pressed = null; // the word whose attention stays on the picture
-let underWay = new AbortController(); // the caption that was asked for last
-let shown = null; // the picture or sheet in sight: its width and height
+let captioner = null; // null until it is open
+let pressed = null; // the word whose attention stays visible
+let current = new AbortController(); // of the latest caption
+let shown = null; // the picture or sheet that is shown: its width and height
 let shownUrl = "";
 let timer = 0; // from a stroke to its caption
-let unfolds = !matchMedia("(max-width: 48rem)").matches; // captions but the best one
+let unfolds = !matchMedia("(max-width: 48rem)").matches; // whether other captions are unfolded
 
 // ---- The captioner
 
@@ -43,26 +43,26 @@ function complain(text) {
 
 // ---- A picture
 
-// End what is under way, and return the signal that ends what comes next.
+// End the current caption, and return the signal of the next one.
 function stop() {
   clearTimeout(timer);
   complain("");
   find("result").setAttribute("aria-busy", "false");
-  underWay.abort();
-  underWay = new AbortController();
-  return underWay.signal;
+  current.abort();
+  current = new AbortController();
+  return current.signal;
 }
 
-// Caption a picture file, or without one what is drawn on the sheet.
+// Caption a picture file, or without a file the sheet.
 async function caption(file = null) {
   const signal = stop();
-  if (file && captioner) clearCaptions(); // a drawing's stay until others come, so nothing jumps
+  if (file && captioner) clearCaptions(); // a drawing's captions stay until new ones, so nothing jumps
   try {
     await opened;
     const picture = await captioner.read(file ?? find("canvas"));
     if (signal.aborted) return;
     show(picture, file);
-    say("Looking.");
+    say("Captioning.");
     find("result").setAttribute("aria-busy", "true");
     const begun = performance.now();
     const result = await captioner.caption(picture, { signal });
@@ -77,7 +77,7 @@ async function caption(file = null) {
   }
 }
 
-// Show the picture of a file, or without one the sheet.
+// Show the picture of a file, or without a file the sheet.
 function show(picture, file = null) {
   shown = picture;
   const { width, height } = picture;
@@ -88,7 +88,7 @@ function show(picture, file = null) {
     find("picture").classList.toggle("flat", Math.max(width, height) <= FLAT);
   }
   find("app").classList.toggle("drawing", !file);
-  find("shown").style.width = `min(100%, ${((TALL * width) / height).toFixed(2)}rem)`;
+  find("shown").style.width = `min(100%, ${((MAX_HEIGHT * width) / height).toFixed(2)}rem)`;
   find("shown").hidden = false;
   find("hint").hidden = true;
 }
@@ -119,8 +119,8 @@ function showCaptions({ captions, area }, milliseconds) {
   find("reranking").textContent = manifest.reranking
     ? `Captions are reranked with the help of the ${manifest.reranking.photos.toLocaleString("en")}` +
       " training pictures, as in xpcap."
-    : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run has no` +
-      " other reranking.";
+    : `Captions of a beam of ${manifest.policy.width}, by log-probability per word; the run has no` +
+      " reranking.";
 }
 
 function make(tag, className, ...content) {
@@ -145,7 +145,7 @@ function itemOf(caption, area, place) {
     line.append(wordOf(word, p, caption.attention?.[i], area), caption.gaps[i]);
   });
   if (caption.attention?.length) {
-    // a copy that screen readers read in one go
+    // A copy that screen readers read without pauses
     item.append(Object.assign(make("p", "unseen", caption.text), { lang: "" }));
     rove(line, `Words of caption ${place + 1}`);
   }
@@ -167,7 +167,7 @@ function wordOf(word, p, weights, area) {
   return element;
 }
 
-// Keep the attention of a word, { element, look }, on the picture, or with null that of none.
+// Keep the attention of a word, { element, look }, visible; null: hide it.
 function press(word) {
   pressed?.element.setAttribute("aria-pressed", "false");
   pressed = word;
@@ -176,7 +176,7 @@ function press(word) {
   pressed?.look();
 }
 
-// One tab stop for the words of a line: arrow keys, Home and End go along it, and Escape leaves.
+// A tab stop for the words of a line: arrow keys, Home and End move in it, and Escape leaves it.
 function rove(line, name) {
   const words = [...line.querySelectorAll("button")];
   const stopAt = (word) => words.forEach((button) => (button.tabIndex = button === word ? 0 : -1));
@@ -211,7 +211,7 @@ function percent(p) {
   return p >= 0.995 && p < 1 ? "over 99%" : `${Math.round(p * 100)}%`;
 }
 
-// Darken the picture where a word's weights of the regions of an area are small.
+// Darken the regions of an area whose weights for a word are small.
 function veil(weights, { top, left, bottom, right }) {
   const regions = Math.round(Math.sqrt(weights.length));
   const small = document.createElement("canvas");
@@ -227,7 +227,7 @@ function veil(weights, { top, left, bottom, right }) {
   const context = canvas.getContext("2d");
   const [x, y] = [left * canvas.width, top * canvas.height];
   const [width, height] = [(right - left) * canvas.width, (bottom - top) * canvas.height];
-  context.globalAlpha = DIMMEST;
+  context.globalAlpha = MAX_OPACITY;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.clearRect(x, y, width, height);
   context.drawImage(small, x, y, width, height);
@@ -248,13 +248,13 @@ function listen() {
   document.ondragover = document.ondragleave = document.ondrop = (event) => {
     event.preventDefault();
     find("stage").classList.toggle("over", event.type === "dragover");
-    if (event.type === "drop") accept(event.dataTransfer, "What was dropped");
+    if (event.type === "drop") accept(event.dataTransfer, "The drop");
   };
   document.onpaste = (event) => accept(event.clipboardData, "The clipboard");
   if (!find("draw")) return;
   const sheet = openDrawing(find, () => {
     stop();
-    press(null); // attention to what was drawn before
+    press(null); // its attention belongs to the previous drawing
     timer = setTimeout(caption, PAUSE);
   });
   find("draw").onclick = () => {
@@ -270,11 +270,11 @@ function listen() {
   };
 }
 
-function accept(transfer, what) {
+function accept(transfer, source) {
   const [file] = transfer?.files ?? [];
   if (file) return caption(file);
   return complain(
-    `${what} holds no picture file. This page loads nothing from elsewhere: save the picture,` +
+    `${source} contains no picture file. This page loads nothing from other sites: save the picture,` +
       " then choose the file.",
   );
 }

@@ -1,14 +1,14 @@
-// Picture files, of the browser's decoders, as xpcap's read_picture reads them: upright, in colour,
-// on white, at most `longest` pixels long.
+// Read picture files by the browser's decoders like xpcap's read_picture: upright, in colour, on white,
+// at most `longest` pixels wide and high.
 
 import { onWhite, reduce, thumbnail } from "./pixels.js";
 
-const WIDEST = 16384; // pixels across that every browser's canvas holds
-const STRIP = 1 << 22; // pixels copied out of a canvas at once
-const WHY = { // files that browsers do not decode
+const WIDEST = 16384; // pixels; every browser's canvas can be as wide
+const STRIP = 1 << 22; // pixels copied from a canvas at a time
+const WHY = { // why browsers do not decode a file, by kind
   svg: "This is an SVG drawing, which is made of shapes, not of pixels. Save it as PNG first.",
   heic:
-    "This is a HEIC picture, as iPhones make, which this browser does not read." +
+    "This is a HEIC picture, as iPhones make them, which this browser does not read." +
     " Save it as JPEG first.",
   video:
     "This seems to be a video, or a camera's RAW file. Choose a JPEG, PNG, WebP or GIF," +
@@ -20,8 +20,8 @@ export class PictureError extends Error {
   name = "PictureError";
 }
 
-// Read a File or Blob, or what the page has decoded: ImageData, a canvas, an image, a video's frame.
-// PictureError : it is no picture, or too large.
+// Read a File or Blob, or decoded pixels: ImageData, a canvas, an image, a video's frame.
+// PictureError : it is not a picture, or too large.
 export async function readPicture(picture, limits) {
   const fraction = picture instanceof Blob ? await fractionAllowed(picture, limits) : 1;
   let bitmap;
@@ -40,7 +40,7 @@ export async function readPicture(picture, limits) {
   }
 }
 
-// The fraction of its size that Python decodes a file at. PictureError : it is not within limits.
+// The fraction of its size at which xpcap decodes a file. PictureError : it exceeds the limits.
 async function fractionAllowed(blob, limits) {
   if (!blob.size) throw new PictureError("The file is empty. Was it copied only in part?");
   if (blob.size > limits.most_bytes) {
@@ -51,7 +51,7 @@ async function fractionAllowed(blob, limits) {
   if (kind === "svg") throw new PictureError(WHY.svg);
   const [width, height] = await sizeOf(blob, WHY[kind] ?? WHY.other);
   const shrink = kind === "jpeg" ? fractionOf(width, height, limits.longest) : 1;
-  const times = kind === "webp" || kind === "avif" ? 2 : 1; // decoded, these take twice the memory
+  const times = kind === "webp" || kind === "avif" ? 2 : 1; // these take twice the memory when decoded
   const pixels = Math.ceil(width / shrink) * Math.ceil(height / shrink) * times;
   if (pixels > limits.most_pixels || width * height > 2 * limits.most_pixels) {
     const most = Math.round(limits.most_pixels / 1e6);
@@ -69,7 +69,7 @@ async function fractionAllowed(blob, limits) {
   return shrink;
 }
 
-// Width and height by the header: browsers decode an image element's pixels only to show them.
+// Width and height; browsers read only the header of an image element that is not shown.
 async function sizeOf(blob, why) {
   const image = new Image();
   const url = URL.createObjectURL(blob);
@@ -109,7 +109,7 @@ function fractionOf(width, height, longest) {
   return [8, 4, 2].find((fraction) => scale >= fraction) ?? 1;
 }
 
-// The pixels of a bitmap, strip by strip, since a canvas may not hold a large one.
+// The pixels of a bitmap, in strips, since a large bitmap may not fit into a canvas.
 function shrunk(bitmap, fraction, longest) {
   const { width, height } = bitmap;
   const after = Math.ceil(Math.max(width, height) / fraction);

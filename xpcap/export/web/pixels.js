@@ -1,11 +1,11 @@
-// Pictures as arrays of levels, scaled exactly as Pillow scales them. A picture is an object of
-// width, height and data, a Uint8Array of red, green and blue, row by row.
+// Scale pictures exactly as Pillow does. A picture is an object with width, height and data, a
+// Uint8Array of red, green and blue, row by row.
 
 export const BICUBIC = { support: 2, weight: bicubic };
 export const BOX = { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) };
 const PRECISION = 22; // bits of a weight: 32, less 8 of a level and 2 for overshoot
 const HALF = 1 << (PRECISION - 1);
-const WIDEST = 2.25; // longer side over shorter on the sheet of `fit`
+const WIDEST = 2.25; // maximum aspect ratio of the sheet of `fit`
 
 function bicubic(x) {
   const a = -0.5;
@@ -14,7 +14,7 @@ function bicubic(x) {
   return t < 2 ? (((t - 5) * t + 8) * t - 4) * a : 0;
 }
 
-// Python's round: halves go to the even neighbour.
+// Round halves to the even neighbour, as Python does.
 export function roundEven(x) {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
@@ -52,8 +52,8 @@ function clip(sum) {
   return level < 0 ? 0 : level > 255 ? 255 : level;
 }
 
-// Two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is scaled
-// first where it shrinks by more than twice as many pixels as the width.
+// Scale in two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is
+// scaled first if it shrinks by more than twice as many pixels as the width.
 export function resize(picture, width, height, filter) {
   const shrunk = picture.height - height;
   const heightFirst = shrunk > 0 && shrunk > 2 * (picture.width - width);
@@ -103,7 +103,7 @@ function scaleHeight(picture, height, filter) {
   return { width, height, data: out };
 }
 
-// Means over blocks of factor x factor pixels; those at the right and lower border may be smaller.
+// Means over blocks of factor x factor pixels; blocks at the right and lower border may be smaller.
 export function reduce(picture, factor) {
   if (factor === 1) return picture;
   const width = Math.ceil(picture.width / factor);
@@ -132,7 +132,7 @@ export function reduce(picture, factor) {
   return { width, height, data };
 }
 
-// The size of a picture that is at most `longest` pixels long, as of Pillow's thumbnail.
+// The size of a picture scaled to at most `longest` pixels per side, as by Pillow's thumbnail.
 export function thumbnailSize(width, height, longest) {
   if (width <= longest && height <= longest) return [width, height];
   const aspect = width / height;
@@ -148,14 +148,14 @@ export function thumbnailSize(width, height, longest) {
   return [longest, nearest(longest / aspect, distance)];
 }
 
-// At most `longest` pixels long; the picture is less than four times as long, beyond which Pillow
-// reduces it first.
+// Scale a picture to at most `longest` pixels per side. It must be less than four times as long, since
+// Pillow reduces longer ones first.
 export function thumbnail(picture, longest) {
   const [width, height] = thumbnailSize(picture.width, picture.height, longest);
   return resize(picture, width, height, BICUBIC);
 }
 
-// Rows of red, green, blue and alpha, 0 to 255, on white, as Pillow composites them.
+// Composite red, green, blue and alpha, 0 to 255, on white, as Pillow does.
 export function onWhite(rgba) {
   const data = new Uint8Array((rgba.length / 4) * 3);
   for (let from = 0, to = 0; from < rgba.length; from += 4) {
@@ -169,7 +169,7 @@ export function onWhite(rgba) {
   return data;
 }
 
-// ---- Pictures scaled to one area
+// ---- Scale pictures to an area
 
 // Height and width of the sheet that `fit` returns, and of the scaled picture on it.
 export function fitted(height, width, side) {
@@ -203,7 +203,7 @@ export function fit(picture, side) {
   return { width: sheet[1], height: sheet[0], data };
 }
 
-// The commonest colour along the border of a picture; of several the darkest red, green, blue.
+// The commonest colour along the border of a picture; ties go to the darkest red, green, blue.
 export function borderColour({ width, height, data }) {
   const counts = new Map();
   const count = (x, y) => {

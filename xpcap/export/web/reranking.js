@@ -1,8 +1,8 @@
-// Reranking of candidates by the training photos nearest to a picture, as xpcap's Reranker.
+// Reranks candidates by the training photos most similar to a picture, like xpcap's Reranker.
 
 import { order } from "./decode.js";
 
-const SAME_PHOTO = 0.999; // cosine from which on two photos count as one and the same
+const SAME_PHOTO = 0.999; // cosine above which two photos count as the same
 const NEGLIGIBLE = 1e-6;
 const RETRIEVED_FROM = 10; // nearest photos whose captions may become candidates
 const MIN_SHARE = 1e-6;
@@ -13,7 +13,7 @@ const FACTOR = 0x9e3779b97f4a7c15n;
 const MAX_REPEATED = 3; // words
 
 export class Reranker {
-  // tensors: of reranking.safetensors, by name. settings: of the manifest.
+  // tensors: those of reranking.safetensors, by name. settings: those of the manifest.
   constructor(tensors, settings, special) {
     Object.assign(this, settings);
     this.unk = special.unk;
@@ -34,11 +34,11 @@ export class Reranker {
     return captions;
   }
 
-  // Candidates with their score, the best first.
+  // Candidates with their scores, best first.
   //
-  // projected: (d) of start.onnx; norm: of the whole feature, where photos are few.
-  // logLikelihood(captions): the log-probabilities of words and END of each. allowed(words): whether
-  // a neighbour's caption may be a candidate.
+  // projected: (d), output of start.onnx; norm: that of the centred feature, if start.onnx gives it.
+  // logLikelihood(captions): the log-probabilities of the words and END of each caption.
+  // allowed(words): whether a neighbour's caption may be a candidate.
   async rerank(projected, norm, made, logLikelihood, allowed) {
     const direction = unit(projected);
     const near = this.nearest(direction, norm === undefined ? 1 : length(projected) / norm);
@@ -61,8 +61,8 @@ export class Reranker {
     return scored.sort((a, b) => order(b.score, a.score));
   }
 
-  // The photos nearest to a direction, with their cosines, the nearest first. share: of the norm of a
-  // feature that the projection keeps, times which a cosine is that of features.
+  // The photos nearest to a direction, with their cosines, nearest first. share: fraction of the
+  // feature's norm that the projection keeps; cosine * share is the cosine of the features.
   nearest(direction, share) {
     const d = direction.length;
     const similar = [];
@@ -82,7 +82,7 @@ export class Reranker {
     return nearest.map((neighbour, i) => ({ ...neighbour, weight: weights[i] / total }));
   }
 
-  // Captions of neighbours that become candidates, those of the most consensus.
+  // The neighbours' captions with the highest consensus, as candidates.
   async retrieve(near, made, logLikelihood, allowed) {
     if (!this.retrieved) return [];
     const known = new Set(made.map(({ words }) => words.join(" ")));
@@ -108,7 +108,7 @@ export class Reranker {
     }));
   }
 
-  // Mean CIDEr-D of each candidate against the captions of the neighbours, the nearer the heavier.
+  // Mean CIDEr-D of each candidate with the neighbours' captions as references, weighted by nearness.
   consensus(near, candidates) {
     const references = near.flatMap(({ photo, weight }) => {
       const captions = this.captions(photo).map((words) => words.filter((w) => w !== this.unk));
@@ -126,14 +126,14 @@ export class Reranker {
         }, 0);
       };
       if (photo < 0) return mean(references);
-      // a caption is not compared with those of its own photo
+      // A caption is not compared with the captions of its photo
       const share = near.find((neighbour) => neighbour.photo === photo)?.weight ?? 0;
       const others = references.filter((reference) => reference.photo !== photo);
       return mean(others) / Math.max(1 - share, MIN_SHARE);
     });
   }
 
-  // The n-grams of a sentence with their count times idf, and the norms of those of each order.
+  // The n-grams of a sentence with count times idf, and their norm for each order.
   vector(words) {
     const grams = new Map();
     for (let n = 0; n < ORDERS; n++) {
@@ -167,7 +167,7 @@ export class Reranker {
     return Math.log(Math.max(this.photos, 1)) - Math.log(frequency);
   }
 
-  // Mean over words of log(share of captions expected to hold the word / share that do).
+  // Mean over words of log(expected share of captions with the word / its share in training captions).
   lift(direction, words) {
     if (!words.length) return 0;
     const d = direction.length;
@@ -181,7 +181,7 @@ export class Reranker {
     return sum / words.length;
   }
 
-  // Share of the pairs of words, the end counted as one, that no training caption holds.
+  // Share of pairs of words, including the last word and the end, that no training caption contains.
   unseen(words) {
     const follows = [...words.slice(1), this.V];
     const missing = words.filter((word, i) => !this.pairs.has(word * (this.V + 1) + follows[i]));
@@ -191,7 +191,7 @@ export class Reranker {
 
 const join = (number, other) => BigInt.asUintN(64, number + other * FACTOR);
 
-// CIDEr-D of one sentence against another, both as vectors.
+// CIDEr-D of a sentence with a reference, both as vectors.
 function similarity(sentence, reference) {
   let sum = 0;
   for (const [gram, { value, order: n }] of sentence.grams) {
@@ -204,7 +204,7 @@ function similarity(sentence, reference) {
   return (10 / ORDERS) * sum * Math.exp(-(gap ** 2) / (2 * SIGMA ** 2));
 }
 
-// True if one to three words stand twice in a row.
+// True if one to three words are repeated immediately.
 export function repeats(words) {
   for (let n = 1; n <= MAX_REPEATED; n++) {
     for (let i = 0; i + 2 * n <= words.length; i++) {
@@ -252,7 +252,7 @@ const ARRAYS = {
   U64: BigUint64Array,
 };
 
-// The tensors of a safetensors file, as {data, shape} by name; float16 as its bits.
+// The tensors of a safetensors file, as {data, shape} by name; float16 tensors as bits.
 export function readTensors(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const size = Number(view.getBigUint64(0, true));

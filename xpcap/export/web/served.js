@@ -1,9 +1,9 @@
-// Why a module does not run, by what the server sends. Without imports and exports this file is a
-// module and a plain script, and runs where no module does.
+// Find out from the server's answers why a module does not run. Without imports and exports, this file
+// is both a module and a plain script, so it runs even if modules do not.
 
 const COPIED = "Was the whole folder copied?";
 
-// A sentence about the first file that is wrong, of a module and all that it imports; "" for none.
+// The problem of the first wrong file among a module and its imports, as a sentence; "" for none.
 globalThis.findUnserved = async (path, folder, seen = new Set()) => {
   if (seen.has(path)) return "";
   seen.add(path);
@@ -12,7 +12,7 @@ globalThis.findUnserved = async (path, folder, seen = new Set()) => {
   if (!response.ok) return `${path} is missing (${response.status}). ${COPIED}`;
   const type = response.headers.get("content-type");
   if (!/^(text|application)\/(x-)?(java|ecma)script\b/i.test(type)) {
-    const page = type?.startsWith("text/html"); // which some hosts send for files that they lack
+    const page = type?.startsWith("text/html"); // some hosts send a page for missing files
     return (
       `${path} was served ${type ? `as ${type}` : "without a Content-Type"}, and browsers run` +
       ` modules only as JavaScript. ${page ? COPIED : "Let the server send it as text/javascript."}`

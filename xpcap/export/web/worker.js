@@ -1,4 +1,4 @@
-// The engine off the page's thread, so that the page stays alive while it computes.
+// Runs the engine in a worker, so that the page stays responsive.
 
 import * as ort from "./runtime/ort.js";
 import { openEngine } from "./engine.js";
@@ -8,7 +8,7 @@ const ended = new Set(); // captions that are no longer wanted
 const { port1, port2 } = new MessageChannel();
 port1.start();
 
-// Let messages in, of which one may end a caption.
+// Process pending messages, which may end a caption.
 const messages = () => new Promise((go) => {
   port1.addEventListener("message", go, { once: true });
   port2.postMessage(null);
@@ -17,7 +17,7 @@ const messages = () => new Promise((go) => {
 const handlers = {
   async open({ manifest }) {
     engine = await openEngine(manifest, ort, (bytes) => postMessage({ bytes }));
-    // the first caption takes twice as long as others: let it be one that nobody waits for
+    // The first caption takes twice as long as others, so caption a blank picture first
     await engine.caption({ width: 1, height: 1, data: Uint8Array.of(255, 255, 255) });
     return {};
   },
