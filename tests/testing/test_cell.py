@@ -183,7 +183,7 @@ BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
             run_backward=lambda _, dh, cache, *rest: RNN.run_backward(dh, SEEN[0], *rest),
         ),
         "with another cache alive",
-        "differs from the one alone",
+        "differs from the one without",
     ),
     "memory_reused": (changed(run_backward=add_up), "Wh, in memory of NaN", "differs"),
     "rows_alone": (
@@ -234,7 +234,7 @@ def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.Monkey
             lambda found, *_: (found[0], (*found[1], 0), found[2]),
             "returns 2 gradients of the state",
         ),
-        (lambda found, *_: (*found[:2], {}), "returns no gradient"),
+        (lambda found, *_: (*found[:2], {}), "lacks a gradient"),
     ):
         monkeypatch.setitem(CELLS, "broken", changed(run_backward=change))
         with refuses(ContractError, thing="rows_backward", got=got):

@@ -162,13 +162,13 @@ BROKEN = {
         contract.caches_apart,
         (forward_kept_outside, lambda dout, cache: backward(dout, SEEN[0])),
         "the gradient of x, with another cache alive,",
-        "differs from the one alone",
+        "differs from the one without",
     ),
     "a cache that is used up": (
         contract.caches_apart,
         (lambda x, w: (x * w, (x.copy(), w)), backward_that_uses_up),
         "the gradient of w, with another cache alive,",
-        "differs from the one alone",
+        "differs from the one without",
     ),
     "strides ignored": (
         contract.views_taken,
