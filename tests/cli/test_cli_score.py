@@ -92,7 +92,7 @@ def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(
     Path("more.json").write_text(json.dumps({**captions, "other.png": "a cat"}))
     result = good("score", "more.json", "--data", "data.h5", "--json")
     assert json.loads(result.stdout)["scores"]["cider"] == evaluated["scores"]["cider"]
-    assert result.stderr == "score: left out 1 caption without a picture in split 'val'\n"
+    assert result.stderr == "score: captions left out, without a picture in 'val': 1\n"
     first = next(iter(captions))
     Path("less.json").write_text(
         json.dumps({name: caption for name, caption in captions.items() if name != first})

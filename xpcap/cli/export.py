@@ -70,8 +70,8 @@ def export(
 
     --onnx: start.onnx computes the initial state from features, step.onnx the next word's logits
     and state, greedy.onnx complete captions. Each contains the vocabulary. ONNX Runtime runs them
-    without xpcap; "Export to ONNX and PyTorch" in the documentation lists names and shapes, with code. The
-    export decodes greedily, without the run's reranking; 'evaluate --greedy' scores its captions.
+    without xpcap; the page "Export to ONNX and PyTorch" has code. The export decodes greedily,
+    without the run's reranking; 'evaluate --greedy' scores its captions.
 
     --web: a folder for any web server, such as 'python -m http.server'. The page captions dropped,
     pasted, chosen or photographed pictures, and reranks captions like the run. It needs

@@ -33,7 +33,7 @@ DECODING = (
     Needs(["diversity"], ["groups"], "it makes 2 or more groups differ"),
     # `n_best` is also allowed with a run's default beam
     Needs(
-        [name for name in BEAM_OPTIONS if name not in ("width", "n_best", "diversity")], ["width"]
+        [name for name in BEAM_OPTIONS if name not in {"width", "n_best", "diversity"}], ["width"]
     ),
 )
 # By command; the first broken rule is reported

@@ -5,15 +5,7 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import (
-    PATH,
-    counted,
-    csv_option,
-    examples,
-    json_option,
-    print_protocols,
-    print_scores,
-)
+from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_protocols, print_scores
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
@@ -48,13 +40,10 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
         write_new("score", csv, scores.to_csv().encode("utf-8-sig"))
     if submitted.unmatched:
         explained = [
-            f": {name[:100]} ({reason})" for name, reason in submitted.unmatched.items() if reason
+            f", {name[:100]} ({reason})" for name, reason in submitted.unmatched.items() if reason
         ]
-        click.echo(
-            f"score: left out {counted(len(submitted.unmatched), 'caption')} without a picture in"
-            f" split {split!r}{''.join(explained[:1])}",
-            err=True,
-        )
+        count = f"{len(submitted.unmatched):,}{''.join(explained[:1])}"
+        click.echo(f"score: captions left out, without a picture in {split!r}: {count}", err=True)
     if as_json:
         click.echo(json.dumps(scores.to_json()))
     else:

@@ -288,14 +288,10 @@ def echo_wrapped(text: str, indent: int = 2) -> None:
 
 def describe_data(file: Path, data: CaptionData) -> str:
     """The content of a data set, in a few lines."""
-    rows = [
-        (
-            escape_control(name),
-            counted(len(split.images), "picture"),
-            counted(len(split.captions), "caption"),
-        )
-        for name, split in data.splits.items()
-    ]
+    rows = []
+    for name, split in data.splits.items():
+        counts = counted(len(split.images), "picture"), counted(len(split.captions), "caption")
+        rows.append((escape_control(name), *counts))
     head = (
         f"{file}: {len(data.vocabulary)} words, features of size {size(data.feature_shape)},"
         f" captions of at most {counted(data.max_words, 'word')}"

@@ -146,8 +146,7 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     Parameters
     ----------
     data : CaptionData
-        With a train or a val split. Other splits are left out, since the course's dict has no keys
-        for them.
+        With a train or a val split; other splits are left out, as the course has no keys for them.
 
     Returns
     -------

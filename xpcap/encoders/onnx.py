@@ -74,9 +74,8 @@ class OnnxEncoder:
         from PIL import Image
 
         require_picture("encode", picture)
-        return np.asarray(
-            Image.fromarray(picture).resize(self.size[::-1], Image.Resampling.BICUBIC)
-        )
+        size, resampling = self.size[::-1], Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(picture).resize(size, resampling))
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
         if self.grid is None:
@@ -177,11 +176,8 @@ def _size(path: Path, session: Any, text: str | None) -> tuple[bool, tuple[int, 
         cause = "add :size=224, or the size of its training"
         raise DataError("find_encoder", path, got, expected, cause)
     if text is not None and (height, width) != (int(text), int(text)):
-        got, expected = (
-            f"takes pictures of {height} x {width}",
-            f"the size {text}, as the option has",
-        )
-        raise DataError("find_encoder", path, got, expected)
+        got = f"takes pictures of {height} x {width}"
+        raise DataError("find_encoder", path, got, f"the size {text} of the option")
     return channels_last, (height, width)
 
 

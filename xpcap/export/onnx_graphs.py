@@ -133,8 +133,8 @@ class GraphCaptioner:
 def start_graph(captioner: GraphCaptioner, index: Projection | None = None) -> Graph:
     """The graph from features to the state before the first word.
 
-    `index` : projection of a PhotoIndex; adds the output `projected` (N, d), the projected feature,
-    and if the projection keeps all components, `norm` (N,), the norm of the centred feature
+    `index` : projection of a PhotoIndex; adds outputs `projected` (N, d) and, if the projection keeps
+    all components, `norm` (N,), the norm of the centred feature
     """
     graph = Graph("start")
     x = captioner.preprocess(captioner.features(graph))
@@ -181,12 +181,9 @@ def require_form(captioner: GraphCaptioner) -> None:
 
 
 def greedy_graph(
-    captioner: GraphCaptioner,
-    vocabulary: Vocabulary,
-    max_words: int,
-    features: Tensor | None = None,
+    captioner: GraphCaptioner, vocabulary: Vocabulary, length: int, features: Tensor | None = None
 ) -> Graph:
-    """The graph from features to the likeliest word at each step, up to `max_words` including END.
+    """The graph from features to the likeliest word at each step, up to `length` including END.
 
     `features` : the result of a graph that computes features; None: they are the input
     """
@@ -222,7 +219,7 @@ def greedy_graph(
         graph_output(graph, "likelihood", likelihood)
     graph.scope = "captions/"
     ends = [*(f"last of {name}" for name in names), "ids", "likelihoods"]
-    first = (np.int64(max_words), np.bool_(True), *(x.name for x in carried))
+    first = (np.int64(length), np.bool_(True), *(x.name for x in carried))
     graph.add("Loop", *first, outputs=ends, body=body)
     ids, sizes = graph.node("Transpose", "ids"), (row_count(features), "T")
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]

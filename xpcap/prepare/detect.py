@@ -51,8 +51,7 @@ def read_captions(
     report : receives the omissions, and the format of each file
     progress : show a bar of the files on a terminal; None: as the current work
     DataError : a file has no known format, or is damaged; or only some files have splits.
-    OptionError : `columns` is not a Columns, or `encoding` is unknown. OSError : a file cannot be
-        read.
+    OptionError : `columns` or `encoding` is invalid. OSError : a file cannot be read.
 
     Examples
     --------

@@ -108,8 +108,7 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         mask = asarray(np.random.rand(N, T) <= p)
         loss = float(layers.temporal_softmax_loss(x, y, mask)[0])
         low, high = case["about"]
-        label = f"softmax loss N{N} T{T} p{p} off its middle"
-        error = abs(loss - (low + high) / 2)
+        label, error = f"softmax loss N{N} T{T} p{p} off its middle", abs(loss - (low + high) / 2)
         yield make_row(label, error, (high - low) / 2)
     check = cases["loss_check"]
     arguments = table.FUNCTIONS["temporal_softmax_loss"].arguments.values()

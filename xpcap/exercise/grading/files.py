@@ -137,10 +137,7 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 def defined(content: bytes, names: Collection[str]) -> set[str]:
-    """The names that a file defines at module level.
-
-    They are those after def or class if the file has a syntax error.
-    """
+    """The names that a file defines at module level; after a syntax error those of def and class."""
     table = None
     with (
         contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError),

@@ -56,8 +56,7 @@ def grade(
     only : sequence of str
         Patterns of function names, as in a shell. Empty: all functions.
     seconds : float
-        Time limit for the checks of one function. All functions together have six times that and a
-        minute.
+        Time limit for the checks of a function; all together have six times that and a minute.
     memory : float
         Memory limit of a process, in GB.
 
@@ -169,13 +168,10 @@ class _Grading:
         """True if the submission has no layers that can be imported."""
         return "rnn_layers" in self._faults or "rnn_layers" not in self._handed.homes
 
-    def _wrong_below(
+    def _culprits(
         self, row: table.Function, names: Sequence[str] = tuple(table.FUNCTIONS)
     ) -> list[str]:
-        """Wrong functions that a function builds on, in the order of the course.
-
-        Those below a function that passes only on the reference count as well.
-        """
+        """Wrong functions that a function builds on, also through ones that pass on the reference."""
         reached: set[str] = set()
         below = {row.name}
         while below:
@@ -212,9 +208,7 @@ class _Grading:
                 continue
             for row in graded:
                 self._seen[row.name] = loaded[row.name]
-                self._verdicts[row.name] = self._judged(
-                    row, loaded[row.name], self._wrong_below(row)
-                )
+                self._verdicts[row.name] = self._judged(row, loaded[row.name], self._culprits(row))
             for row in graded if module == "rnn_layers" else ():
                 self._pass_own_forward(row)
         self._report_shared_mistakes_once()
@@ -243,7 +237,7 @@ class _Grading:
     def judge_on_reference(self) -> None:
         """Re-run loops with reference steps, captioners with reference layers, if theirs are wrong."""
         failed = [row for row in self._rows if self._is_written(row) and not self._passed(row)]
-        loops = [row for row in failed if row.step and self._wrong_below(row, STEPS)]
+        loops = [row for row in failed if row.step and self._culprits(row, STEPS)]
         captioners = [row for row in failed if row.module == "rnn"]
         if self._lacks_layers():  # the reference module replaces theirs
             names, layers = [], self._handed.homes.get("rnn_layers", {}).values()
@@ -256,7 +250,7 @@ class _Grading:
                 captioners = [
                     row
                     for row in captioners
-                    if self._wrong_below(row, LAYERS) or self._is_doubtful(row)
+                    if self._culprits(row, LAYERS) or self._is_doubtful(row)
                 ]
             home = self._handed.homes["rnn_layers"]
             given = [row.name for row in table.functions(["rnn_layers"]) if not row.points]
@@ -283,11 +277,8 @@ class _Grading:
     def _rejudge(
         self, row: table.Function, seen: Observation | Stopped, names: Sequence[str]
     ) -> None:
-        """Judge a function that was re-run with reference functions of these names.
-
-        It passes, or shows a mistake of its own.
-        """
-        first, wrong = self._seen.get(row.name), self._wrong_below(row)
+        """Judge a function that was re-run with reference functions of these names."""
+        first, wrong = self._seen.get(row.name), self._culprits(row)
         judged = self._judged(row, seen, [name for name in wrong if name not in names])
         if judged.passed:
             mended = [name for name in wrong if name in names]

@@ -155,8 +155,8 @@ def judge(
         return Judged([_follows(row, _first_fix(row, row.forward, verdicts), where, error)])
     mistake, first = search(row, cases, values), cases["first"]
     results = explained(row, where, error, mistake, first, outputs, values, wanted)
-    is_named = row.module != "rnn" or _reads_cell(row, first, mistake)
-    return Judged(results, mistake if is_named else None)
+    is_sound = row.module != "rnn" or _reads_cell(row, first, mistake)
+    return Judged(results, mistake if is_sound else None)
 
 
 def _reads_cell(
@@ -234,8 +234,8 @@ def _raised(
         return _follows(row, below, where)
     if change := transposed(row, seen, right, cases):
         return Result(name, False, where, change.kind, advice_of(name, change))
-    text = f"{name} raises {kind}: {message}" if message else f"{name} raises {kind}."
-    return Result(name, False, where, "raises an error", text)
+    text = f": {message}" if message else "."
+    return Result(name, False, where, "raises an error", f"{name} raises {kind}{text}")
 
 
 def _malformed(
@@ -245,7 +245,7 @@ def _malformed(
     name, note = row.name, seen.note("out")
     if note.none:
         return Result(name, False, "", NOT_WRITTEN, f"Write {name}: it returns None.")
-    if row.module == "rnn" and (fault := _malformed_captioner(row, seen, right)):
+    if row.module == "rnn" and (fault := _captioner_fault(row, seen, right)):
         return fault
     if note.number is not None:
         expected = ", ".join(names_of(row))
@@ -278,9 +278,7 @@ def _malformed(
     return None
 
 
-def _malformed_captioner(
-    row: table.Function, seen: Observation, right: Observation
-) -> Result | None:
+def _captioner_fault(row: table.Function, seen: Observation, right: Observation) -> Result | None:
     """Faults of a captioner's parameters and gradients."""
     name = row.name
     if row.method.endswith("sample"):

@@ -154,10 +154,11 @@ def backward(
             backward_pass(*upstream(cases["second"]).values(), cache(cases["second"]))
             record.results("kept", names, values)
     with record.stage("older"):
-        caches = {"older": cache(cases["first"]), "later": cache(cases["second"])}
-        for stage, case in (("later", cases["second"]), ("older", cases["first"])):
-            grads = backward_pass(*upstream(case).values(), caches[stage])
-            record.results(stage, names, grads)
+        first_cache, later_cache = cache(cases["first"]), cache(cases["second"])
+        later = backward_pass(*upstream(cases["second"]).values(), later_cache)
+        record.results("later", names, later)
+        older = backward_pass(*upstream(cases["first"]).values(), first_cache)
+        record.results("older", names, older)
     for stage, case in {**cases, "again": cases["first"]}.items():
         if stage not in ("first", "second"):
             with record.stage(stage):

@@ -20,8 +20,7 @@ class Result(NamedTuple):
     passed : bool
         True if the function is right. `kind` and `advice` may still name something to improve.
     where : str
-        Outputs, gates and time steps that are wrong, or the line that raised the error; "" if
-        unknown.
+        Outputs, gates and time steps that are wrong, or the line of an error; "" if unknown.
     kind : str
         Kind of mistake, such as "missing derivative of tanh"; "" for none.
     advice : str

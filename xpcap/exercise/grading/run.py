@@ -1,9 +1,8 @@
 """Run a submission in a child process, which answers questions by observations.
 
 `ask` writes a folder for child.py, which answers each question by a file. If the process ends early,
-the question that it was answering fails, and a new process begins with the next one. Processes have a
-time limit and those of `resource`. If bubblewrap is installed, they also have no network, and can
-write only to their folder.
+its question fails, and a new process begins with the next one. Processes have a time limit and those
+of `resource`; with bubblewrap, they also have no network and can write only to their folder.
 """
 
 import contextlib
