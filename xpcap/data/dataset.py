@@ -207,14 +207,14 @@ class CaptionData:
         caller = f"CaptionData.features: split {name!r}"
         rows = as_numbers(caller, "rows", rows, len(split.features), "from another split?")
         if isinstance(split.features, np.ndarray):
-            # Gathered as they are scaled: a copy of a batch of grids does not fit into the cache
+            # Rows are gathered block by block, since a batch of grids does not fit into the cache
             return self.scaling(LazyRows(split.features, rows))
-        # HDF5 reads rows in rising order, each once
-        distinct, back = np.unique(rows, return_inverse=True)
+        # HDF5 needs distinct rows in rising order
+        distinct, positions = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]
         names = [split.images[row % len(split.images)] for row in distinct.tolist()]
         check_finite(caller, raw, names)
-        return self.scaling(raw[back])
+        return self.scaling(raw[positions])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scaled features of captions, and the captions as ids.

@@ -374,9 +374,9 @@ def _with_mirrors(features: Table, digests: Mapping[str, bytes]) -> Table:
 def _check_left(
     rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
 ) -> None:
-    left = {row.split for row in rows}
+    present = {row.split for row in rows}
     for split in splits:
-        if split not in left:
+        if split not in present:
             owner = "the captions have" if split is None else f"split {split!r} has"
             cause = "; ".join(report.lines(captioned=True)) or "is a list empty?"
             raise DataError(WHERE, "", f"{owner} no picture left", "at least one", cause)
