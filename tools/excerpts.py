@@ -1,5 +1,6 @@
-"""Fill in generated text of the pages: tables of options below <!-- options of NAME -->, and figures
-from docs/develop/results/*.csv, as <!-- measured NAME -->TEXT<!-- -->. `make excerpts` runs this.
+"""Fill in what the pages take from elsewhere: the options of commands, in the tables below
+<!-- options of NAME -->, and figures that stand on several pages, computed from
+docs/develop/results/*.csv, as <!-- measured NAME -->TEXT<!-- -->. `make excerpts` runs this.
 """
 
 import csv
@@ -23,7 +24,9 @@ FIGURE = re.compile(r"(<!-- measured ([\w-]+) -->)[^<]*(<!-- -->)")
 
 
 def values(file: str, column: str, **where: str) -> list[float]:
-    """Values of a column in rows whose other columns match `where`; both ends of `1.5 to 2`."""
+    """Values of a column, of the rows whose other columns are `where`, in the file's order; both ends
+    of a value such as `1.5 to 2`.
+    """
     path = ROOT / "docs" / "develop" / "results" / file
     with path.open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if where.items() <= row.items()]
@@ -33,7 +36,7 @@ def values(file: str, column: str, **where: str) -> list[float]:
 def figures() -> dict[str, str]:
     """The text of each figure, by its name on the pages."""
     command, demo = partial(values, "commands.csv", "value"), {"command": "make demo"}
-    total = "all, with ranking, scores and page, in batches of 128"
+    whole = "all, with ranking, scores and page, in batches of 128"
     peak = "peak memory of all, with the ranking and the page"
     quality = partial(values, "quality.csv")
     dev = {"photos": "1,000 dev photos, after 6,000 others", "recipe": "default, ranked captions"}
@@ -46,7 +49,7 @@ def figures() -> dict[str, str]:
         "demo-minutes": f"{min(minutes):.0f} to {max(minutes):.0f}",
         "demo-memory": f"{command(**demo, what='peak memory')[-1]:.0f}",
         "demo-percent": f"{100 * values('demo.csv', 'named_exactly', seed='0')[-1]:.0f}",
-        "default-minutes": f"{command(what=total)[-1] / 60:.0f}",
+        "default-minutes": f"{command(what=whole)[-1] / 60:.0f}",
         "default-memory": f"{command(what=peak)[-1] / 1000:.1f}",
         "default-cider": f"{quality('ranked', **dev)[-1]:.2f}",
         "pytorch-times": f"{min(times):.1f} to {max(times):.1f}",
@@ -55,8 +58,8 @@ def figures() -> dict[str, str]:
     }
 
 
-def options(command: str) -> str:
-    """A table of a command's options; `decoding` has those that caption and evaluate share."""
+def options(table: str) -> str:
+    """A command's options, from their help, or those that commands share, a table of `SHARED`."""
     lines = ["| option | default | meaning |\n|---|---|---|\n"]
     params = main.commands[SHARED.get(table, table)].params
     decodes = any(option.name == "greedy" for option in params)
@@ -65,8 +68,8 @@ def options(command: str) -> str:
         group = "decoding" if decodes and option.name in DECODING else group
         if isinstance(option, click.Option) and group == table:
             names = ", ".join(f"`{name}`" for name in (*option.opts[-1:], *option.secondary_opts))
-            meaning, _, details = str(option.help).partition("  [")
-            default = details.rstrip("]").partition("default: ")[2]
+            meaning, _, more = str(option.help).partition("  [")
+            default = more.rstrip("]").partition("default: ")[2]
             if option.show_default:
                 default = str(option.default)
             default = "required" if option.required else default
@@ -76,13 +79,13 @@ def options(command: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Help text as Markdown."""
+    """The help of a command as Markdown."""
     text = re.sub(r"\B'([^']+)'\B", r"`\1`", text)
     return re.sub(r"(?<!`)(pip install '[^']+'|--[a-z][\w-]*|\$\w+|<\w+>)(?!`)", r"`\1`", text)
 
 
 def filled(page: str) -> str:
-    """The text of a page with current tables and figures."""
+    """The text of a page with every table and figure as it is now."""
     texts = figures()
     page = TABLE.sub(lambda match: match[1] + options(match[2]), page)
     return FIGURE.sub(lambda match: f"{match[1]}{texts[match[2]]}{match[3]}", page)
