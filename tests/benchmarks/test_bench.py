@@ -484,7 +484,7 @@ def test_emulated_bench_is_timed_by_events_and_checked_before(
 
 def test_emulated_bench_prints_what_gpu_it_was(device: Emulator, tiny: None) -> None:
     output = good("--backend", "cupy", "--config", "coco").output
-    assert "GPU emulated" in output
+    assert "gpu emulated" in output
     assert "cuda runtime 13.0" in output
     assert "textbook" not in output
     if importlib.util.find_spec("torch"):
@@ -500,7 +500,7 @@ def test_bench_of_a_gpu_leaves_it_to_other_processes() -> None:
         "measure.machine_in_process = lambda name: {'backend': name, 'gpu': 'a GPU'};"
         "results.measure_in_process = lambda *a: 2 * [Measurement(1.0, 50.0, 40.0, 9.0)];"
         "result = CliRunner().invoke(main, ['--backend', 'cupy:1', '--config', 'coco']);"
-        "assert 'GPU a GPU' in result.output, result.output; sys.exit('cupy' in sys.modules)"
+        "assert 'gpu a GPU' in result.output, result.output; sys.exit('cupy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     with pytest.raises(BackendError, match="backend cupy:99 cannot be used"):

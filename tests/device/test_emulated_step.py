@@ -226,7 +226,7 @@ def test_emulated_training_equals_numpy(cell: str, inject: str, device: Emulator
 def test_the_loop_of_the_docs_trains_the_same_model_on_the_device(
     device: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = Path(__file__).parents[2] / "docs" / "howto" / "own-loop.md"
+    page = Path(__file__).parents[2] / "docs" / "howto" / "own-models.md"
     loop = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     loop = loop.replace("train=500", "train=64").replace("range(5)", "range(2)")
     models = []
