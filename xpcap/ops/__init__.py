@@ -1,18 +1,18 @@
-"""Operations, and packed sequences. Open base.py first.
+"""Operations on arrays, and packed sequences. Open base.py first.
 
 ===================  ==============================================================================
-base.py              `Ops`: each operation's contract and plain equation
-host.py              `HostOps`: what is faster on the host
+base.py              `Ops`: the contract and the plain equation of each operation
+host.py              `HostOps`: faster versions for NumPy
 device.py            `DeviceOps`: kernels of cuda/, and products by cuBLAS
 packed.py            packed sequences, and the steps of a loop over them
-cell.py              the arrays of that loop, and how fast versions find their equations
-softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it
-choosing.py          parts of the choice of the next words from rows of scores
+cell.py              the arrays of that loop, and the names by which equations have faster versions
+softmax.py           softmax, its logarithm, gradient and loss
+choosing.py          helpers that choose the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 ===================  ==============================================================================
 """
 
-# ruff: noqa: F401 - imported for others
+# ruff: noqa: F401 - other modules import these names from here
 
 import sys
 
@@ -53,7 +53,7 @@ _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 
 
 def get_ops(x: Array) -> Ops:
-    """The operations for an array; each function asks once."""
+    """The operations for an array. A function calls this once."""
     if is_plain():
         if is_device_array(x):
             without_cub(sys.modules["cupy"])

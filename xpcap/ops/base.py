@@ -1,8 +1,8 @@
-"""Operations on arrays as methods: contracts and plain equations, for any array library.
+"""Operations on arrays as methods: their contracts and plain equations, for any array library.
 
-Each docstring is the contract of every version; host.py and device.py override what is faster
-there. Arguments are trusted: the calling layer has checked them, and made arrays of a device
-C-contiguous and row numbers int32. Results are written to `out`; None allocates.
+A docstring is the contract of all versions; host.py and device.py override the operations that are
+faster there. Arguments are trusted: the calling layer has checked them, and has made device arrays
+C-contiguous and row numbers int32. Results are written to `out`; None makes a new array.
 """
 
 import inspect
@@ -27,7 +27,7 @@ from xpcap.ops.softmax import (
 )
 
 MultiplyRows = Callable[[int, int, int], None]
-Factor = Any  # of several products: w itself, or w laid out for them
+Factor = Any  # a right factor of several products: w itself, or w in a layout for them
 
 
 def sigmoid(x: Array) -> Array:
@@ -47,7 +47,7 @@ def sigmoid(x: Array) -> Array:
 
 
 class Segments(NamedTuple):
-    """Rows grouped by id 0..K-1: those of id k are order[starts[k] : starts[k + 1]]."""
+    """Rows grouped by id 0..K-1; id k has the rows order[starts[k] : starts[k + 1]]."""
 
     ids: Array  # (R,) int
     order: Array  # (R,) int, row numbers sorted by id, ties in their original order
@@ -72,9 +72,9 @@ class Ops:
     # ---- Products
 
     def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
-        """w (k, m), laid out for several products x @ w of few rows each, in `memory`.
+        """w (k, m), laid out in `memory` for several products x @ w of few rows each.
 
-        It stands for w in `matmul`, `row_matmul` and `row_matmul_add`, until w changes.
+        It replaces w in `matmul`, `row_matmul` and `row_matmul_add`, until w changes.
         """
         return w
 
@@ -83,7 +83,7 @@ class Ops:
         return get_array_module(x, w).dot(x, w, out=out)
 
     def matmul_add(self, x: Array, w: Array, out: Array, memory: Workspace | None = None) -> Array:
-        """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `memory`."""
+        """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; x @ w may take `memory`."""
         out += self.matmul(x, w, out=(memory or Workspace.fresh(out)).take("product", out.shape))
         return out
 
@@ -91,8 +91,8 @@ class Ops:
         """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
         return get_array_module(x, w).dot(x, w.T, out=out)
 
-    # Products of a step's rows: each takes whole buffers and returns multiply(i, o, n), for n rows of x
-    # from row i on, to n rows of out from row o on
+    # Products of a step's rows. Each gets whole buffers and returns multiply(i, o, n), which multiplies
+    # the n rows of x from row i on, and writes the n rows of out from row o on
 
     def row_matmul(self, x: Array, w: Factor, out: Array) -> MultiplyRows:
         """out[o : o + n] = x[i : i + n] @ w; x (., k), w (k, m), out (., m)."""
@@ -107,13 +107,13 @@ class Ops:
     ) -> MultiplyRows:
         """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 
-        Memory for a product comes from `memory`, if needed.
+        The product may take `memory`.
         """
         scratch = out[:0]
 
         def multiply(i: int, o: int, n: int) -> None:
             nonlocal scratch
-            if n > len(scratch):  # once: the first step has the most rows
+            if n > len(scratch):  # only once, since the first step has the most rows
                 scratch = (memory or Workspace.fresh(out)).take("product", (n, out.shape[1]))
             to = out[o : o + n]
             to += self.matmul(x[i : i + n], w, out=scratch[:n])
@@ -135,8 +135,8 @@ class Ops:
     ) -> tuple[Array, Array]:
         """Loss nll (R,) of scores (R, V), and its gradient dscores, by `softmax_loss` of softmax.py.
 
-        `out` receives dscores and may be scores itself. On a device a row may have NO_TARGET: its nll
-        and dscores are 0.
+        dscores are written to `out`, which may be scores itself. On a device a row may have NO_TARGET;
+        its nll and dscores are 0.
         """
         return softmax_loss(scores, targets, terms, out)
 
@@ -153,7 +153,7 @@ class Ops:
     ) -> None:
         """Softmax loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
 
-        nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H) are written to.
+        The results are written to nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H).
         """
         scores = self.matmul(h, w, out=dscores)
         scores += b
@@ -163,7 +163,7 @@ class Ops:
     def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:
         """sum(scale * x), 0-d: x (R,), scale (R,) or one number.
 
-        On a device the result is in `out`; on the host it is a number that no later step overwrites.
+        On a device the result is `out`; on the host it is a number, which later steps do not change.
         """
         return x.sum() * scale if isinstance(scale, float) else (x * scale).sum()
 
@@ -179,7 +179,7 @@ class Ops:
     ) -> Array:
         """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C).
 
-        With a mask (R, C), inverted dropout of those rows, as in `dropout`.
+        A mask (R, C) applies inverted dropout to those rows, as in `dropout`.
         """
         xp = get_array_module(table)
         if rows is None:
@@ -212,8 +212,8 @@ class Ops:
     ) -> Array:
         """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
 
-        With a mask (N, D), inverted dropout of those rows, the same in all their regions; the table
-        must be finite, as in `dropout`.
+        A mask (N, D) applies inverted dropout, with the same units in all regions of a row. Then the
+        table must be finite, as in `dropout`.
         """
         N, P, D = out.shape
         self.gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
@@ -225,7 +225,7 @@ class Ops:
     def scatter(
         self, x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
     ) -> Array:
-        """Gradient of `gather` for rows that are distinct and ascend.
+        """Gradient of `gather`, for distinct rows in ascending order.
 
         out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C).
         """
@@ -245,7 +245,7 @@ class Ops:
     def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
         """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C).
 
-        The gradient of `gather_plus_image` for `image`.
+        This is the gradient of `gather_plus_image` with respect to `image`.
         """
         out[...] = 0
         for step in rows.steps:
@@ -262,9 +262,10 @@ class Ops:
         return x
 
     def dropout(self, x: Array, mask: Array, keep: float) -> Array:
-        """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient.
+        """Inverted dropout: x / keep where `mask` (bool, shape of x) is true, else 0.
 
-        x must be finite: what is dropped of other numbers is 0 on a device, NaN on the host.
+        The gradient is the same function. x must be finite: a dropped inf or NaN is 0 on a device, but
+        NaN on the host.
         """
         out = x * mask
         out *= 1 / keep
@@ -275,7 +276,7 @@ class Ops:
         return A.mean(axis=1, out=out)
 
     def add_to_regions(self, dA: Array, dmean: Array) -> Array:
-        """dA (N, P, H) += dmean / P, in place: the gradient of mean_regions. dmean may be overwritten."""
+        """dA (N, P, H) += dmean / P, the gradient of mean_regions. dmean may be overwritten."""
         dmean /= dA.shape[1]
         dA += dmean[:, None]
         return dA
@@ -283,18 +284,18 @@ class Ops:
     # ---- The update of a training step
 
     def global_norm(self, x: Array, memory: Workspace | None = None) -> Array:
-        """Euclidean norm of x (n,), 0-d, in x's dtype; on a device in `memory`.
+        """Euclidean norm of x (n,), 0-d, in x's dtype; on a device it lies in `memory`.
 
-        Squares are summed in double, or by blocks in x's dtype whose sums are added in double.
+        Squares are summed in double, or in blocks in x's dtype whose sums are added in double.
         """
         xp = get_array_module(x)
         wide = x.astype(xp.float64)
         return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
     def clip_by_norm(self, x: Array, max_norm: float, memory: Workspace | None = None) -> Array:
-        """Norm of x (n,), which is scaled in place to `max_norm` if it is larger.
+        """Norm of x (n,); if it is larger than `max_norm`, x is scaled to that norm in place.
 
-        Where the norm is not finite x stays as it is: it shows which numbers are at fault.
+        If the norm is not finite, x stays unchanged, so that it shows which numbers are at fault.
         """
         xp, norm = get_array_module(x), self.global_norm(x, memory)
         factor = max_norm / xp.maximum(norm, max_norm)
@@ -312,7 +313,7 @@ class Ops:
         beta2: float,
         epsilon: float,
     ) -> None:
-        """An Adam step, on w, m and v in place; alpha includes the bias correction.
+        """An Adam step in place on w, m and v; alpha includes the bias correction.
 
         m = beta1 * m + (1 - beta1) * dw
         v = beta2 * v + (1 - beta2) * dw**2
@@ -328,7 +329,7 @@ class Ops:
         record[i, 0] = loss
         record[i, 1] = norm
 
-    # ---- Choices of words. On the host they go by blocks of rows that stay in a core's cache
+    # ---- Choices of words. On the host they work on blocks of rows that fit a core's cache
 
     def log_softmax_(self, scores: Array) -> Array:
         """log_softmax in place: scores (n, V) become log-probabilities."""
@@ -341,9 +342,9 @@ class Ops:
         scores[:, words] = -np.inf
 
     def argmax(self, scores: Array) -> Array:
-        """Column (n,), int32, of the largest score in each row of scores (n, V), the first of equals.
+        """Column (n,), int32, of the largest score in each row of scores (n, V).
 
-        NaN counts as largest.
+        The first of equal scores counts, and NaN is larger than any number.
         """
         return scores.argmax(axis=1).astype(np.int32)
 
@@ -352,8 +353,8 @@ class Ops:
 
         p = x, or exp((x - its row's maximum) / temperature)
 
-        The word is the first whose p and those before it add up to more than u, in [0, 1), times the
-        sum of the row. It is never one of probability 0. u and the sums must be finite.
+        The sampled word is the first at which the cumulative sum of p exceeds u * sum(p), u in [0, 1).
+        It never has probability 0. u and the sums must be finite.
         """
         p = x if temperature is None else tempered(x, temperature)
         cumulative = p.cumsum(axis=1)
@@ -364,10 +365,10 @@ class Ops:
     ) -> tuple[Array, Array, Array]:
         """Best continuations of each picture's hypotheses: words, parents and totals, each (m,).
 
-        A picture's candidates are its hypotheses r with each word w, the best totals[r] + ranked[r, w]
-        first, equals by r, then by ranked, then by w; ranked and scores (n, V), totals (n,). Their new
-        totals are totals[r] + scores[r, w]. Where a picture has too few above -inf, the others are word
-        `null` with the total -inf. All must be finite, or -inf.
+        A picture's candidates are the pairs of its hypotheses r and all words w. They are ordered by
+        totals[r] + ranked[r, w], largest first, ties by r, then by ranked, then by w; ranked and scores
+        (n, V), totals (n,). The new totals are totals[r] + scores[r, w]. If a picture has too few
+        candidates above -inf, the rest are word `null` with total -inf. Numbers must be finite or -inf.
         """
         xp, size, tables = get_array_module(scores), beams.size, beams.pictures
         values, words = topk(ranked, size)  # (n, size)
@@ -377,7 +378,7 @@ class Ops:
         best, entries = (x.reshape(-1)[beams.next_rows] for x in top)  # (m,)
         parents = beams.firsts + entries // size
         chosen = words[parents, entries % size]
-        exists = best > -np.inf  # else no word is left for this slot
+        exists = best > -np.inf  # otherwise no word is left for this slot
         new_totals = xp.where(exists, totals[parents] + scores[parents, chosen], -np.inf)
         return xp.where(exists, chosen, null), parents, new_totals
 
@@ -392,19 +393,19 @@ class Ops:
         step: int,
         keep: float,
     ) -> None:
-        """Draw a training step's dropout masks, true for the units to keep.
+        """Draw a training step's dropout masks, which are true for the units to keep.
 
-        Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16
-        bits are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that
-        Philox 4x64-10 makes of the key (seed, stream) and the counter (1 + r * ceil(width / 16) + u //
-        16, 0, 0, step), low words and low bits first. So ``numpy.random.Philox(key=[seed, stream],
-        counter=[0, 0, 0, step]).random_raw(...)``, seen as uint16, has the bits of row 0, of row 1, and
-        so on: NumPy counts up before it makes a block.
+        Image features have stream 0, words 1, hidden states 2. Unit u of row r is kept if a number of
+        16 bits is below round(65536 * keep), at most 65536. The number is bits 16 * (u % 16) and up of
+        the 256 that Philox 4x64-10 makes from the key (seed, stream) and the counter
+        (1 + r * ceil(width / 16) + u // 16, 0, 0, step), low words and low bits first. So
+        ``numpy.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(...)``, viewed as
+        uint16, has the bits of row 0, row 1, and so on: NumPy increments before it makes a block.
 
-        masks : of each part of the batch, for each stream: array (n, width), bool, written to
-        mask_rows : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
-            that keeps no unit
-        counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
+        masks : for each part of the batch, for each stream, an array (n, width), bool, to write to
+        mask_rows : likewise an array (n,), int32, with the number of each row; on a device -1 stands for
+            a row that keeps no unit
+        counts : for each stream the number of rows of the whole batch, numbered 0..count-1
         seed, step : int in 0..2**63-1
         """
         for stream, count in enumerate(counts):
@@ -417,8 +418,8 @@ class Ops:
 
     # ---- Attention, in the time loops and around them
     #
-    # Row i of a step belongs to sequence i, whose picture's regions are A[i]. What a loop asks for once
-    # returns a function of one Step.
+    # Row i of a step belongs to sequence i, whose picture has the regions A[i]. A loop calls these
+    # methods once, and gets a function of one Step.
 
     def attend_steps(self, h: Array, A: Array, weights: Array, context: Array) -> StepFn:
         """A step of attention, for each row r of sequence i:
@@ -426,8 +427,8 @@ class Ops:
         weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the regions
         context[r] = weights[r] @ A[i]
 
-        h is the stack (., H) of the states before; A (N, P, H); weights (R, P) and context (R, H), by
-        row, are written to.
+        h is the stack (., H) of states before each step; A (N, P, H). The results are written by row
+        to weights (R, P) and context (R, H).
         """
         xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
@@ -443,13 +444,13 @@ class Ops:
     def attend_backward_steps(
         self, dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
     ) -> StepFn:
-        """Gradients of attend_steps for the states, later steps first:
+        """Gradients of attend_steps with respect to the states, later steps first:
 
         dweights = A[i] . dcontext[r]
         dscores[r] = weights[r] * (dweights - weights[r] . dweights) / sqrt(H)
         dh_next[i] += dscores[r] @ A[i]
 
-        dcontext (R, H), by row; dscores (R, P), by row, and dh_next (N, H) are written to.
+        dcontext (R, H) is read by row; dscores (R, P), by row, and dh_next (N, H) are written.
         """
         xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
@@ -472,7 +473,7 @@ class Ops:
         rows: PackedSequences,
         out: Array,
     ) -> Array:
-        """Gradient of attend_steps for A, (N, P, H), after the loop:
+        """Gradient of attend_steps with respect to A (N, P, H), after the loop:
 
         out[i] = sum over the rows r of sequence i of
             weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]
@@ -481,7 +482,7 @@ class Ops:
         """
         xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
 
-        # One product a sequence, of the factors of all its rows; zeros after its end
+        # One product per sequence, of the factors of all its rows, with zeros after its end
         left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)
         for t, step in enumerate(rows.steps):
             left[: step.n, t], right[: step.n, t] = weights[step.rows], dcontext[step.rows]
@@ -491,10 +492,10 @@ class Ops:
             )
         return xp.matmul(left.transpose(0, 2, 1), right, out=out)
 
-    # ---- Recurrent cells: what the loop of layers/recurrent.py asks for once a sequence
+    # ---- Recurrent cells: the loop of layers/recurrent.py calls these once per sequence
 
     def start_states(self, state0: tuple[Array | None, ...], stacks: State) -> None:
-        """Put the initial states, each (N, H), on top of their stacks. None but for h0: zeros."""
+        """Copy the initial states, each (N, H), to the beginning of their stacks; None means zeros."""
         N = len(state0[0])  # type: ignore[arg-type]
         for x, stack in zip(state0, stacks, strict=True):
             stack[:N] = 0 if x is None else x
@@ -502,18 +503,18 @@ class Ops:
     def cell_steps(
         self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
     ) -> StepFn | None:
-        """A faster version of a step of layers/recurrent.py; None where the equations are the fastest.
+        """A faster version of a step of layers/recurrent.py, or None if there is none.
 
-        r = h @ Wh; add(step), if given, adds a term to r; then the cell's equation.
+        It computes r = h @ Wh; add(step), if given, adds a term to r; then it computes the equation.
         """
         return None
 
     def cell_backward_steps(
         self, cell: PointwiseSteps, grads: CellGradients, Wh: Array, add: StepFn | None
     ) -> StepFn | None:
-        """A faster version of a step back of layers/recurrent.py, later steps first; or None.
+        """A faster version of a backward step of layers/recurrent.py, later steps first; or None.
 
-        The cell's gradient; dh = dr @ Wh.T; then add(step), if given.
+        It computes the cell's gradient and dh = dr @ Wh.T, and then calls add(step), if given.
         """
         return None
 

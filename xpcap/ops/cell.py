@@ -1,4 +1,4 @@
-"""The arrays of a loop of a cell over packed rows, and what operations ask of that cell."""
+"""The arrays of a cell's loop over packed rows, and the methods of a cell that operations use."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -8,35 +8,35 @@ State = tuple[Array, ...]  # h first; each array (n, H)
 
 
 class CellBuffers(NamedTuple):
-    """Arrays of a cell's forward loop, written to but for `a` and `before`."""
+    """Arrays of a cell's forward loop. It reads `a` and `before`, and writes the others."""
 
-    a: Array  # (R, G), by row; x @ Wx + b
-    r: Array  # (N, G), memory for h @ Wh of a step, and a term that is added to it
-    before: State  # stacks of the states before a step
-    after: State  # of those after it, which may be the same stacks
-    saved: State  # (R, .), by row; what the backward pass reads
+    a: Array  # (R, G), x @ Wx + b of each row
+    r: Array  # (N, G), memory for h @ Wh of a step, plus an extra term
+    before: State  # stacks of the states before each step
+    after: State  # stacks of the states after it; they may be the same stacks
+    saved: State  # (R, .), values of each row that the backward pass reads
 
 
 class CellGradients(NamedTuple):
-    """Arrays of a cell's backward loop; the first three are read.
+    """Arrays of a cell's backward loop. It reads the first three.
 
-    `dstate` (N, H) hands gradients from a step to the one before it: a step reads its first n rows
-    and overwrites them. Only the first `n_next` sequences of a step have a next one, which has just
-    written their rows. The others end here: theirs are as the loop began. So sequences may end at
-    any step, without a test or a mask.
+    `dstate` (N, H) carries gradients from a step to the one before: a step reads its first n rows and
+    overwrites them. Only the first `n_next` sequences have a next step, which has just written their
+    rows. The other sequences end here, and their rows still hold the initial values. So sequences may
+    end at any step without a test or a mask.
     """
 
     states: State  # stacks of the forward loop
-    saved: State  # (R, .), by row; of the forward loop
-    dh: Array  # (R, H), by row; upstream gradient of h
+    saved: State  # (R, .), of the forward loop
+    dh: Array  # (R, H), upstream gradient of h at each row
     dstate: State  # each (N, H); with dh the gradient of the state after a step
-    begun: bool  # dstate holds the gradients of the last states; else these are 0, and not written
-    da: Array  # (R, G), by row; written to
-    dr: Array  # (R, G), by row; da itself, unless the cell scales r
+    begun: bool  # True if dstate holds the last states' gradients; else they are 0, and not written
+    da: Array  # (R, G), written at each row
+    dr: Array  # (R, G), written at each row; da itself, unless the cell scales r
 
 
 class PointwiseSteps(Protocol):
-    """The part of a `Pointwise`, a cell with one product a step, that operations see."""
+    """The methods of a `Pointwise`, a cell with one product per step, that operations use."""
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]: ...
 
@@ -46,10 +46,10 @@ class PointwiseSteps(Protocol):
 
 
 def name_of(method: Any) -> str:
-    """Where a cell's method is written, as ``xpcap.layers.lstm.LSTMCell.equation``.
+    """The full name of the function behind a cell's method: ``xpcap.layers.lstm.LSTMCell.equation``.
 
-    By its code, so that a method that is overridden, assigned or wrapped has another name: a faster
-    version is registered for one text, and for no other.
+    It comes from the code object, so an overridden, assigned or wrapped method has another name: a
+    faster version belongs to one function.
     """
     function = getattr(method, "__func__", method)
     code = getattr(function, "__code__", None)

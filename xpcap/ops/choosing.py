@@ -1,4 +1,4 @@
-"""Parts of the choice of the next words from rows of scores, which need no fast version."""
+"""Helpers that choose the next words from rows of scores; all backends share them."""
 
 from typing import NamedTuple
 
@@ -11,25 +11,25 @@ BLOCK = 64  # rows
 
 
 class BeamRows(NamedTuple):
-    """The n hypotheses of some pictures, and the m that continue them, with a table of best words.
+    """Rows of n hypotheses before a step, and of m after it, in a table of candidate words.
 
-    A picture's hypotheses are neighbours, and m / n times as many continue them.
+    A picture's hypotheses are neighbours, and the step multiplies their number by m / n.
     """
 
-    # In a table with `size` rows a picture, each hypothesis puts its best words into its row
-    rows: Array  # (n,) int, row of each in the table, rising
-    # (m,) int, rows after the step: a picture's j-th row takes the j-th best entry of its table
+    # The table has `size` rows per picture; a hypothesis writes its best words to its row
+    rows: Array  # (n,) int, the row of each hypothesis, ascending
+    # (m,) int, the rows after the step: a picture's j-th row gets the j-th best entry of its table
     next_rows: Array
     firsts: Array  # (m,) int, the picture's first hypothesis before the step
-    pictures: int  # in the table
-    size: int  # hypotheses of a picture, at most
+    pictures: int  # pictures in the table
+    size: int  # most hypotheses of a picture
 
 
 def topk(x: Array, k: int) -> tuple[Array, Array]:
-    """The k largest of each row of x (n, m), falling, and their columns, each (n, k).
+    """The k largest numbers of each row of x (n, m), descending, and their columns, each (n, k).
 
-    Of equals the first column comes first. If fewer than k of a row are above -inf, the rest are
-    -inf, of any column. x is written to, and restored.
+    Equal numbers come in the order of columns. If fewer than k are above -inf, the rest are -inf,
+    with any columns. x is changed during the call, and restored.
     """
     xp, n = get_array_module(x), len(x)
     values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
@@ -41,20 +41,20 @@ def topk(x: Array, k: int) -> tuple[Array, Array]:
 def _topk(x: Array, values: Array, columns: Array) -> None:
     xp, (n, m) = get_array_module(x), x.shape
     flat, starts = x.reshape(-1), xp.arange(n, dtype=np.int64) * m
-    hidden = xp.full(n, -np.inf, x.dtype)
-    seen = []
-    # Find each and hide it behind -inf: k fast passes, where sorting would be one slow one
+    lowest = xp.full(n, -np.inf, x.dtype)
+    found = []  # positions in `flat`
+    # Each pass finds the maxima and overwrites them by -inf: k fast passes instead of a slow sort
     for j in range(values.shape[1]):
         columns[:, j] = best = x.argmax(axis=1)
-        seen.append(starts + best)
-        values[:, j] = flat[seen[-1]]
-        flat[seen[-1]] = hidden
-    for j in reversed(range(len(seen))):  # backwards: a column of -inf may have been found again
-        flat[seen[j]] = values[:, j]
+        found.append(starts + best)
+        values[:, j] = flat[found[-1]]
+        flat[found[-1]] = lowest
+    for j in reversed(range(len(found))):  # in reverse: a column may have been found again as -inf
+        flat[found[j]] = values[:, j]
 
 
 def row_blocks(x: Array) -> list[slice]:
-    """Slices of the rows of x, one for all on a device."""
+    """Slices of the rows of x; on a device a single one."""
     if not isinstance(x, np.ndarray):
         return [slice(0, len(x))]
     return split_evenly(len(x), -(-len(x) // BLOCK))

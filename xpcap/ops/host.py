@@ -1,8 +1,8 @@
-"""Operations on NumPy arrays: versions that work in place, each timed by benchmarks/ablation.py.
+"""Faster operations on NumPy arrays, each timed by benchmarks/ablation.py.
 
-Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. The time
-loops prepare everything that stays the same: with small batches NumPy's calls cost more than their
-arithmetic. Where a version does not pay for its arguments, the plain equations run.
+Elementwise work runs in place, in blocks that fit in cache; large products and Adam use all cores.
+The time loops prepare everything that does not change, since for small batches a NumPy call costs
+more than its arithmetic. Where a version would not pay off, the plain equation runs.
 """
 
 import functools
@@ -27,27 +27,27 @@ from xpcap.threads import (
     split_evenly,
 )
 
-# Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
-# lock between calls, for which a thread by itself never waits
+# Elements of a block: few enough to stay in cache, and enough that parallel threads rarely wait for
+# Python's lock between calls. A lone thread never waits, so its blocks are smaller
 BLOCK, LONE_BLOCK = 1 << 17, 1 << 15
-NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
-SMALL_ROWS = 128  # of a product, at most: `matmul` keeps it whole, `matmul_nt` transposes it
-UNPACKED = 10**6  # multiplications of a product that OpenBLAS's small kernels compute, at most
-FEW = 30  # rows that are multiplied by a block of columns of w at once, at least
-COLUMNS, ROWS = 64, 16  # of w in a block, at most
-SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
-WORDS = 64  # in a block whose probabilities are added up
+NORM_BLOCK = 1 << 15  # elements whose squares are summed in their dtype
+SMALL_ROWS = 128  # products of at most so many rows are not split, and `matmul_nt` transposes them
+UNPACKED = 10**6  # most multiplications of a product for OpenBLAS's small kernels
+FEW = 30  # least rows that are multiplied by a block of columns of w at once
+COLUMNS, ROWS = 64, 16  # most columns and rows of w in a block
+SMALL = 1 << 27  # products with fewer multiplications end before another thread has woken
+WORDS = 64  # words in a block whose probabilities are summed
 ROUNDS = 4  # ids with more rows than this are summed separately
-MIN_ADAM_SHARE = 1 << 18  # elements of a core: with fewer another one does not pay off
+MIN_ADAM_SHARE = 1 << 18  # least elements of a core for which another core pays off
 
 
 def _block_rows(width: int) -> int:
-    """Rows of a block, each of `width` elements."""
+    """Number of rows of a block, with `width` elements per row."""
     return max(1, BLOCK // max(1, width))
 
 
 def _blocks(n: int, width: int) -> list[slice]:
-    """Rows 0..n in blocks of about BLOCK elements, `width` a row."""
+    """Rows 0..n in blocks of about BLOCK elements, with `width` elements per row."""
     step = _block_rows(width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
@@ -56,65 +56,65 @@ def _matmul(x: Array, w: Array, out: Array | None) -> Array:
     """x @ w; a large product is split among the cores."""
     n, m = len(x), w.shape[1]
     if n <= SMALL_ROWS or x.size * m < SMALL or free_cores() == 1:
-        # np.dot rounds a row, or a factor with gaps, otherwise than @
+        # np.dot and @ round a single row, and strided factors, differently
         return x @ w if out is None else np.dot(x, w, out)
     out = np.empty((n, m), x.dtype) if out is None else out
     if n > m:
         parts = split_evenly(n, free_cores())
         parallel_map(lambda rows: np.matmul(x[rows], w, out=out[rows]), parts)
         return out
-    # By columns: each core packs its part of w, and all of x, which is the smaller one
+    # By columns: each core packs its part of w, and all of x, which is the smaller factor
     parts = split_evenly(m, free_cores())
     parallel_map(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
     return out
 
 
 class Blocks(NamedTuple):
-    """A right factor w (k, m), of which blocks of columns lie together."""
+    """A right factor w (k, m), and a copy of it in contiguous blocks of columns."""
 
     w: Array
     blocks: Array  # (count, k, columns)
 
     @property
     def rest(self) -> Array:
-        """The last columns of w, fewer than a block has."""
+        """The last columns of w, which fill no block."""
         return self.w[:, len(self.blocks) * self.blocks.shape[2] :]
 
 
-def _width(k: int, most: int) -> int:
-    """Columns of a block of a factor with k rows, a power of two from 8 on; 0 for no blocks."""
+def _width(k: int, limit: int) -> int:
+    """Columns of a block of a factor with k rows: a power of two of at least 8; 0 for no blocks."""
     columns: int = UNPACKED // (FEW * max(1, k))
     if columns < 8 or not has_small_kernels():
         return 0
-    return min(most, 1 << columns.bit_length() - 1)
+    return min(limit, 1 << columns.bit_length() - 1)
 
 
 @functools.lru_cache(maxsize=1024)
-def _pieces(n: int, most: int) -> list[tuple[int, int]]:
-    """0..n in as few pieces of about the same size as have at most so many each."""
-    return [(part.start, part.stop) for part in split_evenly(n, -(-n // most))]
+def _pieces(n: int, limit: int) -> list[tuple[int, int]]:
+    """0..n in the fewest pieces of at most `limit`, of about the same size."""
+    return [(part.start, part.stop) for part in split_evenly(n, -(-n // limit))]
 
 
 def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array) -> MultiplyRows:
-    """Products of rows of x with blocks (count, k, columns) and with the `rest` of the columns."""
+    """Products of rows of x with blocks (count, k, columns), and with the `rest` of the columns."""
     count, k, columns = blocks.shape
     in_blocks = count * columns
-    rows_of_a_call = UNPACKED // max(1, k * columns)
+    call_rows = UNPACKED // max(1, k * columns)
     by_block = out[:, :in_blocks].reshape(len(out), count, columns).transpose(1, 0, 2)
     threads = free_cores()
 
     def multiply(i: int, o: int, n: int) -> None:
-        pieces = [(0, n)] if n <= rows_of_a_call else _pieces(n, rows_of_a_call)
+        pieces = [(0, n)] if n <= call_rows else _pieces(n, call_rows)
 
-        def of_part(part: slice) -> None:
+        def multiply_part(part: slice) -> None:
             for start, stop in pieces:
                 to = by_block[part, o + start : o + stop]
                 np.matmul(x[i + start : i + stop], blocks[part], to)
 
         if threads > 1 and n * k * in_blocks >= WORTH_WAKING:
-            parallel_map(of_part, split_evenly(count, threads))
+            parallel_map(multiply_part, split_evenly(count, threads))
         else:
-            of_part(slice(None))
+            multiply_part(slice(None))
         if in_blocks < out.shape[1]:
             np.matmul(x[i : i + n], rest, out[o : o + n, in_blocks:])
 
@@ -122,7 +122,7 @@ def _multiply_blocks(x: Array, blocks: Array, rest: Array, out: Array) -> Multip
 
 
 def _norm(x: Array) -> Array:
-    """Squares of a block are summed in their dtype, or in double if they overflow."""
+    """The norm of x: a block's squares are summed in x's dtype, or in double if they overflow."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
         block = x[start : start + NORM_BLOCK]
@@ -134,12 +134,12 @@ def _norm(x: Array) -> Array:
 
 
 class HostOps(Ops):
-    """Operations on NumPy arrays. No version changes a result by more than rounding."""
+    """Operations on NumPy arrays. Results equal the plain equations up to rounding."""
 
     # ---- Products
 
     def factor(self, w: Array, memory: Workspace | None = None) -> Factor:
-        """Columns of w that lie together: OpenBLAS packs neither factor of such small products."""
+        """Contiguous blocks of columns: OpenBLAS packs neither factor of such small products."""
         k, m = w.shape
         columns = _width(k, COLUMNS)
         if not 0 < columns <= m:
@@ -150,7 +150,7 @@ class HostOps(Ops):
         return Blocks(w, blocks)
 
     def matmul(self, x: Array, w: Factor, out: Array | None = None) -> Array:
-        """A large product on all cores."""
+        """Large products use all cores."""
         if not isinstance(w, Blocks):
             return _matmul(x, w, out)
         out = np.empty((len(x), w.w.shape[1]), x.dtype) if out is None else out
@@ -169,10 +169,10 @@ class HostOps(Ops):
         return lambda i, o, n: _matmul(x[i : i + n], w, out[o : o + n])
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        """By rows of w, as `row_matmul`; elsewhere products of few rows as (w @ x.T).T.
+        """Multiply by blocks of w's rows, as in `row_matmul`, or few rows as (w @ x.T).T.
 
-        OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
-        much as the product.
+        OpenBLAS packs the right factor at each call, and packing the large strided w.T would cost
+        almost as much as the product.
         """
         (m, k), w_T = w.shape, w.T
         rows = _width(k, ROWS)
@@ -198,7 +198,7 @@ class HostOps(Ops):
     def softmax_loss(
         self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
     ) -> tuple[Array, Array]:
-        """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
+        """A block of rows at a time; one exp per score gives the probabilities and their sum."""
         if terms.beyond("smoothing"):
             return super().softmax_loss(scores, targets, terms, out)
         out, smoothing = np.empty_like(scores) if out is None else out, terms.smoothing
@@ -206,7 +206,7 @@ class HostOps(Ops):
         for rows in _blocks(*scores.shape):
             p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
             below_maximum(scores[rows], out=p)
-            score = (1 - smoothing) * p[chosen]  # of the target, above the row's maximum
+            score = (1 - smoothing) * p[chosen]  # the target's score minus the row's maximum
             if smoothing:
                 score += smoothing * p.mean(axis=1)
             np.exp(p, out=p)
@@ -230,7 +230,7 @@ class HostOps(Ops):
         dscores: Array,
         dh: Array,
     ) -> None:
-        """All cores, each on a part of the rows."""
+        """Each core computes a part of the rows."""
         if h.size * len(b) < SMALL or free_cores() == 1:
             super().word_loss(h, w, b, targets, terms, nll, dscores, dh)
             return
@@ -253,7 +253,7 @@ class HostOps(Ops):
         mask: Array | None = None,
         keep: float = 1.0,
     ) -> Array:
-        """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
+        """Write straight to `out`. mode="clip" avoids NumPy's temporary; no checked row is clipped."""
         if not out.flags.c_contiguous:
             return super().gather(table, rows, out, mask, keep)
         if rows is not None:
@@ -268,7 +268,7 @@ class HostOps(Ops):
     def gather_regions(
         self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
     ) -> Array:
-        """One pass: the regions of a picture are dropped as they are read."""
+        """One pass applies dropout while it reads the regions of a picture."""
         if mask is None:
             return super().gather_regions(table, rows, out)
         scales = mask.astype(out.dtype)
@@ -278,7 +278,7 @@ class HostOps(Ops):
         return out
 
     def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
-        """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
+        """Sum ids with many rows one by one; for the rest add all first rows, all second rows, ..."""
         if out is None:
             out = np.empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
         if not rows.size:
@@ -305,7 +305,7 @@ class HostOps(Ops):
 
     @one_blas_thread()
     def clip_by_norm(self, x: Array, max_norm: float, memory: Workspace | None = None) -> Array:
-        """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
+        """Scale x only if its norm is too large: on the host, reading the norm costs nothing."""
         if x.ndim != 1:
             return super().clip_by_norm(x, max_norm, memory)
         norm = _norm(x)
@@ -324,9 +324,9 @@ class HostOps(Ops):
         beta2: float,
         epsilon: float,
     ) -> None:
-        """On all cores, in blocks that stay in cache, without full-size temporaries."""
-        alike = (a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, dw, m, v))
-        if not all(alike):
+        """Update on all cores, in blocks that stay in cache, without full-size temporaries."""
+        fits = (a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, dw, m, v))
+        if not all(fits):
             super().adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon)
             return
 
@@ -357,7 +357,7 @@ class HostOps(Ops):
     # ---- Choices of words
 
     def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
-        """Sums of blocks of words first, then of the words of one block: a running sum is slow."""
+        """Search the sums of blocks, then the words of one block: a full running sum is slow."""
         p = x if temperature is None else tempered(x, temperature)
         rows, V = np.arange(len(p)), p.shape[1]
         sums = np.add.reduceat(p, np.arange(0, V, WORDS), axis=1)
@@ -368,9 +368,11 @@ class HostOps(Ops):
         words = block[:, None] * WORDS + np.arange(WORDS)
         inside = p[rows[:, None], np.minimum(words, V - 1)]
         inside[words >= V] = 0
-        target -= cumulative[rows, block] - sums[rows, block]  # of the blocks before
+        target -= cumulative[rows, block] - sums[rows, block]  # minus the blocks before
         word = (inside.cumsum(axis=1) <= target[:, None]).sum(axis=1)
-        last_word = WORDS - 1 - (inside[:, ::-1] > 0).argmax(axis=1)  # its sum may be rounded down
+        last_word = (
+            WORDS - 1 - (inside[:, ::-1] > 0).argmax(axis=1)
+        )  # rounding may keep the sum below the target
         return (block * WORDS + np.minimum(word, last_word)).astype(np.int32)
 
     # ---- Recurrent cells
@@ -395,22 +397,22 @@ class HostOps(Ops):
 
 # ---- Equations of cells in place
 
-# A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
-# gates, so whatever the gates share is done to all four, in blocks of rows that stay in cache.
+# A pass over contiguous rows takes half as long as one over the columns of three gates. So all four
+# gates get the operations that most of them need, in blocks of rows that stay in cache.
 
 
 def lstm_in_place(loop: CellBuffers) -> StepFn:
-    """LSTMCell.equation. A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
+    """LSTMCell.equation with sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh serves all four gates."""
     a, r, (_, c_prev), (h, c), (gates, tanh_c) = loop
     H = c.shape[1]
-    most = _block_rows(4 * H)
-    half, shift = _halves(most, H, gates.dtype)
+    block_rows = _block_rows(4 * H)
+    half, shift = _halves(block_rows, H, gates.dtype)
     i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
 
     def step_fn(step: Step) -> None:
         first, before, after, n, _ = step
-        for k in range(0, n, most):
-            m = min(most, n - k)
+        for k in range(0, n, block_rows):
+            m = min(block_rows, n - k)
             rows, states_after = slice(first + k, first + k + m), slice(after + k, after + k + m)
             x, cell, t = gates[rows], c[states_after], tanh_c[rows]
             # i, f, o = sigmoid(a + r), g = tanh(a + r)
@@ -431,7 +433,7 @@ def lstm_in_place(loop: CellBuffers) -> StepFn:
 
 @functools.lru_cache(maxsize=8)
 def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
+    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which change no number."""
     half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
     half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
     for x in (half, shift):
@@ -439,5 +441,5 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
     return half, shift
 
 
-# By the name of the equation that each replaces
+# The in-place version of each equation
 STEPS_IN_PLACE = {"xpcap.layers.lstm.LSTMCell.equation": lstm_in_place}

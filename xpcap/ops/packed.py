@@ -1,4 +1,4 @@
-"""Packed sequences: the layout of their rows and states, their time steps, and terms of a step."""
+"""Packed sequences: the layout of their rows and states, their time steps, and extra terms."""
 
 import functools
 import itertools
@@ -10,10 +10,10 @@ import numpy as np
 from xpcap.backend import Array
 from xpcap.errors import InvalidValueError
 
-# A batch of sequences without padding: rows in order of time, first those of step 0, then those of
-# step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones
-# of the step before. States form one stack: the N initial states, then the state after each row.
-# With N = 3 sequences of 3, 2 and 1 steps:
+# Packed sequences are a batch without padding. Rows are in order of time: first those of step 0, then
+# those of step 1, and so on. Sequences are sorted by length, longest first, so the sequences of a step
+# are the first ones of the step before. States form a stack: the N initial states, then the state after
+# each row. With N = 3 sequences of 3, 2 and 1 steps:
 #
 #     step                       0        1     2
 #     batch_sizes                3        2     1
@@ -24,11 +24,11 @@ from xpcap.errors import InvalidValueError
 
 
 class Step(NamedTuple):
-    """A time step of n sequences, by the beginnings of its rows and states.
+    """A time step of n sequences: where its rows and states begin.
 
-    Its rows begin at row `first`. In a stack of states, the ones before it begin at `before`, the
-    ones after it at `after`. The first `n_next` of its sequences have a next step, whose rows begin
-    at `first + n`.
+    Its rows begin at row `first`. In a stack of states, the states before the step begin at `before`,
+    and those after it at `after`. The first `n_next` sequences have a next step, whose rows begin at
+    `first + n`.
     """
 
     first: int
@@ -39,17 +39,17 @@ class Step(NamedTuple):
 
     @property
     def rows(self) -> slice:
-        """Its rows among all rows."""
+        """The step's rows among all rows."""
         return slice(self.first, self.first + self.n)
 
     @property
     def states_before(self) -> slice:
-        """The states before it, in their stack."""
+        """The states before the step, in their stack."""
         return slice(self.before, self.before + self.n)
 
     @property
     def states_after(self) -> slice:
-        """The states after it, in their stack."""
+        """The states after the step, in their stack."""
         return slice(self.after, self.after + self.n)
 
 
@@ -57,14 +57,14 @@ StepFn = Callable[[Step], None]
 
 
 def single_step(n: int) -> Step:
-    """The only step of n sequences whose states before and after are separate arrays."""
+    """A single step of n sequences, with separate arrays for the states before and after."""
     return Step(0, 0, 0, n, 0)
 
 
 class PackedSequences(NamedTuple):
-    """Layout of N sequences, longest first, in R packed rows. A `full` one has no indices."""
+    """Layout of N sequences, longest first, in R packed rows. A `full` layout has no indices."""
 
-    batch_sizes: Sequence[int]  # sequences alive at each step, non-increasing; always on the host
+    batch_sizes: Sequence[int]  # sequences at each step, non-increasing; always on the host
     N: int
     previous: Array | None  # (R,) int, each row's previous state in the stack; None: r for row r
     sequence: Array | None  # (R,) int, each row's sequence, in sorted order; None: r % N for row r
@@ -72,7 +72,7 @@ class PackedSequences(NamedTuple):
 
     @classmethod
     def of(cls, batch_sizes: Sequence[int], N: int) -> "PackedSequences":
-        """Layout of N sequences, batch_sizes[t] alive at step t. Index arrays are on the host."""
+        """Layout of N sequences, of which batch_sizes[t] have step t; index arrays on the host."""
         sizes = np.array(batch_sizes, np.intp)
         firsts = np.zeros(len(sizes) + 1, np.intp)
         sizes.cumsum(out=firsts[1:])
@@ -80,7 +80,7 @@ class PackedSequences(NamedTuple):
         sequence = np.arange(sizes.sum()) - starts.repeat(sizes)
         if len(sequence) == N * len(sizes):
             return cls(tuple(batch_sizes), N, None, sequence, firsts)
-        before = np.zeros_like(starts)  # in the stack: the first state that a step starts from
+        before = np.zeros_like(starts)  # position in the stack of the first state before each step
         before[1:] = N + starts[:-1]
         return cls(tuple(batch_sizes), N, before.repeat(sizes) + sequence, sequence, firsts)
 
@@ -96,13 +96,11 @@ class PackedSequences(NamedTuple):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Time steps, first to last, without those that no sequence reaches."""
+        """The time steps that any sequence reaches, first to last."""
         return _steps(tuple(self.batch_sizes), self.N)
 
     def check(self, caller: str, R: int, N: int) -> None:
-        """Raise ValueError unless this is a layout of N sequences in R rows, longest first, with
-        the indices that it needs.
-        """
+        """Raise ValueError unless this lays out N sequences in R rows, longest first, with indices."""
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             got = f"are {list(self.batch_sizes)} with N = {self.N}"
@@ -111,12 +109,12 @@ class PackedSequences(NamedTuple):
             raise InvalidValueError(caller, "batch sizes", got, expected, cause)
         lacks = self.previous is None or self.sequence is None
         if lacks and any(n != N for n in self.batch_sizes):
-            got = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
+            got = f"are {list(self.batch_sizes)}, and `previous` or `sequence` is None"
             cause = "make it by PackedSequences.of(sizes, N)"
             raise InvalidValueError(caller, "batch sizes", got, f"{N} at each step", cause)
 
 
-@functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones
+@functools.lru_cache(maxsize=64)  # the forward and the backward loop use the same steps
 def _steps(batch_sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
     steps, first, before = [], 0, 0
     for n, n_next in itertools.zip_longest(batch_sizes, batch_sizes[1:], fillvalue=0):
@@ -127,7 +125,7 @@ def _steps(batch_sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
 
 
 def zero_without_steps(rows: PackedSequences, *grads: Array) -> None:
-    """Zero the gradients (N, H) of initial states of empty sequences, which no step writes."""
+    """Zero the gradients (N, H) of empty sequences' initial states, which no step writes."""
     first = rows.batch_sizes[0] if rows.batch_sizes else 0
     if first < rows.N:
         for grad in grads:
@@ -141,27 +139,27 @@ def to_rows(x: Array) -> Array:
 
 
 def from_rows(rows: Array, N: int, T: int) -> Array:
-    """Array (N, T, D) of time-major rows (T*N, D), in memory of its own even if N = 1."""
+    """Array (N, T, D) of time-major rows (T*N, D); always a copy."""
     return rows.reshape(T, N, rows.shape[1]).transpose(1, 0, 2).copy()
 
 
 class RecurrentTerm(Protocol):
     """An extra term of the pre-activation that depends on the previous state, such as attention.
 
-    Each object serves one forward and backward pass. It keeps its own cache and collects the
-    gradients of its own parameters. Like a cell's loop it is asked once for a sequence, is given
-    whole buffers, and returns a function that takes one Step.
+    An object serves one forward and one backward pass; it holds the term's cache and collects the
+    gradients of the term's parameters. Each method is called once per sequence, with whole buffers,
+    and returns a function of one Step.
     """
 
     def forward_steps(self, h: Array, r: Array, R: int) -> StepFn:
         """Steps that add the term of h[step.states_before] to r[: step.n].
 
-        `h` is the stack of states that steps start from. r (N, G) has the rows of one step: any
-        part of its pre-activation whose gradient is da. All steps have R rows.
+        `h` is the stack of states that steps start from. r (N, G) has the rows of one step: a part of
+        the pre-activation whose gradient is da. The steps have R rows in all.
         """
 
     def backward_steps(self, da: Array, dh_prev: Array) -> StepFn:
         """Steps that backpropagate da[step.rows] (n, G), the gradient of the pre-activation.
 
-        The gradient of the states before is added to dh_prev[: step.n] in place.
+        They add the gradient of the states before to dh_prev[: step.n].
         """

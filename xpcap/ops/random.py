@@ -1,8 +1,8 @@
 """Counter-based random numbers (Philox), equal on host and device.
 
-Dropout masks, augmentation choices, and uniforms for sampling captions in training. Each is a
-function of the seed, its stream, the training step, and the number of the row, so results depend
-neither on the order of calls nor on packing and sharding.
+They make dropout masks, choices of augmentations, and uniforms for sampling captions in training. Each
+number is a function of the seed, the stream, the training step and the row, so results depend neither
+on the order of calls nor on packing and sharding.
 
 Notes
 -----
@@ -11,25 +11,28 @@ Salmon et al. 2011, *Parallel random numbers: as easy as 1, 2, 3*.
 
 import numpy as np
 
-VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks have 0, 1 and 2
+VIEWS, SAMPLES = (
+    3,
+    4,
+)  # streams of augmentations and sampled captions; dropout masks have 0, 1 and 2
 
 
 def kept_units(
     seed: int, stream: int, step: int, shape: tuple[int, int], keep: float
 ) -> np.ndarray:
-    """Masks of rows 0, 1, ... of a stream, on the host."""
+    """Dropout masks of rows 0, 1, ... of a stream, on the host."""
     count, width = shape
-    blocks = -(-width // 16)  # of 16 units, in each row
+    blocks = -(-width // 16)  # blocks of 16 units per row
     words = _philox(seed, stream, step).random_raw(4 * count * blocks)
     bits = words.astype("<u8", copy=False).view("<u2")
     return (bits < round(65536 * keep)).reshape(count, 16 * blocks)[:, :width]
 
 
 def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
-    """Augmentation, one of `views`, for each of n captions in a training step: array (n,), int32.
+    """The augmentation in 0..views-1 of each of n captions in a training step: array (n,), int32.
 
-    None if there is only one. Row i gets 64 bits, number i of ``numpy.random.Philox(key=[seed,
-    VIEWS], counter=[0, 0, 0, step])``, modulo `views`.
+    None if there is only one. Row i gets the i-th 64 bits of ``numpy.random.Philox(key=[seed, VIEWS],
+    counter=[0, 0, 0, step])``, modulo `views`.
     """
     if views == 1:
         return None
@@ -39,8 +42,8 @@ def draw_views(n: int, views: int, seed: int, step: int) -> np.ndarray | None:
 def draw_uniforms(n: int, length: int, seed: int, step: int) -> np.ndarray:
     """Uniforms in [0, 1) to sample n captions of at most `length` words in a training step.
 
-    Array (n, length), float64. Row i has the numbers i * length and up of ``numpy.random.Philox(
-    key=[seed, SAMPLES], counter=[0, 0, 0, step])``, as NumPy's Generator makes them.
+    Array (n, length), float64. Row i has the numbers i * length and up that NumPy's Generator makes
+    from ``numpy.random.Philox(key=[seed, SAMPLES], counter=[0, 0, 0, step])``.
     """
     return np.random.Generator(_philox(seed, SAMPLES, step)).random((n, length))
 

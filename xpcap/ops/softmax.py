@@ -1,6 +1,7 @@
-"""Softmax: the probabilities of scores, their logarithms and gradients, for any array library.
+"""Softmax, its logarithm, gradient and loss, for any array library.
 
-All are stable: a row's maximum is subtracted before the exponential. Rows are along the last axis.
+Rows lie along the last axis. A row's maximum is subtracted before the exponential, so nothing
+overflows.
 """
 
 from dataclasses import dataclass, replace
@@ -9,8 +10,8 @@ from typing import Self
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.options import Real, described, option
 
-# Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
-# -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
+# Target of a padding row, int32, on a device. Wrong targets are unlikely to equal it: it is neither -1,
+# nor -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
 NO_TARGET = 1 - 2**31
 
 
@@ -29,7 +30,7 @@ def softmax(scores: Array, out: Array | None = None) -> Array:
 
 
 def softmax_backward(dp: Array, p: Array) -> Array:
-    """Gradient of the scores, p * (dp - p . dp) for each row, in place of dp."""
+    """Gradient of the scores, p * (dp - p . dp) for each row; it overwrites dp."""
     dp -= (p * dp).sum(axis=-1, keepdims=True)
     dp *= p
     return dp
@@ -43,7 +44,7 @@ def log_softmax(scores: Array, out: Array | None = None) -> Array:
 
 
 def tempered(scores: Array, temperature: float) -> Array:
-    """exp((s - max(s)) / temperature) of each row s: its softmax, but for a factor."""
+    """exp((s - max(s)) / temperature) of each row s: its softmax up to a factor."""
     shifted = below_maximum(scores)
     shifted /= temperature
     return get_array_module(scores).exp(shifted, out=shifted)
@@ -54,14 +55,14 @@ def tempered(scores: Array, temperature: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class LossTerms:
-    """Weights in the softmax loss, which is -log p(target) of each row without any term.
+    """Terms of the softmax loss, which without them is -log p(target) of each row.
 
-    A new term is a field of its own, 0 by default, and its lines in `softmax_loss`. Versions of
-    Ops.softmax_loss that do not compute it leave it to that equation.
+    A new term is another field, 0 by default, with its lines in `softmax_loss`. Versions of
+    Ops.softmax_loss that lack it call that equation.
 
-    scale : array (R,), the weight of each row in the gradient; or a float, that of all
-    smoothing : probability that a target gives up to all words alike: label smoothing, Szegedy et
-        al. 2016, section 7
+    scale : array (R,), the weight of each row in the gradient; or a float, the weight of all rows
+    smoothing : probability that a target gives up to all words equally (label smoothing, Szegedy et
+        al. 2016, section 7)
     """
 
     scale: Array | float = 1.0
@@ -69,7 +70,7 @@ class LossTerms:
 
     @classmethod
     def checked(cls, caller: str, **terms: float) -> Self:
-        """Terms from the options of a function; OptionError if one is not of its kind."""
+        """Terms from a function's options; OptionError if one is not of its kind."""
         options = described(cls)
         return cls(
             **{name: options[name].check(caller, f"`{name}`", terms[name]) for name in terms}
@@ -82,30 +83,30 @@ class LossTerms:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Everything but the values of an array, for a record of launches."""
+        """Everything that decides the launches of a step: all but the values of an array."""
         scale = self.scale if isinstance(self.scale, float) else None
         return scale, *self.given.items()
 
     def beyond(self, *known: str) -> bool:
-        """True if there is a term besides the known ones."""
+        """True if a term besides `known` is not 0."""
         return not self.given.keys() <= set(known)
 
     def rows(self, rows: slice) -> Self:
-        """Terms of some rows."""
+        """The terms for a slice of rows."""
         return self if isinstance(self.scale, float) else replace(self, scale=self.scale[rows])
 
 
 def softmax_loss(
     scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
 ) -> tuple[Array, Array]:
-    """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
+    """Cross entropy nll (R,) of scores (R, V) and q, and the gradient dscores of sum(scale * nll).
 
     q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
     nll[r] = -sum(q[r] * log softmax(scores[r]))
     dscores[r] = scale[r] * (softmax(scores[r]) - q[r])
 
-    Without smoothing nll is the negative log-likelihood of the targets. Ops.softmax_loss has the rest
-    of the contract.
+    Without smoothing, nll is the negative log-likelihood of the targets. The rest of the contract is
+    that of Ops.softmax_loss.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
