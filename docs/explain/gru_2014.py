@@ -15,10 +15,10 @@ class GRU2014(Cell):
 
     blocks, gates, memory_gate = "rzn", "rz", ("z", "h")
     meanings: ClassVar = {
-        "r": ("Reset gate", "the share of the state that the candidate is made from"),
+        "r": ("Reset gate", "the share of the state that enters the candidate"),
         "z": ("Update gate", "the share of the state that stays"),
-        "n": ("Candidate", "what the word offers the state"),
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+        "n": ("Candidate", "the new content for the state"),
+        "h": ("Hidden state", "predicts the next word, and goes to the next step"),
     }
 
     def shapes(self, W, H):

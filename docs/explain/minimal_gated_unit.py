@@ -15,8 +15,8 @@ class MinimalGatedUnit(Cell):
     blocks, gates = "fn", "f"
     meanings: ClassVar = {
         "f": ("Forget gate", "the share of the state that the candidate sees, and replaces"),
-        "n": ("Candidate", "what the word offers the state"),
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+        "n": ("Candidate", "the new content for the state"),
+        "h": ("Hidden state", "predicts the next word, and goes to the next step"),
     }
 
     def shapes(self, W, H):

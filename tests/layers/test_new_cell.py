@@ -202,7 +202,7 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
     forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
     forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
     forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
-    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which the cache of a step lacks | expected: n
+    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which a step's cache lacks | expected: n
     backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
     backward(lambda da, dstate, grads: da) | TypeError | got: got a ndarray | expected: a tuple of da, dstate, grads
     backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
@@ -210,7 +210,7 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
     backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32
     backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | got: has shape (2, 1)
     backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | got: are those of nothing | expected: of Wf, Wn
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller's
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller computes those of the inputs
     backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | got: has shape (1, 3) | expected: (3, 3)
     run_lstm(lambda after, saved: after) | TypeError | function: ChangedLSTM.equation, state | got: got a ndarray
     run_lstm(lambda after, saved: ((after[0][:1], after[1]), saved)) | ValueError | function: ChangedLSTM.equation | thing: state h | got: has shape (1, 3) | expected: (3, 3)

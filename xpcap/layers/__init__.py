@@ -1,9 +1,9 @@
 """Hand-written forward and backward passes, with CS231n's names. Open lstm.py first.
 
 ``forward(...) -> (out, cache)``, and ``backward(dout, cache) -> grads`` with gradients in argument
-order. Inputs are read-only, results are fresh arrays, and dtype in is dtype out (float32 or
-float64). Arrays may be NumPy's or CuPy's, but not both in one call. cell.py says what a recurrent
-cell is; an instance in `CELLS` trains.
+order. Layers do not change their inputs; results are new arrays with the inputs' dtype, float32 or
+float64. One call takes NumPy or CuPy arrays, not both. cell.py defines a recurrent cell; the model can
+train each instance in `CELLS`.
 """
 
 from xpcap.layers.attention import (

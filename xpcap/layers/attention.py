@@ -1,8 +1,7 @@
-"""Dot-product attention over the regions of a picture.
+"""Dot-product attention over the regions of a picture: alone, as a term of any cell, and in LSTMs.
 
-By itself, in whole sequences of a cell that attends, in one LSTM step, and as a term of any cell.
-Source: the form of UMich EECS 498-007, assignment 5; the scaled dot product is Vaswani et al. 2017,
-section 3.2.1, with the regions as keys and values.
+The functions follow UMich EECS 498-007, assignment 5; the scaled dot product is that of Vaswani et al.
+2017, section 3.2.1, with the regions as keys and values.
 """
 
 from typing import NamedTuple
@@ -27,23 +26,23 @@ from xpcap.ops import (
 )
 from xpcap.spec import spec
 
-# ---- Attention by itself
+# ---- Attention alone
 
 
 class DotProductCache(NamedTuple):
     """Cache of dot_product_attention_forward."""
 
     prev_h: Array  # (N, H)
-    A: Array  # (N, P, H), whatever layout was given
+    A: Array  # (N, P, H), whatever the layout of the argument
     weights: Array  # (N, P)
-    shape: tuple[int, ...]  # of A as it was given
+    shape: tuple[int, ...]  # shape of the argument A
 
 
 @layer("prev_h:N,H A:N,P,H|N,H,J,K -> attn:N,H attn_weights?:N,P|N,J,K")
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
-    """Attention to the regions of each picture from a state.
+    """Attend from a state to the regions of each picture.
 
-    The scaled dot product::
+    Scaled dot-product attention::
 
         scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
         attn = attn_weights . A
@@ -55,6 +54,13 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     ------
     ValueError
         A has no regions.
+
+    Examples
+    --------
+    >>> A = np.array([[[2.0, 0.0], [0.0, 2.0]]])  # one picture with two regions
+    >>> attn, weights, cache = dot_product_attention_forward(np.array([[1.0, 1.0]]), A)
+    >>> attn, weights
+    (array([[1., 1.]]), array([[0.5, 0.5]]))
     """
     require_regions("dot_product_attention_forward", A)
     regions = to_regions(A)
@@ -79,7 +85,7 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     xp = get_array_module(A)
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
     get_ops(A).attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
-    # A is read twice: in the scores and in the mean
+    # A has two gradients: of the scores and of the weighted mean
     dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
     return dprev_h, from_regions(dA, shape)
 
@@ -88,24 +94,24 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
 
 
 class Attention:
-    """A RecurrentTerm that attends: context @ Wattn, with context = attention to A from h_prev.
+    """A RecurrentTerm with attention: context @ Wattn, where h_prev attends to A.
 
-    It serves one forward pass and its backward pass, or any number of forward passes alone.
+    It serves one forward pass with its backward pass, or any number of forward passes without one.
 
     Parameters
     ----------
     A : array (N, P, H), float
-        The regions of each sequence's picture, in the order of sequences.
+        The regions of each sequence's picture, in the order of the sequences.
     Wattn : array (H, G), float
     memory : Workspace or None
-        Memory for cache and results. None allocates.
+        Memory for cache and results. None: new arrays.
 
     Attributes
     ----------
     A : array (N, P, H), float
-        As given.
+        The regions.
     weights : array (R, P), float
-        Attention of each row, after the forward pass.
+        Attention weights of each row, set by the forward pass.
     """
 
     weights: Array
@@ -120,7 +126,7 @@ class Attention:
         self.A, self._Wattn, self._memory = A, Wattn, memory or Workspace.fresh(A)
 
     def start(self) -> Array:
-        """State before the first step, and c0: the mean of A over regions.
+        """The initial state h0, and c0: the mean of A over the regions.
 
         Returns
         -------
@@ -137,14 +143,14 @@ class Attention:
         h : array (N + R, H), float
             The stack of states that steps start from.
         r : array (N, G), float
-            A step's term is added to its first rows, in place.
+            A step adds its term to the first rows, in place.
         R : int
-            Rows of all steps.
+            Number of rows of all steps.
 
         Returns
         -------
         step_fn : callable
-            Function of one Step.
+            A function of one Step.
 
         Raises
         ------
@@ -174,18 +180,18 @@ class Attention:
         da : array (R, G), float
             Gradients of the pre-activations.
         dh_prev : array (N, H), float
-            The gradient of the states before a step is added to its first rows, in place.
+            A step adds the gradient of the states before it to the first rows, in place.
 
         Returns
         -------
         step_fn : callable
-            Function of one Step.
+            A function of one Step.
 
         Raises
         ------
         ValueError
-            It has run no forward pass, or several: it holds the states of the last one alone. Or
-            there are more pictures than sequences.
+            There was no forward pass, or more than one (only the last one's states are known); or
+            the numbers of pictures and sequences differ.
         """
         if self._passes != 1:
             got = f"has run {self._passes or 'no'} forward passes"
@@ -221,11 +227,11 @@ class Attention:
         da : array (R, G), float
             Gradients of the pre-activations.
         dh0 : array (N, H), float
-            Gradient of `start()`, summed over the states that began as it. It is overwritten.
+            Gradient of `start()`, summed over all states that start from it. It is overwritten.
         rows : PackedSequences
-            Of the loop.
+            Layout of the loop's rows.
         dWattn : array (H, G), float, or None
-            Memory for the gradient of Wattn. None allocates.
+            Memory for the gradient of Wattn. None: a new array.
 
         Returns
         -------
@@ -238,18 +244,18 @@ class Attention:
         out = self._memory.take("dA", self.A.shape)
         ops.matmul(self._context.T, da, out=dWattn)
         dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
-        ops.add_to_regions(dA, dh0)  # each region has its share of the mean
+        ops.add_to_regions(dA, dh0)  # each region gets its share of the mean's gradient
         return dA, dWattn
 
 
-# ---- Whole sequences of a cell that attends
+# ---- A sequence of a cell with attention
 
 
 class AttentionCache(NamedTuple):
     """Cache of attention_forward."""
 
     x: Array  # (N, T, D)
-    A: Array  # in the layout that was given
+    A: Array  # in the argument's layout
     x_rows: Array  # (T*N, D), time-major
     Wx: Array  # (D, G)
     attention: Attention
@@ -262,12 +268,12 @@ class AttentionCache(NamedTuple):
 def attention_forward(
     x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
 ) -> tuple[Array, AttentionCache]:
-    """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
+    """Run a cell with attention over a sequence, from h0 = c0 = the mean of A over the regions.
 
-    Each step attends to A from the state before it, and adds attn @ Wattn to its pre-activation.
-    A holds the regions of each picture, projected to the size of a state; h holds the state after
-    each step. `cell` is a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b;
-    G is H times the number of its blocks.
+    At each step the state before it attends to A, and attn @ Wattn is added to the pre-activation. A
+    holds the regions of each picture, projected to the size of a state; h holds the state after each
+    step. `cell` names a cell in xpcap.layers.CELLS with the parameters Wx, Wh and b; G is H times the
+    number of its blocks.
 
     Raises
     ------
@@ -301,7 +307,7 @@ def attention_backward(
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_forward, from dh, the upstream gradient of each step, and the cache.
 
-    dA has the layout of A.
+    dA has A's layout.
     """
     x, A, x_rows, Wx, attention, rows, cell, loop = cache
     matmul = get_ops(dh).matmul
@@ -328,9 +334,9 @@ def attention_lstm_step_forward(
     Wattn: Array,
     b: Array,
 ) -> tuple[Array, Array, InputStepCache]:
-    """One LSTM step with a context, a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
+    """One LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
-    attn is the context, as from dot_product_attention_forward. It extends the input:
+    attn is the context, as dot_product_attention_forward returns it. It extends the input:
     [x, attn] @ [Wx; Wattn].
     """
     concatenate = get_array_module(x).concatenate
@@ -361,7 +367,7 @@ def require_regions(function: str, A: Array) -> None:
 
 
 def to_regions(A: Array) -> Array:
-    """Regions (N, P, H) of A in either layout; those of (N, H, K, K) row by row."""
+    """Regions (N, P, H) of A in either layout; a grid (N, H, K, K) is read row by row."""
     if A.ndim == 3:
         return A
     N, H, down, across = A.shape
@@ -369,10 +375,10 @@ def to_regions(A: Array) -> Array:
 
 
 def from_regions(x: Array, shape: tuple[int, ...]) -> Array:
-    """Array x (N, P, H) in the layout of an A of `shape`: the inverse of to_regions."""
+    """x (N, P, H) in the layout of an array of `shape`: the inverse of to_regions."""
     return x if len(shape) == 3 else x.transpose(0, 2, 1).reshape(shape)
 
 
 def _grid(A: Array) -> tuple[int, ...]:
-    """Axes of regions: (P,), or (K, K)."""
+    """The axes of the regions: (P,), or (K, K)."""
     return A.shape[1:2] if A.ndim == 3 else A.shape[2:]

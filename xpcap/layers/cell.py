@@ -1,4 +1,4 @@
-"""Recurrent cells: a step and its gradient, and the plain loop that runs them over packed rows."""
+"""Recurrent cells: a step and its gradient, and a plain loop that runs them over packed rows."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -22,11 +22,11 @@ from xpcap.threads import one_blas_thread
 
 Shapes = dict[str, tuple[int, ...]]
 Params = Mapping[str, Array]
-StepCache = Mapping[str, Any]  # of one step
+StepCache = Mapping[str, Any]  # the cache of one step
 
 
 class Activation(NamedTuple):
-    """Activations (R, H) of one nonlinearity; beyond low..high hardly any gradient passes."""
+    """Activations (R, H) of a nonlinearity, which has hardly any gradient outside low..high."""
 
     values: Array  # (R, H)
     low: float
@@ -50,32 +50,33 @@ class LoopCache(NamedTuple):
 
 
 class Cell:
-    """A recurrent cell: a step and its gradient, from parameters that it names.
+    """A recurrent cell: a step and its gradient, with named parameters.
 
-    A subclass writes `step_forward` and `step_backward`, with whatever products they need, and
-    names the parameters in `shapes`. A loop over packed rows runs them on any library and sums the
-    gradients of the parameters. An instance in `CELLS` trains, samples, attends and is exported.
+    A subclass writes `step_forward` and `step_backward`, with any products they need, and names the
+    parameters in `shapes`. The base class runs them over packed rows on any array library, and sums
+    the gradients of the parameters. A captioner can train, sample, attend and be exported with each
+    instance in `CELLS`.
 
-    A step works on pre-activations a = x @ Wx + b, (n, G). The captioner computes them, once for
-    each distinct word, adds the terms of the image and of attention, and computes the gradients of
-    Wx and b. It also drops out image features, word vectors and h; a cell drops nothing.
+    A step gets pre-activations a = x @ Wx + b, (n, G). The captioner computes them, once for each
+    distinct word, adds the terms of the image and of attention, and computes the gradients of Wx and
+    b. It also applies dropout to image features, word vectors and h; a cell has no dropout.
 
     Attributes
     ----------
     blocks : str
-        A letter for each block of H columns in a, as they are stacked. Arrays of a step's cache
-        under these names are the gates that `CaptioningRNN.trace` and ``look`` show.
+        A letter for each block of H columns in a, in the order of stacking. `CaptioningRNN.trace` and
+        ``look`` show the arrays with these names in a step's cache.
     gates : str
-        Those of them that the logistic function makes gates, in 0..1. `look` shows their saturation.
+        The blocks with a logistic function, so in 0..1. `look` shows their saturation.
     states : tuple of str
-        Names of the arrays of a state, each (n, H). The first is h, the output.
+        Names of a state's arrays, each (n, H). The first is h, the output.
     inputs : tuple of two str
-        Names of the weight (W, G) and of the bias (G,) of a.
+        Names of the weight (W, G) and the bias (G,) that make a.
     meanings : dict of str to tuple of str
-        Of blocks and states by name: a title, and what it is, for the page of ``look``.
+        For blocks and states, a title and a description for the page of ``look``.
     memory_gate : tuple of str or None
-        A gate that multiplies a state on its way to the next step, and that state, by name.
-        None: there is no such gate.
+        Names of a gate and of the state that it multiplies from one step to the next. None: the cell
+        has no such gate.
     """
 
     blocks: str = ""
@@ -84,26 +85,26 @@ class Cell:
     inputs: tuple[str, str] = ("Wx", "b")
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     memory_gate: tuple[str, str] | None = None
-    # Methods that the loop relies on or never calls, and what a subclass overrides instead
+    # Methods that a subclass may not override, since the loop would ignore it: what to write instead
     fixed: ClassVar[dict[str, str]] = {
         "rows_forward": "a `step_forward`",
         "rows_backward": "a `step_backward`",
     }
 
     def __init_subclass__(cls) -> None:
-        """Refuse an override that a loop would not follow."""
+        """Refuse an override that the loop would ignore."""
         for kind in cls.__mro__:
             for name, expected in vars(kind).get("fixed", {}).items():
                 if getattr(cls, name) is not getattr(kind, name):
-                    got, cause = "is overridden, which no loop would follow", "or subclass Cell"
+                    got, cause = "is overridden, which the loop would ignore", "or subclass Cell"
                     raise InvalidTypeError(cls.__name__, name, got, expected, cause)
 
-    # ---- What a cell writes
+    # ---- Methods that a cell writes
 
     def shapes(self, W: int, H: int) -> Shapes:
-        """Names and shapes of the parameters, in the order of the buffer.
+        """Names and shapes of the parameters, in the order of the flat buffer.
 
-        Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
+        Initial matrices are randn / sqrt(rows); initial vectors are zero.
 
         Parameters
         ----------
@@ -121,7 +122,7 @@ class Cell:
         return {"Wx": (W, G), "Wh": (H, G), "b": (G,)}
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
-        """One step of n sequences. Inputs are read-only.
+        """One step of n sequences; it must not change its arguments.
 
         Parameters
         ----------
@@ -135,13 +136,13 @@ class Cell:
         Returns
         -------
         after : tuple of array (n, H), float
-            The state after it.
+            The state after the step.
         cache : dict
-            What `step_backward` reads, by name.
+            The values that `step_backward` reads, by name.
         """
         raise NotImplementedError(
-            f"{type(self).__name__}.step_forward is missing: write a step, from a (n, G), the state"
-            " and the parameters to the state after it and a dict of what the gradient reads"
+            f"{type(self).__name__}.step_forward is missing: write a step, which returns the next state"
+            " and a dict for step_backward, given a (n, G), the state and the parameters"
         )
 
     def step_backward(
@@ -160,23 +161,23 @@ class Cell:
         -------
         da : array (n, G), float
         dstate : tuple of array (n, H), float
-            The gradient of the state before.
+            The gradient of the state before the step.
         grads : dict of str to array
-            Of this step, by name, of all parameters but the two of `inputs`.
+            This step's gradients of all parameters but the two `inputs`, by name.
         """
         raise NotImplementedError(
             f"{type(self).__name__}.step_backward is missing: write the gradients of its step"
         )
 
-    # ---- What a subclass inherits
+    # ---- Methods of the base class
 
     @property
     def order(self) -> str:
-        """The order of blocks, a likely cause of a wrong shape; empty if there is one block."""
+        """The order of the blocks, for messages about a wrong shape; empty for a single block."""
         return f"gates stack {', '.join(self.blocks)}" if len(self.blocks) > 1 else ""
 
     def split(self, x: Array) -> list[Array]:
-        """Views of the blocks of a pre-activation.
+        """Views of a pre-activation's blocks.
 
         Parameters
         ----------
@@ -196,17 +197,17 @@ class Cell:
         return [x[:, k * H : (k + 1) * H] for k in range(len(self.blocks))]
 
     def recurrent_names(self) -> list[str]:
-        """Names of the parameters besides the two of `inputs`.
+        """Names of all parameters but the two `inputs`.
 
         Returns
         -------
         names : list of str
-            In the order of the buffer.
+            In the order of the flat buffer.
         """
         return [name for name in self.shapes(1, 1) if name not in self.inputs]
 
     def laid_out(self, params: Params, memory: Workspace) -> Params:
-        """Parameters for `advance`, laid out for many steps. They stay as they are meanwhile.
+        """Parameters for `advance` in a layout that suits many steps, while they do not change.
 
         Parameters
         ----------
@@ -215,7 +216,7 @@ class Cell:
 
         Returns
         -------
-        params : mapping of str to array, or what stands for one in `xpcap.ops`
+        params : mapping of str to array or to a Factor of `xpcap.ops`
         """
         return params
 
@@ -227,7 +228,7 @@ class Cell:
         memory: Workspace,
         extra_term: RecurrentTerm | None = None,
     ) -> State:
-        """The state after one step, in memory of its own; for sampling.
+        """The state after one step, in new arrays; for sampling.
 
         Parameters
         ----------
@@ -238,15 +239,15 @@ class Cell:
         params : mapping of str to array
             The parameters by name, or as `laid_out` returns them.
         memory : Workspace
-            For temporaries.
+            Memory for temporaries.
         extra_term : RecurrentTerm or None
-            A term that is added to a, such as attention.
+            A term to add to a, such as attention.
 
         Returns
         -------
         after : tuple of array (n, H), float
         """
-        a = a.copy()  # the caller's memory, and a state may be a view of a
+        a = a.copy()  # the caller reuses its memory, and a state may be a view of it
         if extra_term is not None:
             extra_term.forward_steps(state[0], a, len(a))(single_step(len(a)))
         after, _ = self._checked_step(a, state, params)
@@ -269,11 +270,11 @@ class Cell:
         a : array (R, G), float
             Pre-activations of every row, time-major.
         state0 : tuple of array (N, H), float, or None
-            The state before the first step. None, but for h: zeros.
+            The state before the first step. None means zeros; h may not be None.
         params : mapping of str to array
         rows : PackedSequences
         memory : Workspace or None
-            Memory for results and cache. None allocates.
+            Memory for results and cache. None: new arrays.
         extra_term : RecurrentTerm or None
             A term that each step adds to its pre-activations, such as attention.
 
@@ -287,10 +288,10 @@ class Cell:
         Raises
         ------
         TypeError, ValueError
-            Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
+            Libraries, dtypes, shapes or sizes do not match, in the arguments or a step's results.
         """
         self._check_rows(a, state0, params, rows)
-        state0 = tuple(map(contiguous, state0))  # `layer` does not look into a tuple
+        state0 = tuple(map(contiguous, state0))  # `layer` makes only plain arguments contiguous
         return self.run_forward(a, state0, params, rows, memory, extra_term)
 
     def run_forward(
@@ -302,17 +303,17 @@ class Cell:
         memory: Workspace | None = None,
         extra_term: RecurrentTerm | None = None,
     ) -> tuple[Array, Any]:
-        """`rows_forward` of arguments that are trusted.
+        """`rows_forward` without its checks.
 
         Parameters
         ----------
         a, state0, params, rows, memory, extra_term : object
-            As of `rows_forward`.
+            As in `rows_forward`.
 
         Returns
         -------
         h, cache : array, object
-            As of `rows_forward`.
+            As in `rows_forward`.
         """
         memory, shape = memory or Workspace.fresh(a), (rows.N + rows.R, state0[0].shape[1])
         stacks = tuple(memory.take(f"state {name}", shape) for name in self.states)
@@ -326,7 +327,7 @@ class Cell:
             if add is not None:
                 with_term[: step.n] = step_a
                 add(step)
-                step_a = with_term[: step.n].copy()  # the cache may keep it
+                step_a = with_term[: step.n].copy()  # the cache may hold it
             state = tuple(_read_only(stack[step.states_before]) for stack in stacks)
             after, cache = self._checked_step(step_a, state, params)
             for name, stack, x in zip(self.states, stacks, after, strict=True):
@@ -349,23 +350,23 @@ class Cell:
             The upstream gradient of each row, from the layers above.
         cache : object
         memory : Workspace or None
-            Memory for results. None allocates.
+            Memory for results. None: new arrays.
         grads : mapping of str to array, or None
-            Memory for the gradients of all parameters but the two of `inputs`, by name. None
-            allocates.
+            Memory for the gradients of all parameters but the two `inputs`, by name. None: new
+            arrays.
 
         Returns
         -------
         da : array (R, G), float
         dstate0 : tuple of array (N, H), float
         grads : mapping of str to array
-            All of `grads`, if given.
+            The argument `grads`, if given.
 
         Raises
         ------
         TypeError, ValueError
-            Libraries, dtypes or shapes do not match, also in what a step's gradient returns, or a
-            gradient is missing.
+            Libraries, dtypes or shapes do not match, in the arguments or the results of
+            `step_backward`, or a gradient is missing.
         """
         h = cache.output
         check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, h.shape, h)
@@ -374,17 +375,17 @@ class Cell:
     def run_backward(
         self, dh: Array, cache: Any, memory: Workspace | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
-        """`rows_backward` of arguments that are trusted.
+        """`rows_backward` without its checks.
 
         Parameters
         ----------
         dh, cache, memory, grads : object
-            As of `rows_backward`.
+            As in `rows_backward`.
 
         Returns
         -------
         da, dstate0, grads : array, tuple of array, mapping
-            As of `rows_backward`.
+            As in `rows_backward`.
         """
         h, G, caches, params, rows, extra_term = cache
         N, R, H = rows.N, rows.R, h.shape[1]
@@ -426,24 +427,27 @@ class Cell:
             total[: len(da)] = x
         if set(step_grads) != set(grads):
             got, wanted = (", ".join(names) or "nothing" for names in (step_grads, grads))
-            caller, cause = self._caller(function), "those of a, so of its bias, are the caller's"
+            caller, cause = (
+                self._caller(function),
+                "the caller computes those of the inputs, from da",
+            )
             raise InvalidValueError(caller, "grads", f"are those of {got}", f"of {wanted}", cause)
         for name, total in grads.items():
             self._check(function, f"gradient of {name}", step_grads[name], total)
             total[...] += step_grads[name]
 
     def block_values(self, cache: Any) -> dict[str, Array]:
-        """Blocks after their nonlinearity.
+        """The blocks after their nonlinearities.
 
         Parameters
         ----------
         cache : object
-            Of `rows_forward`.
+            As `rows_forward` returns it.
 
         Returns
         -------
         values : dict of str to array (R, H)
-            Those that a step's cache has, by name.
+            The blocks that the cache of a step contains, by name.
         """
         xp, steps = get_array_module(cache.h), cache.steps
         return {
@@ -453,21 +457,21 @@ class Cell:
         }
 
     def activations(self, cache: Any) -> dict[str, Activation]:
-        """Nonlinearities to watch for saturation.
+        """The nonlinearities whose saturation is shown.
 
         Parameters
         ----------
         cache : object
-            Of `rows_forward`.
+            As `rows_forward` returns it.
 
         Returns
         -------
         activations : dict of str to Activation
-            The gates. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
+            The gates. At 0.05 and 0.95 the slope of a sigmoid is a fifth of its largest.
         """
         values = self.block_values(cache)
         if missing := [name for name in self.gates if name not in values]:
-            got = f"names {missing[0]!r}, which the cache of a step lacks"
+            got = f"names {missing[0]!r}, which a step's cache lacks"
             expected = f"one of {', '.join(values) or 'no gates'}"
             raise InvalidValueError(self._caller("gates"), "", got, expected)
         return {f"gate {name}": Activation(values[name], 0.05, 0.95) for name in self.gates}
@@ -481,7 +485,7 @@ class Cell:
         params: Params,
         rows: PackedSequences,
     ) -> None:
-        """TypeError, ValueError : arguments of `rows_forward` do not fit together."""
+        """TypeError, ValueError : the arguments of `rows_forward` do not fit together."""
         caller = self._caller("rows_forward")
         h0, *others = self._unpacked("rows_forward, state0", state0, *self.states)
         H = np.shape(h0)[-1] if np.ndim(h0) else 1
@@ -502,7 +506,7 @@ class Cell:
         rows.check(caller, len(a), sizes["N"])
 
     def _checked_step(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
-        """Results of `step_forward`. TypeError : they are no state and dict."""
+        """`step_forward`; TypeError if its results have the wrong form."""
         function = "step_forward"
         results = self.step_forward(a, state, params)
         after, cache = self._unpacked(
@@ -514,7 +518,7 @@ class Cell:
         return self._unpacked(f"{function}, state", after, *self.states), cache
 
     def _unpacked(self, function: str, results: Any, *names: str) -> tuple[Any, ...]:
-        """Results as a tuple, one for each of `names`. TypeError : they are none."""
+        """The results; TypeError unless they are a tuple with an item for each name."""
         if isinstance(results, tuple) and len(results) == len(names):
             return results
         expected = f"a tuple of {', '.join(names)}"
@@ -534,7 +538,7 @@ class Cell:
 
 
 def _read_only(x: Array) -> Array:
-    """A read-only view of a NumPy array; a device array as it is."""
+    """A read-only view of a host array; a device array itself, which has no such flag."""
     if isinstance(x, np.ndarray):
         x = x.view()
         x.flags.writeable = False

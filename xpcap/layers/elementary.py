@@ -1,4 +1,4 @@
-"""Layers without state: affine, word embedding, dropout, temporal softmax loss."""
+"""Layers without a recurrent state: affine, word embedding, dropout, temporal softmax loss."""
 
 from typing import Any, NamedTuple
 
@@ -24,10 +24,20 @@ class AffineCache(NamedTuple):
 
 @layer("x:N,... w:D,M b:M -> out:N,M")
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """Affine layer, out = x @ w + b.
+    """Affine layer, out = x @ w + b, as in CS231n.
 
-    All axes of x after the first are flattened into one, whose size is D. Name and arguments are
-    those of CS231n's affine layer.
+    All axes of x after the first are flattened into one of size D.
+
+    Examples
+    --------
+    >>> x, w, b = np.array([[1.0, 2.0]]), np.eye(2), np.array([10.0, 20.0])
+    >>> out, cache = affine_forward(x, w, b)
+    >>> out
+    array([[11., 22.]])
+    >>> dx, dw, db = affine_backward(np.ones((1, 2)), cache)
+    >>> dw
+    array([[1., 1.],
+           [2., 2.]])
     """
     cause = "D is the product of all axes of x after the first"
     check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, cause=cause)
@@ -86,8 +96,16 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
     Raises
     ------
     ValueError
-        An id on the host is outside 0..V-1. Ids on a device are not read here, and CuPy wraps bad
-        ones silently; the model checks ids before it sends them.
+        An id on the host is outside 0..V-1. Ids on a device are not checked, and CuPy wraps wrong
+        ones silently; the model checks ids before it uploads them.
+
+    Examples
+    --------
+    >>> out, cache = word_embedding_forward(np.array([[1, 0, 1]]), np.array([[0.0], [5.0]]))
+    >>> out
+    array([[[5.],
+            [0.],
+            [5.]]])
     """
     check_range("word_embedding_forward", "x", x, W.shape[0], "from another vocabulary?")
     return W[x], EmbeddingCache(x, W)
@@ -97,7 +115,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
     """Gradient of W in word_embedding_forward, from dout and the cache.
 
-    The gradients of a word that occurs several times are added up.
+    A word that occurs several times gets the sum of its gradients.
     """
     x, W = cache
     V, D = W.shape
@@ -122,21 +140,27 @@ class DropoutCache(NamedTuple):
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:
     """Keep each unit with probability p and scale it by 1 / p; in test mode return a copy of x.
 
-    dropout_param is the course's dictionary: ``p``, the probability of *keeping* a unit
-    (CaptioningRNN's `dropout` is the share dropped); ``mode``, "train" or "test"; optionally
-    ``seed``, an int. The mask is the course's too: ``rand(*x.shape) < p`` from NumPy's legacy
-    generator, the global one or, given a seed, a fresh one.
+    dropout_param is the course's dictionary: ``p``, the probability of *keeping* a unit (the `dropout`
+    of CaptioningRNN is the share to drop); ``mode``, "train" or "test"; optionally ``seed``, an int.
+    The mask is ``rand(*x.shape) < p``, as in the course, from NumPy's global legacy generator, or from
+    a new one with the seed.
 
     Raises
     ------
     ValueError
         p or mode is missing, or p is outside (0, 1].
     OptionError
-        The mode or a key is unknown.
+        The mode, or a key of dropout_param, is unknown.
 
     Notes
     -----
-    Srivastava et al. 2014, section 4, in the inverted form.
+    Srivastava et al. 2014, section 4, as inverted dropout.
+
+    Examples
+    --------
+    >>> out, cache = dropout_forward(np.ones(4), {"p": 0.5, "mode": "train", "seed": 0})
+    >>> out
+    array([0., 0., 0., 0.])
     """
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
         got = f"lacks {', '.join(missing)}"
@@ -184,8 +208,8 @@ def temporal_softmax_loss(
         loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
 
     x holds the scores of V words at each step, y the target words in 0..V-1. Steps whose mask is
-    False add no loss and get no gradient. The loss stays on the device of x. With `verbose` the
-    shape of the gradient is printed, as in the course.
+    False add no loss and get no gradient. The loss stays on the device of x. `verbose` prints the
+    shape of the gradient, as in the course.
 
     Raises
     ------
@@ -195,7 +219,16 @@ def temporal_softmax_loss(
 
     Notes
     -----
-    CS231n's function, in log-softmax form: a confident wrong word gives a large loss, not inf.
+    This is CS231n's function in log-softmax form, so that a confident wrong word gives a large loss
+    instead of inf.
+
+    Examples
+    --------
+    >>> x, y = np.zeros((1, 2, 4)), np.array([[3, 0]])  # two steps, four equally likely words
+    >>> loss, dx = temporal_softmax_loss(x, y, np.array([[True, False]]))
+    >>> bool(np.isclose(loss, np.log(4))), dx[0]
+    (True, array([[ 0.25,  0.25,  0.25, -0.75],
+           [ 0.  ,  0.  ,  0.  ,  0.  ]]))
     """
     N, T, V = x.shape
     check_range("temporal_softmax_loss", "y", y, V, "from another vocabulary?")
@@ -203,7 +236,9 @@ def temporal_softmax_loss(
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     row_mask = mask.reshape(N * T)
     loss = xp.where(row_mask, nll, 0).sum() / N
-    dx = xp.where(row_mask[:, None], dx, 0)  # not a product: a masked step may hold inf
+    dx = xp.where(
+        row_mask[:, None], dx, 0
+    )  # `where` instead of a product, since a masked step may hold inf
     if verbose:
         print("dx_flat:", dx.shape)
     return loss, dx.reshape(N, T, V)

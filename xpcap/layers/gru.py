@@ -1,6 +1,6 @@
 """The gated recurrent unit. Its gates stack r, z, n along the last axis: reset, update and new.
 
-Source: Cho et al. 2014, section 2.3; the reset gate scales the product h_prev @ Wh, as in cuDNN and
+Source: Cho et al. 2014, section 2.3. The reset gate scales the product h_prev @ Wh, as in cuDNN and
 PyTorch, so that one product serves all gates.
 """
 
@@ -26,15 +26,15 @@ class GRUCell(Pointwise):
     blocks, gates, scales_recurrence = "rzn", "rz", True
     saved: ClassVar = {"blocks": 3, "product": 3}
     meanings: ClassVar = {
-        "r": ("Reset gate", "the share of the state that the candidate is made from"),
+        "r": ("Reset gate", "the share of the state that enters the candidate"),
         "z": ("Update gate", "the share of the state that stays"),
-        "n": ("Candidate", "what the word offers the state"),
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+        "n": ("Candidate", "the new content for the state"),
+        "h": ("Hidden state", "predicts the next word, and goes to the next step"),
     }
     memory_gate = "z", "h"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
-        """new is tanh(a_n + reset * r_n); h goes from h_prev towards it as far as update leaves."""
+        """h is the mean of h_prev and new, with the weights update and 1 - update."""
         (h_prev,), (a_r, a_z, a_n), (r_r, r_z, r_n) = state, self.split(a), self.split(r)
         xp = get_array_module(a)
         reset, update = sigmoid(a_r + r_r), sigmoid(a_z + r_z)  # (n, H)
@@ -45,7 +45,7 @@ class GRUCell(Pointwise):
     def gradient(
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        """Gradients of the lines of `equation`, the last one first."""
+        """The gradients of `equation`, last line first."""
         (dh,), (h_prev,), (blocks, r) = dstate, before, saved
         (reset, update, new), (_, _, r_n) = self.split(blocks), self.split(r)
         xp = get_array_module(dh)
@@ -74,7 +74,7 @@ def gru_step_forward(
 
     Notes
     -----
-    Cho et al. 2014, section 2.3; the reset gate scales a product, as in cuDNN and PyTorch.
+    Cho et al. 2014, section 2.3. The reset gate scales a product, as in cuDNN and PyTorch.
     """
     (next_h,), cache = step_forward(GRU, x, (prev_h,), Wx, Wh, b)
     return next_h, cache
@@ -91,7 +91,7 @@ def gru_step_backward(
 
 @layer("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H -> h:N,T,H", cause=GRU.order)
 def gru_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
-    """Run the GRU over a whole sequence: gru_step_forward at each step.
+    """Run the GRU over a sequence: gru_step_forward at each step.
 
     h0 is the state before the first step; h holds the state after each step.
     """

@@ -1,5 +1,6 @@
-"""`layer` and `gradient`: decorators that check arrays by one line of shapes, append it to the
-docstring, and hold BLAS to one thread.
+"""The decorators `layer` and `gradient` check arrays by a line of shapes, and append it to the docstring.
+
+They also hold BLAS to one thread.
 
 ::
 
@@ -28,7 +29,7 @@ from xpcap.threads import one_blas_thread
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Arguments = dict[str, Any]  # a call's arguments by name
+Arguments = dict[str, Any]  # the arguments of a call, by name
 ERRORS = """Raises TypeError unless floats share one dtype, float32 or float64, and arrays one
 library; ValueError if a shape does not fit."""
 
@@ -43,14 +44,14 @@ class Layer(Protocol[P, R_co]):
 
 
 def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R]]:
-    """Decorator of a forward pass, or of any function of arrays.
+    """A decorator for a forward pass, or any function of arrays.
 
     Entries are matched to parameters by name; other parameters are passed on. On the host the
-    function gets the arrays as they are. On a device, whose kernels take nothing else, it gets
-    C-contiguous arrays, and int32 in place of other integers. The spec stays as `function.spec`.
+    function gets the arrays unchanged. On a device it gets C-contiguous arrays, with int32 instead of
+    other integers, as kernels require. The spec is stored as `function.spec`.
 
-    shapes : in the language of `xpcap.spec`, results included
-    cause : likely cause of a shape that does not fit
+    shapes : in the language of `xpcap.spec`, with the results
+    cause : likely cause of a wrong shape
     """
     spec = Spec(shapes, cause)
     names = [entry.name for entry in spec.entries]
@@ -67,13 +68,14 @@ def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R
 
 
 def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]]:
-    """Decorator of the backward pass of `forward`, a function of upstream gradients and `cache`.
+    """A decorator for the backward pass of `forward`, a function of upstream gradients and `cache`.
 
-    Upstream gradients must have the shapes, dtype and library of the forward pass's results, which
-    the cache tells by its fields that are named like arguments of the forward pass. An upstream
-    gradient that is optional in the shapes may be None; some results have no upstream gradient.
+    Upstream gradients must have the shape, dtype and library of the forward pass's results. The cache
+    must have fields with the names of arguments: they determine the sizes, and the first array of
+    floats the dtype and library. An upstream gradient of an optional result may be None; the function
+    may lack a parameter for it.
 
-    forward : decorated with `layer`
+    forward : a function that `layer` has decorated
     """
     shapes = cast(Layer[..., Any], forward).spec
 
@@ -97,7 +99,7 @@ def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P,
             like = next((x for entry, x in fields.items() if not entry.kind), None)
             if like is None:
                 got = f"is a {type(cache).__name__} without an argument of {forward.__name__}"
-                raise InvalidTypeError(name, "cache", got, "one that tells dtype and library")
+                raise InvalidTypeError(name, "cache", got, "a field with one")
             for entry in spec.entries:
                 dout = arguments.get(entry.name)
                 if dout is not None or not entry.optional:
@@ -112,7 +114,7 @@ def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P,
 def _decorated(
     function: Callable[P, R], spec: Spec, check: Callable[[Arguments], Array]
 ) -> Layer[P, R]:
-    """The function, with checks of its arrays, BLAS on one thread, and shapes in its docstring."""
+    """The function with checks of its arrays, BLAS on one thread, and shapes in its docstring."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -120,7 +122,7 @@ def _decorated(
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # Python raises its error
+            return function(*args, **kwargs)  # raises Python's TypeError
         if not is_device_array(check(bound.arguments)):
             with one_blas_thread():
                 return function(*args, **kwargs)

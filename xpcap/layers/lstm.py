@@ -1,7 +1,7 @@
 """The LSTM. Its gates stack i, f, o, g along the last axis.
 
-`LSTMCell` has the equations, forward and backward. recurrent.py runs them: a step from its inputs x,
-and the loop over a sequence, in which a faster version of `xpcap.ops` may stand for one of them.
+`LSTMCell` has the equations, forward and backward. recurrent.py runs them, for a step with inputs x and
+in the loop over a sequence, where `xpcap.ops` may have a faster version of an equation.
 
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
@@ -29,17 +29,17 @@ class LSTMCell(Pointwise):
     blocks, gates, states = "ifog", "ifo", ("h", "c")
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
     meanings: ClassVar = {
-        "i": ("Input gate", "the share of the candidate g that goes into the cell"),
+        "i": ("Input gate", "the share of the candidate g that enters the cell"),
         "f": ("Forget gate", "the share of the cell that stays"),
-        "o": ("Output gate", "the share of tanh(c) that shows in the hidden state"),
-        "g": ("Candidate", "what the word offers the cell"),
+        "o": ("Output gate", "the share of tanh(c) in the hidden state"),
+        "g": ("Candidate", "the new content for the cell"),
         "c": ("Cell", "c = f · c + i · g, after the word"),
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+        "h": ("Hidden state", "predicts the next word, and goes to the next step"),
     }
     memory_gate = "f", "c"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
-        """i, f and o of a + r through the logistic function, g through tanh; then c and h."""
+        """c = f * c_prev + i * g and h = o * tanh(c), with gates from the pre-activation a + r."""
         xp, (_, c_prev) = get_array_module(a), state
         i, f, o, g = self.split(a + r)  # each (n, H)
         i, f, o, g = sigmoid(i), sigmoid(f), sigmoid(o), xp.tanh(g)
@@ -51,7 +51,7 @@ class LSTMCell(Pointwise):
     def gradient(
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        """Gradients of the lines of `equation`, the last one first."""
+        """The gradients of `equation`, last line first."""
         (dh, dc), (_, c_prev), (blocks, tanh_c) = dstate, before, saved
         xp = get_array_module(dh)
         i, f, o, g = self.split(blocks)
@@ -87,6 +87,17 @@ def lstm_step_forward(
     Notes
     -----
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+
+    Examples
+    --------
+    >>> N, D, H = 2, 3, 4
+    >>> rng = np.random.default_rng(0)
+    >>> x, prev_h, prev_c = rng.normal(size=(N, D)), np.zeros((N, H)), np.zeros((N, H))
+    >>> Wx, Wh, b = rng.normal(size=(D, 4 * H)), rng.normal(size=(H, 4 * H)), np.zeros(4 * H)
+    >>> next_h, next_c, cache = lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
+    >>> dx, dh, dc, dWx, dWh, db = lstm_step_backward(np.ones((N, H)), np.zeros((N, H)), cache)
+    >>> dWx.shape
+    (3, 16)
     """
     (next_h, next_c), cache = step_forward(LSTM, x, (prev_h, prev_c), Wx, Wh, b)
     return next_h, next_c, cache
@@ -120,7 +131,7 @@ def lstm_forward(
 def lstm_forward(
     x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
 ) -> tuple[Any, ...]:
-    """Run the LSTM over a whole sequence: lstm_step_forward at each step.
+    """Run the LSTM over a sequence: lstm_step_forward at each step.
 
     h0 is the state before the first step; h holds the state after each step. In the course's form,
     ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, the cell starts at zero.
@@ -128,6 +139,17 @@ def lstm_forward(
     To run a long sequence in pieces, pass the cell before the first step as c0, and get the cell
     after the last step as c_T: ``h, c_T, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)``. The next
     piece starts from ``h[:, -1]`` and c_T.
+
+    Examples
+    --------
+    >>> N, T, D, H = 2, 5, 3, 4
+    >>> rng = np.random.default_rng(0)
+    >>> x, h0 = rng.normal(size=(N, T, D)), np.zeros((N, H))
+    >>> Wx, Wh, b = rng.normal(size=(D, 4 * H)), rng.normal(size=(H, 4 * H)), np.zeros(4 * H)
+    >>> h, cache = lstm_forward(x, h0, Wx, Wh, b)
+    >>> h.shape
+    (2, 5, 4)
+    >>> dx, dh0, dWx, dWh, db = lstm_backward(np.ones_like(h), cache)
     """
     h, cache = sequence_forward(LSTM, x, (h0, c0), Wx, Wh, b)
     return (h, cache) if c0 is None else (h, cache.last_state[1], cache)
@@ -139,17 +161,17 @@ def lstm_backward(
 ) -> tuple[Array, ...]:
     """Gradients of lstm_forward, from dh, the upstream gradient of each step, and the cache.
 
-    If the forward pass was given c0, dc_T is the upstream gradient of c_T (None means zeros), and
-    dc0 is returned as well.
+    If the forward pass had c0, dc_T is the upstream gradient of c_T (None means zeros), and dc0 is
+    returned, too.
 
-    Each step gives its rows of da. The weights' gradients are then one product each of all steps,
-    in sequence_backward and backward_loop: dWx = x.T @ da and dWh = h_prev.T @ da. A captioner runs
-    the same loop; its Network.backward first sums the rows of da of each distinct word.
+    Each step computes its rows of da. The gradients of the weights are then one product each over all
+    steps, in sequence_backward and backward_loop: dWx = x.T @ da and dWh = h_prev.T @ da. A captioner
+    runs the same loop; its Network.backward first sums the rows of da of each distinct word.
 
     Raises
     ------
     ValueError
-        dc_T is given, but the forward pass was not given c0.
+        dc_T is given, but the forward pass had no c0.
     """
     if dc_T is not None and not cache.carried:
         expected = "none: the forward pass returned no c_T"

@@ -1,14 +1,14 @@
 """Cells with one product per step, and the loop that runs them over packed rows.
 
-    a = x @ Wx + b              of all rows, one product before the loop
-    at each step, of the n sequences alive:
+    a = x @ Wx + b              for all rows, one product before the loop
+    at each step, for its n sequences:
         r = h @ Wh
         r += context @ Wattn    with attention, or another RecurrentTerm
         h, ... = cell.equation(a, r, h, ...)
 
 Backward, the steps run in reverse with `cell.gradient`, and the gradients of Wx, Wh and b are one
-product each after the loop. The cells are lstm.py, rnn.py and gru.py, whose public functions call
-the last two sections.
+product each after the loop. The public functions of lstm.py, rnn.py and gru.py call the last two
+sections of this file.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -41,8 +41,8 @@ class RowsCache(NamedTuple):
     """Cache of the loop."""
 
     cell: "Pointwise"
-    states: State  # stacks, each (N+R, H): initial states, then those after each row
-    saved: dict[str, Array]  # (R, .), as the cell names them
+    states: State  # stacks, each (N+R, H): the initial states, then the state after each row
+    saved: dict[str, Array]  # (R, .), under the names of `cell.saved`
     Wh: Array  # (H, G)
     rows: PackedSequences
     extra_term: RecurrentTerm | None
@@ -54,21 +54,21 @@ class RowsCache(NamedTuple):
 
 
 class Pointwise(Cell):
-    """A cell with one product per step, h @ Wh, from all but that product.
+    """A cell with one product per step, h @ Wh: a subclass writes the rest of the step.
 
-    `equation` and `gradient` are pure, and enough: the loop runs them on any library. The parameters
-    are Wx (W, G), Wh (H, G) and b (G,), with H columns in G for each of `blocks`. `xpcap.ops` has
-    faster versions of some, STEPS_IN_PLACE in host.py and CELL_KERNELS in device.py, which belong to
-    those texts alone: a class with another `equation` or `gradient` leaves them behind.
+    It writes `equation` and its `gradient` as pure functions, which the loop runs on any array library.
+    The parameters are Wx (W, G), Wh (H, G) and b (G,), with H columns in G for each of `blocks`.
+    `xpcap.ops` has faster versions of some equations: STEPS_IN_PLACE in host.py and CELL_KERNELS in
+    device.py. A class that overrides `equation` or `gradient` does not use them.
 
     Attributes
     ----------
     saved : dict of str to int
-        What `gradient` reads besides states, by name, in so many times H columns. An array `blocks`
-        has the blocks after their nonlinearity.
+        Arrays that `gradient` reads besides the states: each name with its number of columns in
+        multiples of H. An array ``blocks`` has the blocks after their nonlinearities.
     scales_recurrence : bool
-        True if a gate scales a part of r, as a GRU's reset gate does, or h enters besides r. Then
-        the gradients of a and r differ, and the term of attention is added to a.
+        True if a gate scales a part of r, as a GRU's reset gate does, or if h enters other than by r.
+        Then the gradients of a and r differ, and the term of attention is added to a.
     """
 
     saved: ClassVar[dict[str, int]] = {}
@@ -81,7 +81,7 @@ class Pointwise(Cell):
     }
 
     def __init_subclass__(cls) -> None:
-        """Drop an inherited memory gate, and refuse an inherited gradient, of another equation."""
+        """Drop the memory gate of an overridden equation, and refuse its gradient."""
         super().__init_subclass__()
 
         def owner(name: str) -> int:
@@ -91,8 +91,8 @@ class Pointwise(Cell):
             cls.memory_gate = None
         if owner("gradient") > owner("equation") and cls.gradient is not Pointwise.gradient:
             got, base = "is that of another equation", cls.__mro__[owner("gradient")].__name__
-            cause = f"if it is right, say so: gradient = {base}.gradient"
-            raise InvalidTypeError(cls.__name__, "gradient", got, "one of its own", cause)
+            cause = f"if it is right, write gradient = {base}.gradient"
+            raise InvalidTypeError(cls.__name__, "gradient", got, "one for its equation", cause)
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """The pointwise half of a step.
@@ -109,9 +109,9 @@ class Pointwise(Cell):
         Returns
         -------
         after : tuple of array (n, H), float
-            The state after it.
+            The state after the step.
         saved : tuple of array (n, .), float
-            What `saved` names.
+            The arrays that the attribute `saved` names.
         """
         raise NotImplementedError(f"{type(self).__name__}.equation is missing: write a step")
 
@@ -125,7 +125,7 @@ class Pointwise(Cell):
         dstate : tuple of array (n, H), float
             The gradient of the state after the step.
         before, after : tuple of array (n, H), float
-            The states before and after it.
+            The states before and after the step.
         saved : tuple of array (n, .), float
 
         Returns
@@ -133,14 +133,14 @@ class Pointwise(Cell):
         da, dr : array (n, G), float
             The same array, unless `scales_recurrence`.
         dbefore : tuple of array (n, H), float
-            The gradient of the state before; of h only what it has besides r = h @ Wh, None for
-            nothing.
+            The gradient of the state before; for h without the part through r = h @ Wh, or None if
+            that is all.
         """
         raise NotImplementedError(
             f"{type(self).__name__}.gradient is missing: write the gradients of its equation"
         )
 
-    # ---- What a subclass inherits
+    # ---- Methods of the base class
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
         if len(a) != len(state[0]):
@@ -213,7 +213,7 @@ def forward_loop(
     memory: Workspace | None = None,
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
-    """Pointwise.rows_forward without its checks: h (R, H), a view into the cache."""
+    """Pointwise.rows_forward without its checks; h (R, H) is a view into the cache."""
     R, N, (H, G) = len(a), rows.N, Wh.shape
     shapes = [(N, G)] + [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
     if memory is None:
@@ -242,7 +242,7 @@ def forward_steps(
     memory: Workspace,
     extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
-    """A step of a cell: the equations, unless the operations have a faster version of them."""
+    """A step of a cell: the faster version of the operations if there is one, else the equation."""
     h, r, add, with_term = loop.before[0], loop.r, None, None
     if extra_term is not None:
         with_term = memory.take("a with term", r.shape) if cell.scales_recurrence else None
@@ -261,7 +261,7 @@ def forward_steps(
             add(step)
         state = (x[step.states_before] for x in loop.before)
         results = cell.equation(a, r[:n], *state)
-        if not step.first:  # step 0 has the most rows, so no wrong shape passes by broadcasting
+        if not step.first:  # the first step has the most rows, so no wrong shape broadcasts
             _check_equation(cell, results, loop, step)
         after, saved = results
         for x, value in zip(loop.after, after, strict=True):
@@ -279,10 +279,10 @@ def backward_loop(
     dWh: Array | None = None,
     last: tuple[Array | None, ...] | None = None,
 ) -> tuple[Array, State, Array]:
-    """Pointwise.rows_backward without its checks: da (R, G), those of the states before, and dWh.
+    """Pointwise.rows_backward without its checks: da (R, G), dstate0 and dWh.
 
-    `last`, each (N, H), is the upstream gradient of each sequence's state after its last step; None:
-    zeros.
+    `last`, each (N, H), is the upstream gradient of each sequence's state after its last step; None
+    means zeros.
     """
     cell, states, saved, Wh, rows, extra_term = cache
     (H, G), R, N, h = Wh.shape, rows.R, rows.N, states[0]
@@ -317,7 +317,7 @@ def backward_steps(
     Wh: Array,
     extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
-    """Gradients of forward_steps, later steps first."""
+    """The gradient of a step of forward_steps; later steps run first."""
     dh_next, *dcarried = grads.dstate
     add = None if extra_term is None else extra_term.backward_steps(grads.da, dh_next)
     if fast := ops.cell_backward_steps(cell, grads, Wh, add):
@@ -334,7 +334,7 @@ def backward_steps(
         after = tuple(x[step.states_after] for x in grads.states)
         saved = tuple(x[rows] for x in grads.saved)
         results = cell.gradient(dstate, before, after, saved)
-        if not (step.first and step.n_next):  # the last step, which runs first, and step 0
+        if not (step.first and step.n_next):  # the first to run, and the one with the most rows
             _check_gradient(cell, results, grads, step)
         da, dr, (direct, *carried) = results
         grads.da[rows] = da
@@ -352,8 +352,8 @@ def backward_steps(
 
 
 def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step) -> None:
-    """Raise TypeError or ValueError if an equation's results do not fit the loop's arrays."""
-    after, saved = cell._unpacked("equation", results, "the state after", "what is saved")
+    """TypeError, ValueError : the results of an equation do not fit their arrays."""
+    after, saved = cell._unpacked("equation", results, "the state after", "the saved arrays")
     states = cell._unpacked("equation, state", after, *cell.states)
     others = cell._unpacked("equation, saved", saved, *cell.saved)
     for name, x, array in zip(cell.states, states, loop.after, strict=True):
@@ -363,7 +363,7 @@ def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step
 
 
 def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: Step) -> None:
-    """Raise TypeError or ValueError if a gradient's results do not fit the loop's arrays."""
+    """TypeError, ValueError : the results of a gradient do not fit their arrays."""
     da, dr, dbefore = cell._unpacked("gradient", results, "da", "dr", "the gradient of a state")
     direct, *others = cell._unpacked("gradient, state", dbefore, *cell.states)
     if grads.dr is grads.da and (dr is not da or direct is not None):
@@ -379,7 +379,7 @@ def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: S
         cell._check("gradient", f"gradient of state {name}", x, array[: step.n])
 
 
-# ---- A step from its inputs x (N, D)
+# ---- A step with inputs x (N, D)
 
 
 class InputStepCache(NamedTuple):
@@ -395,20 +395,20 @@ class InputStepCache(NamedTuple):
 def step_forward(
     cell: Pointwise, x: Array, before: State, Wx: Array, Wh: Array, b: Array
 ) -> tuple[State, InputStepCache]:
-    """The state after one step of a cell from x (N, D); the cache keeps its own copy."""
+    """The state after one step of a cell with inputs x (N, D)."""
     after, step = cell.step_forward(x @ Wx + b, before, {"Wh": Wh})
-    copies = tuple(state.copy() for state in after)  # the caller may write to these
+    copies = tuple(state.copy() for state in after)  # the caller may change them, not the cache
     return copies, InputStepCache(cell, x, Wx, Wh, step)
 
 
 def step_backward(dafter: State, cache: InputStepCache) -> tuple[Array, State, Array, Array, Array]:
-    """Gradients of step_forward: dx, those of the state before, dWx, dWh and db."""
+    """Gradients of step_forward: dx, dbefore, dWx, dWh and db."""
     cell, x, Wx, Wh, step = cache
     da, dbefore, grads = cell.step_backward(dafter, step, {"Wh": Wh})
     return da @ Wx.T, dbefore, x.T @ da, grads["Wh"], da.sum(axis=0)
 
 
-# ---- A sequence from its inputs x (N, T, D), of one length
+# ---- Sequences of one length with inputs x (N, T, D)
 
 
 class SequenceCache(NamedTuple):
@@ -419,7 +419,7 @@ class SequenceCache(NamedTuple):
     Wx: Array  # (D, G)
     Wh: Array  # (H, G)
     loop: RowsCache
-    carried: bool  # the state besides h was given, and its last value returned
+    carried: bool  # True if c0 was given, and c_T returned
 
     @property
     def last_state(self) -> State:
@@ -430,7 +430,7 @@ class SequenceCache(NamedTuple):
 def sequence_forward(
     cell: Pointwise, x: Array, state0: tuple[Array | None, ...], Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, SequenceCache]:
-    """States (N, T, H) of a cell over a whole sequence x (N, T, D)."""
+    """States (N, T, H) of a cell over sequences x (N, T, D)."""
     N, T, _ = x.shape
     x_rows = to_rows(x)
     a = get_ops(x).matmul(x_rows, Wx)  # (T*N, G)
@@ -443,7 +443,7 @@ def sequence_forward(
 def sequence_backward(
     dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
 ) -> tuple[Array, State, Array, Array, Array]:
-    """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
+    """Gradients of sequence_forward: dx, dstate0, dWx, dWh and db."""
     (x, x_rows, Wx, _, loop, _), matmul = cache, get_ops(dh).matmul
     da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
     dx = from_rows(matmul(da, Wx.T), *x.shape[:2])

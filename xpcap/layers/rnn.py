@@ -1,4 +1,4 @@
-"""The vanilla RNN: a state h that is the tanh of a product of input and state."""
+"""The vanilla RNN: h = tanh(x @ Wx + h_prev @ Wh + b)."""
 
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ class RNNCell(Pointwise):
 
     blocks = "h"
     meanings: ClassVar = {
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+        "h": ("Hidden state", "predicts the next word, and goes to the next step"),
     }
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
@@ -39,7 +39,7 @@ class RNNCell(Pointwise):
         return da, da, (None,)
 
     def activations(self, cache: RowsCache) -> dict[str, Activation]:
-        """The state. At 0.99 tanh has a fiftieth of its steepest slope."""
+        """The state. At 0.99 the slope of tanh is a fiftieth of its largest."""
         return {"state": Activation(cache.states[0][cache.rows.N :], -0.99, 0.99)}
 
 
@@ -66,7 +66,7 @@ def rnn_step_backward(
 
 @layer("x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H -> h:N,T,H")
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
-    """Run the RNN over a whole sequence: rnn_step_forward at each step.
+    """Run the RNN over a sequence: rnn_step_forward at each step.
 
     h0 is the state before the first step; h holds the state after each step.
     """

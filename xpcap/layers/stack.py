@@ -1,4 +1,4 @@
-"""Cells on top of each other, as one Cell."""
+"""Stacked cells as one Cell."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
 
 
 def stack(*cells: Cell) -> Cell:
-    """The Cell of several, from the bottom up: each runs over the states of the one below it.
+    """Stack cells, bottom first: each cell runs over the states of the one below it.
 
-    Its parameters have the number of their layer behind their names: Wx1, Wh1, b1, Wx2 and so on.
-    Its state is that of the top layer, then those of the layers below. An extra term, such as
-    attention, goes to the bottom layer. Nothing is dropped between layers.
+    The number of a layer follows the names of its parameters: Wx1, Wh1, b1, Wx2 and so on. The state
+    has the arrays of the top layer first. An extra term, such as attention, is added in the bottom
+    layer. There is no dropout between layers.
 
     Parameters
     ----------
     *cells : Cell
-        Two or more, as in ``CELLS["lstm2"] = stack(CELLS["lstm"], CELLS["lstm"])``.
+        Two or more cells.
 
     Returns
     -------
@@ -29,9 +29,16 @@ def stack(*cells: Cell) -> Cell:
     Raises
     ------
     TypeError
-        One is no Cell.
+        An argument is no Cell.
     ValueError
         There are fewer than two cells.
+
+    Examples
+    --------
+    >>> from xpcap.layers import CELLS
+    >>> cell = stack(CELLS["lstm"], CELLS["lstm"])  # CELLS["lstm2"] = cell lets a model use it
+    >>> list(cell.shapes(W=8, H=16))
+    ['Wx1', 'Wh1', 'b1', 'Wx2', 'Wh2', 'b2']
     """
     for cell in cells:
         if not isinstance(cell, Cell):
@@ -56,7 +63,7 @@ class StackCache(NamedTuple):
 
 
 class _Stack(Cell):
-    """A stack, which runs the loop of each cell. Layers have the numbers 1, 2, ... from the bottom up."""
+    """A stack, which runs each cell's loop. Layers are numbered 1, 2, ... from the bottom."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = dict(enumerate(cells, 1))
@@ -190,7 +197,7 @@ class _Stack(Cell):
         return self._numbered(cache, "block_values")
 
     def _numbered(self, cache: Any, method: str) -> dict[str, Any]:
-        """Results of a method of each layer's cell on its cache, under numbered names."""
+        """The results of a cell method for each layer's cache, under numbered names."""
         layers = zip(self._cells.items(), cache.layers, strict=True)
         return {
             f"{name}{k}": x
@@ -199,12 +206,12 @@ class _Stack(Cell):
         }
 
     def _of_layer(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:
-        """The parameters of layer k, or their gradients, under the names that its cell uses."""
+        """The parameters of layer k, or their gradients, under its cell's names."""
         names = self._cells[k].shapes(1, 1)
         return {name: params[f"{name}{k}"] for name in names if f"{name}{k}" in params}
 
     def _state(self, state: tuple[Any, ...], k: int) -> tuple[Any, ...]:
-        """The state of layer k in that of the stack."""
+        """The arrays of layer k in the state of the stack."""
         above = sum(len(cell.states) for number, cell in self._cells.items() if number > k)
         return state[above : above + len(self._cells[k].states)]
 

@@ -1,12 +1,12 @@
-"""Vocabulary layer and softmax loss in one, by blocks of rows, so that few scores exist at once."""
+"""Vocabulary layer and softmax loss in one, by blocks of rows, so that memory holds few scores."""
 
 from xpcap.backend import Array, is_device_array
 from xpcap.memory import Workspace
 from xpcap.ops import LossTerms, get_ops
 
-BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
-DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
-MIN_ROWS = 256  # rows in a block: each adds to all of dw
+BLOCK = 1 << 22  # scores in a block on the host: more would not fit in cache
+DEVICE_BLOCK = 1 << 26  # scores on a GPU, where each block costs launches; 256 MB of float32
+MIN_ROWS = 256  # least rows in a block, since each block adds to all of dw
 
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
@@ -26,16 +26,16 @@ def vocabulary_loss(
 ) -> tuple[Array, Array]:
     """Cross entropy (L,) of target words given hidden states, and the gradient of h.
 
-    affine_forward, the softmax loss of h @ w + b and affine_backward in one: h (L, H), w (H, V),
-    b (V,), targets (L,) in 0..V-1. `terms` are the terms of the loss, such as smoothing, and the
-    weight `scale` of each row: gradients are those of ``(scale * nll).sum()``; those of w and b are
-    written to `out`. Arguments are trusted.
+    It combines affine_forward, the softmax loss of h @ w + b and affine_backward: h (L, H), w (H, V),
+    b (V,), targets (L,) in 0..V-1. `terms` has the terms of the loss, such as smoothing, and the
+    weight `scale` of each row; gradients are those of ``(scale * nll).sum()``. The gradients of w and b
+    are written to `out`. Arguments are not checked.
     """
     ops, dh, nll = get_ops(h), memory.take("dh", h.shape), memory.take("nll", (len(h),))
     dw, db = out
     for rows in blocks(len(h), len(b), h):
         states, words, block_terms, losses, dstates = h, targets, terms, nll, dh
-        if len(h) > rows.stop - rows.start:  # a slice costs a device's host time
+        if len(h) > rows.stop - rows.start:  # slicing a device array costs host time
             states, words, losses, dstates = (array[rows] for array in (h, targets, nll, dh))
             block_terms = terms.rows(rows)
         dscores = memory.take("scores", (len(states), len(b)))  # (n, V)
