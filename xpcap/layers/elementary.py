@@ -158,9 +158,9 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
 
     Examples
     --------
-    >>> out, cache = dropout_forward(np.ones(4), {"p": 0.5, "mode": "train", "seed": 0})
+    >>> out, cache = dropout_forward(np.ones(4), {"p": 0.5, "mode": "train", "seed": 1})
     >>> out
-    array([0., 0., 0., 0.])
+    array([2., 0., 2., 2.])
     """
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
         got = f"lacks {', '.join(missing)}"

@@ -1,7 +1,7 @@
 """Captioning models: configuration, parameters, loss and gradients. Open network.py first.
 
-batch.py packs a batch for it, device_batch.py has what only a device does; captioning_rnn.py is the
-model that people use.
+batch.py packs a batch for it, and device_batch.py sends the batch to a device; captioning_rnn.py has the
+public model.
 """
 
 from xpcap.decoding.beam import Beam

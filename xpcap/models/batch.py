@@ -1,5 +1,6 @@
-"""A batch on its way into the network, on the host: checked, packed without padding, with dropout
-masks. Start with `Batch`, `Part` and `prepare_parts`; device_batch.py sends one to a device.
+"""Prepares a batch for the network, on the host: checks, packing without padding, dropout masks.
+
+Start with `Batch`, `Part` and `prepare_parts`; device_batch.py sends a batch to a device.
 """
 
 import functools
@@ -23,11 +24,11 @@ TOTAL = Real(above=0, optional=True)
 
 
 class FeatureRows(NamedTuple):
-    """Features of a batch as table[rows], for a table that is already on the model's device."""
+    """Features of a batch as table[rows], with a table on the model's device."""
 
     table: Array  # (m, D), or grids (m, P, D)
     rows: np.ndarray  # (N,) int, on the host
-    trusted: bool = False  # set by a loader: the rows are there and finite
+    trusted: bool = False  # a loader sets it: the rows exist and are finite
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,14 +36,14 @@ class FeatureRows(NamedTuple):
         return len(self.rows), *self.table.shape[1:]
 
     def gather(self) -> Array:
-        """table[rows], of the table's library."""
+        """table[rows], in the table's library."""
         return self.table[asarray(self.rows, like=self.table)]
 
     def checked_table(self, caller: str, like: Array) -> Array:
         """The table in the dtype of `like`.
 
-        TypeError : another library or dtype, or rows that are no integers. ValueError : no such
-        row; one of the host is not finite.
+        TypeError : the library or dtype differs, or rows are not integers. ValueError : a row does
+        not exist, or one on the host is not finite.
         """
         if self.trusted:
             return self.table
@@ -62,9 +63,9 @@ class FeatureRows(NamedTuple):
 class Batch(NamedTuple):
     """A minibatch of N captions.
 
-    Its loss is sum(weights * cross entropy of each caption, summed over words) / total. Where
-    processes share a batch, each has all captions, which number the rows of dropout masks, and
-    computes those in `shard`.
+    Its loss is sum(weights * cross entropy of each caption, summed over words) / total. Ranks that
+    share a batch get all of its captions, which number the rows of dropout masks; each rank computes
+    those in `shard`.
     """
 
     features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n with `shard`
@@ -77,13 +78,13 @@ class Batch(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keywords of `CaptioningRNN.loss`; those that not every model has, only if they are used."""
+        """Keywords of `CaptioningRNN.loss`; without `shard`, which not every model has, if it is None."""
         options: dict[str, Any] = {"weights": self.weights, "total": self.total, "step": self.step}
         return options if self.shard is None else {**options, "shard": self.shard}
 
     @property
     def computed(self) -> int:
-        """Captions that this process computes."""
+        """Number of captions that this rank computes."""
         return len(self.captions if self.shard is None else self.shard)
 
     @property
@@ -93,13 +94,13 @@ class Batch(NamedTuple):
         return 1 / total if self.weights is None else np.asarray(self.weights / total)
 
     def take(self, captions: slice) -> "Batch":
-        """Features and captions of some captions alone."""
+        """The features and captions of a slice of the batch."""
         return Batch(_rows_of(self.features, captions), self.captions[captions])
 
     def shared(self, caller: str, shard: np.ndarray) -> "Batch":
-        """The batch with the features of a process's `shard` (n,) alone.
+        """The batch with only the features of a rank's `shard` (n,).
 
-        ValueError : there are not as many features as captions; `caller` begins the message.
+        ValueError : the numbers of features and captions differ; `caller` begins the message.
         """
         features, N = self.features, len(self.captions)
         if not isinstance(features, FeatureRows):
@@ -112,7 +113,7 @@ class Batch(NamedTuple):
     def table(self, caller: str, like: Array) -> tuple[Array, np.ndarray]:
         """Features as a table in the dtype of `like`, and the row of each caption (N,) in it.
 
-        The table lies on the host if they do. Errors are those of `checked_table` and
+        The table lies where the features lie. Errors are those of `checked_table` and
         `cast_features`.
         """
         features = self.features
@@ -129,7 +130,8 @@ class Batch(NamedTuple):
     def checked(self, caller: str, config: ModelConfig) -> "Batch":
         """The batch with captions on the host, features as an array, and a float as `total`.
 
-        TypeError, ValueError : it is no batch for a model of this config; `caller` begins messages.
+        TypeError, ValueError : the batch does not fit a model of this config; `caller` begins the
+        message.
         """
         captions, weights = to_numpy(as_array(caller, "captions", self.captions)), self.weights
         if weights is not None:
@@ -157,7 +159,7 @@ class Batch(NamedTuple):
 
 
 def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
-    """Rows of a batch's features."""
+    """The features of some rows of a batch."""
     if isinstance(features, FeatureRows):
         return features._replace(rows=features.rows[rows])
     return features[rows if isinstance(rows, slice) else asarray(rows, like=features)]
@@ -166,29 +168,30 @@ def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
 class Packed(NamedTuple):
     """Captions as packed rows, longest caption first; made on the host.
 
-    N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
+    It has N captions, R rows (pairs of a caption and a step), K distinct input words, and L rows with a
+    target.
     """
 
     order: np.ndarray  # (N,) number of each sorted caption in the batch
-    shape: tuple[int, int]  # captions and steps of the batch's targets
+    shape: tuple[int, int]  # numbers of captions and steps of the batch
     rows: PackedSequences
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
     target_rows: Array | None  # (L,) rows whose target is not NULL; None if all are
-    targets: Array  # (L,) their target ids
+    targets: Array  # (L,) target ids of those rows
 
     def by_target(self, scale: np.ndarray | float, dtype: DTypeLike) -> np.ndarray | float:
-        """Factors of captions, spread to the rows with a target (L,); a single number as it is."""
+        """The captions' factors for the rows with a target (L,); a single number stays one."""
         if isinstance(scale, float):
             return scale
         by_row = scale[self.order][self.rows.sequence]
         return (by_row if self.target_rows is None else by_row[self.target_rows]).astype(dtype)
 
     def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
-        """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
+        """Values of packed rows by caption and step, (N, T, ...); 0 for pairs without a row.
 
         values : array (n, ...)
-        rows : array (n,), int, their rows, such as `target_rows`. None: all rows in order
+        rows : array (n,), int, the values' rows, such as `target_rows`. None: all rows in order
         """
         positions = slice(None) if rows is None else to_numpy(rows)
         caption = self.order[to_numpy(self.rows.sequence)]
@@ -199,22 +202,22 @@ class Packed(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Dropout masks of a part, true for the units to keep; None without dropout."""
+    """Dropout masks of a part, which are true for the units to keep; None without dropout."""
 
-    features: Array | None = None  # (N, D); of a grid the same units in all regions
+    features: Array | None = None  # (N, D); a grid has the same units in all regions
     words: Array | None = None  # (K, W), one row for each distinct input word
     hidden: Array | None = None  # (L, H), one row for each row with a target
 
 
 class Part(NamedTuple):
-    """A batch, or one part of it, with arrays of the model's library and device."""
+    """A batch or a part of it, with arrays in the model's library and on its device."""
 
     packed: Packed
     table: Array  # (m, D) or (m, P, D), features
-    pictures: Array  # (N,) row of the table of each sorted caption
+    pictures: Array  # (N,) each sorted caption's row in the table
     masks: Masks
-    terms: LossTerms  # with the factor of each row with a target (L,); or one for all
-    memory: Workspace  # to compute it in
+    terms: LossTerms  # with a factor for each row with a target (L,), or one for all
+    memory: Workspace  # memory to compute the part in
 
 
 def prepare_parts(
@@ -228,15 +231,15 @@ def prepare_parts(
     seed: int | None = None,
     terms: LossTerms = NO_TERMS,
 ) -> list[Part]:
-    """Parts of a checked batch on the host: packed, with dropout masks.
+    """The parts of a checked batch on the host: packed, with dropout masks.
 
-    caller : name of the method that was called, for messages
+    caller : name of the public method, for messages
     batch : as `Batch.checked` returns it
     like : the model's flat buffer
     null : id of the padding word
     memories : memory for each part
-    seed : of the dropout masks of `batch.step`; None: no dropout
-    terms : of the loss; their scale comes from the batch
+    seed : seed of the dropout masks, with `batch.step`; None: no dropout
+    terms : terms of the loss; the batch sets their scale
     """
     captions, lengths = batch.captions, caption_lengths(batch.captions, null)
     orders = deal(lengths, len(memories), batch.shard)
@@ -265,7 +268,7 @@ def prepare_features(
 ) -> Array:
     """Features (N, *shape), checked, on the device of `like` and in its dtype.
 
-    ValueError : features that are not finite; without `read`, those of a device are not checked.
+    ValueError : features are not finite; on a device this is checked only if `read`.
     """
     features = as_array(caller, "features", features)
     check_features(caller, features, shape)
@@ -275,9 +278,9 @@ def prepare_features(
 
 
 def cast_features(caller: str, features: Array, like: Array) -> Array:
-    """Features in the dtype of `like`; those of the host stay there.
+    """Features in the dtype of `like`; host features stay on the host.
 
-    ValueError : features of the host are not finite in that dtype. Nothing is read from a device.
+    ValueError : host features are not finite in that dtype. Features on a device are not checked.
     """
     if is_device_array(features):
         return asarray(features, dtype=like.dtype, like=like)
@@ -291,11 +294,11 @@ def cast_features(caller: str, features: Array, like: Array) -> Array:
 
 
 def deal(lengths: np.ndarray, parts: int = 1, shard: np.ndarray | None = None) -> list[np.ndarray]:
-    """Numbers of captions (n,) for each of so many parts, the longest first.
+    """The numbers (n,) of each part's captions, longest first.
 
-    They are dealt by length, so that parts cost the same.
+    Captions are dealt round-robin by length, so that parts cost the same.
 
-    lengths : array (N,), int, their `caption_lengths`
+    lengths : array (N,), int, as from `caption_lengths`
     shard : array (m,), int, numbers of the captions to deal. None: all
     """
     shard = np.arange(len(lengths)) if shard is None else shard
@@ -309,10 +312,10 @@ def pack(captions: np.ndarray, null: int, order: np.ndarray, lengths: np.ndarray
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
     order : array (n,), int, numbers of the captions to pack, as from `deal`
-    lengths : array (N,), int, the `caption_lengths`
+    lengths : array (N,), int, as from `caption_lengths`
 
-    A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
-    target inside a caption stays, since later steps depend on it, but does not enter the loss.
+    A caption ends with its last non-NULL target; there are no rows for later steps. A step with a NULL
+    target inside a caption has a row, since later steps depend on it, but does not enter the loss.
     """
     rows, t = laid_out(sizes_of(lengths[order]), len(order))
     words, T = captions.ravel(), captions.shape[1] - 1
@@ -327,22 +330,20 @@ def pack(captions: np.ndarray, null: int, order: np.ndarray, lengths: np.ndarray
 
 
 def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
-    """Steps of each caption: up to its last non-NULL target."""
+    """Number of steps of each caption, up to its last non-NULL target."""
     live = captions[:, 1:] != null
     return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)
 
 
 def sizes_of(lengths: np.ndarray) -> tuple[int, ...]:
-    """Number of captions alive at each step, from their lengths."""
-    ended = np.bincount(lengths, minlength=1).cumsum()[
-        :-1
-    ]  # captions that have ended before each step
+    """Number of captions at each step, for captions of these lengths."""
+    ended = np.bincount(lengths, minlength=1).cumsum()[:-1]  # captions that ended before each step
     return tuple((len(lengths) - ended).tolist())
 
 
 @functools.lru_cache(maxsize=64)
 def laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarray]:
-    """Rows of n captions, sizes[t] alive at step t, and the step of each; read-only."""
+    """Rows of n captions, sizes[t] of them at step t, and the step of each row; read-only."""
     rows, t = PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
     for indices in (rows.previous, rows.sequence, rows.firsts, t):
         if indices is not None:
@@ -351,7 +352,7 @@ def laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarra
 
 
 def distinct_words(words: np.ndarray) -> tuple[np.ndarray, Segments]:
-    """Distinct words (K,) of rows (R,), sorted, and rows grouped by them: np.unique in one sort."""
+    """Sorted distinct words (K,) of rows (R,), and the rows grouped by them, with a single sort."""
     R = len(words)
     if all_below(words, 1 << 16):
         words = words.astype(np.uint16)  # NumPy sorts 16 bits by counting, in a third of the time
@@ -374,11 +375,11 @@ def distinct_words(words: np.ndarray) -> tuple[np.ndarray, Segments]:
 def mask_rows_of(
     parts: Sequence[Packed], captions: np.ndarray, lengths: np.ndarray
 ) -> tuple[list[list[np.ndarray]], tuple[int, ...]]:
-    """Numbers (n,) of each part's rows of masks: of features, of words and of hidden states.
+    """For each part the numbers (n,) of its mask rows for features, words and hidden states.
 
-    They depend on neither packing nor parts: captions (N, T+1) count as they come, distinct words
-    of the batch by id, and live steps caption by caption. Also returns, for each mask, how many
-    rows the whole batch has.
+    They depend on neither packing nor parts: captions (N, T+1) are numbered in order, distinct words
+    of the batch by id, and steps caption by caption. Also returns the number of rows of each mask in
+    the whole batch.
     """
     is_live = np.arange(captions.shape[1] - 1) < lengths[:, None]
     (words,) = np.bincount(captions[:, :-1][is_live]).nonzero()
@@ -400,11 +401,11 @@ def draw_masks(
     counts: Sequence[int],
     memories: Sequence[Workspace],
 ) -> list[Masks]:
-    """Dropout masks of each part, in its memory; `mask_rows` of mask_rows_of lie on the device.
+    """Dropout masks of each part, in its memory; `mask_rows` are those of mask_rows_of, on the device.
 
-    The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
-    another region would give away the dropped one (Gal & Ghahramani 2016 share masks over time
-    steps for the same reason). A grid then costs no more draws than a feature.
+    The regions of a grid share a caption's mask. W_proj reads all regions alike, so a unit that is
+    kept in one region would reveal the dropped one of another (Gal & Ghahramani 2016 share masks over
+    time steps for the same reason). A grid then needs no more draws than a single feature.
     """
     widths = config.feature_shape[-1], config.wordvec, config.hidden
     masks = [
@@ -427,7 +428,7 @@ def draw_masks(
 def check_features(
     caller: str, features: Array, shape: tuple[int, ...], N: int | None = None
 ) -> None:
-    """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
+    """TypeError : features are not real numbers. ValueError : the shape is not (N, *shape)."""
     fits = features.shape[1:] == shape
     cause = "one for each caption" if fits else "are they from another encoder?"
     axes = ",".join(map(str, ("N", *shape)))
@@ -437,7 +438,7 @@ def check_features(
 
 
 def check_finite(caller: str, features: Array, original: Array | None = None) -> None:
-    """ValueError, with the first bad row: features are not finite. Reads one flag from a device."""
+    """ValueError : features are not finite; it names the first such row. Reads one flag of a device."""
     if get_array_module(features).isfinite(features).all():
         return
     values = to_numpy(features)

@@ -27,8 +27,8 @@ from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 T = TypeVar("T")
-WEIGHTS = 0  # random stream of the initial weights, from the seed
-MIN_SCORED_PER_CORE = 64  # captions, below which another core does not pay off
+WEIGHTS = 0  # random stream of the initial weights
+MIN_SCORED_PER_CORE = 64  # captions of a core for which another core pays off
 
 
 class CaptioningRNN(Decodable):
@@ -39,11 +39,12 @@ class CaptioningRNN(Decodable):
         h0 = features @ W_proj + b_proj
         h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
 
-    With `inject` "every-step", the pre-activation W_embed[word_t] @ Wx + b has a further term h0 @
+    With `inject` "every-step", the pre-activation W_embed[word_t] @ Wx + b has another term h0 @
     W_image. With "attention", features are grids of P regions: A = features @ W_proj + b_proj for
-    each region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn,
-    where attn_t attends to A from h_{t-1} (layers.dot_product_attention_forward).
-    "attention+every-step" has both terms. Wx and b are the cell's, under its own names.
+    each region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn, where
+    attn_t is the context of attention to A from h_{t-1} (layers.dot_product_attention_forward).
+    "attention+every-step" has both terms. Wx and b are parameters of the cell, which may name them
+    otherwise.
 
     Parameters
     ----------
@@ -68,30 +69,42 @@ class CaptioningRNN(Decodable):
         Entry of the image, a name in xpcap.models.config.INJECT: "init", "every-step", "attention"
         or "attention+every-step".
     seed : int in 0..2**63-1, or None
-        Of weights and dropout masks. None draws weights from NumPy's legacy global stream, as the
-        course does, and with dropout a seed of the masks.
+        Seed of weights and dropout masks. None draws weights from NumPy's legacy global generator,
+        as in the course, and with dropout a seed of the masks.
 
     Attributes
     ----------
     config : ModelConfig
     params : Parameters
-        Views of one flat buffer, on the backend current when the model was made. Assigning a
-        mapping copies its values in.
+        Views of one flat buffer, on the backend that was current when the model was made. Assigning
+        a mapping copies its values.
     seed : int
-        With the number of the training step it decides the dropout masks.
+        With the number of the training step it determines the dropout masks.
 
     Raises
     ------
     OptionError
-        Unknown cell_type.
+        The cell_type is unknown.
     ValueError
-        Any other bad argument.
+        Any other argument is wrong.
 
     Notes
     -----
-    CS231n's class of the same name, with the same constructor, parameter shapes, initialisation and
-    draw order; `dropout`, `inject` and `seed` are additions. Copies, deep copies and pickles are
-    complete models with their own buffer.
+    CS231n has a class of this name, with the same constructor, parameter shapes, initialisation and
+    order of random draws; `dropout`, `inject` and `seed` are additions. Copies, deep copies and pickles
+    are complete models with another buffer.
+
+    Examples
+    --------
+    >>> word_to_idx = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "dog": 4}
+    >>> model = CaptioningRNN(word_to_idx, input_dim=8, hidden_dim=16, cell_type="lstm", seed=0)
+    >>> features = np.random.default_rng(0).normal(size=(2, 8))
+    >>> captions = np.array([[1, 3, 4, 2], [1, 4, 2, 0]])  # <START> a dog <END>, <START> dog <END>
+    >>> loss, grads = model.loss(features, captions)
+    >>> grads["Wx"].shape == model.params["Wx"].shape
+    True
+    >>> model.sample(features, max_length=5).shape  # greedy decoding
+    (2, 5)
     """
 
     def __init__(
@@ -108,7 +121,7 @@ class CaptioningRNN(Decodable):
         seed: int | None = None,
     ) -> None:
         shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
-        # the config's fields under the course's names, for messages
+        # Check the config's fields under the course's names, for messages
         for field, name, value in (
             ("cell", "cell_type", cell_type),
             ("feature_shape", "input_dim", shape),
@@ -139,7 +152,7 @@ class CaptioningRNN(Decodable):
         seed: int | None = None,
         params: Mapping[str, Array] | None = None,
     ) -> Self:
-        """Model of a config.
+        """The model of a config.
 
         Parameters
         ----------
@@ -151,7 +164,7 @@ class CaptioningRNN(Decodable):
         seed : int or None
             As in the constructor. None with `params`: 0.
         params : mapping of str to array, or None
-            Weights to copy in. None: they are drawn.
+            Weights to copy. None: they are drawn.
 
         Returns
         -------
@@ -160,14 +173,14 @@ class CaptioningRNN(Decodable):
         Raises
         ------
         ValueError
-            The number of words differs from the config, or names or shapes of params do.
+            The number of words, or names or shapes of `params`, do not fit the config.
         TypeError
-            A subclass has a constructor of its own, which would not run.
+            A subclass has another constructor, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
-            got = "has an __init__ of its own, which from_config does not call"
+            got = "overrides __init__, which from_config does not call"
             cause = f"construct {cls.__name__} and assign model.params, or override from_config"
-            raise InvalidTypeError("CaptioningRNN.from_config", cls.__name__, got, "none", cause)
+            raise InvalidTypeError("CaptioningRNN.from_config", cls.__name__, got, cause=cause)
         model = cls.__new__(cls)
         _check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
@@ -184,7 +197,7 @@ class CaptioningRNN(Decodable):
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: DTypeLike) -> None:
-        """Set up everything but the values of the parameters."""
+        """Set all attributes; the values of the parameters come later."""
         self._dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
             raise InvalidValueError(
@@ -197,20 +210,22 @@ class CaptioningRNN(Decodable):
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
-        self._next_step = 0  # number of the next training step if `loss` gets none
+        self._next_step = 0  # the step of `loss` if none is given
 
     def _draw_weights(self, seed: int | None) -> None:
         rng = None
         if seed is not None:
             rng = np.random.default_rng([_check_seed(seed), WEIGHTS])
         draw_weights(self.config, self.params, rng)
-        if seed is None:  # the course draws nothing more here, since it has no dropout
+        if (
+            seed is None
+        ):  # without dropout, as in the course, the global generator is not used again
             seed = np.random.randint(2**31) if self.dropout else 0
         self.seed = seed
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the parameters and of all that is computed from them."""
+        """Dtype of the parameters and of everything computed from them."""
         return self._dtype
 
     @property
@@ -225,7 +240,7 @@ class CaptioningRNN(Decodable):
 
     @property
     def seed(self) -> int:
-        """Decides the dropout masks, with the number of the training step."""
+        """With the number of the training step it determines the dropout masks."""
         return self._seed
 
     @seed.setter
@@ -234,7 +249,7 @@ class CaptioningRNN(Decodable):
 
     @property
     def params(self) -> Parameters:
-        """Parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
+        """The parameters. ``model.params = mapping`` checks names and shapes, and copies values."""
         return self._params
 
     @params.setter
@@ -293,55 +308,55 @@ class CaptioningRNN(Decodable):
 
             loss = 1 / total * sum over captions of weight * sum over time of cross entropy
 
-        The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times
-        that, and smoothing times the mean over the vocabulary of -log p(word) (Szegedy et al. 2016,
+        The cross entropy of a word is -log p(target word). With smoothing it is (1 - smoothing) times
+        that, plus smoothing times the mean of -log p(word) over the vocabulary (Szegedy et al. 2016,
         section 7).
 
         Parameters
         ----------
         features : array (N, D), with attention (N, P, D), or FeatureRows
-            On the host or a device, or rows of a table on the model's device; of the captions in
-            `shard`, if that is given.
+            Features on the host or a device, or rows of a table on the model's device; with `shard`,
+            only those of its captions.
         captions : array (N, T+1), int
             Inputs are all columns but the last, targets all but the first; NULL targets do not
             count.
         workspace : Workspace or None
-            An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
-            valid until its next use. A large enough batch is split into as many parts as the
-            workspace has, computed in parallel. None: fresh memory, one part.
+            Memory, an xpcap.memory.Workspace: the gradients, and on a device the loss, are valid until
+            its next use. A large enough batch is divided into the workspace's number of parts, which
+            are computed in parallel. None: new arrays, one part.
         weights : array (N,), real, or None
             The weight of each caption, on the host. None: 1 each.
         total : float or None
             Divisor of the sum. None: N.
         step : int or None
-            Number of the training step, which decides the dropout masks of a batch. None: one more
-            than in the last call, 0 in the first.
+            Number of the training step, which determines the dropout masks. None: one more than in
+            the last call, 0 in the first.
         smoothing : float
             Probability, in [0, 1), that a target gives up to all words in equal parts.
         shard : array (n,), int, or None
-            Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
-            the same `step`, the shards of several processes add up to those of one, dropout
-            included. None: all captions.
+            Distinct indices of some of the captions. Loss and gradients are then those of the shard:
+            with the same `step`, the shards of several ranks sum to those of one process, also with
+            dropout. None: all captions.
 
         Returns
         -------
         loss : array (), float
         grads : Parameters
-            With the keys and shapes of `params`.
+            The gradients, with the keys and shapes of `params`.
 
         Raises
         ------
         ValueError
             Shapes do not match, word ids are outside the vocabulary, a number is out of range, or
-            features of the host are not finite; those on a device are not checked.
+            features on the host are not finite (those on a device are not checked).
         TypeError
-            Captions are not integers, features no real numbers, or NumPy cannot read them.
+            Captions are not integers, features are not real numbers, or NumPy cannot read them.
         """
         caller = "CaptioningRNN.loss"
         step = SEED.check(caller, "step", self._next_step if step is None else step)
         terms = LossTerms.checked(caller, smoothing=smoothing)
-        given = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
-        batch = given.checked(caller, self.config)
+        batch = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
+        batch = batch.checked(caller, self.config)
         if not isinstance(workspace, Workspace | None):
             got = f"is a {type(workspace).__name__}"
             raise InvalidTypeError(caller, "workspace", got, "an xpcap.memory.Workspace, or None")
@@ -357,7 +372,7 @@ class CaptioningRNN(Decodable):
 
     @one_blas_thread()
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Scores of given captions, without dropout.
+        """Negative log-likelihood and accuracy of given captions, without dropout.
 
         Parameters
         ----------
@@ -369,8 +384,8 @@ class CaptioningRNN(Decodable):
         Returns
         -------
         score : Score
-            ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
-            the model scores highest; ``tokens``, how many there are.
+            ``nll``, the negative log-likelihood of all target words; ``correct``, the number of them
+            that the model finds likeliest; ``tokens``, their number.
         """
         first, *others = self._in_parts("score", Batch(features, captions), score)
         for nll, correct, tokens in others:
@@ -391,8 +406,8 @@ class CaptioningRNN(Decodable):
         Returns
         -------
         log_probabilities : array (N, T), the model's dtype
-            On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
-            0 after END.
+            On the host. [n, t] is the log-probability of captions[n, t + 1], given the words before; 0
+            after END.
         """
         batch, compute = Batch(features, captions), word_log_probabilities
         return np.concatenate(self._in_parts("word_log_probabilities", batch, compute))
@@ -411,7 +426,7 @@ class CaptioningRNN(Decodable):
         Returns
         -------
         weights : array (N, T, P), the model's dtype
-            On the host. [n, t] are the weights of regions, with sum 1, at the step that predicts
+            On the host. [n, t] has the weights of the regions, with sum 1, at the step that predicts
             captions[n, t + 1]; 0 after the end.
 
         Raises
@@ -432,7 +447,7 @@ class CaptioningRNN(Decodable):
     def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:
         """Values inside the cell at each step of given captions, and gradients through time.
 
-        Without dropout. Meant for a few captions: time grows with the cube of their length.
+        There is no dropout. It suits a few captions: time grows with the cube of their length.
 
         Parameters
         ----------
@@ -453,7 +468,7 @@ class CaptioningRNN(Decodable):
             As in `loss`.
         """
         part = self._part("trace", Batch(features, captions))
-        # The part has the pictures sorted by the length of their captions
+        # The part sorts pictures by the length of their captions
         unsorted = asarray(np.argsort(part.packed.order), like=self.like)
         network = self._network()
         image = network.image(part.table, part.pictures[unsorted])
@@ -462,9 +477,9 @@ class CaptioningRNN(Decodable):
     def _in_parts(
         self, method: str, batch: Batch, compute: Callable[[Network, Part], T]
     ) -> list[T]:
-        """Results of the parts of a batch; on the host each core computes a part."""
+        """The results of all parts of given captions; on the host each part has a core."""
         caller = f"CaptioningRNN.{method}"
-        batch = batch.checked(caller, self.config)  # before it is divided
+        batch = batch.checked(caller, self.config)
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
@@ -502,8 +517,8 @@ class CaptioningRNN(Decodable):
         Returns
         -------
         state : tuple of array
-            The cell's state; then, if `inject` has them, the image's term of every step (n, G) and
-            the regions A (n, P, H), both constant.
+            The cell's state, then the constants of `inject`: the image's term of every step (n, G),
+            and the regions A (n, P, H).
         """
         shape, caller = self.config.feature_shape, "CaptioningRNN.start"
         features = prepare_features(caller, features, shape, self.like, read=False)
@@ -514,29 +529,29 @@ class CaptioningRNN(Decodable):
 
     @one_blas_thread()
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Take a step from the words themselves, in fresh memory.
+        """Take a step that reads words, in new arrays.
 
         Parameters
         ----------
         words : array (n,), int
-            Ids. They are checked: those of a device are read, which waits for it.
+            Ids. They are checked; ids on a device are read for that, which waits for the device.
         state : tuple of array
-            Of `start`, or of the step before.
+            The state of `start` or of the step before.
 
         Returns
         -------
         scores : array (n, V), float
             Log-probabilities of the next word, up to a constant.
         state : tuple of array
-            The new one.
+            The state after the step.
 
         Raises
         ------
         TypeError
-            `words` are no integers.
+            `words` are not integers.
         ValueError
-            `words` have another shape, an id is outside the vocabulary, or `state` is of other words
-            or of another model.
+            `words` have a wrong shape, an id is outside the vocabulary, or `state` belongs to other
+            words or another model.
         """
         caller, words = "CaptioningRNN.step", as_array("CaptioningRNN.step", "words", words)
         n, like = spec("words:n=i").check(caller, words)["n"], self.like
@@ -560,24 +575,24 @@ class CaptioningRNN(Decodable):
         forbid: Iterable[int] = (),
         policy: Policy | None = None,
     ) -> np.ndarray:
-        """Captions of a batch, greedy if no policy is given.
+        """Captions of a batch of pictures, by greedy decoding unless a policy is given.
 
         Parameters
         ----------
         features : array (N, D), float
             On the host or a device; with attention (N, P, D).
         max_length : int
-            Most words in a caption, END included.
+            Most words of a caption, with END.
         forbid : iterable of int
             Ids of words that are never chosen.
         policy : Policy or None
-            Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word
+            Beam, Sampling or another Policy, which has these limits itself. None: the likeliest word
             at each step.
 
         Returns
         -------
         captions : array (N, max_length), int32
-            On the host; without START, NULL after END.
+            Word ids on the host, without START, and NULL after END.
 
         Raises
         ------
@@ -586,8 +601,16 @@ class CaptioningRNN(Decodable):
             is below 1, `forbid` has an id outside the vocabulary or all of it, or the policy
             returns several captions of a picture.
         TrainingError
-            Scores of the host are not finite, since a parameter is not, or is too large. Those of
-            a device are checked in `decode` and `sample_with_probabilities`, which read more.
+            Scores on the host are not finite, since a parameter is not finite or too large. Scores on
+            a device are only checked in `decode` and `sample_with_probabilities`.
+
+        Examples
+        --------
+        >>> from xpcap.models import Beam
+        >>> model = CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "dog": 3}, 4, seed=0)
+        >>> captions = model.sample(np.ones((1, 4)), policy=Beam(3, max_length=5))
+        >>> captions.shape
+        (1, 5)
         """
         caller = "CaptioningRNN.sample"
         forbid = [*forbid]
@@ -622,7 +645,7 @@ class CaptioningRNN(Decodable):
         captions : array (N, max_length), int32
             As in `sample`.
         probabilities : array (N, max_length), the model's dtype
-            On the host: softmax over the whole vocabulary, forbidden words included, given the
+            On the host. The softmax runs over the whole vocabulary, with forbidden words, given the
             words before; 0 after END.
         """
         policy = self._greedy("sample_with_probabilities", max_length, forbid)
@@ -632,7 +655,7 @@ class CaptioningRNN(Decodable):
     def decode(
         self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None
     ) -> Decoded:
-        """Captions by a policy, with probabilities.
+        """Captions and their probabilities, by a policy.
 
         Parameters
         ----------
@@ -640,18 +663,26 @@ class CaptioningRNN(Decodable):
             As in `sample`.
         policy : Policy
         numbers : sequence of int, or None
-            Numbers of the pictures, the keys of a policy that samples. None: 0..N-1.
+            Numbers of the pictures, which are keys for a policy that samples. None: 0..N-1.
 
         Returns
         -------
         decoded : Decoded
-            ``captions`` (N, n, max_length), with n of each picture, the best first; their words'
-            ``probabilities``, and their ``log_probabilities`` (N, n). On the host.
+            On the host: ``captions`` (N, n, max_length), with n per picture, best first; their words'
+            ``probabilities``, and their ``log_probabilities`` (N, n).
+
+        Examples
+        --------
+        >>> from xpcap.models import Beam
+        >>> model = CaptioningRNN({"<NULL>": 0, "<START>": 1, "<END>": 2, "dog": 3}, 4, seed=0)
+        >>> decoded = model.decode(np.ones((1, 4)), Beam(3, n_best=2, max_length=5))
+        >>> decoded.captions.shape, decoded.log_probabilities.shape
+        ((1, 2, 5), (1, 2))
         """
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
 
     def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
-        """Greedy decoding within the limits of the course's arguments."""
+        """Greedy decoding with limits that are arguments of a method."""
         caller = f"CaptioningRNN.{method}"
         cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
         length = Whole(1, cause=cause).check(caller, "max_length", max_length)
@@ -672,9 +703,9 @@ class CaptioningRNN(Decodable):
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:
-    """Raise TypeError or ValueError unless words are mapped to distinct whole numbers.
+    """TypeError, ValueError : word_to_idx is not a mapping of words to distinct whole numbers.
 
-    Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
+    Ids of V and above are allowed, since the course's fixture has one, but not for <NULL>.
     """
     if not isinstance(word_to_idx, Mapping):
         raise InvalidTypeError(
@@ -682,14 +713,14 @@ def _check_words(word_to_idx: Mapping[str, int]) -> None:
             "word_to_idx",
             f"is a {type(word_to_idx).__name__}",
             expected="a mapping of word to id",
-            cause="of a list of words in the order of their ids give {word: i for i, word in"
+            cause="for a list of words in the order of their ids give {word: i for i, word in"
             " enumerate(words)}",
         )
     ids = list(word_to_idx.values())
-    if odd := [
+    if wrong := [
         (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
     ]:
-        got = f"gives {odd[0][0]!r} the id {odd[0][1]!r}"
+        got = f"gives {wrong[0][0]!r} the id {wrong[0][1]!r}"
         expected = "a whole number of at least 0"
         raise InvalidValueError("CaptioningRNN", "word_to_idx", got, expected)
     if len(set(ids)) < len(ids):
@@ -711,5 +742,5 @@ def build_model(
     seed: int | None = None,
     params: Mapping[str, Array] | None = None,
 ) -> CaptioningRNN:
-    """Model of a config: the one place that chooses the class of a run's model."""
+    """The model of a config. Only this function chooses the class of a run's model."""
     return CaptioningRNN.from_config(config, word_to_idx, seed=seed, params=params)

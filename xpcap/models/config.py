@@ -1,4 +1,4 @@
-"""ModelConfig: sizes and cell of a captioner, and the parameter shapes that follow."""
+"""ModelConfig: the sizes and cell of a captioner, which determine the shapes of its parameters."""
 
 from dataclasses import KW_ONLY, dataclass
 
@@ -7,7 +7,15 @@ from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
 from xpcap.options import Names, Real, Several, Whole, check_fields, option
 
-OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn")  # not the cell's
+RESERVED = (
+    "W_proj",
+    "b_proj",
+    "W_embed",
+    "W_vocab",
+    "b_vocab",
+    "W_image",
+    "Wattn",
+)  # not the cell's
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
 
@@ -23,14 +31,14 @@ def has_attention(inject: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and cell of a captioner. A run's ``config.json`` uses the field names as keys.
+    """Sizes and cell of a captioner. The field names are keys of a run's ``config.json``.
 
     Parameters
     ----------
     vocabulary : int
-        V, number of words, including special ones.
+        V, number of words, with the special ones.
     feature_shape : tuple of int
-        Shape of an image feature, (D,); with attention of a grid of P regions, (P, D).
+        Shape of an image feature, (D,); with attention that of a grid of P regions, (P, D).
     wordvec : int
         W, size of a word vector.
     hidden : int
@@ -40,11 +48,10 @@ class ModelConfig:
     dropout : float
         Share of units dropped in training, in [0, 1).
     inject : str
-        Entry of the image. ``init`` (init-inject): as the initial state, h0 = features @ W_proj +
-        b_proj. ``every-step`` (with par-inject): also as a term h0 @ W_image of the pre-activation
-        of every step.
-        ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean of A over the
-        regions, and each step has a term context @ Wattn, with the context of
+        Entry of the image. ``init`` (init-inject): the image is the initial state, h0 = features @
+        W_proj + b_proj. ``every-step`` (with par-inject): h0 @ W_image is also a term of every step's
+        pre-activation. ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean
+        of A over the regions, and each step has a term context @ Wattn, with the context of
         layers.dot_product_attention_forward. ``attention+every-step``: both terms.
 
     Raises
@@ -52,7 +59,13 @@ class ModelConfig:
     OptionError
         A field is not of its kind, or the cell's parameters do not fit.
     ValueError
-        A grid is given without attention, or a single feature with it.
+        The feature is a grid without attention, or a single one with attention.
+
+    Examples
+    --------
+    >>> config = ModelConfig(vocabulary=1000, feature_shape=(512,), wordvec=128, hidden=256)
+    >>> config.shapes()["Wh"]
+    (256, 1024)
     """
 
     vocabulary: int = option(Whole(1))
@@ -79,13 +92,13 @@ class ModelConfig:
             cause = f'CELLS["{self.cell}"] = {getattr(self.recurrent, "__name__", "MyCell")}()?'
             raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected, cause)
         shapes, states = self.cell_shapes(), self.recurrent.states
-        for name in (*states, *shapes):  # these names stand in specs of shapes
+        for name in (*states, *shapes):  # they name arrays in memory, and entries of a spec
             if not name.isidentifier() or states.count(name) > 1:
                 got, expected = f"has the name {name!r}", "identifiers, each of one state"
                 raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
-        if taken := [name for name in OWN if name in shapes]:
-            got = f"has a parameter {taken[0]!r}"
-            expected = "another name: that one is the captioner's"
+        if reserved := [name for name in RESERVED if name in shapes]:
+            got = f"has a parameter {reserved[0]!r}"
+            expected = "another name: the captioner has that one"
             raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
         weight, bias = (shapes.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
@@ -95,7 +108,7 @@ class ModelConfig:
 
     @property
     def recurrent(self) -> Cell:
-        """The Cell that `cell` names. OptionError : it is not in CELLS, or not yet when unpickled."""
+        """The Cell that `cell` names. OptionError : it is not in CELLS, or not yet."""
         if self.cell not in CELLS:
             raise unknown("ModelConfig", "cell", self.cell, CELLS)
         return CELLS[self.cell]
@@ -143,5 +156,5 @@ class ModelConfig:
 
     @property
     def state_arrays(self) -> int:
-        """Number of arrays in a state of `CaptioningRNN.start`, including the image's."""
+        """Number of arrays in a state of `CaptioningRNN.start`, with those of the image."""
         return len(self.recurrent.states) + self.every_step + self.attends

@@ -1,4 +1,4 @@
-"""A batch on a device: padded to a layout, sent in one transfer, its step recorded and repeated.
+"""Pads a batch to a layout, sends it to a device, and records or repeats the launches of its step.
 
 `DeviceNetwork` is the network of a model whose parameters lie on a device.
 """
@@ -41,32 +41,32 @@ from xpcap.ops import (
     has_kernels,
 )
 
-# On a device a step of a small batch takes as long as the host needs to launch it. Steps of one
-# layout make the same launches, so they are recorded once. One layout, with few rows of padding, is
-# enough, because all batches are drawn from the same captions: if a share s of them is longer than t
-# steps, n * s of a batch are, up to some standard deviations. The same holds for distinct words.
+# For a small batch, a device's step takes as long as the host needs to launch it. Steps of one layout
+# make the same launches, so these are recorded once. A single layout with little padding is enough,
+# since captions are drawn from one set: if a share s of them is longer than t steps, then about n * s
+# of a batch of n are, with a binomial deviation. The same holds for the distinct words.
 DEVIATIONS = 3.0  # standard deviations above the mean: 98 % of random batches fit
 WORD_MULTIPLE = 64
 
 
 class Layout(NamedTuple):
-    """Shape to which a device pads batches of n captions."""
+    """The shape to which batches of n captions are padded on a device."""
 
-    sizes: tuple[int, ...]  # captions alive at each step, n at the first
-    words: int  # distinct input words; all of a smaller vocabulary
+    sizes: tuple[int, ...]  # captions at each step; n at the first
+    words: int  # distinct input words, or more than the vocabulary has
 
     @classmethod
     def of(cls, captions: np.ndarray, null: int, n: int) -> "Layout":
-        """Layout for batches of n captions, drawn from these (m, T+1)."""
+        """The layout for batches of n of these captions (m, T+1); it is a function of them alone."""
         lengths, (m, columns) = caption_lengths(captions, null), captions.shape
         alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
         mean = n * alive.mean(axis=1)
         bounds = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
         sizes = np.minimum(np.rint(bounds), n).astype(int)
-        sizes[0] = n  # every caption takes a step, even one without a target
+        sizes[0] = n  # every caption has a step, even without a target
         sizes = np.minimum.accumulate(sizes)
 
-        # A batch has a word unless all its n captions lack it
+        # A batch contains a word unless all n captions lack it
         step, caption = alive.nonzero()
         pairs = np.unique(captions[caption, step].astype(np.int64) * m + caption)
         share = np.bincount(pairs // m) / m
@@ -78,9 +78,9 @@ class Layout(NamedTuple):
     def pack(
         self, captions: np.ndarray, null: int, order: np.ndarray, lengths: np.ndarray, V: int
     ) -> Packed | None:
-        """Some captions of a batch as of `batch.pack`, padded; None if they do not fit.
+        """Captions of a batch, packed as by `batch.pack` and padded; None if they do not fit.
 
-        V : words of the vocabulary
+        V : size of the vocabulary
         """
         sizes, (n, T) = sizes_of(lengths[order]), (len(order), captions.shape[1] - 1)
         fits = n == self.sizes[0] and len(sizes) <= len(self.sizes) <= T
@@ -89,7 +89,7 @@ class Layout(NamedTuple):
         rows, t = laid_out(self.sizes, n)
         caption, words = order[rows.sequence], captions.ravel()
         positions = caption * (T + 1) + t
-        # A padding row reads a word of the batch, so that it adds no distinct word
+        # A padding row reads a word of the batch, so that there are no more distinct words
         is_live = t < lengths.take(caption)
         inputs = np.where(is_live, words.take(positions), captions[order[0], 0])
         distinct, segments = _distinct_words(inputs, V, min(self.words, V))
@@ -101,9 +101,9 @@ class Layout(NamedTuple):
 
 
 def _distinct_words(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, Segments]:
-    """Distinct words of rows (R,) and rows grouped by them, as of `batch.distinct_words`.
+    """Distinct words of rows (R,), and the rows grouped by them, as in `batch.distinct_words`.
 
-    If there are fewer than `count`, other words of the V, which no row reads, fill them up.
+    If there are fewer than `count`, other words of the V are added, which no row reads.
     """
     sizes = np.bincount(words, minlength=V)
     is_listed = sizes > 0
@@ -119,11 +119,10 @@ def _distinct_words(words: np.ndarray, V: int, count: int) -> tuple[np.ndarray, 
 
 
 class DeviceWorkspace(Workspace):
-    """Memory of training steps on a device, with the record of what they launch.
+    """Memory of training steps on a device, with the record of their launches.
 
-    layout : shape to which batches are padded; None: none is padded, so none is recorded
-
-    replay : record of the work of padded steps
+    layout : shape to which batches are padded; None: steps are neither padded nor recorded
+    replay : the record of padded steps
     """
 
     def __init__(
@@ -134,21 +133,21 @@ class DeviceWorkspace(Workspace):
 
 
 class DevicePart(NamedTuple):
-    """A batch on a device but for its index arrays, which lie there joined, as int32.
+    """A batch on a device, with its index arrays concatenated there, as int32.
 
-    Padded to a layout, captions have more steps than words, and all rows are among `targets`, with
-    NO_TARGET where there is none. `words` then has ids besides that no row reads. Losses and
-    gradients are those without padding, up to rounding.
+    In a padded batch, captions have extra steps, `targets` has all rows, with NO_TARGET for padding,
+    and `words` has extra ids that no row reads. Loss and gradients equal those without padding, up to
+    rounding.
     """
 
-    part: Part  # its `packed` on the host
+    part: Part  # the part, with `packed` on the host
     joined: Array  # the index arrays of `packed`
     padded: bool
 
     def on_device(self) -> Part:
-        """The part with index arrays on the device.
+        """The part with its index arrays on the device.
 
-        Its views cost the host a microsecond each, and a repeated record needs none.
+        Making a view costs the host a microsecond, and a repeated record needs no views.
         """
         packed = self.part.packed
         arrays = views(self.joined, _index_arrays(packed))
@@ -162,13 +161,13 @@ class DevicePart(NamedTuple):
 
 
 def _index_arrays(packed: Packed) -> tuple[Array | None, ...]:
-    """All index arrays of words, targets and rows, as a `DevicePart` joins them."""
+    """All index arrays of words, targets and rows, in the order of `DevicePart.joined`."""
     _, _, *indices_of_rows = packed.rows
     return packed.words, *packed.inputs, packed.target_rows, packed.targets, *indices_of_rows
 
 
 def views(joined: Array, arrays: Sequence[np.ndarray | None]) -> list[Array]:
-    """Views of what begins with these arrays, one after the other; None where there is none."""
+    """Views of concatenated arrays; None for a missing array."""
     array_views, start = [], 0
     for array in arrays:
         array_views.append(None if array is None else view(joined, start, array.shape))
@@ -177,10 +176,10 @@ def views(joined: Array, arrays: Sequence[np.ndarray | None]) -> list[Array]:
 
 
 class DeviceNetwork(Network):
-    """A network on a device, whose cores share a batch: it has one part.
+    """A network on a device, which computes a batch as one part.
 
-    What a padded part launches is recorded in the workspace, and repeated for the next ones: all
-    that differs lies in what was uploaded.
+    The launches of a padded part are recorded in the workspace and repeated for the next ones, which
+    differ only in the uploaded arrays.
     """
 
     def gradients(
@@ -196,7 +195,7 @@ class DeviceNetwork(Network):
         part, network, workspace = sent.part, self.within(sent.part.memory), self.memory
         if not (sent.padded and isinstance(workspace, DeviceWorkspace)):
             return network.part_gradients(sent.on_device())
-        # A record keeps its arrays alive, so no other ones have their addresses
+        # A record keeps its arrays alive, so no other array can have their addresses
         addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
         key = addresses, self.config, seed is None, part.terms.key
         return workspace.replay.run(key, lambda: network.part_gradients(sent.on_device()))
@@ -206,7 +205,7 @@ class DeviceNetwork(Network):
 
     @property
     def _layout(self) -> Layout | None:
-        """Shape to pad batches to; None where steps cannot be recorded."""
+        """The shape to pad batches to; None if steps cannot be recorded."""
         is_recorded = isinstance(self._ops, DeviceOps) and has_kernels(self.cell)
         memory = self.memory
         return memory.layout if is_recorded and isinstance(memory, DeviceWorkspace) else None
@@ -214,7 +213,7 @@ class DeviceNetwork(Network):
     def _sent(
         self, caller: str, batch: Batch, null: int, seed: int | None, terms: LossTerms
     ) -> DevicePart:
-        """A checked batch on the device, with dropout masks drawn there; as of `prepare_parts`."""
+        """A checked batch on the device, with dropout masks, as in `prepare_parts`."""
         captions, like, memory = batch.captions, self.params.flat, self.memory
         lengths = caption_lengths(captions, null)
         (order,) = deal(lengths, shard=batch.shard)
@@ -229,20 +228,22 @@ class DeviceNetwork(Network):
         if isinstance(table, np.ndarray):
             table = memory.send("features", table)
         elif padded and not isinstance(batch.features, FeatureRows):
-            copy = memory.take("features", table.shape)  # a record has the address of one table
+            copy = memory.take(
+                "features", table.shape
+            )  # a record contains the address of one table
             copy[...] = table
             table = copy
-        more: list[np.ndarray] = [pictures[order]]
+        rows: list[np.ndarray] = [pictures[order]]
         counts: Sequence[int] = ()
         if seed is not None:
             (mask_rows,), counts = mask_rows_of([packed], captions, lengths)
-            more += _padded_mask_rows(packed, *mask_rows) if padded else mask_rows
+            rows += _padded_mask_rows(packed, *mask_rows) if padded else mask_rows
 
         # One transfer for all index arrays
-        vectors = [x for x in (*more, *_index_arrays(packed)) if x is not None]
+        vectors = [x for x in (*rows, *_index_arrays(packed)) if x is not None]
         joined = np.concatenate(vectors, dtype=np.int32, casting="same_kind")
         joined = memory.send("indices", joined)
-        (pictures, *mask_rows), start = views(joined, more), sum(map(len, more))
+        (pictures, *mask_rows), start = views(joined, rows), sum(map(len, rows))
         scale, masks = packed.by_target(batch.scale, like.dtype), Masks()
         if isinstance(scale, np.ndarray):
             scale = memory.send("scale", scale)
@@ -256,7 +257,7 @@ class DeviceNetwork(Network):
 def _padded_mask_rows(
     packed: Packed, features: np.ndarray, words: np.ndarray, hidden: np.ndarray
 ) -> list[np.ndarray]:
-    """Numbers of rows of masks, -1 for a word that no row reads, and for a row without a target."""
+    """Numbers of mask rows; -1 for words that no row reads, and for rows without a target."""
     is_read = packed.inputs.starts[1:] > packed.inputs.starts[:-1]
     has_target = packed.targets != NO_TARGET
     return [features, np.where(is_read, words, -1), np.where(has_target, hidden, -1)]

@@ -1,4 +1,4 @@
-"""Network: loss and gradients of a batch, and the forward and backward pass over a part of it."""
+"""Network: loss and gradients of a batch, by a forward and a backward pass over its parts."""
 
 import functools
 import math
@@ -27,12 +27,12 @@ from xpcap.ops import (
 from xpcap.threads import parallel_map, run_parallel
 
 GRADIENTS = "grads"  # name of the array of all gradients in a workspace
-# Captions of a part, and multiplications of a time step, below which another core does not pay off
+# Least captions of a part, and multiplications of its steps' product, for which a core pays off
 MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
 
 
 class Score(NamedTuple):
-    """Teacher-forced scores of a batch."""
+    """Likelihood and accuracy of a batch, with teacher forcing."""
 
     nll: Array  # 0-d; negative log-likelihood, summed over words
     correct: Array  # 0-d; number of words predicted correctly
@@ -40,34 +40,34 @@ class Score(NamedTuple):
 
 
 class Image(NamedTuple):
-    """Projected images of N captions: the first state, and the terms of every step."""
+    """The projected images of N captions: their initial states and terms of every step."""
 
-    x: Array  # (N, D) after dropout; of grids (N*P, D), region by region
+    x: Array  # (N, D) after dropout; for grids (N*P, D), region by region
     h0: Array  # (N, H)
     term: Array | None  # (N, G), added to the pre-activation of every step
     attention: Attention | None
 
     def start(self, states: int) -> tuple[Array | None, ...]:
-        """Arrays of the first state, one for each of `states`: h0, then h0 with attention, else None (zeros)."""
+        """The cell's initial state: h0, then h0 again with attention, else None, which means zeros."""
         return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """Cache of `Network.forward`, with its result. Compared by identity."""
+    """Cache and result of `Network.forward`. Compared by identity."""
 
     image: Image
     vectors: Array  # (K, W) after dropout
     cell: Any  # the cell's cache
-    hidden: Array  # (L, H) hidden states of rows with a target, after dropout
+    hidden: Array  # (L, H) hidden states of the rows with a target, after dropout
 
 
 class Network:
-    """A captioner's equations, over its parameters, in the memory of one pass.
+    """A captioner's equations, with its parameters and the memory of one pass.
 
     config : ModelConfig
     params : Parameters, with the shapes of the config
-    memory : for results and temporaries; None: fresh memory
+    memory : memory for results and temporaries; None: new arrays
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Network:
         self._factors: dict[str, Factor] = {}
 
     def within(self, memory: Workspace) -> "Network":
-        """The same network in other memory."""
+        """The same network with other memory."""
         return type(self)(self.config, self.params, memory)
 
     @property
@@ -89,7 +89,7 @@ class Network:
 
     @functools.cached_property
     def _step_params(self) -> Params:
-        """The cell's parameters, laid out for the time steps of decoding."""
+        """The cell's parameters, laid out for the steps of decoding."""
         return self.cell.laid_out(self.cell_params, self.memory.scope("cell"))
 
     # ---- Loss and gradients
@@ -103,23 +103,23 @@ class Network:
         seed: int | None = None,
         terms: LossTerms = NO_TERMS,
     ) -> tuple[Array, Parameters]:
-        """Loss and gradients of a checked batch; arguments as of `prepare_parts`.
+        """Loss and gradients of a checked batch; arguments as in `prepare_parts`.
 
-        A large enough batch is divided into parts, as many as the memory has. They are computed in
-        parallel, and added up in order.
+        A large enough batch is divided into as many parts as the memory has. They are computed in
+        parallel, and their results are added in order.
         """
-        size = self.config.hidden * self.config.columns  # elements of Wh
-        least = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
-        memories = self.memory.parts[: max(1, batch.computed // least)]
+        size = self.config.hidden * self.config.columns  # the size of Wh in most cells
+        min_captions = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
+        memories = self.memory.parts[: max(1, batch.computed // min_captions)]
         parts = prepare_parts(
             caller, batch, self.config, self.params.flat, null, memories, seed=seed, terms=terms
         )
         results = parallel_map(lambda part: self.within(part.memory).part_gradients(part), parts)
         loss, grads = results[0]
-        for other_loss, other in results[1:]:
-            loss = loss + other_loss
+        for part_loss, part_grads in results[1:]:
+            loss = loss + part_loss
             flat = grads.flat
-            flat += other.flat
+            flat += part_grads.flat
         return loss, grads
 
     def part(self, caller: str, batch: Batch, null: int) -> Part:
@@ -180,7 +180,7 @@ class Network:
         return Forward(image, vectors, cache, h)
 
     def backward(self, dh: Array, part: Part, cache: Forward, grads: Parameters) -> None:
-        """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
+        """Write all gradients but those of W_vocab and b_vocab, given dh (L, H), that of `cache.hidden`."""
         packed, masks, memory, ops = part.packed, part.masks, self.memory, self._ops
         image, vectors, (weight, bias) = cache.image, cache.vectors, self.cell.inputs
         if packed.target_rows is not None:
@@ -192,7 +192,7 @@ class Network:
         recurrent = {name: grads[name] for name in self.cell.recurrent_names()}
         da, dstate0, _ = self.cell.run_backward(dh, cache.cell, memory.scope("cell"), recurrent)
 
-        # Rows of one word share its projection, so their gradients add up before the products.
+        # Rows of one word share its projection, so their gradients are summed before the products
         out = memory.take("dwords", (len(vectors), da.shape[1]))
         dwords = ops.segment_sum(da, packed.inputs, out=out)  # (K, G)
         ops.column_sum(dwords, out=grads[bias])
@@ -213,9 +213,9 @@ class Network:
 
     def image(self, table: Array, pictures: Array, mask: Array | None = None) -> Image:
         """Projected images of table[pictures], after dropout if there is a mask (N, D)."""
-        take = self._ops.gather_regions if self.config.attends else self._ops.gather
+        gather = self._ops.gather_regions if self.config.attends else self._ops.gather
         out = self.memory.take("x", (len(pictures), *self.config.feature_shape))
-        return self.project_image(take(table, pictures, out, mask, self._keep))
+        return self.project_image(gather(table, pictures, out, mask, self._keep))
 
     def project_image(self, features: Array) -> Image:
         """Projected images of features (N, D), or grids (N, P, D)."""
@@ -241,7 +241,7 @@ class Network:
     def image_backward(
         self, da: Array, dstate0: State, rows: PackedSequences, image: Image, grads: Parameters
     ) -> None:
-        """Gradients of W_proj, b_proj, W_image and Wattn, from da (R, G) and dstate0, to `grads`.
+        """Write the gradients of W_proj, b_proj, W_image and Wattn, given da (R, G) and dstate0.
 
         dstate0 is overwritten.
         """
@@ -253,8 +253,8 @@ class Network:
         if attention is None:
             dprojected = dh0
         else:
-            for other in others:  # c0 is h0
-                ops.add_rows(dh0, other)
+            for dc0 in others:  # c0 is h0
+                ops.add_rows(dh0, dc0)
             dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
             dprojected = dA.reshape(len(x), self.config.hidden)
         ops.matmul(x.T, dprojected, out=grads["W_proj"])
@@ -263,7 +263,7 @@ class Network:
     # ---- One step
 
     def start(self, features: Array) -> State:
-        """State before the first word: the cell's, then the image's terms of every step, if any."""
+        """State before the first word: the cell's state, then the image's terms of every step, if any."""
         image, zeros = self.project_image(features), get_array_module(features).zeros_like
         state0 = image.start(len(self.cell.states))
         state = (zeros(image.h0) if x is None else x for x in state0)
@@ -271,7 +271,7 @@ class Network:
         return (*state, *(array for array in constant if array is not None))
 
     def project(self, words: Array) -> Array:
-        """Pre-activations (n, G) of words (n,), which the next call overwrites."""
+        """Pre-activations (n, G) of words (n,); the next call overwrites them."""
         ops, memory, (weight, bias) = self._ops, self.memory, self.cell.inputs
         out = memory.take("vectors", (len(words), self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], contiguous(words), out=out)
@@ -281,14 +281,14 @@ class Network:
         return a
 
     def advance(self, a: Array, state: State) -> tuple[Array, State]:
-        """Scores (n, V) and the state after pre-activations a (n, G), as of `Stepper.advance`."""
+        """Scores (n, V) and the next state, given pre-activations a (n, G), as in `Stepper.advance`."""
         state = self.step(a, state)
         return self.scores(state[0]), state
 
     def step(self, a: Array, state: State) -> State:
-        """The state after pre-activations a (n, G) of words, which are overwritten.
+        """The next state, given pre-activations a (n, G) of words, which are overwritten.
 
-        The state is that of `start`: only the cell's arrays change.
+        A state has the form of `start`; only the cell's arrays change.
         """
         n = len(self.cell.states)
         state, constants = state[:n], state[n:]
@@ -298,11 +298,11 @@ class Network:
         return (*self.cell_step(a, state, attention), *constants)
 
     def cell_step(self, a: Array, state: State, attention: Attention | None) -> State:
-        """The cell's state after whole pre-activations a (n, G), which are overwritten."""
+        """The cell's next state, given complete pre-activations a (n, G), which are overwritten."""
         return self.cell.advance(a, state, self._step_params, self.memory.scope("cell"), attention)
 
     def scores(self, h: Array) -> Array:
-        """Scores (n, V) of the next word from h (n, H), which the next call overwrites."""
+        """Scores (n, V) of the next word, given h (n, H); the next call overwrites them."""
         b_vocab = self.params["b_vocab"]
         out = self.memory.take("scores", (len(h), len(b_vocab)))
         scores = self._ops.matmul(contiguous(h), self._factor("W_vocab"), out=out)
@@ -310,18 +310,18 @@ class Network:
         return scores
 
     def _factor(self, name: str) -> Factor:
-        """A weight laid out for products of few rows, once."""
+        """A weight in the layout for products of few rows, which is made once."""
         if name not in self._factors:
             memory = self.memory.scope(name)
             self._factors[name] = self._ops.factor(self.params[name], memory)
         return self._factors[name]
 
 
-# ---- Scores of given captions
+# ---- Given captions
 
 
 def score(network: Network, part: Part) -> Score:
-    """Teacher-forced scores of a part, without dropout."""
+    """Likelihood and accuracy of a part with teacher forcing, without dropout."""
     xp, ops, targets = get_array_module(part.table), get_ops(part.table), part.packed.targets
     nll, correct = (xp.zeros((), np.float64) for _ in range(2))
     for rows, scores in _target_scores(network, part):
@@ -337,7 +337,7 @@ def _total(x: Array) -> Array:
 
 
 def word_log_probabilities(network: Network, part: Part) -> np.ndarray:
-    """Log-probability (N, T) of each target of a part, by caption and step; on the host."""
+    """Log-probability (N, T) of each target of a part, by caption and step, on the host."""
     packed = part.packed
     log_probabilities = [
         to_numpy(_target_log_probabilities(scores, packed.targets[rows]))
@@ -353,7 +353,7 @@ def _target_log_probabilities(scores: Array, targets: Array) -> Array:
 
 
 def _target_scores(network: Network, part: Part) -> Iterator[tuple[slice, Array]]:
-    """Blocks of the rows with a target, and scores (n, V) of their words."""
+    """Blocks of the rows with a target, each with the scores (n, V) of all words."""
     h = network.forward(part).hidden
     for rows in blocks(len(part.packed.targets), network.config.vocabulary, h):
         yield rows, network.scores(h[rows])

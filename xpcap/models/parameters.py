@@ -1,4 +1,4 @@
-"""Named arrays in one flat buffer."""
+"""Parameters: named arrays in one flat buffer."""
 
 import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -14,19 +14,25 @@ from xpcap.memory import view
 from xpcap.models.config import ModelConfig
 from xpcap.spec import as_array
 
-OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # a row, column or number for each word
+OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # with a row, column or number for each word
 
 
 class Parameters(MutableMapping[str, Array]):
-    """Arrays by name, views of one flat array: a mapping with fixed keys.
+    """A mapping of names to arrays, which are views of one flat array; its keys are fixed.
 
-    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values stay
-    views of it. Keys cannot be added or deleted. Copies and pickles have their own buffer.
-    Gradients and moments with the same `shapes` have the same layout.
+    ``params["Wx"] = array`` checks the shape, casts, and copies into the buffer, so the values remain
+    views of it. Copies and pickles have another buffer. Gradients and moments with the same `shapes`
+    have the same layout.
 
-    shapes : mapping of name to shape, in buffer order
-    flat : array (sum of sizes,); the buffer itself, not a copy. ``params.flat = array`` copies into
-        it, too
+    shapes : mapping of name to shape, in the order of the buffer
+    flat : array (sum of sizes,), the buffer itself; ``params.flat = array`` copies into it
+
+    Examples
+    --------
+    >>> params = Parameters({"W": (2, 2), "b": (2,)}, np.zeros(6))
+    >>> params["b"] = [1, 2]
+    >>> params.flat
+    array([0., 0., 0., 0., 1., 2.])
     """
 
     __slots__ = "_flat", "_views", "shapes"  # so that params.Wx = array is an error
@@ -57,12 +63,12 @@ class Parameters(MutableMapping[str, Array]):
 
     @flat.setter
     def flat(self, values: Array) -> None:
-        if values is not self._flat:  # they are the same after `params.flat += x`
+        if values is not self._flat:  # it is after `params.flat += x`
             self._copy_in("flat", self._flat, values)
 
     @property
     def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Names and shapes in the order of the buffer; a comparison of `shapes` ignores the order."""
+        """Names and shapes in the order of the buffer, which a comparison of `shapes` ignores."""
         return tuple(self.shapes.items())
 
     def __getitem__(self, name: str) -> Array:
@@ -94,12 +100,12 @@ class Parameters(MutableMapping[str, Array]):
         return len(self._views)
 
     def assign(self, values: Mapping[str, Array]) -> None:
-        """Copy in all parameters. ValueError : other names or shapes; nothing is copied."""
+        """Copy values to all parameters. ValueError : names or shapes differ; nothing is copied."""
         if not isinstance(values, Mapping):
             expected = "a mapping of parameter names to arrays"
             raise InvalidTypeError("params", "", f"got a {type(values).__name__}", expected)
-        if odd := sorted(set(values) ^ set(self)):
-            thing = ", ".join(map(str, odd))
+        if wrong := sorted(set(values) ^ set(self)):
+            thing = ", ".join(map(str, wrong))
             cause = "are they from another model?"
             raise InvalidValueError("params", thing, "missing or unknown", ", ".join(self), cause)
         values = {name: as_array("params", name, values[name]) for name in self}
@@ -111,7 +117,7 @@ class Parameters(MutableMapping[str, Array]):
         self.update(values)
 
     def update(self, *values: Any, **more: Array) -> None:
-        """Copy in some parameters, whose values may be views of this buffer, as where two swap."""
+        """Copy values to some parameters; they may be views of this buffer, as in a swap."""
         copies = {
             name: as_array("params", name, value).copy()
             for name, value in dict(*values, **more).items()
@@ -119,13 +125,13 @@ class Parameters(MutableMapping[str, Array]):
         super().update(copies)
 
     def holding(self, values: Mapping[str, Array]) -> "Parameters":
-        """A copy with these values. ValueError : as in `assign`."""
+        """A copy with other values. ValueError : as in `assign`."""
         copy = self.copy()
         copy.assign(values)
         return copy
 
     def copy(self) -> "Parameters":
-        """A copy with its own buffer."""
+        """A copy with another buffer."""
         return Parameters(self.shapes, self.flat.copy())
 
     def __copy__(self) -> "Parameters":
@@ -143,7 +149,7 @@ class Parameters(MutableMapping[str, Array]):
             "several arrays",
             "cannot become one",
             cause="to save them write numpy.savez(file, **params), or use params.flat, the whole"
-            " buffer (xpcap.to_numpy brings device arrays to the host)",
+            " buffer (xpcap.to_numpy copies device arrays to the host)",
         )
 
 
@@ -153,9 +159,9 @@ def add_words(
     """Parameters of a larger vocabulary, whose first V words are those of `params`.
 
     A new word starts with the mean word vector, the mean column of W_vocab and the mean bias of the
-    words `known` (ids). All else is as in `params`.
+    words `known` (ids). Everything else is copied.
 
-    shapes : of the larger vocabulary's parameters
+    shapes : shapes of the parameters with the larger vocabulary
     """
     larger = Parameters.empty(shapes, params.flat.dtype, get_array_module(params.flat))
     ids = asarray(np.array(known), like=params.flat)
@@ -170,14 +176,14 @@ def add_words(
     return larger
 
 
-# Divisors of initial weights: the image begins as a small part of a step
+# Divisors of initial weights, which make the image a small part of a step at first
 SHRUNK = {"W_image": 4, "Wattn": 4}
 
 
 def draw_weights(config: ModelConfig, params: Parameters, rng: np.random.Generator | None) -> None:
-    """Initial weights: randn / sqrt(rows), of W_embed randn / 100; biases start at zero.
+    """Draw initial weights: randn / sqrt(rows), or randn / 100 for W_embed; biases are zero.
 
-    Without a generator the draws come from NumPy's legacy global stream, as in the course.
+    Without `rng` the draws come from NumPy's legacy global generator, as in the course.
     """
     params.flat[...] = 0
     course = ("W_embed", "W_proj", *config.cell_shapes(), "W_vocab")

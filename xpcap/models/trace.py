@@ -1,4 +1,4 @@
-"""Trace of given captions: states, gates, word probabilities, and gradients through time."""
+"""The trace of given captions: states, gates, word probabilities, and gradients through time."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from xpcap.models.batch import caption_lengths
 from xpcap.models.network import Image, Network
 from xpcap.ops import PackedSequences, get_ops
 
-CAPTIONS_AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
+CAPTIONS_AT_ONCE = 16  # captions whose gradients are computed together, with T * T / 2 rows each
 
 
 class Saturation(NamedTuple):
-    """Shares (N, T) of an activation's H units beyond its limits, where hardly any gradient passes."""
+    """Shares (N, T) of an activation's H units beyond its limits, with hardly any gradient."""
 
     below: np.ndarray
     above: np.ndarray
@@ -29,16 +29,16 @@ class Trace(NamedTuple):
     Step t reads captions[:, t] and predicts captions[:, t + 1]. It starts from states[name][:, t]
     and ends in states[name][:, t + 1]. After the end of a caption everything is 0.
 
-    states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
+    states : each array (N, T+1, H) of the cell's state by name, "h" first; an LSTM has "h" and "c".
         [:, 0] is the state before the first step
-    gates : each block after its nonlinearity (N, T, H) by name, as `Cell.block_values` has them;
-        of an LSTM "i", "f", "o" and "g"
-    log_probabilities : array (N, T, V), of the next word
-    saturation : Saturation of each of `Cell.activations`, by name: of an LSTM "gate i", "gate f" and
+    gates : each block (N, T, H) after its nonlinearity by name, as in `Cell.block_values`; an LSTM has
+        "i", "f", "o" and "g"
+    log_probabilities : array (N, T, V), log-probabilities of the next word
+    saturation : Saturation of each of `Cell.activations` by name; an LSTM has "gate i", "gate f" and
         "gate o"
     gradient_norms : array (N, T, T+1) for each name in `states`; [n, t, k] is the Euclidean norm of
-        the gradient of -log p(captions[n, t + 1]) with respect to states[name][n, k], where the
-        state's other arrays are held. 0 for k > t + 1, and where the target is NULL
+        the gradient of -log p(captions[n, t + 1]) with respect to states[name][n, k], with the state's
+        other arrays constant. 0 for k > t + 1, and for NULL targets
     """
 
     states: dict[str, np.ndarray]
@@ -49,7 +49,7 @@ class Trace(NamedTuple):
 
 
 def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Trace:
-    """Trace of checked captions (N, T+1), int; `image` has their pictures, in the same order."""
+    """The trace of checked captions (N, T+1), int; `image` has their pictures in the same order."""
     cell, params, like = network.cell, network.params, network.params.flat
     xp, N, T = get_array_module(like), len(captions), captions.shape[1] - 1
     words = asarray(captions.T, like=like)  # (T+1, N)
@@ -58,7 +58,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         a += image.term
 
     def attention(pictures: slice, times: int) -> Attention | None:
-        """Attention of the sequences of `pictures`, repeated `times` times in their order."""
+        """Attention for the sequences of `pictures`, repeated `times` times."""
         if image.attention is None:
             return None
         A = xp.tile(image.attention.A[pictures], (times, 1, 1))
@@ -74,7 +74,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         steps.append(state)
     states = [xp.stack(arrays) for arrays in zip(*steps, strict=True)]  # each (T+1, N, H)
 
-    # Gates, of each step as a sequence of its own
+    # Gates, with each step as a separate sequence
     rows, before = PackedSequences.full(T * N, 1), tuple(_rows(x[:T]) for x in states)
     _, cache = cell.rows_forward(
         _rows(a).copy(), before, network.cell_params, rows, None, attention(slice(N), T)
@@ -88,9 +88,9 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     dscores[xp.arange(T * N), words[1:].ravel()] -= 1
     dh = (dscores @ params["W_vocab"].T).reshape(T, N, -1)
 
-    # The gradient with respect to a state is the one that the cell returns for its initial state,
-    # if it starts there. So each loss has a sequence from every state before it: (k, caption)
-    # starts from state k and takes steps k..t. At its step j those with k <= t - j are alive.
+    # A cell returns the gradient of its initial state. So each loss needs a sequence from every earlier
+    # state: the sequence (k, caption) starts from state k and takes steps k..t. Sequences with
+    # k <= t - j have a step j.
     norms = xp.zeros((len(cell.states), T, T + 1, N), like.dtype)
     for first in range(0, N, CAPTIONS_AT_ONCE):
         block = slice(first, min(first + CAPTIONS_AT_ONCE, N))
@@ -105,18 +105,18 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
             )
             upstream = xp.zeros((rows.R, dh.shape[2]), like.dtype)
             for step in rows.steps:
-                upstream[step.rows][-n:] = dh[t, block]  # of the sequences that end with this step
+                upstream[step.rows][-n:] = dh[t, block]  # the last n sequences end with this step
             _, gradients, _ = cell.rows_backward(upstream, cache)
-            for which, gradient in enumerate(gradients):
-                norms[which, t, : t + 1, block] = _norm(gradient).reshape(t + 1, n)
+            for k, gradient in enumerate(gradients):
+                norms[k, t, : t + 1, block] = _norm(gradient).reshape(t + 1, n)
 
-    # To the host, captions first, 0 after their ends
+    # Copy to the host, captions first, with 0 after their ends
     live = caption_lengths(captions, null)[:, None] > np.arange(T)  # (N, T)
     begun = np.concatenate((np.ones((N, 1), bool), live), axis=1)  # (N, T+1)
-    lost = live & (captions[:, 1:] != null)
+    has_loss = live & (captions[:, 1:] != null)
 
     def by_caption(x: Array, mask: np.ndarray = live) -> np.ndarray:
-        """Steps (T, N, H) or rows (T*N, H) as (N, T, H), 0 outside the mask."""
+        """Steps (T, N, H) or rows (T*N, H) as (N, T, H), with 0 outside the mask."""
         steps = to_numpy(x).reshape(mask.shape[1], N, -1).swapaxes(0, 1)
         return np.where(mask[:, :, None], steps, 0).astype(like.dtype, copy=False)
 
@@ -133,7 +133,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         by_caption(log_p),
         {name: saturation(activation) for name, activation in activations.items()},
         {
-            name: np.where(lost[:, :, None], values, 0).astype(like.dtype, copy=False)
+            name: np.where(has_loss[:, :, None], values, 0).astype(like.dtype, copy=False)
             for name, values in zip(names, by_loss, strict=True)
         },
     )
