@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: times of training and captions, beside the same work as others do it."""
+"""`python -m benchmarks`: times training and captions with xpcap and with its peers."""
 
 import csv
 import datetime
@@ -22,7 +22,7 @@ Examples:
 
 
 class Command(click.Command):
-    """A command that prints what the user can mend as one message in terms of its options."""
+    """A command that prints expected errors as one message in terms of its options."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +47,7 @@ class Command(click.Command):
     metavar="NAME",
     help=(
         f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. Default: the first"
-        f" {len(work.USUAL)}. Of the others the step alone is timed."
+        f" {len(work.USUAL)}. For the others only the step is timed."
     ),
 )
 @click.option(
@@ -61,7 +61,7 @@ class Command(click.Command):
 @click.option(
     "--busy",
     is_flag=True,
-    help="Instead, time the step alone and beside a busy process of another login.",
+    help="Instead, time the step alone and while another login keeps a core busy.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print rows of docs/develop/results.")
 def main(
@@ -75,35 +75,35 @@ def main(
     """Time training and captions.
 
     Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and
-    greedy captions of 1,000 pictures, at named sizes, on numpy also of a textbook's NumPy. Times are
-    medians of three rounds; a ratio is the peer's time divided by ours.
+    greedy captions of 1,000 pictures, at named sizes; on numpy also those of a textbook captioner in
+    NumPy. Times are medians of three rounds; a ratio is the peer's time divided by xpcap's.
     """
     if beam and busy:
-        expected = "one or the other: --beam times no step"
+        expected = "only one of them: --beam times no step"
         raise OptionError("", "--busy and --beam", "are given", expected)
     works = (work.BEAM,) if beam else (work.STEP, work.BUSY if busy else work.GREEDY)
     machine = measure.machine_in_process(wanted_backend(backend))
     machine |= results.versions(peers, machine["backend"])
     configs = [work.CONFIGS[name] for name in dict.fromkeys(names or work.USUAL)]
-    found = results.bench(
+    timings = results.bench(
         configs, works, machine["backend"], tuple(dict.fromkeys(peers)), timing.USUAL, progress=True
     )
-    (_print_csv if as_csv else _print)(found, machine)
+    (_print_csv if as_csv else _print)(timings, machine)
 
 
-def _print(found: Sequence[results.Result], machine: Mapping[str, str]) -> None:
+def _print(timings: Sequence[results.Result], machine: Mapping[str, str]) -> None:
     click.echo("\n".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items()))
-    for title, rows in results.tables(found):
+    for title, rows in results.tables(timings):
         click.echo(f"\n{title}\n{table(rows)}")
 
 
-def _print_csv(found: Sequence[results.Result], machine: Mapping[str, str]) -> None:
+def _print_csv(timings: Sequence[results.Result], machine: Mapping[str, str]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("date", "machine", "versions", "work", *results.COLUMNS))
     versions = f"Python {machine['python']}; NumPy {machine['numpy']}"
     versions += f"; PyTorch {machine['torch']}" if "torch" in machine else ""
     about = datetime.date.today(), machine.get("gpu", machine["processor"]), versions
-    writer.writerows((*about, result.work, *results.cells(result)) for result in found)
+    writer.writerows((*about, result.work, *results.cells(result)) for result in timings)
 
 
 if __name__ == "__main__":

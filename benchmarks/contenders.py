@@ -1,4 +1,4 @@
-"""The contenders: each prepares a configuration, then trains or captions on request."""
+"""The contenders; each prepares a configuration, and then trains or captions when it is called."""
 
 import gc
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from benchmarks.timing import clock_of, host_clock, peak_memory
 from benchmarks.work import (
     CLIP,
     LEARNING_RATE,
-    MOST_WORDS,
+    MAX_WORDS,
     POLICIES,
     Config,
     Job,
@@ -32,17 +32,17 @@ from xpcap.models import CaptioningRNN
 
 
 class Contender(NamedTuple):
-    """How a contender prepares to train, and to caption by GREEDY or BEAM, on a backend's device."""
+    """Functions that prepare training, and captioning by GREEDY or BEAM, on a backend's device."""
 
     train: Callable[[Config, CaptionData, str], Job]
     caption: Callable[[Config, CaptionData, str, str], Sample]
 
 
 def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
-    """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
+    """xpcap's solver. On a GPU features are uploaded before; a step packs and uploads captions.
 
-    `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
-    of `train` has not.
+    `solver.step` returns a copy of the loss. On a GPU this is one call and a small allocation more
+    than in a step of `train`.
     """
     use_backend(backend)
     xp = array_module()
@@ -50,10 +50,10 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     if pool is not None:
         _check_device(config, data)
         gc.collect()
-        pool.free_all_blocks()  # so that its size at the end is due to this configuration alone
+        pool.free_all_blocks()  # its final size is then due to this configuration alone
     solver = make_solver(config, data)
-    feed = BatchLoader(data, solver.model.params.flat)
-    batches = [feed.minibatch("train", rows)[:2] for rows in batch_rows(config, data)]
+    loader = BatchLoader(data, solver.model.params.flat)
+    batches = [loader.minibatch("train", rows)[:2] for rows in batch_rows(config, data)]
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(solver.model.params.flat),
@@ -62,15 +62,15 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def _check_device(config: Config, data: CaptionData) -> None:
-    """Compare the loss on the device, as training computes it, with NumPy's."""
-    plain, batch = replace(config, dropout=0.0), host_batches(config, data)[0]
-    loss, _ = make_model(plain, data).loss(*batch)
-    what = f"{config.name}, xpcap on {get_backend()}"
-    check_same_loss(float(loss), host_model(plain, data), batch, what)
+    """Compare the training loss on the device with NumPy's."""
+    no_dropout, batch = replace(config, dropout=0.0), host_batches(config, data)[0]
+    loss, _ = make_model(no_dropout, data).loss(*batch)
+    title = f"{config.name}, xpcap on {get_backend()}"
+    check_same_loss(float(loss), host_model(no_dropout, data), batch, title)
 
 
 def caption_xpcap(config: Config, data: CaptionData, backend: str, work: str) -> Sample:
-    """xpcap's captioner: all pictures at once, dropping what has ended."""
+    """xpcap's captioner: it captions all pictures at once, and drops finished captions."""
     use_backend(backend)
     model, pictures = make_ending_model(config, data), asarray(config.pictures())
     return lambda: model.sample(pictures, policy=POLICIES[work])
@@ -85,14 +85,14 @@ def train_textbook(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def caption_textbook(config: Config, data: CaptionData, backend: str, work: str) -> Sample:
-    """The textbook captioner, greedy alone. It never stops early: words after END are cut off
-    afterwards.
+    """The textbook captioner, which decodes only greedily and never stops early; words after END
+    are cut off afterwards.
     """
     course, pictures = _textbook(host_model(config, data, ending=True)), config.pictures()
     end, null = data.vocabulary.end, data.vocabulary.null
 
     def sample() -> np.ndarray:
-        captions = course.sample(pictures, MOST_WORDS)
+        captions = course.sample(pictures, MAX_WORDS)
         ended = np.cumsum(captions == end, axis=1) - (captions == end) > 0
         return np.where(ended, null, captions)
 
@@ -105,7 +105,7 @@ def _textbook(ours: CaptioningRNN) -> Textbook:
 
 
 def torch(layout: str) -> Contender:
-    """PyTorch with a layout, `padded` or `packed`, imported only where it is timed."""
+    """PyTorch with a layout, `padded` or `packed`; it is imported only when it is timed."""
 
     def train(config: Config, data: CaptionData, backend: str) -> Job:
         from benchmarks import peer_torch

@@ -1,4 +1,4 @@
-"""What a GPU runs with: driver, CUDA's libraries and CuPy, with versions and paths."""
+"""Versions and paths of a GPU's driver, CUDA libraries and CuPy."""
 
 import os
 import platform
@@ -18,8 +18,8 @@ LIBRARIES = ("cuda", "cublas", "cublasLt", "nvrtc")  # cuda: the driver
 
 
 def libraries() -> str:
-    """Print system, commit, packages, variables, the libraries that are loaded, and the GPU; return
-    GPU and versions in a line.
+    """Print system, commit, packages, environment variables, loaded libraries and the GPU; return GPU
+    and versions in a line.
 
     BackendError : the GPU is not usable.
     """
@@ -48,15 +48,15 @@ def libraries() -> str:
 def _print_libraries() -> None:
     try:
         from cuda.pathfinder import find_nvidia_header_directory, load_nvidia_dynamic_lib
-    except ImportError:  # a CuPy that searches by itself
-        print("no cuda-pathfinder, or an old one: where libraries come from is unknown")
+    except ImportError:  # CuPy searches for libraries by itself
+        print("cuda-pathfinder is missing or old: the paths of the libraries are unknown")
         return
     for name in LIBRARIES:
         try:
             print(f"{name}: {load_nvidia_dynamic_lib(name).abs_path}")
-        except (RuntimeError, ValueError) as error:  # not there, broken, or not known
+        except (RuntimeError, ValueError) as error:  # missing, broken, or unknown
             print(f"{name}: {type(error).__name__}")
     header = Path(find_nvidia_header_directory("cudart") or "", "cuda_runtime_api.h")
     text = header.read_text(encoding="utf-8", errors="replace") if header.is_file() else ""
-    found = re.search(r"#define CUDART_VERSION +(\d+)", text)
-    print(f"headers: {f'{header.parent}, {cuda_version(int(found[1]))}' if found else 'not found'}")
+    match = re.search(r"#define CUDART_VERSION +(\d+)", text)
+    print(f"headers: {f'{header.parent}, {cuda_version(int(match[1]))}' if match else 'not found'}")

@@ -1,8 +1,7 @@
-"""One round of one contender, in this process or in one of its own.
+"""Measures one round of a contender, in this process or in a fresh one.
 
-In one of its own the threads and memory of one library cannot slow another, nor its context on a
-GPU shut another out. For xpcap a large matrix product is timed too, to show how fast the machine
-is then.
+In a fresh process, the threads and memory of one library cannot slow another, and its context on a
+GPU cannot lock another out. For xpcap a large matrix product is timed too, to gauge the machine.
 """
 
 import contextlib
@@ -40,19 +39,19 @@ OURS = "xpcap"
 
 
 class Measurement(NamedTuple):
-    """One round of a contender at one kind of work, in plain numbers, to be sent as JSON."""
+    """A round of a contender at one kind of work, as numbers that can be sent as JSON."""
 
     ms: float  # per training step, or to caption all pictures
-    words: float  # that it trains on or finds, END included
-    gflops: float  # GFLOP/s, counting only the arithmetic that is needed
-    gemm_gflops: float | None = None  # of a large matrix product between the blocks; xpcap's only
+    words: float  # words of a step or of all captions, END included
+    gflops: float  # GFLOP/s, counting only necessary arithmetic
+    gemm_gflops: float | None = None  # of a large matrix product between the blocks; xpcap only
     memory: int | None = None  # bytes: peak of this process on the host, or held on the GPU
 
 
 def measure(
     contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str]
 ) -> Iterator[Measurement]:
-    """Time a contender on a backend, or on its device: each kind of work of each configuration."""
+    """Time each kind of work at each configuration, for a contender on a backend's device."""
     for config in configs:
         for work in works_of(config, works):
             if work in POLICIES:
@@ -89,8 +88,8 @@ def _measure_captions(
     timer = Timer(step, host_clock, dataclasses.replace(plan, batches=1))
     timer.warm_up()
     if contender != OURS or backend != "numpy":
-        ours, what = host_model(config, data, ending=True), f"{config.name}, {contender}"
-        check_same_captions(captions, ours, config.pictures(), POLICIES[work], what)
+        ours, title = host_model(config, data, ending=True), f"{config.name}, {contender}"
+        check_same_captions(captions, ours, config.pictures(), POLICIES[work], title)
     ms, rate = _run(timer, contender, plan)
     null, end = data.vocabulary.null, data.vocabulary.end
     flops = sampling_flops(config, captions, null, end, WIDTH if work == BEAM else 1)
@@ -98,20 +97,20 @@ def _measure_captions(
 
 
 def _run(timer: Timer, contender: str, plan: Plan) -> tuple[float, float | None]:
-    """Milliseconds per step, and for xpcap the GFLOP/s of a large matrix product."""
+    """Milliseconds per step and, for xpcap, GFLOP/s of a large matrix product."""
     if contender != OURS:
         return timer.run(), None
     gauge = MatrixProduct(array_module(), plan.product)
     return timer.run(between=gauge), gauge.gflops
 
 
-# In a process of its own
+# In a fresh process
 
 
 def measure_in_process(
     contender: str, configs: Iterable[Config], plan: Plan, backend: str, works: Sequence[str]
 ) -> Iterator[Measurement]:
-    """`measure`, in a fresh process. BackendError : it failed; the message or its output says why."""
+    """`measure` in a fresh process. BackendError : it failed; its output has the reason."""
     task = {
         "contender": contender,
         "configs": [dataclasses.asdict(config) for config in configs],
@@ -124,17 +123,17 @@ def measure_in_process(
 
 
 def machine_in_process(backend: str) -> dict[str, str]:
-    """Description of the machine by a fresh process, which puts `backend` in force: a context of this
-    one would shut out those that are timed, on a GPU in exclusive-process mode.
+    """Describe the machine in a fresh process, which uses `backend`: on a GPU in exclusive-process
+    mode, a context of this process would lock out the processes that are timed.
 
-    BackendError : the backend is not usable here, with the reason.
+    BackendError : the backend is not usable here.
     """
     (answer,) = _answers(f"backend {backend}", {"machine": backend})
     return answer
 
 
-def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Start a process on a task; yield the objects that it prints, one a line, as they come."""
+def _answers(title: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Start a process with a task, and yield the JSON objects that it prints, one per line."""
     root = str(Path(__file__).parents[1])
     environment = {
         **os.environ,
@@ -155,12 +154,12 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             process.kill()
             raise
     if process.returncode:
-        what = f"{who} stopped with exit status {process.returncode}"
-        raise BackendError("bench", "", what, "an answer", "its own output is above")
+        got = f"stopped with exit status {process.returncode}"
+        raise BackendError("bench", title, got, "an answer", "its output is above")
 
 
 def child() -> None:
-    """Do the task in the first argument, in the process that `_answers` starts."""
+    """Do the task of the first argument, in the process that `_answers` starts."""
     task = json.loads(sys.argv[1])
     try:
         if "machine" in task:

@@ -1,10 +1,11 @@
 """The PyTorch peer: the same captioner, training step and captions, in idiomatic PyTorch.
 
-It uses nn.Embedding, nn.LSTM, nn.GRU or nn.RNN (cuDNN's on a GPU), nn.Linear, cross_entropy that
-ignores NULL, clip_grad_norm_ and fused Adam: eager, float32 or float64, TF32 off. Whatever can be prepared is prepared before timing, in PyTorch's favour: batches are on the device,
-time-major, cut to their longest caption, and for the packed layout sorted and packed. Sampling runs
-nn.LSTM one step at a time in inference mode. On two cores that took up to 20 % less time than
-torch.lstm_cell or nn.LSTMCell for 100 to 500 captions, and the same for 10 or 1,000.
+It uses nn.Embedding, nn.LSTM, nn.GRU or nn.RNN (cuDNN on a GPU), nn.Linear, cross_entropy that
+ignores NULL, clip_grad_norm_ and fused Adam; eager, float32 or float64, without TF32. In PyTorch's
+favour, batches are prepared before timing: they are on the device, time-major, cut to their longest
+caption and, for the packed layout, sorted and packed. Sampling runs nn.LSTM one time step at a time
+in inference mode. On two cores this took up to 20 % less time than torch.lstm_cell or nn.LSTMCell
+for 100 to 500 captions, and the same for 10 or 1,000.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from benchmarks.work import (
     GREEDY,
     LEARNING_RATE,
     LENGTH_PENALTY,
-    MOST_WORDS,
+    MAX_WORDS,
     WIDTH,
     Config,
     Job,
@@ -36,7 +37,7 @@ from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN
 from xpcap.models.parameters import Parameters
 
-# PyTorch's layer of a cell, and the order of its blocks as indices into ours
+# PyTorch's layer of each cell, and the order of its blocks as indices into xpcap's
 CELLS: dict[str, tuple[type[torch.nn.RNNBase], tuple[int, ...]]] = {
     "lstm": (torch.nn.LSTM, (0, 1, 3, 2)),  # i, f, g, o; ours are i, f, o, g
     "gru": (torch.nn.GRU, (0, 1, 2)),
@@ -45,7 +46,7 @@ CELLS: dict[str, tuple[type[torch.nn.RNNBase], tuple[int, ...]]] = {
 
 
 class Batch(NamedTuple):
-    """A minibatch on the device: words (T, N) or packed rows, targets flat in the same order."""
+    """A minibatch on the device: words (T, N) or packed, and flat targets in the same order."""
 
     features: torch.Tensor  # (N, D), or (N, P, D)
     words: Any
@@ -53,9 +54,9 @@ class Batch(NamedTuple):
 
 
 class Captioner(torch.nn.Module):
-    """CaptioningRNN in PyTorch's layers.
+    """CaptioningRNN made of PyTorch's layers.
 
-    A recurrent layer trains two biases; one starts as ours, the other at zero.
+    A recurrent layer trains two biases; one starts as xpcap's, the other at zero.
     """
 
     def __init__(self, config: Config, null: int) -> None:
@@ -78,8 +79,8 @@ class Captioner(torch.nn.Module):
 
     def _loss(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of states (R, H)."""
-        scores = self.vocabulary(rows)
-        loss = cross_entropy(scores, batch.targets, ignore_index=self.null, reduction="sum")
+        logits = self.vocabulary(rows)
+        loss = cross_entropy(logits, batch.targets, ignore_index=self.null, reduction="sum")
         return loss / len(batch.features)
 
     def _vectors(self, words: Any) -> Any:
@@ -88,18 +89,18 @@ class Captioner(torch.nn.Module):
         return self.embed(words)
 
     def sample(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
-        """Greedy captions (n, MOST_WORDS) of features (n, D), NULL after END.
+        """Greedy captions (n, MAX_WORDS) of features (n, D), NULL after END.
 
-        With `drop` a caption leaves the batch as it ends, else it stays.
+        With `drop` a caption leaves the batch when it ends.
         """
         n = len(features)
         h = self.project(features)[None]  # (1, n, H)
         state = (h, torch.zeros_like(h))
         device = features.device
-        captions = torch.full((n, MOST_WORDS), self.null, device=device)
+        captions = torch.full((n, MAX_WORDS), self.null, device=device)
         words, alive = torch.full((n,), start, device=device), torch.arange(n, device=device)
         ended = torch.zeros(n, dtype=torch.bool, device=device)
-        for t in range(MOST_WORDS):
+        for t in range(MAX_WORDS):
             h, state = self.recurrent(self.embed(words)[None], state)
             words = self.vocabulary(h[0]).argmax(dim=1)
             captions[alive, t] = words = words.masked_fill(ended, self.null)
@@ -113,44 +114,44 @@ class Captioner(torch.nn.Module):
         return captions
 
     def search(self, features: torch.Tensor, start: int, end: int, drop: bool) -> torch.Tensor:
-        """The best captions (n, MOST_WORDS) of a beam search for features (n, D), NULL after END.
+        """The best captions (n, MAX_WORDS) of a beam search for features (n, D), NULL after END.
 
-        The rule is xpcap's: a hypothesis that ends leaves, and the beam is narrower by one; a
-        picture is done once no hypothesis left can come above the best caption, and with `drop`
-        leaves the batch. A hypothesis that is not there has the total -inf.
+        As in xpcap, a hypothesis that ends leaves the beam, which becomes narrower by one. A picture
+        is done when no hypothesis can exceed the best caption; with `drop` it leaves the batch. A
+        missing hypothesis has a log-probability of -inf.
         """
         n, k, V, device = len(features), WIDTH, self.vocabulary.out_features, features.device
         h = self.project(features)[None]
         state, alive = (h, torch.zeros_like(h)), torch.arange(n, device=device)
         words, totals = torch.full((n, 1), start, device=device), torch.zeros(n, 1, device=device)
-        said = torch.full((n, 1, MOST_WORDS), self.null, device=device)
-        captions, best = said[:, 0].clone(), torch.full((n,), -torch.inf, device=device)
+        prefixes = torch.full((n, 1, MAX_WORDS), self.null, device=device)
+        captions, best = prefixes[:, 0].clone(), torch.full((n,), -torch.inf, device=device)
         left = torch.full((n, 1), k, device=device)  # hypotheses of a picture that have not ended
-        for t in range(MOST_WORDS):
+        for t in range(MAX_WORDS):
             h, state = self.recurrent(self.embed(words.flatten())[None], state)
             log_p = self.vocabulary(h[0]).log_softmax(dim=1).view(*words.shape, V)
-            totals, found = (totals[:, :, None] + log_p).flatten(1).topk(k, dim=1)  # (n, k)
+            totals, index = (totals[:, :, None] + log_p).flatten(1).topk(k, dim=1)  # (n, k)
             totals = totals.masked_fill(torch.arange(k, device=device) >= left, -torch.inf)
-            parents, words = found // V, found % V
-            said = said.gather(1, parents[:, :, None].expand(-1, -1, MOST_WORDS))
-            said[:, :, t] = words
-            ended = ((words == end) | (t == MOST_WORDS - 1)) & (totals > -torch.inf)
+            parents, words = index // V, index % V
+            prefixes = prefixes.gather(1, parents[:, :, None].expand(-1, -1, MAX_WORDS))
+            prefixes[:, :, t] = words
+            ended = ((words == end) | (t == MAX_WORDS - 1)) & (totals > -torch.inf)
             means = totals / (t + 1) ** LENGTH_PENALTY
             scores, which = means.masked_fill(~ended, -torch.inf).max(dim=1)
             better = scores > best[alive]
             best[alive[better]] = scores[better]
-            captions[alive[better]] = said[better, which[better]]
+            captions[alive[better]] = prefixes[better, which[better]]
             totals = totals.masked_fill(ended, -torch.inf)
             left = left - ended.sum(dim=1, keepdim=True)
-            going = totals.max(dim=1).values / MOST_WORDS**LENGTH_PENALTY >= best[alive]
+            going = totals.max(dim=1).values / MAX_WORDS**LENGTH_PENALTY >= best[alive]
             going &= left[:, 0] > 0
             if not going.any():
                 break
             beam = len(state[0][0]) // len(alive)
             rows = parents + beam * torch.arange(len(alive), device=device)[:, None]
             if drop:
-                alive, words, said, totals, left, rows = (
-                    x[going] for x in (alive, words, said, totals, left, rows)
+                alive, words, prefixes, totals, left, rows = (
+                    x[going] for x in (alive, words, prefixes, totals, left, rows)
                 )
             state = (state[0][:, rows.flatten()], state[1][:, rows.flatten()])
         return captions
@@ -162,7 +163,7 @@ class Captioner(torch.nn.Module):
         return np.concatenate([blocks[k] for k in order], axis=-1)
 
     def copy_from(self, params: Parameters) -> None:
-        """Start from our weights."""
+        """Copy xpcap's weights."""
         host = {name: to_numpy(value) for name, value in params.items()}
         Wx = np.concatenate((host["Wx"], host["Wattn"])) if "Wattn" in host else host["Wx"]
         layer = "" if "Wattn" in host else "_l0"
@@ -183,7 +184,7 @@ class Captioner(torch.nn.Module):
 
 
 class Attentive(Captioner):
-    """CaptioningRNN that attends: nn.LSTMCell over word vector and context, step by step."""
+    """CaptioningRNN with attention: nn.LSTMCell on word vector and context, step by step."""
 
     def __init__(self, config: Config, null: int) -> None:
         super().__init__(config, null)
@@ -204,7 +205,7 @@ class Attentive(Captioner):
 
 
 def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
-    """A batch in its own order, cut to the longest caption."""
+    """A batch in the given order, cut to the longest caption."""
     steps = int((captions[:, 1:] != null).sum(axis=1).max())
     words = torch.from_numpy(captions[:, : steps + 1].astype(np.int64).T)  # (T+1, N)
     words = words.contiguous().to(device)
@@ -212,7 +213,7 @@ def padded(features: np.ndarray, captions: np.ndarray, null: int, device: torch.
 
 
 def packed(features: np.ndarray, captions: np.ndarray, null: int, device: torch.device) -> Batch:
-    """A batch with captions sorted by length, words and targets packed."""
+    """A batch with captions sorted by length, and packed words and targets."""
     lengths = (captions[:, 1:] != null).sum(axis=1)
     order = np.argsort(-lengths, kind="stable")
     words = torch.from_numpy(captions[order].astype(np.int64))
@@ -239,7 +240,7 @@ def about(backend: str) -> dict[str, str]:
             "bench",
             "",
             f"torch {torch.__version__} finds no CUDA device",
-            expected="one to time torch on",
+            expected="a device to time torch on",
             cause="is it a build for the CPU?",
         )
     return {"torch": str(torch.__version__), "cudnn": str(torch.backends.cudnn.version())}
@@ -268,7 +269,7 @@ def train(config: Config, data: CaptionData, backend: str, layout: str) -> Job:
 
 
 def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
-    """A training step, which returns the loss: gradients, clipping and fused Adam."""
+    """A function that takes a training step (gradients, clipping, fused Adam), and returns the loss."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(batch: Batch) -> torch.Tensor:
@@ -283,8 +284,8 @@ def training_step(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
 
 
 def caption(config: Config, data: CaptionData, backend: str, work: str, layout: str) -> Sample:
-    """Captions by GREEDY or BEAM: `padded` keeps all pictures until the last is done, `packed` drops
-    each.
+    """Captions by GREEDY or BEAM; `padded` keeps all pictures until the last is done, `packed` drops
+    finished ones.
     """
     device = _prepare(backend)
     model = _captioner(config, host_model(config, data, ending=True), device).eval()
@@ -318,10 +319,10 @@ def _captioner(config: Config, ours: CaptioningRNN, device: torch.device) -> Cap
 
 def device_clock(work: Callable[[], object]) -> float:
     """Milliseconds on the current CUDA device; timing.device_clock does the same with CuPy."""
-    before, behind = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    before.record()
+    start.record()
     work()
-    behind.record()
-    behind.synchronize()
-    return float(before.elapsed_time(behind))
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))

@@ -1,10 +1,9 @@
-"""Training steps of one process and of two ranks under mpiexec, in turn.
+"""Times training steps of one process and of two ranks under mpiexec, in turn.
 
     python -m benchmarks.ranks [CONFIGURATION...]
 
-Prints rows of docs/develop/results/ranks.csv, from the configuration on. All share out the
-configuration's batch of N captions. A round gives the median step of rank 0, a row the median round
-with the lowest and the highest.
+Prints rows of docs/develop/results/ranks.csv, from the configuration on. Ranks share the batch of N
+captions. A round is the median step of rank 0; a row has the median, lowest and highest round.
 """
 
 import json
@@ -26,7 +25,7 @@ PROCESSES = {"1 process, 1 thread": 1, "1 process, all cores": None, "2 ranks": 
 
 
 def steps(name: str) -> None:
-    """Train in this process or rank; rank 0 prints milliseconds a step and the threads of a rank."""
+    """Train in this process or rank; rank 0 prints milliseconds per step and its threads."""
     config, group = CONFIGS[name], init()
     data, times = config.data(WARM_UP + STEPS), []
     solver, batches = make_solver(config, data, group), batch_rows(config, data)
@@ -34,15 +33,15 @@ def steps(name: str) -> None:
         start = time.perf_counter()
         solver.train_batch(rows)
         times.append(1e3 * (time.perf_counter() - start))
-    first, what = data.minibatch("train", batches[0]), f"{name}, {group.size} rank(s)"
-    check_same_loss(solver.loss_history[0], host_model(config, data), first, what)
+    first, title = data.minibatch("train", batches[0]), f"{name}, {group.size} rank(s)"
+    check_same_loss(solver.loss_history[0], host_model(config, data), first, title)
     if group.rank == 0:
         print(json.dumps([statistics.median(times[WARM_UP:]), cores()]), flush=True)
 
 
 def timed(processes: str, name: str) -> tuple[float, int]:
-    """Milliseconds a step and threads of `steps` in processes of their own."""
-    # Threads are chosen here, not by the environment
+    """Milliseconds per step, and threads, of `steps` in fresh processes."""
+    # PROCESSES has the number of threads, so the environment must not set it
     environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "XPCAP_BACKEND": "numpy"}
     if PROCESSES[processes]:
@@ -62,10 +61,10 @@ def main() -> None:
         return
     print("configuration,captions,processes,ms,lowest_ms,highest_ms,threads")
     for name in names:
-        found: dict[str, list[tuple[float, int]]] = {processes: [] for processes in PROCESSES}
+        timings: dict[str, list[tuple[float, int]]] = {processes: [] for processes in PROCESSES}
         for processes in ROUNDS * [*PROCESSES]:
-            found[processes].append(timed(processes, name))
-        for processes, rounds in found.items():
+            timings[processes].append(timed(processes, name))
+        for processes, rounds in timings.items():
             times = [ms for ms, _ in rounds]
             ends = f"{statistics.median(times):.1f},{min(times):.1f},{max(times):.1f}"
             print(f'{name},{CONFIGS[name].N},"{processes}",{ends},{rounds[0][1]}', flush=True)

@@ -1,4 +1,4 @@
-"""Rounds of contenders in turn; results by the columns of docs/develop/results."""
+"""Runs rounds of the contenders in turn, and prints results in columns of docs/develop/results."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from benchmarks.timing import USUAL, Plan
 from benchmarks.work import (
     BEAM,
     BUSY,
-    MOST_WORDS,
+    MAX_WORDS,
     PICTURES,
     POLICIES,
     STEP,
@@ -22,7 +22,7 @@ from xpcap.errors import BackendError, OptionError, install
 from xpcap.progress import bar
 
 PEERS = {"torch": ("torch padded", "torch packed")}  # contenders by the name of the peer
-TEXTBOOK = "textbook"  # the peer that is always timed on NumPy, where it does the work
+TEXTBOOK = "textbook"  # always timed on NumPy, if it can do the work
 REDUCED_PRECISION = (
     *cublas.REDUCED_PRECISION,
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
@@ -40,15 +40,15 @@ class Result(NamedTuple):
     config: Config
     ms: dict[str, float]  # by contender
     ratios: dict[str, float]
-    needed_gflops: float  # xpcap's GFLOP/s, counting only the arithmetic that is needed
-    gemm_gflops: float  # of a large matrix product meanwhile
+    needed_gflops: float  # xpcap's GFLOP/s, counting only necessary arithmetic
+    gemm_gflops: float  # of a large matrix product in the same process
     words_per_s: float  # xpcap's, END included
     memory: int | None  # bytes: peak of xpcap's process on the host, or size of CuPy's pool
-    times_alone: float | None  # time beside a busy process / time alone, in the same round
+    times_alone: float | None  # time on a busy machine / time alone, in the same round
 
     @property
     def limit(self) -> float:
-        """Milliseconds of the needed products at the speed of the large one."""
+        """Milliseconds of the necessary products at the speed of the large product."""
         return self.ms[OURS] * self.needed_gflops / self.gemm_gflops
 
 
@@ -60,14 +60,14 @@ def bench(
     plan: Plan = USUAL,
     progress: bool = False,
 ) -> list[Result]:
-    """Time kinds of work on a backend, each contender in a process of its own.
+    """Time kinds of work on a backend, each contender in a fresh process.
 
     Parameters
     ----------
-    configs : what to time, for example values of CONFIGS
+    configs : configurations, for example values of CONFIGS
     works : kinds of work: STEP, BUSY after it, GREEDY or BEAM
     peers : names in PEERS
-    plan : how many rounds, blocks and steps to time
+    plan : numbers of rounds, blocks and steps
     progress : show a progress bar if standard error is a terminal
 
     Returns
@@ -76,16 +76,16 @@ def bench(
 
     Raises
     ------
-    OptionError : captions of a configuration of which the step alone is timed.
-    BackendError : the environment turns float32 into less, or a process fails.
+    OptionError : captions are asked of a configuration for which only the step is timed.
+    BackendError : an environment variable reduces the precision of float32, or a process fails.
     """
     for config in configs:
         if not works_of(config, works):
-            expected = "other sizes: its step alone is timed"
+            expected = "another configuration: for this one only the step is timed"
             raise OptionError("bench", config.name, "is given for captions", expected)
-    if less := cublas.reduced_precision(REDUCED_PRECISION):
-        name, _, value = less[0].partition("=")
-        expected = "it unset: xpcap and its peers multiply in plain float32 alike"
+    if settings := cublas.reduced_precision(REDUCED_PRECISION):
+        name, _, value = settings[0].partition("=")
+        expected = "it to be unset, so that xpcap and its peers multiply in float32"
         raise BackendError("bench", name, f"is {value}", expected=expected)
     turns = list(_turns(configs, works, backend, peers))
     rounds: dict[tuple[str, Config], Rounds] = {
@@ -108,11 +108,11 @@ def bench(
 def _turns(
     configs: Sequence[Config], works: Sequence[str], backend: str, peers: Sequence[str]
 ) -> Iterator[tuple[str, Sequence[Config]]]:
-    """Processes of a round: a contender each, with the configurations that it times.
+    """Processes of a round: the contender of each, and the configurations that it times.
 
-    On the host each configuration gets a process of its own. Its peak memory is then due to that
-    configuration alone, and contenders are timed right after one another, since a shared machine's
-    speed drifts. A GPU is steady but slow to start, so one process times all configurations.
+    On the host each configuration gets its process. Peak memory is then due to that configuration
+    alone, and contenders are timed right after one another, since a shared machine's speed drifts.
+    A GPU is steady but slow to start, so one process times all configurations.
     """
     others = [contender for peer in peers for contender in PEERS[peer]]
     if backend != "numpy":
@@ -127,31 +127,30 @@ def versions(peers: Sequence[str], backend: str) -> dict[str, str]:
     """Versions of the peers. BackendError : one of them cannot run here."""
     if "torch" not in peers:
         return {}
-    found: dict[str, str] = _import_peer().about(backend)
-    return found
+    peer_versions: dict[str, str] = _import_peer().about(backend)
+    return peer_versions
 
 
 def _import_peer() -> ModuleType:
     try:
         from benchmarks import peer_torch
-    except Exception as error:  # a broken installation can raise anything, not just ImportError
-        what = f"{type(error).__name__}: {error}"
+    except Exception as error:  # a broken installation can raise any exception
         raise BackendError(
             "bench",
             "torch",
-            f"cannot be imported ({what})",
-            expected="it to be timed as a peer",
+            f"cannot be imported ({type(error).__name__}: {error})",
+            expected="PyTorch, to time it as a peer",
             cause=f"is it installed in this environment? {install('bench')} installs it",
         ) from error
     return peer_torch
 
 
-def _result(work: str, config: Config, found: dict[tuple[str, Config], Rounds]) -> Result:
-    rounds = found[work, config]
+def _result(work: str, config: Config, all_rounds: dict[tuple[str, Config], Rounds]) -> Result:
+    rounds = all_rounds[work, config]
     ours = rounds[OURS]
 
-    def ratio(measurements: Sequence[Measurement], to: Sequence[Measurement]) -> float:
-        return statistics.median(m.ms / own.ms for m, own in zip(measurements, to, strict=True))
+    def ratio(measurements: Sequence[Measurement], base: Sequence[Measurement]) -> float:
+        return statistics.median(m.ms / b.ms for m, b in zip(measurements, base, strict=True))
 
     ms = {name: statistics.median(m.ms for m in times) for name, times in rounds.items()}
     return Result(
@@ -163,14 +162,14 @@ def _result(work: str, config: Config, found: dict[tuple[str, Config], Rounds]) 
         statistics.median(m.gemm_gflops or 0.0 for m in ours),
         1e3 * ours[-1].words / ms[OURS],
         ours[-1].memory,
-        ratio(ours, found[STEP, config][OURS]) if work == BUSY else None,
+        ratio(ours, all_rounds[STEP, config][OURS]) if work == BUSY else None,
     )
 
 
 # Columns
 
 Rows = list[tuple[str, ...]]
-COLUMNS: dict[str, tuple[Callable[[Result], object], str]] = {  # a value and its form
+COLUMNS: dict[str, tuple[Callable[[Result], object], str]] = {  # value and format
     "configuration": (lambda r: r.config.name, ""),
     "N": (lambda r: r.config.N, ""),
     "D": (lambda r: r.config.D, ""),
@@ -194,16 +193,16 @@ COLUMNS: dict[str, tuple[Callable[[Result], object], str]] = {  # a value and it
 
 
 def cells(result: Result) -> tuple[str, ...]:
-    """A cell for each column; empty for what was not timed."""
+    """A cell for each column; empty if its value was not measured."""
     values = ((value(result), form) for value, form in COLUMNS.values())
     return tuple("" if value is None else format(value, form) for value, form in values)
 
 
 def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
-    """A title and a table for each kind of work. Empty columns are left out; those of a contender
-    have a heading in two lines.
+    """A title and a table for each kind of work. Empty columns are omitted; the headings of a
+    contender's columns have two lines.
     """
-    found: list[tuple[str, Rows]] = []
+    titled: list[tuple[str, Rows]] = []
     for work in dict.fromkeys(result.work for result in results):
         rows = [cells(result) for result in results if result.work == work]
         heads = (column.rsplit("_", 1) if "_" in column else ("", column) for column in COLUMNS)
@@ -212,7 +211,7 @@ def tables(results: Sequence[Result]) -> list[tuple[str, Rows]]:
             for (above, head), values in zip(heads, zip(*rows, strict=True), strict=True)
             if any(values)
         ]
-        what = f"of {PICTURES:,} pictures, at most {MOST_WORDS} words each"
-        details = what if work in POLICIES else "loss, gradients, clipping, Adam"
-        found.append((f"{work}: {details}", list(zip(*columns, strict=True))))
-    return found
+        captions = f"of {PICTURES:,} pictures, at most {MAX_WORDS} words each"
+        details = captions if work in POLICIES else "loss, gradients, clipping, Adam"
+        titled.append((f"{work}: {details}", list(zip(*columns, strict=True))))
+    return titled

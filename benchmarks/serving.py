@@ -1,12 +1,12 @@
-"""A web service under load: latency, clients that leave, uploads that stall, and SIGTERM.
+"""Loads a web service: measures latency, clients that leave, uploads that stall, and SIGTERM.
 
     python -m benchmarks.serving runs/flickr8k photos
     python -m benchmarks.serving runs/flickr8k photos --service old_service.py
 
-Starts the service by uvicorn on a free port of 127.0.0.1, and sends it the files of a folder, each
-as the body of a POST to /caption. Memory is read from /proc: it needs Linux, and two cores, one for
-the clients. All of it takes up to two minutes. Prints the rows of docs/explain/benchmarks.md, with
-the statuses that clients were answered with.
+Starts the service with uvicorn on a free port of 127.0.0.1, and posts the files of a folder to
+/caption. Memory is read from /proc, so it needs Linux; and two cores, one of them for the clients. It
+takes up to two minutes. Prints the rows of docs/explain/benchmarks.md, with the numbers of responses
+by status.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
-START, ANSWER = 60.0, 60.0  # seconds that the first answer or another may take
-CLIENTS, SECONDS = (1, 8, 32), 10.0  # of load for each number
+START, ANSWER = 60.0, 60.0  # time limits in seconds of the first response, and of others
+CLIENTS, SECONDS = (1, 8, 32), 10.0  # numbers of clients, and seconds of load for each
 LEAVING, STALLED, LIVE = 200, 40, 100
-PAUSE = 0.5  # seconds in which requests reach the service before something happens to them
+PAUSE = 0.5  # seconds until requests have reached the service
 STALL = 40.0  # seconds for which stalled uploads are watched
 LENGTH, SENT = 19_500_000, 19_000_000  # bytes of a stalled upload: announced, sent
 
 
 class Service:
-    """A service in a process of its own. A listening socket is handed to it, so that requests may
-    come before it is ready.
+    """A service in a child process. It inherits a listening socket, so that requests may arrive
+    before it is ready.
     """
 
     def __init__(self, file: Path, run: Path) -> None:
@@ -44,9 +44,9 @@ class Service:
         app = f"{file.stem}:app"
         command = [sys.executable, "-m", "uvicorn", app, "--fd", str(listening.fileno()), *quiet]
         paths = os.pathsep.join([str(file.parent.resolve()), str(ROOT)])
-        more = {"RUN": str(run.resolve()), "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
+        variables = {"RUN": str(run.resolve()), "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, env=os.environ | more, pass_fds=[listening.fileno()]
+            command, env=os.environ | variables, pass_fds=[listening.fileno()]
         )
         listening.close()
 
@@ -70,7 +70,7 @@ def request(content: bytes, length: int | None = None) -> bytes:
 
 
 async def status(connection: Connection) -> str:
-    """The status of an answer, which is read whole; or ``closed``."""
+    """The status of a response, which is read to its end; or ``closed``."""
     try:
         head = (await connection[0].readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].split()[0])
@@ -81,35 +81,35 @@ async def status(connection: Connection) -> str:
 
 
 async def load(service: Service, pictures: Sequence[bytes], clients: int) -> None:
-    """Clients that each send their next picture when the last one is answered."""
+    """Measure clients that each send a picture as soon as the last one is answered."""
     times: list[float] = []
     statuses = Counter[str]()
     start = time.perf_counter()
 
     async def client(number: int) -> None:
         connection = await asyncio.open_connection(HOST, service.port)
-        while (began := time.perf_counter()) < start + SECONDS:
+        while (sent := time.perf_counter()) < start + SECONDS:
             connection[1].write(request(pictures[number % len(pictures)]))
-            found = await asyncio.wait_for(status(connection), ANSWER)
-            statuses[found] += 1
-            if found == "closed":
+            response = await asyncio.wait_for(status(connection), ANSWER)
+            statuses[response] += 1
+            if response == "closed":
                 break
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - sent)
             number += clients
         connection[1].close()
 
     await asyncio.gather(*map(client, range(clients)))
-    took = time.perf_counter() - start
-    cuts = statistics.quantiles(times, n=100)
-    who = f"{clients} client{'s' if clients > 1 else ''}"
-    row(f"{who}: answers a second", len(times) / took, told(statuses))
-    row(f"{who}: median", cuts[49] * 1000, "ms")
-    row(f"{who}: 99th percentile", cuts[98] * 1000, "ms")
-    row(f"memory with {who}", service.megabytes, "MB")
+    seconds = time.perf_counter() - start
+    percentiles = statistics.quantiles(times, n=100)
+    title = f"{clients} client{'s' if clients > 1 else ''}"
+    print_row(f"{title}: answers a second", len(times) / seconds, counts_text(statuses))
+    print_row(f"{title}: median", percentiles[49] * 1000, "ms")
+    print_row(f"{title}: 99th percentile", percentiles[98] * 1000, "ms")
+    print_row(f"memory with {title}", service.megabytes, "MB")
 
 
 async def leaving(service: Service, picture: bytes) -> None:
-    """The wait of a client that comes after many others have left, and tries until it is served."""
+    """Measure how long a client retries until it is served, after many others have left."""
     connections = [await service.send(picture) for _ in range(LEAVING)]
     await asyncio.sleep(PAUSE)
     close(connections)
@@ -118,35 +118,37 @@ async def leaving(service: Service, picture: bytes) -> None:
         connection = await service.send(picture)
         statuses[await asyncio.wait_for(status(connection), ANSWER)] += 1
         close([connection])
-    what = f"a caption after {LEAVING} clients have left"
-    row(what, time.perf_counter() - start, f"s ({told(statuses)})")
+    seconds = time.perf_counter() - start
+    print_row(f"a caption after {LEAVING} clients have left", seconds, f"s ({counts_text(statuses)})")
 
 
 async def stalled(service: Service) -> None:
-    """Memory that uploads hold which never finish, and how long the service bears them."""
+    """Measure the memory of uploads that never finish, and when the service ends them."""
     connections = [await service.send(bytes(SENT), LENGTH) for _ in range(STALLED)]
     start = time.perf_counter()
     answers = [asyncio.create_task(status(connection)) for connection in connections]
     await asyncio.sleep(4 * PAUSE)
-    row(f"memory with {STALLED} uploads that stall", service.megabytes, "MB")
-    _, still = await asyncio.wait(answers, timeout=start + STALL - time.perf_counter())
+    print_row(f"memory with {STALLED} uploads that stall", service.megabytes, "MB")
+    _, pending = await asyncio.wait(answers, timeout=start + STALL - time.perf_counter())
     statuses = Counter(task.result() for task in answers if task.done())
-    took, never = time.perf_counter() - start, f"; {len(still)} still stall" if still else ""
-    row("time until stalled uploads are ended", took, f"s ({told(statuses)}{never})")
+    seconds, rest = time.perf_counter() - start, f"; {len(pending)} still stall" if pending else ""
+    unit = f"s ({counts_text(statuses)}{rest})"
+    print_row("time until stalled uploads are ended", seconds, unit)
     close(connections)
     await asyncio.gather(*answers)
 
 
 async def terminated(service: Service, picture: bytes) -> None:
-    """The seconds that the service takes to exit with many requests, and what they hear."""
+    """Measure how long the service takes to exit with many open requests, and their statuses."""
     connections = [await service.send(picture) for _ in range(LIVE)]
     answers = asyncio.gather(*map(status, connections))
     await asyncio.sleep(PAUSE)
     start = time.perf_counter()
     service.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(service.process.wait, ANSWER)
-    took = time.perf_counter() - start
-    row(f"exit at SIGTERM with {LIVE} requests", took, f"s ({told(Counter(await answers))})")
+    seconds = time.perf_counter() - start
+    unit = f"s ({counts_text(Counter(await answers))})"
+    print_row(f"exit at SIGTERM with {LIVE} requests", seconds, unit)
     close(connections)
 
 
@@ -155,12 +157,12 @@ def close(connections: Sequence[Connection]) -> None:
         writer.transport.abort()
 
 
-def told(statuses: Counter[str]) -> str:
-    return "; ".join(f"{count} x {found}" for found, count in sorted(statuses.items()))
+def counts_text(statuses: Counter[str]) -> str:
+    return "; ".join(f"{count} x {code}" for code, count in sorted(statuses.items()))
 
 
-def row(what: str, value: float, unit: str) -> None:
-    print(f'"{what}",{value:.3g},{unit}', flush=True)
+def print_row(title: str, value: float, unit: str) -> None:
+    print(f'"{title}",{value:.3g},{unit}', flush=True)
 
 
 async def measure(service: Service, pictures: Sequence[bytes]) -> None:
@@ -181,9 +183,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("pictures", type=Path, help="a folder of picture files")
     parser.add_argument("--service", type=Path, default=ROOT / "docs" / "howto" / "service.py")
-    given = parser.parse_args()
-    pictures = [path.read_bytes() for path in sorted(given.pictures.iterdir()) if path.is_file()]
-    service = Service(given.service, given.run)
+    arguments = parser.parse_args()
+    pictures = [path.read_bytes() for path in sorted(arguments.pictures.iterdir()) if path.is_file()]
+    service = Service(arguments.service, arguments.run)
     try:
         asyncio.run(measure(service, pictures))
     finally:

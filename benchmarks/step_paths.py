@@ -1,11 +1,11 @@
-"""The paths that a step of `train` can take on a GPU, held against the same steps on NumPy.
+"""Compares the code paths of a training step on a GPU with the same steps on NumPy.
 
     python -m benchmarks.step_paths --captions 64 --steps 200
 
-In plain code CuPy computes each step by its own operations. Unpadded or padded, every step
-launches xpcap's kernels anew; padded, its launches can also be repeated as a list, with FUSED or
-without. All train on the same batches; the exit status is 1 if one of them does not train as NumPy
-does, launches anew where it should repeat, or takes more memory from block to block.
+In plain code, CuPy computes each step with its operations. On the paths "unpadded" and "padded",
+every step launches xpcap's kernels anew; on the path "list", a padded step repeats its recorded
+launches, with FUSED or without. All train on the same batches. The exit status is 1 if a path does
+not train as NumPy does, does not repeat its launches, or needs more memory from block to block.
 """
 
 import argparse
@@ -34,34 +34,34 @@ from xpcap.ops import device
 from xpcap.plain_code import plain
 from xpcap.training.solver import CaptioningSolver
 
-# Adam divides by sqrt(v) + EPSILON: at the usual 1e-8, a gradient near 0 moves a parameter by a
-# whole step in the direction of its rounding
+# Adam divides by sqrt(v) + EPSILON: with the usual 1e-8, the rounding error of a gradient near 0
+# would move a parameter by a whole learning rate
 EPSILON = 1e-3
-PARAMETER_TOLERANCE = LEARNING_RATE / 10  # most that a step of Adam moves one is the whole rate
+PARAMETER_TOLERANCE = LEARNING_RATE / 10  # a step of Adam moves a parameter by at most the rate
 PATHS = ("plain", "unpadded", "padded", "list, FUSED 0", "list")
-BATCHES = 8  # of captions to draw from
-BLOCKS = 5  # that are timed
+BATCHES = 8  # number of batches in the data
+BLOCKS = 5  # of steps that are timed
 
 
 class PathResult(NamedTuple):
-    """Training by one path."""
+    """Result of training on a path."""
 
     name: str
-    times: Sequence[float]  # ms a step, of each block of the second half
-    loss: float  # worst relative difference from NumPy's loss of a step
-    parameter: float  # worst difference from NumPy's parameters after the last step
+    times: Sequence[float]  # ms per step, of each block of the second half
+    loss: float  # largest relative difference from NumPy's loss of a step
+    parameter: float  # largest difference from NumPy's parameters after the last step
     launches: int = 0  # that a step repeats; 0: all are made anew
-    fits: float = 0.0  # share of the batches that repeat them, the first among these
+    fits: float = 0.0  # share of batches that repeat the recorded step, including the first
     used: Sequence[int] = ()  # bytes of CuPy's pool, before each block and after the last
 
     @property
     def ms(self) -> float:
-        """Milliseconds a step."""
+        """Milliseconds per step."""
         return statistics.median(self.times)
 
     @property
     def fault(self) -> str:
-        """What is wrong; empty if nothing is."""
+        """A sentence about a fault; empty without one."""
         if not (self.loss <= LOSS_TOLERANCE and self.parameter <= PARAMETER_TOLERANCE):
             return f"{self.name} does not train as NumPy does"
         if self.name.startswith("list") and not self.launches:
@@ -70,15 +70,15 @@ class PathResult(NamedTuple):
         return f"{self.name} takes more memory from block to block" if grows else ""
 
 
-class Anew(Replay[Any]):
-    """A record that is never made: each step is computed."""
+class NoReplay(Replay[Any]):
+    """A Replay that records nothing, so that each step makes its launches anew."""
 
     def run(self, key: object, compute: Callable[[], Any]) -> Any:
         return compute()
 
 
 def device_workspace(solver: CaptioningSolver) -> DeviceWorkspace:
-    """Memory of a solver on a device, with its layout and record."""
+    """The workspace of a solver on a device, with its layout and recorded step."""
     assert isinstance(solver._workspace, DeviceWorkspace)
     return solver._workspace
 
@@ -90,9 +90,9 @@ def gpu_config(captions: int) -> Config:
 
 @contextlib.contextmanager
 def on_path(name: str, config: Config, data: CaptionData) -> Iterator[CaptioningSolver]:
-    """A solver whose steps take a path, or with "numpy" the host, inside the ``with``.
+    """A solver whose steps take a path, or with "numpy" run on the host, inside the ``with``.
 
-    It runs fast code unchecked: what it finds there is the result.
+    Fast code is not checked before, so that its errors become the result.
     """
     code = plain() if name == "plain" else contextlib.nullcontext()
     unchecked = mock.patch.object(selfcheck, "is_stored", return_value=True)
@@ -102,7 +102,7 @@ def on_path(name: str, config: Config, data: CaptionData) -> Iterator[Captioning
         if name == "unpadded":
             device_workspace(solver).layout = None
         elif name == "padded":
-            device_workspace(solver).replay = Anew()
+            device_workspace(solver).replay = NoReplay()
         yield solver
 
 
@@ -113,7 +113,7 @@ def draw_batches(config: Config, count: int) -> list[np.ndarray]:
 
 
 def step_paths(config: Config, steps: int) -> list[PathResult]:
-    """Train on the backend cupy by each path, and on NumPy first."""
+    """Train on NumPy, and then on each path on the backend cupy."""
     data, batches = config.data(BATCHES), draw_batches(config, steps)
     block = max(1, steps // 2 // BLOCKS)
     first = steps - BLOCKS * block
@@ -141,22 +141,22 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             return result, losses, to_numpy(solver.model.params.flat)
 
     host, expected, parameters = train("numpy")
-    found = [host]
+    results = [host]
     for name in PATHS:
         result, losses, trained = train(name)
         loss = float(np.max(np.abs(losses - expected) / np.abs(expected)))
         parameter = float(np.max(np.abs(trained - parameters)))
-        found.append(result._replace(loss=loss, parameter=parameter))
-    return found
+        results.append(result._replace(loss=loss, parameter=parameter))
+    return results
 
 
-def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
-    """A table: headings, then a row for each path."""
+def path_rows(results: Sequence[PathResult]) -> list[tuple[str, ...]]:
+    """The rows of a table: headings, then each path."""
     differences = "worst loss", "worst parameter"
     rows: list[tuple[str, ...]] = [
         ("path", "ms a step", "from", "to", *differences, "launches repeated", "fit", "used MB")
     ]
-    for path in found:
+    for path in results:
         times = (f"{ms:.3f}" for ms in (path.ms, min(path.times), max(path.times)))
         repeated = (str(path.launches), f"{path.fits:.0%}") if path.launches else ("-", "-")
         used = f"{path.used[-1] / 1e6:.2f}" if path.used else "-"
@@ -165,28 +165,28 @@ def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
     return rows
 
 
-def summary(found: Sequence[PathResult]) -> str:
-    """One line: what is wrong, or the times."""
-    if faults := "; ".join(filter(None, (path.fault for path in found))):
+def summary(results: Sequence[PathResult]) -> str:
+    """The faults or, without any, the times, in a line."""
+    if faults := "; ".join(filter(None, (path.fault for path in results))):
         return faults
-    times = "; ".join(f"{path.name} {path.ms:.2f}" for path in found)
+    times = "; ".join(f"{path.name} {path.ms:.2f}" for path in results)
     return f"all train as NumPy does; ms a step: {times}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print a table of the paths, and a summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_paths")
-    whole = functools.partial(parser.add_argument, type=int)
-    whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
-    whole("--steps", default=200, help="training steps, at least 10 (default: 200)")
-    given = parser.parse_args(words)
+    add_number = functools.partial(parser.add_argument, type=int)
+    add_number("--captions", default=64, help="captions per batch, at most 512 (default: 64)")
+    add_number("--steps", default=200, help="training steps, at least 10 (default: 200)")
+    arguments = parser.parse_args(words)
     try:
         use_backend("cupy")
     except BackendError as error:
         sys.exit(str(error))
-    found = step_paths(gpu_config(given.captions), given.steps)
-    print(f"{table(path_rows(found))}\n{given.captions} captions: {summary(found)}")
-    return int(any(path.fault for path in found))
+    results = step_paths(gpu_config(arguments.captions), arguments.steps)
+    print(f"{table(path_rows(results))}\n{arguments.captions} captions: {summary(results)}")
+    return int(any(path.fault for path in results))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ten_minutes
 
-Whatever becomes of an answer, the next one is given. The exit status is 1 if one fails, or if
-xpcap's kernels do not compute what the equations do. The last line is the verdict.
+If an answer fails, the next one follows. The exit status is 1 if an answer fails, or if xpcap's
+kernels do not compute the equations. The last line is the verdict.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SHOWN = 3  # faults in the verdict
 REPEATS = 200  # of a launch between two events
 WARM_UP = 10  # steps
 PRODUCT = 2048  # size of the matrices that keep the device busy
-ROWS, INNER, COLUMNS = 64, 512, 2048  # of the product that is timed alone
+ROWS, INNER, COLUMNS = 64, 512, 2048  # sizes of the product of the seventh answer
 
 Rows = list[tuple[str, ...]]  # of a table
 Tensors = dict[str, np.ndarray]  # loss and gradients by name
@@ -56,14 +56,14 @@ Tensors = dict[str, np.ndarray]  # loss and gradients by name
 class Times(NamedTuple):
     """Milliseconds of a step."""
 
-    ms: float  # one step behind the other
-    host: float  # until it has launched
-    device: float  # of what was launched, none of which waits for the host
+    ms: float  # of consecutive steps
+    host: float  # until the host has launched the step
+    device: float  # of the launched work, which does not wait for the host
 
 
 @dataclass
 class Check:
-    """What is checked, and what the answers leave to one another."""
+    """The settings of the check, and results that later answers use."""
 
     config: Config
     steps: int
@@ -75,7 +75,7 @@ class Check:
 
     @contextlib.contextmanager
     def surviving(self, title: str) -> Iterator[None]:
-        """Keep an error as a fault, whatever GPU, driver or library raises, and go on."""
+        """Record any exception, of a GPU, driver or library, as a fault, and continue."""
         try:
             yield
         except Exception as error:
@@ -90,11 +90,11 @@ def line_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-# ---- 1 and 2: what runs
+# ---- 1 and 2: versions and kernels
 
 
 def versions(check: Check) -> None:
-    """Versions and paths, and the seconds of compiling into an empty cache."""
+    """Print versions and paths, and the seconds of compiling into an empty cache."""
     check.gpu = libraries()
     data, cache = check.config.data(1), Path(os.environ["CUPY_CACHE_DIR"])
 
@@ -109,8 +109,8 @@ def versions(check: Check) -> None:
     rows: Rows = [("compiling", "files in the cache", "seconds")]
     for name, compiling in (
         (f"xpcap's {len(device.CUDA.files)} kernels", compile_kernels),
-        ("what else a training needs", functools.partial(warm_up, "list")),
-        ("what plain code needs", functools.partial(warm_up, "plain")),
+        ("other kernels of training", functools.partial(warm_up, "list")),
+        ("kernels of the plain code", functools.partial(warm_up, "plain")),
     ):
         before = len([*cache.glob("*")])
         seconds = host_clock(compiling) / 1e3
@@ -119,15 +119,15 @@ def versions(check: Check) -> None:
 
 
 def load(name: str) -> Any:
-    """A kernel for float32, compiled or from CuPy's cache, as CuPy's RawKernel."""
+    """A kernel for float32, compiled or from CuPy's cache, as a RawKernel."""
     code = device.CUDA.source(device.CUDA.files[name])
     kernel = array_module().RawModule(code=code, options=("-DREAL=float",)).get_function(name)
-    assert kernel.kernel  # which compiles it
+    assert kernel.kernel  # compiles it
     return kernel
 
 
 def attributes(check: Check) -> None:
-    """Registers, spills and shared memory of each kernel."""
+    """Print registers, spilled bytes and shared memory of each kernel."""
     keys = "num_regs", "local_size_bytes", "shared_size_bytes"
     rows: Rows = [("kernel", "registers", "spilled bytes", "shared bytes")]
     for name in device.CUDA.files:
@@ -137,12 +137,12 @@ def attributes(check: Check) -> None:
     print(table(rows))
 
 
-# ---- 3 and 4: what is computed
+# ---- 3 and 4: errors
 
 
 def operations(check: Check) -> None:
-    """The worst error of each operation's kernels beside NumPy's float64, in units of the tolerance
-    of its tests, which hold it against CuPy too: that takes minutes of compiling.
+    """Print the largest error of each operation's kernels against NumPy's float64, in units of the
+    tolerance of its tests. The tests compare with CuPy, too, which takes minutes of compiling.
     """
     sys.path.append(str(HELPERS))
     import operations as known  # type: ignore[import-not-found]
@@ -176,23 +176,23 @@ def relative(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def first_step(check: Check) -> None:
-    """Loss and gradients of the first step: fast, repeated and plain, against NumPy's."""
-    data, found = check.config.data(BATCHES), dict[str, Tensors]()
+    """Compare loss and gradients of the first step in fast, repeated and plain code with NumPy's."""
+    data, tensors_by_path = check.config.data(BATCHES), dict[str, Tensors]()
     with on_path("list", check.config, data) as solver:
         replay = device_workspace(solver).replay
         for captions in draw_batches(check.config, BATCHES):
-            found["fast"] = gradients(solver, captions)
+            tensors_by_path["fast"] = gradients(solver, captions)
             if replay.nodes:  # the batch fits the layout
                 break
-        found["repeated"] = gradients(solver, captions)
+        tensors_by_path["repeated"] = gradients(solver, captions)
         if not replay.repeats:
             check.faults.append(f"no step is repeated: {replay.refused or 'no batch fits'}")
     for name in ("plain", "numpy"):
         with on_path(name, check.config, data) as solver:
-            found[name] = gradients(solver, captions)
-    expected = found.pop("numpy")
+            tensors_by_path[name] = gradients(solver, captions)
+    expected = tensors_by_path.pop("numpy")
     rows: Rows = [("step", *expected)]
-    for name, tensors in found.items():
+    for name, tensors in tensors_by_path.items():
         errors = {key: relative(x, expected[key]) for key, x in tensors.items()}
         worst, tensor = check.worst[name] = max((e, key) for key, e in errors.items())
         rows.append((name, *(f"{error:.1e}" for error in errors.values())))
@@ -209,12 +209,12 @@ def gradients(solver: CaptioningSolver, captions: np.ndarray) -> Tensors:
     return {name: to_numpy(x).copy() for name, x in {"loss": loss, **grads}.items()}
 
 
-# ---- 5, 6 and 7: what takes how long
+# ---- 5, 6 and 7: times
 
 
-class Ahead:
-    """Products for the device to do while the host gets ahead of it: so that its times are of work,
-    and not of waiting.
+class BusyDevice:
+    """Keeps the device busy with products while the host launches work, so that device times do not
+    include waiting for the host.
     """
 
     def __init__(self) -> None:
@@ -224,36 +224,38 @@ class Ahead:
         self._multiply()
         self._ms = statistics.median(clock(self._multiply) for _ in range(3))
 
-    def apart(self, work: Callable[[], object], ms: float) -> tuple[float, float]:
-        """Milliseconds of host and of device for work that takes the host some `ms`."""
-        before, behind = self._xp.cuda.Event(), self._xp.cuda.Event()
+    def host_and_device_ms(self, work: Callable[[], object], ms: float) -> tuple[float, float]:
+        """Milliseconds on the host and on the device, for work that takes the host about `ms`."""
+        start, end = self._xp.cuda.Event(), self._xp.cuda.Event()
         for _ in range(math.ceil(2 * ms / self._ms)):
             self._multiply()
-        before.record()
+        start.record()
         host = host_clock(work)
-        behind.record()
-        behind.synchronize()
-        return host, float(self._xp.cuda.get_elapsed_time(before, behind))
+        end.record()
+        end.synchronize()
+        return host, float(self._xp.cuda.get_elapsed_time(start, end))
 
     def _multiply(self) -> None:
         self._xp.dot(self._x, self._x, out=self._out)
 
 
 def paths(check: Check) -> None:
-    """Milliseconds of a step by each path, and of host and device apart."""
+    """Print milliseconds of a step on each path, in all and on host and device."""
     data, batches = check.config.data(BATCHES), draw_batches(check.config, check.steps)
-    ahead = Ahead()
+    busy_device = BusyDevice()
     for name in PATHS:
         with on_path(name, check.config, data) as solver:
-            check.times[name] = timed(solver, batches, ahead)
-            check.nodes = device_workspace(solver).replay.nodes  # the last are the list's
+            check.times[name] = timed(solver, batches, busy_device)
+            check.nodes = device_workspace(solver).replay.nodes  # finally those of "list"
     rows: Rows = [("path", "ms a step", "host", "device")]
     rows += [(name, *(f"{ms:.3f}" for ms in times)) for name, times in check.times.items()]
     print(table(rows))
 
 
-def timed(solver: CaptioningSolver, batches: Sequence[np.ndarray], ahead: Ahead) -> Times:
-    """Times of a solver's steps; of host and device medians."""
+def timed(
+    solver: CaptioningSolver, batches: Sequence[np.ndarray], busy_device: BusyDevice
+) -> Times:
+    """Times of a solver's steps; those of host and device are medians."""
 
     def train(batches: Sequence[np.ndarray]) -> None:
         for captions in batches:
@@ -263,56 +265,56 @@ def timed(solver: CaptioningSolver, batches: Sequence[np.ndarray], ahead: Ahead)
     train(batches[:WARM_UP])
     ms = host_clock(lambda: train(batches)) / len(batches)
     steps = [functools.partial(solver.train_batch, captions) for captions in batches]
-    apart = [ahead.apart(step, ms) for step in steps]
-    return Times(ms, *map(statistics.median, zip(*apart, strict=True)))
+    pairs = [busy_device.host_and_device_ms(step, ms) for step in steps]
+    return Times(ms, *map(statistics.median, zip(*pairs, strict=True)))
 
 
 def launches(check: Check) -> None:
-    """Microseconds of each launch of the record, the mean of many."""
+    """Print microseconds of each launch of the recorded step, averaged over many."""
     if not check.nodes:
-        raise ArithmeticError("there is no record")
-    ahead, times = Ahead(), list[float]()
+        raise ArithmeticError("no step was recorded")
+    busy_device, times = BusyDevice(), list[float]()
     rows: Rows = [("launch", "grid, or m n k", "us")]
     for node in check.nodes:
-        gemm = isinstance(node, Product)
-        times.append(microseconds(node.call(), ahead))
-        sizes = " ".join(map(str, node.arguments[2:5] if gemm else node.grid))
-        rows.append(("gemm" if gemm else node.kernel.name, sizes, f"{times[-1]:.2f}"))
+        is_product = isinstance(node, Product)
+        times.append(microseconds(node.call(), busy_device))
+        sizes = " ".join(map(str, node.arguments[2:5] if is_product else node.grid))
+        rows.append(("gemm" if is_product else node.kernel.name, sizes, f"{times[-1]:.2f}"))
     print(f"{table(rows)}\n{len(times)} launches, {sum(times):.0f} us")
 
 
-def microseconds(call: Callable[[], object], ahead: Ahead) -> float:
-    """Device time of a call, the mean of many between two events."""
+def microseconds(call: Callable[[], object], busy_device: BusyDevice) -> float:
+    """Device time of a call, averaged over many between two events."""
 
     def work() -> None:
         for _ in range(REPEATS):
             call()
 
-    _, ms = ahead.apart(work, host_clock(work))
+    _, ms = busy_device.host_and_device_ms(work, host_clock(work))
     return 1e3 * ms / REPEATS
 
 
 def products(check: Check) -> None:
-    """A product by cuBLAS's sgemm as xpcap calls it, and by CuPy's matmul."""
-    xp, rng, ahead = array_module(), np.random.default_rng(0), Ahead()
+    """Time a product by cuBLAS's sgemm, as xpcap calls it, and by CuPy's matmul."""
+    xp, rng, busy_device = array_module(), np.random.default_rng(0), BusyDevice()
     shapes = (ROWS, INNER), (INNER, COLUMNS)
     x, w = (xp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes)
     ours, theirs = (xp.empty((ROWS, COLUMNS), np.float32) for _ in range(2))
     times = (
-        microseconds(lambda: multiply(x, w, ours), ahead),
-        microseconds(lambda: xp.matmul(x, w, out=theirs), ahead),
+        microseconds(lambda: multiply(x, w, ours), busy_device),
+        microseconds(lambda: xp.matmul(x, w, out=theirs), busy_device),
     )
     error = relative(to_numpy(ours), to_numpy(theirs))
-    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, apart {error:.1e}")
+    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, differ {error:.1e}")
     if not error <= GRADIENT_TOLERANCE:
         raise ArithmeticError(f"the products differ by {error:.1e}")
 
 
-# ---- 8: what follows
+# ---- 8: verdict
 
 
 def verdict(check: Check) -> None:
-    """What the GPU decides, in a line."""
+    """Print the faults or, without any, the decisions, in a line."""
     print(f"{check.gpu}: {faults(check) if check.faults else decisions(check)}")
 
 
@@ -320,11 +322,12 @@ def faults(check: Check) -> str:
     """The first faults, and whether plain code helps."""
     worst, _ = check.worst.get("plain", (np.inf, ""))
     plain = "helps" if worst <= GRADIENT_TOLERANCE else "does not help"
-    return "; ".join([f"--plain {plain}", f"{len(check.faults)} faults", *check.faults[:SHOWN]])
+    count = "1 fault" if len(check.faults) == 1 else f"{len(check.faults)} faults"
+    return "; ".join([f"--plain {plain}", count, *check.faults[:SHOWN]])
 
 
 def decisions(check: Check) -> str:
-    """Which paths pay, where all compute the same."""
+    """Which fast code pays off, if all paths compute the same."""
     ms = {name: times.ms for name, times in check.times.items()}
     worst, tensor = check.worst["repeated"]
     fused = "on" if ms["list"] <= ms["list, FUSED 0"] else "off"
@@ -353,11 +356,11 @@ ANSWERS: dict[str, Callable[[Check], None]] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Print the eight answers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ten_minutes")
-    whole = functools.partial(parser.add_argument, type=int)
-    whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
-    whole("--steps", default=50, help="steps to time of each path (default: 50)")
-    given = parser.parse_args(words)
-    check = Check(gpu_config(given.captions), given.steps)
+    add_number = functools.partial(parser.add_argument, type=int)
+    add_number("--captions", default=64, help="captions per batch, at most 512 (default: 64)")
+    add_number("--steps", default=50, help="steps to time on each path (default: 50)")
+    arguments = parser.parse_args(words)
+    check = Check(gpu_config(arguments.captions), arguments.steps)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
         mock.patch.dict(os.environ, CUPY_CACHE_DIR=cache),

@@ -1,9 +1,9 @@
 """The captioner in NumPy as CS231n teaches it: the baseline for machines without PyTorch.
 
-It uses nothing of xpcap. It computes every step of every caption, padding included, and masks the
-loss. Each step multiplies word vectors and state by the weights, keeps its cache in a list, and
-adds up its weight gradients. Adam updates parameter by parameter and makes new arrays. Only sigmoid
-is faster than the course's: a single line.
+It uses nothing of xpcap. It computes every time step of every caption, padding included, and masks
+the loss. Each time step multiplies word vectors and state by the weights, appends its cache to a
+list, and adds its weight gradients. Adam updates parameter by parameter and makes new arrays. Only
+the sigmoid, a single line, is faster than the course's.
 """
 
 from typing import Any
@@ -71,7 +71,7 @@ class Textbook:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)). If exp overflows, the result is 0, as it should be."""
+    """1 / (1 + exp(-x)). If exp overflows, the result is 0, which is correct."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-x))
 
@@ -162,7 +162,7 @@ def temporal_softmax_loss(
 
 
 def adam(w: np.ndarray, dw: np.ndarray, config: dict[str, Any], learning_rate: float) -> np.ndarray:
-    """The updated w. `config` keeps the moments and the step count."""
+    """The updated w. `config` holds the moments and the number of steps."""
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw

@@ -1,4 +1,4 @@
-"""How work is timed: clocks and blocks of steps; the machine, gauged, described, and kept busy."""
+"""Clocks and blocks of steps that time work; and a machine's speed, description and load."""
 
 import contextlib
 import math
@@ -20,7 +20,7 @@ from xpcap import __version__
 from xpcap.backend import Array, array_module, get_array_module, get_backend, is_device_array
 from xpcap.plain_code import current_code
 
-# Runs a function and returns the milliseconds it took
+# Runs a function, and returns its milliseconds
 Clock = Callable[[Callable[[], object]], float]
 
 
@@ -29,9 +29,9 @@ class Plan:
     """How much to time.
 
     Contenders take turns for `rounds` rounds. In each round a contender runs an untimed cycle
-    through its `batches`, in which kernels may be compiled, warms up for at least one more and
-    `warm_ms`, then runs `blocks` blocks of whole cycles, about `block_ms` each. The median block
-    stands for the round, the median round for the contender.
+    through its `batches`, which may compile kernels, then warms up for at least one more cycle and
+    `warm_ms`, then runs `blocks` blocks of complete cycles, each of about `block_ms`. The time of a
+    round is its median block, and the time of a contender its median round.
 
     If a step of the second cycle takes longer than `slow_ms`, the warm-up ends there, and the
     `blocks` blocks are spread over all rounds.
@@ -57,16 +57,16 @@ def host_clock(work: Callable[[], object]) -> float:
 
 
 def device_clock(xp: ModuleType) -> Clock:
-    """A clock for the current CuPy device, idle before: milliseconds between two events."""
+    """A clock for the current CuPy device: milliseconds between two events, from an idle device."""
 
     def clock(work: Callable[[], object]) -> float:
-        before, behind = xp.cuda.Event(), xp.cuda.Event()
+        start, end = xp.cuda.Event(), xp.cuda.Event()
         xp.cuda.Device().synchronize()
-        before.record()
+        start.record()
         work()
-        behind.record()
-        behind.synchronize()
-        return float(xp.cuda.get_elapsed_time(before, behind))
+        end.record()
+        end.synchronize()
+        return float(xp.cuda.get_elapsed_time(start, end))
 
     return clock
 
@@ -84,19 +84,19 @@ class Timer:
         self._count, self._blocks = 1, plan.blocks  # cycles in a block, blocks
 
     def warm_up(self) -> None:
-        """Run until memory, caches and clock rates have settled; choose the cycles of a block."""
+        """Run until memory, caches and clock rates are stable; choose the cycles of a block."""
         plan = self._plan
         self._cycles(1)
-        spent = once = self._cycles(1)
-        if once > plan.slow_ms * plan.batches:
+        total_ms = cycle_ms = self._cycles(1)
+        if cycle_ms > plan.slow_ms * plan.batches:
             self._blocks = math.ceil(plan.blocks / plan.rounds)
         else:
-            while spent < plan.warm_ms:
-                spent += (once := self._cycles(1))
-        self._count = max(1, math.ceil(plan.block_ms / once)) if once > 0 else 1
+            while total_ms < plan.warm_ms:
+                total_ms += (cycle_ms := self._cycles(1))
+        self._count = max(1, math.ceil(plan.block_ms / cycle_ms)) if cycle_ms > 0 else 1
 
     def run(self, between: Callable[[], object] | None = None) -> float:
-        """Milliseconds per step, the median over blocks; `between` is called around each of them.
+        """Milliseconds per step, the median over blocks; `between` is called before and after each.
 
         An untimed cycle follows each call, because BLAS threads may spin for 30 to 100 ms after a
         product and slow the first steps.
@@ -115,13 +115,13 @@ class Timer:
         def work() -> None:
             for _ in range(count):
                 for k in range(self._plan.batches):
-                    self._step(k)  # a result is let go at once, as in training
+                    self._step(k)  # the result is freed at once, as in training
 
         return self._clock(work)
 
 
 class MatrixProduct:
-    """A gauge of a backend: each call times a product of two float32 matrices (size, size)."""
+    """Gauges a backend's speed: each call times a product of two float32 matrices (size, size)."""
 
     def __init__(self, xp: ModuleType, size: int) -> None:
         a, b = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
@@ -129,7 +129,7 @@ class MatrixProduct:
         self._out = xp.zeros_like(self._a)
         self._clock = clock_of(self._a)
         self._times: list[float] = []
-        self()  # to warm up
+        self()  # warms up
         self._times.clear()
 
     def __call__(self) -> None:
@@ -137,7 +137,7 @@ class MatrixProduct:
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s, the median over calls: a multiplication and an addition are two operations."""
+        """GFLOP/s, the median over calls; a multiplication and an addition are two operations."""
         return 2 * len(self._a) ** 3 / statistics.median(self._times) / 1e6
 
 
@@ -146,7 +146,7 @@ class MatrixProduct:
 DRIVER = Path("/proc/driver/nvidia/version")
 PROCESSOR = Path("/proc/cpuinfo")
 STATUS = Path("/proc/self/status")
-# What OpenBLAS reads, in its order
+# Environment variables in the order in which OpenBLAS reads them
 THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -180,35 +180,35 @@ def cuda_version(number: int) -> str:
 def driver() -> str:
     """Version of NVIDIA's kernel module, as Linux reports it."""
     text = DRIVER.read_text() if DRIVER.is_file() else ""
-    found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text)
-    return found[1] if found else "unknown version"
+    match = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text)
+    return match[1] if match else "unknown version"
 
 
 def processor() -> str:
     """Name of the processor, from Linux if possible, else from Python."""
     text = PROCESSOR.read_text() if PROCESSOR.is_file() else ""
-    found = re.search(r"model name\s*: (.*)", text)
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.*)", text)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def blas() -> str:
     """NumPy's BLAS library and its version."""
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    library = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{library.get('name', 'unknown')} {library.get('version', '')}".strip()
 
 
 def blas_threads() -> str:
-    """Number of BLAS's threads: from the environment, else of cores that this process may use."""
-    given = [os.environ[name] for name in THREADS if os.environ.get(name)]
+    """Number of BLAS threads: from the environment, or the number of cores of this process."""
+    settings = [os.environ[name] for name in THREADS if os.environ.get(name)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return given[0] if given else str(cores)
+    return settings[0] if settings else str(cores)
 
 
 def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes, as Linux reports it; elsewhere None."""
+    """Peak resident memory of this process in bytes, as Linux reports it; None elsewhere."""
     text = STATUS.read_text() if STATUS.is_file() else ""
-    found = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
-    return 1024 * int(found[1]) if found else None
+    match = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(match[1]) if match else None
 
 
 # A busy machine
@@ -224,7 +224,7 @@ while True:
 
 @contextlib.contextmanager
 def busy_process() -> Iterator[None]:
-    """Keep a core busy by a process of another session, between which Linux shares time out."""
+    """Keep a core busy with a process of another session; Linux divides time between sessions."""
     with subprocess.Popen(
         [sys.executable, "-c", SPIN], stdin=subprocess.PIPE, start_new_session=True
     ) as child:

@@ -1,5 +1,5 @@
-"""The work that is timed: sizes, data, models and the arithmetic they need; and checks
-that a contender does the same work as xpcap on NumPy."""
+"""The work that is timed: sizes, data, models and their arithmetic; and checks that a contender
+does the same work as xpcap on NumPy."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -22,16 +22,16 @@ from xpcap.training.solver import CaptioningSolver
 LEARNING_RATE = 1e-3
 CLIP = 50.0  # the default of `train`
 SEED = 0
-WIDTH, LENGTH_PENALTY = 5, 0.7  # ranked by log-probability / words**LENGTH_PENALTY
+WIDTH, LENGTH_PENALTY = 5, 0.7  # of a beam, ordered by log-probability / words**LENGTH_PENALTY
 PICTURES = 1000
-MOST_WORDS = LIKE_COCO.high + 1  # END included
+MAX_WORDS = LIKE_COCO.high + 1  # END included
 # Kinds of work
 STEP = "step"  # loss, gradients, clipping, Adam
 GREEDY, BEAM = "greedy", f"beam of {WIDTH}"  # captions of PICTURES pictures
-BUSY = "step on a busy machine"  # the same step, beside a busy process of another login
+BUSY = "step on a busy machine"  # the same step, while another login keeps a core busy
 POLICIES: dict[str, Policy | Beam] = {
-    GREEDY: Policy(max_length=MOST_WORDS),
-    BEAM: Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MOST_WORDS),
+    GREEDY: Policy(max_length=MAX_WORDS),
+    BEAM: Beam(WIDTH, length_penalty=LENGTH_PENALTY, max_length=MAX_WORDS),
 }
 
 
@@ -39,9 +39,9 @@ POLICIES: dict[str, Policy | Beam] = {
 class Config:
     """Sizes of a captioner and its step.
 
-    N captions, D image feature, W word vector, H hidden, V vocabulary. With P a picture has P
-    regions of D numbers, to which every step attends. Captions are `times_as_long` as COCO's. With
-    `step_alone` no captions are timed, and no textbook.
+    N captions, D image feature, W word vector, H hidden, V vocabulary. With P, a picture has P
+    regions of D numbers, to which every time step attends. Captions are `times_as_long` as COCO's.
+    With `step_alone`, captions and the textbook are not timed.
     """
 
     name: str
@@ -55,27 +55,27 @@ class Config:
     cell: str = "lstm"
     dtype: str = "float32"
     times_as_long: int = 1
-    dropout: float = 0.0  # of xpcap alone, on a GPU
+    dropout: float = 0.0  # used only by programs that time xpcap alone, on a GPU
 
     @property
     def columns(self) -> int:
-        """Numbers in a pre-activation."""
+        """Size of a pre-activation."""
         return len(CELLS[self.cell].blocks) * self.H
 
     @property
     def features(self) -> int | tuple[int, int]:
-        """Size of a feature, or of a grid."""
+        """Shape of a feature or grid."""
         return (self.P, self.D) if self.P else self.D
 
     def data(self, batches: int) -> CaptionData:
-        """Batches of captions of 6 to 15 words, a few words very common; the same at every call."""
+        """Captions of 6 to 15 words, some words very common, for `batches` batches; always equal."""
         mean, deviation, low, high = LIKE_COCO
         k = self.times_as_long
         lengths = Lengths(k * mean, k * deviation, k * low, k * high)
         return draw_data(batches * self.N, self.features, self.V, SEED, lengths)
 
     def pictures(self) -> np.ndarray:
-        """Standard normal features (PICTURES, D) of pictures to caption; the same every time."""
+        """Standard normal features (PICTURES, D) of pictures to caption; always equal."""
         return np.random.default_rng(SEED).standard_normal((PICTURES, self.D), dtype=np.float32)
 
 
@@ -107,15 +107,15 @@ CONFIGS = {config.name: config for config in _USUAL} | {
 
 
 def works_of(config: Config, works: Sequence[str]) -> list[str]:
-    """The kinds of work among `works` that are timed at a configuration."""
+    """The kinds in `works` that are timed at a configuration."""
     return [work for work in works if work in (STEP, BUSY) or not config.step_alone]
 
 
-# What every contender trains and samples
+# Work of all contenders
 
-# Relative, between float32 losses: a hundred roundings or so, far below any mistake in the gates
+# Relative difference of float32 losses: about a hundred roundings, far below a mistake in the gates
 LOSS_TOLERANCE = 1e-5
-# Share of ids that must agree: captions may diverge where the two likeliest words are nearly tied
+# Share of ids that must agree: captions may diverge where two words are almost equally likely
 SAME_IDS = 0.999
 
 
@@ -124,11 +124,11 @@ class Job(NamedTuple):
 
     step: Callable[[int], object]
     clock: Clock
-    # Bytes: xpcap's peak so far on the host, or its pool on a GPU; None if not measured
+    # Bytes: xpcap's peak on the host, or its pool on a GPU; None if not measured
     memory: Callable[[], int | None] = lambda: None
 
 
-# Captions of Config.pictures: (PICTURES, MOST_WORDS) int, on the host, NULL after END
+# Captions of Config.pictures: (PICTURES, MAX_WORDS) int, on the host, NULL after END
 Sample = Callable[[], np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray]  # features (N, D) and captions (N, T+1)
 
@@ -144,7 +144,7 @@ def host_batches(config: Config, data: CaptionData) -> list[Batch]:
 
 
 def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
-    """A fresh xpcap model on the current backend, with the same weights every time."""
+    """A new xpcap model on the current backend; its weights are always equal."""
     return CaptioningRNN(
         data.vocabulary.word_to_idx,
         config.features,
@@ -161,7 +161,7 @@ def make_model(config: Config, data: CaptionData) -> CaptioningRNN:
 def make_solver(
     config: Config, data: CaptionData, group: Group = SINGLE, **adam: float
 ) -> CaptioningSolver:
-    """A solver of make_model's, by default alone and with the usual constants of Adam."""
+    """A solver of a model from make_model; `adam` replaces constants of the optimizer."""
     return CaptioningSolver(
         make_model(config, data),
         data,
@@ -187,44 +187,44 @@ def host_model(config: Config, data: CaptionData, *, ending: bool = False) -> Ca
         return (make_ending_model if ending else make_model)(config, data)
 
 
-def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, what: str) -> None:
-    """Check that a contender's loss on a batch, without dropout, is xpcap's on NumPy.
+def check_same_loss(theirs: float, ours: CaptioningRNN, batch: Batch, title: str) -> None:
+    """Check that a contender's loss on a batch, without dropout, equals xpcap's on NumPy.
 
     Raises
     ------
-    ArithmeticError : it is not: the contender does other work.
+    ArithmeticError : the losses differ, so the contender does other work.
     """
     expected = float(ours.score(*batch).nll) / len(batch[0])
     if not abs(theirs - expected) <= LOSS_TOLERANCE * abs(expected):
         raise ArithmeticError(
-            f"bench: {what} has loss {theirs:.7g} and xpcap on NumPy {expected:.7g}, "
+            f"bench: {title} has loss {theirs:.7g} and xpcap on NumPy {expected:.7g}, "
             f"expected a relative difference below {LOSS_TOLERANCE:g}: not the same work"
         )
 
 
 def check_same_captions(
-    theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, what: str
+    theirs: np.ndarray, ours: CaptioningRNN, pictures: np.ndarray, policy: Policy, title: str
 ) -> None:
-    """Check that a contender's captions agree with xpcap's on NumPy; if not, an ArithmeticError."""
+    """Raise ArithmeticError unless a contender's captions agree with xpcap's on NumPy."""
     expected = ours.sample(pictures, policy=policy)
     same = float((theirs == expected).mean()) if theirs.shape == expected.shape else 0.0
     if not same >= SAME_IDS:
         raise ArithmeticError(
-            f"bench: {what} agrees with xpcap on NumPy in {same:.2%} of the word ids, expected at"
+            f"bench: {title} agrees with xpcap on NumPy in {same:.2%} of the word ids, expected at"
             f" least {SAME_IDS:.1%}: not the same work"
         )
 
 
-# Arithmetic that the work needs: the matrix products, without padding, with each distinct word
-# projected once. A multiplication and an addition count as two operations. Elementwise work,
-# softmax and Adam do not count: memory bounds them, not arithmetic.
+# Necessary arithmetic: the matrix products without padding, with each distinct word projected once.
+# A multiplication and an addition count as two operations. Elementwise work, softmax and Adam do not
+# count, since memory bounds them, not arithmetic.
 
 
 def training_flops(config: Config, batches: Iterable[np.ndarray], null: int) -> float:
-    """Operations that a training step needs, averaged over batches of captions (N, T+1).
+    """Necessary operations of a training step, averaged over batches of captions (N, T+1).
 
-    A layer takes three products: forward, and a gradient for each factor. The features need no
-    gradient, so their projection takes two.
+    A layer needs three products: forward, and a gradient for each factor. Features have no gradient,
+    so their projection needs two.
     """
     return float(np.mean([_step_flops(config, captions, null) for captions in batches]))
 
@@ -236,7 +236,8 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
     R, K, L = len(packed.inputs.ids), len(packed.words), len(packed.targets)
     G = config.columns
     products = 3 * (K * config.W * G + R * config.H * G + L * config.H * config.V)
-    # Weights of the context; scores and context, and back to context, state and, twice, regions
+    # The weights of the context; then attention logits and context, and gradients of context, state
+    # and, twice, regions
     if config.P:
         products += 3 * R * config.H * G + 6 * R * config.P * config.H
     return 2 * (2 * packed.rows.N * (config.P or 1) * config.D * config.H + products)
@@ -245,43 +246,43 @@ def _step_flops(config: Config, captions: np.ndarray, null: int) -> int:
 def sampling_flops(
     config: Config, captions: np.ndarray, null: int, end: int, width: int = 1
 ) -> int:
-    """Operations needed to find captions (n, T), from the first word on, NULL after END.
+    """Necessary operations to decode captions (n, T), with NULL after END.
 
-    A beam needs a row for the first word and `width` rows for each later one; how many hypotheses
-    it really went on with does not count.
+    A beam needs a row for the first word and `width` rows for each later word, even if fewer
+    hypotheses are left.
     """
     rows = len(captions) + width * (int(np.count_nonzero(captions != null)) - len(captions))
-    fed = captions[:, :-1]
-    K = 1 + len(np.unique(fed[(fed != null) & (fed != end)]))  # the 1 is START
+    inputs = captions[:, :-1]
+    K = 1 + len(np.unique(inputs[(inputs != null) & (inputs != end)]))  # the 1 is START
     H = config.H
     return 2 * (
         len(captions) * config.D * H + K * config.W * 4 * H + rows * (H * 4 * H + H * config.V)
     )
 
 
-# A model whose captions end: randomly drawn weights never produce END, and caption length decides
-# the cost of sampling.
+# A model whose captions end: random weights never produce END, but the cost of sampling depends on
+# the lengths of captions.
 
 OPEN = 20.0  # pre-activation of an open gate: sigmoid(20) is 1 in float32
-TICK = 0.01  # growth of the timer per step: small, so that tanh stays linear
-# END's score rises by LOUD * TICK per step, far more than the spread of the other scores
+TICK = 0.01  # growth of the timer per time step: small, so that tanh stays linear
+# END's logit rises by LOUD * TICK per time step, far more than the spread of the other logits
 LOUD = 2000.0
 SILENT = -1e4  # bias of words that must not be sampled
-TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units; a word dimension, 1 for START, 0 for others
+TIMER, MEMORY, CUE = 0, 1, 0  # two hidden units; a word dimension, 1 for START, 0 for other words
 
 
 def make_captions_end(model: CaptioningRNN) -> None:
     """Make a random LSTM captioner's captions as long as data.synthetic's, of many words.
 
-    The timer unit grows by TICK per step. The memory unit takes a number from the picture at START,
-    normal(0, deviation * TICK), and keeps it. END wins as soon as timer + memory passes a
-    threshold, after normal(mean, deviation) steps, END included. All other units stay random, but
-    word vectors are scaled up to the size of the other inputs, so that each word influences the
+    The timer unit grows by TICK per time step. The memory unit gets a number from the picture at
+    START, normal(0, deviation * TICK), and holds it. END wins as soon as timer + memory exceeds a
+    threshold, after normal(mean, deviation) time steps, END included. The other units stay random,
+    but word vectors are scaled up to the size of the other inputs, so that each word influences the
     next.
     """
     params = {name: to_numpy(value).copy() for name, value in model.params.items()}
     word_to_idx, H = model.word_to_idx, len(params["b_proj"])
-    params["W_embed"] *= 100  # drawn with deviation 0.01
+    params["W_embed"] *= 100  # their standard deviation was 0.01
     params["W_embed"][:, CUE] = 0
     params["W_embed"][word_to_idx[START], CUE] = 1
     Wx, Wh, b = params["Wx"], params["Wh"], params["b"]
@@ -295,12 +296,12 @@ def make_captions_end(model: CaptioningRNN) -> None:
     b[g][TIMER] = math.atanh(TICK)
     b[i][MEMORY], Wx[CUE, i][MEMORY] = -OPEN, 2 * OPEN
     Wh[:, g][:, MEMORY] = memory
-    # END is scored by timer and memory alone, all other words by the other units
+    # Only timer and memory contribute to END's logit, and only the other units to the other logits
     W_vocab, b_vocab, end = params["W_vocab"], params["b_vocab"], word_to_idx[END]
     W_vocab[[TIMER, MEMORY]] = W_vocab[:, end] = 0
     W_vocab[[TIMER, MEMORY], end] = LOUD
     length = LIKE_COCO.mean + 1  # END included
-    # The first whole step past the threshold is on average half a step later
+    # The first time step after the threshold is on average half a step later
     b_vocab[end] = -LOUD * TICK * (length - 0.5)
     b_vocab[[word_to_idx[word] for word in (NULL, START, UNK)]] = SILENT
     for name, value in params.items():

@@ -22,11 +22,11 @@ from refusals import refuses
 
 from benchmarks import __main__ as command
 from benchmarks import contenders, measure, results, timing, work
-from benchmarks.ablation import ways
+from benchmarks.ablation import ablations
 from benchmarks.measure import Measurement
 from benchmarks.textbook import Textbook
 from benchmarks.timing import Timer
-from benchmarks.work import BEAM, BUSY, GREEDY, MOST_WORDS, STEP, sampling_flops, training_flops
+from benchmarks.work import BEAM, BUSY, GREEDY, MAX_WORDS, STEP, sampling_flops, training_flops
 from xpcap import backend
 from xpcap.data.synthetic import LIKE_COCO
 from xpcap.errors import BackendError
@@ -428,7 +428,7 @@ def test_a_peer_trains_finds_our_captions_and_is_timed(contender: str, one_threa
         contenders.CONTENDERS[contender].caption(TINY, TINY.data(1), "numpy", kind)().shape
         for kind in kinds
     ]
-    assert set(shapes) == {(1000, MOST_WORDS)}
+    assert set(shapes) == {(1000, MAX_WORDS)}
 
 
 @PEERS
@@ -526,9 +526,9 @@ def test_a_gpu_is_timed_beside_torch_where_it_is_there() -> None:
 def test_a_step_without_one_optimisation_has_the_loss_of_a_step_with_all() -> None:
     config = work.Config("tiny", N=5, D=8, W=16, H=32, V=128)
     data, losses = config.data(1), dict[str, float]()
-    for name in ways(work.make_solver(config, data)):
+    for name in ablations(work.make_solver(config, data)):
         solver = work.make_solver(config, data)
-        with ways(solver)[name]():
+        with ablations(solver)[name]():
             losses[name] = float(solver.step(*work.host_batches(config, data)[0]))
     padded = next(name for name in losses if name.startswith("packing"))
     assert losses.pop(padded) > 0  # padding has a loss of its own
