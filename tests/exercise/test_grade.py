@@ -175,7 +175,7 @@ def test_a_wrong_step_costs_its_own_points_in_whatever_form_the_code_is(
     }
     report = marked(files)
     assert failed(report) == {
-        "lstm_step_forward": "gates swapped",
+        "lstm_step_forward": "wrong gate",
         "lstm_step_backward": "follows from another function",
     }
     follows = {result.function for result in report if result.kind.startswith("follows")}

@@ -122,6 +122,9 @@ lstm_step_forward | bias of one in f | f = sigmoid(a[:, H:2 * H]) | f = sigmoid(
 lstm_step_forward | gates transposed in a reshape | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | parts = a.reshape(4, len(a), H)\n    i, f, o = (sigmoid(part) for part in parts[:3])\n    g = np.tanh(parts[3]) | reshape for a transpose
 lstm_step_forward | i squared | f * prev_c + i * g | f * prev_c + i * i * g | factor twice
 lstm_step_backward | a size written in | dcell = dnext_c | assert dnext_c.shape[1] == 6\n    dcell = dnext_c | raises an error
+lstm_step_backward | i in the gradient of i | dgate_i = dcell * g | dgate_i = dcell * i | wrong gate | gate i:
+lstm_step_backward | f in the gradient of i | dgate_i = dcell * g | dgate_i = dcell * f | wrong gate | gate i:
+lstm_step_backward | g in the gradient of g | dgate_g = dcell * i | dgate_g = dcell * g | wrong gate | gate g:
 lstm_step_backward | stacked i, f, g, o | dao, dag)) | dag, dao)) | gates swapped | gate o, g && Your gates are stacked i, f, g, o; their order
 lstm_step_backward | a cube that no row knows | dcell * prev_c | dcell * prev_c ** 3 | wrong values | df = δ ⊙ c_{t-1}
 lstm_step_backward | no sigmoid derivative of f | dgate_f * f * (1 - f) | dgate_f | missing derivative of sigmoid | gate f

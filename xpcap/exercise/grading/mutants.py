@@ -97,7 +97,7 @@ class Edit(NamedTuple):
     detail: str
     statement: ast.stmt
     slots: list[Slot]
-    gates: str = ""  # gates that it exchanges
+    gates: str = ""  # gates that it exchanges, in a statement of no gate
     bound: Bound = {}  # noqa: RUF012 - read only
     old: ast.AST | None = None
     rule: Rule | None = None
@@ -384,7 +384,9 @@ def _by_rules(
                 if name != node.id:
                     rank, kind = _kind_of_exchange({name, node.id})
                     new = ast.Name(name, ast.Load())
-                    gates = _gates(name, node.id) if kind == "gates swapped" else ""
+                    # A line that computes a gate makes that gate wrong, whichever it names
+                    names_gates = kind == "wrong gate" and not _gates(_target(statement))
+                    gates = _gates(name, node.id) if names_gates else ""
                     detail = "`{new}` is used instead of `{old}`"
                     slots = [Slot(parent, key, new)]
                     yield Edit(rank, kind, detail, statement, slots, gates, old=node)
@@ -557,7 +559,7 @@ def _moved(order: Sequence[int]) -> str:
 
 def _kind_of_exchange(pair: set[str]) -> tuple[int, str]:
     if all(GATE.match(name) for name in pair):
-        return 2, "gates swapped"
+        return 2, "wrong gate"
     if pair == {"state", "h0"}:
         return 2, "state not carried"
     if pair == {"captions_in", "captions_out"} or "captions" in pair:

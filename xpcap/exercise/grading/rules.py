@@ -175,9 +175,9 @@ test: _a == _b | True | 2 | condition missing | the condition `{old}` is missing
 lstm_step_forward: np.split(a, 4, axis=1) | (a[:, 0::4], a[:, 1::4], a[:, 2::4], a[:, 3::4]) | 0 | gates interleaved | your code takes every fourth column for a gate: a gate is a block of H columns
 lstm_step_forward: np.split(a, 4, axis=1) | a.reshape(4, len(a), -1) | 0 | reshape for a transpose | a reshape to four blocks mixes samples and gates: a gate is a block of H columns
 lstm_step_backward: np.concatenate(_a, axis=1) | np.stack(_a, axis=2).reshape(len(x), -1) | 0 | gates interleaved | the columns of your gates alternate: a gate is a block of H columns
-lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | gates swapped | your input gate is 1 - f; it has its own columns
-lstm_step_forward: i * g | (1 - f) * g | 1 | gates swapped | `1 - f` is used instead of `i`
-lstm_step_forward: f * prev_c | (1 - i) * prev_c or (1 - f) * prev_c | 1 | gates swapped | `{new}` is used instead of `{old}`
+lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | wrong gate | your input gate is 1 - f; it has its own columns
+lstm_step_forward: i * g | (1 - f) * g | 1 | wrong gate | `1 - f` is used instead of `i`
+lstm_step_forward: f * prev_c | (1 - i) * prev_c or (1 - f) * prev_c | 1 | wrong gate | `{new}` is used instead of `{old}`
 lstm_step_forward: sigmoid(a_f) | sigmoid(a_f + 1) | 1 | bias added | your code adds 1 to the forget gate's sum; its bias is in b
 lstm_step_forward: sigmoid(_a) | sigmoid(_a + prev_c) | 2 | term added | your code adds the cell to a gate's pre-activation: gates see only x and prev_h
 lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) | 1 | term added | your code adds the cell to two gates' pre-activations: gates see only x and prev_h
@@ -195,9 +195,9 @@ rnn_step_backward: dprev_h = da @ _a | dprev_h = (da * (1 - next_h ** 2)) @ _a |
 rnn_step_backward: dprev_h = _a | dprev_h = _a * (1 - prev_h ** 2) | 2 | derivative of tanh twice | the previous step applies its own derivative
 lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | your code adds `dnext_c` to `dprev_c` a second time
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell is used instead of that of the new cell
-lstm_step_backward: i * (1 - i) | f * (1 - f) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
-lstm_step_backward: f * (1 - f) | i * (1 - i) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
-lstm_step_backward: o * (1 - o) | i * (1 - i) or f * (1 - f) or g * (1 - g) | 2 | gates swapped
+lstm_step_backward: i * (1 - i) | f * (1 - f) or o * (1 - o) or g * (1 - g) | 2 | wrong gate
+lstm_step_backward: f * (1 - f) | i * (1 - i) or o * (1 - o) or g * (1 - g) | 2 | wrong gate
+lstm_step_backward: o * (1 - o) | i * (1 - i) or f * (1 - f) or g * (1 - g) | 2 | wrong gate
 lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | your `do` is from `dc`; it is from `dnext_h`
 lstm_step_backward: prev_h.T | (o * tanh_c).T | 1 | wrong variable | the new state is used instead of `prev_h`
 lstm_step_backward: 1 - tanh_c ** 2 | 1 - np.tanh(prev_c) ** 2 | 1 | wrong variable | the tanh of the old cell is used instead of that of the new cell
