@@ -76,7 +76,11 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> dict[str, str]:
     for name in DECODING:
         ciders = [result[name]["cider_d"] for result in results]
         ends = f"{min(ciders):.3f}", f"{max(ciders):.3f}"
-        cells |= {name: mean(name, "cider_d"), f"{name}_lowest": ends[0], f"{name}_highest": ends[1]}
+        cells |= {
+            name: mean(name, "cider_d"),
+            f"{name}_lowest": ends[0],
+            f"{name}_highest": ends[1],
+        }
     cells |= {"bleu4_greedy": mean("greedy", "bleu4"), "bleu4_beam": mean("beam_5", "bleu4")}
     minutes = statistics.fmean(result["minutes"] for result in results)
     return cells | {"perplexity": mean("greedy", "perplexity", 1), "minutes": f"{minutes:.1f}"}

@@ -119,7 +119,9 @@ async def leaving(service: Service, picture: bytes) -> None:
         statuses[await asyncio.wait_for(status(connection), ANSWER)] += 1
         close([connection])
     seconds = time.perf_counter() - start
-    print_row(f"a caption after {LEAVING} clients have left", seconds, f"s ({counts_text(statuses)})")
+    print_row(
+        f"a caption after {LEAVING} clients have left", seconds, f"s ({counts_text(statuses)})"
+    )
 
 
 async def stalled(service: Service) -> None:
@@ -184,7 +186,9 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="a folder of picture files")
     parser.add_argument("--service", type=Path, default=ROOT / "docs" / "howto" / "service.py")
     arguments = parser.parse_args()
-    pictures = [path.read_bytes() for path in sorted(arguments.pictures.iterdir()) if path.is_file()]
+    pictures = [
+        path.read_bytes() for path in sorted(arguments.pictures.iterdir()) if path.is_file()
+    ]
     service = Service(arguments.service, arguments.run)
     try:
         asyncio.run(measure(service, pictures))
