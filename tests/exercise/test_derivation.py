@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xpcap.exercise import table
-from xpcap.exercise.grading.derivation import LINES, RULES, Row, derivation, page
+from xpcap.exercise.grading.derivation import LINES, RULES, Row, derivation
 from xpcap.exercise.reference import rnn_layers
 
 PAGE_FILE = Path(__file__).parents[2] / "docs" / "explain" / "lstm.md"
@@ -104,12 +104,3 @@ def test_a_derivation_is_a_few_lines_of_mathematics_and_no_program() -> None:
         assert 1 <= len(text.splitlines()) <= 7
         assert not re.search(r"np\.|@|\.T\b|`", text)
     assert derivation("adam", "m_hat") == derivation("lstm_forward", "cache") == ""
-
-
-def test_a_report_names_the_section_of_the_page_without_a_link() -> None:
-    titles = {title.lower() for title in re.findall(r"^#+ (.*)$", PAGE, re.M)}
-    for row in table.FUNCTIONS.values():
-        text = page(row.name)
-        assert bool(text) is bool(row.page)
-        if text:
-            assert re.findall(r'"([^"]+)"$', text)[0] in titles

@@ -25,36 +25,36 @@ HANDED_OUT = ("rnn_layers", "rnn", "optim", "captioning_solver", "coco_utils")
 HANDED_IN = ("rnn_layers", "rnn")  # modules that students write, scored by default
 CELLS = ("rnn", "lstm")  # of the captioner
 
-# module: function | points | arguments -> results | section of docs/explain/lstm.md
+# module: function | points | arguments -> results
 # Points are weights; those of HANDED_IN add up to 100, and functions that the course gives have 0.
 # A forward pass also returns its cache, which is the last argument of the backward pass. Gradients
 # have the shapes of the arguments.
 ROWS = """
-rnn_layers: sigmoid | 0 | x:N,H -> out:N,H | five-rules
-rnn_layers: affine_forward | 0 | x:N,2,D w:2D,M b:M -> out:N,M | temporal-affine
-rnn_layers: affine_backward | 0 | dout:N,M -> dx dw db | temporal-affine
-rnn_layers: rnn_step_forward | 6 | x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H -> next_h:N,H | the-vanilla-rnn-step
-rnn_layers: rnn_step_backward | 8 | dnext_h:N,H -> dx dprev_h dWx dWh db | the-vanilla-rnn-step
-rnn_layers: rnn_forward | 6 | x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H -> h:N,T,H | the-sequence
-rnn_layers: rnn_backward | 8 | dh:N,T,H -> dx dh0 dWx dWh db | the-sequence
-rnn_layers: word_embedding_forward | 3 | x:N,T=i W:V,D -> out:N,T,D | word-embedding
-rnn_layers: word_embedding_backward | 5 | dout:N,T,D -> dW | word-embedding
-rnn_layers: lstm_step_forward | 8 | x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H | the-lstm-step
-rnn_layers: lstm_step_backward | 14 | dnext_h:N,H dnext_c:N,H -> dx dprev_h dprev_c dWx dWh db | the-lstm-step
-rnn_layers: lstm_forward | 6 | x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H -> h:N,T,H | the-sequence
-rnn_layers: lstm_backward | 12 | dh:N,T,H -> dx dh0 dWx dWh db | the-sequence
-rnn_layers: temporal_affine_forward | 0 | x:N,T,D w:D,M b:M -> out:N,T,M | temporal-affine
-rnn_layers: temporal_affine_backward | 0 | dout:N,T,M -> dx dw db | temporal-affine
-rnn_layers: temporal_softmax_loss | 0 | x:N,T,V y:N,T=i mask:N,T=b -> loss:() dx:N,T,V | the-loss
-rnn: CaptioningRNN.loss (rnn) | 7 | features:N,D captions:N,T+1=i -> loss:() grads | the-whole-captioner
-rnn: CaptioningRNN.loss (lstm) | 7 | features:N,D captions:N,T+1=i -> loss:() grads | the-whole-captioner
-rnn: CaptioningRNN.sample (rnn) | 5 | features:N,D -> captions:N,T=i | the-whole-captioner
-rnn: CaptioningRNN.sample (lstm) | 5 | features:N,D -> captions:N,T=i | the-whole-captioner
-optim: sgd | 0 | w:N,D dw:N,D -> next_w:N,D |
-optim: sgd_momentum | 3 | w:N,D dw:N,D -> next_w:N,D |
-optim: rmsprop | 3 | w:N,D dw:N,D -> next_w:N,D |
-optim: adam | 6 | w:N,D dw:N,D -> next_w:N,D |
-captioning_solver: CaptioningSolver | 0 | model data -> loss_history |
+rnn_layers: sigmoid | 0 | x:N,H -> out:N,H
+rnn_layers: affine_forward | 0 | x:N,2,D w:2D,M b:M -> out:N,M
+rnn_layers: affine_backward | 0 | dout:N,M -> dx dw db
+rnn_layers: rnn_step_forward | 6 | x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H -> next_h:N,H
+rnn_layers: rnn_step_backward | 8 | dnext_h:N,H -> dx dprev_h dWx dWh db
+rnn_layers: rnn_forward | 6 | x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H -> h:N,T,H
+rnn_layers: rnn_backward | 8 | dh:N,T,H -> dx dh0 dWx dWh db
+rnn_layers: word_embedding_forward | 3 | x:N,T=i W:V,D -> out:N,T,D
+rnn_layers: word_embedding_backward | 5 | dout:N,T,D -> dW
+rnn_layers: lstm_step_forward | 8 | x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H
+rnn_layers: lstm_step_backward | 14 | dnext_h:N,H dnext_c:N,H -> dx dprev_h dprev_c dWx dWh db
+rnn_layers: lstm_forward | 6 | x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H -> h:N,T,H
+rnn_layers: lstm_backward | 12 | dh:N,T,H -> dx dh0 dWx dWh db
+rnn_layers: temporal_affine_forward | 0 | x:N,T,D w:D,M b:M -> out:N,T,M
+rnn_layers: temporal_affine_backward | 0 | dout:N,T,M -> dx dw db
+rnn_layers: temporal_softmax_loss | 0 | x:N,T,V y:N,T=i mask:N,T=b -> loss:() dx:N,T,V
+rnn: CaptioningRNN.loss (rnn) | 7 | features:N,D captions:N,T+1=i -> loss:() grads
+rnn: CaptioningRNN.loss (lstm) | 7 | features:N,D captions:N,T+1=i -> loss:() grads
+rnn: CaptioningRNN.sample (rnn) | 5 | features:N,D -> captions:N,T=i
+rnn: CaptioningRNN.sample (lstm) | 5 | features:N,D -> captions:N,T=i
+optim: sgd | 0 | w:N,D dw:N,D -> next_w:N,D
+optim: sgd_momentum | 3 | w:N,D dw:N,D -> next_w:N,D
+optim: rmsprop | 3 | w:N,D dw:N,D -> next_w:N,D
+optim: adam | 6 | w:N,D dw:N,D -> next_w:N,D
+captioning_solver: CaptioningSolver | 0 | model data -> loss_history
 """
 
 
@@ -65,7 +65,6 @@ class Function(NamedTuple):
     module : "rnn_layers"
     points : weight of its points; 0 for a function that the course gives
     arguments, results : name to `Entry`, which has the shape; a layer's cache is left out
-    page : section of docs/explain/lstm.md; "" for none
     """
 
     name: str
@@ -73,7 +72,6 @@ class Function(NamedTuple):
     points: int
     arguments: Mapping[str, Entry]
     results: Mapping[str, Entry]
-    page: str
 
     @property
     def method(self) -> str:
@@ -112,7 +110,7 @@ class Function(NamedTuple):
 def _rows(text: str) -> dict[str, Function]:
     rows: dict[str, Function] = {}
     for line in text.strip().splitlines():
-        name, points, spec, page = (part.strip() for part in line.split("|"))
+        name, points, spec = (part.strip() for part in line.split("|"))
         module, _, name = name.partition(": ")
         arguments, results = (
             {entry.name: entry for entry in map(_entry, side.split())} for side in spec.split("->")
@@ -120,7 +118,7 @@ def _rows(text: str) -> dict[str, Function]:
         if (forward := name.replace("_backward", "_forward")) != name:
             grads = {gradient(key): entry for key, entry in rows[forward].arguments.items()}
             results = {key: grads[key] for key in results}
-        rows[name] = Function(name, module, int(points), arguments, results, page)
+        rows[name] = Function(name, module, int(points), arguments, results)
     return rows
 
 

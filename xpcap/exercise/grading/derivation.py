@@ -7,8 +7,6 @@ contain the text, since a student has no docs/.
 import re
 from typing import NamedTuple
 
-from xpcap.exercise.table import FUNCTIONS
-
 RULES = {
     "1": "product, y = x w: dx = dy wᵀ, dw = xᵀ dy",
     "2": "bias, y = x + b: db = Σ_n dy_n",
@@ -121,10 +119,3 @@ def _text(row: Row) -> str:
     equations = f"{row.forward} {row.gradient}"
     lines += [f"({meaning})" for symbol, meaning in SYMBOLS.items() if symbol in equations]
     return "\n".join(filter(None, lines))
-
-
-def page(function: str) -> str:
-    """Reference to the section of the documentation that derives a function; "" for none."""
-    if not (section := FUNCTIONS[function].page):
-        return ""
-    return f'"The LSTM, forward and backward" in the documentation of xpcap, "{section.replace("-", " ")}"'
