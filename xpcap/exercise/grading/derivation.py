@@ -18,7 +18,7 @@ RULES = {
     "σ": "σ'(x) = σ(x) (1 - σ(x))",
 }
 SYMBOLS = {  # text of an equation to its meaning
-    "δ ⊙": "δ is all of the gradient of c_t",
+    "δ ⊙": "δ = dc_t + dh_t ⊙ o ⊙ (1 - tanh² c_t), all of the gradient of c_t",
     "^{own}": "dh^{own}_t is the gradient from the loss of step t, dh[:, t]",
     "w(n,t)": "w(n,t) is the word, E the table of vectors",
     "[v = y]": "p is the softmax of the scores s, y the target",

@@ -34,6 +34,7 @@ _a * (1 - _a) | 1 - _a ** 2 | 1 | derivative of tanh instead of sigmoid
 _a * (1 - _a) | sigmoid(_a) * (1 - sigmoid(_a)) | 1 | derivative of sigmoid wrong | `{_a}` is the output of the sigmoid already; the derivative does not apply it again
 1 - _a ** 2 | 1 - np.tanh(_a) ** 2 | 1 | derivative of tanh wrong | `{_a}` is the output of the tanh already; the derivative does not apply it again
 _a * (1 - _a) | logit(_a) * (1 - logit(_a)) | 1 | derivative of sigmoid wrong | the derivative takes `{_a}`, the output of the sigmoid; yours takes its input
+lstm_step_backward: 1 - tanh_c ** 2 | 1 - next_c ** 2 | 1 | derivative of tanh wrong | the derivative takes `tanh_c`, the output of the tanh; yours takes its input
 1 - _a ** 2 | 1 - np.arctanh(_a) ** 2 | 1 | derivative of tanh wrong | the derivative takes `{_a}`, the output of the tanh; yours takes its input
 _a * (1 - _a) | 1 - _a or _a or 1 + _a ** 2 or _a * (1 + _a) or _a ** 2 or _a * (1 - _a ** 2) or (_a * (1 - _a)) ** 2 or _a * (1 - _a) ** 2 | 2 | derivative of sigmoid wrong
 1 - _a ** 2 | 1 - _a or _a or 1 + _a ** 2 or (1 - _a) ** 2 or _a ** 2 or 1 - 2 * _a or _a * (1 - _a ** 2) or (1 - _a ** 2) ** 2 or 1 - _a ** 3 or 1 - np.abs(_a) | 2 | derivative of tanh wrong
