@@ -44,7 +44,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         results = [
             found.get(name, Result(name, True)) for name in names if not only or name in only
         ]
-        return Report(results, expected, missing, ["a note\x1b"])
+        return Report(results, expected, missing, ["a note\x1b"], only)
 
     monkeypatch.setattr(verify, "grade", grade)
     return asked

@@ -33,11 +33,14 @@ NOTE = "rnn_layers.py is outside cs231n, and is not graded"
 REPORT = Report(RESULTS, table.HANDED_IN, ("rnn",), [NOTE])
 
 
-def test_a_summary_counts_functions_and_not_files_and_points_unless_some_alone_are_graded() -> None:
+def test_a_summary_counts_functions_and_has_points_unless_only_chosen_ones_were_graded() -> None:
     assert summary(REPORT) == "2 of 16 functions pass, 6 of 100 points"
-    assert summary(REPORT, only=True) == "2 of 6 functions pass"
-    one = Report(RESULTS[:1], ("rnn_layers",), ())
-    assert summary(one, only=True) == "1 of 1 function passes"
+    names = [result.function for result in RESULTS[:4]]
+    chosen = Report(RESULTS[:4], table.HANDED_IN, (), (), names)
+    assert summary(chosen) == "2 of 4 functions pass"
+    assert [mark["function"] for mark in to_json(chosen)["functions"]] == names
+    sigmoid = Report(RESULTS[:1], ("rnn_layers",), (), (), ["sigmoid"])
+    assert summary(sigmoid) == "1 of 1 function passes"
 
 
 def test_an_advice_is_paragraphs_and_indented_code() -> None:

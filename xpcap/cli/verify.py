@@ -155,11 +155,11 @@ def verify(
     # A single file is graded for what it defines; a folder for all modules of the exercise
     is_single = find(against).is_file() and expect is None
     report = grader(against, expect=None if is_single else modules, only=only)
-    _print_report(report, bool(only), as_json)
+    _print_report(report, as_json)
     if html is not None:
         write_new("verify", html, results.report_page(Path(against).name, report))
         click.echo(f"wrote {html}", err=as_json)
-    if not all(result.passed for result in (report.results if only else report.marks)):
+    if not all(result.passed for result in report.marks):
         sys.exit(1)
 
 
@@ -173,7 +173,7 @@ def _entries(folder: Path) -> list[Path]:
     raise DataError("verify", folder, got, expected="a folder with an entry per student")
 
 
-def _print_report(report: Report, only: bool, as_json: bool) -> None:
+def _print_report(report: Report, as_json: bool) -> None:
     for line in results.notices(report):
         click.echo(line, err=as_json)
     if as_json:
@@ -185,7 +185,7 @@ def _print_report(report: Report, only: bool, as_json: bool) -> None:
         name, passed = result.function, "yes" if result.passed else "NO"
         _print_result(("", "") if name == previous else (name, passed), result)
         previous = name
-    click.echo(results.summary(report, only))
+    click.echo(results.summary(report))
 
 
 def _print_result(cells: tuple[str, str], result: Result) -> None:

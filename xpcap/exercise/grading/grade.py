@@ -110,6 +110,7 @@ class _Grading:
         self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
         rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
         self._chosen = {row.name for row in rows if _matches(row.name, patterns)}
+        self._marked = self._chosen if patterns else set[str]()
         if not self._chosen:
             thing = f"none of {', '.join(row.name for row in rows)}"
             got = f"matches {' or '.join(patterns)}"
@@ -135,7 +136,7 @@ class _Grading:
                 results += self._verdicts[row.name].results if row.name in self._chosen else []
         imported = set(self._handed.homes) - set(self._faults)
         missing = [module for module in self._expect if module not in imported]
-        return Report(results, self._expect, missing, self._handed.notices)
+        return Report(results, self._expect, missing, self._handed.notices, self._marked)
 
     def _is_graded(self, row: table.Function) -> bool:
         """True for functions that students write, and for given ones that a submission defines."""

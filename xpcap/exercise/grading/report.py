@@ -1,6 +1,6 @@
 """The report of a submission: results and points of each function."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
@@ -59,12 +59,14 @@ class Report(Sequence[Result]):
     expected : modules that are scored, such as "rnn_layers"; a missing one scores zero
     missing : expected modules that were not handed in, or cannot be imported
     notices : such as "optim.py lies outside cs231n, and is not graded"
+    chosen : functions that were graded, if not all; others have no mark
     """
 
     results: Sequence[Result]
     expected: Sequence[str]
     missing: Sequence[str]
     notices: Sequence[str] = ()
+    chosen: Collection[str] = ()
 
     def __len__(self) -> int:
         return len(self.results)
@@ -82,6 +84,8 @@ class Report(Sequence[Result]):
     def marks(self) -> list[Mark]:
         """Marks of all functions that have points, and of the others that were graded."""
         max_points = table.points(self.expected)
+        if self.chosen:
+            max_points = {name: max_points[name] for name in max_points if name in self.chosen}
         by_name: dict[str, list[Result]] = {row.name: [] for row in table.functions(self.expected)}
         for result in self.results:
             by_name.setdefault(result.function, []).append(result)

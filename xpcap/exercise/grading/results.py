@@ -16,17 +16,15 @@ LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # a result's `where` that nam
 HEADS = ("student", "points", "wrong")  # of a class's table
 
 
-def summary(report: Report, only: bool = False) -> str:
+def summary(report: Report) -> str:
     """A sentence such as "14 of 16 functions pass, 83 of 100 points".
 
-    It gives no points if `only` a selection of functions was graded.
+    It gives no points if only chosen functions were graded.
     """
     marks = [mark for mark in report.marks if mark.function in table.FUNCTIONS]
-    if only:
-        marks = [mark for mark in marks if mark.results[0].kind != NOT_GRADED]
     word = "function passes" if len(marks) == 1 else "functions pass"
     passing = f"{sum(mark.passed for mark in marks)} of {len(marks)} {word}"
-    return passing if only else f"{passing}, {report.score:g} of {TOTAL} points"
+    return passing if report.chosen else f"{passing}, {report.score:g} of {TOTAL} points"
 
 
 def blocks(advice: str) -> list[tuple[bool, str]]:
