@@ -236,7 +236,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_advice(error: OSError, folder: Path) -> str:
-    """What a failed write to a folder needed, and what to do about it."""
+    """Advice after a failed write to a folder: what it needed, and what to do."""
     if error.errno in NO_ROOM and error.errno != errno.EFBIG:
         while not folder.exists() and folder.parent != folder:
             folder = folder.parent  # a new folder has been removed again

@@ -185,7 +185,7 @@ def _file_message(error: OSError) -> str:
 
 
 def _state(error: BaseException, remedy: str = "") -> str:
-    """What is on disk after an error, and how to continue: the notes of the exception.
+    """State of the files after an error, and how to continue: the notes of the exception.
 
     remedy : end of the text if there are no notes
     """

@@ -1,4 +1,4 @@
-"""Why a CUDA device cannot be used, from the driver, CUDA and GPU found here, and what to install."""
+"""Causes for which a CUDA device cannot be used, by driver, CUDA and GPU, and what to install."""
 
 import functools
 import importlib.metadata
@@ -35,14 +35,14 @@ STATUSES = {
 
 
 class Cause(NamedTuple):
-    """What was expected of a device, and the likely cause or a remedy: the end of an error message."""
+    """The end of an error message: a requirement of a device, and the likely cause or a remedy."""
 
     expected: str = ""
     cause: str = ""
 
 
 class Facts(NamedTuple):
-    """What is known about a machine."""
+    """Facts about a machine, from which `cause_of` finds the cause."""
 
     error: Exception | None = None
     packages: Sequence[str] = ()  # those that bring CuPy: of two, the second overwrote the first
@@ -183,7 +183,7 @@ def is_supported(version: str) -> bool:
 
 
 def unsuited(cupy: ModuleType) -> str:
-    """Why this CuPy can use no device; empty if it can."""
+    """The reason why this CuPy can use no device; "" if it can."""
     if cupy.cuda.runtime.is_hip:
         return f"{cupy_packages()} computes on AMD's GPUs, by ROCm"
     return "" if is_supported(cupy.__version__) else f"{cupy_packages()} is CuPy {cupy.__version__}"

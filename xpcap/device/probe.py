@@ -24,7 +24,7 @@ extern "C" __global__ void multiply(real* x, real factor, int n) {
 
 
 class BackendStatus(NamedTuple):
-    """Whether a backend can be used on this machine.
+    """Status of a backend on this machine.
 
     `reason`, `expected` and `cause` say why it is not `usable`; otherwise they are empty.
     """

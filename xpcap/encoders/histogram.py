@@ -182,7 +182,7 @@ def _position(box: Box, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """How far positions `at` (n,) belong to each third of start..stop: (n, 3), rows sum to 1."""
+    """Weights (n, 3) of positions `at` (n,) in each third of start..stop; rows sum to 1."""
     third = (at - start) * (3 / (stop - start))  # thirds have their centres at 0.5, 1.5 and 2.5
     first = np.clip((1 + BLUR / 2 - third) / BLUR, 0, 1)
     last = np.clip((third - 2 + BLUR / 2) / BLUR, 0, 1)

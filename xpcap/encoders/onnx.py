@@ -157,7 +157,7 @@ def _read(path: Path) -> bytes:
 
 
 def _size(path: Path, session: Any, text: str | None) -> tuple[bool, tuple[int, int]]:
-    """Whether the input has its channels last, and its height and width; `text` is the option."""
+    """True if channels are the last axis, and the input's height and width; `text` is the option."""
     if text is not None and not (text.isdecimal() and 0 < int(text) <= MAX_SIDE):
         got, expected = f"is {text!r}", f"pixels, 1 to {MAX_SIDE:,}"
         raise DataError("find_encoder", f"{path}: size", got, expected)

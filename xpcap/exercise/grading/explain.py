@@ -1,4 +1,4 @@
-"""Where results are wrong, by output, gate and time step, and which mistake causes them."""
+"""Locations of wrong results, by output, gate and time step, and the mistake that causes them."""
 
 import re
 import textwrap

@@ -303,7 +303,7 @@ class _Grading:
         return ask(files, shown, questions, **self._limits, seed=self._seed, reference=reference)
 
     def _import_question(self, module: str, replaced: Mapping[str, str] | None = None) -> Question:
-        """Whether the files of a module can be imported."""
+        """Import a module's files."""
         return Question(module, "", self._modules(module), replaced=replaced or {})
 
     def _probe_question(
@@ -331,7 +331,7 @@ class _Grading:
         return [dotted(file) for file in course_first]
 
     def _location(self, module: str, name: str) -> str:
-        """Where the submission defines a function, or should, as "module:name"."""
+        """Location "module:name" at which the submission defines a function, or should."""
         home = self._handed.homes.get(module, {})
         course = table.FILES[module]
         default = course if course in self._handed.files else next(iter(home.values()), course)

@@ -280,7 +280,7 @@ class _Blocks:
         return np.concatenate([piece.ravel() for piece in pieces])
 
     def equal(self, outputs: Sequence[Any]) -> np.ndarray | None:
-        """Which blocks agree; None for results of other shapes or types."""
+        """Mask of the blocks that agree; None for results of other shapes or types."""
         if [np.shape(value) for value in outputs] != self.shapes or not all(
             isinstance(value, np.ndarray | np.generic | float | int) for value in outputs
         ):

@@ -100,7 +100,7 @@ class Report(Sequence[Result]):
         return marks
 
     def _reason(self, name: str) -> str:
-        """Why a function has no result."""
+        """The reason why a function has no result."""
         module = table.FUNCTIONS[name].module
         if module in self.missing:
             return f"{module}.py is missing, or cannot be imported."

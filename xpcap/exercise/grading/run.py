@@ -241,7 +241,7 @@ def _stopped(
     shown: Mapping[str, str],
     settings: Mapping[str, float],
 ) -> Stopped:
-    """Why a process ended without an answer."""
+    """The reason why a process ended without an answer."""
     faults = (folder / child.FAULTS).read_text(encoding="utf-8", errors="replace")
     line, seconds = _line(faults, folder, shown), settings["seconds"]
     if faults.startswith("Timeout"):
