@@ -49,7 +49,7 @@ rnn_step_backward lstm_step_backward | dWh | F1 | a = x Wx + h_{t-1} Wh + b | 1 
 rnn_step_backward lstm_step_backward | db | F1 | a = x Wx + h_{t-1} Wh + b | 2 | db = Σ_n da_n
 lstm_forward | cell | | c_0 is zero | |
 rnn_backward lstm_backward | dstate | | h_t is used twice | 4 | dh_t = dh^{own}_t + da_{t+1} Whᵀ; da_{T+1} = 0
-lstm_backward | dcell | | Outside its own step, c_t is used by the next step alone | | dc_t = δ_{t+1} ⊙ f_{t+1}; dc_T = 0
+lstm_backward | dcell | | c_t is passed to the next step alone | | dc_t = δ_{t+1} ⊙ f_{t+1}; dc_T = 0
 rnn_backward lstm_backward | dh0 | | | 1 | dh_0 = da_1 Whᵀ
 rnn_backward lstm_backward | dx | | | 1 | dx_t = da_t Wxᵀ
 rnn_backward lstm_backward CaptioningRNN.loss | dWx Wx | | Every step uses the same weights | 1 4 | dWx = Σ_t x_tᵀ da_t
@@ -72,7 +72,7 @@ CaptioningRNN.loss | h0 | | h_0 = features · W_{proj} + b_{proj} | |
 CaptioningRNN.sample | h | | h_0 = features · W_{proj} + b_{proj} | |
 CaptioningRNN.loss | W_proj dW_proj | | h_0 = features · W_{proj} + b_{proj} | 1 | dW_{proj} = featuresᵀ dh_0
 CaptioningRNN.loss | b_proj db_proj | | h_0 = features · W_{proj} + b_{proj} | 2 | db_{proj} = Σ_n dh_{0,n}
-CaptioningRNN.sample | c | | c_0 is zero; Outside its own step, c_t is used by the next step alone | |
+CaptioningRNN.sample | c | | c_0 is zero; c_t is passed to the next step alone | |
 """
 
 
