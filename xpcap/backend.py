@@ -203,7 +203,7 @@ def get_array_module(*arrays: Array) -> ModuleType:
 
     Examples
     --------
-    >>> import numpy as np, xpcap
+    >>> import xpcap
     >>> xp = xpcap.get_array_module(np.ones(2))
     >>> xp is np
     True
@@ -235,7 +235,7 @@ def asarray(x: Any, *, dtype: DTypeLike | None = None, like: Array | None = None
 
     Examples
     --------
-    >>> import numpy as np, xpcap
+    >>> import xpcap
     >>> xpcap.asarray([1, 2], dtype="float32", like=np.zeros(1))
     array([1., 2.], dtype=float32)
     """

@@ -30,8 +30,6 @@ def rel_error(x: Array, y: Array) -> float:
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from xpcap.gradcheck import rel_error
     >>> rel_error(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     0.5
     """
@@ -88,8 +86,6 @@ def eval_numerical_gradient(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from xpcap.gradcheck import eval_numerical_gradient
     >>> x = np.array([1.0, 2.0])
     >>> eval_numerical_gradient(lambda x: (x * x).sum(), x, verbose=False).round(6)
     array([2., 4.])
@@ -130,8 +126,6 @@ def eval_numerical_gradient_array(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from xpcap.gradcheck import eval_numerical_gradient_array
     >>> x, df = np.array([1.0, 2.0]), np.array([1.0, -1.0])
     >>> eval_numerical_gradient_array(lambda x: x * x, x, df).round(6)
     array([ 2., -4.])
@@ -180,8 +174,6 @@ def grad_check_sparse(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from xpcap.gradcheck import grad_check_sparse
     >>> x = np.array([3.0])
     >>> grad_check_sparse(lambda x: (x * x).sum(), x, 2 * x, num_checks=1)  # doctest: +ELLIPSIS
     numerical: 6.000000 analytic: 6.000000, relative error: ...
@@ -245,8 +237,6 @@ def directional_errors(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from xpcap.gradcheck import directional_errors
     >>> W = np.array([1.0, 2.0])
     >>> rng, loss = np.random.default_rng(0), lambda: (W * W).sum()
     >>> max(directional_errors(loss, {"W": W}, {"W": 2 * W}, rng)) < 1e-8

@@ -58,7 +58,6 @@ class UpdateRule:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from xpcap import optim
     >>> from xpcap.options import Real
     >>> def sign_update(w, dw, state, config):
@@ -288,7 +287,6 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
 
     Examples
     --------
-    >>> import numpy as np
     >>> from xpcap import optim
     >>> optim.init("sgd_momentum", np.zeros(2), {"momentum": 0.5})
     {'momentum': 0.5, 'learning_rate': 0.01, 'velocity': array([0., 0.])}
@@ -329,7 +327,6 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from xpcap import optim
     >>> w, config = np.array([1.0, 2.0]), {"learning_rate": 0.5}
     >>> for _ in range(2):
@@ -378,7 +375,6 @@ def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Confi
 
     Examples
     --------
-    >>> import numpy as np
     >>> from xpcap import optim
     >>> w, config = optim.sgd(np.array([1.0]), np.array([2.0]), {"learning_rate": 0.25})
     >>> w
@@ -487,7 +483,6 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
 
     Examples
     --------
-    >>> import numpy as np
     >>> from xpcap import optim
     >>> grads = np.array([3.0, 4.0])
     >>> norm = optim.clip_by_global_norm(grads, 1.0)

@@ -33,7 +33,7 @@ def plain() -> Iterator[None]:
 
     Examples
     --------
-    >>> import numpy as np, xpcap
+    >>> import xpcap
     >>> from xpcap.layers import affine_forward
     >>> with xpcap.plain():
     ...     out, cache = affine_forward(np.ones((1, 3)), np.ones((3, 2)), np.zeros(2))

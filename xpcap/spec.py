@@ -192,7 +192,6 @@ class Spec:
 
     Examples
     --------
-    >>> import numpy as np
     >>> spec("x:N,D w:D,M").check("affine", np.ones((2, 3)), np.ones((3, 4)))
     {'N': 2, 'D': 3, 'M': 4}
     """

@@ -217,7 +217,7 @@ class Greedy(Policy):
 
     Examples
     --------
-    >>> import numpy as np, xpcap
+    >>> import xpcap
     >>> words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "star": 4}
     >>> model = xpcap.CaptioningRNN(words, input_dim=4, cell_type="lstm", seed=0)
     >>> model.sample(np.eye(3, 4), policy=xpcap.Greedy(max_length=6)).shape

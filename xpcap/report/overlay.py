@@ -42,7 +42,6 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
 
     Examples
     --------
-    >>> import numpy as np
     >>> picture = np.full((4, 4, 3), 200, np.uint8)
     >>> overlay(picture, np.array([[1.0, 0.0], [0.0, 0.0]]))[[0, 3], [0, 3], 0].tolist()
     [200, 50]

@@ -136,6 +136,17 @@ def train_run(
         A signal stopped training, which is saved.
     OSError
         `out` cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from xpcap import write_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data, out = f"{folder}/own.h5", f"{folder}/run"
+    ...     write_dataset(data, generate(train=40, val=10, progress=False))
+    ...     run, scores = train_run(Recipe(data, out=out, hidden=8, epochs=1), verbose=False)
+    ...     len(scores.captions)
+    10
     """
     watchers = checked_watchers("train_run", watchers)
     verbose = Flag().check("train_run", "`verbose`", verbose)
