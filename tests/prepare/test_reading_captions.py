@@ -27,7 +27,14 @@ from refusals import Refusal, refusals, refuses
 from xpcap.data import open_data
 from xpcap.encoders.pictures import formats
 from xpcap.errors import DataError
-from xpcap.prepare import CaptionRow, Columns, ImportReport, import_captions, read_captions
+from xpcap.prepare import (
+    CaptionRow,
+    Columns,
+    ImportReport,
+    assemble,
+    import_captions,
+    read_captions,
+)
 
 SAID = {
     "one.jpg": ["A dog, a cat; and more .", 'The dog says "woof" loudly', "the dog"],
@@ -248,6 +255,9 @@ def test_a_split_has_our_name_wherever_it_is_named(name: str) -> None:
         import_captions(every, lists=lists, **options),
     ):
         assert [*made[0].splits] == ["train", "val"]
+    captions = [CaptionRow("a.jpg", "a dog", "train"), CaptionRow("b.jpg", "a cat", name)]
+    made_of_rows = assemble(captions, features={"a.jpg": [1], "b.jpg": [2]}, min_count=1)
+    assert [*made_of_rows.splits] == ["train", "val"]
 
 
 # splits

@@ -11,6 +11,7 @@ from xpcap.cli.shared import PATH, begin, counted, describe_data, examples, fiel
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.few import FEW_PICTURES
+from xpcap.encoders import PHOTOGRAPHS
 from xpcap.files import require_new_file
 from xpcap.growing import SkippedList
 from xpcap.options import Option, described
@@ -43,7 +44,7 @@ def named_files(
 
 def default_text(name: str, option: Option) -> str:
     """The default of an option, for its help, unless the help text states it."""
-    default = PrepareOptions.default_encoder if name == "encoder" else option.default
+    default = PHOTOGRAPHS if name == "encoder" else option.default
     return "" if default is None or default is False else str(default)
 
 

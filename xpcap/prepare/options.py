@@ -101,16 +101,15 @@ class AssembleOptions:
     """
 
     function: ClassVar[str] = "assemble"  # for messages
-    default_encoder: ClassVar[str] = "histogram"
 
     # fmt: off
     _: KW_ONLY
     features: InitVar[object] = None  # given, so that no picture is encoded; not stored
     pictures: str | Path | None = option(
         Location(), None, "Folder of pictures, with its subfolders, to show on pages, and to encode unless"
-        " `features_file` is given.")
+        " features are given.")
     encoder: str | Encoder | None = option(
-        EncoderKind(), None, f"Encoder of the pictures, or of `features_file`: {KNOWN}.")
+        EncoderKind(), None, f"Encoder of the pictures, or of the features: {KNOWN}.")
     grid: int | None = option(
         Whole(1, MAX_REGIONS), None, "K, to encode K x K regions of each picture, for attention.")
     mirror: bool | None = option(
@@ -144,7 +143,7 @@ class AssembleOptions:
             raise _conflict(caller, "grid", "encoder", "the name of an encoder")
         if self.mirror is None:
             # Captions of drawings name left and right, so they do not fit mirror images
-            encoder = self.encoder or self.default_encoder
+            encoder = self.encoder or PHOTOGRAPHS
             name = encoder if isinstance(encoder, str) else encoder.name
             drawings = name.startswith("histogram")
             object.__setattr__(self, "mirror", features is None and not drawings)
@@ -154,7 +153,7 @@ class AssembleOptions:
 
         DataError : there is no such encoder.
         """
-        encoder = self.encoder or self.default_encoder
+        encoder = self.encoder or PHOTOGRAPHS
         if isinstance(encoder, str):
             return find_encoder(encoder_name(encoder, grid=self.grid))
         return encoder
@@ -171,7 +170,6 @@ class PrepareOptions(AssembleOptions):
     """
 
     function: ClassVar[str] = "import_captions"
-    default_encoder: ClassVar[str] = PHOTOGRAPHS
 
     # fmt: off
     features_file: str | Path | None = option(

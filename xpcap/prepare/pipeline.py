@@ -42,7 +42,7 @@ from xpcap.prepare.names import (
 )
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
-from xpcap.prepare.splits import by_lists, by_shares, note_copies
+from xpcap.prepare.splits import by_lists, by_shares, note_copies, our_name
 from xpcap.prepare.text import odd_kind
 from xpcap.work import work
 
@@ -190,7 +190,7 @@ def assemble(
 
 
 def _with_words(row: CaptionRow) -> CaptionRow:
-    """A row with its words. DataError : it has no split, or no word."""
+    """A row with its words, and `our_name` of its split. DataError : it has no split, or no word."""
     if not isinstance(row, CaptionRow):
         got = f"got a {type(row).__name__} among the captions"
         expected = "rows, each a CaptionRow(picture, caption, split)"
@@ -207,7 +207,7 @@ def _with_words(row: CaptionRow) -> CaptionRow:
     if not (words := tokenize(row.caption)):
         got, expected = "has a caption without a word", "letters or digits in each"
         raise DataError("assemble", thing, got, expected)
-    return row._replace(words=words)
+    return row._replace(words=words, split=our_name(row.split))
 
 
 def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
