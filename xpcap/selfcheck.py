@@ -1,4 +1,4 @@
-"""The check at the start: a device's fast code against plain code.
+"""The startup check: a device's fast code against plain code.
 
 xpcap's kernels, products and recorded steps were only ever tested without a GPU. So before a device
 does a kind of work for the first time, fast code computes it `runs` times, and plain code once. If

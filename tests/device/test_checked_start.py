@@ -1,4 +1,4 @@
-"""The check at the start, on the emulated device: fast code that is right is used; of any other a line
+"""The startup check, on the emulated device: fast code that is right is used; of any other a line
 tells, and plain code computes.
 """
 
