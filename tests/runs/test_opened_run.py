@@ -40,7 +40,7 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
         thing="cell",
         got="is 'nobodys'",
         expected="lstm",
-        cause="trained by a program that adds this cell to CELLS? Use that program",
+        cause="first import the module that adds this cell to CELLS, or use its program",
     ):
         Config.read(run)
 

@@ -84,7 +84,7 @@ class Config:
         check_json("open_run", file, stored, {"source": {}})
         if isinstance(cell := stored.get("cell"), str) and cell not in CELLS:
             got, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
-            cause = "was it trained by a program that adds this cell to CELLS? Use that program"
+            cause = "first import the module that adds this cell to CELLS, or use its program"
             raise DataError("open_run", f"{file}: cell", got, expected, cause)
         try:
             config = cls(

@@ -89,7 +89,7 @@ SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
 @documented
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a training, checked. `train_run` fills in those that are None: see plan.py.
+    """The options of a training run, checked. None means the default that ``train --help`` shows.
 
     Presets are defaults of generated pictures (``generated``), of few, medium and many captions
     (``few``, ``medium`` where it differs from ``many``, ``many``), of self-critical training from a
