@@ -124,7 +124,7 @@ def verify(
 
     --against grades a student's layers, captioner, update rules and solver instead, on NumPy only.
     A failed function is shown with the wrong output, the kind of mistake and advice. The code runs
-    with your rights: grade strangers' code in a container. The exit status is 1 if any function
+    with your rights: grade untrusted code in a container. The exit status is 1 if any function
     fails.
 
     --class grades a folder of submissions, also on NumPy only, and prints CSV: a line per student

@@ -13,7 +13,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     """Download a picture: array (height, width, 3), uint8, RGB.
 
     It connects to any server that this machine can reach, including local ones, uses the proxies of
-    the environment or system, and follows redirects: do not pass URLs of strangers.
+    the environment or system, and follows redirects: do not pass untrusted URLs.
 
     timeout : seconds to wait for the server, and for the complete content
     DataError : the download failed. NetworkError, a subclass : another try may succeed.

@@ -42,7 +42,7 @@ def grade(
 ) -> Report:
     """Grade the functions of a student's file, folder or module, in the order of the course.
 
-    The code runs in a separate process, with your rights: grade strangers' code in a container.
+    The code runs in a separate process, with your rights: grade untrusted code in a container.
 
     Parameters
     ----------
