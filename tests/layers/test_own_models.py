@@ -31,7 +31,7 @@ def page(heading: str) -> SimpleNamespace:
 
 TEXT, LAYERS, WAYS, ROWS = (
     page(heading)
-    for heading in ("Text by the character", "Two layers", "Both directions", "Different lengths")
+    for heading in ("Character-level text", "Two layers", "Both directions", "Different lengths")
 )
 
 

@@ -84,7 +84,8 @@ def rows(facts: Facts) -> Iterator[tuple[object, str, str]]:
     wheel = re.fullmatch(r"cupy-cuda(\d+)x", names)
     reinstall = facts.instead(facts.built or (int(wheel[1]) if wheel else max(DRIVERS)))
     yield (
-        isinstance(facts.error, OSError) and facts.error.filename,  # an error of a library names no file
+        isinstance(facts.error, OSError)
+        and facts.error.filename,  # an error of a library names no file
         "a folder for CuPy's compiled kernels",
         "set CUPY_CACHE_DIR to one you may write to",
     )
