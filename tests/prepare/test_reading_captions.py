@@ -374,7 +374,7 @@ IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
     "Dear all,\nhere are the captions" | got: no known format, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: a table, such as CSV, needs a heading
     "a.jpg;A dog\nb.jpg;A cat\n" | got: has no heading, its first line is 'a.jpg;A dog' | expected: a heading that names the columns | cause: add the line image;caption above it
     "Datei;Beschreibung\na.jpg;Ein Hund\n" | got: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: by `image` and `caption`
-    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | got: has the columns | cause: judging by the cells: `image` 'Datei' `caption` 'Text 1' `caption` 'Text 2'
+    "Datei;Text;Zweiter Text;Ort\na.jpg;Ein Hund rennt;Da ist ein Hund;Kiel\n" | got: has the columns | cause: judging by the cells: `image` 'Datei' `caption` 'Text' `caption` 'Zweiter Text'
     "画像,説明,日付\na.jpg,犬が走る,2025年12月3日\nb.jpg,猫がいる,2025年12月4日\n" | cause: judging by the cells: `image` '画像' `caption` '説明'
     "รูป,คำบรรยาย\na.jpg,สุนัขวิ่ง\n" | cause: judging by the cells: `image` 'รูป' `caption` 'คำบรรยาย'
     "صورة;وصف;رابط\na.jpg;كلب يجري في الحديقة;https://a.example/b/c-d-e-f-g\n" | cause: judging by the cells: `image` 'صورة' `caption` 'وصف'

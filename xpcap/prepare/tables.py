@@ -205,8 +205,8 @@ def unknown_columns(file: CaptionText) -> DataError | None:
 def _likely(
     names: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[str, Sequence[str]] | None:
-    """The only column of picture files, and the wordiest of the others, with columns of the same name
-    but for a number; None if unclear.
+    """The only column of picture files, and the wordiest of the others, with columns of more than
+    half as many words; None if unclear.
     """
     pictures: list[str] = []
     words: dict[str, float] = {}  # mean number of words of a cell
@@ -219,7 +219,7 @@ def _likely(
     wordiest = max(words, key=words.__getitem__, default="")
     if len(pictures) != 1 or words.get(wordiest, 0) <= 2:
         return None
-    return pictures[0], [name for name in words if _stem(name) == _stem(wordiest)]
+    return pictures[0], [name for name in words if words[name] > words[wordiest] / 2]
 
 
 def _count_words(cell: str) -> int:
