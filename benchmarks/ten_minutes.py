@@ -305,7 +305,9 @@ def products(check: Check) -> None:
         microseconds(lambda: xp.matmul(x, w, out=theirs), busy_device),
     )
     error = relative(to_numpy(ours), to_numpy(theirs))
-    print(f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, differ {error:.1e}")
+    print(
+        f"{shapes}: cublas.sgemm {times[0]:.2f} us, matmul {times[1]:.2f} us, difference {error:.1e}"
+    )
     if not error <= GRADIENT_TOLERANCE:
         raise ArithmeticError(f"the products differ by {error:.1e}")
 

@@ -239,7 +239,7 @@ def test_a_process_of_its_own_measures_alike() -> None:
 def test_what_goes_wrong_in_a_process_is_said_here(capfd: pytest.CaptureFixture[str]) -> None:
     with refuses(BackendError, function="use_backend", got="'cupi' does not exist"):
         list(measure.measure_in_process("xpcap", [TINY], BRIEF, "cupi", [STEP]))
-    with refuses(BackendError, function="bench", got="nobody stopped with exit status 1"):
+    with refuses(BackendError, function="bench", thing="nobody", got="stopped with exit status 1"):
         list(measure.measure_in_process("nobody", [TINY], BRIEF, "numpy", [STEP]))
     assert "KeyError" in capfd.readouterr().err
 
@@ -324,8 +324,8 @@ def test_bad_calls_are_refused_before_anything_is_timed(
     for words, says in (
         ("--config flickr8", "did you mean 'flickr8k'"),
         ("--backend cupi", "did you mean 'cupy'"),
-        ("--busy --beam", "--busy and --beam are given, expected one or the other"),
-        ("--beam --config demo", "demo is given for captions, expected other sizes"),
+        ("--busy --beam", "--busy and --beam are given, expected only one of them"),
+        ("--beam --config demo", "demo is given for captions, expected another configuration"),
     ):
         result = call(*words.split())
         assert (result.exit_code, says in " ".join(result.output.split())) == (2, True), (
@@ -335,7 +335,7 @@ def test_bad_calls_are_refused_before_anything_is_timed(
         with monkeypatch.context() as patch:
             patch.setenv(name, "1")
             result = call("--config", "coco")
-        assert (result.exit_code, f"{name} is 1, expected it unset" in result.output) == (1, True)
+        assert (result.exit_code, f"{name} is 1, expected it to be unset" in result.output) == (1, True)
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "benchmarks.peer_torch", raising=False)
     monkeypatch.delattr("benchmarks.peer_torch", raising=False)

@@ -51,7 +51,7 @@ def test_emulated_ten_minutes_give_eight_answers_with_numbers(
     assert [row.split("  ")[0] for row in paths.splitlines()[1:]] == list(step_paths.PATHS)
     assert launches.splitlines()[-1].startswith(f"{len(launches.splitlines()) - 2} launches, ")
     assert {"gemm", "lstm_step"} < {row.split()[0] for row in launches.splitlines()}
-    assert float(product.rpartition(" us, apart ")[2]) < 1e-5
+    assert float(product.rpartition(" us, difference ")[2]) < 1e-5
     assert verdict.startswith("emulated, driver ")
     assert ": CUDA kernels agree (" in verdict
     assert "; FUSED " in verdict
@@ -81,7 +81,7 @@ def test_emulated_ten_minutes_name_what_is_wrong_and_go_on(
     assert f"FAILED: softmax_loss: {failed}" in spills
     assert ops.startswith("FAILED: cell_steps: ArithmeticError: wrong by ")
     assert float(first.splitlines()[2].split()[1]) > 1e-3 > float(first.splitlines()[4].split()[1])
-    assert " us, apart " in others[-1]
+    assert " us, difference " in others[-1]
     assert ": --plain helps; " in verdict
     assert f"softmax_loss: {failed}" in verdict
 

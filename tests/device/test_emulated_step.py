@@ -232,7 +232,8 @@ def test_the_loop_of_the_docs_trains_the_same_model_on_the_device(
     models = []
     for backend in ("numpy", "cupy"):
         names: dict[str, Any] = {}
-        exec(compile(loop.replace('"auto"', repr(backend)), backend, "exec"), names)
+        with xpcap.use_backend(backend):
+            exec(compile(loop, backend, "exec"), names)
         models.append(to_numpy(names["model"].params.flat))
     np.testing.assert_allclose(models[1], models[0], rtol=1e-3, atol=1e-4)
     assert "raw adam_update" in device.names()
