@@ -110,7 +110,7 @@ class Lines:
 
 
 def _size() -> dict[str, int]:
-    """A size if the terminal does not know its own, as in a container; otherwise tqdm asks it."""
+    """A size for a terminal that reports none, as in a container; otherwise tqdm asks the terminal."""
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns
         return {} if known else {"ncols": 80, "nrows": 20}

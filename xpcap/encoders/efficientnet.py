@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2, trained on ImageNet, for photographs. A Python package has the weights."""
+"""EfficientNet-Lite2, trained on ImageNet, for photographs. The weights are in a Python package."""
 
 import importlib.util
 from collections.abc import Mapping

@@ -323,7 +323,7 @@ def _rows(
 def _captions_of(cell: str | list[str] | None) -> list[str | None]:
     """The captions of a cell: of a list, also one printed by JSON, Python or NumPy, or the cell itself.
 
-    Empty for a printed list that cannot be read.
+    The result is empty if a printed list cannot be read.
     """
     if isinstance(cell, list):
         return [text.strip() for text in cell] or [None]
