@@ -224,9 +224,13 @@ def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_
     lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
     most = max(set(lacking), key=lacking.count)
     for prepared, advice in (
-        ({}, "a lower `min_count` or a larger `vocabulary_size`"),
-        ({"min_count": 8}, "a lower `min_count` than 8"),
-        ({"min_count": 8, "vocabulary_size": 90}, "a larger `vocabulary_size` than 90"),
+        ({}, ", prepared with a lower `min_count` or a larger `vocabulary_size`"),
+        ({"min_count": 8}, ", prepared with a lower `min_count` than 8"),
+        ({"min_count": 1}, ""),
+        (
+            {"min_count": 8, "vocabulary_size": 90},
+            ", prepared with a larger `vocabulary_size` than 90",
+        ),
     ):
         config = replace(case.run.config, source=Source(record=prepared))
         found = judged(replace(case, run=replace(case.run, config=config)))
@@ -235,8 +239,8 @@ def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_
         assert unknown.value == pytest.approx(len(lacking) / len(words), abs=0.15)
         assert vocabulary.verdict == unknown.verdict == "bad"
         assert f"most often {most} ({lacking.count(most)})" in vocabulary.text
-        assert advice in vocabulary.text
-        assert advice in unknown.text
+        assert f"things{advice}." in vocabulary.text
+        assert f"more captions{advice}." in unknown.text
 
 
 def test_a_word_that_is_lost_is_none_that_the_vocabulary_has() -> None:

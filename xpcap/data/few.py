@@ -35,13 +35,13 @@ FEW_CAPTIONS = Few(
     "captions",
     "`train` makes more passes in smaller batches, without smoothing or second stage, and keeps the"
     " last epoch",
-    "a second stage would learn them by heart, and a small val split cannot choose an epoch",
+    "a second stage would memorise them, and a small val split cannot choose an epoch",
 )
 FEW_PHOTOS = Few(
     2000,
     "photos",
     "references of the most similar photos are candidates, too; less similar photos weigh more",
-    "of many photos such candidates gain nothing; of few the nearest are further away",
+    "with many photos such candidates gain nothing; with few, the nearest are further away",
 )
 SPARSE_CAPTIONS = Few(
     4000,

@@ -71,14 +71,16 @@ class Case:
 
     @property
     def vocabulary_advice(self) -> str:
-        """The options that enlarge the vocabulary, with their current values."""
+        """The end of an advice to add captions: options that enlarge the vocabulary, if any."""
         record = self.run.source.record
         min_count, size = record.get("min_count"), record.get("vocabulary_size")
         if size is not None:
-            return f"a larger `vocabulary_size` than {size}"
+            return f", prepared with a larger `vocabulary_size` than {size}"
+        if min_count == 1:
+            return ""
         if min_count is not None:
-            return f"a lower `min_count` than {min_count}"
-        return "a lower `min_count` or a larger `vocabulary_size`"
+            return f", prepared with a lower `min_count` than {min_count}"
+        return ", prepared with a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
         """A score of the captions, and of people's. UnmeasurableError : it was not computed."""
@@ -409,8 +411,8 @@ def unknown(case: Case) -> Finding:
         share,
         f"The model would write <UNK> for {share:.1%} of its words if it were allowed;"
         f" {case.missing_share:.1%} of the references' words are <UNK> for it.",
-        "The training captions have too many rare words: prepare the data with"
-        f" {case.vocabulary_advice}, or with more captions.",
+        "The training captions have too many rare words: train on more"
+        f" captions{case.vocabulary_advice}.",
     )
 
 
@@ -427,8 +429,8 @@ def vocabulary(case: Case) -> Finding:
         case.missing_share,
         f"The vocabulary lacks {case.missing_share:.1%} of the references'"
         f" words{_often(case.missing_words, 5, '{} ({:,})')}.",
-        "Captions cannot contain these words: train on captions about the same things, prepared"
-        f" with {case.vocabulary_advice}.",
+        "Captions cannot contain these words: train on more captions about the same"
+        f" things{case.vocabulary_advice}.",
     )
 
 

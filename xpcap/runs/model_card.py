@@ -111,7 +111,7 @@ NO_USE = (
 DRAWN = """\
 - It describes drawings of coloured shapes on a light ground, and nothing else; of a photograph it writes nonsense."""
 PHOTOS = """\
-- It describes what its training pictures show. Of other pictures it writes captions that read well and are wrong.
+- It describes what its training pictures show. Its captions of other pictures are wrong, however well they read.
 - It repeats what the authors of its training captions wrote, including wrong guesses about people and stereotypes."""
 
 
