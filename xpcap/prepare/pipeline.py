@@ -218,7 +218,6 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
     odd: dict[str, list[str]] = {}
     for (_, picture), group in itertools.groupby(rows, key=lambda row: (row.split, row.picture)):
         captions = [(row, row.caption) for row in group if row.caption is not None]
-        before = len(cleaned)
         for row, text in captions:
             if words := tokenize(text):
                 line = " ".join(filter(None, map(str.strip, text.split("\n"))))
@@ -227,7 +226,7 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
                     odd.setdefault(kind, []).append(f"{picture}: {line}")
             else:
                 report.skip("captions without a word", picture)
-        if len(cleaned) == before:
+        if not captions:
             report.skip("pictures without captions", picture)
     for kind, examples in odd.items():
         report.notice(kind, examples)
