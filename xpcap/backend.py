@@ -113,7 +113,7 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
     OptionError
         The backend does not exist.
     BackendError
-        The backend is not usable here, with the reason; there is no silent fallback.
+        The backend is not usable here, with the reason; there is no silent fallback to the CPU.
 
     Notes
     -----
