@@ -294,7 +294,7 @@ class CaptionData:
         return [tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Captions as text, by picture; pictures without captions are left out.
+        """Captions as text, keyed by picture number; pictures without captions are left out.
 
         Parameters
         ----------

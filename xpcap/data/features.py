@@ -80,7 +80,7 @@ def row_digests(rows: RowSource) -> list[bytes]:
 
 
 SCALINGS = ("standardize", "none")
-# Maximum numbers and rows of a block of a sum; the sum's bits depend on them
+# Largest block of a sum, in elements and rows; other sizes round the sum differently
 FIT_NUMBERS, FIT_ROWS = 3 << 22, 4096
 SCALE_NUMBERS = 1 << 17  # numbers of a block that is scaled, which fit in the cache
 

@@ -49,7 +49,7 @@ class Product(NamedTuple):
     xp: ModuleType
     gemm: Callable[..., None]
     arguments: tuple[int, ...]  # all but the handle
-    arrays: tuple[Array, ...]  # x, w, out: kept alive, since arguments are addresses
+    arrays: tuple[Array, ...]  # x, w, out: kept alive, since the arguments are raw addresses
 
     def call(self) -> Callable[[], object]:
         """A function that runs it again in this thread."""

@@ -22,7 +22,7 @@ from xpcap.shapes import generate, write_pictures
 TRAIN, VAL = 2000, 200  # pictures, so that 50 sampled captions rarely share one
 MAX_WORDS = 15  # of a caption, as in the course
 COMPONENTS = 512  # of the PCA of a feature, as in the course
-# Scaled features vary by about 1. The course's notebook overfits 50 captions to a loss below 0.1 at
+# Scaled features have a deviation of about 1. The course's notebook overfits 50 captions to a loss below 0.1 at
 # its learning rates, and an RNN needs that scale to do so
 SCALE = np.float32(10)
 

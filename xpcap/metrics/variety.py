@@ -52,8 +52,8 @@ class CorpusStatistics:
 
     Attributes:
     bigrams : set of all bigrams, with the ends of captions
-    never_last : number of occurrences of each word that occurs at least 50 times and ends a caption
-        in at most 0.5 % of them, the most frequent first; empty if there are too few captions
+    never_last : words that hardly ever end a caption, and their numbers of occurrences, the most
+        frequent first; each occurs 50 times or more, at most 0.5 % of them at the end of a caption
     """
 
     def __init__(self, captions: Iterable[Words]) -> None:

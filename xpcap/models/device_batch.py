@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, captions: np.ndarray, null: int, n: int) -> "Layout":
-        """The layout for batches of n of these captions (m, T+1); it depends on nothing else."""
+        """The layout for batches of n of the captions (m, T+1), so that one record serves them all."""
         lengths, (m, columns) = caption_lengths(captions, null), captions.shape
         alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
         mean = n * alive.mean(axis=1)

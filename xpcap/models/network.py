@@ -271,7 +271,7 @@ class Network:
         return (*state, *(array for array in constant if array is not None))
 
     def project(self, words: Array) -> Array:
-        """Pre-activations (n, G) of words (n,); the next call overwrites them."""
+        """Pre-activations (n, G) for words (n,); the next call overwrites them."""
         ops, memory, (weight, bias) = self._ops, self.memory, self.cell.inputs
         out = memory.take("vectors", (len(words), self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], contiguous(words), out=out)

@@ -156,7 +156,7 @@ class Parameters(MutableMapping[str, Array]):
 def add_words(
     params: Parameters, shapes: Mapping[str, tuple[int, ...]], known: Sequence[int]
 ) -> Parameters:
-    """Parameters of a larger vocabulary, whose first V words are those of `params`.
+    """Copy parameters to a model with a larger vocabulary, whose first V words are the old ones.
 
     A new word starts with the mean word vector, the mean column of W_vocab and the mean bias of the
     words `known` (ids). Everything else is copied.

@@ -330,8 +330,8 @@ def bad_endings(case: Case) -> Finding:
         share,
         f"{endings.total():,} of {len(case.captions):,} captions end in a word that hardly ever ends a"
         f" training caption{_often(endings, 3, '{!r} ({:,})')}; {human:.1%} of people's do.",
-        "These captions break off: search with a beam. If captions stop at the length limit, see"
-        " the symptom 'ending'; otherwise train for more epochs, or on more captions.",
+        "These captions break off. If they stop at the length limit, see the symptom 'ending';"
+        " otherwise use beam search, train for more epochs, or on more captions.",
     )
 
 

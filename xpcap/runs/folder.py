@@ -224,7 +224,7 @@ def save_state(
         raise InvalidTypeError("save_state", "state", got, "what CaptioningSolver.state() returns")
     vocabulary = Text().check("save_state", "`vocabulary`", vocabulary)
     if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
-        got, expected = "has only a mean or only a scale", "both, or neither"
+        got, expected = "has a mean or a scale, but not both", "both or neither"
         raise InvalidValueError("save_state", "scaling", got, expected)
     arrays = {**state.arrays, **scaling_tensors(scaling or FeatureScaling())}
     meta = {**state.meta, "vocabulary": vocabulary, "earlier": list(earlier)}

@@ -114,7 +114,7 @@ class Scores:
 
     @property
     def summary(self) -> str:
-        """Split, number of pictures, time and decoding, in one line."""
+        """A line with the split, the number of pictures, the elapsed time and the decoding policy."""
         known = f" ({self.trained_on:,} of them trained on)" if self.trained_on else ""
         line = f"{self.split}: {self.n} pictures{known}, {self.seconds:.1f} s"
         return f"{line}, {self.decoding}" if self.decoding else line

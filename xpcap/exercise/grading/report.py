@@ -40,7 +40,7 @@ class Result(NamedTuple):
 class Mark(NamedTuple):
     """The results of a function, and its points.
 
-    max_points : what the function is worth; 0 for a function that the course gives
+    max_points : points for a correct function; 0 if the course provides it
     points : `max_points` if it passed, 0 if not
     """
 
