@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, answer, call, failing, good
+from PIL import Image
 from programs import program
 
-Image = pytest.importorskip("PIL.Image")
-
-
-from xpcap import open_run, runs  # noqa: E402 - after the skip
-from xpcap.cli import main  # noqa: E402
-from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture  # noqa: E402
-from xpcap.encoders.pictures import formats  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.runs import captions, outputs, pages  # noqa: E402
-from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
+from xpcap import open_run, runs
+from xpcap.cli import main
+from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
+from xpcap.encoders.pictures import formats
+from xpcap.errors import DataError
+from xpcap.runs import captions, outputs, pages
+from xpcap.shapes.scenes import make_scene, paint
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 EMBEDDED = 'src="data:image/'

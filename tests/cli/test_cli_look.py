@@ -14,8 +14,6 @@ import pytest
 from commands import call, failing, good
 from new_cells import NEW_CELLS
 
-pytest.importorskip("PIL.Image")
-
 from xpcap import CaptioningRNN, open_run, runs
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.models import Trace

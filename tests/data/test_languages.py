@@ -10,22 +10,20 @@ import numpy as np
 import pytest
 from commands import SMALL, answer, failing, good
 from pages import card, write_cards
+from PIL import Image
 from refusals import refuses
 from wcwidth import width
 
-pytest.importorskip("nltk")
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap import open_data, open_run  # noqa: E402 - after the skip
-from xpcap.cli.shared import table  # noqa: E402
-from xpcap.data import tokenize  # noqa: E402
-from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.prepare import assemble  # noqa: E402
-from xpcap.report import CaptionedPicture, draw_captions  # noqa: E402
-from xpcap.report.captions import wrap  # noqa: E402
-from xpcap.report.fonts import find_fonts  # noqa: E402
-from xpcap.shapes import generate, picture_of  # noqa: E402
+from xpcap import open_data, open_run
+from xpcap.cli.shared import table
+from xpcap.data import tokenize
+from xpcap.data.hdf5 import fingerprint_of
+from xpcap.errors import DataError
+from xpcap.prepare import assemble
+from xpcap.report import CaptionedPicture, draw_captions
+from xpcap.report.captions import wrap
+from xpcap.report.fonts import find_fonts
+from xpcap.shapes import generate, picture_of
 
 CAPTIONS = {
     "German": ["Ein Mädchen fährt Rad.", "Das Mädchen trägt Grün."],

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from commands import failing, good
 from photos import PREPARE, photos
-from refusals import refuses
-
-pytest.importorskip("PIL")
-
 from PIL import Image
+from refusals import refuses
 
 from xpcap import open_data
 from xpcap.encoders import HistogramEncoder

@@ -12,12 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cpu_build
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")  # test_emulated_step
-
-import cpu_build
 from commands import SMALL, call, few, good
 from emulated import Emulator, install_or_skip
 from emulated.record import cuda_error

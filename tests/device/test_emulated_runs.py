@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")  # generated pictures
-
 from commands import SMALL, call, few, good
 from emulated import Emulator
 

@@ -4,9 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")  # test_emulated_step
-
 from emulated import Emulator
 from ranks import together
 from test_emulated_step import VOCABULARY, make, make_data

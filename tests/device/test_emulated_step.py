@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from refusals import refuses
-
-pytest.importorskip("PIL")  # generated pictures
-
 from emulated import Counts, Emulator, install, install_or_skip
 from new_cells import NEW_CELLS
+from refusals import refuses
 from tqdm import tqdm
 
 import xpcap

@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")  # test_emulated_step
-
 from emulated import Emulator, in_thread
 from emulated.cuda import Event
 from test_emulated_step import N, make, make_data

@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")  # test_emulated_step
-
 from emulated import Emulator, in_thread, memory
 from new_cells import NEW_CELLS
 from test_emulated_step import RECORDED, N, T, captions_of, make, make_data

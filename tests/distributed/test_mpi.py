@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install '.[mpi]'")
-pytest.importorskip("PIL")  # generated pictures
 
 import kill
 import numpy as np

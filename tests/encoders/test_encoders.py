@@ -6,15 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS  # noqa: E402
-from xpcap.encoders.pictures import letterbox  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
+from xpcap.encoders import HistogramEncoder, find_encoder
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS
+from xpcap.encoders.pictures import letterbox
+from xpcap.errors import DataError
+from xpcap.shapes.scenes import make_scene, paint
 
 ENCODER = HistogramEncoder()
 WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours

@@ -12,7 +12,6 @@ from xpcap.encoders import ENCODERS, Encoder, TimmEncoder, find_encoder
 from xpcap.errors import DataError
 from xpcap.onnx_graph import Graph
 
-pytest.importorskip("PIL")
 ENDS = ("", ":grid=2")  # of names
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import failing, good
 from photos import PREPARE, photos
+from PIL import Image
 from refusals import refuses
 from test_photo_encoders import needs_runtime, needs_timm, needs_weights
 
@@ -20,8 +21,6 @@ from xpcap.encoders.grid import pool
 from xpcap.errors import DataError
 from xpcap.onnx_graph import Graph
 from xpcap.runs.captions import caption_chosen
-
-Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap.encoders import TimmEncoder, find_encoder, read_picture  # noqa: E402 - after the skip
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.onnx_graph import Graph  # noqa: E402
+from xpcap.encoders import TimmEncoder, find_encoder, read_picture
+from xpcap.errors import DataError
+from xpcap.onnx_graph import Graph
 
 ROOT = Path(__file__).parents[2]
 NO_RUNTIME = importlib.util.find_spec("onnxruntime") is None

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lying_files import png
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-
-from lying_files import png  # noqa: E402 - after the skip
-
-from xpcap.encoders import find_pictures, pictures, read_picture  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.work import work  # noqa: E402
+from xpcap.encoders import find_pictures, pictures, read_picture
+from xpcap.errors import DataError
+from xpcap.work import work
 
 ORIENTATION = 0x0112
 Flip = Image.Transpose

@@ -15,7 +15,6 @@ from refusals import refuses
 from xpcap.encoders import TimmEncoder, find_encoder
 from xpcap.errors import DataError
 
-Image = pytest.importorskip("PIL.Image")
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 
 from xpcap.encoders import download, image_from_url, read_url
@@ -25,7 +26,7 @@ PICTURE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 
 def png() -> bytes:
     stream = io.BytesIO()
-    pytest.importorskip("PIL.Image").fromarray(PICTURE).save(stream, "png")
+    Image.fromarray(PICTURE).save(stream, "png")
     return stream.getvalue()
 
 

@@ -14,8 +14,6 @@ from click.testing import CliRunner, Result
 from course_folder import own_package
 from refusals import refuses
 
-pytest.importorskip("PIL")  # generated pictures
-
 from xpcap import encoders
 from xpcap.course import image_from_url, write_course_data
 from xpcap.data import decode_captions, load_coco_data, open_data, sample_coco_minibatch

@@ -256,7 +256,7 @@ def test_the_command_writes_a_folder_and_says_what_is_to_be_written(tmp_path: Pa
 
 def run_in(folder: Path, name: str, sizes: str) -> Any:
     """A notebook of a handout, run in smaller sizes with the files of that folder."""
-    nbformat = pytest.importorskip("nbformat")
+    import nbformat
     from notebooks import ROOT, run
 
     notebook = nbformat.read(folder / name, as_version=4)
@@ -273,7 +273,6 @@ def test_a_notebook_of_a_handout_works_once_all_is_written(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the course's digits, and the files of the handout."""
-    pytest.importorskip("nbclient")
     monkeypatch.syspath_prepend(str(DOCS.parents[1] / "tests" / "package"))
     from test_notebooks import SMALLER, check_digits, printed
 
@@ -287,7 +286,8 @@ def test_a_notebook_of_a_handout_works_once_all_is_written(
 
 @pytest.mark.slow
 def test_a_blank_notebook_stops_at_the_first_function_that_is_not_written(folder: Path) -> None:
-    exceptions = pytest.importorskip("nbclient.exceptions")
+    from nbclient import exceptions
+
     message = r"NotImplementedError\S*: rnn_step_forward is not written yet\n"  # in colours
     with pytest.raises(exceptions.CellExecutionError, match=message):
         run_in(folder, "rnn_captioning.ipynb", "PICTURES, VAL_PICTURES = 60, 8")

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from browser import Browser

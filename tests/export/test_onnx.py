@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from commands import failing, good
 from new_cells import NEW_CELLS, MinimalGated
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 from runs import config_of
 
@@ -22,6 +24,9 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
 from xpcap.errors import DataError, OptionError
+from xpcap.export import export_onnx, export_web
+from xpcap.export.onnx_encoder import scaled
+from xpcap.export.tensor import graph_input, graph_output
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
@@ -32,13 +37,6 @@ from xpcap.runs.decoder import limited
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
-PIL = pytest.importorskip("PIL", reason="the extra `images` is not installed")
-
-from PIL import Image  # noqa: E402 - after the skips
-
-from xpcap.export import export_onnx, export_web  # noqa: E402
-from xpcap.export.onnx_encoder import scaled  # noqa: E402
-from xpcap.export.tensor import graph_input, graph_output  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 PICTURE, DECODE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)

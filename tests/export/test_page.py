@@ -19,7 +19,6 @@ from xpcap.report.overlay import overlay_alpha
 from xpcap.runs import default_policy, open_captioner, open_run
 from xpcap.shapes import picture_of
 
-pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from lying_files import chunk, png

@@ -25,7 +25,6 @@ from xpcap.runs import Decoder, open_run
 from xpcap.runs.decoder import limited
 from xpcap.shapes import picture_of
 
-pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 import PIL

@@ -29,7 +29,8 @@ class Runs:
 
         key = hashlib.sha256(repr([name, *map(str, options)]).encode()).hexdigest()[:16]
         folder, done = self._folder / key, self._folder / f"{key}.done"
-        filelock = pytest.importorskip("filelock")
+        import filelock
+
         with filelock.FileLock(f"{folder}.lock"):
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed

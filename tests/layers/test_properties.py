@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import captioners
+import hypothesis
 import layer_cases
 import numpy as np
 import pytest
+from examples import holds
+from hypothesis import strategies as st
 
-hypothesis = pytest.importorskip("hypothesis")
-pytest.importorskip("nltk")
-
-from examples import holds  # noqa: E402 - after the skip
-from hypothesis import strategies as st  # noqa: E402
-
-from xpcap import CaptioningRNN, layers, optim  # noqa: E402
-from xpcap.data import (  # noqa: E402
+from xpcap import CaptioningRNN, layers, optim
+from xpcap.data import (
     Vocabulary,
     decode_captions,
     detokenize,
@@ -29,13 +26,13 @@ from xpcap.data import (  # noqa: E402
     tokenize,
     write_dataset,
 )
-from xpcap.data.vocabulary import END, SPECIAL, START, UNK  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.models import FeatureRows  # noqa: E402
-from xpcap.models.config import INJECT  # noqa: E402
-from xpcap.prepare import import_captions, read_captions  # noqa: E402
-from xpcap.prepare.text import read_list  # noqa: E402
-from xpcap.testing.layer import Trial  # noqa: E402
+from xpcap.data.vocabulary import END, SPECIAL, START, UNK
+from xpcap.errors import DataError
+from xpcap.models import FeatureRows
+from xpcap.models.config import INJECT
+from xpcap.prepare import import_captions, read_captions
+from xpcap.prepare.text import read_list
+from xpcap.testing.layer import Trial
 
 SIZE = st.integers(1, 4)
 SEED = st.integers(0, 2**32 - 1)

@@ -4,11 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import program
-
-pytest.importorskip("PIL")
-
 from damage import DAMAGE, READERS, Damage
+from programs import program
 from refusals import refuses
 
 from xpcap.errors import EXPECTED

@@ -29,6 +29,7 @@ import pytest
 import students
 from click.testing import CliRunner, Result
 from commands import SMALL
+from PIL import Image
 from runs import Runs
 
 import xpcap
@@ -112,7 +113,8 @@ def test_code_blocks_run(
 
 @pytest.mark.slow
 def test_programs_of_the_docs_pass_mypy(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    from mypy import api
+
     for k, block in enumerate(BLOCKS):
         (tmp_path / f"block{k}.py").write_text(block)
     programs = [*tmp_path.glob("*.py"), *ROOT.glob("docs/*/*.py")]
@@ -425,11 +427,9 @@ def test_options_and_measured_figures_on_a_page_are_up_to_date(name: str) -> Non
 
 def test_committed_figures_are_of_the_committed_sources() -> None:
     """`make docs` draws them again."""
-    pytest.importorskip("matplotlib")
-    image = pytest.importorskip("PIL.Image")
     figures = runpy.run_path(str(ROOT / "docs" / "figures.py"))
     for name in figures["FIGURES"]:
-        with image.open(figures["IMAGES"] / f"{name}.png") as picture:
+        with Image.open(figures["IMAGES"] / f"{name}.png") as picture:
             assert picture.text["sources"] == figures["digest"](name), name
 
 

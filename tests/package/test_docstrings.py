@@ -5,14 +5,12 @@ import pydoc
 from collections.abc import Iterator
 from types import FunctionType, MethodType
 
-import pytest
+from numpydoc import validate as numpydoc
 
 import xpcap
 from xpcap import gradcheck, grading, layers, optim, testing
 from xpcap.runs import PictureCaptioner
 from xpcap.verify import verify
-
-numpydoc = pytest.importorskip("numpydoc.validate", reason="numpydoc, of the dev extra, is missing")
 
 # Sections known and in order, a docstring, parameters complete, in order and typed, what comes back
 CHECKS = "GL06 GL07 GL08 PR01 PR02 PR03 PR04 PR05 RT01 YD01".split()

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hypothesis
 import numpy as np
 import pytest
+from caption_formats import FORMATS
+from damage import READERS, about, array, tensors
+from examples import holds
+from hypothesis import strategies as st
 
-pytest.importorskip("PIL")
-hypothesis = pytest.importorskip("hypothesis")
-
-from caption_formats import FORMATS  # noqa: E402 - after the skip
-from damage import READERS, about, array, tensors  # noqa: E402
-from examples import holds  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-
-from xpcap.errors import EXPECTED  # noqa: E402
-from xpcap.prepare import read_captions  # noqa: E402
+from xpcap.errors import EXPECTED
+from xpcap.prepare import read_captions
 
 NUMBERS = st.one_of(
     st.integers(-2, 2),

@@ -11,21 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lying_files import black, chunk, png, saved, zeros
+from PIL import Image
 from refusals import refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-
-from lying_files import black, chunk, png, saved, zeros  # noqa: E402 - after the skip
-
-from xpcap.data import Vocabulary  # noqa: E402
-from xpcap.data.vocabulary import SPECIAL  # noqa: E402
-from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
-from xpcap.encoders.kinds import same_encoder  # noqa: E402
-from xpcap.errors import DataError, unknown  # noqa: E402
-from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
-from xpcap.prepare.names import path_inside, roots_of  # noqa: E402
-from xpcap.prepare.submission import read_submission  # noqa: E402
+from xpcap.data import Vocabulary
+from xpcap.data.vocabulary import SPECIAL
+from xpcap.encoders import HistogramEncoder, read_picture
+from xpcap.encoders.kinds import same_encoder
+from xpcap.errors import DataError, unknown
+from xpcap.prepare import encode_folder, import_captions, read_captions, read_features
+from xpcap.prepare.names import path_inside, roots_of
+from xpcap.prepare.submission import read_submission
 
 ROOT = Path(__file__).parents[2]
 

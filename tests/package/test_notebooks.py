@@ -12,20 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
+from course_folder import own_package
+from IPython.core.inputtransformer2 import TransformerManager
+from notebooks import NOTEBOOKS, ROOT, run
 
 from xpcap import backend_status
-
-pytest.importorskip("nbclient")
-pytest.importorskip("PIL")  # generated pictures
-nbformat = pytest.importorskip("nbformat")
-
-from course_folder import own_package  # noqa: E402
-from IPython.core.inputtransformer2 import TransformerManager  # noqa: E402 - with nbclient
-from notebooks import NOTEBOOKS, ROOT, run  # noqa: E402 - not there without nbclient
-
-from xpcap.course import write_course_data  # noqa: E402
-from xpcap.exercise.imports import MODULES  # noqa: E402
+from xpcap.course import write_course_data
+from xpcap.exercise.imports import MODULES
 
 DOCS = ROOT / "docs" / "tutorials"
 

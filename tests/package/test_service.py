@@ -20,8 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from programs import HANG_SECONDS
 
 from xpcap import PictureCaption, Skipped, open_captioner
@@ -30,8 +32,6 @@ from xpcap.shapes import picture_of
 for package in ("uvicorn", "python_multipart"):
     pytest.importorskip(package, reason="the serve extra is not installed")
 fastapi = pytest.importorskip("fastapi", reason="the serve extra is not installed")
-httpx = pytest.importorskip("httpx")
-Image = pytest.importorskip("PIL.Image")
 
 ROOT = Path(__file__).parents[2]
 HOWTO = ROOT / "docs" / "howto"

@@ -11,11 +11,8 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("hatchling")
-
 import clean_room
+import pytest
 
 import xpcap
 

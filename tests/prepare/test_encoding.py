@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import failing, good
+from PIL import Image
 from programs import program
 from refusals import Refusal, refusals, refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.prepare import encode_folder  # noqa: E402 - after the skip
-from xpcap.prepare.features import BLOCK, FeatureFile, mirror_of  # noqa: E402
+from xpcap.encoders import HistogramEncoder, read_picture
+from xpcap.errors import DataError
+from xpcap.prepare import encode_folder
+from xpcap.prepare.features import BLOCK, FeatureFile, mirror_of
 
 ROOT = Path(__file__).parents[2]
 COUNT = 5 * BLOCK + 3

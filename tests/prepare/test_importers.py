@@ -148,7 +148,8 @@ class Brightness:
 
 
 def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> None:
-    Image = pytest.importorskip("PIL.Image")
+    from PIL import Image
+
     for name, grey in (("one.jpg", 10), ("two.jpg", 200), ("three.jpg", 90)):
         Image.new("L", (8, 8), grey).save(tmp_path / name, format="PNG")
     data = assemble(ROWS, pictures=str(tmp_path), encoder=Brightness(), min_count=1)
@@ -164,7 +165,8 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
 def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictures(
     tmp_path: Path,
 ) -> None:
-    Image = pytest.importorskip("PIL.Image")
+    from PIL import Image
+
     greys = {f"{number:02}.png": 5.0 * number + 7 for number in range(40)}
     for name, grey in greys.items():
         Image.new("L", (8, 8), int(grey)).save(tmp_path / name)

@@ -529,7 +529,8 @@ def test_a_folder_of_photos_and_a_table_are_the_same_data_set_each_time() -> Non
 
 
 def photos(colours: dict[str, tuple[int, int, int]]) -> None:
-    Image = pytest.importorskip("PIL.Image")
+    from PIL import Image
+
     for name, colour in colours.items():
         Image.new("RGB", (40, 30), colour).save(write(f"photos/{name}", b""))
 

@@ -97,7 +97,8 @@ class Halves:
 @pytest.fixture
 def twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of fifty photos, each under two, in the folder photos and in c.csv."""
-    Image = pytest.importorskip("PIL.Image")
+    from PIL import Image
+
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     names = [f"{number:02}{end}.png" for number in range(50) for end in ("", " (1)")]

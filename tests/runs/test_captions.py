@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from commands import answer
 from emulated import Emulator
+from PIL import Image
 from refusals import Refusal, refusals, refuses
 
 import xpcap
@@ -37,8 +38,6 @@ from xpcap.runs import (
     write_captions,
 )
 from xpcap.shapes import picture_of
-
-Image = pytest.importorskip("PIL.Image")
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

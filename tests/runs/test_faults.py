@@ -6,17 +6,13 @@ import errno
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-from runs import Runs
-
-pytest.importorskip("PIL")
-pytest.importorskip("jinja2")
-
 import commands
 import faults
 import kill
+import numpy as np
+import pytest
 from faults import Fault
+from runs import Runs
 
 from xpcap.runs import saver
 from xpcap.runs.outputs import OUTPUTS, NewFile

@@ -11,23 +11,22 @@ import numpy as np
 import pytest
 from browser import Browser
 from pages import card, scores
+from PIL import Image
 
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap.encoders import Area  # noqa: E402 - after the skip
-from xpcap.report import (  # noqa: E402 - after the skip
+from xpcap.encoders import Area
+from xpcap.report import (
     CaptionedPicture,
     draw_captions,
     escape_control,
 )
-from xpcap.runs import Skipped  # noqa: E402
-from xpcap.runs.explanation import (  # noqa: E402 - after the skip
+from xpcap.runs import Skipped
+from xpcap.runs.explanation import (
     PARTS,
     CandidateCaption,
     Explanation,
     Neighbour,
 )
-from xpcap.runs.pages import Gallery, render_page  # noqa: E402
+from xpcap.runs.pages import Gallery, render_page
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [

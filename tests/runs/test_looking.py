@@ -15,6 +15,7 @@ from browser import Browser
 from commands import answer, good
 from pages import SAID, card, decode, photo, scene, write_cards
 from photos import PREPARE, photos
+from PIL import Image
 from refusals import Refusal, refusals
 
 from xpcap import open_run, runs
@@ -22,8 +23,6 @@ from xpcap.encoders import Area, find_encoder, grid_area, read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
-
-Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
 SETTINGS = "--inject attention --hidden 8 --wordvec 6 --epochs 1 --score-epochs 0".split()

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-pytest.importorskip("filelock")
-
 from xpcap import Recipe, evaluate_run, open_data, train_run
 from xpcap.data import Source, write_dataset
 from xpcap.errors import DataError

@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-Image = pytest.importorskip("PIL.Image")
-
-import xpcap.data  # noqa: E402 - after the skip
-from xpcap import CaptioningRNN, runs  # noqa: E402
-from xpcap.data import CaptionData, Source, hdf5, open_data, tokenize, write_dataset  # noqa: E402
-from xpcap.encoders import read_picture  # noqa: E402
-from xpcap.metrics import METRICS  # noqa: E402
-from xpcap.models import Beam  # noqa: E402
-from xpcap.prepare.names import PictureFolder  # noqa: E402
-from xpcap.runs import (  # noqa: E402
+import xpcap.data
+from xpcap import CaptioningRNN, runs
+from xpcap.data import CaptionData, Source, hdf5, open_data, tokenize, write_dataset
+from xpcap.encoders import read_picture
+from xpcap.metrics import METRICS
+from xpcap.models import Beam
+from xpcap.prepare.names import PictureFolder
+from xpcap.runs import (
     PictureCaption,
     Recipe,
     Run,
@@ -31,9 +29,9 @@ from xpcap.runs import (  # noqa: E402
     picture_finder,
     train_run,
 )
-from xpcap.runs.explanation import decision  # noqa: E402
-from xpcap.runs.pages import write_run_page  # noqa: E402
-from xpcap.shapes import GENERATOR, generate, write_pictures  # noqa: E402
+from xpcap.runs.explanation import decision
+from xpcap.runs.pages import write_run_page
+from xpcap.shapes import GENERATOR, generate, write_pictures
 
 SMALL: dict[str, Any] = {
     "hidden": 16,

@@ -287,7 +287,6 @@ def test_options_are_refused_before_anything_is_written(
 def test_options_that_the_data_has_no_use_for_are_remarked_on(
     splits: int, options: dict[str, Any], remark: str, tmp_path: Path
 ) -> None:
-    pytest.importorskip("jinja2")
     split, heard = draw_data(6, 4, 12, seed=0), []
     named = {
         name: replace(

@@ -11,15 +11,12 @@ from typing import Any
 import kill
 import numpy as np
 import pytest
+from commands import good
+from emulated import Emulator
 from libraries import BLAS
 from ranks import together
 from refusals import refuses
 from trainings import RATE, data_set
-
-pytest.importorskip("jinja2")
-
-from commands import good
-from emulated import Emulator
 
 from xpcap import open_run, use_backend
 from xpcap.distributed import Group

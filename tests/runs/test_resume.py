@@ -18,20 +18,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pytest
-from refusals import refuses
-from stopping import at_each_pause, stop_after
-
-pytest.importorskip("PIL")
-pytest.importorskip("jinja2")
-
 import faults
 import kill
+import numpy as np
+import pytest
 from commands import SIZES, SMALL, call, failing, good
 from programs import HANG_SECONDS
 from ranks import together
+from refusals import refuses
 from safetensors.numpy import load_file
+from stopping import at_each_pause, stop_after
 from trainings import TRAININGS, Training, data_set
 
 from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run

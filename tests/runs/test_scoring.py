@@ -18,8 +18,6 @@ from xpcap.metrics import METRICS, averaged, train_metrics
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
 from xpcap.shapes import named_things
 
-pytest.importorskip("nltk")  # for BLEU
-
 
 def data_of(**texts: list[list[str]]) -> CaptionData:
     """A data set with the captions of each picture of each split."""

@@ -14,20 +14,18 @@ import numpy as np
 import pytest
 from refusals import Refusal, refusals, refuses
 
-Image = pytest.importorskip("PIL.Image")
-
-from xpcap.data import tokenize  # noqa: E402
-from xpcap.encoders import read_picture  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.shapes import (  # noqa: E402
+from xpcap.data import tokenize
+from xpcap.encoders import read_picture
+from xpcap.errors import DataError
+from xpcap.shapes import (
     MAX_WORDS,
     generate,
     named_things,
     picture_of,
     write_pictures,
 )
-from xpcap.shapes.grammar import describe  # noqa: E402
-from xpcap.shapes.scenes import (  # noqa: E402
+from xpcap.shapes.grammar import describe
+from xpcap.shapes.scenes import (
     COLOURS,
     PAIRS,
     POSITIONS,
