@@ -40,19 +40,14 @@ from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
 from xpcap.plain_code import plain
-from xpcap.runs import (
-    PictureCaption,
-    Recipe,
-    Skipped,
-    Stopped,
-    caption_files,
-    evaluate_run,
-    load_state,
-    open_captioner,
-    open_run,
-    save_state,
-    train_run,
-)
+from xpcap.runs.captions import caption_files, open_captioner
+from xpcap.runs.folder import load_state, save_state
+from xpcap.runs.recipe import Recipe
+from xpcap.runs.records import PictureCaption, Skipped
+from xpcap.runs.run import open_run
+from xpcap.runs.saver import Stopped
+from xpcap.runs.scores import evaluate_run
+from xpcap.runs.train import train_run
 from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher

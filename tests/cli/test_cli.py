@@ -21,7 +21,7 @@ from programs import program
 from refusals import refuses
 from trainings import Training, completed_for, varied
 
-from xpcap import CaptioningRNN, CaptioningSolver, Watcher, generate, open_run, plain, runs
+from xpcap import CaptioningRNN, CaptioningSolver, Watcher, generate, open_run, plain
 from xpcap.cli import main, verify
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
@@ -31,6 +31,8 @@ from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs.folder import RERANKING, START_RERANKING
+from xpcap.runs.recipe import Recipe
+from xpcap.runs.train import train_run
 from xpcap.verify import Row
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder_that_a_program_lea
                 solver.model.params.flat[...] += 1
 
     recipe = dataclasses.replace(open_run(folder).config.recipe, out="program", epochs=3)
-    runs.train_run(recipe, watchers=[Spoil()])
+    train_run(recipe, watchers=[Spoil()])
     by_program = epoch_lines(capsys.readouterr().out)
     assert by_program[:2] == epoch_lines(output) != []
     history = [json.loads(line) for line in Path("program/history.jsonl").read_text().splitlines()]
@@ -96,9 +98,9 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder_that_a_program_lea
 
 
 def test_each_option_of_train_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes: list[runs.Recipe] = []
+    recipes: list[Recipe] = []
 
-    def train_run(recipe: runs.Recipe, **_: Any) -> None:
+    def train_run(recipe: Recipe, **_: Any) -> None:
         recipes.append(recipe)
         raise KeyboardInterrupt
 
@@ -370,7 +372,7 @@ def test_a_damaged_run_ends_with_exit_code_1_and_the_librarys_message(run: Path)
 
 def test_errors_of_the_library_speak_of_parameters(run: Path) -> None:
     with refuses(DataError, cause="choose another `out`, continue it with `resume`"):
-        runs.train_run(runs.Recipe(out=run, score_epochs=0))
+        train_run(Recipe(out=run, score_epochs=0))
 
 
 @pytest.mark.parametrize("name", main.commands)

@@ -17,12 +17,13 @@ from commands import SMALL, answer, call, failing, good
 from PIL import Image
 from programs import program
 
-from xpcap import open_run, runs
+from xpcap import open_run
 from xpcap.cli import main
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.encoders.pictures import formats
 from xpcap.errors import DataError
 from xpcap.runs import captions, outputs, pages
+from xpcap.runs.captions import caption_files
 from xpcap.shapes.scenes import make_scene, paint
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -173,7 +174,7 @@ def test_pages_show_what_was_read_and_a_png_as_many_as_can_be_drawn(
     assert web == [url]
     assert {path: path.read_bytes() for path in photos.iterdir()} == before
     web.clear()
-    (large,), _ = runs.caption_files(open_run(run), url, show=True)
+    (large,), _ = caption_files(open_run(run), url, show=True)
     assert large.picture is not None
     assert large.picture.shape == (213, 320, 3)
 

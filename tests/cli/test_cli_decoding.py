@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from commands import answer, call, failing, good
 
-from xpcap import open_run, runs
+from xpcap import open_run
 from xpcap.cli import evaluate as command
 from xpcap.models import Beam, Policy, Sampling
-from xpcap.runs import Run
+from xpcap.runs.captions import caption_run
+from xpcap.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -55,7 +56,7 @@ def test_options_make_the_policy(
 
 
 def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_path: Path) -> None:
-    expected = runs.caption_run(
+    expected = caption_run(
         open_run(run),
         count=14,
         policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config.max_words),

@@ -14,10 +14,10 @@ import pytest
 from commands import call, failing, good
 from new_cells import NEW_CELLS
 
-from xpcap import CaptioningRNN, open_run, runs
+from xpcap import CaptioningRNN, open_run
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.models import Trace
-from xpcap.runs.look import gradient_sizes, percent
+from xpcap.runs.look import gradient_sizes, look_inside, look_page, percent
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -130,8 +130,8 @@ def test_a_cell_of_ones_own_has_a_page(cell: str, run: Path, picture: Path) -> N
     config = replace(opened.model.config, cell=cell)
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
     opened = replace(opened, model=model)
-    found = runs.look_inside(opened, picture, caption="a red circle")
-    Path("own.html").write_bytes(runs.look_page(found))
+    found = look_inside(opened, picture, caption="a red circle")
+    Path("own.html").write_bytes(look_page(found))
     page = Path("own.html").read_text()
     assert "Units are sorted by their mean state over the caption" in page
     assert re.findall(r"<i>(\w+)</i></h3>", page) == [

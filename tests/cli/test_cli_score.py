@@ -15,8 +15,8 @@ from commands import answer, failing, good
 
 from xpcap.data import open_data, tokenize
 from xpcap.metrics import CiderD
-from xpcap.runs import Scores, scores
-from xpcap.runs.scores import Comparison
+from xpcap.runs import scores
+from xpcap.runs.scores import Comparison, Scores
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -21,7 +21,7 @@ from commands import good
 from programs import HANG_SECONDS
 
 from xpcap.data import read_dataset, write_dataset
-from xpcap.runs import open_run
+from xpcap.runs.run import open_run
 from xpcap.shapes import generate, write_pictures
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")

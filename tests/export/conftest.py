@@ -11,7 +11,7 @@ from web_pages import tar
 
 from xpcap.export import export_web, web_folder
 from xpcap.export.web_folder import RUNTIME_PATHS, TARBALL
-from xpcap.runs import open_run
+from xpcap.runs.run import open_run
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = find_browser()

@@ -18,7 +18,9 @@ from browser import Browser
 from PIL import Image
 from web_pages import READY, Server, captions_on, choose, give, shown, text_of, wait
 
-from xpcap.runs import PictureCaption, default_policy, open_captioner, open_run
+from xpcap.runs.captions import open_captioner
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import default_policy, open_run
 from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]

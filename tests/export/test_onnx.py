@@ -32,8 +32,8 @@ from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT
 from xpcap.onnx_graph import Graph
-from xpcap.runs import Run, open_run
 from xpcap.runs.decoder import limited
+from xpcap.runs.run import Run, open_run
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")

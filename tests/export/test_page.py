@@ -16,7 +16,8 @@ from xpcap.encoders import read_picture
 from xpcap.encoders.histogram import drawn_area
 from xpcap.models import Beam
 from xpcap.report.overlay import overlay_alpha
-from xpcap.runs import default_policy, open_captioner, open_run
+from xpcap.runs.captions import open_captioner
+from xpcap.runs.run import default_policy, open_run
 from xpcap.shapes import picture_of
 
 pytest.importorskip("onnx", reason="the extra `export` is not installed")

@@ -21,8 +21,8 @@ from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, Policy
 from xpcap.reranking import Candidate
-from xpcap.runs import Decoder, open_run
-from xpcap.runs.decoder import limited
+from xpcap.runs.decoder import Decoder, limited
+from xpcap.runs.run import open_run
 from xpcap.shapes import picture_of
 
 pytest.importorskip("onnx", reason="the extra `export` is not installed")

@@ -38,9 +38,11 @@ from xpcap.errors import EXPECTED
 from xpcap.layers import CELLS
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
-from xpcap.runs import Recipe, open_run, train_run
 from xpcap.runs.folder import RERANKING
+from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_reranking
+from xpcap.runs.run import open_run
+from xpcap.runs.train import train_run
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 from xpcap.training import CaptioningSolver, Watcher
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from xpcap.runs import write_captions
-from xpcap.runs.outputs import GrowingFile
+from xpcap.runs.outputs import GrowingFile, write_captions
 from xpcap.runs.records import PictureCaption, Skipped
 
 UNREADABLE = ("x.png",)

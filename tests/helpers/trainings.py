@@ -9,7 +9,6 @@ import numpy as np
 from xpcap.data import CaptionData, Vocabulary, write_dataset
 from xpcap.data.dataset import Split
 from xpcap.options import Flag, Names, OptionKind, Real, Whole
-from xpcap.runs import Recipe, train_run
 from xpcap.runs.recipe import (
     AFTER,
     LENGTH,
@@ -19,9 +18,11 @@ from xpcap.runs.recipe import (
     SOURCE,
     TRAINING,
     UNSTORED,
+    Recipe,
     SaveIntervalText,
     preset_for,
 )
+from xpcap.runs.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 D = 10

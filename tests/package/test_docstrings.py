@@ -9,7 +9,7 @@ from numpydoc import validate as numpydoc
 
 import xpcap
 from xpcap import gradcheck, grading, layers, optim, testing
-from xpcap.runs import PictureCaptioner
+from xpcap.runs.captions import PictureCaptioner
 from xpcap.verify import verify
 
 # Sections known and in order, a docstring, parameters complete, in order and typed, what comes back

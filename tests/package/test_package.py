@@ -39,8 +39,8 @@ from xpcap import (
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
-from xpcap.runs import Stopped
 from xpcap.runs.config import Config
+from xpcap.runs.saver import Stopped
 from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parents[2]

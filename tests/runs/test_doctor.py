@@ -20,9 +20,11 @@ from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.dataset import Source
-from xpcap.runs import Run, doctor, evaluate_run, examine_run, score_captions
-from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom
+from xpcap.runs import doctor
+from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom, examine_run
 from xpcap.runs.folder import HISTORY, write_lines
+from xpcap.runs.run import Run
+from xpcap.runs.scores import evaluate_run, score_captions
 from xpcap.training.state import Record
 
 COLOURS, THINGS, PLACES = (

@@ -19,7 +19,6 @@ from xpcap.report import (
     draw_captions,
     escape_control,
 )
-from xpcap.runs import Skipped
 from xpcap.runs.explanation import (
     PARTS,
     CandidateCaption,
@@ -27,6 +26,7 @@ from xpcap.runs.explanation import (
     Neighbour,
 )
 from xpcap.runs.pages import Gallery, render_page
+from xpcap.runs.records import Skipped
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [

@@ -17,7 +17,8 @@ from xpcap import CaptioningRNN
 from xpcap.data import Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.models import Saturation, Trace
-from xpcap.runs import Run, TracedCaption, look_page
+from xpcap.runs.look import TracedCaption, look_page
+from xpcap.runs.run import Run
 
 RNG = np.random.default_rng(0)
 LONG = ["pneumono" * 9, *(f"word{k}" for k in range(18))]

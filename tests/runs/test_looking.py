@@ -18,11 +18,13 @@ from photos import PREPARE, photos
 from PIL import Image
 from refusals import Refusal, refusals
 
-from xpcap import open_run, runs
+from xpcap import open_run
 from xpcap.encoders import Area, find_encoder, grid_area, read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
+from xpcap.runs.captions import caption_run
+from xpcap.runs.pages import caption_page
 
 RNG = np.random.default_rng(0)
 SETTINGS = "--inject attention --hidden 8 --wordvec 6 --epochs 1 --score-epochs 0".split()
@@ -115,12 +117,12 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
     made: Path, tmp_path: Path
 ) -> None:
     run = open_run(made / "attends")
-    captions = runs.caption_run(run, count=1, attend=True)
+    captions = caption_run(run, count=1, attend=True)
     assert len(captions[0].attention[0]) == 9
     eight = [[1.0] + 7 * [0.0]] * len(captions[0].probabilities)
     odd = [replace(captions[0], attention=eight, picture=scene(), area=WHOLE_PICTURE)]
     for said in (captions, odd):
-        assert b"<svg" not in runs.caption_page(run, said)
+        assert b"<svg" not in caption_page(run, said)
     for attention, area in (([], WHOLE_PICTURE), (softmax(3, 9, 1).reshape(3, 9).tolist(), None)):
         one = card("x", scene(), SAID if area is None else [], attention=attention, area=area)
         assert not write_cards(tmp_path / "e.html", one).all("svg")

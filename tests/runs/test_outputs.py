@@ -24,13 +24,8 @@ from xpcap.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission
-from xpcap.runs import (
-    PictureCaption,
-    RerankedBeam,
-    captions,
-    default_policy,
-    outputs,
-)
+from xpcap.runs import captions, outputs
+from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.outputs import (
     OPTIONAL,
     OUTPUTS,
@@ -39,6 +34,8 @@ from xpcap.runs.outputs import (
     JsonLines,
     NewFile,
 )
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import default_policy
 
 ENCODE = captions.encode_picture
 ANY: Any = None  # a run that nobody asks

@@ -26,9 +26,9 @@ from refusals import Refusal, refusals
 
 from xpcap.encoders import Area
 from xpcap.report.curves import training_charts
-from xpcap.runs import Skipped
 from xpcap.runs.explanation import PARTS, CandidateCaption, Explanation, Neighbour
 from xpcap.runs.pages import Gallery, render_page
+from xpcap.runs.records import Skipped
 from xpcap.shapes.scenes import make_scene
 
 LOOKED = np.full((3, 25), 0.04).tolist()  # where a model looked for three words

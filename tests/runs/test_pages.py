@@ -14,23 +14,21 @@ import numpy as np
 import pytest
 
 import xpcap.data
-from xpcap import CaptioningRNN, runs
+from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Source, hdf5, open_data, tokenize, write_dataset
 from xpcap.encoders import read_picture
 from xpcap.metrics import METRICS
 from xpcap.models import Beam
 from xpcap.prepare.names import PictureFolder
-from xpcap.runs import (
-    PictureCaption,
-    Recipe,
-    Run,
-    Scores,
-    evaluate_run,
-    picture_finder,
-    train_run,
-)
+from xpcap.runs.captions import caption_files, caption_run
+from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.explanation import decision
-from xpcap.runs.pages import write_run_page
+from xpcap.runs.pages import caption_page, picture_finder, write_run_page
+from xpcap.runs.recipe import Recipe
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import Run
+from xpcap.runs.scores import Scores, evaluate_run
+from xpcap.runs.train import train_run
 from xpcap.shapes import GENERATOR, generate, write_pictures
 
 SMALL: dict[str, Any] = {
@@ -57,7 +55,7 @@ class Made(NamedTuple):
 
     def captions(self, **options: Any) -> dict[str, PictureCaption]:
         """Captions of the val pictures, by name."""
-        found = runs.caption_run(self.run, count=40, **options)
+        found = caption_run(self.run, count=40, **options)
         return {caption.image: caption for caption in found}
 
 
@@ -150,7 +148,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     policy = Beam(5, n_best=5, max_length=made.run.config.max_words)
     if neighbours:
         assert made.run.reranker is not None
-        policy = runs.RerankedBeam(10, n_best=5, no_stutter=made.run.reranker.no_stutter)
+        policy = RerankedBeam(10, n_best=5, no_stutter=made.run.reranker.no_stutter)
     greedy, beams = made.captions(), made.captions(policy=policy)
     for card in shown["Random"]:
         np.testing.assert_allclose(card.probabilities, greedy[card.name].probabilities, atol=6e-4)
@@ -208,8 +206,8 @@ def test_pictures_of_files_are_described_by_their_captions(made: Made, tmp_path:
     folder.mkdir()
     for number in range(1, 4):
         shutil.copy(made.photos / f"val0000{number}.png", folder)
-    captions, _ = runs.caption_files(made.run, str(folder), show=True)
-    page = runs.caption_page(made.run, iter(captions)).decode()
+    captions, _ = caption_files(made.run, str(folder), show=True)
+    page = caption_page(made.run, iter(captions)).decode()
     said = [html.unescape(alt) for alt in re.findall(r'<img [^>]*alt="(.*?)">', page)]
     assert said == [caption.caption or f"Picture {caption.image}" for caption in captions]
     assert len(said) == 3

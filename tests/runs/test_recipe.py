@@ -19,7 +19,6 @@ from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
 from xpcap.options import Location
-from xpcap.runs import Recipe, train_run
 from xpcap.runs.folder import CONFIG, DATA
 from xpcap.runs.plan import default_out, plan_training
 from xpcap.runs.recipe import (
@@ -29,8 +28,10 @@ from xpcap.runs.recipe import (
     PRESETS,
     TRAINING,
     UNSTORED,
+    Recipe,
     SaveInterval,
 )
+from xpcap.runs.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.work import work
 

@@ -22,12 +22,15 @@ from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
-from xpcap.runs import Recipe, caption_run, evaluate_run, rerank, train_run
+from xpcap.runs import rerank
+from xpcap.runs.captions import caption_run
 from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.folder import BEST, RERANKING, START_RERANKING
-from xpcap.runs.recipe import PRESETS
+from xpcap.runs.recipe import PRESETS, Recipe
 from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import Run
+from xpcap.runs.scores import evaluate_run
+from xpcap.runs.train import train_run
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
 

@@ -32,8 +32,9 @@ from trainings import TRAININGS, Training, data_set
 
 from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.runs import caption_run, folder, train
+from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
+from xpcap.runs.captions import caption_run
 from xpcap.runs.folder import BEST, LAST, RERANKING, load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import read_tensors, write_tensors

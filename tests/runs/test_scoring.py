@@ -15,7 +15,9 @@ from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, train_metrics
-from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scores
+from xpcap.runs import scores
+from xpcap.runs.captions import caption_run
+from xpcap.runs.scores import Scores, compare, evaluate_run, score_captions
 from xpcap.shapes import named_things
 
 

@@ -9,9 +9,10 @@ from runs import config_of
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.runs import PictureCaption, Run
 from xpcap.runs import captions as of_split
 from xpcap.runs.captions import caption_chosen
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import Run
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 

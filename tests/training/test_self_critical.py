@@ -28,10 +28,10 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import CiderD
 from xpcap.models import Batch
-from xpcap.runs import load_state, open_run, save_state
 from xpcap.runs import recipe as of_options
-from xpcap.runs.folder import load_earlier, read_history
+from xpcap.runs.folder import load_earlier, load_state, read_history, save_state
 from xpcap.runs.recipe import PRESETS
+from xpcap.runs.run import open_run
 from xpcap.shapes import generate
 from xpcap.training import SelfCritical, objectives
 from xpcap.training.objectives import advantages

@@ -18,7 +18,7 @@ from xpcap.distributed import Group
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
-from xpcap.runs import load_state, save_state
+from xpcap.runs.folder import load_state, save_state
 from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, SelfCritical, Watcher, teacher_forced
 from xpcap.training.solver import BUILT_IN

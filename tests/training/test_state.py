@@ -16,7 +16,7 @@ from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 from xpcap.optim import UpdateRule
-from xpcap.runs import load_state, save_state
+from xpcap.runs.folder import load_state, save_state
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.training import CrossEntropy, SelfCritical
 

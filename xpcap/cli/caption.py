@@ -23,15 +23,8 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import Policy
 from xpcap.options import Whole
 from xpcap.report import escape_control
-from xpcap.runs import (
-    PictureCaption,
-    RerankedBeam,
-    Run,
-    open_captioner,
-    open_run,
-    picture_finder,
-)
-from xpcap.runs.captions import caption_chosen, captioned
+from xpcap.runs.captions import caption_chosen, captioned, open_captioner
+from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.outputs import (
     OUTPUTS,
     Output,
@@ -40,7 +33,9 @@ from xpcap.runs.outputs import (
     deliver,
     wanted_fields,
 )
-from xpcap.runs.pages import with_pictures
+from xpcap.runs.pages import picture_finder, with_pictures
+from xpcap.runs.records import PictureCaption
+from xpcap.runs.run import Run, open_run
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",

@@ -13,7 +13,7 @@ from xpcap.decoding.policies import PYTHON
 from xpcap.errors import OptionError, nearest
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.options import Option, described
-from xpcap.runs import Run, default_policy
+from xpcap.runs.run import Run, default_policy
 
 COMMON_OPTIONS = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
 BEAM_OPTIONS, SAMPLING_OPTIONS = (

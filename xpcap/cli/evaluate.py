@@ -30,16 +30,9 @@ from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
 from xpcap.files import require_new_file, write_new
 from xpcap.report import escape_control
-from xpcap.runs import (
-    Diagnosis,
-    Run,
-    Scores,
-    compare,
-    evaluate_run,
-    examine_run,
-    open_run,
-)
-from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
+from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN, Diagnosis, examine_run
+from xpcap.runs.run import Run, open_run
+from xpcap.runs.scores import Scores, compare, evaluate_run
 from xpcap.work import work
 
 EXAMPLES = examples(

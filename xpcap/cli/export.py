@@ -17,7 +17,7 @@ from xpcap.cli.shared import (
 )
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
-from xpcap.runs import open_run
+from xpcap.runs.run import open_run
 
 
 @click.command(

@@ -19,9 +19,8 @@ from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps, has_kernels
 from xpcap.plain_code import VARIABLE, current_code, is_plain
-from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG
-from xpcap.runs.run import provenance_text
+from xpcap.runs.run import open_run, provenance_text
 from xpcap.threads import cores
 
 CODE_TITLES = {

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from xpcap import runs
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
 from xpcap.files import first_free, require_new_file, write_new
 from xpcap.report import escape_control
+from xpcap.runs.look import look_inside, look_page
+from xpcap.runs.run import open_run
 
 MAX_STEM = 80  # characters of a picture's name in the name of its page
 
@@ -45,7 +46,7 @@ def look(
     require_new_file("look", path, ".html")  # before any work is done
     begin()
     choose_backend(backend)
-    opened = runs.open_run(run)
-    inside = runs.look_inside(opened, picture, caption=caption)
-    write_new("look", path, runs.look_page(inside), ".html")
+    opened = open_run(run)
+    inside = look_inside(opened, picture, caption=caption)
+    write_new("look", path, look_page(inside), ".html")
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

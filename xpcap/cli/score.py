@@ -9,7 +9,7 @@ from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_prot
 from xpcap.data import open_data
 from xpcap.files import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
-from xpcap.runs import score_captions
+from xpcap.runs.scores import score_captions
 
 
 @click.command(

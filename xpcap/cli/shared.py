@@ -24,8 +24,8 @@ from xpcap.plain_code import VARIABLE as PLAIN_VARIABLE
 from xpcap.plain_code import is_plain, plain
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import Scores, is_run
-from xpcap.runs.scores import Row
+from xpcap.runs.folder import is_run
+from xpcap.runs.scores import Row, Scores
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)

@@ -34,10 +34,11 @@ from xpcap.options import Option
 from xpcap.plain_code import current_code
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import Recipe, Stopped, train_run
 from xpcap.runs.folder import CONFIG, LAST, cell_title, read_vocabulary
-from xpcap.runs.recipe import OPTIONS, PRESETS
+from xpcap.runs.recipe import OPTIONS, PRESETS, Recipe
 from xpcap.runs.run import provenance_text
+from xpcap.runs.saver import Stopped
+from xpcap.runs.train import train_run
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL

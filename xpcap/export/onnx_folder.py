@@ -24,7 +24,7 @@ from xpcap.export.tensor import FUNCTIONS
 from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.onnx_graph import IR_VERSION, Graph
 from xpcap.options import Flag
-from xpcap.runs import Run
+from xpcap.runs.run import Run
 
 FORMAT = "1"  # of the names, shapes and metadata
 START, STEP, GREEDY, PICTURES = "start.onnx", "step.onnx", "greedy.onnx", "pictures.onnx"

@@ -35,7 +35,7 @@ from xpcap.onnx_graph import Graph
 from xpcap.report.markup import render
 from xpcap.reranking import Reranker
 from xpcap.reranking.file import arrays_of
-from xpcap.runs import Run
+from xpcap.runs.run import Run
 from xpcap.shapes.scenes import COLOURS
 
 FORMAT = 3  # of the manifest, which captioner.js reads

@@ -20,7 +20,7 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.models import CaptioningRNN, Parameters
 from xpcap.optim import UpdateRule
-from xpcap.runs import load_state, save_state
+from xpcap.runs.folder import load_state, save_state
 from xpcap.testing.claims import check, check_close, fail
 from xpcap.training import CaptioningSolver, Watcher
 from xpcap.training.optimizer import LINEAR, Optimizer
