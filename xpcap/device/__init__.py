@@ -8,7 +8,3 @@ transfers.py   copies between host and device that do not make the host wait
 probe.py       imports CuPy, and tests that a device computes
 =============  ================================================================================
 """
-
-from typing import Any
-
-Array = Any  # a cupy.ndarray; in transfers.py also one of NumPy

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.device import Array
-from xpcap.device.launch import current_device
+from xpcap.device.launch import Array, current_device
 from xpcap.device.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.device import Array
 from xpcap.device.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
+Array = Any  # a cupy.ndarray
 LaunchSize = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
 
 THREADS = 256  # in a block

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.device import Array
 from xpcap.errors import InvalidValueError
 
+Array = Any  # a numpy.ndarray or a cupy.ndarray
 Waiting = Callable[[], AbstractContextManager[None]]
 
 AHEAD = 8  # most unfinished uploads, enough for two steps; another waits for the oldest
