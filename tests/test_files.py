@@ -8,9 +8,9 @@ from unittest.mock import Mock
 import pytest
 from refusals import Refusal, refusals, refuses
 
-from xpcap import files
 from xpcap.errors import DataError, OptionError
-from xpcap.files import (
+from xpcap.files import read_write
+from xpcap.files.read_write import (
     atomic,
     first_free,
     lock,
@@ -26,7 +26,7 @@ from xpcap.files import (
 def test_advice_on_a_full_disk_names_the_folder_that_is_there(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     for folder in (tmp_path, tmp_path / "gone", tmp_path / "gone" / "too"):
-        assert f"are free on the disk of {tmp_path})" in files.write_advice(full, folder)
+        assert f"are free on the disk of {tmp_path})" in read_write.write_advice(full, folder)
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:

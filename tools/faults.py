@@ -21,7 +21,7 @@ import commands
 import kill
 import pytest
 
-from xpcap import files
+from xpcap.files import read_write
 from xpcap.models import ModelConfig
 from xpcap.runs.folder import BEST, LAST, RERANKING, load_state
 from xpcap.runs.run import open_run
@@ -103,16 +103,16 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 
         return run
 
-    def create(path: Path, original: Any = files._create) -> Any:
+    def create(path: Path, original: Any = read_write._create) -> Any:
         if fails("create", path):
             raise OSError(fault.error, errno.errorcode[fault.error])  # type: ignore[union-attr]
         file = original(path)
         return FullFile(file, fault.error) if fault is not None and fails("write", path) else file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_create", create)
+        patch.setattr(read_write, "_create", create)
         for step in ("flush", "rename", "place", "flush_folder"):
-            patch.setattr(files, f"_{step}", instead(step, getattr(files, f"_{step}")))
+            patch.setattr(read_write, f"_{step}", instead(step, getattr(read_write, f"_{step}")))
         yield done
 
 

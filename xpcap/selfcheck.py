@@ -21,7 +21,7 @@ import numpy as np
 from xpcap.backend import Array, is_device_array, to_numpy
 from xpcap.device import cublas, probe
 from xpcap.errors import BackendError
-from xpcap.files import write_text
+from xpcap.files.read_write import write_text
 from xpcap.plain_code import current_code, plain
 from xpcap.progress import say
 

@@ -19,7 +19,7 @@ from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder, read_picture
 from xpcap.encoders.grid import pool
 from xpcap.errors import DataError
-from xpcap.onnx_graph import Graph
+from xpcap.files.onnx_graph import Graph
 from xpcap.runs.captions import caption_chosen
 
 RNG = np.random.default_rng(0)

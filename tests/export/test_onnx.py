@@ -27,11 +27,11 @@ from xpcap.errors import DataError, OptionError
 from xpcap.export import export_onnx, export_web
 from xpcap.export.onnx_encoder import scaled
 from xpcap.export.tensor import graph_input, graph_output
+from xpcap.files.onnx_graph import Graph
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT
-from xpcap.onnx_graph import Graph
 from xpcap.runs.decoder import limited
 from xpcap.runs.run import Run, open_run
 

@@ -35,6 +35,7 @@ from xpcap.data import (
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.encoders import read_picture
 from xpcap.errors import EXPECTED
+from xpcap.files.safetensors_file import KEY, read_tensors, write_tensors
 from xpcap.layers import CELLS
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
@@ -43,7 +44,6 @@ from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import open_run
 from xpcap.runs.train import train_run
-from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 from xpcap.training import CaptioningSolver, Watcher
 
 MADE = tempfile.mkdtemp()  # until this process ends

@@ -19,11 +19,11 @@ import xpcap.reranking.index as of_index
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.errors import DataError, OptionError
+from xpcap.files.safetensors_file import FORMAT, KEY, read_tensors
 from xpcap.metrics import CiderD
 from xpcap.reranking import FEATURES, Candidate, PhotoIndex, Reranker, Reranking, fit
 from xpcap.reranking.file import read_reranker, write_reranker
 from xpcap.reranking.weights import PRIOR
-from xpcap.safetensors_file import FORMAT, KEY, read_tensors
 
 D, PHOTOS = 12, 40
 THINGS = ("dog", "cat", "boat", "tree")

@@ -17,10 +17,11 @@ from fixed_captioner import NAMES, FixedCaptioner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from xpcap import DataError, files, open_run
+from xpcap import DataError, open_run
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
-from xpcap.growing import SKIPPED
+from xpcap.files import read_write
+from xpcap.files.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission
@@ -292,13 +293,13 @@ def test_two_commands_that_write_texts_side_by_side_are_no_error(
     """Each finds what the other has just written: its own caption, or another text."""
     meanwhile = iter(["mine\n"])
 
-    place = files._place
+    place = read_write._place
 
     def place_second(part: Path, path: Path) -> None:
         path.write_text(next(meanwhile, part.read_text()))
         place(part, path)
 
-    monkeypatch.setattr(files, "_place", place_second)
+    monkeypatch.setattr(read_write, "_place", place_second)
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
     assert result.stderr.count("it has a different text") == 1

@@ -21,6 +21,7 @@ from trainings import RATE, data_set
 from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
+from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.models import Policy
 from xpcap.runs import rerank
 from xpcap.runs.captions import caption_run
@@ -31,7 +32,6 @@ from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import Run
 from xpcap.runs.scores import evaluate_run
 from xpcap.runs.train import train_run
-from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
 
 SIZES: dict[str, Any] = {

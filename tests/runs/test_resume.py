@@ -32,12 +32,12 @@ from trainings import TRAININGS, Training, data_set
 
 from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run
 from xpcap.errors import DataError, OptionError, TrainingError
+from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
 from xpcap.runs.captions import caption_run
 from xpcap.runs.folder import BEST, LAST, RERANKING, load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
-from xpcap.safetensors_file import read_tensors, write_tensors
 
 ROOT = Path(__file__).parents[2]
 HELPED = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))  # PYTHONPATH
@@ -506,24 +506,24 @@ def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
 CHILD = """
 import os, sys, threading
 import commands
-from xpcap import files
+from xpcap.files import read_write
 from xpcap.cli import main
 from xpcap.runs import train
 
-def flush(file, flush=files._flush):
+def flush(file, flush=read_write._flush):
     flush(file)
     if {hang} and saved.is_set() and "last.safetensors" in file.name:
         os.write(2, b"the writer hangs\\n")
         threading.Event().wait()
 
-def rename(temporary, path, rename=files._rename):
+def rename(temporary, path, rename=read_write._rename):
     rename(temporary, path)
     if path.name == "last.safetensors" and not saved.is_set():
         saved.set()
         os.write(2, b"something is saved\\n")
 
 saved = threading.Event()
-files._flush, files._rename, train.generate = flush, rename, commands.few
+read_write._flush, read_write._rename, train.generate = flush, rename, commands.few
 try:
     main()
 finally:

@@ -15,9 +15,9 @@ from xpcap import CaptionData, CaptioningRNN, CaptioningSolver, Watcher, optim
 from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
+from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.optim import UpdateRule
 from xpcap.runs.folder import load_state, save_state
-from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.training import CrossEntropy, SelfCritical
 
 DATA = draw_data(12, 6, 20, seed=0)

@@ -22,7 +22,7 @@ from xpcap.cli.shared import SHARED, in_flags
 from xpcap.device.probe import first_line, is_device_error
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
-from xpcap.files import NO_ROOM, write_advice
+from xpcap.files.read_write import NO_ROOM, write_advice
 from xpcap.report import escape_control
 from xpcap.runs.saver import STOP_SIGNALS
 

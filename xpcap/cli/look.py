@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
-from xpcap.files import first_free, require_new_file, write_new
+from xpcap.files.read_write import first_free, require_new_file, write_new
 from xpcap.report import escape_control
 from xpcap.runs.look import look_inside, look_page
 from xpcap.runs.run import open_run

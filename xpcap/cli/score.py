@@ -7,7 +7,7 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_protocols, print_scores
 from xpcap.data import open_data
-from xpcap.files import require_new_file, write_new
+from xpcap.files.read_write import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
 from xpcap.runs.scores import score_captions
 

@@ -30,6 +30,7 @@ from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.device.probe import is_device_error
+from xpcap.files.signatures import ENDS, type_of_file
 from xpcap.options import Option
 from xpcap.plain_code import current_code
 from xpcap.progress import say
@@ -40,7 +41,6 @@ from xpcap.runs.run import provenance_text
 from xpcap.runs.saver import Stopped
 from xpcap.runs.train import train_run
 from xpcap.shapes import TRAIN, VAL
-from xpcap.signatures import ENDS, type_of_file
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines

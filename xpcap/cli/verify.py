@@ -25,7 +25,7 @@ from xpcap.exercise.grading.files import KNOWN, find
 from xpcap.exercise.grading.grade import SEED, grade
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.table import HANDED_IN
-from xpcap.files import require_new_file, write_new
+from xpcap.files.read_write import require_new_file, write_new
 from xpcap.options import Real
 from xpcap.report import escape_control
 from xpcap.verify import Row

@@ -10,8 +10,8 @@ from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, unknown
-from xpcap.files import read_text
-from xpcap.json_text import check_json, read_json
+from xpcap.files.json_text import check_json, read_json
+from xpcap.files.read_write import read_text
 from xpcap.options import Flag
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"

@@ -27,8 +27,8 @@ from xpcap.data.dataset import (
 from xpcap.data.features import LazyRows, RowSource, blocks, row_digests
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import check_format, is_text, new_file, require_new_file, size_of
-from xpcap.json_text import JsonForm, check_json, parse_json
+from xpcap.files.json_text import JsonForm, check_json, parse_json
+from xpcap.files.read_write import check_format, is_text, new_file, require_new_file, size_of
 
 if TYPE_CHECKING:
     import h5py

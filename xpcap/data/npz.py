@@ -10,7 +10,7 @@ from numpy.lib import format as npy
 
 from xpcap.data.features import IN_MEMORY
 from xpcap.errors import DataError
-from xpcap.files import size_of
+from xpcap.files.read_write import size_of
 
 CHUNK_BYTES = 1 << 20
 

@@ -12,7 +12,7 @@ from xpcap.encoders.grid import pool, require_grid
 from xpcap.encoders.kinds import EncoderSpec, encoder_name, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
-from xpcap.files import read_bytes
+from xpcap.files.read_write import read_bytes
 
 
 def open_session(caller: str, model: bytes) -> Any:

@@ -15,7 +15,7 @@ from xpcap.data.hdf5 import GZIP
 from xpcap.encoders import read_picture
 from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
-from xpcap.files import new_folder, require_new_file
+from xpcap.files.read_write import new_folder, require_new_file
 from xpcap.progress import say
 from xpcap.shapes import generate, write_pictures
 

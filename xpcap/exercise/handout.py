@@ -20,7 +20,7 @@ import click
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
 from xpcap.exercise.grading.run import PACKAGES
-from xpcap.files import read_text, require_new_file, write_new
+from xpcap.files.read_write import read_text, require_new_file, write_new
 
 TO_WRITE = tuple(
     dict.fromkeys(row.method for row in table.functions(table.HANDED_IN) if row.points)

@@ -23,11 +23,11 @@ from xpcap.export.tensor import (
     row_count,
     weight,
 )
+from xpcap.files.onnx_graph import Graph
 from xpcap.layers.attention import Attention
 from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
-from xpcap.onnx_graph import Graph
 from xpcap.plain_code import plain
 from xpcap.reranking.index import keeps_all
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from xpcap.json_text import check_json
+from xpcap.files.json_text import check_json
 from xpcap.prepare.rows import CaptionRow, CaptionText, Format
 
 ID = (int, str)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xpcap.encoders.finding import search_folder, text_names
 from xpcap.errors import DataError, OptionError
-from xpcap.files import is_text
+from xpcap.files.read_write import is_text
 from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Encoding, ImportReport, grouped

@@ -17,7 +17,7 @@ from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materi
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.files import lock
+from xpcap.files.read_write import lock
 from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from xpcap.encoders.finding import SUFFIXES, search_folder
 from xpcap.errors import DataError
-from xpcap.files import is_text
+from xpcap.files.read_write import is_text
 from xpcap.prepare.rows import ImportReport
 
 MAX_PARTS = 16  # last parts of a path that are compared

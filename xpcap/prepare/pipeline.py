@@ -23,7 +23,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import MAX_FIELD, DataError, InvalidTypeError, OptionError
-from xpcap.files import is_text
+from xpcap.files.read_write import is_text
 from xpcap.prepare.detect import METADATA, CaptionFile, read_captions
 from xpcap.prepare.features import (
     Table,

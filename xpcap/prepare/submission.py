@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.json_text import check_json
+from xpcap.files.json_text import check_json
 from xpcap.prepare.detect import read_rows
 from xpcap.prepare.names import NameIndex
 from xpcap.prepare.rows import CaptionText

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from xpcap.data.vocabulary import tokenize
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
-from xpcap.files import is_text
-from xpcap.json_text import check_json
+from xpcap.files.json_text import check_json
+from xpcap.files.read_write import is_text
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Format
 from xpcap.prepare.text import parse_json
 

@@ -11,10 +11,10 @@ from xpcap.data.dataset import Split
 from xpcap.data.features import Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
+from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.reranking.index import PhotoIndex
 from xpcap.reranking.reranker import FEATURES, SETTINGS, WEIGHT, Reranker
-from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import check_range, spec
 
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # settings with another name in the file

@@ -13,8 +13,8 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import MAX_WORDS, Source
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
-from xpcap.files import check_format, write_text
-from xpcap.json_text import check_json, read_json
+from xpcap.files.json_text import check_json, read_json
+from xpcap.files.read_write import check_format, write_text
 from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option

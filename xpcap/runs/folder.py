@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap import files
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
-from xpcap.files import PART, read_text, remove_parts, write_text
-from xpcap.json_text import check_json, read_json
+from xpcap.files import read_write
+from xpcap.files.json_text import check_json, read_json
+from xpcap.files.read_write import PART, read_text, remove_parts, write_text
+from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.optim import UpdateRule
 from xpcap.options import Text
-from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import Spec
 from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
@@ -344,12 +344,12 @@ def check_resumable(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Lock a run folder against other trainings. DataError, OSError : as in `files.lock`."""
+    """Lock a run folder against other trainings. DataError, OSError : as in `read_write.lock`."""
     got, cause = "is being trained by another process", "wait for it to end, or stop it first"
     if (path / LOCK).is_symlink():
         (path / LOCK).unlink()  # its target may lie outside the run
     with (path / LOCK).open("a+b") as file:
-        files.lock(file, DataError("train_run", path, got, cause=cause))
+        read_write.lock(file, DataError("train_run", path, got, cause=cause))
         yield
 
 

@@ -14,7 +14,7 @@ from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import ENCODERS
 from xpcap.encoders.kinds import in_folder
-from xpcap.files import write_text
+from xpcap.files.read_write import write_text
 from xpcap.report.text import NOTHING, escape_control
 from xpcap.runs.folder import (
     BEST,

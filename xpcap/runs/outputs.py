@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Self
 from xpcap.encoders import scheme_of
 from xpcap.encoders.finding import SUFFIXES, text_names
 from xpcap.errors import DataError, OptionError
-from xpcap.files import require_new_file, write_new
-from xpcap.growing import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
+from xpcap.files.growing import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
+from xpcap.files.read_write import require_new_file, write_new
 from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar

@@ -19,7 +19,7 @@ from xpcap.encoders import read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.encoders.kinds import in_folder
 from xpcap.errors import DataError, InvalidValueError
-from xpcap.files import atomic
+from xpcap.files.read_write import atomic
 from xpcap.models import Beam, Policy
 from xpcap.prepare.names import path_inside, roots_of
 from xpcap.progress import bar

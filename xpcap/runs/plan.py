@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError
-from xpcap.files import first_free
+from xpcap.files.read_write import first_free
 from xpcap.plain_code import check_code
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, LAST, load_earlier

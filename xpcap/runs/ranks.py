@@ -14,10 +14,10 @@ from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError
+from xpcap.files.safetensors_file import read_tensors
 from xpcap.plain_code import current_code
 from xpcap.runs.folder import CONFIG, LAST, LOCK
 from xpcap.runs.plan import Plan
-from xpcap.safetensors_file import read_tensors
 from xpcap.work import current
 
 # Environment variables in which ranks may differ; the effect of the last two is compared instead

@@ -16,7 +16,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.errors import DataError, SaveError
-from xpcap.files import write_advice
+from xpcap.files.read_write import write_advice
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
 from xpcap.runs.config import Config

@@ -9,8 +9,8 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.features import LazyRows, RowSource, row_digests
 from xpcap.errors import DataError
-from xpcap.files import write_text
-from xpcap.json_text import check_json, read_json
+from xpcap.files.json_text import check_json, read_json
+from xpcap.files.read_write import write_text
 from xpcap.runs.folder import A_RUN, TRAINED_ON
 from xpcap.runs.run import Run
 from xpcap.work import notice

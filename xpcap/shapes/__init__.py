@@ -14,7 +14,7 @@ from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import DataError
-from xpcap.files import new_folder
+from xpcap.files.read_write import new_folder
 from xpcap.options import SEED, Whole
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named_things

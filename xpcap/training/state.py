@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.backend import asarray, to_numpy
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.json_text import check_json
+from xpcap.files.json_text import check_json
 from xpcap.optim import RULES, UpdateRule
 from xpcap.options import SEED, Flag, Names, OptionKind, Real, Whole
 from xpcap.plain_code import CODES, check_code

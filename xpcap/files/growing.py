@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xpcap.errors import DataError
-from xpcap.files import atomic, lock
+from xpcap.files.read_write import atomic, lock
 
 SKIPPED = ".skipped.csv"  # suffix of the list of things that a file was made without
 BOM = "\ufeff"  # begins a table: without it Excel assumes the encoding of the country

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.errors import DataError
-from xpcap.files import atomic, check_format, size_of
+from xpcap.files.read_write import atomic, check_format, size_of
 
 FORMAT = 1
 KEY = "xpcap"  # the only metadata key: safetensors writes several in random order

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError, OptionError
-from xpcap.files import read_text
+from xpcap.files.read_write import read_text
 from xpcap.options import OptionKind
 
 JsonForm = type | OptionKind | list[Any] | dict[str, Any] | tuple[Any, ...]
