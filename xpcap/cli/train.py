@@ -30,7 +30,7 @@ from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.device.probe import is_device_error
-from xpcap.files.signatures import ENDS, type_of_file
+from xpcap.files.file_types import ENDS, type_of_file
 from xpcap.options import Option
 from xpcap.plain_code import current_code
 from xpcap.progress import say

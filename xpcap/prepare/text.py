@@ -7,8 +7,8 @@ from typing import Any
 
 from xpcap.errors import DataError
 from xpcap.files import json_text
+from xpcap.files.file_types import type_of_file
 from xpcap.files.read_write import read_bytes
-from xpcap.files.signatures import type_of_file
 
 MAX_TEXT_BYTES = 256 << 20  # of a caption file or list; Karpathy's COCO has 144 MB
 MAX_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's COCO has 10 million
