@@ -23,11 +23,11 @@ from benchmarks.timing import host_clock
 from benchmarks.work import CONFIGS, Config, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
+from xpcap.backend.memory import Workspace
+from xpcap.backend.threads import cores
 from xpcap.layers import vocabulary_loss
-from xpcap.memory import Workspace
 from xpcap.models import batch
 from xpcap.ops import HostOps, Ops, overridden, segments
-from xpcap.threads import cores
 
 PAIRS, STEPS = 9, 4  # pairs of timings; steps of a timing, of which the first is not counted
 # Methods to replace together: two call each other, and the plain `matmul` accepts no blocks

@@ -25,7 +25,8 @@ from benchmarks.work import (
     make_model,
     make_solver,
 )
-from xpcap.backend import array_module, asarray, get_backend, use_backend
+from xpcap.backend import asarray, get_backend, use_backend
+from xpcap.backend.switch import array_module
 from xpcap.data.dataset import CaptionData
 from xpcap.data.loader import BatchLoader
 from xpcap.models import CaptioningRNN

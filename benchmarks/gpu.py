@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.timing import cuda_version, machine
-from xpcap.backend import array_module, use_backend
-from xpcap.device.cublas import handle
+from xpcap.backend import use_backend
+from xpcap.backend.cublas import handle
+from xpcap.backend.switch import array_module
 
 PACKAGES = ("xpcap", "numpy", "cupy", "cuda-", "nvidia-", "torch", "mpi4py", "pytest")
 VARIABLES = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_", "LD_")

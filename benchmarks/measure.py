@@ -31,9 +31,10 @@ from benchmarks.work import (
     training_flops,
     works_of,
 )
-from xpcap.backend import array_module, use_backend
+from xpcap.backend import use_backend
+from xpcap.backend.plain_code import VARIABLE, is_plain
+from xpcap.backend.switch import array_module
 from xpcap.errors import EXPECTED, BackendError
-from xpcap.plain_code import VARIABLE, is_plain
 
 OURS = "xpcap"
 

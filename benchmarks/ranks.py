@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.timing import THREADS
 from benchmarks.work import CONFIGS, batch_rows, check_same_loss, host_model, make_solver
+from xpcap.backend.threads import cores
 from xpcap.distributed import init
-from xpcap.threads import cores
 
 WARM_UP, STEPS, ROUNDS = 3, 30, 5
 MPIEXEC = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]

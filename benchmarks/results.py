@@ -7,17 +7,8 @@ from typing import NamedTuple
 
 from benchmarks.measure import OURS, Measurement, measure_in_process
 from benchmarks.timing import USUAL, Plan
-from benchmarks.work import (
-    BEAM,
-    BUSY,
-    MAX_WORDS,
-    PICTURES,
-    POLICIES,
-    STEP,
-    Config,
-    works_of,
-)
-from xpcap.device import cublas
+from benchmarks.work import BEAM, BUSY, MAX_WORDS, PICTURES, POLICIES, STEP, Config, works_of
+from xpcap.backend import cublas
 from xpcap.errors import BackendError, OptionError, install
 from xpcap.progress import bar
 

@@ -23,15 +23,15 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.work import CONFIGS, LEARNING_RATE, LOSS_TOLERANCE, SEED, Config, make_solver
-from xpcap import selfcheck
-from xpcap.backend import array_module, to_numpy, use_backend
+from xpcap.backend import selfcheck, to_numpy, use_backend
+from xpcap.backend.plain_code import plain
+from xpcap.backend.replay import Replay
+from xpcap.backend.switch import array_module
 from xpcap.cli.shared import table
 from xpcap.data.dataset import CaptionData
-from xpcap.device.replay import Replay
 from xpcap.errors import BackendError
 from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.ops import device
-from xpcap.plain_code import plain
 from xpcap.training.solver import CaptioningSolver
 
 # Adam divides by sqrt(v) + EPSILON: with the usual 1e-8, the rounding error of a gradient near 0

@@ -34,9 +34,10 @@ from benchmarks.step_paths import (
 )
 from benchmarks.timing import device_clock, host_clock
 from benchmarks.work import LOSS_TOLERANCE, Config
-from xpcap.backend import array_module, get_backend, to_numpy, use_backend
+from xpcap.backend import get_backend, to_numpy, use_backend
+from xpcap.backend.cublas import Product, multiply
+from xpcap.backend.switch import array_module
 from xpcap.cli.shared import table
-from xpcap.device.cublas import Product, multiply
 from xpcap.ops import DeviceOps, Ops, device, overridden
 from xpcap.training.objectives import loss_and_gradients
 from xpcap.training.solver import CaptioningSolver

@@ -17,8 +17,9 @@ from types import ModuleType
 import numpy as np
 
 from xpcap import __version__
-from xpcap.backend import Array, array_module, get_array_module, get_backend, is_device_array
-from xpcap.plain_code import current_code
+from xpcap.backend import Array, get_array_module, get_backend, is_device_array
+from xpcap.backend.plain_code import current_code
+from xpcap.backend.switch import array_module
 
 # Runs a function, and returns its milliseconds
 Clock = Callable[[Callable[[], object]], float]

@@ -21,7 +21,7 @@ from new_cells import NEW_CELLS
 from runs import Runs
 
 import xpcap
-from xpcap import backend
+from xpcap.backend import switch
 from xpcap.layers import CELLS
 from xpcap.verify import Row, verify
 
@@ -179,7 +179,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Generated pictures by the dozen, and a folder of its own to run in."""
     commands.use_few_pictures(monkeypatch)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
-    monkeypatch.setattr(backend, "_active", None)  # as in a new process: the environment decides
+    monkeypatch.setattr(switch, "_active", None)  # as in a new process: the environment decides
     monkeypatch.chdir(tmp_path)
 
 

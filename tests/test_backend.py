@@ -18,8 +18,8 @@ from programs import program
 from refusals import Refusal, refusals, refuses
 
 import xpcap
-from xpcap import backend, layers
-from xpcap.device import probe
+from xpcap import layers
+from xpcap.backend import probe, switch
 from xpcap.errors import BackendError
 from xpcap.ops import DeviceOps, has_kernels
 from xpcap.ops.device import Equations
@@ -29,7 +29,7 @@ from xpcap.ops.device import Equations
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No choice made, nothing probed, before and after."""
     # private: nothing public takes a choice back, and each test begins as a process does
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(switch, "_active", None)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
     probe.cupy_status.cache_clear()
     yield
@@ -63,7 +63,7 @@ def test_numpy_is_the_default_the_variable_comes_before_it_and_a_call_before_bot
     for variable in ("", "cupy:1"):
         if variable:
             install_or_skip(monkeypatch, devices=2)
-        monkeypatch.setattr(backend, "_active", None)
+        monkeypatch.setattr(switch, "_active", None)
         monkeypatch.setenv("XPCAP_BACKEND", variable)
         assert xpcap.get_backend() == (variable or "numpy")
 

@@ -13,14 +13,14 @@ import pytest
 from programs import program
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from xpcap import CaptioningRNN, CaptioningSolver, layers, plain_code
-from xpcap.backend import use_backend
+from xpcap import CaptioningRNN, CaptioningSolver, layers
+from xpcap.backend import plain_code, use_backend
+from xpcap.backend.memory import Workspace
+from xpcap.backend.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
 from xpcap.layers.lstm import LSTM
-from xpcap.memory import Workspace
 from xpcap.models import network
-from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.training import CrossEntropy
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
@@ -84,7 +84,7 @@ FORKED = """
 import os, signal, threading
 import numpy as np
 from threadpoolctl import threadpool_info
-from xpcap.threads import one_blas_thread, parallel_map
+from xpcap.backend.threads import one_blas_thread, parallel_map
 
 def threads():
     return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]

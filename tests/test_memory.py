@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpcap.memory import Workspace
+from xpcap.backend.memory import Workspace
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2), (4, 5)], ids=["same", "smaller", "larger"])

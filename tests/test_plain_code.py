@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap import OptionError, plain, plain_code
-from xpcap.device.replay import recording
+from xpcap import OptionError, plain
+from xpcap.backend import plain_code
+from xpcap.backend.plain_code import current_code
+from xpcap.backend.replay import recording
+from xpcap.backend.threads import cores, parallel_map
 from xpcap.ops import HostOps, Ops, get_ops
-from xpcap.plain_code import current_code
-from xpcap.threads import cores, parallel_map
 
 
 @pytest.fixture(autouse=True)

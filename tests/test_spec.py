@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from refusals import Refusal, refusals, refuses
 
+from xpcap.backend.shape_specs import Spec, spec
 from xpcap.errors import DataError
-from xpcap.spec import Spec, spec
 
 
 def zeros(*shape: int, dtype: str = "f4") -> np.ndarray:

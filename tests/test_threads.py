@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from programs import program
 
-from xpcap.threads import cores
+from xpcap.backend.threads import cores
 
 pytestmark = [
     pytest.mark.threads,

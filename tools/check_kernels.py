@@ -20,7 +20,7 @@ MAY_SKIP = "does not know sm_"  # reason for an architecture that this compiler 
 def digests() -> dict[str, str]:
     """The digest of each file with a kernel or its launch."""
     kernels = (ROOT / "xpcap" / "ops" / "cuda").glob("*.cu*")
-    launches = (ROOT / "xpcap" / name for name in ("device/launch.py", "ops/device.py"))
+    launches = (ROOT / "xpcap" / name for name in ("backend/launch.py", "ops/device.py"))
     return {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(
             path.read_text("utf-8").encode()

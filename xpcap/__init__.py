@@ -27,6 +27,7 @@ from xpcap.backend import (
     to_numpy,
     use_backend,
 )
+from xpcap.backend.plain_code import plain
 from xpcap.data import (
     CaptionData,
     decode_captions,
@@ -39,7 +40,6 @@ from xpcap.data import (
 from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
-from xpcap.plain_code import plain
 from xpcap.runs.captions import caption_files, open_captioner
 from xpcap.runs.folder import load_state, save_state
 from xpcap.runs.recipe import Recipe

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace
+from xpcap.backend.shape_specs import check_float, require_array
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, unknown
-from xpcap.memory import Workspace
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Names, OptionKind, Real, Whole
-from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
 StateArrays = Mapping[str, Array]  # the state arrays of one parameter array, by name

@@ -27,7 +27,7 @@ from benchmarks.measure import Measurement
 from benchmarks.textbook import Textbook
 from benchmarks.timing import Timer
 from benchmarks.work import BEAM, BUSY, GREEDY, MAX_WORDS, STEP, sampling_flops, training_flops
-from xpcap import backend
+from xpcap.backend import switch
 from xpcap.data.synthetic import LIKE_COCO
 from xpcap.errors import BackendError
 from xpcap.models import network
@@ -52,8 +52,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def numpy_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(backend.VARIABLE, raising=False)
-    monkeypatch.setattr(backend, "_active", None)  # private: nothing else forgets a choice
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
+    monkeypatch.setattr(switch, "_active", None)  # private: nothing else forgets a choice
     for name in results.REDUCED_PRECISION:
         monkeypatch.delenv(name, raising=False)
 
@@ -63,7 +63,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every configuration tiny, and timed briefly, in this process."""
 
     def machine_here(name: str) -> dict[str, str]:
-        backend.use_backend(name)
+        switch.use_backend(name)
         return timing.machine()
 
     sizes = {key: getattr(TINY, key) for key in "NDWHV"}

@@ -12,7 +12,7 @@ from emulated import Emulator
 from benchmarks import gpu, step_paths, ten_minutes
 from benchmarks.step_paths import PathResult, summary
 from benchmarks.work import Config
-from xpcap.device.launch import KernelLaunch, Kernels
+from xpcap.backend.launch import KernelLaunch, Kernels
 from xpcap.ops import device as device_ops
 from xpcap.training.solver import CaptioningSolver
 

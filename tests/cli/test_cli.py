@@ -22,12 +22,12 @@ from refusals import refuses
 from trainings import Training, completed_for, varied
 
 from xpcap import CaptioningRNN, CaptioningSolver, Watcher, generate, open_run, plain
+from xpcap.backend import probe
 from xpcap.cli import main, verify
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
-from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs.folder import RERANKING, START_RERANKING

@@ -21,8 +21,8 @@ from programs import ROOT, program
 from refusals import refuses
 
 import xpcap
-from xpcap.device import causes, probe
-from xpcap.device.causes import IN_WORDS, RANGE, Facts, cause_by, is_supported
+from xpcap.backend import cuda_problems, probe
+from xpcap.backend.cuda_problems import IN_WORDS, RANGE, Facts, cause_by, is_supported
 from xpcap.distributed.mpi import NCCL, Staged
 from xpcap.errors import BackendError, install
 
@@ -102,7 +102,7 @@ error=RuntimeError("anything") | |
 ROWS = [row for row in CAUSES.strip().replace("\n ", " ").splitlines() if row[0] != "#"]
 ROWS += [
     f"error=status({number}), parts=cublas(CU13) | {expected} | {cause}"
-    for number, (expected, cause) in causes.STATUSES.items()
+    for number, (expected, cause) in cuda_problems.STATUSES.items()
 ]
 
 
@@ -124,7 +124,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
 def installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     """A machine with these packages of CuPy."""
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"cupy": packages})
-    monkeypatch.setattr(causes, "packages", functools.cache(inspect.unwrap(causes.packages)))
+    monkeypatch.setattr(
+        cuda_problems, "packages", functools.cache(inspect.unwrap(cuda_problems.packages))
+    )
 
 
 def built_for(built: int, driver: int, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +164,7 @@ def test_a_part_that_does_not_load_is_a_reason_not_a_crash(
         raise damaged
 
     monkeypatch.setattr(probe, "prove", prove)
-    monkeypatch.setattr(causes, "parts_of_cuda", lambda: {"cuBLAS": damaged})
+    monkeypatch.setattr(cuda_problems, "parts_of_cuda", lambda: {"cuBLAS": damaged})
     built_for(13000, 13000, runtime, monkeypatch)
     with xpcap.use_backend("auto"):
         assert xpcap.get_backend() == "numpy"
@@ -179,14 +181,14 @@ def test_the_gpu_that_is_asked_for_is_the_one_that_counts(
 ) -> None:
     properties = {**get_device_properties(0), "major": 7, "minor": 0}
     built_for(13000, 13000, runtime, monkeypatch)
-    cause = causes.cause_of(RuntimeError("sm_70"), sys.modules["cupy"], properties)
+    cause = cuda_problems.cause_of(RuntimeError("sm_70"), sys.modules["cupy"], properties)
     assert cause.expected == "compute capability 7.5 for CUDA 13"
 
 
 SEARCH = """
 import json, site, sys
 site.getsitepackages = lambda: [sys.argv[1]]
-from xpcap.device.causes import parts_of_cuda
+from xpcap.backend.cuda_problems import parts_of_cuda
 parts = parts_of_cuda()
 part = parts["cuBLAS"]
 print(json.dumps([list(parts), getattr(part, "abs_path", None) or f"{type(part).__name__}: {part}"]))

@@ -23,13 +23,13 @@ from refusals import refuses
 from test_emulated_step import make, make_data
 
 import xpcap
-from xpcap import selfcheck
-from xpcap.device.launch import Kernel, Kernels
+from xpcap.backend import selfcheck
+from xpcap.backend.launch import Kernel, Kernels
+from xpcap.backend.plain_code import current_code
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.ops import device as ops_device
 from xpcap.ops import get_ops
-from xpcap.plain_code import current_code
 from xpcap.runs.folder import CONFIG, HISTORY
 from xpcap.shapes import write_pictures
 from xpcap.training import solver as solver_module

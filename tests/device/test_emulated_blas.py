@@ -11,7 +11,7 @@ import pytest
 from emulated import Emulator, in_thread, install_or_skip
 
 import xpcap
-from xpcap.device import cublas
+from xpcap.backend import cublas
 
 M, N, K = 3, 4, 5
 

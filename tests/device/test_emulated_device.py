@@ -18,7 +18,7 @@ from emulated.record import SCRATCH
 
 import xpcap
 from xpcap import gradcheck
-from xpcap.device.launch import Kernel, parameters
+from xpcap.backend.launch import Kernel, parameters
 
 LACKING = ("errstate", "insert", "spacing", "nditer", "ndenumerate", "geomspace")
 
@@ -121,12 +121,12 @@ def test_emulated_work_is_counted(
 
 
 def test_emulated_place_is_the_line_of_xpcap_that_asked(x: Any, emulator: Emulator) -> None:
-    """Not that of the conversion in backend.py, which says little."""
+    """Not that of the conversion in switch.py, which says little."""
     with emulator.counting() as counts:
         gradcheck.rel_error(x, x)
         xpcap.to_numpy(x)
     files = [read.place.split(":")[0] for read in counts.reads]
-    assert files == 2 * ["xpcap/gradcheck.py"] + ["xpcap/backend.py"]
+    assert files == 2 * ["xpcap/gradcheck.py"] + ["xpcap/backend/switch.py"]
 
 
 def test_emulated_clock_is_read_after_a_wait(xp: ModuleType) -> None:

@@ -14,8 +14,8 @@ from refusals import refuses
 
 import xpcap
 from xpcap import CaptioningRNN
+from xpcap.backend.transfers import AHEAD, AsyncCopy
 from xpcap.decoding.decode import decode
-from xpcap.device.transfers import AHEAD, AsyncCopy
 from xpcap.errors import TrainingError
 from xpcap.models import Beam, Choice, Policy, Sampling
 

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, Watcher, to_numpy, training
+from xpcap.backend.memory import Workspace
 from xpcap.data import loader
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
-from xpcap.memory import Workspace
 from xpcap.ops import has_kernels
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import CELL_KERNELS, FUSED

@@ -15,8 +15,8 @@ from emulated.cuda import Event
 from test_emulated_step import N, make, make_data
 
 import xpcap
-from xpcap.device.replay import recording
-from xpcap.device.transfers import AHEAD, AsyncCopy, Staging
+from xpcap.backend.replay import recording
+from xpcap.backend.transfers import AHEAD, AsyncCopy, Staging
 from xpcap.distributed import Group
 from xpcap.models import Beam, Sampling
 from xpcap.ops import get_ops

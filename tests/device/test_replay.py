@@ -12,9 +12,9 @@ from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
 
 import xpcap
 from xpcap import CaptioningSolver
-from xpcap.device.cublas import Product
-from xpcap.device.launch import KernelLaunch
-from xpcap.device.replay import Replay
+from xpcap.backend.cublas import Product
+from xpcap.backend.launch import KernelLaunch
+from xpcap.backend.replay import Replay
 from xpcap.models import Sampling
 from xpcap.models.batch import Packed, caption_lengths, deal, mask_rows_of, pack
 from xpcap.models.config import INJECT

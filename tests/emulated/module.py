@@ -91,17 +91,16 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
     machine : devices, name, free, total, busy; see Emulator.configure
     """
-    from xpcap import backend, selfcheck
-    from xpcap.device import probe
+    from xpcap.backend import probe, selfcheck, switch
 
     EMULATOR.configure(**machine)
     replace_cupy(monkeypatch)
-    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
     monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(switch, "_active", None)
     monkeypatch.setattr(selfcheck, "_codes", {})
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: True)
-    backend.backend_status()  # the probe reads; what it reads is not the test's
+    switch.backend_status()  # the probe reads; what it reads is not the test's
     EMULATOR.reset()
     return EMULATOR
 

@@ -23,12 +23,11 @@ HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
 # Who called them says more
 CONVERSIONS = tuple(
-    f"{PACKAGE}{name}.py"
-    for name in "backend memory device/launch device/cublas device/replay device/transfers".split()
+    f"{PACKAGE}backend/{name}.py" for name in "switch memory launch cublas replay transfers".split()
 )
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
-Place = str | None  # as in "xpcap/backend.py:96 (to_numpy)"; None while nobody counts
+Place = str | None  # as in "xpcap/backend/switch.py:96 (to_numpy)"; None while nobody counts
 
 
 class Launch(NamedTuple):

@@ -18,6 +18,7 @@ from PIL import Image
 from refusals import Refusal, refusals, refuses
 from runs import config_of
 
+from xpcap.backend.memory import Workspace
 from xpcap.data import Source, Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL
@@ -29,7 +30,6 @@ from xpcap.export.onnx_encoder import scaled
 from xpcap.export.tensor import graph_input, graph_output
 from xpcap.files.onnx_graph import Graph
 from xpcap.layers import CELLS
-from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs.decoder import limited

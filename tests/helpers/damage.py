@@ -24,14 +24,7 @@ from lying_files import GOOD, MB, archive, chunk, header, patched, png, saved, s
 from PIL import Image
 from PIL import features as built
 
-from xpcap.data import (
-    CaptionData,
-    Source,
-    Split,
-    Vocabulary,
-    open_data,
-    write_dataset,
-)
+from xpcap.data import CaptionData, Source, Split, Vocabulary, open_data, write_dataset
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.encoders import read_picture
 from xpcap.errors import EXPECTED

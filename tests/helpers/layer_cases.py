@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from xpcap import layers
+from xpcap.backend.shape_specs import Spec
 from xpcap.layers import CELLS
-from xpcap.spec import Spec
 from xpcap.testing.layer import Trial, trials
 
 Pair = dict[str, Any]  # arguments of check_layer

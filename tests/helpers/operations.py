@@ -23,9 +23,9 @@ import numpy as np
 
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
+from xpcap.backend.memory import Workspace
 from xpcap.layers import Pointwise
 from xpcap.layers.recurrent import backward_steps, forward_steps
-from xpcap.memory import Workspace
 from xpcap.ops import (
     NO_TARGET,
     OPERATIONS,

@@ -20,9 +20,9 @@ import numpy as np
 import threadpoolctl
 
 from xpcap import CaptioningRNN, CaptioningSolver
+from xpcap.backend.threads import one_blas_thread
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import temporal_affine_backward, temporal_affine_forward
-from xpcap.threads import one_blas_thread
 
 DATA = draw_data(128, 96, 700, seed=0)
 SMALL, LARGE = 20, 128  # captions in a batch: one part, and a part for each core

@@ -11,11 +11,11 @@ from layer_cases import PAIRS
 from refusals import Refusal, refusals, refuses
 
 from xpcap import layers, to_numpy
+from xpcap.backend.memory import Workspace
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary_loss
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.rnn import RNN
-from xpcap.memory import Workspace
 from xpcap.ops import LossTerms, PackedSequences
 from xpcap.testing.layer import Trial, trials
 

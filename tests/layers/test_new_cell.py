@@ -13,6 +13,7 @@ from new_cells import NEW_CELLS, MinimalGated
 from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, Recipe, open_run, train_run
+from xpcap.backend.memory import Workspace
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import (
@@ -26,7 +27,6 @@ from xpcap.layers import (
     stack,
 )
 from xpcap.layers.lstm import LSTMCell
-from xpcap.memory import Workspace
 from xpcap.models import Beam, Policy
 from xpcap.testing import cell as contract
 from xpcap.testing import check_cell

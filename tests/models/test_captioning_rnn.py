@@ -25,7 +25,7 @@ from captioners import (
 from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy
-from xpcap.memory import Workspace
+from xpcap.backend.memory import Workspace
 from xpcap.models import FeatureRows, captioning_rnn
 from xpcap.models.batch import caption_lengths, deal, pack
 from xpcap.verify import read_cases

@@ -14,10 +14,10 @@ from operations import TERMS
 from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
+from xpcap.backend.memory import Workspace
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
 from xpcap.gradcheck import directional_errors
-from xpcap.memory import Workspace
 from xpcap.models import Batch, Parameters, network
 from xpcap.training import CrossEntropy
 

@@ -12,21 +12,12 @@ import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from operations import (
-    CELLS,
-    TABLE,
-    TERMS,
-    TOLERANCES,
-    Draw,
-    check_equals_equation,
-    flat,
-    run,
-)
+from operations import CELLS, TABLE, TERMS, TOLERANCES, Draw, check_equals_equation, flat, run
 from refusals import refuses
 
 import xpcap
 from xpcap import layers, ops, optim
-from xpcap.device import replay
+from xpcap.backend import replay
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.ops import CellBuffers, DeviceOps, get_ops
 from xpcap.ops.device import Equations

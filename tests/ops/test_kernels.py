@@ -10,20 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import Emulator
-from operations import (
-    TABLE,
-    TOLERANCES,
-    Draw,
-    check_equals_equation,
-    run,
-)
+from operations import TABLE, TOLERANCES, Draw, check_equals_equation, run
 
 import xpcap
 from xpcap.backend import Array
+from xpcap.backend.memory import Workspace
 from xpcap.layers import Pointwise
 from xpcap.layers.lstm import LSTMCell
 from xpcap.layers.recurrent import sequence_backward, sequence_forward, step_forward
-from xpcap.memory import Workspace
 from xpcap.ops import (
     OPERATIONS,
     CellBuffers,

@@ -11,7 +11,7 @@ from refusals import refuses
 
 from xpcap import CaptioningRNN, plain, to_numpy
 from xpcap.backend import asarray
-from xpcap.memory import Workspace
+from xpcap.backend.memory import Workspace
 from xpcap.models import network
 from xpcap.models.batch import Part
 from xpcap.models.network import Network

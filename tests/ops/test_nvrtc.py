@@ -11,7 +11,7 @@ import cpu_build
 import nvrtc
 import pytest
 
-from xpcap.device.launch import THREADS
+from xpcap.backend.launch import THREADS
 
 FILES = cpu_build.files()
 # Float kernels that add up in double, so that sums over millions of numbers keep their digits

@@ -10,9 +10,9 @@ from emulated import Emulator
 from operations import TERMS
 
 import xpcap
+from xpcap.backend.memory import Workspace
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers.vocabulary_loss import vocabulary_loss
-from xpcap.memory import Workspace
 from xpcap.ops import DeviceOps, HostOps, LossTerms, Ops, log_softmax
 from xpcap.ops.softmax import softmax, softmax_backward
 from xpcap.options import Real, option

@@ -33,7 +33,8 @@ from PIL import Image
 from runs import Runs
 
 import xpcap
-from xpcap import backend, errors
+from xpcap import errors
+from xpcap.backend import switch
 from xpcap.cli import main
 from xpcap.cli.caption import ALL_OUTPUTS
 from xpcap.data import few
@@ -100,7 +101,7 @@ def test_code_blocks_run(
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/class.csv").write_text("student,function,points\nada,total,76\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(switch, "_active", None)
     monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
     once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
     once = re.sub(r"train=\d+", "train=40", once)
@@ -319,7 +320,7 @@ def run_code(option: str, code: str) -> None:
 
 def can_run(command: str) -> bool:
     """Those for a GPU, PyTorch, ONNX or a browser's runtime only where there is one."""
-    wants = {"cupy": backend.backend_status()["cupy"].usable, "--web": Path(RUNTIME).exists()}
+    wants = {"cupy": switch.backend_status()["cupy"].usable, "--web": Path(RUNTIME).exists()}
     for word, module in (("torch", "torch"), (" export ", "onnx")):
         wants[word] = importlib.util.find_spec(module) is not None
     return all(usable for word, usable in wants.items() if word in command)

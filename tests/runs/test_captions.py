@@ -25,7 +25,7 @@ from refusals import Refusal, refusals, refuses
 
 import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
-from xpcap.backend import backend_of
+from xpcap.backend.switch import backend_of
 from xpcap.data import Source
 from xpcap.models import Beam, Sampling
 from xpcap.runs import captions

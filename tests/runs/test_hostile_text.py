@@ -14,17 +14,8 @@ from pages import card, scores
 from PIL import Image
 
 from xpcap.encoders import Area
-from xpcap.report import (
-    CaptionedPicture,
-    draw_captions,
-    escape_control,
-)
-from xpcap.runs.explanation import (
-    PARTS,
-    CandidateCaption,
-    Explanation,
-    Neighbour,
-)
+from xpcap.report import CaptionedPicture, draw_captions, escape_control
+from xpcap.runs.explanation import PARTS, CandidateCaption, Explanation, Neighbour
 from xpcap.runs.pages import Gallery, render_page
 from xpcap.runs.records import Skipped
 

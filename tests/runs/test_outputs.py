@@ -27,14 +27,7 @@ from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission
 from xpcap.runs import captions, outputs
 from xpcap.runs.decoder import RerankedBeam
-from xpcap.runs.outputs import (
-    OPTIONAL,
-    OUTPUTS,
-    CsvTable,
-    GrowingFile,
-    JsonLines,
-    NewFile,
-)
+from xpcap.runs.outputs import OPTIONAL, OUTPUTS, CsvTable, GrowingFile, JsonLines, NewFile
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import default_policy
 

@@ -32,16 +32,15 @@ from xpcap import (
     load_state,
     open_run,
     plain,
-    threads,
     train_run,
     use_backend,
     write_dataset,
 )
+from xpcap.backend import cublas, probe, threads
+from xpcap.backend.launch import Kernel
+from xpcap.backend.replay import Replay
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.decoding.decode import decode
-from xpcap.device import cublas, probe
-from xpcap.device.launch import Kernel
-from xpcap.device.replay import Replay
 from xpcap.distributed import SINGLE, Group
 from xpcap.models import Sampling
 from xpcap.models.device_batch import Layout

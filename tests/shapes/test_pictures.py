@@ -17,13 +17,7 @@ from refusals import Refusal, refusals, refuses
 from xpcap.data import tokenize
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError
-from xpcap.shapes import (
-    MAX_WORDS,
-    generate,
-    named_things,
-    picture_of,
-    write_pictures,
-)
+from xpcap.shapes import MAX_WORDS, generate, named_things, picture_of, write_pictures
 from xpcap.shapes.grammar import describe
 from xpcap.shapes.scenes import (
     COLOURS,

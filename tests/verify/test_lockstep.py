@@ -13,8 +13,8 @@ from emulated import Emulator
 
 import xpcap
 from xpcap import layers, ops, use_backend
-from xpcap.device.launch import KernelLaunch
-from xpcap.device.replay import Replay
+from xpcap.backend.launch import KernelLaunch
+from xpcap.backend.replay import Replay
 from xpcap.layers.lstm import LSTM, LSTMCell
 from xpcap.layers.rnn import RNNCell
 from xpcap.ops import HostOps, has_kernels

@@ -6,15 +6,7 @@ from pathlib import Path
 import click
 
 from xpcap.cli.rules import check_rules
-from xpcap.cli.shared import (
-    PATH,
-    Value,
-    begin,
-    examples,
-    print_notice,
-    run_argument,
-    table,
-)
+from xpcap.cli.shared import PATH, Value, begin, examples, print_notice, run_argument, table
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs.run import open_run

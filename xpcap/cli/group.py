@@ -18,8 +18,8 @@ from typing import Any
 import click
 
 from xpcap import __version__
+from xpcap.backend.probe import first_line, is_device_error
 from xpcap.cli.shared import SHARED, in_flags
-from xpcap.device.probe import first_line, is_device_error
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.files.read_write import NO_ROOM, write_advice

@@ -10,18 +10,18 @@ import click
 
 from xpcap import __version__
 from xpcap.backend import backend_status
+from xpcap.backend.cuda_problems import cupy_packages, nccl_package
+from xpcap.backend.plain_code import VARIABLE, current_code, is_plain
+from xpcap.backend.probe import import_cupy, import_nccl
+from xpcap.backend.threads import cores
 from xpcap.cli.shared import PATH, begin, describe_data, examples, json_option, table
 from xpcap.data import open_data
-from xpcap.device.causes import cupy_packages, nccl_package
-from xpcap.device.probe import import_cupy, import_nccl
 from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps, has_kernels
-from xpcap.plain_code import VARIABLE, current_code, is_plain
 from xpcap.runs.folder import CONFIG
 from xpcap.runs.run import open_run, provenance_text
-from xpcap.threads import cores
 
 CODE_TITLES = {
     "fast": "by fast code",

@@ -10,13 +10,7 @@ from xpcap.cli.shared import JSON, table
 from xpcap.progress import say
 from xpcap.report import escape_control, signed
 from xpcap.report.text import NOTHING
-from xpcap.runs.explanation import (
-    PARTS,
-    Explanation,
-    compare_candidates,
-    decision,
-    sample_caption,
-)
+from xpcap.runs.explanation import PARTS, Explanation, compare_candidates, decision, sample_caption
 from xpcap.runs.outputs import Output
 from xpcap.runs.records import PictureCaption, Skipped
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import click
 
-from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_backend
+from xpcap.backend import get_backend, use_backend
+from xpcap.backend.plain_code import VARIABLE as PLAIN_VARIABLE
+from xpcap.backend.plain_code import is_plain, plain
+from xpcap.backend.switch import BACKENDS, VARIABLE, parse_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
 from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
-from xpcap.plain_code import VARIABLE as PLAIN_VARIABLE
-from xpcap.plain_code import is_plain, plain
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs.folder import is_run

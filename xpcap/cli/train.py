@@ -13,6 +13,9 @@ from typing import Any
 import click
 
 from xpcap.backend import get_backend
+from xpcap.backend.cublas import reduced_precision
+from xpcap.backend.plain_code import current_code
+from xpcap.backend.probe import is_device_error
 from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.printing import Printed
 from xpcap.cli.shared import (
@@ -28,11 +31,8 @@ from xpcap.cli.shared import (
 )
 from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.device.cublas import reduced_precision
-from xpcap.device.probe import is_device_error
 from xpcap.files.file_types import ENDS, type_of_file
 from xpcap.options import Option
-from xpcap.plain_code import current_code
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs.folder import CONFIG, LAST, cell_title, read_vocabulary

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xpcap.backend.shape_specs import Spec, as_numbers, check_range
 from xpcap.data.features import FeatureScaling, LazyRows, RowSource, blocks
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
 from xpcap.options import LARGEST, Text, Whole, check_fields, described, documented, option
-from xpcap.spec import Spec, as_numbers, check_range
 
 T = TypeVar("T")
 

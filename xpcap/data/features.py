@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray
+from xpcap.backend.threads import one_blas_thread, parallel_map, split_evenly
 from xpcap.errors import InvalidValueError, unknown
-from xpcap.threads import one_blas_thread, parallel_map, split_evenly
 
 BLOCK_BYTES = 16 << 20
 IN_MEMORY = 64 << 20  # bytes; larger tables stay on disk while a data set is built from them

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, free_memory, free_staging, get_array_module
+from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend.switch import free_memory, free_staging
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import blocks
 from xpcap.models.batch import Batch, FeatureRows

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.shape_specs import check_range
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics.metric import require_words
 from xpcap.options import Flag, Whole
-from xpcap.spec import check_range
 
 TOKENISER = "unicode"  # name of `tokenize` in files
 TOKENISATION = (  # printed with scores

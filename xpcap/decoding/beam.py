@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace, view
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError
-from xpcap.memory import Workspace, view
 from xpcap.ops import BeamRows, get_ops
 from xpcap.options import Real, Whole, documented, option
 

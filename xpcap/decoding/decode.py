@@ -8,6 +8,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.plain_code import current_code
+from xpcap.backend.selfcheck import Results, checked_code, computing
+from xpcap.backend.shape_specs import check_range, spec
+from xpcap.backend.threads import cores, one_blas_thread, parallel_map, split_evenly
+from xpcap.backend.transfers import AsyncCopy
 from xpcap.decoding.hypotheses import Hypotheses, check_first
 from xpcap.decoding.policies import (
     Choice,
@@ -17,15 +23,9 @@ from xpcap.decoding.policies import (
     Special,
     require_policy,
 )
-from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Workspace
 from xpcap.ops import State, contiguous, get_ops
 from xpcap.ops.device import FUSED
-from xpcap.plain_code import current_code
-from xpcap.selfcheck import Results, checked_code, computing
-from xpcap.spec import check_range, spec
-from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 MAX_TABLE_WORDS = 1 << 12  # a device projects a larger vocabulary step by step, which is faster
 MIN_HYPOTHESES_PER_CORE = 32  # with fewer, another core would not save time

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.device.transfers import AsyncCopy
+from xpcap.backend.transfers import AsyncCopy
 from xpcap.errors import TrainingError
 
 

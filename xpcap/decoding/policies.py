@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
-from xpcap.memory import Workspace
 from xpcap.metrics.variety import LONGEST_STUTTER
 from xpcap.ops import get_ops, tempered
 from xpcap.options import SEED, Flag, OptionKind, Real, Whole, check_fields, documented, option

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from xpcap.backend import Array
-from xpcap.threads import divide
+from xpcap.backend.threads import divide
 
 
 class RankDone(Exception):  # noqa: N818 - no error

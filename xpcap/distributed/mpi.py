@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.device.causes import nccl_package
-from xpcap.device.probe import import_nccl
+from xpcap.backend.cuda_problems import nccl_package
+from xpcap.backend.probe import import_nccl
+from xpcap.backend.threads import divide, limit_cores
 from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, InvalidValueError, OptionError, install
-from xpcap.threads import divide, limit_cores
 
 # Up to this many numbers are gathered, and summed in the order of ranks: equal bits in any MPI
 MAX_GATHERED = 1024

@@ -10,12 +10,7 @@ from string import punctuation
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    Request,
-    build_opener,
-    url2pathname,
-)
+from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
 
 from xpcap.encoders.pictures import is_url
 from xpcap.errors import DataError, NetworkError

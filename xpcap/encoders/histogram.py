@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from xpcap.backend.threads import one_blas_thread
 from xpcap.encoders.grid import Area, pool, require_grid
 from xpcap.encoders.kinds import EncoderSpec, encoder_name
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
-from xpcap.threads import one_blas_thread
 
 SIDE = 128  # pixels; pictures are scaled to the area of a square with this side
 # Degrees of red, orange, yellow, green, cyan, blue, purple, pink, and red again

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from xpcap.backend.shape_specs import spec
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError, install
 from xpcap.files.file_types import AVIF, HEIC, PAGE, type_of_file
 from xpcap.files.read_write import size_of
-from xpcap.spec import spec
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import NamedTuple
 
-from xpcap.spec import Entry
+from xpcap.backend.shape_specs import Entry
 
 PACKAGE = "cs231n"
 FILES = {  # module: its file in the course's package

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.plain_code import plain
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.export.tensor import (
@@ -25,10 +27,8 @@ from xpcap.export.tensor import (
 )
 from xpcap.files.onnx_graph import Graph
 from xpcap.layers.attention import Attention
-from xpcap.memory import Workspace
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
-from xpcap.plain_code import plain
 from xpcap.reranking.index import keeps_all
 
 WEIGHTS = ("float32", "float16")  # dtypes of matrices in a file; sums and states are float32

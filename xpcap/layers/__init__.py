@@ -28,25 +28,10 @@ from xpcap.layers.elementary import (
     word_embedding_backward,
     word_embedding_forward,
 )
-from xpcap.layers.gru import (
-    gru_backward,
-    gru_forward,
-    gru_step_backward,
-    gru_step_forward,
-)
-from xpcap.layers.lstm import (
-    lstm_backward,
-    lstm_forward,
-    lstm_step_backward,
-    lstm_step_forward,
-)
+from xpcap.layers.gru import gru_backward, gru_forward, gru_step_backward, gru_step_forward
+from xpcap.layers.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from xpcap.layers.recurrent import Pointwise
-from xpcap.layers.rnn import (
-    rnn_backward,
-    rnn_forward,
-    rnn_step_backward,
-    rnn_step_forward,
-)
+from xpcap.layers.rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from xpcap.layers.stack import stack
 from xpcap.ops import PackedSequences, RecurrentTerm, sigmoid
 

@@ -7,13 +7,14 @@ The functions follow UMich EECS 498-007, assignment 5; the scaled dot product is
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace
+from xpcap.backend.shape_specs import spec
 from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.layers.cells import CELLS
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.recurrent import InputStepCache, step_backward, step_forward
-from xpcap.memory import Workspace
 from xpcap.ops import (
     PackedSequences,
     Step,
@@ -24,7 +25,6 @@ from xpcap.ops import (
     single_step,
     to_rows,
 )
-from xpcap.spec import spec
 
 # ---- Attention alone
 

@@ -6,19 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace
+from xpcap.backend.shape_specs import check_float, spec
+from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import check_upstream
-from xpcap.memory import Workspace
-from xpcap.ops import (
-    PackedSequences,
-    RecurrentTerm,
-    State,
-    contiguous,
-    get_ops,
-    single_step,
-)
-from xpcap.spec import check_float, spec
-from xpcap.threads import one_blas_thread
+from xpcap.ops import PackedSequences, RecurrentTerm, State, contiguous, get_ops, single_step
 
 Shapes = dict[str, tuple[int, ...]]
 Params = Mapping[str, Array]

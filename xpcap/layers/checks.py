@@ -3,15 +3,15 @@
 from types import ModuleType
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.shape_specs import check_float, spec
 from xpcap.errors import InvalidValueError
-from xpcap.spec import check_float, spec
 
 
 def check_arrays(function: str, shapes: str, *arrays: Array, cause: str = "") -> ModuleType:
     """Check float arrays against symbolic shapes, and return their library.
 
     function : name of the calling function, for messages
-    shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``; see `xpcap.spec`
+    shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``; see `xpcap.backend.shape_specs`
     cause : likely cause of a wrong shape, for messages
     TypeError : an argument is no array of float32 or float64, or libraries or dtypes differ.
     ValueError : a shape does not match.

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend.shape_specs import check_range
 from xpcap.errors import InvalidValueError, unknown
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.ops import LossTerms, get_ops, segments
-from xpcap.spec import check_range
 
 # ---- Affine
 

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from xpcap.backend import Array, is_device_array
+from xpcap.backend.shape_specs import Spec
+from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import InvalidTypeError
 from xpcap.layers.checks import check_upstream
 from xpcap.ops import contiguous
-from xpcap.spec import Spec
-from xpcap.threads import one_blas_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +50,7 @@ def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R
     function gets the arrays unchanged. On a device it gets C-contiguous arrays, with int32 instead of
     other integers, as kernels require. The spec is stored as `function.spec`.
 
-    shapes : in the language of `xpcap.spec`, with the results
+    shapes : in the language of `xpcap.backend.shape_specs`, with the results
     cause : likely cause of a wrong shape
     """
     spec = Spec(shapes, cause)

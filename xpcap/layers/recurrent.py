@@ -14,10 +14,10 @@ sections of this file.
 from typing import Any, ClassVar, NamedTuple
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend.memory import Workspace, one_block
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Cell, Params, StepCache
 from xpcap.layers.checks import check_upstream
-from xpcap.memory import Workspace, one_block
 from xpcap.ops import (
     CellBuffers,
     CellGradients,

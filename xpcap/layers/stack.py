@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.backend.memory import Workspace
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cell import Activation, Cell, Params, Shapes, StepCache
-from xpcap.memory import Workspace
 from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
 
 

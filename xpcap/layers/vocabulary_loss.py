@@ -1,7 +1,7 @@
 """Vocabulary layer and softmax loss in one, by blocks of rows, so that memory holds few scores."""
 
 from xpcap.backend import Array, is_device_array
-from xpcap.memory import Workspace
+from xpcap.backend.memory import Workspace
 from xpcap.ops import LossTerms, get_ops
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not fit in cache

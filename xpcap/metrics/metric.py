@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
-from xpcap.threads import one_blas_thread
 
 # Data that a score may depend on, in addition to the captions
 BASES = ("references", "vocabulary", "train captions")

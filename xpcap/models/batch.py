@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.shape_specs import Spec, all_below, as_array, check_range, spec
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Workspace
 from xpcap.models.config import ModelConfig
 from xpcap.ops import LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
-from xpcap.spec import Spec, all_below, as_array, check_range, spec
 
 NO_TERMS = LossTerms()
 TOTAL = Real(above=0, optional=True)

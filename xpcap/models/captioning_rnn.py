@@ -7,11 +7,15 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
+from xpcap.backend import Array, asarray, is_device_array, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.selfcheck import Results, checked_code, computing
+from xpcap.backend.shape_specs import as_array, check_range, spec
+from xpcap.backend.switch import array_module
+from xpcap.backend.threads import cores, one_blas_thread, parallel_map, split_evenly
 from xpcap.decoding.decode import Decodable, Decoded, decode
 from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows, Part, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.device_batch import DeviceNetwork
@@ -22,9 +26,6 @@ from xpcap.ops import LossTerms, State
 from xpcap.ops.cell import name_of
 from xpcap.ops.device import FUSED
 from xpcap.options import SEED, Whole, described
-from xpcap.selfcheck import Results, checked_code, computing
-from xpcap.spec import as_array, check_range, spec
-from xpcap.threads import cores, one_blas_thread, parallel_map, split_evenly
 
 T = TypeVar("T")
 WEIGHTS = 0  # random stream of the initial weights
@@ -321,9 +322,9 @@ class CaptioningRNN(Decodable):
             Inputs are all columns but the last, targets all but the first; NULL targets do not
             count.
         workspace : Workspace or None
-            Memory, an xpcap.memory.Workspace: the gradients, and on a device the loss, are valid until
-            its next use. A large enough batch is divided into the workspace's number of parts, which
-            are computed in parallel. None: new arrays, one part.
+            Memory, an xpcap.backend.memory.Workspace: the gradients, and on a device the loss, are
+            valid until its next use. A large enough batch is divided into the workspace's number of
+            parts, which are computed in parallel. None: new arrays, one part.
         weights : array (N,), real, or None
             The weight of each caption, on the host. None: 1 each.
         total : float or None
@@ -359,7 +360,9 @@ class CaptioningRNN(Decodable):
         batch = batch.checked(caller, self.config)
         if not isinstance(workspace, Workspace | None):
             got = f"is a {type(workspace).__name__}"
-            raise InvalidTypeError(caller, "workspace", got, "an xpcap.memory.Workspace, or None")
+            raise InvalidTypeError(
+                caller, "workspace", got, "an xpcap.backend.memory.Workspace, or None"
+            )
         network, seed = self._network(workspace), self.seed if self.dropout else None
         if batch.computed:
             results = network.gradients(caller, batch, self._null, seed=seed, terms=terms)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.device.replay import Replay
-from xpcap.device.transfers import Waiting
-from xpcap.memory import Workspace, view
+from xpcap.backend.memory import Workspace, view
+from xpcap.backend.replay import Replay
+from xpcap.backend.transfers import Waiting
 from xpcap.models.batch import (
     NO_TERMS,
     Batch,
@@ -32,14 +32,7 @@ from xpcap.models.batch import (
 )
 from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters
-from xpcap.ops import (
-    NO_TARGET,
-    DeviceOps,
-    LossTerms,
-    Segments,
-    contiguous,
-    has_kernels,
-)
+from xpcap.ops import NO_TARGET, DeviceOps, LossTerms, Segments, contiguous, has_kernels
 
 # For a small batch, a device's step takes as long as the host needs to launch it. Steps of one layout
 # make the same launches, so these are recorded once. A single layout with little padding is enough,

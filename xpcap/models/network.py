@@ -9,22 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.threads import parallel_map, run_parallel
 from xpcap.layers.attention import Attention
 from xpcap.layers.cell import Params
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
-from xpcap.memory import Workspace
 from xpcap.models.batch import NO_TERMS, Batch, Part, prepare_parts
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import (
-    Factor,
-    LossTerms,
-    PackedSequences,
-    State,
-    contiguous,
-    get_ops,
-)
-from xpcap.threads import parallel_map, run_parallel
+from xpcap.ops import Factor, LossTerms, PackedSequences, State, contiguous, get_ops
 
 GRADIENTS = "grads"  # name of the array of all gradients in a workspace
 # Least captions of a part, and multiplications of its steps' product, for which a core pays off

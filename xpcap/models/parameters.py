@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend.memory import view
+from xpcap.backend.shape_specs import as_array
 from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
-from xpcap.memory import view
 from xpcap.models.config import ModelConfig
-from xpcap.spec import as_array
 
 OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # with a row, column or number for each word
 

@@ -19,8 +19,9 @@ import sys
 import numpy as np
 
 from xpcap.backend import Array, is_device_array
-from xpcap.device.probe import without_cub
-from xpcap.device.replay import invalidate
+from xpcap.backend.plain_code import is_plain
+from xpcap.backend.probe import without_cub
+from xpcap.backend.replay import invalidate
 from xpcap.ops.base import (
     OPERATIONS,
     Factor,
@@ -47,7 +48,6 @@ from xpcap.ops.packed import (
 )
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.softmax import NO_TARGET, LossTerms, log_softmax, tempered
-from xpcap.plain_code import is_plain
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 

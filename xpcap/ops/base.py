@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
-from xpcap.memory import Workspace
+from xpcap.backend.memory import Workspace
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.packed import PackedSequences, Step, StepFn

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.threads import split_evenly
+from xpcap.backend.threads import split_evenly
 
 BLOCK = 64  # rows
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.device import cublas
-from xpcap.device.launch import Kernels
-from xpcap.device.replay import invalidate
-from xpcap.memory import Workspace
+from xpcap.backend import Array, cublas, get_array_module, is_device_array
+from xpcap.backend.launch import Kernels
+from xpcap.backend.memory import Workspace
+from xpcap.backend.replay import invalidate
 from xpcap.ops.base import OPERATIONS, Factor, MultiplyRows, Ops, Segments, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State, name_of
 from xpcap.ops.choosing import BeamRows

@@ -12,12 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array
-from xpcap.memory import Workspace
-from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
-from xpcap.ops.cell import CellBuffers, PointwiseSteps, name_of
-from xpcap.ops.packed import Step, StepFn
-from xpcap.ops.softmax import LossTerms, below_maximum, tempered
-from xpcap.threads import (
+from xpcap.backend.memory import Workspace
+from xpcap.backend.threads import (
     WORTH_WAKING,
     cores,
     free_cores,
@@ -26,6 +22,10 @@ from xpcap.threads import (
     parallel_map,
     split_evenly,
 )
+from xpcap.ops.base import Factor, MultiplyRows, Ops, Segments
+from xpcap.ops.cell import CellBuffers, PointwiseSteps, name_of
+from xpcap.ops.packed import Step, StepFn
+from xpcap.ops.softmax import LossTerms, below_maximum, tempered
 
 # Elements of a block: few enough to stay in cache, and enough that parallel threads rarely wait for
 # Python's lock between calls. A lone thread never waits, so its blocks are smaller

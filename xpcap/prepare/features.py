@@ -12,6 +12,8 @@ from typing import BinaryIO, Self, TypeVar
 
 import numpy as np
 
+from xpcap.backend.shape_specs import Spec
+from xpcap.backend.threads import cores, parallel_map
 from xpcap.data.dataset import check_finite, size
 from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materialise
 from xpcap.data.npz import read_npz
@@ -20,8 +22,6 @@ from xpcap.errors import DataError
 from xpcap.files.read_write import lock
 from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
-from xpcap.spec import Spec
-from xpcap.threads import cores, parallel_map
 from xpcap.work import notice, work
 
 BLOCK = 16  # pictures encoded in a call; a kill loses at most these

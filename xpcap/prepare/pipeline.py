@@ -33,13 +33,7 @@ from xpcap.prepare.features import (
     read_features,
     require_all,
 )
-from xpcap.prepare.names import (
-    Matches,
-    NameIndex,
-    PictureFolder,
-    picture_folder,
-    require_inside,
-)
+from xpcap.prepare.names import Matches, NameIndex, PictureFolder, picture_folder, require_inside
 from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
 from xpcap.prepare.splits import by_lists, by_shares, note_copies, our_name

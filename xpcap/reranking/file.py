@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.backend.shape_specs import check_range, spec
 from xpcap.data.dataset import Split
 from xpcap.data.features import Projection
 from xpcap.data.vocabulary import Vocabulary
@@ -15,7 +16,6 @@ from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.reranking.index import PhotoIndex
 from xpcap.reranking.reranker import FEATURES, SETTINGS, WEIGHT, Reranker
-from xpcap.spec import check_range, spec
 
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # settings with another name in the file
 FUNCTION, CAUSE = "open_run", "damaged, or from another run?"

@@ -7,13 +7,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.backend.threads import one_blas_thread
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import IN_MEMORY, LazyRows, Projection, blocks, fit_projection, materialise
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ops import topk
-from xpcap.threads import one_blas_thread
 
 SIZE = 128  # of an embedding; larger ones do not improve neighbours
 BLOCK_SIZE = 1 << 24  # similarities that are computed together

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.threads import cores, parallel_map, split_evenly
 from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.options import Flag, OptionKind, Real, Whole
 from xpcap.reranking.index import Neighbours, PhotoIndex, pair
-from xpcap.threads import cores, parallel_map, split_evenly
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # lower limit of weights that are divided by, as for a single neighbour

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.backend.shape_specs import spec
+from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import InvalidValueError
 from xpcap.optim import adam
 from xpcap.reranking.reranker import FEATURES
-from xpcap.spec import spec
-from xpcap.threads import one_blas_thread
 
 # Weights before a fit; they suit data from 450 photos with one caption each to 6,000 with five. Their
 # scale matters only to the fit: the larger, the closer the softmax is to the argmax.

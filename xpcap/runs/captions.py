@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from xpcap.backend import backend_of, computing_on, use_backend
+from xpcap.backend import use_backend
+from xpcap.backend.switch import backend_of, computing_on
+from xpcap.backend.threads import cores, parallel_map
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.distributed import SINGLE, Group
@@ -39,7 +41,6 @@ from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Run, open_run
-from xpcap.threads import cores, parallel_map
 from xpcap.work import current, work
 
 BATCH = 64  # pictures that are encoded and captioned together

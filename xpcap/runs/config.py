@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import get_backend
+from xpcap.backend.plain_code import CODES, current_code
 from xpcap.data import CaptionData
 from xpcap.data.dataset import MAX_WORDS, Source
 from xpcap.data.vocabulary import TOKENISER
@@ -18,7 +19,6 @@ from xpcap.files.read_write import check_format, write_text
 from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
-from xpcap.plain_code import CODES, current_code
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, LOCK, best_digest, nothing_yet
 from xpcap.runs.recipe import Recipe
 

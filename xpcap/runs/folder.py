@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.shape_specs import Spec
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
@@ -20,7 +21,6 @@ from xpcap.files.read_write import PART, read_text, remove_parts, write_text
 from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.optim import UpdateRule
 from xpcap.options import Text
-from xpcap.spec import Spec
 from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"

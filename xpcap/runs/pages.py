@@ -29,13 +29,7 @@ from xpcap.report.markup import Embedded, embed, image_uri, render
 from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
 from xpcap.report.text import NOTHING, signed
 from xpcap.runs.captions import caption_chosen, captioned, with_picture
-from xpcap.runs.explanation import (
-    PARTS,
-    Explanation,
-    compare_candidates,
-    decision,
-    sample_caption,
-)
+from xpcap.runs.explanation import PARTS, Explanation, compare_candidates, decision, sample_caption
 from xpcap.runs.folder import PICTURES, cell_title
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xpcap.backend.plain_code import check_code
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError
 from xpcap.files.read_write import first_free
-from xpcap.plain_code import check_code
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, LAST, load_earlier
 from xpcap.runs.recipe import FIXED, LENGTH, MODEL, OPTIONS, PRESETS, Recipe, different, preset_for

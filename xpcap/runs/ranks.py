@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import get_backend
+from xpcap.backend.plain_code import current_code
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError
 from xpcap.files.safetensors_file import read_tensors
-from xpcap.plain_code import current_code
 from xpcap.runs.folder import CONFIG, LAST, LOCK
 from xpcap.runs.plan import Plan
 from xpcap.work import current

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.backend.selfcheck import computing
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
@@ -55,7 +56,6 @@ from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, w
 from xpcap.runs.scores import Scores, evaluate_run
 from xpcap.runs.start import Start, open_base, start_from, with_words
 from xpcap.runs.trained_on import trained_on, write_trained_on
-from xpcap.selfcheck import computing
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
     CROSS_ENTROPY,

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.backend.memory import Workspace
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
-from xpcap.memory import Workspace
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import INJECT, has_attention
 from xpcap.models.network import Network

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, to_numpy
+from xpcap.backend.shape_specs import Entry, Sizes, Spec
 from xpcap.errors import OptionError, unknown
-from xpcap.spec import Entry, Sizes, Spec
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
 SMALLEST, OPEN = 3, (2, 3)  # size of the first letter; sizes of "..."
@@ -33,7 +33,7 @@ class Trial(NamedTuple):
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     shapes: dict[str, tuple[int, ...]]  # of all arrays, by argument
-    kinds: dict[str, str]  # kinds of arguments that are not floats, as in xpcap.spec
+    kinds: dict[str, str]  # kinds of arguments that are not floats, as in xpcap.backend.shape_specs
     results: dict[str, tuple[int, ...]]
     ids: int  # integers are below this
     options: Mapping[str, Any]  # arguments that are not arrays
@@ -284,8 +284,8 @@ def check_layer(
         in their order. The upstream gradient of a result ``out`` is called ``dout``.
     shapes : str
         Names and shapes of arguments and results, ``"x:N,D w:D,M -> out:N,M"``, in the language of
-        `xpcap.spec`. Empty: those of the decorator `layer`. Integers, ``x:N=i``, are drawn below
-        the smallest size, so that they can index the rows of any array.
+        `xpcap.backend.shape_specs`. Empty: those of the decorator `layer`. Integers, ``x:N=i``, are
+        drawn below the smallest size, so that they can index the rows of any array.
     sizes : mapping of str to int, or None
         Fixed sizes by letter; ``"..."`` has a tuple.
     options : mapping, or None

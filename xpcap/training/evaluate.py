@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.shape_specs import as_numbers
 from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.loader import BatchLoader
 from xpcap.decoding.hypotheses import Hypotheses
@@ -18,7 +19,6 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
-from xpcap.spec import as_numbers
 from xpcap.training.state import EPOCHS, EVERY, figures_with
 
 # The epoch to keep has the lowest val loss, or the highest val CIDEr-D, or is the last

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend.memory import Workspace
 from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
-from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.device_batch import Layout

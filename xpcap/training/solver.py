@@ -55,6 +55,11 @@ import numpy as np
 
 from xpcap import optim
 from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.plain_code import check_code, current_code, plain
+from xpcap.backend.selfcheck import Results, checked_code
+from xpcap.backend.shape_specs import as_array, as_numbers
+from xpcap.backend.threads import cores, one_blas_thread
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.loader import BatchLoader
@@ -68,7 +73,6 @@ from xpcap.errors import (
     TrainingError,
     unknown,
 )
-from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows, caption_lengths, deal
 from xpcap.models.device_batch import DeviceWorkspace, Layout
 from xpcap.models.network import GRADIENTS
@@ -77,19 +81,10 @@ from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Names, Real, Whole, described, option
-from xpcap.plain_code import check_code, current_code, plain
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
-from xpcap.selfcheck import Results, checked_code
-from xpcap.spec import as_array, as_numbers
-from xpcap.threads import cores, one_blas_thread
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
-from xpcap.training.objectives import (
-    Objective,
-    as_objective,
-    figures_of,
-    loss_and_gradients,
-)
+from xpcap.training.objectives import Objective, as_objective, figures_of, loss_and_gradients
 from xpcap.training.optimizer import DECAY, Optimizer
 from xpcap.training.state import (
     LATEST,

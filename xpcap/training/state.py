@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import asarray, to_numpy
+from xpcap.backend.plain_code import CODES, check_code
+from xpcap.backend.shape_specs import Spec, check_finite
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.files.json_text import check_json
 from xpcap.optim import RULES, UpdateRule
 from xpcap.options import SEED, Flag, Names, OptionKind, Real, Whole
-from xpcap.plain_code import CODES, check_code
-from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import state_shapes
 
 Record = dict[str, Any]
@@ -330,7 +330,7 @@ class Member(NamedTuple):
     form : form of the JSON; for arrays, a function that returns their shapes from the shapes of the
         parameters, the rule and the JSON
     misfit : finds contradictions within a state
-    kind : kind of arrays, as in xpcap.spec; "" is the kind of the parameters
+    kind : kind of arrays, as in xpcap.backend.shape_specs; "" is the kind of the parameters
     role : WRITTEN to a solver; FIXED: the solver must have the same; COUNTED from other members
     """
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.backend.memory import Workspace
+from xpcap.backend.selfcheck import Results
 from xpcap.data.loader import BatchLoader
-from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, caption_lengths, deal
 from xpcap.models.device_batch import Layout
 from xpcap.models.parameters import Parameters
-from xpcap.selfcheck import Results
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import Objective
 

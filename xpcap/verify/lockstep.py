@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
+from xpcap.backend.memory import Workspace
+from xpcap.backend.plain_code import is_plain
+from xpcap.backend.replay import Replay
+from xpcap.backend.selfcheck import TOLERANCE, relative_max_error
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
-from xpcap.device.replay import Replay
 from xpcap.layers.cells import CELLS
-from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
 from xpcap.models.device_batch import DeviceWorkspace
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops, has_kernels
-from xpcap.plain_code import is_plain
-from xpcap.selfcheck import TOLERANCE, relative_max_error
 from xpcap.training.solver import CaptioningSolver
 from xpcap.verify.published import Row, make_row, variants
 

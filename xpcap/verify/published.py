@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_backend, to_numpy
+from xpcap.backend.shape_specs import Entry, Sizes, Spec
 from xpcap.errors import InvalidValueError
 from xpcap.exercise import table
 from xpcap.gradcheck import (
@@ -24,7 +25,6 @@ from xpcap.gradcheck import (
 from xpcap.layers.cells import CELLS
 from xpcap.models import CaptioningRNN
 from xpcap.models.config import has_attention
-from xpcap.spec import Entry, Sizes, Spec
 
 Cases = Mapping[str, Any]  # content of a JSON file of this folder
 

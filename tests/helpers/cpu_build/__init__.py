@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from xpcap.device import launch
-from xpcap.device.launch import Kernels, Parameter
+from xpcap.backend import launch
+from xpcap.backend.launch import Kernels, Parameter
 from xpcap.ops.device import CUDA
 
 HERE = Path(__file__).parent

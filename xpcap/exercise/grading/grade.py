@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import OptionError, unknown
 from xpcap.exercise import table
 from xpcap.exercise.grading import expected
@@ -20,7 +21,6 @@ from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.run import PACKAGES, Observation, Question, Stopped, ask
 from xpcap.options import Real, Whole
-from xpcap.threads import one_blas_thread
 
 __all__ = ["Report", "Result", "grade"]
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.backend import Array, is_device_array, to_numpy
-from xpcap.device import cublas, probe
+from xpcap.backend import cublas, probe
+from xpcap.backend.plain_code import current_code, plain
+from xpcap.backend.switch import Array, is_device_array, to_numpy
 from xpcap.errors import BackendError
 from xpcap.files.read_write import write_text
-from xpcap.plain_code import current_code, plain
 from xpcap.progress import say
 
 # Bounds of a tensor's error. A float32 run differs from the float64 run with the same weights by at
@@ -173,8 +173,8 @@ def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
 def sources() -> str:
     """The digest of all files of a device's fast code: kernels, and the modules that launch them."""
     digest = hashlib.sha256()
-    device, ops = (resources.files(f"xpcap.{name}") for name in ("device", "ops"))
-    for folder in (device, ops, ops.joinpath("cuda")):
+    backend, ops = (resources.files(f"xpcap.{name}") for name in ("backend", "ops"))
+    for folder in (backend, ops, ops.joinpath("cuda")):
         for file in sorted(folder.iterdir(), key=lambda file: file.name):
             if file.name.endswith((".py", ".cu", ".cuh")):
                 digest.update(file.read_bytes())

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.backend.switch import Array, get_array_module, is_device_array
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError
 
 FLOATS = "fd"  # float32 and float64 by NumPy's characters, which are faster to read than names

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.device.launch import Array, current_device
-from xpcap.device.replay import record_node
+from xpcap.backend.launch import Array, current_device
+from xpcap.backend.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 MultiplyRows = Callable[[int, int, int], None]

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from xpcap.device import cublas
-from xpcap.device.causes import Cause, cause_of, cupy_packages, unsuited, versions
-from xpcap.device.launch import Kernel, parameters
+from xpcap.backend import cublas
+from xpcap.backend.cuda_problems import Cause, cause_of, cupy_packages, unsuited, versions
+from xpcap.backend.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
 from xpcap.progress import say
 

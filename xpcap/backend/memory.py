@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, get_array_module
-from xpcap.device.transfers import Staging, Waiting
+from xpcap.backend.switch import Array, get_array_module
+from xpcap.backend.transfers import Staging, Waiting
 from xpcap.errors import InvalidTypeError
 
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples

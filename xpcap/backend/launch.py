@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.device.replay import record_node
+from xpcap.backend.replay import record_node
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 Array = Any  # a cupy.ndarray

@@ -14,10 +14,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.device import probe
-from xpcap.device.probe import BackendStatus
+from xpcap.backend import probe
+from xpcap.backend.plain_code import is_plain
+from xpcap.backend.probe import BackendStatus
 from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
-from xpcap.plain_code import is_plain
 from xpcap.progress import say
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
