@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from xpcap.cli.shared import begin
 from xpcap.distributed import SINGLE, Group
+from xpcap.distributed.work import Work, current, notice, work
 from xpcap.progress import MIN_REMAINING, bar
-from xpcap.work import Work, current, notice, work
 
 PACKAGE = Path(__file__).parents[1] / "xpcap"
 ENCODING = f"encoding: 0 of {MIN_REMAINING}\n"

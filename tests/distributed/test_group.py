@@ -24,11 +24,11 @@ from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
 from xpcap.distributed import SINGLE, Group, launcher
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged, device_sum
+from xpcap.distributed.work import work
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
 from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, losses
-from xpcap.work import work
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")

@@ -17,9 +17,9 @@ from lying_files import png
 from PIL import Image
 from refusals import Refusal, refusals, refuses
 
+from xpcap.distributed.work import work
 from xpcap.encoders import find_pictures, pictures, read_picture
 from xpcap.errors import DataError
-from xpcap.work import work
 
 ORIENTATION = 0x0112
 Flip = Image.Transpose

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 
+from xpcap.distributed.work import work
 from xpcap.errors import DataError
 from xpcap.runs.outputs import OUTPUTS, CsvTable, GrowingFile
 from xpcap.runs.records import PictureCaption
-from xpcap.work import work
 
 READABLE = [name for name in NAMES if name not in UNREADABLE]
 ANY: Any = None  # a run that nobody asks

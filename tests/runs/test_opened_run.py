@@ -14,12 +14,12 @@ from refusals import refuses
 
 from xpcap import Recipe, evaluate_run, open_data, train_run
 from xpcap.data import Source, write_dataset
+from xpcap.distributed.work import work
 from xpcap.errors import DataError
 from xpcap.prepare import CaptionRow, assemble
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, TRAINED_ON
 from xpcap.runs.run import Run
-from xpcap.work import work
 
 OWN = "onnx:here/a.onnx:mean=0:sha256=0001"
 

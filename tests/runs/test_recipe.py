@@ -17,6 +17,7 @@ from trainings import VARIED, completed_for, data_set, of_roles, other, small, v
 from xpcap.cli import main
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
+from xpcap.distributed.work import work
 from xpcap.errors import OptionError
 from xpcap.options import Location
 from xpcap.runs.folder import CONFIG, DATA
@@ -33,7 +34,6 @@ from xpcap.runs.recipe import (
 )
 from xpcap.runs.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
-from xpcap.work import work
 
 
 def test_each_field_is_an_option_with_help_and_a_role() -> None:

@@ -20,6 +20,7 @@ from trainings import RATE, data_set
 
 from xpcap import open_run, use_backend
 from xpcap.distributed import Group
+from xpcap.distributed.work import work
 from xpcap.errors import OptionError
 from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.models import Policy
@@ -32,7 +33,6 @@ from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import Run
 from xpcap.runs.scores import evaluate_run
 from xpcap.runs.train import train_run
-from xpcap.work import work
 
 SIZES: dict[str, Any] = {
     **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},

@@ -28,12 +28,12 @@ from xpcap.cli.shared import (
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
+from xpcap.distributed.work import work
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.report import escape_control
 from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN, Diagnosis, examine_run
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.scores import Scores, compare, evaluate_run
-from xpcap.work import work
 
 EXAMPLES = examples(
     "evaluate runs/flickr8k",

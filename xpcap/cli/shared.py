@@ -20,6 +20,7 @@ from xpcap.backend.switch import BACKENDS, VARIABLE, parse_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
+from xpcap.distributed.work import current, work
 from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
@@ -27,7 +28,6 @@ from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs.folder import is_run
 from xpcap.runs.scores import Row, Scores
-from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."

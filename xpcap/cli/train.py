@@ -31,6 +31,7 @@ from xpcap.cli.shared import (
 )
 from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
+from xpcap.distributed.work import current
 from xpcap.files.file_types import ENDS, type_of_file
 from xpcap.options import Option
 from xpcap.progress import say
@@ -44,7 +45,6 @@ from xpcap.shapes import TRAIN, VAL
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines
-from xpcap.work import current
 
 WATCHED = 3.0  # seconds of steps that the estimate of the remaining time is based on
 EXAMPLES = examples(

@@ -1,6 +1,7 @@
 """Ranks: processes that train one model together, or divide pictures among them.
 
-Open group.py first, then launcher.py and mpi.py.
+Open group.py first, then launcher.py and mpi.py. work.py has the current work: its ranks, progress
+bars and notices.
 """
 
 from xpcap.distributed.group import SINGLE, Group, RankDone

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xpcap.distributed.work import notice
 from xpcap.errors import DataError
-from xpcap.work import notice
 
 SUFFIXES = tuple(
     ".jpg .jpeg .jfif .png .gif .webp .avif .bmp .tif .tiff .ppm .pgm .heic .heif".split()

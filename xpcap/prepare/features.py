@@ -17,12 +17,12 @@ from xpcap.backend.threads import cores, parallel_map
 from xpcap.data.dataset import check_finite, size
 from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materialise
 from xpcap.data.npz import read_npz
+from xpcap.distributed.work import notice, work
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.files.read_write import lock
 from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
-from xpcap.work import notice, work
 
 BLOCK = 16  # pictures encoded in a call; a kill loses at most these
 KEY = 16  # bytes of a digest

@@ -20,6 +20,7 @@ from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_
 from xpcap.data.features import LazyRows, RowSource, blocks, row_digests
 from xpcap.data.few import SPARSE_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.distributed.work import work
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import MAX_FIELD, DataError, InvalidTypeError, OptionError
@@ -38,7 +39,6 @@ from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
 from xpcap.prepare.splits import by_lists, by_shares, note_copies, our_name
 from xpcap.prepare.text import odd_kind
-from xpcap.work import work
 
 CHECKED = "encoder_checked"  # key of a record: the number of pictures compared
 MAX_COMPARED = 16  # pictures that check a declared encoder

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xpcap.distributed.work import notice
 from xpcap.errors import InvalidValueError
 from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.text import NOTHING, escape_control, pieces
-from xpcap.work import notice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

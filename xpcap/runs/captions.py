@@ -22,6 +22,7 @@ from xpcap.backend.threads import cores, parallel_map
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.distributed import SINGLE, Group
+from xpcap.distributed.work import current, work
 from xpcap.encoders import (
     Encoder,
     PictureSource,
@@ -41,7 +42,6 @@ from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import BEST
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Run, open_run
-from xpcap.work import current, work
 
 BATCH = 64  # pictures that are encoded and captioned together
 SPLIT_BATCH = 500  # pictures of a split that are captioned together

@@ -8,6 +8,7 @@ import numpy as np
 
 from xpcap.data import tokenize
 from xpcap.data.vocabulary import detokenize
+from xpcap.distributed.work import notice
 from xpcap.encoders import scheme_of
 from xpcap.errors import OptionError
 from xpcap.models import CaptioningRNN, Trace
@@ -16,7 +17,6 @@ from xpcap.report.markup import embed, image_uri, render
 from xpcap.report.text import NOTHING
 from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
-from xpcap.work import notice
 
 # Colours from the lowest value to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1

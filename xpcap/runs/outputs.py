@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from xpcap.distributed.work import notice
 from xpcap.encoders import scheme_of
 from xpcap.encoders.finding import SUFFIXES, text_names
 from xpcap.errors import DataError, OptionError
@@ -29,7 +30,6 @@ from xpcap.runs.captions import PictureCaptioner, find_sources
 from xpcap.runs.pages import DRAWN, caption_page, caption_png
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Run
-from xpcap.work import notice
 
 OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": None, "n_best": ()}
 

@@ -14,11 +14,11 @@ from xpcap.backend.plain_code import current_code
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed.mpi import VARIABLE
+from xpcap.distributed.work import current
 from xpcap.errors import DataError, GroupError
 from xpcap.files.safetensors_file import read_tensors
 from xpcap.runs.folder import CONFIG, LAST, LOCK
 from xpcap.runs.plan import Plan
-from xpcap.work import current
 
 # Environment variables in which ranks may differ; the effect of the last two is compared instead
 RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND", "XPCAP_PLAIN")

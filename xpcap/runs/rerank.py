@@ -11,6 +11,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.few import FEW_PHOTOS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
+from xpcap.distributed.work import current
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.progress import bar
@@ -21,7 +22,6 @@ from xpcap.runs.decoder import WIDTH
 from xpcap.runs.folder import RERANKING, START_RERANKING, best_digest, digest
 from xpcap.runs.run import Run
 from xpcap.training.state import Record
-from xpcap.work import current
 
 NEIGHBOURS = 30  # photos; the weights of more distant ones are small
 BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2

@@ -14,6 +14,7 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
+from xpcap.distributed.work import notice
 from xpcap.encoders import Encoder, find_encoder
 from xpcap.encoders.kinds import in_folder, onnx_parts, same_encoder
 from xpcap.errors import DataError
@@ -38,7 +39,6 @@ from xpcap.runs.folder import (
     read_vocabulary,
 )
 from xpcap.training.state import Record
-from xpcap.work import notice
 
 DIGITS = 12  # of a digest that identifies a captioner
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.hdf5 import write_fingerprinted
+from xpcap.distributed.work import current, notice
 from xpcap.errors import DataError, SaveError
 from xpcap.files.read_write import write_advice
 from xpcap.models import ModelConfig
@@ -44,7 +45,6 @@ from xpcap.shapes import GENERATOR, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
-from xpcap.work import current, notice
 
 PAGE_SECONDS = 60  # between two updates of the page during training
 # A terminal that is closed sends SIGHUP, which Windows lacks

@@ -18,6 +18,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
 from xpcap.distributed import Group
+from xpcap.distributed.work import work
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
@@ -43,7 +44,6 @@ from xpcap.runs.run import Run
 from xpcap.runs.trained_on import trained_on
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import MEANING, PROTOCOL, teacher_forced
-from xpcap.work import work
 
 Value = TypeVar("Value")
 # Scores of the headline: the first of each group that was measured

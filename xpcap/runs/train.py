@@ -27,6 +27,7 @@ from xpcap.backend.selfcheck import computing
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
+from xpcap.distributed.work import current, notice, work
 from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
@@ -67,7 +68,6 @@ from xpcap.training.objectives import (
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
 from xpcap.training.watcher import EpochLines, Watcher, checked_watchers
-from xpcap.work import current, notice, work
 
 
 class Trained(NamedTuple):

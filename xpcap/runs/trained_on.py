@@ -8,12 +8,12 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.features import LazyRows, RowSource, row_digests
+from xpcap.distributed.work import notice
 from xpcap.errors import DataError
 from xpcap.files.json_text import check_json, read_json
 from xpcap.files.read_write import write_text
 from xpcap.runs.folder import A_RUN, TRAINED_ON
 from xpcap.runs.run import Run
-from xpcap.work import notice
 
 DIGITS = 16  # of a digest: enough to distinguish millions of pictures
 MAX_BYTES = 2**28  # of the record: some millions of pictures
