@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from xpcap.data import write_dataset
-from xpcap.shapes import generate
+from xpcap.drawings import generate
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 10

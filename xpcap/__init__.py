@@ -38,6 +38,7 @@ from xpcap.data import (
     write_dataset,
 )
 from xpcap.data.features import fit_scaling
+from xpcap.drawings import generate
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
 from xpcap.runs.captions import caption_files, open_captioner
@@ -48,7 +49,6 @@ from xpcap.runs.run import open_run
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scores import evaluate_run
 from xpcap.runs.train import train_run
-from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
 

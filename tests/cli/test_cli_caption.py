@@ -19,12 +19,12 @@ from programs import program
 
 from xpcap import open_run
 from xpcap.cli import main
+from xpcap.drawings.scenes import make_scene, paint
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.encoders.pictures import formats
 from xpcap.errors import DataError
 from xpcap.runs import captions, outputs, pages
 from xpcap.runs.captions import caption_files
-from xpcap.shapes.scenes import make_scene, paint
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 EMBEDDED = 'src="data:image/'

@@ -23,8 +23,8 @@ from xpcap.data import (
 )
 from xpcap.data.cs231n import from_coco
 from xpcap.data.features import fit_scaling
+from xpcap.drawings import generate
 from xpcap.errors import DataError, OptionError
-from xpcap.shapes import generate
 
 
 @pytest.fixture

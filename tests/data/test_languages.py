@@ -18,12 +18,12 @@ from xpcap import open_data, open_run
 from xpcap.cli.shared import table
 from xpcap.data import tokenize
 from xpcap.data.hdf5 import fingerprint_of
+from xpcap.drawings import generate, picture_of
 from xpcap.errors import DataError
 from xpcap.prepare import assemble
 from xpcap.report import CaptionedPicture, draw_captions
 from xpcap.report.captions import wrap
 from xpcap.report.fonts import find_fonts
-from xpcap.shapes import generate, picture_of
 
 CAPTIONS = {
     "German": ["Ein Mädchen fährt Rad.", "Das Mädchen trägt Grün."],

@@ -26,12 +26,12 @@ import xpcap
 from xpcap.backend import selfcheck
 from xpcap.backend.launch import Kernel, Kernels
 from xpcap.backend.plain_code import current_code
+from xpcap.drawings import write_pictures
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.ops import device as ops_device
 from xpcap.ops import get_ops
 from xpcap.runs.folder import CONFIG, HISTORY
-from xpcap.shapes import write_pictures
 from xpcap.training import solver as solver_module
 
 is_stored = selfcheck.is_stored

@@ -11,8 +11,8 @@ import pytest
 from commands import SMALL, call, few, good
 from emulated import Emulator
 
+from xpcap.drawings import write_pictures
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
-from xpcap.shapes import write_pictures
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 

@@ -25,9 +25,9 @@ from xpcap.data.features import FeatureScaling
 from xpcap.distributed import SINGLE, Group, launcher
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged, device_sum
 from xpcap.distributed.work import work
+from xpcap.drawings import generate
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
-from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, losses
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions

@@ -21,8 +21,8 @@ from commands import good
 from programs import HANG_SECONDS
 
 from xpcap.data import read_dataset, write_dataset
+from xpcap.drawings import generate, write_pictures
 from xpcap.runs.run import open_run
-from xpcap.shapes import generate, write_pictures
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 if not MPIEXEC.exists():
@@ -199,7 +199,7 @@ LAUNCHED = """
 import os, signal, threading
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.distributed import init
-from xpcap.shapes import generate
+from xpcap.drawings import generate
 from xpcap.training import losses
 
 group, data = init(), generate(seed=3, train=6, val=2)

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from refusals import Refusal, refusals, refuses
 
+from xpcap.drawings.scenes import make_scene, paint
 from xpcap.encoders import HistogramEncoder, find_encoder
 from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS
 from xpcap.encoders.pictures import letterbox
 from xpcap.errors import DataError
-from xpcap.shapes.scenes import make_scene, paint
 
 ENCODER = HistogramEncoder()
 WHITE, RED, BLUE = 2, 3, 8  # places among the eleven colours

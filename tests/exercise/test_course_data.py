@@ -17,12 +17,12 @@ from refusals import refuses
 from xpcap import encoders
 from xpcap.course import image_from_url, write_course_data
 from xpcap.data import decode_captions, load_coco_data, open_data, sample_coco_minibatch
+from xpcap.drawings import generate, picture_of
 from xpcap.encoders import HistogramEncoder
 from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
 from xpcap.exercise import data as course_data
 from xpcap.exercise import write_data as command
-from xpcap.shapes import generate, picture_of
 
 PAGE = (Path(__file__).parents[2] / "docs/tutorials/course.md").read_text(encoding="utf-8")
 FILES = {

@@ -18,10 +18,10 @@ from browser import Browser
 from PIL import Image
 from web_pages import READY, Server, captions_on, choose, give, shown, text_of, wait
 
+from xpcap.drawings import picture_of
 from xpcap.runs.captions import open_captioner
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import default_policy, open_run
-from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # test_page.py has the page in a browser

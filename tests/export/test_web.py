@@ -16,6 +16,7 @@ from web_pages import tar
 from xpcap.data import Vocabulary
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import decode
+from xpcap.drawings import picture_of
 from xpcap.encoders import HistogramEncoder
 from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import letterbox
@@ -23,7 +24,6 @@ from xpcap.models import Beam, Policy
 from xpcap.reranking import Candidate
 from xpcap.runs.decoder import Decoder, limited
 from xpcap.runs.run import open_run
-from xpcap.shapes import picture_of
 
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
+from xpcap.drawings import generate
 from xpcap.runs import train
-from xpcap.shapes import generate
 
 SIZES = ["--hidden", "16", "--wordvec", "8", "--inject", "init"]
 # with a decay after which more epochs can follow

@@ -38,6 +38,7 @@ from xpcap.backend import switch
 from xpcap.cli import main
 from xpcap.cli.caption import ALL_OUTPUTS
 from xpcap.data import few
+from xpcap.drawings import picture_of
 from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
@@ -48,7 +49,6 @@ from xpcap.options import described
 from xpcap.prepare.detect import FORMATS
 from xpcap.runs import captions, doctor
 from xpcap.runs.model_card import FILES
-from xpcap.shapes import picture_of
 from xpcap.testing import check_cell
 
 ROOT = Path(__file__).parents[2]

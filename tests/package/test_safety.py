@@ -22,10 +22,10 @@ from commands import call
 from programs import program
 
 from xpcap.data import open_data
+from xpcap.drawings import picture_of
 from xpcap.errors import DataError
 from xpcap.exercise import table
 from xpcap.prepare import read_features
-from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]
 

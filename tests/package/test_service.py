@@ -27,7 +27,7 @@ from PIL import Image
 from programs import HANG_SECONDS
 
 from xpcap import PictureCaption, Skipped, open_captioner
-from xpcap.shapes import picture_of
+from xpcap.drawings import picture_of
 
 for package in ("uvicorn", "python_multipart"):
     pytest.importorskip(package, reason="the serve extra is not installed")

@@ -27,13 +27,13 @@ import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
 from xpcap.backend.switch import backend_of
 from xpcap.data import Source
+from xpcap.drawings import picture_of
 from xpcap.models import Beam, Sampling
 from xpcap.runs import captions
 from xpcap.runs.captions import PictureCaptioner, caption_run
 from xpcap.runs.outputs import write_captions
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.train import Trained
-from xpcap.shapes import picture_of
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

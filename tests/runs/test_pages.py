@@ -16,6 +16,7 @@ import pytest
 import xpcap.data
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Source, hdf5, open_data, tokenize, write_dataset
+from xpcap.drawings import GENERATOR, generate, write_pictures
 from xpcap.encoders import read_picture
 from xpcap.metrics import METRICS
 from xpcap.models import Beam
@@ -29,7 +30,6 @@ from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
 from xpcap.runs.scores import Scores, evaluate_run
 from xpcap.runs.train import train_run
-from xpcap.shapes import GENERATOR, generate, write_pictures
 
 SMALL: dict[str, Any] = {
     "hidden": 16,

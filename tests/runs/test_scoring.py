@@ -13,12 +13,12 @@ from refusals import Refusal, refusals, refuses
 from xpcap import open_run
 from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
+from xpcap.drawings import named_things
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, train_metrics
 from xpcap.runs import scores
 from xpcap.runs.captions import caption_run
 from xpcap.runs.scores import Scores, compare, evaluate_run, score_captions
-from xpcap.shapes import named_things
 
 
 def data_of(**texts: list[list[str]]) -> CaptionData:

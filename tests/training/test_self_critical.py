@@ -25,6 +25,7 @@ from xpcap.data import Split, Vocabulary, write_dataset
 from xpcap.data.few import FEW_CAPTIONS
 from xpcap.data.vocabulary import END
 from xpcap.distributed import SINGLE, Group
+from xpcap.drawings import generate
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import CiderD
 from xpcap.models import Batch
@@ -32,7 +33,6 @@ from xpcap.runs import recipe as of_options
 from xpcap.runs.folder import load_earlier, load_state, read_history, save_state
 from xpcap.runs.recipe import PRESETS
 from xpcap.runs.run import open_run
-from xpcap.shapes import generate
 from xpcap.training import SelfCritical, objectives
 from xpcap.training.objectives import advantages
 from xpcap.training.state import best_of

@@ -15,11 +15,11 @@ from refusals import Refusal, refusals, refuses
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
+from xpcap.drawings import generate
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
 from xpcap.runs.folder import load_state, save_state
-from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, SelfCritical, Watcher, teacher_forced
 from xpcap.training.solver import BUILT_IN
 from xpcap.training.state import best_of

@@ -32,6 +32,7 @@ from xpcap.cli.shared import (
 from xpcap.data.few import FEW_CAPTIONS, MEDIUM_CAPTIONS, TINY_CAPTIONS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed.work import current
+from xpcap.drawings import TRAIN, VAL
 from xpcap.files.file_types import ENDS, type_of_file
 from xpcap.options import Option
 from xpcap.progress import say
@@ -41,7 +42,6 @@ from xpcap.runs.recipe import OPTIONS, PRESETS, Recipe
 from xpcap.runs.run import provenance_text
 from xpcap.runs.saver import Stopped
 from xpcap.runs.train import train_run
-from xpcap.shapes import TRAIN, VAL
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines

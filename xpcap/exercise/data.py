@@ -12,12 +12,12 @@ from xpcap.data import CaptionData
 from xpcap.data.cs231n import CAPTIONS, VOCABULARY
 from xpcap.data.features import fit_projection
 from xpcap.data.hdf5 import GZIP
+from xpcap.drawings import generate, write_pictures
 from xpcap.encoders import read_picture
 from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
 from xpcap.files.read_write import new_folder, require_new_file
 from xpcap.progress import say
-from xpcap.shapes import generate, write_pictures
 
 TRAIN, VAL = 2000, 200  # pictures, so that 50 sampled captions rarely share one
 MAX_WORDS = 15  # of a caption, as in the course

@@ -13,6 +13,7 @@ import numpy as np
 
 from xpcap import __version__
 from xpcap.data.vocabulary import gaps
+from xpcap.drawings.scenes import COLOURS
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.encoders.histogram import SIDE
 from xpcap.encoders.onnx import OnnxEncoder
@@ -36,7 +37,6 @@ from xpcap.report.markup import render
 from xpcap.reranking import Reranker
 from xpcap.reranking.file import arrays_of
 from xpcap.runs.run import Run
-from xpcap.shapes.scenes import COLOURS
 
 FORMAT = 3  # of the manifest, which captioner.js reads
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"

@@ -12,6 +12,7 @@ from typing import Any
 
 from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL
+from xpcap.drawings import is_generated
 from xpcap.encoders import ENCODERS
 from xpcap.encoders.kinds import in_folder
 from xpcap.files.read_write import write_text
@@ -34,7 +35,6 @@ from xpcap.runs.folder import (
 from xpcap.runs.pages import PAGE
 from xpcap.runs.run import Run, provenance_text
 from xpcap.runs.scores import Scores
-from xpcap.shapes import is_generated
 
 MODEL_CARD = "README.md"
 MAX_LENGTH, MAX_FILES = 200, 20  # characters of a name, and caption files, that are shown

@@ -15,6 +15,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import gaps
+from xpcap.drawings import GENERATOR, picture_of
 from xpcap.encoders import read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.encoders.kinds import in_folder
@@ -34,7 +35,6 @@ from xpcap.runs.folder import PICTURES, cell_title
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text
 from xpcap.runs.scores import Scores
-from xpcap.shapes import GENERATOR, picture_of
 from xpcap.training.state import Record
 
 PAGE = "index.html"

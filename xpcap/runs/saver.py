@@ -16,6 +16,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.distributed.work import current, notice
+from xpcap.drawings import GENERATOR, write_pictures
 from xpcap.errors import DataError, SaveError
 from xpcap.files.read_write import write_advice
 from xpcap.models import ModelConfig
@@ -41,7 +42,6 @@ from xpcap.runs.folder import (
 from xpcap.runs.pages import write_progress_page
 from xpcap.runs.plan import Plan
 from xpcap.runs.recipe import SaveInterval
-from xpcap.shapes import GENERATOR, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher

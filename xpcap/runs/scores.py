@@ -19,6 +19,7 @@ from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
 from xpcap.distributed import Group
 from xpcap.distributed.work import work
+from xpcap.drawings import metrics_of
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
@@ -42,7 +43,6 @@ from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
 from xpcap.runs.trained_on import trained_on
-from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import MEANING, PROTOCOL, teacher_forced
 
 Value = TypeVar("Value")
@@ -348,7 +348,7 @@ def score_captions(
 
     Examples
     --------
-    >>> from xpcap.shapes import generate
+    >>> from xpcap.drawings import generate
     >>> data = generate(seed=0, train=20, val=5)
     >>> scores = score_captions(data, "val", dict.fromkeys(data.split("val").images, "a red dog"))
     >>> scores.scores["distinct"]

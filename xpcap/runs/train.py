@@ -28,6 +28,7 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.work import current, notice, work
+from xpcap.drawings import generate
 from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig, build_model
 from xpcap.models.config import has_attention
@@ -57,7 +58,6 @@ from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, w
 from xpcap.runs.scores import Scores, evaluate_run
 from xpcap.runs.start import Start, open_base, start_from, with_words
 from xpcap.runs.trained_on import trained_on, write_trained_on
-from xpcap.shapes import generate
 from xpcap.training.objectives import (
     CROSS_ENTROPY,
     CrossEntropy,

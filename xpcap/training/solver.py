@@ -215,7 +215,7 @@ class CaptioningSolver:
     Examples
     --------
     >>> from xpcap import CaptioningRNN, CaptioningSolver
-    >>> from xpcap.shapes import generate
+    >>> from xpcap.drawings import generate
     >>> data = generate(seed=0, train=20, val=5)
     >>> model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 8, 16, seed=0)
     >>> solver = CaptioningSolver(model, data, num_epochs=2, seed=0, verbose=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.shapes.scenes import COLOURS, SHAPES, Scene, Thing
+from xpcap.drawings.scenes import COLOURS, SHAPES, Scene, Thing
 
 CAPTIONS = 5  # drawn for each scene
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}

@@ -1,8 +1,8 @@
 """The metric of generated pictures: captions that name exactly the things of their scene."""
 
 from xpcap.data.dataset import CaptionData, Source
+from xpcap.drawings.grammar import named_things
 from xpcap.metrics import Metric, per_picture
-from xpcap.shapes.grammar import named_things
 
 GENERATOR = "pictures-2"  # `generated` of a data set's source
 

@@ -15,11 +15,9 @@ import pytest
 from refusals import Refusal, refusals, refuses
 
 from xpcap.data import tokenize
-from xpcap.encoders import read_picture
-from xpcap.errors import DataError
-from xpcap.shapes import MAX_WORDS, generate, named_things, picture_of, write_pictures
-from xpcap.shapes.grammar import describe
-from xpcap.shapes.scenes import (
+from xpcap.drawings import MAX_WORDS, generate, named_things, picture_of, write_pictures
+from xpcap.drawings.grammar import describe
+from xpcap.drawings.scenes import (
     COLOURS,
     PAIRS,
     POSITIONS,
@@ -32,6 +30,8 @@ from xpcap.shapes.scenes import (
     make_scene,
     paint,
 )
+from xpcap.encoders import read_picture
+from xpcap.errors import DataError
 
 
 @functools.cache
@@ -215,7 +215,7 @@ def test_pictures_are_drawn_again_by_name_and_written_whole_or_not_at_all(
         raise OSError(28, f"No space left on device for {name} of {seed}")
 
     with monkeypatch.context() as patch:
-        patch.setattr("xpcap.shapes.picture_of", full)
+        patch.setattr("xpcap.drawings.picture_of", full)
         with pytest.raises(OSError, match=r"No space left on device for val00000.png of 3"):
             write_pictures(folder, data, "val")
     for generated in ("pictures", None):  # by another version, or not at all
