@@ -108,7 +108,7 @@ notebooks: .venv/ready
 	$(VENV) tools/notebooks.py
 
 blanks: .venv/ready
-	$(VENV) -m xpcap.grading.handout $(ARGS) handout docs/tutorials/rnn_captioning.ipynb docs/tutorials/lstm_captioning.ipynb
+	$(VENV) -m xpcap.cs231n.handout $(ARGS) handout docs/tutorials/rnn_captioning.ipynb docs/tutorials/lstm_captioning.ipynb
 
 bench: .venv/ready
 	$(VENV) -m benchmarks $(ARGS)

@@ -22,8 +22,8 @@ from runs import Runs
 
 import xpcap
 from xpcap.backend import switch
+from xpcap.cs231n.verify import Row, verify
 from xpcap.layers import CELLS
-from xpcap.verify import Row, verify
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
 

@@ -54,20 +54,14 @@ from xpcap.training.watcher import Watcher
 
 if TYPE_CHECKING:
     from xpcap import gradcheck as gradcheck
-    from xpcap import grading as grading
-    from xpcap import verify as verify
 else:
 
     def __getattr__(name):
-        """Import `xpcap.gradcheck`, `xpcap.grading` and `xpcap.verify` when they are first used."""
-        if name == "gradcheck":
-            import xpcap.gradcheck as module
-        elif name == "grading":
-            import xpcap.grading as module
-        elif name == "verify":
-            import xpcap.verify as module
-        else:
+        """Import `xpcap.gradcheck` when it is first used."""
+        if name != "gradcheck":
             raise AttributeError(f"module 'xpcap' has no attribute {name!r}")
+        import xpcap.gradcheck as module
+
         return module
 
 

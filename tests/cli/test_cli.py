@@ -27,13 +27,13 @@ from xpcap.cli import main, verify
 from xpcap.cli.group import in_options
 from xpcap.cli.shared import command_line
 from xpcap.cli.train import Progress, duration
+from xpcap.cs231n.verify import Row
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs.folder import RERANKING, START_RERANKING
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.train import train_run
-from xpcap.verify import Row
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("few_pictures")

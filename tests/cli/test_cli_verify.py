@@ -10,9 +10,9 @@ import pytest
 from commands import call, failing, good
 
 from xpcap.cli import verify
-from xpcap.exercise import table
-from xpcap.exercise.grading import Report, Result
-from xpcap.exercise.grading.files import read
+from xpcap.cs231n import table
+from xpcap.cs231n.grading.files import read
+from xpcap.cs231n.grading.report import Report, Result
 
 LAYERS = "def sigmoid(x): return x\n"
 GATE = "gate f: dx, dprev_h, dWx, dWh, db, and more"

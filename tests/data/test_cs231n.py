@@ -59,7 +59,7 @@ def test_without_a_name_the_courses_own_places_are_looked_at(
     """
     monkeypatch.chdir(tmp_path)
     places = [f"{folder}datasets/coco_captioning" for folder in ("", "cs231n/", "deeplearning/")]
-    got, cause = f"has none of {', '.join(places)}", "python -m xpcap.course"
+    got, cause = f"has none of {', '.join(places)}", "python -m xpcap.cs231n.write_data"
     with refuses(DataError, got=got, cause=cause) as caught:
         load_coco_data()
     assert str(tmp_path) in str(caught.value)

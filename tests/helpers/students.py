@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from xpcap.exercise import table
+from xpcap.cs231n import table
 
 WRITTEN = """
 

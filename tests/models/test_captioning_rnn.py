@@ -26,9 +26,9 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy
 from xpcap.backend.memory import Workspace
+from xpcap.cs231n.verify import read_cases
 from xpcap.models import FeatureRows, captioning_rnn
 from xpcap.models.batch import caption_lengths, deal, pack
-from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, "plain"])
 INJECT = pytest.mark.parametrize("inject", models.config.INJECT)

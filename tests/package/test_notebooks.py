@@ -19,8 +19,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from notebooks import NOTEBOOKS, ROOT, run
 
 from xpcap import backend_status
-from xpcap.course import write_course_data
-from xpcap.exercise.imports import MODULES
+from xpcap.cs231n.course import write_course_data
+from xpcap.cs231n.imports import MODULES
 
 DOCS = ROOT / "docs" / "tutorials"
 
@@ -235,13 +235,13 @@ def on_the_courses_imports(source: str, first: str) -> str:
     ],
 )
 def test_a_notebook_runs_on_the_courses_imports(name: str, found: str, tmp_path: Path) -> None:
-    """In a folder without cs231n/, with the data set that `python -m xpcap.course` makes in it, and
-    with a student's functions, which are not written yet and are overridden.
+    """In a folder without cs231n/, with the data set that `python -m xpcap.cs231n.write_data` makes
+    in it, and with a student's functions, which are not written yet and are overridden.
     """
-    sizes, first = SMALLER[name], "import xpcap.course\n%load_ext autoreload\n%autoreload 2"
+    sizes, first = SMALLER[name], "import xpcap.cs231n.course\n%load_ext autoreload\n%autoreload 2"
     if found == "functions":
         own_package(tmp_path)
-        first += "\nxpcap.course.override()"
+        first += "\nxpcap.cs231n.course.override()"
     if found == "data":
         write_course_data(tmp_path / "cs231n/datasets/coco_captioning", train=300, val=20)
         sizes += "\nCOCO = 'cs231n/datasets/coco_captioning'"

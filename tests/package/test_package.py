@@ -112,10 +112,9 @@ def test_a_program_captions_with_few_packages(reranked: Path) -> None:
 
 LATE = """
 import sys, xpcap
-late = {"xpcap.verify", "xpcap.gradcheck", "xpcap.grading"}
+late = {"xpcap.cs231n", "xpcap.gradcheck"}
 assert not late & set(sys.modules)
-assert next(xpcap.verify.verify()).error < 1e-6
-assert xpcap.gradcheck.rel_error(1.0, 1.0) == 0 and xpcap.grading.Result("f", True).passed
+assert xpcap.gradcheck.rel_error(1.0, 1.0) == 0
 assert not hasattr(xpcap, "verifi")
 import xpcap.cli, benchmarks.__main__, benchmarks.ranks
 assert "torch" not in sys.modules

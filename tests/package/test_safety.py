@@ -21,10 +21,10 @@ import pytest
 from commands import call
 from programs import program
 
+from xpcap.cs231n import table
 from xpcap.data import open_data
 from xpcap.drawings import picture_of
 from xpcap.errors import DataError
-from xpcap.exercise import table
 from xpcap.prepare import read_features
 
 ROOT = Path(__file__).parents[2]

@@ -49,7 +49,7 @@ def test_sequences_of_no_steps_keep_the_contract(pair: str) -> None:
 @on_devices
 @pytest.mark.parametrize("pair", PAIRS)
 def test_devices_agree(pair: str, lib: Any) -> None:
-    """float32 is compared by runs in lock-step, in tests/verify."""
+    """float32 is compared by runs in lock-step, in tests/cs231n."""
     for case in contract.trials(**PAIRS[pair]):
         found, _ = case.outcome(*case.draw("float64"))
         with use_backend("numpy"):

@@ -19,17 +19,17 @@ from xpcap.cli.shared import (
     json_option,
     table,
 )
+from xpcap.cs231n.grading import results
+from xpcap.cs231n.grading.files import KNOWN, find
+from xpcap.cs231n.grading.grade import SEED, grade
+from xpcap.cs231n.grading.report import Report, Result
+from xpcap.cs231n.table import HANDED_IN
+from xpcap.cs231n.verify import Row
+from xpcap.cs231n.verify import verify as run_verify
 from xpcap.errors import DataError
-from xpcap.exercise.grading import results
-from xpcap.exercise.grading.files import KNOWN, find
-from xpcap.exercise.grading.grade import SEED, grade
-from xpcap.exercise.grading.report import Report, Result
-from xpcap.exercise.table import HANDED_IN
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.options import Real
 from xpcap.report import escape_control
-from xpcap.verify import Row
-from xpcap.verify import verify as run_verify
 
 EXAMPLES = examples(
     "verify",

@@ -203,7 +203,7 @@ def _find() -> Path:
     for folder in USUAL:
         if Path(folder).is_dir():
             return Path(folder)
-    cause = "give its path as `base_dir`, or make a small one: python -m xpcap.course"
+    cause = "give its path as `base_dir`, or make a small one: python -m xpcap.cs231n.write_data"
     raise DataError("load_coco_data", Path.cwd(), f"has none of {', '.join(USUAL)}", FOLDER, cause)
 
 
