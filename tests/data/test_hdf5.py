@@ -7,9 +7,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from damage import small
 
 from xpcap.data import hdf5, open_data, write_dataset
+
+pytest.importorskip("PIL")
+
+from damage import small
 
 
 def test_nothing_but_arrays_of_numbers_lies_outside_of_the_checksums_of_hdf5(

@@ -18,6 +18,8 @@ from emulated import install_or_skip, nccl
 from ranks import Rank, together
 from refusals import refuses
 
+pytest.importorskip("PIL")  # generated pictures
+
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared

@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from damage import DAMAGE, READERS, Damage
 from programs import program
+
+pytest.importorskip("PIL")
+
+from damage import DAMAGE, READERS, Damage
 from refusals import refuses
 
 from xpcap.errors import EXPECTED

@@ -20,6 +20,8 @@ from xpcap.runs import scores
 from xpcap.runs.captions import caption_run
 from xpcap.runs.scores import Scores, compare, evaluate_run, score_captions
 
+pytest.importorskip("nltk")  # for BLEU
+
 
 def data_of(**texts: list[list[str]]) -> CaptionData:
     """A data set with the captions of each picture of each split."""

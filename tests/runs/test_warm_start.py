@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import call, failing, few, good
 from refusals import refuses
 from stopping import stop_after
+
+pytest.importorskip("PIL")
+pytest.importorskip("jinja2")
+
+from commands import call, failing, few, good
 
 from xpcap import CaptionData, open_data, open_run, to_numpy
 from xpcap.data.hdf5 import write_dataset

@@ -14,10 +14,14 @@ import commands
 import kill
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
 from ranks import together
 from refusals import refuses
 from safetensors.numpy import load_file
+
+pytest.importorskip("PIL")  # generated pictures
+pytest.importorskip("jinja2")
+
+from commands import SMALL, call, failing, good
 from stopping import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from refusals import Refusal, refusals, refuses
 
+pytest.importorskip("PIL")  # generated pictures
+
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
