@@ -28,6 +28,8 @@ from xpcap.backend import (
     use_backend,
 )
 from xpcap.backend.plain_code import plain
+from xpcap.captioning.captions import caption_files, open_captioner
+from xpcap.captioning.scores import evaluate_run
 from xpcap.data import (
     CaptionData,
     decode_captions,
@@ -41,14 +43,12 @@ from xpcap.data.features import fit_scaling
 from xpcap.drawings import generate
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
-from xpcap.runs.captions import caption_files, open_captioner
 from xpcap.runs.folder import load_state, save_state
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import open_run
-from xpcap.runs.saver import Stopped
-from xpcap.runs.scores import evaluate_run
-from xpcap.runs.train import train_run
+from xpcap.trainer.saver import Stopped
+from xpcap.trainer.train import train_run
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
 

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from xpcap import PictureCaption, Skipped, open_captioner
-from xpcap.runs import PictureCaptioner
+from xpcap.captioning import PictureCaptioner
 
 MOST = 20_000_000  # bytes of a request
 HELD = 100_000_000  # bytes of all requests

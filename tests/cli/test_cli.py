@@ -33,7 +33,7 @@ from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs.folder import RERANKING, START_RERANKING
 from xpcap.runs.recipe import Recipe
-from xpcap.runs.train import train_run
+from xpcap.trainer.train import train_run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -543,7 +543,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path
 FEW_PICTURES = """
 import commands
 from xpcap.cli import main
-from xpcap.runs import train
+from xpcap.trainer import train
 
 train.generate = commands.few
 main()

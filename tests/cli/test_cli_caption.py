@@ -18,13 +18,13 @@ from PIL import Image
 from programs import program
 
 from xpcap import open_run
+from xpcap.captioning import captions, outputs, pages
+from xpcap.captioning.captions import caption_files
 from xpcap.cli import main
 from xpcap.drawings.scenes import make_scene, paint
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.encoders.pictures import formats
 from xpcap.errors import DataError
-from xpcap.runs import captions, outputs, pages
-from xpcap.runs.captions import caption_files
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 EMBEDDED = 'src="data:image/'

@@ -10,9 +10,9 @@ import pytest
 from commands import answer, call, failing, good
 
 from xpcap import open_run
+from xpcap.captioning.captions import caption_run
 from xpcap.cli import evaluate as command
 from xpcap.models import Beam, Policy, Sampling
-from xpcap.runs.captions import caption_run
 from xpcap.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("few_pictures")

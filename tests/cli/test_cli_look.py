@@ -15,9 +15,9 @@ from commands import call, failing, good
 from new_cells import NEW_CELLS
 
 from xpcap import CaptioningRNN, open_run
+from xpcap.captioning.look import gradient_sizes, look_inside, look_page, percent
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.models import Trace
-from xpcap.runs.look import gradient_sizes, look_inside, look_page, percent
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

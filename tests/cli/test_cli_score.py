@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from commands import answer, failing, good
 
+from xpcap.captioning import scores
+from xpcap.captioning.scores import Comparison, Scores
 from xpcap.data import open_data, tokenize
 from xpcap.metrics import CiderD
-from xpcap.runs import scores
-from xpcap.runs.scores import Comparison, Scores
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -67,7 +67,7 @@ def test_scores_fit_80_columns_and_how_they_are_measured_stands_once_below(
         "not scored, since 14 pictures have two different captions and 20 are needed"
         in " ".join(few.split())
     )
-    monkeypatch.setattr("xpcap.runs.scores.MIN_PEOPLE", 14)
+    monkeypatch.setattr("xpcap.captioning.scores.MIN_PEOPLE", 14)
     output = good(*command).output
     assert max(map(len, (few + output).splitlines())) <= 80
     numbers, below = (part.splitlines() for part in output.split("\nHow it is measured\n"))

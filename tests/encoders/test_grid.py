@@ -15,12 +15,12 @@ from refusals import refuses
 from test_photo_encoders import needs_runtime, needs_timm, needs_weights
 
 from xpcap import open_run
+from xpcap.captioning.captions import caption_chosen
 from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder, read_picture
 from xpcap.encoders.grid import pool
 from xpcap.errors import DataError
 from xpcap.files.onnx_graph import Graph
-from xpcap.runs.captions import caption_chosen
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)

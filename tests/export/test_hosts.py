@@ -18,8 +18,8 @@ from browser import Browser
 from PIL import Image
 from web_pages import READY, Server, captions_on, choose, give, shown, text_of, wait
 
+from xpcap.captioning.captions import open_captioner
 from xpcap.drawings import picture_of
-from xpcap.runs.captions import open_captioner
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import default_policy, open_run
 

@@ -12,12 +12,12 @@ import pytest
 from browser import Browser
 from commands import SIZES, good
 
+from xpcap.captioning.captions import open_captioner
 from xpcap.drawings import picture_of
 from xpcap.encoders import read_picture
 from xpcap.encoders.histogram import drawn_area
 from xpcap.models import Beam
 from xpcap.report.overlay import overlay_alpha
-from xpcap.runs.captions import open_captioner
 from xpcap.runs.run import default_policy, open_run
 
 pytest.importorskip("onnx", reason="the extra `export` is not installed")

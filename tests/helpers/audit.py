@@ -92,7 +92,7 @@ def main() -> None:
 
     import commands
 
-    from xpcap.runs import train
+    from xpcap.trainer import train
 
     train.generate = commands.few
     sys.addaudithook(hook)

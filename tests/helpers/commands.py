@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from xpcap.cli import main
 from xpcap.data import CaptionData
 from xpcap.drawings import generate
-from xpcap.runs import train
+from xpcap.trainer import train
 
 SIZES = ["--hidden", "16", "--wordvec", "8", "--inject", "init"]
 # with a decay after which more epochs can follow

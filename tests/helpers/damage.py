@@ -34,9 +34,9 @@ from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
 from xpcap.runs.folder import RERANKING
 from xpcap.runs.recipe import Recipe
-from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import open_run
-from xpcap.runs.train import train_run
+from xpcap.trainer.reranking import fit_reranking
+from xpcap.trainer.train import train_run
 from xpcap.training import CaptioningSolver, Watcher
 
 MADE = tempfile.mkdtemp()  # until this process ends

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from xpcap.runs.outputs import GrowingFile, write_captions
+from xpcap.captioning.outputs import GrowingFile, write_captions
 from xpcap.runs.records import PictureCaption, Skipped
 
 UNREADABLE = ("x.png",)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from xpcap.captioning.pages import Gallery, render_page
+from xpcap.captioning.scores import Result, Scores
 from xpcap.drawings.scenes import make_scene, paint
 from xpcap.metrics import Hub, Metric, Scored
-from xpcap.runs.pages import Gallery, render_page
 from xpcap.runs.records import Hypothesis, PictureCaption
-from xpcap.runs.scores import Result, Scores
 
 NASTY = "<script>alert('x')</script> & \"quoted\" 'single' </style> שלום 🐕 \u202e {{ 7 * 7 }}"
 HISTORY = [

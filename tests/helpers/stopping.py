@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xpcap.runs.saver import Checkpointer
+from xpcap.trainer.saver import Checkpointer
 
 
 def at_each_pause(act: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:

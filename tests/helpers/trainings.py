@@ -22,7 +22,7 @@ from xpcap.runs.recipe import (
     SaveIntervalText,
     preset_for,
 )
-from xpcap.runs.train import train_run
+from xpcap.trainer.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 D = 10

@@ -35,6 +35,8 @@ from runs import Runs
 import xpcap
 from xpcap import errors
 from xpcap.backend import switch
+from xpcap.captioning import captions, doctor
+from xpcap.captioning.model_card import FILES
 from xpcap.cli import main
 from xpcap.cli.caption import ALL_OUTPUTS
 from xpcap.cs231n import table
@@ -47,8 +49,6 @@ from xpcap.models import Policy
 from xpcap.optim import RULES
 from xpcap.options import described
 from xpcap.prepare.detect import FORMATS
-from xpcap.runs import captions, doctor
-from xpcap.runs.model_card import FILES
 from xpcap.testing import check_cell
 
 ROOT = Path(__file__).parents[2]
@@ -545,7 +545,7 @@ def test_top_level_cli_is_the_command_line() -> None:
 
 CALL = re.compile(r"`((?:\w+\.)*\w+)\(([^`]*)\)`")
 OBJECTS = {  # what the docs call an object of a class
-    "captioner": "runs.PictureCaptioner",
+    "captioner": "captioning.PictureCaptioner",
     "data": "CaptionData",
     "model": "CaptioningRNN",
     "solver": "CaptioningSolver",

@@ -9,9 +9,9 @@ from numpydoc import validate as numpydoc
 
 import xpcap
 from xpcap import gradcheck, layers, optim, testing
+from xpcap.captioning.captions import PictureCaptioner
 from xpcap.cs231n import grading
 from xpcap.cs231n.verify import verify
-from xpcap.runs.captions import PictureCaptioner
 
 # Sections known and in order, a docstring, parameters complete, in order and typed, what comes back
 CHECKS = "GL06 GL07 GL08 PR01 PR02 PR03 PR04 PR05 RT01 YD01".split()

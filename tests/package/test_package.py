@@ -41,7 +41,7 @@ from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs.config import Config
-from xpcap.runs.saver import Stopped
+from xpcap.trainer.saver import Stopped
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

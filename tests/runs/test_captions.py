@@ -26,14 +26,14 @@ from refusals import Refusal, refusals, refuses
 import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
 from xpcap.backend.switch import backend_of
+from xpcap.captioning import captions
+from xpcap.captioning.captions import PictureCaptioner, caption_run
+from xpcap.captioning.outputs import write_captions
 from xpcap.data import Source
 from xpcap.drawings import picture_of
 from xpcap.models import Beam, Sampling
-from xpcap.runs import captions
-from xpcap.runs.captions import PictureCaptioner, caption_run
-from xpcap.runs.outputs import write_captions
 from xpcap.runs.records import PictureCaption, Skipped
-from xpcap.runs.train import Trained
+from xpcap.trainer.train import Trained
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

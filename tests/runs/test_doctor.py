@@ -16,15 +16,15 @@ from refusals import refuses
 from runs import config_of
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_run, use_backend
+from xpcap.captioning import doctor
+from xpcap.captioning.doctor import Case, Diagnosis, Finding, Symptom, examine_run
+from xpcap.captioning.scores import evaluate_run, score_captions
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.dataset import Source
-from xpcap.runs import doctor
-from xpcap.runs.doctor import Case, Diagnosis, Finding, Symptom, examine_run
 from xpcap.runs.folder import HISTORY, write_lines
 from xpcap.runs.run import Run
-from xpcap.runs.scores import evaluate_run, score_captions
 from xpcap.training.state import Record
 
 COLOURS, THINGS, PLACES = (
@@ -393,7 +393,9 @@ def test_advice_names_options_that_there_are() -> None:
     names = set(re.findall(r"`(\w+)`", texts))
     assert {"lr", "min_count"} <= names
     lacking = [name for name in names if not in_options(f"`{name}`", params).startswith("--")]
-    assert lacking == [], f"xpcap/runs/doctor.py advises `{lacking[0]}`, which no command takes"
+    assert lacking == [], (
+        f"xpcap/captioning/doctor.py advises `{lacking[0]}`, which no command takes"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS[:2], ids=" ".join)

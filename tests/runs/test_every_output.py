@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fixed_captioner import CAPTIONER, NAMES, UNREADABLE, FixedCaptioner
 
+from xpcap.captioning.outputs import OUTPUTS, CsvTable, GrowingFile
 from xpcap.distributed.work import work
 from xpcap.errors import DataError
-from xpcap.runs.outputs import OUTPUTS, CsvTable, GrowingFile
 from xpcap.runs.records import PictureCaption
 
 READABLE = [name for name in NAMES if name not in UNREADABLE]

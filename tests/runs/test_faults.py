@@ -14,8 +14,8 @@ import pytest
 from faults import Fault
 from runs import Runs
 
-from xpcap.runs import saver
-from xpcap.runs.outputs import OUTPUTS, NewFile
+from xpcap.captioning.outputs import OUTPUTS, NewFile
+from xpcap.trainer import saver
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -13,10 +13,10 @@ from browser import Browser
 from pages import card, scores
 from PIL import Image
 
+from xpcap.captioning.pages import Gallery, render_page
 from xpcap.encoders import Area
 from xpcap.report import CaptionedPicture, draw_captions, escape_control
 from xpcap.runs.explanation import PARTS, CandidateCaption, Explanation, Neighbour
-from xpcap.runs.pages import Gallery, render_page
 from xpcap.runs.records import Skipped
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)

@@ -14,10 +14,10 @@ from pages import NASTY, Page, photo
 from runs import config_of
 
 from xpcap import CaptioningRNN
+from xpcap.captioning.look import TracedCaption, look_page
 from xpcap.data import Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.models import Saturation, Trace
-from xpcap.runs.look import TracedCaption, look_page
 from xpcap.runs.run import Run
 
 RNG = np.random.default_rng(0)

@@ -19,12 +19,12 @@ from PIL import Image
 from refusals import Refusal, refusals
 
 from xpcap import open_run
+from xpcap.captioning.captions import caption_run
+from xpcap.captioning.pages import caption_page
 from xpcap.encoders import Area, find_encoder, grid_area, read_picture
 from xpcap.encoders.grid import WHOLE_PICTURE
 from xpcap.report import overlay
 from xpcap.report.overlay import DIMMEST, overlay_alpha
-from xpcap.runs.captions import caption_run
-from xpcap.runs.pages import caption_page
 
 RNG = np.random.default_rng(0)
 SETTINGS = "--inject attention --hidden 8 --wordvec 6 --epochs 1 --score-epochs 0".split()

@@ -12,11 +12,11 @@ import pytest
 from commands import few
 from pages import scores
 
+from xpcap.captioning.model_card import FILES, MODEL_CARD, code, write_model_card
+from xpcap.captioning.pages import PAGE, write_run_page
+from xpcap.captioning.scores import Scores, evaluate_run
 from xpcap.data import CaptionData, Source
-from xpcap.runs.model_card import FILES, MODEL_CARD, code, write_model_card
-from xpcap.runs.pages import PAGE, write_run_page
 from xpcap.runs.run import Run, open_run
-from xpcap.runs.scores import Scores, evaluate_run
 
 HOSTILE = (
     '</code> ` ``` [x](javascript:x) | <img src=x onerror=x> \n---\nlicense: "mit"\n# \u202e \x1b'

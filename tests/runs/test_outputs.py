@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from xpcap import DataError, open_run
+from xpcap.captioning import captions, outputs
+from xpcap.captioning.outputs import OPTIONAL, OUTPUTS, CsvTable, GrowingFile, JsonLines, NewFile
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.files import read_write
@@ -25,9 +27,7 @@ from xpcap.files.growing import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission
-from xpcap.runs import captions, outputs
 from xpcap.runs.decoder import RerankedBeam
-from xpcap.runs.outputs import OPTIONAL, OUTPUTS, CsvTable, GrowingFile, JsonLines, NewFile
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import default_policy
 

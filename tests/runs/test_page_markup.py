@@ -24,11 +24,11 @@ from pages import (
 )
 from refusals import Refusal, refusals
 
+from xpcap.captioning.pages import Gallery, render_page
 from xpcap.drawings.scenes import make_scene
 from xpcap.encoders import Area
 from xpcap.report.curves import training_charts
 from xpcap.runs.explanation import PARTS, CandidateCaption, Explanation, Neighbour
-from xpcap.runs.pages import Gallery, render_page
 from xpcap.runs.records import Skipped
 
 LOOKED = np.full((3, 25), 0.04).tolist()  # where a model looked for three words

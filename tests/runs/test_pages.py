@@ -15,21 +15,21 @@ import pytest
 
 import xpcap.data
 from xpcap import CaptioningRNN
+from xpcap.captioning.captions import caption_files, caption_run
+from xpcap.captioning.pages import caption_page, picture_finder, write_run_page
+from xpcap.captioning.scores import Scores, evaluate_run
 from xpcap.data import CaptionData, Source, hdf5, open_data, tokenize, write_dataset
 from xpcap.drawings import GENERATOR, generate, write_pictures
 from xpcap.encoders import read_picture
 from xpcap.metrics import METRICS
 from xpcap.models import Beam
 from xpcap.prepare.names import PictureFolder
-from xpcap.runs.captions import caption_files, caption_run
 from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.explanation import decision
-from xpcap.runs.pages import caption_page, picture_finder, write_run_page
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
-from xpcap.runs.scores import Scores, evaluate_run
-from xpcap.runs.train import train_run
+from xpcap.trainer.train import train_run
 
 SMALL: dict[str, Any] = {
     "hidden": 16,

@@ -21,7 +21,6 @@ from xpcap.distributed.work import work
 from xpcap.errors import OptionError
 from xpcap.options import Location
 from xpcap.runs.folder import CONFIG, DATA
-from xpcap.runs.plan import default_out, plan_training
 from xpcap.runs.recipe import (
     LENGTH,
     MODEL,
@@ -32,7 +31,8 @@ from xpcap.runs.recipe import (
     Recipe,
     SaveInterval,
 )
-from xpcap.runs.train import train_run
+from xpcap.trainer.plan import default_out, plan_training
+from xpcap.trainer.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 
@@ -115,7 +115,7 @@ def test_an_option_changes_what_is_trained(
     is_used = any(first != second for first, second in pairs)
     assert is_used, (
         f"`{name}` {values[0]} and {values[1]} train the same: Recipe has it, and no stage uses it;"
-        " pass it on in xpcap/runs/train.py"
+        " pass it on in xpcap/trainer/train.py"
     )
 
 

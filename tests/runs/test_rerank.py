@@ -19,20 +19,20 @@ from refusals import refuses
 from trainings import RATE, data_set
 
 from xpcap import open_run, use_backend
+from xpcap.captioning.captions import caption_run
+from xpcap.captioning.scores import evaluate_run
 from xpcap.distributed import Group
 from xpcap.distributed.work import work
 from xpcap.errors import OptionError
 from xpcap.files.safetensors_file import read_tensors, write_tensors
 from xpcap.models import Policy
-from xpcap.runs import rerank
-from xpcap.runs.captions import caption_run
 from xpcap.runs.decoder import RerankedBeam
 from xpcap.runs.folder import BEST, RERANKING, START_RERANKING
 from xpcap.runs.recipe import PRESETS, Recipe
-from xpcap.runs.rerank import fit_reranking
 from xpcap.runs.run import Run
-from xpcap.runs.scores import evaluate_run
-from xpcap.runs.train import train_run
+from xpcap.trainer import reranking
+from xpcap.trainer.reranking import fit_reranking
+from xpcap.trainer.train import train_run
 
 SIZES: dict[str, Any] = {
     **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},
@@ -189,7 +189,7 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_with_a_notice_and_resumes_
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rerank, "write_reranker", kill_fit)
+        patch.setattr(reranking, "write_reranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
             fit_reranking(open_run(folder), open_run(folder).data())
     assert (folder / RERANKING).read_bytes() == before

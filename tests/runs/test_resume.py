@@ -31,13 +31,14 @@ from stopping import at_each_pause, stop_after
 from trainings import TRAININGS, Training, data_set
 
 from xpcap import CaptioningSolver, Recipe, Watcher, open_run, train_run
+from xpcap.captioning.captions import caption_run
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.files.safetensors_file import read_tensors, write_tensors
-from xpcap.runs import folder, train
-from xpcap.runs import saver as saving
-from xpcap.runs.captions import caption_run
+from xpcap.runs import folder
 from xpcap.runs.folder import BEST, LAST, RERANKING, load_parameters, load_state, save_parameters
-from xpcap.runs.saver import RunWriter, Stopped, StopRequest
+from xpcap.trainer import saver as saving
+from xpcap.trainer import train
+from xpcap.trainer.saver import RunWriter, Stopped, StopRequest
 
 ROOT = Path(__file__).parents[2]
 HELPED = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))  # PYTHONPATH
@@ -508,7 +509,7 @@ import os, sys, threading
 import commands
 from xpcap.files import read_write
 from xpcap.cli import main
-from xpcap.runs import train
+from xpcap.trainer import train
 
 def flush(file, flush=read_write._flush):
     flush(file)

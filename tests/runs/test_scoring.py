@@ -11,14 +11,14 @@ import pytest
 from refusals import Refusal, refusals, refuses
 
 from xpcap import open_run
+from xpcap.captioning import scores
+from xpcap.captioning.captions import caption_run
+from xpcap.captioning.scores import Scores, compare, evaluate_run, score_captions
 from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.drawings import named_things
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, train_metrics
-from xpcap.runs import scores
-from xpcap.runs.captions import caption_run
-from xpcap.runs.scores import Scores, compare, evaluate_run, score_captions
 
 pytest.importorskip("nltk")  # for BLEU
 

@@ -7,10 +7,10 @@ import pytest
 from runs import config_of
 
 from xpcap import CaptioningRNN
+from xpcap.captioning import captions as of_split
+from xpcap.captioning.captions import caption_chosen
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.runs import captions as of_split
-from xpcap.runs.captions import caption_chosen
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
 

@@ -21,11 +21,11 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import start
 from xpcap.runs.folder import load_state, read_history, save_parameters
-from xpcap.runs.plan import default_out, plan_training
 from xpcap.runs.recipe import PRESETS, Recipe
-from xpcap.runs.train import train_run
+from xpcap.trainer import start
+from xpcap.trainer.plan import default_out, plan_training
+from xpcap.trainer.train import train_run
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 FEW = ["--no-neighbours", "--epochs", 2, "--batch-size", 20]  # 15 steps an epoch

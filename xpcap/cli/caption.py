@@ -6,6 +6,16 @@ from typing import Any
 
 import click
 
+from xpcap.captioning.captions import caption_chosen, captioned, open_captioner
+from xpcap.captioning.outputs import (
+    OUTPUTS,
+    Output,
+    begin_outputs,
+    caption_sources,
+    deliver,
+    wanted_fields,
+)
+from xpcap.captioning.pages import picture_finder, with_pictures
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.printing import Json, Printed, SkippedLines
 from xpcap.cli.rules import check_rules
@@ -23,17 +33,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import Policy
 from xpcap.options import Whole
 from xpcap.report import escape_control
-from xpcap.runs.captions import caption_chosen, captioned, open_captioner
 from xpcap.runs.decoder import RerankedBeam
-from xpcap.runs.outputs import (
-    OUTPUTS,
-    Output,
-    begin_outputs,
-    caption_sources,
-    deliver,
-    wanted_fields,
-)
-from xpcap.runs.pages import picture_finder, with_pictures
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run, open_run
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from xpcap.captioning.doctor import BAD, CHECK, OK, UNKNOWN, Diagnosis, examine_run
+from xpcap.captioning.scores import Scores, compare, evaluate_run
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
@@ -31,9 +33,7 @@ from xpcap.distributed import SINGLE, RankDone
 from xpcap.distributed.work import work
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.report import escape_control
-from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN, Diagnosis, examine_run
 from xpcap.runs.run import Run, open_run
-from xpcap.runs.scores import Scores, compare, evaluate_run
 
 EXAMPLES = examples(
     "evaluate runs/flickr8k",

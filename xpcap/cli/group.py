@@ -24,7 +24,7 @@ from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.files.read_write import NO_ROOM, write_advice
 from xpcap.report import escape_control
-from xpcap.runs.saver import STOP_SIGNALS
+from xpcap.trainer.saver import STOP_SIGNALS
 
 LONGEST_MESSAGE = 4000  # characters
 GRACE = 2.0  # seconds that a failing rank waits, in case rank 0 reports the same failure

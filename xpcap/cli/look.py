@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
+from xpcap.captioning.look import look_inside, look_page
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
 from xpcap.files.read_write import first_free, require_new_file, write_new
 from xpcap.report import escape_control
-from xpcap.runs.look import look_inside, look_page
 from xpcap.runs.run import open_run
 
 MAX_STEM = 80  # characters of a picture's name in the name of its page

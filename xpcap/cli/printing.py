@@ -6,12 +6,12 @@ from textwrap import indent
 
 import click
 
+from xpcap.captioning.outputs import Output
 from xpcap.cli.shared import JSON, table
 from xpcap.progress import say
 from xpcap.report import escape_control, signed
 from xpcap.report.text import NOTHING
 from xpcap.runs.explanation import PARTS, Explanation, compare_candidates, decision, sample_caption
-from xpcap.runs.outputs import Output
 from xpcap.runs.records import PictureCaption, Skipped
 
 SHOWN = 5  # training photos and candidates in an explanation

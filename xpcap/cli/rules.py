@@ -6,9 +6,9 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
+from xpcap.captioning.outputs import OUTPUTS
 from xpcap.cli.decoding import BEAM_OPTIONS, SAMPLING_OPTIONS
 from xpcap.errors import OptionError
-from xpcap.runs.outputs import OUTPUTS
 
 
 class Needs(NamedTuple):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
+from xpcap.captioning.scores import score_captions
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_protocols, print_scores
 from xpcap.data import open_data
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.prepare.submission import read_submission
-from xpcap.runs.scores import score_captions
 
 
 @click.command(

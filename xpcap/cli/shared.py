@@ -17,6 +17,7 @@ from xpcap.backend import get_backend, use_backend
 from xpcap.backend.plain_code import VARIABLE as PLAIN_VARIABLE
 from xpcap.backend.plain_code import is_plain, plain
 from xpcap.backend.switch import BACKENDS, VARIABLE, parse_backend
+from xpcap.captioning.scores import Row, Scores
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
@@ -27,7 +28,6 @@ from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs.folder import is_run
-from xpcap.runs.scores import Row, Scores
 
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."

@@ -40,8 +40,8 @@ from xpcap.report import escape_control
 from xpcap.runs.folder import CONFIG, LAST, cell_title, read_vocabulary
 from xpcap.runs.recipe import OPTIONS, PRESETS, Recipe
 from xpcap.runs.run import provenance_text
-from xpcap.runs.saver import Stopped
-from xpcap.runs.train import train_run
+from xpcap.trainer.saver import Stopped
+from xpcap.trainer.train import train_run
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import EpochLines

@@ -18,7 +18,7 @@ from xpcap.distributed.work import current
 from xpcap.errors import DataError, GroupError
 from xpcap.files.safetensors_file import read_tensors
 from xpcap.runs.folder import CONFIG, LAST, LOCK
-from xpcap.runs.plan import Plan
+from xpcap.trainer.plan import Plan
 
 # Environment variables in which ranks may differ; the effect of the last two is compared instead
 RANK_VARIABLES = (VARIABLE, "XPCAP_BACKEND", "XPCAP_PLAIN")

@@ -13,6 +13,7 @@ from types import FrameType
 
 import numpy as np
 
+from xpcap.captioning.pages import write_progress_page
 from xpcap.data import CaptionData
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.distributed.work import current, notice
@@ -39,9 +40,8 @@ from xpcap.runs.folder import (
     write_lines,
     write_vocabulary,
 )
-from xpcap.runs.pages import write_progress_page
-from xpcap.runs.plan import Plan
 from xpcap.runs.recipe import SaveInterval
+from xpcap.trainer.plan import Plan
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher

@@ -24,6 +24,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend.selfcheck import computing
+from xpcap.captioning.captions import captioned
+from xpcap.captioning.model_card import write_model_card
+from xpcap.captioning.pages import write_run_page
+from xpcap.captioning.scores import Scores, evaluate_run
 from xpcap.data import CaptionData, open_data
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
@@ -35,7 +39,6 @@ from xpcap.models.config import has_attention
 from xpcap.options import Flag
 from xpcap.report.markup import render
 from xpcap.reranking.file import write_reranker
-from xpcap.runs.captions import captioned
 from xpcap.runs.folder import (
     BEST,
     LAST,
@@ -47,17 +50,14 @@ from xpcap.runs.folder import (
     load_parameters,
     reserved,
 )
-from xpcap.runs.model_card import write_model_card
-from xpcap.runs.pages import write_run_page
-from xpcap.runs.plan import Plan, default_out, plan_training
-from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
-from xpcap.runs.rerank import drop_reranking, fit_reranking
 from xpcap.runs.run import Run, open_run
-from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, history_of, write_start
-from xpcap.runs.scores import Scores, evaluate_run
-from xpcap.runs.start import Start, open_base, start_from, with_words
 from xpcap.runs.trained_on import trained_on, write_trained_on
+from xpcap.trainer.plan import Plan, default_out, plan_training
+from xpcap.trainer.ranks import check_ranks, fitted_scaling
+from xpcap.trainer.reranking import drop_reranking, fit_reranking
+from xpcap.trainer.saver import Checkpointer, RunWriter, StopRequest, history_of, write_start
+from xpcap.trainer.start import Start, open_base, start_from, with_words
 from xpcap.training.objectives import (
     CROSS_ENTROPY,
     CrossEntropy,

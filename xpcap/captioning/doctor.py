@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.captioning.captions import captioned
+from xpcap.captioning.scores import Scores
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.errors import InvalidValueError
 from xpcap.metrics import Words
 from xpcap.metrics.variety import repeated
-from xpcap.runs.captions import captioned
 from xpcap.runs.folder import read_history
 from xpcap.runs.run import Run
-from xpcap.runs.scores import Scores
 from xpcap.training.evaluate import teacher_forced
 from xpcap.training.objectives import SELF_CRITICAL
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xpcap.captioning.pages import PAGE
+from xpcap.captioning.scores import Scores
 from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.drawings import is_generated
@@ -32,9 +34,7 @@ from xpcap.runs.folder import (
     VOCAB,
     cell_title,
 )
-from xpcap.runs.pages import PAGE
 from xpcap.runs.run import Run, provenance_text
-from xpcap.runs.scores import Scores
 
 MODEL_CARD = "README.md"
 MAX_LENGTH, MAX_FILES = 200, 20  # characters of a name, and caption files, that are shown

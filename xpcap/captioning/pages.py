@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.captioning.captions import caption_chosen, captioned, with_picture
+from xpcap.captioning.scores import Scores
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import gaps
@@ -29,12 +31,10 @@ from xpcap.report.curves import COLUMNS, History, points, training_charts
 from xpcap.report.markup import Embedded, embed, image_uri, render
 from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
 from xpcap.report.text import NOTHING, signed
-from xpcap.runs.captions import caption_chosen, captioned, with_picture
 from xpcap.runs.explanation import PARTS, Explanation, compare_candidates, decision, sample_caption
 from xpcap.runs.folder import PICTURES, cell_title
 from xpcap.runs.records import PictureCaption, Skipped
 from xpcap.runs.run import Run, default_policy, provenance_text
-from xpcap.runs.scores import Scores
 from xpcap.training.state import Record
 
 PAGE = "index.html"

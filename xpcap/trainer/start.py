@@ -10,8 +10,8 @@ from xpcap.errors import DataError
 from xpcap.models import ModelConfig
 from xpcap.models.parameters import add_words
 from xpcap.runs.folder import BEST, VOCAB, best_digest, digest, read_vocabulary
-from xpcap.runs.plan import Plan
 from xpcap.runs.run import Run, open_run
+from xpcap.trainer.plan import Plan
 from xpcap.training.objectives import SELF_CRITICAL
 
 MIN_GAIN = 0.02  # share of the validation loss by which a warm start must lower it

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from xpcap.captioning.captions import caption_chosen, captioned
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
@@ -39,7 +40,6 @@ from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.metric import BASES
 from xpcap.models import Policy
 from xpcap.report.markup import render
-from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.records import PictureCaption
 from xpcap.runs.run import Run
 from xpcap.runs.trained_on import trained_on

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from xpcap.captioning.captions import PictureCaptioner, find_sources
+from xpcap.captioning.pages import DRAWN, caption_page, caption_png
 from xpcap.distributed.work import notice
 from xpcap.encoders import scheme_of
 from xpcap.encoders.finding import SUFFIXES, text_names
@@ -26,8 +28,6 @@ from xpcap.models import Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
-from xpcap.runs.captions import PictureCaptioner, find_sources
-from xpcap.runs.pages import DRAWN, caption_page, caption_png
 from xpcap.runs.records import Hypothesis, PictureCaption, Skipped
 from xpcap.runs.run import Run
 

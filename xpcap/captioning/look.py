@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.captioning.captions import encode_picture
 from xpcap.data import tokenize
 from xpcap.data.vocabulary import detokenize
 from xpcap.distributed.work import notice
@@ -15,7 +16,6 @@ from xpcap.models import CaptioningRNN, Trace
 from xpcap.report.curves import gradient_chart
 from xpcap.report.markup import embed, image_uri, render
 from xpcap.report.text import NOTHING
-from xpcap.runs.captions import encode_picture
 from xpcap.runs.run import Run
 
 # Colours from the lowest value to the highest; a dark page inverts their lightness
