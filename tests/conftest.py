@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import cpu_build
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
@@ -145,6 +146,14 @@ def default_hang_up() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run in blocks of few threads: the CPU build switches between threads at each barrier,
+    which is most of a step's time. tests/ops holds them to their equations in a GPU's blocks.
+    """
+    monkeypatch.setattr("xpcap.ops.device.CUDA", cpu_build.FEW)
 
 
 @pytest.fixture

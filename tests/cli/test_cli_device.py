@@ -14,6 +14,8 @@ from emulated import Emulator
 from xpcap.drawings import write_pictures
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
 
+pytestmark = pytest.mark.usefixtures("few_threads")
+
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
 
 

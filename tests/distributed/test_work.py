@@ -15,7 +15,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.work import Work, current, notice, work
 from xpcap.progress import MIN_REMAINING, bar
 
-PACKAGE = Path(__file__).parents[1] / "xpcap"
+PACKAGE = Path(__file__).parents[2] / "xpcap"
 ENCODING = f"encoding: 0 of {MIN_REMAINING}\n"
 
 

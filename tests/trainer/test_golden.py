@@ -1,6 +1,6 @@
 """Results stay as they were: short runs against recorded numbers.
 
-golden.json holds the numbers; `PYTHONPATH=tests/helpers python tests/runs/test_golden.py` records
+golden.json holds the numbers; `PYTHONPATH=tests/helpers python tests/trainer/test_golden.py` records
 them anew, which a change of results needs and a change of code does not. Numbers are compared
 loosely enough for another machine; tools/golden.py compares every byte on one machine.
 """

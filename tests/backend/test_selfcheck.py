@@ -16,11 +16,11 @@ import cpu_build
 import numpy as np
 import pytest
 from commands import SMALL, call, few, good
+from device_solver import make, make_data
 from emulated import Emulator, install_or_skip
 from emulated.record import cuda_error
 from ranks import together
 from refusals import refuses
-from test_emulated_step import make, make_data
 
 import xpcap
 from xpcap.backend import selfcheck
@@ -33,6 +33,8 @@ from xpcap.ops import device as ops_device
 from xpcap.ops import get_ops
 from xpcap.runs.folder import CONFIG, HISTORY
 from xpcap.training import solver as solver_module
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 is_stored = selfcheck.is_stored
 

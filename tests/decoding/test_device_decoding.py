@@ -19,6 +19,8 @@ from xpcap.decoding.decode import decode
 from xpcap.errors import TrainingError
 from xpcap.models import Beam, Choice, Policy, Sampling
 
+pytestmark = pytest.mark.usefixtures("few_threads")
+
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
 WORDS = {"<NULL>": 0, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_solver import N, make, make_data
 from emulated import Emulator, in_thread
 from emulated.cuda import Event
-from test_emulated_step import N, make, make_data
 
 import xpcap
 from xpcap.backend.replay import recording
@@ -20,6 +20,8 @@ from xpcap.backend.transfers import AHEAD, AsyncCopy, Staging
 from xpcap.distributed import Group
 from xpcap.models import Beam, Sampling
 from xpcap.ops import get_ops
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 @pytest.fixture

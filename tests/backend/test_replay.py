@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_solver import RECORDED, N, T, captions_of, leave_losses, make, make_data
 from emulated import Emulator, in_thread, memory
 from new_cells import NEW_CELLS
-from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
 
 import xpcap
 from xpcap import CaptioningSolver
@@ -21,8 +21,9 @@ from xpcap.models.config import INJECT
 from xpcap.models.device_batch import DeviceWorkspace, Layout, _padded_mask_rows
 from xpcap.ops import DeviceOps
 from xpcap.ops.device import Equations
-from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 OUTSIDE_RECORD = {"raw dropout_masks", "raw squares", "raw clip", "raw adam_update"}
 LEAST = captions_of(np.random.default_rng(3), 2 * N)
@@ -30,11 +31,6 @@ LEAST = captions_of(np.random.default_rng(3), 2 * N)
 
 def solver(backend: str = "cupy", **options: Any) -> CaptioningSolver:
     return make(backend, objective=CrossEntropy(0.1), **options)
-
-
-def leave_losses(one: CaptioningSolver) -> None:
-    """Let no loss be read for a hundred steps."""
-    one._record = LossBuffer(one.model.params.flat, 100)
 
 
 def padded(captions: np.ndarray, layout: Layout, V: int) -> Packed | None:

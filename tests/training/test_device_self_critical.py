@@ -4,15 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_solver import VOCABULARY, leave_losses, make, make_data
 from emulated import Emulator
 from ranks import together
-from test_emulated_step import VOCABULARY, make, make_data
-from test_replay import leave_losses
 
 import xpcap
 from xpcap import CaptioningSolver
 from xpcap.distributed import SINGLE, Group
 from xpcap.training import SelfCritical
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 PICTURES, SAMPLES, STEPS = 4, 3, 5
 

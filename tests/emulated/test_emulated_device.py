@@ -13,12 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from emulated import Emulator, in_thread, install_or_skip, memory, real
-from emulated.record import SCRATCH
 
 import xpcap
+from emulated import Emulator, in_thread, install_or_skip, memory, real
+from emulated.record import SCRATCH
 from xpcap import gradcheck
 from xpcap.backend.launch import Kernel, parameters
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 LACKING = ("errstate", "insert", "spacing", "nditer", "ndenumerate", "geomspace")
 
