@@ -502,10 +502,31 @@ def test_tables_of_a_page_state_what_the_code_has(page: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_to_files(name: str) -> None:
-    """Sphinx sees anchors, and nothing outside docs/."""
-    for link in re.findall(r"\]\(([^)\s:#]+)[#)]", FENCE.sub("", (ROOT / name).read_text("utf-8"))):
-        assert ((ROOT / name).parent / link).exists(), link
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    text = FENCE.sub("", (ROOT / name).read_text("utf-8"))
+    for link, _, anchor in re.findall(r"\]\(([^)\s:#]*)(#([^)\s]*))?\)", text):
+        target = (ROOT / name).parent / link if link else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8").lower(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{link}#{anchor}"
+
+
+def test_contributing_lists_what_the_package_folder_has() -> None:
+    layout = CONTRIBUTING.split("## Layout")[1].split("```")[1]
+    package = ROOT / "xpcap"
+    folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    files = [path.name for path in package.glob("[a-z]*.py")]
+    assert sorted(line.split()[0] for line in layout.strip().splitlines()) == sorted(
+        folders + files
+    )
+
+
+def test_a_test_file_lies_under_the_name_of_what_it_tests() -> None:
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")} - {"tests"}
+    subpackages = {path.parent.name for path in (ROOT / "xpcap").glob("*/__init__.py")}
+    assert folders - subpackages == {"benchmarks", "emulated", "package"}
 
 
 def test_pages_that_messages_name_and_targets_that_pages_name_exist() -> None:

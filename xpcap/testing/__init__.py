@@ -1,6 +1,7 @@
 """Contracts for tests of your layers, cells and update rules: everything that xpcap relies on.
 
-claims.py has the comparisons that all contracts use. `import xpcap` does not load this subpackage.
+Open layer.py first; claims.py has the comparisons that all contracts use. `import xpcap` does not
+load this subpackage.
 """
 
 from xpcap.errors import ContractError

@@ -1,4 +1,8 @@
-"""Training. Open solver.py first; then objectives, watcher, optimizer, evaluate, state, losses."""
+"""The solver: batches to updates of the parameters, of any model and data set. Open solver.py first.
+
+objectives.py has losses and gradients, state.py what a checkpoint holds, and evaluate.py the scores
+after an epoch. Nothing here knows a folder.
+"""
 
 from xpcap.distributed import SINGLE, Group
 from xpcap.training.evaluate import teacher_forced
