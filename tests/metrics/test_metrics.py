@@ -19,9 +19,9 @@ from xpcap.metrics import (
     METRICS,
     Metric,
     averaged,
+    bootstrap,
     bootstrap_intervals,
     corpus_bleu,
-    metric,
     paired,
     rouge_l,
     train_metrics,
@@ -215,12 +215,12 @@ def test_an_interval_is_that_of_scores_of_resampled_captions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each score computed anew from the captions of every resample."""
-    monkeypatch.setattr(metric, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
     references, hypotheses = draw_pictures(2)
     # a CIDEr-D anew would be that of other document frequencies
     scores = {each: each.score(references, hypotheses) for each in METRICS if each.name != "cider"}
     found = bootstrap_intervals([scored.sums for scored in scores.values() if scored.sums])
-    rng = np.random.default_rng(metric.SEED)
+    rng = np.random.default_rng(bootstrap.SEED)
     values: dict[str, list[float]] = {}
     for _ in range(40):
         drawn = rng.integers(0, PICTURES, PICTURES)
