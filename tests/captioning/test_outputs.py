@@ -23,7 +23,7 @@ from xpcap.captioning.outputs import OPTIONAL, OUTPUTS, CsvTable, GrowingFile, J
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.files import read_write
-from xpcap.files.growing import SKIPPED
+from xpcap.files.growing_tables import SKIPPED
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.prepare import read_captions
 from xpcap.prepare.submission import read_submission

@@ -22,7 +22,7 @@ from xpcap.drawings import generate, picture_of
 from xpcap.errors import DataError
 from xpcap.prepare import assemble
 from xpcap.report import CaptionedPicture, draw_captions
-from xpcap.report.captions import wrap
+from xpcap.report.captioned_pictures import wrap
 from xpcap.report.fonts import find_fonts
 
 CAPTIONS = {

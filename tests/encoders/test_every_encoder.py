@@ -10,7 +10,7 @@ from refusals import refuses
 
 from xpcap.encoders import ENCODERS, Encoder, TimmEncoder, find_encoder
 from xpcap.errors import DataError
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 
 ENDS = ("", ":grid=2")  # of names
 

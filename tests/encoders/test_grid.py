@@ -20,7 +20,7 @@ from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder, read_picture
 from xpcap.encoders.grid import pool
 from xpcap.errors import DataError
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 60, 3), np.uint8)

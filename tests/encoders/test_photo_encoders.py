@@ -17,7 +17,7 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap.encoders import TimmEncoder, find_encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 
 ROOT = Path(__file__).parents[2]
 NO_RUNTIME = importlib.util.find_spec("onnxruntime") is None

@@ -28,7 +28,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.export import export_onnx, export_web
 from xpcap.export.onnx_encoder import scaled
 from xpcap.export.tensor import graph_input, graph_output
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN, Policy
 from xpcap.models.config import INJECT

@@ -9,7 +9,7 @@ from refusals import refuses
 
 from xpcap.errors import DataError
 from xpcap.export.tensor import UnsupportedError, graph_input, graph_output, weight
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 from xpcap.ops import log_softmax, sigmoid
 from xpcap.ops.softmax import softmax
 

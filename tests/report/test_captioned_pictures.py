@@ -8,7 +8,7 @@ from pages import HISTORY, NASTY, WITHOUT_VAL, decode, photo, scene
 from refusals import refuses
 
 from xpcap.report import CaptionedPicture, draw_captions
-from xpcap.report.captions import MAX_LINES, wrap
+from xpcap.report.captioned_pictures import MAX_LINES, wrap
 from xpcap.report.curves import BOTTOM, TOP, gradient_chart, training_charts
 
 

@@ -22,7 +22,7 @@ from xpcap.distributed.work import notice
 from xpcap.encoders import scheme_of
 from xpcap.encoders.finding import SUFFIXES, text_names
 from xpcap.errors import DataError, OptionError
-from xpcap.files.growing import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
+from xpcap.files.growing_tables import BOM, CHOOSE, Log, SkippedList, csv_line, delimiter_of
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.models import Policy
 from xpcap.options import Flag

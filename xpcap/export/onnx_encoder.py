@@ -8,7 +8,7 @@ from xpcap.encoders.grid import pooling_weights
 from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.errors import DataError
 from xpcap.export.tensor import Tensor, graph_input, graph_output, weight
-from xpcap.files.onnx_graph import OPSET, Graph, Operator
+from xpcap.files.onnx_file import OPSET, Graph, Operator
 
 PREFIX = "encoder/"  # of the names in its graph
 

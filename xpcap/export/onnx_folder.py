@@ -21,7 +21,7 @@ from xpcap.export.onnx_graphs import (
     step_graph,
 )
 from xpcap.export.tensor import FUNCTIONS
-from xpcap.files.onnx_graph import IR_VERSION, Graph
+from xpcap.files.onnx_file import IR_VERSION, Graph
 from xpcap.files.read_write import atomic, new_folder, require_new_file
 from xpcap.options import Flag
 from xpcap.runs.run import Run

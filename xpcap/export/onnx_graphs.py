@@ -25,7 +25,7 @@ from xpcap.export.tensor import (
     row_count,
     weight,
 )
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 from xpcap.layers.attention import Attention
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
-from xpcap.files.onnx_graph import ELEMENTS, Graph, Size
+from xpcap.files.onnx_file import ELEMENTS, Graph, Size
 from xpcap.ops import sigmoid
 from xpcap.ops.softmax import softmax
 

@@ -30,7 +30,7 @@ from xpcap.export.onnx_folder import (
 )
 from xpcap.export.onnx_graphs import GraphCaptioner, start_graph, step_graph
 from xpcap.export.tensor import graph_output
-from xpcap.files.onnx_graph import Graph
+from xpcap.files.onnx_file import Graph
 from xpcap.metrics.cider import Hashes
 from xpcap.models import Beam
 from xpcap.report.markup import render

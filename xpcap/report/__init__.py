@@ -3,7 +3,7 @@
 Callers give numbers, texts and pictures; nothing here depends on a run. Open markup.py first.
 """
 
-from xpcap.report.captions import CaptionedPicture, draw_captions
+from xpcap.report.captioned_pictures import CaptionedPicture, draw_captions
 from xpcap.report.overlay import overlay
 from xpcap.report.text import escape_control, signed
 

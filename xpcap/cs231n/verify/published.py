@@ -64,7 +64,7 @@ def mixed_error(x: Array, y: Array) -> float:
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
 
-def read_cases(name: str = "conformance") -> Cases:
+def read_cases(name: str = "published") -> Cases:
     """The cases of a file of this folder, with their source; "attention" has those of attention."""
     file = resources.files("xpcap.cs231n.verify").joinpath(f"{name}.json")
     cases: Cases = json.loads(file.read_text(encoding="utf-8"))
