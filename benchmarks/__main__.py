@@ -79,8 +79,9 @@ def main(
     NumPy. Times are medians of three rounds; a ratio is the peer's time divided by xpcap's.
     """
     if beam and busy:
-        expected = "only one of them: --beam times no step"
-        raise OptionError("", "--busy and --beam", "are given", expected)
+        raise OptionError(
+            "--busy and --beam are given, expected only one of them: --beam times no step"
+        )
     works = (work.BEAM,) if beam else (work.STEP, work.BUSY if busy else work.GREEDY)
     machine = measure.machine_in_process(wanted_backend(backend))
     machine |= results.versions(peers, machine["backend"])

@@ -149,14 +149,16 @@ def _answers(title: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for line in process.stdout:
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise BackendError(*answer["error"])
+                    raise BackendError(answer["error"])
                 yield answer
         except BaseException:
             process.kill()
             raise
     if process.returncode:
-        got = f"stopped with exit status {process.returncode}"
-        raise BackendError("bench", title, got, "an answer", "its output is above")
+        raise BackendError(
+            f"{title} stopped with exit status {process.returncode}, expected an answer; its output"
+            " is above"
+        )
 
 
 def child() -> None:
@@ -173,4 +175,4 @@ def child() -> None:
         ):
             print(json.dumps(measurement._asdict()), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
-        print(json.dumps({"error": error.args}), flush=True)
+        print(json.dumps({"error": str(error)}), flush=True)

@@ -237,11 +237,8 @@ def about(backend: str) -> dict[str, str]:
         return {"torch": str(torch.__version__), "torch_threads": str(torch.get_num_threads())}
     if not torch.cuda.is_available():
         raise BackendError(
-            "bench",
-            "",
-            f"torch {torch.__version__} finds no CUDA device",
-            expected="a device to time torch on",
-            cause="is it a build for the CPU?",
+            f"torch {torch.__version__} finds no CUDA device, expected a device to time torch on;"
+            " is it a build for the CPU?"
         )
     return {"torch": str(torch.__version__), "cudnn": str(torch.backends.cudnn.version())}
 

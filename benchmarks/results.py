@@ -72,12 +72,16 @@ def bench(
     """
     for config in configs:
         if not works_of(config, works):
-            expected = "another configuration: for this one only the step is timed"
-            raise OptionError("bench", config.name, "is given for captions", expected)
+            raise OptionError(
+                f"{config.name} is given for captions, expected another configuration: for this one"
+                " only the step is timed"
+            )
     if settings := cublas.reduced_precision(REDUCED_PRECISION):
         name, _, value = settings[0].partition("=")
-        expected = "it to be unset, so that xpcap and its peers multiply in float32"
-        raise BackendError("bench", name, f"is {value}", expected=expected)
+        raise BackendError(
+            f"{name} is {value}, expected it to be unset, so that xpcap and its peers multiply in"
+            " float32"
+        )
     turns = list(_turns(configs, works, backend, peers))
     rounds: dict[tuple[str, Config], Rounds] = {
         (work, config): {}
@@ -127,11 +131,8 @@ def _import_peer() -> ModuleType:
         from benchmarks import peer_torch
     except Exception as error:  # a broken installation can raise any exception
         raise BackendError(
-            "bench",
-            "torch",
-            f"cannot be imported ({type(error).__name__}: {error})",
-            expected="PyTorch, to time it as a peer",
-            cause=f"is it installed in this environment? {install('bench')} installs it",
+            f"torch cannot be imported ({type(error).__name__}: {error}), expected PyTorch, to time"
+            f" it as a peer; is it installed in this environment? {install('bench')} installs it"
         ) from error
     return peer_torch
 

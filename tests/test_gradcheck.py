@@ -78,7 +78,7 @@ def test_one_slope_that_is_not_a_number_fails_all_directions(rng: np.random.Gene
 
 @pytest.mark.parametrize("error", [rel_error, mixed_error])
 def test_errors_are_of_arrays_of_one_shape(error: Callable[..., float]) -> None:
-    with refuses(ValueError, function=error.__name__, got="(3, 3) and (3,)"):
+    with refuses(ValueError, "(3, 3) and (3,)"):
         error(np.ones((3, 3)), np.ones(3))
 
 
@@ -96,11 +96,11 @@ def test_relative_error_neither_overflows_nor_wraps(
 @refusals(
     """
     directional_errors(f, {"x": x}, {"x": x.ravel()}, rng)
-        | thing: grads['x'] | got: has shape (12,) | expected: (3, 4)
+        | grads['x'] | has shape (12,) | (3, 4)
     directional_errors(f, {"x": x}, {"x": x}, rng, directions=0)
-        | thing: directions | got: is 0 | expected: at least 1
+        | directions | is 0 | at least 1
     grad_check_sparse(f, x, np.ones((7, 9)))
-        | thing: analytic_grad | got: has shape (7, 9) | expected: (3, 4)
+        | analytic_grad | has shape (7, 9) | (3, 4)
     """,
     error=ValueError,
 )

@@ -91,26 +91,26 @@ def rule(update: Any = lambda w, dw, state, config: None, **changed: Any) -> Upd
 
 @refusals(
     """
-    optim.init("adamm", w) | OptionError | got: 'adamm' | expected: one of sgd | cause: did you mean 'adam'
-    optim.adam(w, w, {"learning_rat": 1}) | OptionError | function: optim.adam | got: 'learning_rat' | cause: did you mean 'learning_rate'
-    optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan | expected: finite number of at least 0
-    optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | got: has shape (2,) | expected: (3,)
-    optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | got: is 1 | expected: [0, 1)
-    optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
-    optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | got: is -1
-    optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | got: (1, 3) | got: dw (3,) | expected: the same shape
-    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | got: 'momentum'
-    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | function: optim.sgd | thing: learning_rate | got: is nan
-    optim.sgd([1.0], [1.0]) | TypeError | thing: w | got: is a list
-    optim.sgd(w, np.ma.array(w)) | TypeError | thing: dw | got: is a masked array | cause: dw.filled
-    optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | got: is a float64
-    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | got: has dtype int64 | expected: float32 or float64
-    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | got: has dtype float32 | expected: float64, as w has
-    rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | got: has none | expected: learning_rate
-    rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | got: has 'v' | expected: some of m
-    rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | got: the state 'm' | expected: AS_W
-    optim.update(rule(lambda w, dw, state, config: (w - dw, config)), w, w, {}) | TypeError | function: UpdateRule 'own' | thing: update | got: returned a tuple | cause: w[...] = next_w
-    optim.clip_by_global_norm(w, 0) | OptionError | thing: max_norm | got: is 0 | expected: positive
+    optim.init("adamm", w) | OptionError | 'adamm' | one of sgd | did you mean 'adam'
+    optim.adam(w, w, {"learning_rat": 1}) | OptionError | 'learning_rat' | did you mean 'learning_rate'
+    optim.sgd(w, w, {"learning_rate": float("nan")}) | OptionError | learning_rate | is nan | finite number of at least 0
+    optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | m | has shape (2,) | (3,)
+    optim.adam(w, w, {"beta2": 1}) | OptionError | beta2 | is 1 | [0, 1)
+    optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | row | (1,)
+    optim.adam(w, w, {"t": -1}) | OptionError | t | is -1
+    optim.update("sgd", w[None], w, {}) | ValueError | (1, 3) | dw (3,) | the same shape
+    optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | config key | 'momentum'
+    optim.update("sgd", w, w, {"learning_rate": float("nan")}) | OptionError | learning_rate | is nan
+    optim.sgd([1.0], [1.0]) | TypeError | w | is a list
+    optim.sgd(w, np.ma.array(w)) | TypeError | dw | is a masked array | dw.filled
+    optim.update("sgd", w[0], w[0], {}) | TypeError | dw | is a float64
+    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | velocity | has dtype int64 | float32 or float64
+    optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | velocity | has dtype float32 | float64, as w has
+    rule(numbers={}) | OptionError | rule 'own' | numbers | has none | learning_rate
+    rule(squares=("v",)) | OptionError | rule 'own' | squares | has 'v' | some of m
+    rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | rule 'own' | elementwise | the state 'm' | AS_W
+    optim.update(rule(lambda w, dw, state, config: (w - dw, config)), w, w, {}) | TypeError | rule 'own' | update | returned a tuple | w[...] = next_w
+    optim.clip_by_global_norm(w, 0) | OptionError | max_norm | is 0 | positive
     """
 )
 def test_bad_arguments_are_named_with_what_was_wanted(refusal: Refusal) -> None:

@@ -47,44 +47,43 @@ from xpcap.options import (
     ],
 )
 def test_kind_takes_and_converts(kind: OptionKind, value: object, found: object) -> None:
-    taken = kind.check("f", "`x`", value)
+    taken = kind.check("`x`", value)
     assert taken == found
     assert type(taken) is type(found)
 
 
 @refusals(
     """
-    Whole(1), 0 | got: is 0 | expected: a whole number of at least 1
-    Whole(1), 1.0 | got: is 1.0 | expected: a whole number
-    Whole(1), "1" | got: is '1' | expected: a whole number
-    Whole(1), True | got: is True | expected: a whole number
-    Whole(1), None | got: is None | expected: a whole number of at least 1
-    Whole(0, 9, optional=True), 10 | got: is 10 | expected: a whole number in 0..9
-    Whole(0, LARGEST), LARGEST + 1 | got: is 9223372036854775808 | expected: in 0..2**63-1
-    Real(above=0), 0 | got: is 0 | expected: a positive number
-    Real(above=0), np.nan | got: is nan | expected: a positive number
-    Real(), 10**400 | got: is 1000 | expected: a finite number
-    Real(0, below=1), 1 | got: is 1 | expected: a number in [0, 1)
-    Real(0, 10), 11 | got: is 11 | expected: a number in 0..10
-    Real(above=0, word="linear"), "lineal" | got: is 'lineal' | expected: a positive number, or 'linear'
-    Real(1e-3), "1" | got: is '1' | expected: a finite number of at least 0.001
-    Real(0, 1, cause="it is a probability"), 2 | got: is 2 | cause: it is a probability
-    Names(("rnn", "lstm")), "lstn" | got: 'lstn' does not exist | expected: one of rnn, lstm | cause: did you mean 'lstm'?
-    Names(("rnn", "lstm")), 3 | got: 3 does not exist | expected: one of rnn, lstm
-    Several(Whole(1)), [3, 0] | got: is 0 | expected: a whole number of at least 1
-    Several(Whole(1)), "34" | got: is '34' | expected: several, each a whole number of at least 1
-    Several(Whole(1)), b"34" | got: is b'34' | expected: several, each a whole number of at least 1
-    Several(Whole(1)), 3 | got: is 3 | expected: several, each a whole number of at least 1
-    Flag(), "no" | got: is 'no' | expected: True or False
-    Flag(), 1 | got: is 1 | expected: True or False
-    Location(), 3 | got: is 3 | expected: a path
+    Whole(1), 0 | is 0 | a whole number of at least 1
+    Whole(1), 1.0 | is 1.0 | a whole number
+    Whole(1), "1" | is '1' | a whole number
+    Whole(1), True | is True | a whole number
+    Whole(1), None | is None | a whole number of at least 1
+    Whole(0, 9, optional=True), 10 | is 10 | a whole number in 0..9
+    Whole(0, LARGEST), LARGEST + 1 | is 9223372036854775808 | in 0..2**63-1
+    Real(above=0), 0 | is 0 | a positive number
+    Real(above=0), np.nan | is nan | a positive number
+    Real(), 10**400 | is 1000 | a finite number
+    Real(0, below=1), 1 | is 1 | a number in [0, 1)
+    Real(0, 10), 11 | is 11 | a number in 0..10
+    Real(above=0, word="linear"), "lineal" | is 'lineal' | a positive number, or 'linear'
+    Real(1e-3), "1" | is '1' | a finite number of at least 0.001
+    Real(0, 1, cause="it is a probability"), 2 | is 2 | it is a probability
+    Names(("rnn", "lstm")), "lstn" | 'lstn' does not exist | one of rnn, lstm | did you mean 'lstm'?
+    Names(("rnn", "lstm")), 3 | 3 does not exist | one of rnn, lstm
+    Several(Whole(1)), [3, 0] | is 0 | a whole number of at least 1
+    Several(Whole(1)), "34" | is '34' | several, each a whole number of at least 1
+    Several(Whole(1)), b"34" | is b'34' | several, each a whole number of at least 1
+    Several(Whole(1)), 3 | is 3 | several, each a whole number of at least 1
+    Flag(), "no" | is 'no' | True or False
+    Flag(), 1 | is 1 | True or False
+    Location(), 3 | is 3 | a path
     """,
+    "x",
     error=OptionError,
-    function="f",
-    thing="x",
 )
 def test_kind_refuses(refusal: Refusal) -> None:
-    refusal.check(globals(), 'kind, value = {}; kind.check("f", "`x`", value)')
+    refusal.check(globals(), 'kind, value = {}; kind.check("`x`", value)')
 
 
 @pytest.mark.parametrize(
@@ -122,11 +121,11 @@ def test_dataclass_is_checked_by_the_kinds_of_its_fields() -> None:
     assert list(described(Sizes)) == ["hidden", "rate", "width"]
     with pytest.raises(TypeError, match="hidden"):
         Sizes()  # type: ignore[call-arg]
-    with refuses(OptionError, function="Sizes", thing="`hidden`", got="is -3"):
+    with refuses(OptionError, "`hidden`", "is -3"):
         Sizes(-3)
-    with refuses(OptionError, function="Sizes", thing="`rate`"):
+    with refuses(OptionError, "`rate`"):
         Sizes(3, 0)
-    with refuses(OptionError, function="Sizes", thing="`hidden`", got="is None"):
+    with refuses(OptionError, "`hidden`", "is None"):
         Sizes(None)  # type: ignore[arg-type]
     assert Sizes(3, width=None).width is None  # as its default
 

@@ -37,18 +37,19 @@ def rel_error(x: Array, y: Array) -> float:
     a, b = (array.astype(np.result_type(array, np.float64)) for array in (a, b))
     if a.shape != b.shape:
         raise InvalidValueError(
-            "rel_error", "", f"got shapes {a.shape} and {b.shape}", expected="equal shapes"
+            f"rel_error got shapes {a.shape} and {b.shape}, expected equal shapes"
         )
     return float(np.max(np.abs(a - b) / np.maximum(1e-8, np.abs(a) + np.abs(b)))) if a.size else 0.0
 
 
 @contextlib.contextmanager
-def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
+def _restored(*arrays: Array) -> Iterator[list[Array]]:
     """Yield copies of `arrays`, and restore the arrays after the ``with``, even if it raises."""
     for x in arrays:
         if x.dtype.kind != "f":
-            cause = "integers cannot change by a small step"
-            raise InvalidTypeError(caller, "x", f"has dtype {x.dtype}", "floats", cause)
+            raise InvalidTypeError(
+                f"x has dtype {x.dtype}, expected floats; integers cannot change by a small step"
+            )
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -57,11 +58,13 @@ def _restored(caller: str, *arrays: Array) -> Iterator[list[Array]]:
             x[...] = value
 
 
-def _check_shape(caller: str, name: str, gradient: Array, x: Array) -> None:
+def _check_shape(name: str, gradient: Array, x: Array) -> None:
     """Raise ValueError if a gradient has another shape than x."""
     if np.shape(gradient) != x.shape:
-        got, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
-        raise InvalidValueError(caller, name, got, x.shape, cause)
+        raise InvalidValueError(
+            f"{name} has shape {np.shape(gradient)}, expected {x.shape}; is it the gradient of"
+            " another array?"
+        )
 
 
 def eval_numerical_gradient(
@@ -91,7 +94,7 @@ def eval_numerical_gradient(
     array([2., 4.])
     """
     slopes = np.zeros(x.shape, x.dtype)
-    with _restored("eval_numerical_gradient", x) as (saved,):
+    with _restored(x) as (saved,):
         for index, value in np.ndenumerate(to_numpy(saved)):
             x[index] = value + h
             above = float(f(x))
@@ -131,7 +134,7 @@ def eval_numerical_gradient_array(
     array([ 2., -4.])
     """
     slopes = np.zeros(x.shape, x.dtype)
-    with _restored("eval_numerical_gradient_array", x) as (saved,):
+    with _restored(x) as (saved,):
         for index, value in np.ndenumerate(to_numpy(saved)):
             x[index] = value + h
             above = f(x).copy()
@@ -139,8 +142,9 @@ def eval_numerical_gradient_array(
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                got = f"returns shape {above.shape} and df has {df.shape}"
-                raise InvalidValueError("eval_numerical_gradient_array", "f", got, "equal shapes")
+                raise InvalidValueError(
+                    f"f returns shape {above.shape} and df has {df.shape}, expected equal shapes"
+                )
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 
@@ -178,8 +182,8 @@ def grad_check_sparse(
     >>> grad_check_sparse(lambda x: (x * x).sum(), x, 2 * x, num_checks=1)  # doctest: +ELLIPSIS
     numerical: 6.000000 analytic: 6.000000, relative error: ...
     """
-    _check_shape("grad_check_sparse", "analytic_grad", analytic_grad, x)
-    with _restored("grad_check_sparse", x):
+    _check_shape("analytic_grad", analytic_grad, x)
+    with _restored(x):
         for _ in range(num_checks):
             index = tuple(np.random.randint(size) for size in x.shape)
             value = float(x[index])
@@ -242,12 +246,11 @@ def directional_errors(
     >>> max(directional_errors(loss, {"W": W}, {"W": 2 * W}, rng)) < 1e-8
     True
     """
-    caller = "directional_errors"
-    directions = Whole(1).check(caller, "directions", directions)
+    directions = Whole(1).check("directions", directions)
     for name, x in params.items():
-        _check_shape(caller, f"grads[{name!r}]", grads[name], x)
+        _check_shape(f"grads[{name!r}]", grads[name], x)
     numeric, analytic = np.zeros((2, directions))
-    with _restored(caller, *params.values()) as values:
+    with _restored(*params.values()) as values:
         saved = dict(zip(params, values, strict=True))
 
         def loss_at(direction: Mapping[str, Array], step: float) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.backend.memory import Workspace
 from xpcap.backend.shape_specs import check_float, require_array
-from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, unknown
+from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, one_of
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Names, OptionKind, Real, Whole
 
@@ -77,18 +77,22 @@ class UpdateRule:
     elementwise: bool = False
 
     def __post_init__(self) -> None:
-        caller = f"UpdateRule {self.name!r}"
         if "learning_rate" not in self.numbers:
-            got, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
-            raise OptionError(caller, "`numbers`", got, expected, "the solver lowers it")
+            raise OptionError(
+                f"rule {self.name!r}: `numbers` has {', '.join(self.numbers) or 'none'}, expected a learning_rate; the"
+                " solver lowers it"
+            )
         if unknown_squares := [key for key in self.squares if key not in self.state]:
-            expected = f"some of {', '.join(self.state) or 'none'}, as in `state`"
-            raise OptionError(caller, "`squares`", f"has {unknown_squares[0]!r}", expected)
+            raise OptionError(
+                f"rule {self.name!r}: `squares` has {unknown_squares[0]!r}, expected some of"
+                f" {', '.join(self.state) or 'none'}, as in `state`"
+            )
         reshaped = [key for key, shape_of in self.state.items() if shape_of is not AS_W]
         if self.elementwise and reshaped:
-            cause = "one flat array holds all parameters, and their state is laid out like them"
-            got = f"is set with the state {reshaped[0]!r}"
-            raise OptionError(caller, "`elementwise`", got, "all state as AS_W", cause)
+            raise OptionError(
+                f"rule {self.name!r}: `elementwise` is set with the state {reshaped[0]!r}, expected all state as AS_W;"
+                " one flat array holds all parameters, and their state is laid out like them"
+            )
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Shapes of the state arrays, by name, of a parameter array.
@@ -125,11 +129,8 @@ class UpdateRule:
                 result = self.update(w, dw, MappingProxyType(state), config)
                 if result is not None:
                     raise InvalidTypeError(
-                        f"UpdateRule {self.name!r}",
-                        "`update`",
-                        f"returned a {type(result).__name__}",
-                        expected="None: it changes w in place",
-                        cause="a rule that computes the new w writes w[...] = next_w",
+                        f"rule {self.name!r}: `update` returned a {type(result).__name__}, expected None: it changes w"
+                        " in place; a rule that computes the new w writes w[...] = next_w"
                     )
         except BaseException:
             config.update(before)  # the caller may repeat an interrupted step
@@ -154,12 +155,14 @@ class UpdateRule:
         OptionError
             An unknown key, or a number out of its range.
         """
-        caller, known = f"optim.{self.name}", (*self.numbers, *arrays)
+        known = (*self.numbers, *arrays)
         for key in config:
             if key not in known:
-                raise unknown(caller, "config key", key, known)
+                raise OptionError(
+                    f"{self.name} has no config key {key!r}, expected {one_of(known, key)}"
+                )
         return {
-            key: kind.check(caller, key, config.get(key, default))
+            key: kind.check(key, config.get(key, default))
             for key, (default, kind) in self.numbers.items()
         }
 
@@ -256,7 +259,7 @@ def as_rule(rule: str | UpdateRule) -> UpdateRule:
     """
     if isinstance(rule, UpdateRule):
         return rule
-    return RULES[Names(RULES).check("optim", "update rule", rule)]
+    return RULES[Names(RULES).check("update rule", rule)]
 
 
 def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = None) -> Config:
@@ -292,17 +295,16 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
     {'momentum': 0.5, 'learning_rate': 0.01, 'velocity': array([0., 0.])}
     """
     rule = as_rule(rule)
-    caller = f"optim.{rule.name}"
-    require_array(caller, "w", w)
+    require_array("w", w)
     numbers, shapes = dict(config or {}), rule.state_shapes(w.shape)
     full = {**numbers, **rule.complete(numbers, *shapes)}
     for key, shape in shapes.items():
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros(shape, w.dtype)
             continue
-        check_float(caller, key, full[key], "w", w)
+        check_float(key, full[key], "w", w)
         if full[key].shape != shape:
-            raise InvalidValueError(caller, key, f"has shape {full[key].shape}", expected=shape)
+            raise InvalidValueError(f"{key} has shape {full[key].shape}, expected {shape}")
     return full
 
 
@@ -335,11 +337,12 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     array([0., 0.])
     """
     rule = as_rule(rule)
-    require_array(f"optim.{rule.name}", "dw", dw)
+    require_array("dw", dw)
     config.update(init(rule, w, config))
     if dw.shape != w.shape:
-        got = f"has shape {w.shape} and dw {dw.shape}"
-        raise InvalidValueError(f"optim.{rule.name}", "w", got, "arrays of the same shape")
+        raise InvalidValueError(
+            f"w has shape {w.shape} and dw {dw.shape}, expected arrays of the same shape"
+        )
     rule.step([(w, dw, {key: config[key] for key in rule.state_shapes(w.shape)})], config)
 
 
@@ -489,7 +492,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
     >>> float(norm), grads.round(6)
     (5.0, array([0.6, 0.8]))
     """
-    max_norm = MAX_NORM.check("clip_by_global_norm", "max_norm", max_norm)
+    max_norm = MAX_NORM.check("max_norm", max_norm)
     largest, flat = float(np.finfo(grads.dtype).max), contiguous(grads)
     norm = get_ops(grads).clip_by_norm(flat, min(max_norm, largest), memory)
     if flat is not grads:  # a view on a device was copied

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from xpcap.errors import OptionError, unknown
+from xpcap.errors import OptionError, one_of
 
 LARGEST = 2**63 - 1  # seed or step that a random stream's key or counter can hold
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class OptionKind:
         """The value in the help of a command line."""
         return "TEXT"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         """The value, converted; OptionError if it is not of this kind."""
         raise NotImplementedError
 
@@ -54,10 +54,10 @@ class OptionKind:
         except ValueError:
             return text
 
-    def refusal(self, caller: str, name: str, value: object) -> OptionError:
+    def refusal(self, name: str, value: object) -> OptionError:
         """The error for a value."""
         shown = str(value) if isinstance(value, numbers.Number) else repr(value)
-        return OptionError(caller, name, f"is {shown}", expected=self, cause=self.cause)
+        return OptionError(f"{name} is {shown}, expected {self}; {self.cause}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Whole(OptionKind):
         span = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
         return f"a whole number {span}"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if self.optional and value is None:
             return None
         # True and False are integers to Python, and a mistake here
@@ -90,7 +90,7 @@ class Whole(OptionKind):
             number = int(value)
             if self.low <= number <= self.high:
                 return number
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Real(OptionKind):
             span = "a finite number"
         return f"{span}, or {self.word!r}" if self.word else span
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if (self.optional and value is None) or (self.word and value == self.word):
             return value
         try:
@@ -143,7 +143,7 @@ class Real(OptionKind):
         in_range = self.low <= number <= self.high and self.above < number < self.below
         if math.isfinite(number) and in_range:
             return number
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class Flag(OptionKind):
     def __str__(self) -> str:
         return "True or False"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, bool | np.bool_):
             return bool(value)
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ class Location(OptionKind):
     def __str__(self) -> str:
         return "a path"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, str | os.PathLike):
             with contextlib.suppress(ValueError):  # a text that cannot be encoded as a path
                 if b"\0" not in os.fsencode(value):
                     return value
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Text(OptionKind):
     def __str__(self) -> str:
         return "text"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, str):
             return value
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ class Names(OptionKind):
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, str) and value in self.names:
             return value
-        raise unknown(caller, name, value, self.names)
+        raise OptionError(f"{name} {value!r} does not exist, expected {one_of(self.names, value)}")
 
 
 @dataclass(frozen=True)
@@ -223,10 +223,10 @@ class Several(OptionKind):
     def __str__(self) -> str:
         return f"several, each {self.kind}"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
-            raise self.refusal(caller, name, value)
-        return tuple(self.kind.check(caller, name, item) for item in value)
+            raise self.refusal(name, value)
+        return tuple(self.kind.check(name, item) for item in value)
 
 
 SEED = Whole(0, LARGEST)  # a seed, or the number of a step
@@ -253,11 +253,11 @@ class Option(NamedTuple):
     role: str = ""
     presets: Mapping[str, Any] = MappingProxyType({})
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         """The value, as the kind converts it; None if that is the default. OptionError : as of the kind."""
         if value is None and self.default is None:
             return None
-        return self.kind.check(caller, name, value)
+        return self.kind.check(name, value)
 
 
 def option(
@@ -292,11 +292,11 @@ def documented(cls: type[T]) -> type[T]:
     return cls
 
 
-def check_fields(options: object, caller: str = "") -> None:
+def check_fields(options: object = "") -> None:
     """Check the options of a dataclass, and store them as their kinds convert them.
 
-    OptionError : a value is not of its kind; the error names the caller, else the class.
+    OptionError : a value is not of its kind.
     """
     for name, entry in described(options).items():
-        value = entry.check(caller or type(options).__name__, f"`{name}`", getattr(options, name))
+        value = entry.check(f"`{name}`", getattr(options, name))
         object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -146,11 +146,12 @@ def test_what_is_known_of_a_machine_is_asked_of_its_runtime_gpu_and_packages(
     monkeypatch.setattr(runtime, "getDeviceCount", fail)
     with refuses(
         BackendError,
-        function="use_backend",
-        thing="backend cupy",
-        got=("InsufficientDriver", "cupy-cuda13x for CUDA 13.2, a driver for CUDA 12.4"),
-        expected="a driver for CUDA 13",
-        cause=(FROM_13, "`backend` numpy runs on the CPU"),
+        "backend cupy",
+        "InsufficientDriver",
+        "cupy-cuda13x for CUDA 13.2, a driver for CUDA 12.4",
+        "a driver for CUDA 13",
+        FROM_13,
+        "`backend` numpy runs on the CPU",
     ):
         xpcap.use_backend("cupy")
 
@@ -237,10 +238,7 @@ def test_a_cupy_for_rocm_is_told_that_cuda_is_needed(
     installed(monkeypatch, "cupy-rocm-7-0")
     monkeypatch.setattr(runtime, "is_hip", True)
     with refuses(
-        BackendError,
-        got="cupy-rocm-7-0 computes on AMD's GPUs",
-        expected="CuPy for CUDA",
-        cause="xpcap needs CUDA",
+        BackendError, "cupy-rocm-7-0 computes on AMD's GPUs", "CuPy for CUDA", "xpcap needs CUDA"
     ):
         xpcap.use_backend("cupy")
 
@@ -249,7 +247,7 @@ def test_a_cupy_out_of_range_is_refused_by_name(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["cupy"], "__version__", "15.0.0rc1")
-    with refuses(BackendError, got="cupy-cuda13x is CuPy 15.0.0rc1", expected=IN_WORDS):
+    with refuses(BackendError, "cupy-cuda13x is CuPy 15.0.0rc1", IN_WORDS):
         xpcap.use_backend("cupy")
 
 

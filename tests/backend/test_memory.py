@@ -14,7 +14,7 @@ def test_a_name_in_another_dtype_than_before_is_refused(shape: tuple[int, ...], 
     memory = Workspace(lib.xp.empty(1, np.float32)).scope("layer")
     for name, dtype, other in (("a", None, np.int32), ("rows", np.int32, None)):
         array = memory.take(name, (2, 3), dtype)
-        with pytest.raises(TypeError, match=f"Workspace: layer.{name} has dtype {array.dtype}"):
+        with pytest.raises(TypeError, match=f"the buffer layer.{name} has dtype {array.dtype}"):
             memory.take(name, shape, other)
         assert memory.take(name, (2, 3), array.dtype) is array
 

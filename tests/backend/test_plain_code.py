@@ -37,7 +37,7 @@ def test_the_variable_chooses_and_the_context_comes_before_it(
 
 def test_a_variable_that_chooses_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XPCAP_PLAIN", "yes")
-    with refuses(OptionError, thing="XPCAP_PLAIN", got="'yes'", expected="1 for plain code"):
+    with refuses(OptionError, "XPCAP_PLAIN", "'yes'", "1 for plain code"):
         current_code()
 
 

@@ -284,10 +284,10 @@ def test_emulated_error_that_ends_all_work_says_what_to_type(
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     last = result.output.splitlines()[-1]
-    assert last.startswith("Error: checked_code: emulated fails at training (CUDARuntimeError: ")
+    assert last.startswith("Error: emulated fails at training (CUDARuntimeError: ")
     assert last.endswith("start again with --plain, or --backend numpy")
     for _ in range(2):  # a second call is no way around the check
-        with refuses(BackendError, function="checked_code"):
+        with refuses(BackendError):
             solver.train()
 
 
@@ -387,5 +387,5 @@ def test_emulated_state_of_fast_code_is_not_continued_on_a_wrong_gpu(
     monkeypatch.setattr(selfcheck, "_codes", {})
     monkeypatch.setattr(selfcheck, "is_stored", lambda key: False)
     planted("f * c_prev + i * g", "f * c_prev - i * g", monkeypatch)
-    with refuses(OptionError, got="was begun by fast code"):
+    with refuses(OptionError, "was begun by fast code"):
         make("cupy").restore(state)

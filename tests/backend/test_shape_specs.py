@@ -33,7 +33,7 @@ def zeros(*shape: int, dtype: str = "f4") -> np.ndarray:
     ],
 )
 def test_shapes_bind_sizes(text: str, shapes: list[tuple[int, ...]], sizes: dict[str, int]) -> None:
-    assert Spec(text).check("f", *(zeros(*shape) for shape in shapes)) == sizes
+    assert Spec(text).check(*(zeros(*shape) for shape in shapes)) == sizes
 
 
 @pytest.mark.parametrize(
@@ -57,36 +57,35 @@ def test_shape_that_does_not_fit_is_refused(
     text: str, shapes: list[tuple[int, ...]], thing: str, expected: str
 ) -> None:
     got = f"has shape {shapes[-1]}"
-    with refuses(ValueError, function="f", thing=thing, got=got, expected=expected, cause="note"):
-        Spec(text, "note").check("f", *(zeros(*shape) for shape in shapes))
+    with refuses(ValueError, thing, got, expected, "note"):
+        Spec(text, "note").check(*(zeros(*shape) for shape in shapes))
 
 
 def test_sizes_that_are_known_bind_first() -> None:
-    assert Spec("x:N,D").check("f", zeros(2, 3), sizes={"D": 3}) == {"D": 3, "N": 2}
-    with refuses(ValueError, thing="x", expected="(N, D), D = 4"):
-        Spec("x:N,D").check("f", zeros(2, 3), sizes={"D": 4})
+    assert Spec("x:N,D").check(zeros(2, 3), sizes={"D": 3}) == {"D": 3, "N": 2}
+    with refuses(ValueError, "x", "(N, D), D = 4"):
+        Spec("x:N,D").check(zeros(2, 3), sizes={"D": 4})
 
 
 @refusals(
     """
-    "x:N", [1.0] | got: is a list | expected: an array
-    "x:N", zeros(2, 2).view(np.matrix) | got: is a numpy.matrix | expected: a numpy.ndarray
-    "x:N", np.ma.array(zeros(2)) | got: is a masked array | expected: a numpy.ndarray
-    "x:N", zeros(2, dtype="i4") | got: has dtype int32 | expected: float32 or float64
-    "x:N", zeros(2, dtype="f2") | got: has dtype float16 | expected: float32 or float64
-    "x:N=i", zeros(2) | got: has dtype float32 | expected: integers
-    "x:N=b", zeros(2, dtype="i4") | got: has dtype int32 | expected: booleans
-    "x:N=n", zeros(2, dtype="c8") | got: has dtype complex64 | expected: real numbers
-    "x:N=f2", zeros(2) | got: has dtype float32 | expected: float16
-    "x:N=f", zeros(2, dtype="i8") | got: has dtype int64 | expected: floats
-    "x:N=t", zeros(2) | got: has dtype float32 | expected: text
+    "x:N", [1.0] | is a list | an array
+    "x:N", zeros(2, 2).view(np.matrix) | is a numpy.matrix | a numpy.ndarray
+    "x:N", np.ma.array(zeros(2)) | is a masked array | a numpy.ndarray
+    "x:N", zeros(2, dtype="i4") | has dtype int32 | float32 or float64
+    "x:N", zeros(2, dtype="f2") | has dtype float16 | float32 or float64
+    "x:N=i", zeros(2) | has dtype float32 | integers
+    "x:N=b", zeros(2, dtype="i4") | has dtype int32 | booleans
+    "x:N=n", zeros(2, dtype="c8") | has dtype complex64 | real numbers
+    "x:N=f2", zeros(2) | has dtype float32 | float16
+    "x:N=f", zeros(2, dtype="i8") | has dtype int64 | floats
+    "x:N=t", zeros(2) | has dtype float32 | text
     """,
+    "x",
     error=TypeError,
-    function="f",
-    thing="x",
 )
 def test_array_of_another_kind_is_refused(refusal: Refusal) -> None:
-    refusal.check(globals(), 'text, array = {}; Spec(text).check("f", array)')
+    refusal.check(globals(), "text, array = {}; Spec(text).check(array)")
 
 
 def test_a_spec_reads_as_the_shapes_of_arguments_above_those_of_results() -> None:
@@ -99,21 +98,19 @@ def test_a_spec_reads_as_the_shapes_of_arguments_above_those_of_results() -> Non
 
 def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
     both = Spec("x:N,D ids:N=i w:D,M")
-    both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
-    with refuses(TypeError, thing="w", got="has dtype float64", expected="float32, as x has"):
-        both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
-    with refuses(TypeError, thing="w", got="has dtype float32", expected="float64, as x has"):
-        both.check("f", zeros(2, 3, dtype="f8"), zeros(2, dtype="i8"), zeros(3, 4))
+    both.check(zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
+    with refuses(TypeError, "w", "has dtype float64", "float32, as x has"):
+        both.check(zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
+    with refuses(TypeError, "w", "has dtype float32", "float64, as x has"):
+        both.check(zeros(2, 3, dtype="f8"), zeros(2, dtype="i8"), zeros(3, 4))
 
 
 def test_numbers_that_are_not_finite_are_refused_where_finite_ones_are_asked_for() -> None:
     x = np.array([1, np.inf], np.float32)
-    Spec("x:N").check("f", x)
-    with refuses(ValueError, thing="x", got="holds inf at [1]"):
-        Spec("x:N=f4!").check("f", x)
-    with refuses(
-        DataError, function="f", thing="a.npz: x", got="holds inf at [1]", cause="damaged?"
-    ):
+    Spec("x:N").check(x)
+    with refuses(ValueError, "x", "holds inf at [1]"):
+        Spec("x:N=f4!").check(x)
+    with refuses(DataError, "a.npz: x", "holds inf at [1]", "damaged?"):
         Spec("x:N=f4!").check_file("f: a.npz", {"x": x}, "damaged?")
 
 
@@ -127,7 +124,7 @@ def test_file_has_the_arrays_of_a_spec_and_no_other() -> None:
         ({"more": zeros(1)}, "file", "holds more", "components, counts, mean"),
     ]
     for change, thing, got, expected in odd:
-        with refuses(DataError, thing=thing, got=got, expected=expected, cause="damaged?"):
+        with refuses(DataError, thing, got, expected, "damaged?"):
             stored.check_file("f: file", {**good, **change}, "damaged?", {"D": 3})
 
 
@@ -143,11 +140,11 @@ def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
 
 def test_argument_that_may_be_none_is_checked_if_it_is_given() -> None:
     state = Spec("h0:N,H c0?:N,H")
-    assert state.check("f", zeros(2, 3), None) == {"N": 2, "H": 3}
-    with refuses(ValueError, thing="c0", got="has shape (2, 4)"):
-        state.check("f", zeros(2, 3), zeros(2, 4))
-    with refuses(TypeError, thing="h0", got="is a NoneType"):
-        state.check("f", None, None)
+    assert state.check(zeros(2, 3), None) == {"N": 2, "H": 3}
+    with refuses(ValueError, "c0", "has shape (2, 4)"):
+        state.check(zeros(2, 3), zeros(2, 4))
+    with refuses(TypeError, "h0", "is a NoneType"):
+        state.check(None, None)
 
 
 def test_backward_has_a_gradient_for_each_argument() -> None:

@@ -237,9 +237,9 @@ def test_a_process_of_its_own_measures_alike() -> None:
 
 
 def test_what_goes_wrong_in_a_process_is_said_here(capfd: pytest.CaptureFixture[str]) -> None:
-    with refuses(BackendError, function="use_backend", got="'cupi' does not exist"):
+    with refuses(BackendError, "'cupi' does not exist"):
         list(measure.measure_in_process("xpcap", [TINY], BRIEF, "cupi", [STEP]))
-    with refuses(BackendError, function="bench", thing="nobody", got="stopped with exit status 1"):
+    with refuses(BackendError, "nobody", "stopped with exit status 1"):
         list(measure.measure_in_process("nobody", [TINY], BRIEF, "numpy", [STEP]))
     assert "KeyError" in capfd.readouterr().err
 

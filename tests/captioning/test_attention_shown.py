@@ -151,14 +151,13 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
 
 @refusals(
     """
-    grey, np.array([[0.5, -0.1], [0.3, 0.3]]) | ValueError | thing: weights | got: are [[ 0.5 -0.1]
-    grey, np.array([[np.nan, 1.0], [0.0, 0.0]]) | ValueError | thing: weights | got: are [[nan  1.]
-    grey, np.zeros((2, 2)) | ValueError | thing: weights | got: are [[0. 0.]
-    grey, np.array([0.5, 0.5]) | ValueError | thing: weights | got: are [0.5 0.5]
-    grey[0], np.array([[1.0]]) | ValueError | thing: picture | got: has shape (8, 3)
-    grey / 255, np.eye(2) | TypeError | thing: picture | got: float64
-    """,
-    function="overlay",
+    grey, np.array([[0.5, -0.1], [0.3, 0.3]]) | ValueError | weights | are [[ 0.5 -0.1]
+    grey, np.array([[np.nan, 1.0], [0.0, 0.0]]) | ValueError | weights | are [[nan  1.]
+    grey, np.zeros((2, 2)) | ValueError | weights | are [[0. 0.]
+    grey, np.array([0.5, 0.5]) | ValueError | weights | are [0.5 0.5]
+    grey[0], np.array([[1.0]]) | ValueError | picture | has shape (8, 3)
+    grey / 255, np.eye(2) | TypeError | picture | float64
+    """
 )
 def test_a_veil_is_of_weights_and_a_picture(refusal: Refusal) -> None:
     grey = np.full((8, 8, 3), 200, np.uint8)
@@ -183,14 +182,13 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
 
 @refusals(
     """
-    softmax(2, 3, 3) | got: has weights of shape (2, 9)
-    np.full((3, 3, 3), 0.2) | got: do not add up to 1, or some are below 0
-    softmax(3, 3, 3) * np.nan | got: do not add up to 1, or some are below 0
-    -softmax(3, 3, 3) | got: do not add up to 1, or some are below 0
+    softmax(2, 3, 3) | has weights of shape (2, 9)
+    np.full((3, 3, 3), 0.2) | do not add up to 1, or some are below 0
+    softmax(3, 3, 3) * np.nan | do not add up to 1, or some are below 0
+    -softmax(3, 3, 3) | do not add up to 1, or some are below 0
     """,
+    "picture 'x'",
     error=ValueError,
-    function="caption_page",
-    thing="picture 'x'",
 )
 def test_what_are_no_weights_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     def write(weights: np.ndarray) -> None:

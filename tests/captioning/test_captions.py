@@ -179,43 +179,43 @@ def closed_behind() -> Any:
 
 @refusals(
     r"""
-    b"\xff\xd8\xff\xe0 and no more" | DataError | thing: the picture | got: cannot be read as a picture
-    Image.open(io.BytesIO(png(photo(0))[:200])) | DataError | thing: the picture | got: cannot be read as a picture
-    b"%PDF-1.7" | DataError | cause: it is a PDF
-    "none.png" | DataError | thing: none.png | got: does not exist
-    photo(0)[..., 0] / 255 | TypeError | cause: (255 * picture).round()
-    photo(0).astype("u2") * 257 | TypeError | cause: (picture // 257).astype('uint8')
-    photo(0).astype(int) | TypeError | cause: are 0 to 255, give picture.astype('uint8')
-    photo(0) > 127 | TypeError | cause: 255 * picture.astype('uint8')
-    np.ma.masked_less(photo(0), 9) | TypeError | got: is a masked array
-    photo(0).transpose(2, 0, 1) | ValueError | cause: are its channels the first axis?
-    photo(0)[None] | ValueError | cause: picture[0]
-    photo(0)[..., :1] | ValueError | cause: picture[..., 0]
-    photo(0)[5:5] | ValueError | expected: at least a pixel | cause: an empty crop?
-    np.frombuffer(png(photo(0)), np.uint8) | ValueError | cause: picture.tobytes()
-    None | TypeError | expected: a path, bytes
-    UPLOAD | TypeError | got: gives no bytes | cause: picture.file
-    io.StringIO("text") | TypeError | got: gives no bytes | cause: 'rb'
-    closed(io.BytesIO(png(photo(0)))) | DataError | got: is closed
-    closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | got: is closed
-    closed_behind() | DataError | got: is closed
-    "data:image/png;base64,iVBORw0KGgo=" | DataError | thing: data:image/png;base64 | cause: base64.b64decode(
-    "file:///a.png" | DataError | got: is a URL | cause: without file://
-    "s3://a/b.png" | DataError | got: is a URL | cause: download it
-    "iVBORw0KGgo" * 9000 | DataError | got: cannot be read: File name too long
+    b"\xff\xd8\xff\xe0 and no more" | DataError | the picture | cannot be read as a picture
+    Image.open(io.BytesIO(png(photo(0))[:200])) | DataError | the picture | cannot be read as a picture
+    b"%PDF-1.7" | DataError | it is a PDF
+    "none.png" | DataError | none.png | does not exist
+    photo(0)[..., 0] / 255 | TypeError | (255 * picture).round()
+    photo(0).astype("u2") * 257 | TypeError | (picture // 257).astype('uint8')
+    photo(0).astype(int) | TypeError | are 0 to 255, give picture.astype('uint8')
+    photo(0) > 127 | TypeError | 255 * picture.astype('uint8')
+    np.ma.masked_less(photo(0), 9) | TypeError | is a masked array
+    photo(0).transpose(2, 0, 1) | ValueError | are its channels the first axis?
+    photo(0)[None] | ValueError | picture[0]
+    photo(0)[..., :1] | ValueError | picture[..., 0]
+    photo(0)[5:5] | ValueError | at least a pixel | an empty crop?
+    np.frombuffer(png(photo(0)), np.uint8) | ValueError | picture.tobytes()
+    None | TypeError | a path, bytes
+    UPLOAD | TypeError | gives no bytes | picture.file
+    io.StringIO("text") | TypeError | gives no bytes | 'rb'
+    closed(io.BytesIO(png(photo(0)))) | DataError | is closed
+    closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | is closed
+    closed_behind() | DataError | is closed
+    "data:image/png;base64,iVBORw0KGgo=" | DataError | data:image/png;base64 | base64.b64decode(
+    "file:///a.png" | DataError | is a URL | without file://
+    "s3://a/b.png" | DataError | is a URL | download it
+    "iVBORw0KGgo" * 9000 | DataError | cannot be read: File name too long
     """
 )
 def test_a_bad_picture_is_an_error_that_says_why(
     refusal: Refusal, captioner: PictureCaptioner
 ) -> None:
     picture = eval(refusal.statement)
-    with refuses(refusal.error, **refusal.fields) as caught:
+    with refuses(refusal.error, *refusal.texts) as caught:
         captioner.caption(picture)
     assert len(str(caught.value)) < 1000
     (skipped,) = captioner.captions([picture])
     assert isinstance(skipped, Skipped)
     assert len(repr(skipped)) < 1000
-    assert skipped.reason == caught.value.reason
+    assert str(caught.value).endswith(skipped.reason)
 
 
 def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
@@ -227,7 +227,7 @@ def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
         *(Image.fromarray(photo(0)), UPLOAD, photo(0)[..., 0], None, 5),
     )
     for picture in singles:
-        with refuses(TypeError, function="captions", cause=("captions([picture])", "caption(")):
+        with refuses(TypeError, "captions([picture])", "caption("):
             captioner.captions(picture)
     paths = np.array(["none.png"], object)
     found = [*captioner.captions(paths), *captioner.captions(np.stack([photo(0), photo(1)]))]
@@ -243,7 +243,7 @@ def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
         partial(captioner.run.model.sample, features),
     ):
         for policy in ("beam", "", 5, {}, Beam):
-            with refuses(TypeError, thing="policy", expected="a Policy, such as Beam(5)"):
+            with refuses(TypeError, "policy", "a Policy, such as Beam(5)"):
                 call(policy=policy)
 
 
@@ -264,7 +264,7 @@ def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
         ([5, 6, 0.5], "is 0.5"),
     ):
         taken: list[str] = []
-        with refuses(OptionError, function="captions", thing="`numbers`", got=got):
+        with refuses(OptionError, "`numbers`", got):
             taken.extend(said(numbers))
         assert taken == wanted[: len(taken)]
 
@@ -279,7 +279,7 @@ def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
 def test_a_captioner_takes_no_other_encoder_than_the_runs(
     encoder: Any, got: str, captioner: PictureCaptioner
 ) -> None:
-    with refuses(DataError, function="PictureCaptioner", thing="the encoder", got=got):
+    with refuses(DataError, "the encoder", got):
         PictureCaptioner(captioner.run, encoder)
     config = replace(captioner.run.config, source=Source())
     given = replace(captioner.run, config=config)
@@ -289,11 +289,11 @@ def test_a_captioner_takes_no_other_encoder_than_the_runs(
 
 @refusals(
     """
-    captioner.caption(content, attend="no") | thing: `attend` | got: is 'no'
-    captioner.caption(content, explain="no") | thing: `explain` | got: is 'no'
-    write_captions(captioner, [], txt="no") | function: write_captions | thing: `txt` | got: is 'no'
-    write_captions(captioner, []) | function: write_captions | thing: nothing | expected: `csv`, `txt`
-    open_captioner(captioner.run, backend="numpy") | thing: backend | expected: the run's path
+    captioner.caption(content, attend="no") | `attend` | is 'no'
+    captioner.caption(content, explain="no") | `explain` | is 'no'
+    write_captions(captioner, [], txt="no") | `txt` | is 'no'
+    write_captions(captioner, []) | nothing | `csv`, `txt`
+    open_captioner(captioner.run, backend="numpy") | backend | the run's path
     """,
     error=OptionError,
 )
@@ -306,10 +306,10 @@ def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(
 ) -> None:
     def sources() -> Iterator[np.ndarray]:
         yield from (photo(0), photo(1) / 255, photo(2))
-        raise DataError("sources", "the third", "is lost")
+        raise DataError("the third is lost")
 
     taken: list[Any] = []
-    with refuses(DataError, function="sources"):
+    with refuses(DataError):
         taken.extend(captioner.captions(sources()))
     assert [type(one) for one in taken] == [PictureCaption, Skipped, PictureCaption]
     alone = captioner.caption(photo(2))

@@ -244,13 +244,13 @@ def test_a_photo_that_explains_several_captions_is_read_and_stored_once(tmp_path
 
 @refusals(
     """
-    write_cards(path, card("x", None, [("dog", 1.5)])) | thing: 'dog' | got: has probability | expected: one from 0 to 1
-    write_cards(path, card("x", None, [("dog", -2.3)])) | thing: 'dog' | got: has probability | expected: one from 0 to 1
-    write_cards(path, card("x", None, [("dog", np.nan)])) | thing: 'dog' | got: has probability | expected: one from 0 to 1
-    write_cards(path, card("x", np.zeros((4, 4), np.uint8), SAID)) | thing: picture 'x' | got: has shape | expected: uint8 (h, w, 3)
-    write_cards(path, card("x", np.zeros((4, 4, 3)), SAID)) | thing: picture 'x' | got: has shape | expected: uint8 (h, w, 3)
-    write_cards(path, card("x", np.zeros((4, 4, 4), np.uint8), SAID)) | thing: picture 'x' | got: has shape | expected: uint8 (h, w, 3)
-    write_cards(path, card("x", np.zeros((0, 4, 3), np.uint8), SAID)) | thing: picture 'x' | got: has shape | expected: uint8 (h, w, 3)
+    write_cards(path, card("x", None, [("dog", 1.5)])) | 'dog' | has probability | one from 0 to 1
+    write_cards(path, card("x", None, [("dog", -2.3)])) | 'dog' | has probability | one from 0 to 1
+    write_cards(path, card("x", None, [("dog", np.nan)])) | 'dog' | has probability | one from 0 to 1
+    write_cards(path, card("x", np.zeros((4, 4), np.uint8), SAID)) | picture 'x' | has shape | uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((4, 4, 3)), SAID)) | picture 'x' | has shape | uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((4, 4, 4), np.uint8), SAID)) | picture 'x' | has shape | uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((0, 4, 3), np.uint8), SAID)) | picture 'x' | has shape | uint8 (h, w, 3)
     """,
     error=ValueError,
 )

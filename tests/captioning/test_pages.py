@@ -257,7 +257,7 @@ def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Made, tmp_pat
     photos.mkdir()
     shutil.copytree(made.photos, elsewhere)
     (photos / "link").symlink_to(elsewhere)
-    (name,) = (name for name in PictureFolder("test", photos).pictures if "val00001" in name)
+    (name,) = (name for name in PictureFolder(photos).pictures if "val00001" in name)
     find = picture_finder(made.run, Source(pictures=str(photos)))
     np.testing.assert_array_equal(find(name), read_picture(elsewhere / "val00001.png"))
     np.testing.assert_array_equal(find(str(photos / name)), find(name))

@@ -129,11 +129,11 @@ def test_without_a_train_split_no_score_is_about_one() -> None:
 
 @refusals(
     """
-    evaluate_run(run, empty) | DataError | thing: split 'val' | got: has no caption
-    caption_run(run, empty) | DataError | thing: split 'val' | got: has no caption
-    caption_run(run, count=-1) | OptionError | function: caption_run | thing: `count` | got: is -1
-    caption_run(run, count=2.5) | OptionError | function: caption_run | thing: `count` | got: is 2.5
-    caption_run(run, count=True) | OptionError | function: caption_run | thing: `count` | got: is True
+    evaluate_run(run, empty) | DataError | split 'val' | has no caption
+    caption_run(run, empty) | DataError | split 'val' | has no caption
+    caption_run(run, count=-1) | OptionError | `count` | is -1
+    caption_run(run, count=2.5) | OptionError | `count` | is 2.5
+    caption_run(run, count=True) | OptionError | `count` | is True
     """
 )
 def test_data_without_captions_and_a_count_below_zero_are_refused(
@@ -149,7 +149,7 @@ def test_data_without_captions_and_a_count_below_zero_are_refused(
 
 def test_captions_of_other_pictures_are_not_compared() -> None:
     scored = [score_captions(data_of(val=val), "val", SAID) for val in (VAL, VAL[:2])]
-    with refuses(DataError, function="compare", got="have 3 and 2 pictures, which differ"):
+    with refuses(DataError, "have 3 and 2 pictures, which differ"):
         compare(*scored)
 
 
@@ -305,17 +305,16 @@ class Returns(Colours):
 
 @refusals(
     """
-    Colours | TypeError | got: got the class Colours | expected: objects such as Colours()
-    len | TypeError | got: got a builtin_function_or_method, which lacks name, title, protocol, score
-    METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | got: is taken
-    dataclasses.replace(METRICS[0], depends_on=["reference"]) | ValueError | thing: `depends_on` | got: 'reference' does not exist
-    Returns(0.5) | TypeError | thing: `score` of 'names a colour' | got: returned a float | expected: a Scored
-    Returns(averaged("mine", [])._replace(corpus={"mine": "a"})) | TypeError | thing: `score` of 'names a colour' | got: returned 'a' | expected: a number
-    averaged("mine", ["a"]) | TypeError | thing: the values of 'mine' | got: have dtype <U1 | expected: numbers
-    Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | got: returned 2 values | expected: one for each of 3 pictures
-    Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | got: is taken
-    """,
-    function="metrics",
+    Colours | TypeError | has the class Colours | objects such as Colours()
+    len | TypeError | has a builtin_function_or_method, which lacks name, title, protocol, score
+    METRICS[0] | ValueError | the name 'bleu' of 'BLEU-1..4' | is taken
+    dataclasses.replace(METRICS[0], depends_on=["reference"]) | ValueError | `depends_on` | 'reference' does not exist
+    Returns(0.5) | TypeError | `score` of 'names a colour' | returned a float | a Scored
+    Returns(averaged("mine", [])._replace(corpus={"mine": "a"})) | TypeError | `score` of 'names a colour' | returned 'a' | a number
+    averaged("mine", ["a"]) | TypeError | the values of 'mine' | have dtype <U1 | numbers
+    Returns(averaged("mine", [1.0, 2.0])) | ValueError | `score` of 'names a colour' | returned 2 values | one for each of 3 pictures
+    Returns(averaged("cider_d", [0.5] * 3)) | ValueError | the name 'cider_d' of 'names a colour' | is taken
+    """
 )
 def test_what_is_no_metric_is_refused(refusal: Refusal) -> None:
     call = 'score_captions(data_of(val=VAL), "val", SAID, metrics=(*METRICS, {}))'

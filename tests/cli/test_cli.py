@@ -371,7 +371,7 @@ def test_a_damaged_run_ends_with_exit_code_1_and_the_librarys_message(run: Path)
 
 
 def test_errors_of_the_library_speak_of_parameters(run: Path) -> None:
-    with refuses(DataError, cause="choose another `out`, continue it with `resume`"):
+    with refuses(DataError, "choose another `out`, continue it with `resume`"):
         train_run(Recipe(out=run, score_epochs=0))
 
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_looked_at_is_refused_before_anything_is_written(
     run: Path, picture: Path
 ) -> None:
     Path("there.html").write_text("mine")
-    failing(["look", run, picture, "--out", "there.html"], "look: there.html exists")
+    failing(["look", run, picture, "--out", "there.html"], "there.html exists")
     failing(["look", run, picture, "--out", "page.txt"], "does not end in .html")
     failing(["look", run, "nothing.png"], "nothing.png does not exist")
     for caption, says in (("...", "0 words, expected 1 to"), ("red " * 99, "99 words, expected 1")):
@@ -154,9 +154,7 @@ def test_what_cannot_be_looked_at_is_refused_before_anything_is_written(
     config = json.loads(Path("other/config.json").read_text())
     config["source"].pop("encoder")
     Path("other/config.json").write_text(json.dumps(config))
-    failing(
-        ["look", "other", picture], "look_inside: other was trained on features from an unknown"
-    )
+    failing(["look", "other", picture], "other was trained on features from an unknown")
     assert not list(Path().glob("look-*"))
     assert Path("there.html").read_text() == "mine"
 

@@ -80,7 +80,7 @@ def test_expect_says_what_a_mark_is_of(marked: Callable[..., Report]) -> None:
     assert (drawn.missing, [one.function for one in drawn.results]) == (["rnn_layers"], ["adam"])
     most = table.points(["optim", "rnn_layers"])
     assert report.score == pytest.approx(most["adam"] + most["rmsprop"] + most["sgd_momentum"])
-    with refuses(OptionError, function="grade", thing="`expect`", got="rnn_layer"):
+    with refuses(OptionError, "`expect`", "rnn_layer"):
         marked({}, expect=["rnn_layer"])
 
 

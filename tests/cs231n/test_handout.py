@@ -181,9 +181,7 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
     assert written["optim.py"] == ["adam"]
     assert written["rnn.py"] == []
     assert (tmp_path / "rnn.py").read_text(encoding="utf-8") == SOURCES["rnn.py"]
-    with refuses(
-        OptionError, function="handout", got="no function is called 'lstm_stp'", cause="did you"
-    ):
+    with refuses(OptionError, "no function is called 'lstm_stp'", "did you"):
         handout(tmp_path / "other", blank=["lstm_stp"])
     assert not (tmp_path / "other").exists()
 
@@ -191,13 +189,13 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
 def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: Path) -> None:
     mine = tmp_path / "rnn.py"
     mine.write_text("my own")
-    with refuses(OptionError, thing="rnn.py", got="exists, and is not overwritten"):
+    with refuses(OptionError, "rnn.py", "exists, and is not overwritten"):
         handout(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["rnn.py"]
     assert mine.read_text() == "my own"
     for text in ("my own", "[]", '{"cells": [{}]}', '{"cells": 3}'):
         mine.write_text(text)
-        with refuses(DataError, function="handout", thing="rnn.py", got="is not a notebook"):
+        with refuses(DataError, "rnn.py", "is not a notebook"):
             handout(tmp_path / "other", [mine])
     assert not (tmp_path / "other").exists()
 
@@ -208,7 +206,7 @@ def test_a_notebook_does_not_take_the_place_of_another_file(name: str, tmp_path:
     for path in mine:
         path.parent.mkdir()
         path.write_text(json.dumps({"cells": [cell_of("1")]}))
-    with refuses(OptionError, function="handout", thing=name, got="name of another file"):
+    with refuses(OptionError, name, "name of another file"):
         handout(tmp_path / "out", mine)
     assert not (tmp_path / "out").exists()
 
@@ -229,9 +227,7 @@ def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
 ) -> None:
     mine = tmp_path / "mine.ipynb"
     mine.write_text(json.dumps({"cells": [cell_of(code)]}))
-    with refuses(
-        DataError, function="handout", thing="mine.ipynb", got=f"has {found}, which would run"
-    ):
+    with refuses(DataError, "mine.ipynb", f"has {found}, which would run"):
         handout(tmp_path / "out", [mine])
     assert not (tmp_path / "out").exists()
 
@@ -250,7 +246,7 @@ def test_the_command_writes_a_folder_and_says_what_is_to_be_written(tmp_path: Pa
     assert "rnn.py: to write: CaptioningRNN.loss, CaptioningRNN.sample\n" in done.stdout
     again = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert again.stderr.startswith("Error: handout: ")
+    assert again.stderr.startswith("Error: ")
     assert "Traceback" not in again.stderr
 
 

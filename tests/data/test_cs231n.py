@@ -44,7 +44,7 @@ def test_load_coco_data_reads_the_courses_folder(
     assert (captions.shape, captions.dtype) == ((30, 17), np.int32)
     assert (features.shape, features.dtype) == ((9, 512), np.float32)
     assert load_coco_data(coco, pca_features=False)["val_features"].shape == (5, 4096)
-    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", got="is 'False'"):
+    with refuses(OptionError, "`pca_features`", "is 'False'"):
         load_coco_data(coco, pca_features="False")  # type: ignore[arg-type]
     for split in ("train", "val"):
         (coco / f"{split}2014_vgg16_fc7_pca.h5").unlink()
@@ -60,7 +60,7 @@ def test_without_a_name_the_courses_own_places_are_looked_at(
     monkeypatch.chdir(tmp_path)
     places = [f"{folder}datasets/coco_captioning" for folder in ("", "cs231n/", "deeplearning/")]
     got, cause = f"has none of {', '.join(places)}", "python -m xpcap.cs231n.write_data"
-    with refuses(DataError, got=got, cause=cause) as caught:
+    with refuses(DataError, got, cause) as caught:
         load_coco_data()
     assert str(tmp_path) in str(caught.value)
     for place in places[::-1]:  # the first that is there
@@ -69,7 +69,7 @@ def test_without_a_name_the_courses_own_places_are_looked_at(
         assert f"base dir {place}\n" in capsys.readouterr().out
     shutil.rmtree(places[0])
     missing = "datasets/coco_captioning/coco2014_captions.h5"
-    with refuses(DataError, function="load_coco_data", thing=missing, got="is missing"):
+    with refuses(DataError, missing, "is missing"):
         load_coco_data(places[0])
     monkeypatch.chdir("cs231n")
     load_coco_data()
@@ -81,20 +81,20 @@ def test_urls_and_words_that_do_not_fit_are_refused_of_a_folder_and_of_a_dict(co
     *_, word = data["idx_to_word"]
     words = {**data["word_to_idx"], word: 7}
     got = f"gives {word!r} the id 7, but idx_to_word gives it {data['word_to_idx'][word]}"
-    with refuses(DataError, function="from_coco", thing="word_to_idx", got=got):
+    with refuses(DataError, "word_to_idx", got):
         from_coco({**data, "word_to_idx": words})
     urls = coco / "val2014_urls.txt"
     lines = urls.read_text().splitlines()
     urls.write_text("\n".join(lines[1:]))
     count = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
     for read in (load_coco_data, open_data):
-        with refuses(DataError, function="load_coco_data", got=count):
+        with refuses(DataError, count):
             read(coco)
     urls.write_text("\n".join(lines))
     vocabulary = {"idx_to_word": data["idx_to_word"], "word_to_idx": words}
     (coco / "coco2014_vocab.json").write_text(json.dumps(vocabulary))
     for read in (load_coco_data, open_data):
-        with refuses(DataError, function="load_coco_data", thing="word_to_idx", got=got):
+        with refuses(DataError, "word_to_idx", got):
             read(coco)
 
 
@@ -113,7 +113,7 @@ def test_captions_to_learn_and_a_minibatch_are_drawn_as_the_course_does(coco: Pa
     np.testing.assert_array_equal(captions, data["val_captions"][drawn])
     np.testing.assert_array_equal(features, data["val_features"][data["val_image_idxs"][drawn]])
     assert (urls == data["val_urls"][data["val_image_idxs"][drawn]]).all()
-    with refuses(DataError, thing="split", got="'vall'"):
+    with refuses(DataError, "split", "'vall'"):
         sample_coco_minibatch(data, split="vall")
 
 
@@ -152,8 +152,7 @@ def test_data_turns_into_the_courses_dict_and_back(coco: Path) -> None:
     data.splits = {"test": data.split("val"), "val": data.split("val")}
     assert {key.split("_")[0] for key in to_coco(data)} == {"val", "idx", "word"}
     data.splits = {"test": data.split("val")}
-    fields = {"thing": "the data", "got": "has the splits test", "expected": "train or val"}
-    with refuses(DataError, function="to_coco", **fields):
+    with refuses(DataError, "the data", "has the splits test", "train or val"):
         to_coco(data)
 
 

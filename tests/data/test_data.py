@@ -64,22 +64,22 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
 
 @refusals(
     """
-    decode_captions(np.array([4]), LISTED) | ValueError | thing: id 4 | got: has no word
-    decode_captions(np.array([-1]), LISTED) | ValueError | thing: id -1 | got: has no word
-    decode_captions(np.array([4]), MAPPED) | ValueError | thing: id 4 | got: has no word
-    decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | got: has no word
-    decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | got: is 'no'
-    Vocabulary(["a", "b"]) | DataError | function: Vocabulary | got: missing among 2 words
-    Vocabulary([*SPECIAL, "a", "a"]) | DataError | function: Vocabulary | got: repeats words: 1 (such as 'a')
-    Vocabulary.build("a dog runs", 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
-    Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
-    Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | got: is nan
-    Vocabulary.build_from_words([["a", "b"]], 1, max_size=-1) | OptionError | function: Vocabulary.build_from_words | thing: `max_size` | got: is -1
-    vocabulary.encode_words(["a dog runs"], 3) | TypeError | got: is | got: the text 'a dog runs' | expected: a list
-    vocabulary.words(np.array([4, -1])) | ValueError | function: Vocabulary.words | got: -1..4 | expected: 0..4
-    vocabulary.words(np.array([4, 5])) | ValueError | function: Vocabulary.words | got: 4..5 | expected: 0..4
-    list(vocabulary.words_of(np.array([[4, -1]]))) | ValueError | function: Vocabulary.words_of | got: -1..4 | expected: 0..4
-    list(vocabulary.words_of(np.array([[4, 5]]))) | ValueError | function: Vocabulary.words_of | got: 4..5 | expected: 0..4
+    decode_captions(np.array([4]), LISTED) | ValueError | id 4 | has no word
+    decode_captions(np.array([-1]), LISTED) | ValueError | id -1 | has no word
+    decode_captions(np.array([4]), MAPPED) | ValueError | id 4 | has no word
+    decode_captions(np.array([-1]), MAPPED) | ValueError | id -1 | has no word
+    decode_captions(np.array([1]), LISTED, special="no") | OptionError | `special` | is 'no'
+    Vocabulary(["a", "b"]) | DataError | missing among 2 words
+    Vocabulary([*SPECIAL, "a", "a"]) | DataError | repeats words: 1 (such as 'a')
+    Vocabulary.build("a dog runs", 1) | TypeError | is | the text 'a dog runs' | a list
+    Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | is | the text 'a dog runs' | a list
+    Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | `min_count` | is nan
+    Vocabulary.build_from_words([["a", "b"]], 1, max_size=-1) | OptionError | `max_size` | is -1
+    vocabulary.encode_words(["a dog runs"], 3) | TypeError | is | the text 'a dog runs' | a list
+    vocabulary.words(np.array([4, -1])) | ValueError | -1..4 | 0..4
+    vocabulary.words(np.array([4, 5])) | ValueError | 4..5 | 0..4
+    list(vocabulary.words_of(np.array([[4, -1]]))) | ValueError | -1..4 | 0..4
+    list(vocabulary.words_of(np.array([[4, 5]]))) | ValueError | 4..5 | 0..4
     """
 )
 def test_what_is_no_text_word_or_id_is_refused(refusal: Refusal) -> None:
@@ -100,20 +100,20 @@ def test_a_source_comes_back_from_its_object() -> None:
     assert Source.from_json("file", json.loads(json.dumps(stored))) == source
     assert Source.from_json("file", {}) == Source()
     assert Source().to_json() == {}
-    with refuses(DataError, function="file", thing="source: encoder", got="is 7", expected="text"):
+    with refuses(DataError, "source: encoder", "is 7", "text"):
         Source.from_json("file", {"encoder": 7})
 
 
 @refusals(
     """
-    Source(encoder=7) | OptionError | thing: encoder | got: is 7 | expected: text
-    Source(generated=["pictures"], seed=1) | OptionError | thing: generated | got: is ['pictures']
-    Source(generated="pictures") | OptionError | thing: seed | got: is None | expected: of the generated data
-    Source(seed=True) | OptionError | thing: seed | got: is True | expected: a whole number in 0..2**63-1
-    Source(seed=2**63) | OptionError | thing: seed | got: is 9223372036854775808 | expected: a whole number
-    Source(seed=1.0) | OptionError | thing: seed | got: is 1.0 | expected: a whole number
-    Source(record={"a": np.int64(1)}) | OptionError | thing: record | got: int64 is not JSON
-    CaptionData(Vocabulary(SPECIAL), {}, source={"made by": "hand"}) | TypeError | thing: source | got: is a dict | expected: a Source
+    Source(encoder=7) | OptionError | encoder | is 7 | text
+    Source(generated=["pictures"], seed=1) | OptionError | generated | is ['pictures']
+    Source(generated="pictures") | OptionError | seed | is None | the data was generated
+    Source(seed=True) | OptionError | seed | is True | a whole number in 0..2**63-1
+    Source(seed=2**63) | OptionError | seed | is 9223372036854775808 | a whole number
+    Source(seed=1.0) | OptionError | seed | is 1.0 | a whole number
+    Source(record={"a": np.int64(1)}) | OptionError | record | int64 is not JSON
+    CaptionData(Vocabulary(SPECIAL), {}, source={"made by": "hand"}) | TypeError | source | is a dict | a Source
     """
 )
 def test_a_source_of_other_types_is_refused(refusal: Refusal) -> None:
@@ -228,13 +228,13 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, before = made(), dataset.read_bytes()
-    with refuses(DataError, got="exists"):
+    with refuses(DataError, "exists"):
         write_dataset(dataset, data)
     assert dataset.read_bytes() == before
     path, checked = dataset.with_name("other.h5"), dataset_file.check_data
     data.split("val").features[0, 0] = np.nan
     got = "is not finite"
-    with refuses(DataError, thing="the feature of 'three.jpg'", got=got):
+    with refuses(DataError, "the feature of 'three.jpg'", got):
         write_dataset(path, data)
 
     def check(where: str, data: CaptionData) -> None:
@@ -242,7 +242,7 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(
         path.write_text("theirs")  # another command wrote it meanwhile
 
     monkeypatch.setattr(dataset_file, "check_data", check)
-    with refuses(DataError, function="write_dataset", thing="other.h5", got="exists"):
+    with refuses(DataError, "other.h5", "exists"):
         write_dataset(path, made())
     assert path.read_text() == "theirs"
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["data.h5", "other.h5"]
@@ -253,7 +253,7 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
 ) -> None:
     with h5py.File(dataset, "r+") as file:
         file["train/features"][1, 2] = np.inf
-    with refuses(DataError, thing="'two.jpg'"):
+    with refuses(DataError, "'two.jpg'"):
         open_data(dataset)
     monkeypatch.setattr(dataset_file, "IN_MEMORY", 8)
     monkeypatch.setattr(dataset_file, "STAMPED", 1)  # the first row of each split
@@ -263,18 +263,18 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
         file["train/features"][1, 2] = np.inf
     data = open_data(large)
     data.features("train", np.array([0]))
-    with refuses(DataError, thing="'two.jpg'"):
+    with refuses(DataError, "'two.jpg'"):
         data.minibatch("train", np.array([0, 2]))
     data.split("train").features.file.close()
 
 
 @refusals(
     """
-    images=["a.jpg"] * 2 | got: repeats a picture name
-    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | got: a picture name that is not text
-    text=["..."] * 3 | got: caption without a word
-    features=np.zeros((2, 9), "f4") | thing: features of the splits | got: 9
-    captions=split.captions[:, :-1] | thing: captions of the splits | got: have shapes [(6,), (7,)]
+    images=["a.jpg"] * 2 | repeats a picture name
+    images=["one.jpg", "two\\udce4.jpg"] | a picture name that is not text
+    text=["..."] * 3 | caption without a word
+    features=np.zeros((2, 9), "f4") | features of the splits | 9
+    captions=split.captions[:, :-1] | captions of the splits | have shapes [(6,), (7,)]
     """,
     error=DataError,
 )
@@ -288,8 +288,7 @@ def test_what_does_not_fit_together_is_not_written(refusal: Refusal, tmp_path: P
 
 
 def test_an_unknown_split_is_refused_with_those_there_are() -> None:
-    fields = {"got": "'vall' does not exist", "expected": "one of train, val"}
-    with refuses(DataError, thing="split", cause="did you mean 'val'", **fields):
+    with refuses(DataError, "split 'vall' does not exist, expected one of train, val", "'val'?"):
         made().split("vall")
 
 
@@ -328,10 +327,10 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
 
 @refusals(
     """
-    [True, False, True] | TypeError | got: have dtype bool
-    [-1] | ValueError | got: hold -1..-1 | expected: 0..2
-    [0, 3] | ValueError | got: hold 0..3 | expected: 0..2
-    [-1.5] | TypeError | got: have dtype float64
+    [True, False, True] | TypeError | have dtype bool
+    [-1] | ValueError | hold -1..-1 | 0..2
+    [0, 3] | ValueError | hold 0..3 | 0..2
+    [-1.5] | TypeError | have dtype float64
     """
 )
 @pytest.mark.parametrize("method", ["features", "minibatch", "words"])
@@ -342,20 +341,19 @@ def test_numbers_that_a_split_does_not_have_are_refused(
     """A mask is no list of numbers, and -1 not the last."""
     data = draw_data(3, 4, 8, seed=0)
     data.splits = {"train": dataclasses.replace(data.split("train"), text=text)}
-    fields = {"function": f"CaptionData.{method}"}
-    fields["thing"] = f"split 'train': {'rows' if method == 'features' else 'captions'}"
-    refusal.check(globals() | locals(), f"data.{method}('train', np.array({{}}))", **fields)
+    thing = f"split 'train': {'rows' if method == 'features' else 'captions'}"
+    refusal.check(globals() | locals(), f"data.{method}('train', np.array({{}}))", thing)
     assert len(getattr(data, method)("train", [])) == (2 if method == "minibatch" else 0)
 
 
 @refusals(
     """
-    fit_scaling("standardise", x) | cause: did you mean 'standardize'
-    fit_scaling(x, "standardize") | thing: feature scaling | got: 'ndarray' does not exist | expected: one of standardize
-    fit_scaling("standardize", x[:0]) | function: fit_scaling | thing: features | got: have no row
-    scaling(x[0], None)(x) | function: FeatureScaling | got: have shapes (3,) and None | expected: (3,) for both, or None
-    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | got: have shapes (1,) and (1,) | expected: (3,) for both, or None
-    scaling(x, x[0])(x) | function: FeatureScaling | got: have shapes (2, 3) and (3,) | expected: (3,) for both, or None
+    fit_scaling("standardise", x) | did you mean 'standardize'
+    fit_scaling(x, "standardize") | feature scaling | 'ndarray' does not exist | one of standardize
+    fit_scaling("standardize", x[:0]) | features | have no row
+    scaling(x[0], None)(x) | have shapes (3,) and None | (3,) for both, or None
+    scaling(x[0, :1], x[0, :1])(x) | have shapes (1,) and (1,) | (3,) for both, or None
+    scaling(x, x[0])(x) | have shapes (2, 3) and (3,) | (3,) for both, or None
     """,
     error=ValueError,
 )

@@ -66,28 +66,28 @@ ONLY = {
 
 @refusals(
     """
-    captions=SPLIT.captions.astype("f4") | thing: captions | got: dtype float32 | expected: integers of shape (n > 0
-    captions=SPLIT.captions[:, 0] | thing: captions | got: shape (6,) | expected: (n > 0, T+1 > 2)
-    captions=SPLIT.captions[:, :2] | thing: captions | got: shape (6, 2) | expected: (n > 0, T+1 > 2)
-    captions=np.ones((6, 1003), int) | thing: captions | got: up to 1,001 words | expected: at most 1,000
-    captions=with_number(SPLIT.captions, V) | thing: captions | got: hold 0..30 | expected: 0..29
-    captions=with_number(SPLIT.captions, -1) | thing: captions | got: hold -1.. | expected: 0..29
-    captions=SPLIT.captions.tolist() | thing: captions | got: are a list | expected: array of integers
-    captions=SPLIT.captions[:, ::-1].copy() | thing: caption 0 (1 of 6) | got: does not begin with <START>
-    captions=SPLIT.captions[:0], image_idxs=SPLIT.image_idxs[:0] | thing: captions | got: shape (0, 17) | expected: (n > 0, T+1 > 2)
-    image_idxs=SPLIT.image_idxs.astype("f4") | thing: image_idxs | got: dtype float32 | expected: integers of shape (n,)
-    image_idxs=SPLIT.image_idxs[1:] | thing: image_idxs | got: shape (5,) | expected: (n,) = (6,)
-    image_idxs=SPLIT.image_idxs + 1 | thing: image_idxs | got: hold 1..6 | expected: 0..5
-    image_idxs=SPLIT.image_idxs - 1 | thing: image_idxs | got: hold -1..4 | expected: 0..5
-    features=SPLIT.features.astype(int) | thing: features | got: dtype int64 | expected: floats of shape (r > 0, D > 0)
-    features=SPLIT.features[:, 0] | thing: features | got: shape (6,) | expected: or (r > 0, P > 0, D > 0)
-    features=SPLIT.features[:, :0] | thing: features | got: shape (6, 0) | expected: (r > 0, D > 0)
-    features=with_number(SPLIT.features, np.nan) | thing: the feature of 'picture1' | got: is not finite
-    features=with_number(SPLIT.features.astype("f8"), 1e300) | thing: the feature of 'picture1' | got: is not finite
-    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | thing: the feature of 'picture1' (1 of 1) | got: is not finite
-    views=2 | thing: features | got: shape (6, 3) | expected: 2 views for each of 6 pictures
-    images=[*SPLIT.images, "more"] | got: 6 | expected: each
-    text=["a dog"] * 5 | got: 5 texts for 6 captions | expected: a text per caption
+    captions=SPLIT.captions.astype("f4") | captions | dtype float32 | integers of shape (n > 0
+    captions=SPLIT.captions[:, 0] | captions | shape (6,) | (n > 0, T+1 > 2)
+    captions=SPLIT.captions[:, :2] | captions | shape (6, 2) | (n > 0, T+1 > 2)
+    captions=np.ones((6, 1003), int) | captions | up to 1,001 words | at most 1,000
+    captions=with_number(SPLIT.captions, V) | captions | hold 0..30 | 0..29
+    captions=with_number(SPLIT.captions, -1) | captions | hold -1.. | 0..29
+    captions=SPLIT.captions.tolist() | captions | are a list | array of integers
+    captions=SPLIT.captions[:, ::-1].copy() | caption 0 (1 of 6) | does not begin with <START>
+    captions=SPLIT.captions[:0], image_idxs=SPLIT.image_idxs[:0] | captions | shape (0, 17) | (n > 0, T+1 > 2)
+    image_idxs=SPLIT.image_idxs.astype("f4") | image_idxs | dtype float32 | integers of shape (n,)
+    image_idxs=SPLIT.image_idxs[1:] | image_idxs | shape (5,) | (n,) = (6,)
+    image_idxs=SPLIT.image_idxs + 1 | image_idxs | hold 1..6 | 0..5
+    image_idxs=SPLIT.image_idxs - 1 | image_idxs | hold -1..4 | 0..5
+    features=SPLIT.features.astype(int) | features | dtype int64 | floats of shape (r > 0, D > 0)
+    features=SPLIT.features[:, 0] | features | shape (6,) | or (r > 0, P > 0, D > 0)
+    features=SPLIT.features[:, :0] | features | shape (6, 0) | (r > 0, D > 0)
+    features=with_number(SPLIT.features, np.nan) | the feature of 'picture1' | is not finite
+    features=with_number(SPLIT.features.astype("f8"), 1e300) | the feature of 'picture1' | is not finite
+    features=np.concatenate([SPLIT.features, with_number(SPLIT.features, np.nan)]), views=2 | the feature of 'picture1' (1 of 1) | is not finite
+    views=2 | features | shape (6, 3) | 2 views for each of 6 pictures
+    images=[*SPLIT.images, "more"] | 6 | each
+    text=["a dog"] * 5 | 5 texts for 6 captions | a text per caption
     """,
     error=DataError,
 )

@@ -113,7 +113,7 @@ def test_a_table_may_be_packed_or_transposed_and_damage_is_found_before_it_is_us
     content = bytearray((tmp_path / "f.npz").read_bytes())
     content[400] ^= 1
     (tmp_path / "f.npz").write_bytes(content)
-    with refuses(DataError, cause="Bad CRC-32"):
+    with refuses(DataError, "Bad CRC-32"):
         read_npz(tmp_path / "f.npz", ["features"])
 
 

@@ -100,7 +100,7 @@ def test_a_banned_word_is_read_as_captions_are_and_a_run_by_another_tokeniser_re
         failing(["caption", "run", "-n", 1, "--ban", banned], message, status=2)
     config = json.loads(Path("run/config.json").read_text())
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "ascii"}))
-    with refuses(DataError, thing="config.json: tokeniser", got="'ascii' does not exist"):
+    with refuses(DataError, "config.json: tokeniser", "'ascii' does not exist"):
         open_run("run")
 
 

@@ -242,7 +242,7 @@ def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> No
     class Wrong(Turning):
         rowwise = True
 
-    with refuses(ValueError, thing="Wrong.choose", got="names parents"):
+    with refuses(ValueError, "Wrong.choose", "names parents"):
         make("cupy", 0.0).sample(features(), policy=Wrong(max_length=3))
 
 
@@ -252,7 +252,7 @@ def test_emulated_model_whose_weights_are_not_finite_says_nothing_and_reads_noth
 ) -> None:
     model = make("cupy", 0.0)
     model.params["b_vocab"][3] = np.nan
-    with device.counting() as counts, refuses(TrainingError, thing="scores of the first word"):
+    with device.counting() as counts, refuses(TrainingError, "scores of the first word"):
         model.decode(features(), policy)
     assert counts.reads == []
 

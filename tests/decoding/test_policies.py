@@ -236,18 +236,17 @@ class Unchecked(Policy):
 
 @refusals(
     """
-    Policy(max_length=5, least_length=6) | thing: least_length | got: is 6 | expected: a whole number in 0..5 | cause: it cannot exceed the maximum
-    Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | thing: forbid | got: leaves 0 of 14 words besides END | expected: at least 1 with `least_length`
-    Policy(forbid=SILENT, no_repeat_trigram=True) | thing: forbid | got: leaves 11 of 14 words besides END | expected: at least 16 with `no_repeat_trigram`
-    Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | thing: forbid | got: leaves 3 of 14 words besides END | expected: at least 4 with `no_stutter`
-    Sampling(forbid=[V]) | thing: forbid | got: holds 1 ids
-    Unchecked(no_stutter="no") | thing: no_stutter | got: is 'no'
-    Sampling(), max_length=5 | thing: max_length or forbid | got: is given with a policy
-    Sampling(), forbid=SILENT | thing: max_length or forbid | got: is given with a policy
-    Beam(5, n_best=3) | thing: policy | got: n_best 3 | cause: decode
+    Policy(max_length=5, least_length=6) | least_length | is 6 | a whole number in 0..5 | it cannot exceed the maximum
+    Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | forbid | leaves 0 of 14 words besides END | at least 1 with `least_length`
+    Policy(forbid=SILENT, no_repeat_trigram=True) | forbid | leaves 11 of 14 words besides END | at least 16 with `no_repeat_trigram`
+    Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | forbid | leaves 3 of 14 words besides END | at least 4 with `no_stutter`
+    Sampling(forbid=[V]) | forbid | holds 1 ids
+    Unchecked(no_stutter="no") | no_stutter | is 'no'
+    Sampling(), max_length=5 | max_length or forbid | is given with a policy
+    Sampling(), forbid=SILENT | max_length or forbid | is given with a policy
+    Beam(5, n_best=3) | policy | n_best 3 | decode
     """,
     error=ValueError,
-    function="CaptioningRNN.sample",
 )
 def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: CaptioningRNN) -> None:
     refusal.check({**globals(), "model": model}, "model.sample(pictures(2), policy={})")
@@ -255,27 +254,27 @@ def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: Cap
 
 @refusals(
     """
-    Sampling(temperature=0.0) | thing: temperature | got: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words, decode greedily
-    Sampling(temperature=np.nan) | thing: temperature | got: is nan | expected: a finite number of at least
-    Sampling(temperature=np.inf) | thing: temperature | got: is inf | expected: a finite number of at least
-    Sampling(top_k=0) | thing: top_k | got: is 0 | expected: a whole number of at least 1
-    Sampling(top_p=0.0) | thing: top_p | got: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
-    Sampling(top_p=1.5) | thing: top_p | got: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
-    Sampling(seed=-1) | thing: seed | got: is -1 | expected: a whole number in 0..2**63-1
-    Policy(least_length=-1) | thing: least_length | got: is -1 | expected: a whole number of at least 0
-    Beam(no_stutter="no") | thing: no_stutter | got: is 'no' | expected: True or False
-    Beam(n_best=6) | thing: n_best | got: is 6 | expected: a whole number in 1..5 | cause: at most `width` captions
-    Beam(groups=2) | thing: groups | got: is 2 | expected: a divisor of `width`, 5
-    Beam(width=0) | thing: width | got: is 0 | expected: a whole number of at least 1
-    Beam(length_penalty=-0.1) | thing: length_penalty | got: is -0.1 | expected: a number in 0..10
-    Beam(length_penalty=np.nan) | thing: length_penalty | got: is nan | expected: a number in 0..10
-    Beam(diversity=np.inf) | thing: diversity | got: is inf | expected: a number in 0..1000
-    Beam(4, diversity=1.0) | thing: diversity | got: requires `groups` | cause: groups differ
+    Sampling(temperature=0.0) | temperature | is 0.0 | a finite number of at least 0.001 | for the likeliest words, decode greedily
+    Sampling(temperature=np.nan) | temperature | is nan | a finite number of at least
+    Sampling(temperature=np.inf) | temperature | is inf | a finite number of at least
+    Sampling(top_k=0) | top_k | is 0 | a whole number of at least 1
+    Sampling(top_p=0.0) | top_p | is 0.0 | a number in 0.000001..1 | it is a probability
+    Sampling(top_p=1.5) | top_p | is 1.5 | a number in 0.000001..1 | it is a probability
+    Sampling(seed=-1) | seed | is -1 | a whole number in 0..2**63-1
+    Policy(least_length=-1) | least_length | is -1 | a whole number of at least 0
+    Beam(no_stutter="no") | no_stutter | is 'no' | True or False
+    Beam(n_best=6) | n_best | is 6 | a whole number in 1..5 | at most `width` captions
+    Beam(groups=2) | groups | is 2 | a divisor of `width`, 5
+    Beam(width=0) | width | is 0 | a whole number of at least 1
+    Beam(length_penalty=-0.1) | length_penalty | is -0.1 | a number in 0..10
+    Beam(length_penalty=np.nan) | length_penalty | is nan | a number in 0..10
+    Beam(diversity=np.inf) | diversity | is inf | a number in 0..1000
+    Beam(4, diversity=1.0) | diversity | requires `groups` | groups differ
     """,
     error=OptionError,
 )
 def test_a_policy_that_makes_no_sense_is_refused(refusal: Refusal) -> None:
-    refusal.check(globals(), function=refusal.statement.partition("(")[0])
+    refusal.check(globals())
 
 
 def wrong(**methods: Any) -> Policy:
@@ -290,21 +289,20 @@ def wrong_choice(choose: Any) -> Policy:
 
 @refusals(
     """
-    wrong_choice(lambda n: np.zeros(n, int)) | TypeError | thing: Wrong.choose | got: returned a ndarray | expected: a Choice
-    wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | thing: Wrong.choose | got: have dtype float64 | expected: integers
-    wrong_choice(lambda n: Choice([0] * n)) | TypeError | thing: Wrong.choose | got: is a list | expected: an array
-    wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | thing: Wrong.choose | got: hold 14..14 | expected: 0..13
-    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | thing: Wrong.choose | got: hold -1..-1
-    wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | thing: Wrong.choose | got: have shape (1,) | expected: (n,) = (3,)
-    wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | thing: Wrong.choose | got: hold 3..3 | expected: 0..2
-    wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | got: has dtype int64
-    wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | thing: Wrong.finished | got: (2,) | expected: (slots,) = (3,)
-    wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | thing: Wrong.select | got: (1, 1) | expected: N = 3
-    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | thing: Wrong.select | got: (3,) | expected: (N, n)
-    wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | thing: Wrong.select | got: -1..1 | expected: 0..2
-    wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | thing: Wrong.select | got: have dtype bool
-    """,
-    function="decode",
+    wrong_choice(lambda n: np.zeros(n, int)) | TypeError | Wrong.choose | returned a ndarray | a Choice
+    wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | Wrong.choose | have dtype float64 | integers
+    wrong_choice(lambda n: Choice([0] * n)) | TypeError | Wrong.choose | is a list | an array
+    wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | Wrong.choose | hold 14..14 | 0..13
+    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | Wrong.choose | hold -1..-1
+    wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | Wrong.choose | have shape (1,) | (n,) = (3,)
+    wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | Wrong.choose | hold 3..3 | 0..2
+    wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | Wrong.finished | has dtype int64
+    wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | Wrong.finished | (2,) | (slots,) = (3,)
+    wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | Wrong.select | (1, 1) | N = 3
+    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | Wrong.select | (3,) | (N, n)
+    wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | Wrong.select | -1..1 | 0..2
+    wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | Wrong.select | have dtype bool
+    """
 )
 def test_what_a_policy_returns_is_checked(refusal: Refusal, model: CaptioningRNN) -> None:
     refusal.check({**globals(), "model": model}, "model.decode(pictures(3), {})")
@@ -321,22 +319,19 @@ def test_a_model_whose_weights_are_not_finite_says_nothing(
     cause = "is a parameter of the model NaN"
     for value in (np.nan, np.inf):
         model.params["b_vocab"][3] = value
-        with refuses(
-            TrainingError, function="decode", thing="scores of the first word", cause=cause
-        ):
+        with refuses(TrainingError, "scores of the first word", cause):
             model.decode(pictures(2), policy)
 
 
 @refusals(
     """
-    [1, 2] | got: has shape (2,) and dtype int64
-    [0, 1, -1] | got: has shape (3,)
-    [0.5, 1.5, 2.5] | got: dtype float64
+    [1, 2] | has shape (2,) and dtype int64
+    [0, 1, -1] | has shape (3,)
+    [0.5, 1.5, 2.5] | dtype float64
     """,
+    "numbers",
+    "one for each picture, (3,)",
     error=ValueError,
-    function="CaptioningRNN.decode",
-    thing="numbers",
-    expected="one for each picture, (3,)",
 )
 def test_numbers_are_one_a_picture(refusal: Refusal, model: CaptioningRNN) -> None:
     names = {**globals(), "model": model}

@@ -111,14 +111,14 @@ def test_ranks_draw_the_same_captions_with_replacement_and_need_a_seed() -> None
     alone = trained(SINGLE, replacement=True)
     for rank in together(3, lambda group: trained(group, replacement=True)):
         np.testing.assert_allclose(rank.loss_history, alone.loss_history, rtol=1e-3)
-    with refuses(OptionError, thing="`seed`", got="is None for 3 ranks", expected="a whole number"):
+    with refuses(OptionError, "`seed`", "is None for 3 ranks", "a whole number"):
         together(3, lambda group: solver(group, seed=None))
 
 
 @pytest.mark.parametrize("array", [np.ones((2000, 4))[:, :2], np.ones((40, 50)).T])
 def test_a_sum_wants_a_contiguous_array(array: np.ndarray) -> None:
     group = object.__new__(MPIGroup)  # what it wants of MPI comes after the check
-    with refuses(ValueError, function="all_reduce", thing="the array", got="is not contiguous"):
+    with refuses(ValueError, "the array", "is not contiguous"):
         group.all_reduce(array)
 
 
@@ -245,9 +245,7 @@ def test_a_rank_whose_parameters_differ_is_named() -> None:
             made.model.params.flat[7] += np.float32(1e-6)
         made.train()
 
-    with refuses(
-        TrainingError, thing="after epoch 1 rank 1", got="has other parameters than rank 0"
-    ):
+    with refuses(TrainingError, "after epoch 1 rank 1", "has other parameters than rank 0"):
         together(3, work)
 
 
@@ -260,7 +258,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
             return loss + np.float32("inf") if group.rank == 1 and batch.step == 3 else loss, grads
 
         made = solver(group, objective=objective)
-        with refuses(TrainingError, function="CaptioningSolver", got="iteration 4 has loss inf"):
+        with refuses(TrainingError, "iteration 4 has loss inf"):
             made.train()
         ended.append(group.rank)
 
@@ -269,7 +267,7 @@ def test_a_step_that_is_not_finite_on_one_rank_ends_all() -> None:
 
 
 def test_more_ranks_than_captions_in_a_batch_are_refused() -> None:
-    with refuses(OptionError, thing="`batch_size`", got="is 17 for 18 ranks"):
+    with refuses(OptionError, "`batch_size`", "is 17 for 18 ranks"):
         solver(Rank(None, 0, 18))  # type: ignore[arg-type]  # never meets the others
 
 
@@ -295,7 +293,7 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
     assert total == pytest.approx(float(loss), rel=1e-12)
     np.testing.assert_allclose(sums, to_numpy(grads.flat), rtol=0, atol=1e-13)
     for bad in (np.array([0, 6]), np.array([1, 1])):
-        with refuses(ValueError, expected="distinct numbers of 6 captions"):
+        with refuses(ValueError, "distinct numbers of 6 captions"):
             model.loss(features[:2], captions, shard=bad)
 
 
@@ -326,9 +324,9 @@ def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_d
     monkeypatch.setattr(launcher.importlib.util, "find_spec", lambda name: None)
     with refuses(
         GroupError,
-        thing="a launcher",
-        got="started 2 processes, and mpi4py is not installed",
-        cause="pip install 'mpi4py>=4.1' 'mpich>=4.3'",
+        "a launcher",
+        "started 2 processes, and mpi4py is not installed",
+        "pip install 'mpi4py>=4.1' 'mpich>=4.3'",
     ):
         launcher.init()
     monkeypatch.undo()
@@ -348,9 +346,9 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any) -> None:
     with work(group=group):
         with refuses(
             BackendError,
-            thing="rank 1",
-            got="is number 1 on its machine and needs GPU 1:",
-            cause="start as many ranks",
+            "rank 1",
+            "is number 1 on its machine and needs GPU 1:",
+            "start as many ranks",
         ):
             shared.choose_backend("cupy")
         group.local_rank = 0

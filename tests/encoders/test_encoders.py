@@ -224,14 +224,13 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
 
 @refusals(
     """
-    np.zeros((9, 9, 3)) | TypeError | got: has dtype float64
-    np.zeros((9, 9), np.uint8) | ValueError | got: has shape (9, 9)
-    np.zeros((9, 9, 4), np.uint8) | ValueError | got: has shape (9, 9, 4)
-    np.zeros((0, 9, 3), np.uint8) | ValueError | got: has shape (0, 9, 3)
-    "a.png" | TypeError | got: is a str
+    np.zeros((9, 9, 3)) | TypeError | has dtype float64
+    np.zeros((9, 9), np.uint8) | ValueError | has shape (9, 9)
+    np.zeros((9, 9, 4), np.uint8) | ValueError | has shape (9, 9, 4)
+    np.zeros((0, 9, 3), np.uint8) | ValueError | has shape (0, 9, 3)
+    "a.png" | TypeError | is a str
     """,
-    function="letterbox",
-    thing="picture",
+    "picture",
 )
 def test_what_is_no_picture_is_refused(refusal: Refusal) -> None:
     refusal.check(globals(), "ENCODER.encode([{}])")
@@ -244,15 +243,14 @@ def test_encoders_are_found_by_name() -> None:
 
 @refusals(
     """
-    histograms | thing: encoder | cause: did you mean 'histogram'
-    histogram: | thing: encoder | got: 'histogram:' does not exist
-    histogram:cells=3 | thing: option | got: 'cells' does not exist
-    histogram:grid=4 | got: has only 3 x 3 regions | expected: at least 4 x 4
-    histogram:grid=0 | got: has grid=0 | expected: regions along a side
-    histogram:grid=two | got: has grid=two
+    histograms | encoder | did you mean 'histogram'
+    histogram: | encoder | 'histogram:' does not exist
+    histogram:cells=3 | option | 'cells' does not exist
+    histogram:grid=4 | has only 3 x 3 regions | at least 4 x 4
+    histogram:grid=0 | has grid=0 | regions along a side
+    histogram:grid=two | has grid=two
     """,
     error=DataError,
-    function="find_encoder",
 )
 def test_names_of_no_encoder_are_refused(refusal: Refusal) -> None:
     refusal.check(globals(), "find_encoder({!r})")
@@ -274,5 +272,5 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     name: str, command: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refuses(DataError, thing=name, got=missing, cause=f"{command} installs"):
+    with refuses(DataError, name, missing, f"{command} installs"):
         find_encoder(name)

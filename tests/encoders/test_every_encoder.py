@@ -57,5 +57,5 @@ def test_features_are_the_pictures_to_the_bit_and_what_is_no_picture_is_refused(
         alone = [encoder.encode([picture])[0] for picture in (first, last)]
         np.testing.assert_array_equal(encoder.encode(given)[[0, -1]], alone)
         assert encoder.encode([]).shape == (0, *encoder.shape)
-        with refuses(TypeError, thing="picture", expected="uint8"):
+        with refuses(TypeError, "picture", "uint8"):
             encoder.encode([np.zeros((9, 9, 3))])

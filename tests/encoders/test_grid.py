@@ -75,7 +75,7 @@ def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path)
     scaled = np.asarray(Image.fromarray(PHOTO).resize((8, 6), Image.Resampling.BICUBIC)) / 255
     wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
     np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
-    with refuses(DataError, got="has only 6 x 8 regions", cause="a grid of at most 6"):
+    with refuses(DataError, "has only 6 x 8 regions", "a grid of at most 6"):
         find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
 
 

@@ -49,7 +49,7 @@ def test_lite2_gives_the_features_that_were_given(real_data: Path) -> None:
 @needs_weights
 def test_lite2_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xpcap.encoders.efficientnet.SHA256", "0" * 64)
-    with refuses(DataError, got="has SHA-256 9656183e", expected="0000"):
+    with refuses(DataError, "has SHA-256 9656183e", "0000"):
         find_encoder("efficientnet-lite2")
 
 
@@ -115,7 +115,7 @@ def test_an_exported_model_is_found_again_by_name_and_only_as_it_was(
         named = f"onnx:model.onnx:mean=0.5:std=0.5:sha256={digest[:digits]}"
         assert find_encoder(named).name == encoder.name
     Path("model.onnx").write_bytes(model(["N", 3, 5, 5]))
-    with refuses(DataError, cause="replaced since the features were made"):
+    with refuses(DataError, "replaced since the features were made"):
         find_encoder(encoder.name)
 
 
@@ -125,32 +125,31 @@ SCALED, FIXED, ANY = ":mean=0:std=1", model(["N", 3, 4, 4]), model(["N", 3, "H",
 @needs_runtime
 @refusals(
     """
-    None, SCALED | got: does not exist
-    b"hello", SCALED | got: cannot be opened by ONNX Runtime
-    FIXED[:-9], SCALED | got: cannot be opened by ONNX Runtime
-    FIXED, "" | got: does not state how to scale its input
-    ANY, SCALED | cause: add :size=224
-    FIXED, ":size=5" + SCALED | got: pictures of 4 x 4 | expected: the size 5
-    ANY, ":size=big" + SCALED | thing: size | got: is 'big' | expected: 1 to 4,096
-    ANY, ":size=1000000" + SCALED | thing: size | got: is '1000000'
-    FIXED, ":mean=0,1:std=1" | thing: mean | got: is '0,1' | expected: a number, or
-    FIXED, ":mean=0:std=0" | thing: std | got: is 0
-    FIXED, ":mean=nan:std=1" | thing: mean | got: is 'nan'
-    FIXED, ":mean=0:std=1e-300" | thing: std | got: is 1e-300 | expected: float32
-    FIXED, ":mean=1e300:std=1" | thing: mean | got: is '1e300'
-    FIXED, SCALED + ":sha256=abc" | got: 'abc' | expected: its first 4 digits
-    FIXED, SCALED + ":sha256=" + 64 * "0" | got: has weights whose SHA-256 starts
-    FIXED, ":mean=0:mean=1:std=1" | got: gives mean twice
-    FIXED, ":means=0:std=1" | thing: option | cause: did you mean 'mean'
-    model(["N", 1, 4, 4], pooled=False), SCALED | expected: (N, 3, height, width)
-    model([8, 3, 4, 4]), SCALED | expected: one float input
-    model(["N", 3, 4, 4], pooled=False), SCALED | expected: pooled features
-    FIXED, ":grid=2" + SCALED | expected: a map | cause: choose one with :output
-    FIXED, ":output=logits" + SCALED | thing: output | got: 'logits' does not exist
+    None, SCALED | does not exist
+    b"hello", SCALED | cannot be opened by ONNX Runtime
+    FIXED[:-9], SCALED | cannot be opened by ONNX Runtime
+    FIXED, "" | does not state how to scale its input
+    ANY, SCALED | add :size=224
+    FIXED, ":size=5" + SCALED | pictures of 4 x 4 | the size 5
+    ANY, ":size=big" + SCALED | size | is 'big' | 1 to 4,096
+    ANY, ":size=1000000" + SCALED | size | is '1000000'
+    FIXED, ":mean=0,1:std=1" | mean | is '0,1' | a number, or
+    FIXED, ":mean=0:std=0" | std | is 0
+    FIXED, ":mean=nan:std=1" | mean | is 'nan'
+    FIXED, ":mean=0:std=1e-300" | std | is 1e-300 | float32
+    FIXED, ":mean=1e300:std=1" | mean | is '1e300'
+    FIXED, SCALED + ":sha256=abc" | 'abc' | its first 4 digits
+    FIXED, SCALED + ":sha256=" + 64 * "0" | has weights whose SHA-256 starts
+    FIXED, ":mean=0:mean=1:std=1" | gives mean twice
+    FIXED, ":means=0:std=1" | option | did you mean 'mean'
+    model(["N", 1, 4, 4], pooled=False), SCALED | (N, 3, height, width)
+    model([8, 3, 4, 4]), SCALED | one float input
+    model(["N", 3, 4, 4], pooled=False), SCALED | pooled features
+    FIXED, ":grid=2" + SCALED | a map | choose one with :output
+    FIXED, ":output=logits" + SCALED | output | 'logits' does not exist
     """,
+    "m.onnx",
     error=DataError,
-    function="find_encoder",
-    thing="m.onnx",
 )
 def test_models_that_do_not_fit_are_refused_by_name(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,9 +188,9 @@ def test_timm_models_see_pictures_as_they_were_trained_to(monkeypatch: pytest.Mo
 @needs_timm
 @refusals(
     """
-    timm:resnet18x | cause: did you mean 'resnet18
-    timm:hf-hub:somebody/model | got: does not exist
-    timm:local-dir:/tmp | got: does not exist
+    timm:resnet18x | did you mean 'resnet18
+    timm:hf-hub:somebody/model | does not exist
+    timm:local-dir:/tmp | does not exist
     """,
     error=DataError,
 )

@@ -100,9 +100,9 @@ def test_a_name_finds_the_same_weights_again_and_no_others(model: Model) -> None
     assert (encoder.shape, whole.shape) == ((4, 3), (1, 3))
     np.testing.assert_allclose(encoder.encode([PICTURE])[0].mean(axis=0), whole[0], rtol=1e-6)
     model.weights = model.weights + 1
-    with refuses(DataError, cause="replaced since the features were made"):
+    with refuses(DataError, "replaced since the features were made"):
         find_encoder(encoder.name)
-    with refuses(DataError, thing="model of timm", cause="did you mean 'net'"):
+    with refuses(DataError, "model of timm", "did you mean 'net'"):
         find_encoder("timm:nett")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from refusals import Refusal, refusals, refuses
 
 from xpcap.encoders import download, image_from_url, read_url
-from xpcap.errors import DataError, NetworkError, sentence
+from xpcap.errors import DataError, NetworkError
 
 asked: list[tuple[str, str]] = []  # host and path of each request that reached the server
 PICTURE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
@@ -104,12 +104,12 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     asked.clear()
 
 
-def refused(address: str, capsys: pytest.CaptureFixture[str], **fields: Any) -> DataError:
+def refused(address: str, capsys: pytest.CaptureFixture[str], *texts: str) -> DataError:
     """The error about an address, which image_from_url prints in one line, for its None."""
-    with refuses(DataError, function="read_url", thing=address, **fields) as caught:
+    with refuses(DataError, address, *texts) as caught:
         read_url(address)
     assert image_from_url(address) is None
-    line = sentence("image_from_url", *caught.value.args[1:])
+    line = f"image_from_url: {caught.value}"
     assert capsys.readouterr() == (f"{line}\n", "")
     assert "\n" not in line
     return caught.value
@@ -129,18 +129,18 @@ def test_a_picture_comes_as_an_array_from_any_server_and_through_redirects(
 
 @refusals(
     """
-    /nothing | DataError | got: gives HTTP Error 404: Not Found
-    /busy | NetworkError | got: gives HTTP Error 503
-    /text | DataError | got: cannot be read as a picture | cause: it is an HTML page
-    /long | DataError | got: has more than 100,000 bytes
-    /endless | DataError | got: has more than 100,000 bytes
-    /short | NetworkError | got: IncompleteRead | got: 1 more expected
-    /to//nothing | DataError | got: leads to | got: /nothing, which gives HTTP Error 404
-    /to//busy | NetworkError | got: leads to | got: /busy, which gives HTTP Error 503
-    /round | DataError | got: infinite loop
-    /hop/ | DataError | got: infinite loop
-    /to/ftp://127.0.0.1/x.png | DataError | got: 302: Found, to ftp://127.0.0.1/x.png
-    /to/data:image/png;base64,AAAA | DataError | got: 302 | got: not allowed
+    /nothing | DataError | gives HTTP Error 404: Not Found
+    /busy | NetworkError | gives HTTP Error 503
+    /text | DataError | cannot be read as a picture | it is an HTML page
+    /long | DataError | has more than 100,000 bytes
+    /endless | DataError | has more than 100,000 bytes
+    /short | NetworkError | IncompleteRead | 1 more expected
+    /to//nothing | DataError | leads to | /nothing, which gives HTTP Error 404
+    /to//busy | NetworkError | leads to | /busy, which gives HTTP Error 503
+    /round | DataError | infinite loop
+    /hop/ | DataError | infinite loop
+    /to/ftp://127.0.0.1/x.png | DataError | 302: Found, to ftp://127.0.0.1/x.png
+    /to/data:image/png;base64,AAAA | DataError | 302 | not allowed
     """
 )
 def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
@@ -150,28 +150,28 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 100_000)
-    error = refused(server + refusal.statement, capsys, **refusal.fields)
+    error = refused(server + refusal.statement, capsys, *refusal.texts)
     assert type(error) is refusal.error
 
 
 @refusals(
     """
-    ftp://127.0.0.1/x.png | got: is not a URL
-    data:image/png;base64,AAAA | got: is not a URL
-    no url | got: is not a URL
-    http:///x.png | got: is not a URL
-    http://127.0.0.1:0/ | got: is not a URL
-    http://[ | got: Invalid IPv6 URL
-    http://a..b/ | got: label empty
-    http://a b/ | got: can't contain control characters
-    http://127.0.0.1:99999/ | got: Port out of range 0-65535
+    ftp://127.0.0.1/x.png | is not a URL
+    data:image/png;base64,AAAA | is not a URL
+    no url | is not a URL
+    http:///x.png | is not a URL
+    http://127.0.0.1:0/ | is not a URL
+    http://[ | Invalid IPv6 URL
+    http://a..b/ | label empty
+    http://a b/ | can't contain control characters
+    http://127.0.0.1:99999/ | Port out of range 0-65535
     """,
     error=DataError,
 )
 def test_what_is_no_url_of_http_is_refused(
     refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert type(refused(refusal.statement, capsys, **refusal.fields)) is refusal.error
+    assert type(refused(refusal.statement, capsys, *refusal.texts)) is refusal.error
 
 
 @pytest.mark.parametrize("through", ["", "/to/"])
@@ -197,7 +197,7 @@ def test_proxies_of_the_environment_are_asked(
     np.testing.assert_array_equal(read_url("http://bücher.example/good"), PICTURE)
     address = "http://xn--bcher-kva.example/good"
     assert asked == [("xn--bcher-kva.example", address)]
-    refused("https://pictures.example/x", capsys, got="Tunnel connection failed: 403")
+    refused("https://pictures.example/x", capsys, "Tunnel connection failed: 403")
     assert ("CONNECT", "pictures.example:443") in asked
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     read_url(f"{server}/good")
@@ -210,14 +210,14 @@ def test_a_server_that_cannot_be_reached_is_named(
     with socket.socket() as bound:  # so that nobody else can listen there
         bound.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/x.png"
-        assert isinstance(refused(address, capsys, got="refused"), NetworkError)
-    refused(f"https{server.removeprefix('http')}/good", capsys, got="SSL")
+        assert isinstance(refused(address, capsys, "refused"), NetworkError)
+    refused(f"https{server.removeprefix('http')}/good", capsys, "SSL")
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.png"
-        with refuses(NetworkError, thing=address, got="timed out after 0.01 seconds"):
+        with refuses(NetworkError, address, "timed out after 0.01 seconds"):
             read_url(address, timeout=0.01)
 
 
@@ -227,5 +227,5 @@ def test_a_picture_whose_bytes_take_too_long_together_is_given_up(
     """By a clock that is an hour on at each look; no wait for a byte is long."""
     hours = SimpleNamespace(monotonic=itertools.count(step=3600).__next__)
     monkeypatch.setattr(download, "time", hours)
-    with refuses(NetworkError, thing=f"{server}/endless", got="timed out after 600 seconds"):
+    with refuses(NetworkError, f"{server}/endless", "timed out after 600 seconds"):
         read_url(f"{server}/endless", timeout=600)

@@ -368,13 +368,13 @@ def test_an_encoders_file_may_lie_in_the_folder_of_the_run(
     run = make_run(shape=(6,), encoder=find_encoder("onnx:net.onnx").name)
     moved.parent.mkdir()
     net.rename(moved)
-    assert run.encoder("test").name == run.source.encoder.replace("net.onnx", "run/net.onnx")
+    assert run.encoder().name == run.source.encoder.replace("net.onnx", "run/net.onnx")
     moved.write_bytes(network(True, ["N", 3, 17, 17]))
-    with refuses(DataError, got="has weights whose SHA-256"):
-        run.encoder("test")
+    with refuses(DataError, "has weights whose SHA-256"):
+        run.encoder()
     moved.unlink()
-    with refuses(DataError, thing=str(tmp_path / net), got="is gone", cause="folder of the run"):
-        run.encoder("test")
+    with refuses(DataError, str(tmp_path / net), "is gone", "folder of the run"):
+        run.encoder()
 
 
 OPSET_20 = """<ir_version: 9, opset_import: ["" : 20]>
@@ -406,19 +406,19 @@ class Odd(MinimalGated):
 
 @refusals(
     """
-    a.cumsum(axis=1) | got: its step needs cumsum
-    np.add.accumulate(a) | got: its step needs add.accumulate
-    np.linalg.norm(a) | got: its step needs norm
-    a if a.any() else -a | got: its step needs any
-    a if a[0, 0] > 0 else -a | got: its step needs a choice or a loop that depends on numbers
-    a / len(a) | got: its step needs the number of rows as a number
-    a + np.zeros(a.shape, a.dtype) | got: its step needs the number of rows as a number
-    np.asarray(a) | got: its step needs a choice or a loop that depends on numbers
+    a.cumsum(axis=1) | its step needs cumsum
+    np.add.accumulate(a) | its step needs add.accumulate
+    np.linalg.norm(a) | its step needs norm
+    a if a.any() else -a | its step needs any
+    a if a[0, 0] > 0 else -a | its step needs a choice or a loop that depends on numbers
+    a / len(a) | its step needs the number of rows as a number
+    a + np.zeros(a.shape, a.dtype) | its step needs the number of rows as a number
+    np.asarray(a) | its step needs a choice or a loop that depends on numbers
     """,
+    "cell 'odd'",
+    "has no ONNX form",
+    "arithmetic and argmax, clip, concatenate",
     error=OptionError,
-    thing="cell 'odd'",
-    got="has no ONNX form",
-    expected="arithmetic and argmax, clip, concatenate",
 )
 def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked_for(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -427,7 +427,7 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(CELLS, "odd", Odd(eval(f"lambda a: {refusal.statement}")))
     for export in (export_onnx, export_web):
-        with refuses(refusal.error, function=export.__name__, **refusal.fields):
+        with refuses(refusal.error, *refusal.texts):
             export(make_run("odd"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -435,7 +435,7 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
 def test_what_is_not_asked_for_well_or_cannot_be_written_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with refuses(OptionError, function="export_onnx", thing="`with_encoder`", got="is 'no'"):
+    with refuses(OptionError, "`with_encoder`", "is 'no'"):
         export_onnx(make_run(), tmp_path / "out", with_encoder="no")  # type: ignore[arg-type]
 
     def full(*_: object) -> None:

@@ -104,7 +104,7 @@ def test_a_table_stored_as_float16_is_cast_whole_once_and_its_rows_alone() -> No
 
 
 def test_a_number_that_float16_cannot_hold_is_refused_with_its_matrix() -> None:
-    with refuses(DataError, thing="the matrix table", got="beyond ±65,504", cause="`weights`"):
+    with refuses(DataError, "the matrix table", "beyond ±65,504", "`weights`"):
         weight(Graph(), "table", W * 1e6, half=True)
 
 

@@ -74,11 +74,11 @@ def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is
 
     new = new_folder if folder else new_path
     with (
-        refuses(DataError, function="caption", thing=str(path), got="is not overwritten"),
-        new("caption", path) as late,
+        refuses(DataError, str(path), "is not overwritten"),
+        new(path) as late,
     ):
         make(late, "late")
-        with new("caption", path) as early:
+        with new(path) as early:
             make(early, "early")
     assert (path / "text" if folder else path).read_text() == "early"
     assert list(tmp_path.iterdir()) == [path]
@@ -88,9 +88,9 @@ def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is
 def test_a_new_file_is_text_or_bytes_and_replaces_nothing(
     content: str | bytes, tmp_path: Path
 ) -> None:
-    write_new("score", tmp_path / "new", content)
-    with refuses(DataError, function="score", got="is not overwritten"):
-        write_new("score", tmp_path / "new", "other")
+    write_new(tmp_path / "new", content)
+    with refuses(DataError, "is not overwritten"):
+        write_new(tmp_path / "new", "other")
     wanted = content if isinstance(content, bytes) else content.encode()
     assert (tmp_path / "new").read_bytes() == wanted
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]
@@ -108,8 +108,8 @@ def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path
         "old.csv/a.csv": "old.csv, which is not a folder",
     }.items():
         with (
-            refuses(OptionError, function="score", thing=str(tmp_path / name), got=got),
-            new_path("score", tmp_path / name, ".csv", OptionError),
+            refuses(OptionError, str(tmp_path / name), got),
+            new_path(tmp_path / name, ".csv", OptionError),
         ):
             pytest.fail("work was done")
     assert (tmp_path / "old.csv").read_text() == "theirs"
@@ -119,7 +119,7 @@ def test_a_new_path_that_fails_leaves_nothing_and_names_the_file(tmp_path: Path)
     path = tmp_path / "made"
 
     def make(below: str) -> None:
-        with new_folder("export", path) as part:
+        with new_folder(path) as part:
             write_text(part / below, "text")
 
     for below in ("", "nowhere/x"):
@@ -127,7 +127,7 @@ def test_a_new_path_that_fails_leaves_nothing_and_names_the_file(tmp_path: Path)
             make(below)
         assert caught.value.filename == str(path / below)
         assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OSError, match=r".") as caught, new_path("export", path):
+    with pytest.raises(OSError, match=r".") as caught, new_path(path):
         (tmp_path / "other").read_bytes()
     assert caught.value.filename == str(tmp_path / "other")
 
@@ -153,11 +153,11 @@ def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
 
 @refusals(
     """
-    "none" | got: does not exist
-    "" | got: is not a file
-    "long" | got: has 5 bytes | expected: a file, of at most 4 bytes
-    "latin" | got: is not text
-    "a" * 300 | got: cannot be read: File name too long
+    "none" | does not exist
+    "" | is not a file
+    "long" | has 5 bytes | a file, of at most 4 bytes
+    "latin" | is not text
+    "a" * 300 | cannot be read: File name too long
     """,
     error=DataError,
 )
@@ -165,15 +165,15 @@ def test_text_is_read_up_to_a_size_and_from_files_alone(refusal: Refusal, tmp_pa
     (tmp_path / "short").write_bytes("grü".encode())
     (tmp_path / "long").write_bytes("grün".encode())
     (tmp_path / "latin").write_bytes(b"\xff")
-    assert read_text("f", tmp_path / "short", 4, "a file") == "grü"
-    refusal.check(globals() | locals(), 'read_text("f", tmp_path / ({}), 4, "a file")')
+    assert read_text(tmp_path / "short", 4, "a file") == "grü"
+    refusal.check(globals() | locals(), 'read_text(tmp_path / ({}), 4, "a file")')
 
 
 def test_a_lock_keeps_others_out_until_its_file_is_closed(tmp_path: Path) -> None:
-    path, held = tmp_path / "file", DataError("train_run", "file", "is locked")
+    path, held = tmp_path / "file", DataError("file is locked")
     with path.open("a+b") as ours, path.open("a+b") as theirs:
         lock(ours, held)
-        with refuses(DataError, got="is locked"):
+        with refuses(DataError, "is locked"):
             lock(theirs, held)
     with path.open("a+b") as ours:
         lock(ours, held)
@@ -186,5 +186,5 @@ def test_a_disk_without_locks_is_an_error_that_says_so(
     unsupported = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     monkeypatch.setattr(fcntl, "flock", Mock(side_effect=unsupported))
     with path.open("a+b") as ours, pytest.raises(OSError, match="no file locks there") as caught:
-        lock(ours, DataError("train_run", "file", "is locked"))
+        lock(ours, DataError("file is locked"))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOLCK, str(path))

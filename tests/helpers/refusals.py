@@ -1,7 +1,6 @@
-"""Check the fields of an error, not its words."""
+"""Check what the message of an error says."""
 
 import builtins
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,73 +10,53 @@ import pytest
 from xpcap import errors
 from xpcap.errors import XpcapError
 
-FIELDS = ("function", "thing", "got", "expected", "cause")
-
 
 @contextmanager
 def refuses(
-    error: type[Exception] | tuple[type[Exception], ...], **fields: str | tuple[str, ...]
+    error: type[Exception] | tuple[type[Exception], ...], *texts: str
 ) -> Iterator[pytest.ExceptionInfo[Any]]:
-    """Expect an error whose function is the given one, and whose other fields hold what is given.
+    """Expect an error of xpcap whose message has these texts.
 
-    A tuple asks a field for several texts. An option may stand in backquotes, as in the sentence; the
-    field is without. Yields pytest's ExceptionInfo, for what a test asks besides.
+    Backquotes do not matter. Yields pytest's ExceptionInfo, for what a test asks besides.
     """
-    assert set(fields) <= set(FIELDS), f"{sorted(fields)}: an error has the fields {FIELDS}"
     with pytest.raises(error) as caught:
         yield caught
-    assert isinstance(caught.value, XpcapError), f"{caught.value!r} has no fields"
-    for name, text in fields.items():
-        found = getattr(caught.value, name)
-        texts = (text,) if isinstance(text, str) else text
-        if name == "thing":
-            texts = tuple(one.replace("`", "") for one in texts)
-        fits = all(_fits(name, text, found) for text in texts)
-        assert fits, f"{name} is {found!r}, expected {text!r}; the error: {caught.value}"
-
-
-def _fits(name: str, text: str, found: str) -> bool:
-    """Whether a field has a text: a function is that alone, a thing has it as whole words."""
-    if name == "function":
-        return text == found
-    whole_words = rf"(?<!\w){re.escape(text)}(?!\w)"
-    return bool(re.search(whole_words, found)) if name == "thing" else text in found
+    assert isinstance(caught.value, XpcapError), f"{caught.value!r} is no error of xpcap"
+    message = str(caught.value).replace("`", "")
+    for text in texts:
+        assert text.replace("`", "") in message, f"no {text!r} in {message!r}"
 
 
 class Refusal(NamedTuple):
-    """A statement that is refused.
-
-    fields : texts that each field of the error holds
-    """
+    """A statement that is refused with a message that has the texts."""
 
     statement: str
     error: type[Exception]
-    fields: Mapping[str, tuple[str, ...]]
+    texts: tuple[str, ...]
 
-    def check(self, names: Mapping[str, Any], template: str = "{}", **fields: str) -> None:
-        """Run the statement, put into a template, with names; compare its error with all fields."""
-        with refuses(self.error, **self.fields, **fields):
+    def check(self, names: Mapping[str, Any], template: str = "{}", *texts: str) -> None:
+        """Run the statement, put into a template, with names; its message also has `texts`."""
+        with refuses(self.error, *texts, *self.texts):
             exec(template.format(self.statement), {**names})
 
 
-def refusals(
-    rows: str, *, error: type[Exception] | None = None, **common: str
-) -> pytest.MarkDecorator:
+def refusals(rows: str, *texts: str, error: type[Exception] | None = None) -> pytest.MarkDecorator:
     """Parametrize a test by refusals, from rows of text; the statements are the ids.
 
-    A row is ``statement | error | field: text | ...``, without the error where all rows have the one
-    given; `common` has the fields that are the same in all. A line that begins with | continues a
-    row, and a field may stand twice. The test takes a `refusal`, and checks it with the names that
-    the statements use.
+    A row is ``statement | error | text | ...``, without the error where all rows have the one given;
+    all messages have `texts`. A line that begins with | continues a row. The test takes a
+    `refusal`, and checks it with the names that the statements use.
     """
     cases: dict[str, Refusal] = {}
-    for row in re.sub(r"\n\s*\|", " |", rows.strip()).splitlines():
-        statement, *texts = (cell.strip() for cell in row.split(" | "))
+    joined: list[str] = []
+    for line in rows.strip().splitlines():
+        if line.lstrip().startswith("|"):
+            joined[-1] += f" {line.strip()}"
+        else:
+            joined.append(line.strip())
+    for row in joined:
+        statement, *cells = (cell.strip() for cell in row.split(" | "))
         assert statement not in cases, f"{statement} occurs twice"
-        kind = error or getattr(errors, texts[0], None) or getattr(builtins, texts[0])
-        fields = {name: (text,) for name, text in common.items()}
-        for name, _, text in (text.partition(": ") for text in texts[error is None :]):
-            assert name in FIELDS, f"{row}: an error has the fields {FIELDS}, not {name!r}"
-            fields[name] = (*fields.get(name, ()), text)
-        cases[statement] = Refusal(statement, kind, fields)
+        kind = error or getattr(errors, cells[0], None) or getattr(builtins, cells[0])
+        cases[statement] = Refusal(statement, kind, (*texts, *cells[error is None :]))
     return pytest.mark.parametrize("refusal", cases.values(), ids=list(cases))

@@ -102,7 +102,7 @@ def test_a_term_of_two_forward_passes_gives_no_gradients(rng: np.random.Generato
         h, cache = kind.rows_forward(a, (A[:, 0],) * 2, {"Wh": Wh}, rows, extra_term=attention)
         caches.append(cache)
     for cache in caches:
-        with refuses(ValueError, function="Attention.backward_steps", got="2 forward passes"):
+        with refuses(ValueError, "Attention.backward_steps: ", "2 forward passes"):
             kind.rows_backward(h, cache)
 
 
@@ -112,19 +112,19 @@ def test_an_attention_to_another_number_of_pictures_is_refused(rng: np.random.Ge
     lstm, rows = layers.CELLS["lstm"], PackedSequences.full(N, T)
     for pictures, way in ((A[:1], "forward"), (np.concatenate((A, A)), "backward")):
         term = layers.Attention(pictures, Wattn)
-        with refuses(ValueError, function=f"Attention.{way}_steps", expected=f"{N} sequences"):
+        with refuses(ValueError, f"Attention.{way}_steps", f"{N} sequences"):
             h, cache = lstm.rows_forward(a, (h0, h0), {"Wh": Wh}, rows, extra_term=term)
             lstm.rows_backward(h, cache)
 
 
 @refusals(
     """
-    attend(np.zeros((N, H)), np.zeros((N, P, H + 1))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 8, 7) | expected: (N, P, H), N = 3, H = 6
-    attend(np.zeros((N, H)), np.zeros((N, 0, H))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 0, 6) | expected: at least one region
-    attend(np.zeros((N, H)), np.zeros((N, H, 2, 0))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 6, 2, 0) | expected: at least one region
-    attend(np.zeros((N, H)), np.zeros((N, H))) | function: dot_product_attention_forward | thing: A | got: has shape (3, 6) | expected: (N, P, H)
-    layers.attention_forward(*rnn) | function: attention_forward | thing: Wh | got: has shape (6, 6) | expected: (H, 4H) | cause: i, f, o, g
-    layers.attention_forward(*rnn, cell="no cell") | function: attention_forward | thing: cell | got: 'no cell' | expected: lstm
+    attend(np.zeros((N, H)), np.zeros((N, P, H + 1))) | dot_product_attention_forward:  | A | has shape (3, 8, 7) | (N, P, H), N = 3, H = 6
+    attend(np.zeros((N, H)), np.zeros((N, 0, H))) | dot_product_attention_forward:  | A | has shape (3, 0, 6) | at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H, 2, 0))) | dot_product_attention_forward:  | A | has shape (3, 6, 2, 0) | at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H))) | dot_product_attention_forward:  | A | has shape (3, 6) | (N, P, H)
+    layers.attention_forward(*rnn) | attention_forward:  | Wh | has shape (6, 6) | (H, 4H) | i, f, o, g
+    layers.attention_forward(*rnn, cell="no cell") | attention_forward:  | cell | 'no cell' | lstm
     """,
     error=ValueError,
 )

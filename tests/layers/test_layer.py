@@ -73,14 +73,13 @@ def test_arguments_are_found_by_name_in_any_call_and_passed_on_as_they_are() -> 
 
 @refusals(
     """
-    Wx=np.zeros((D, H + 1), "f4") | ValueError | thing: Wx | got: shape (4, 6) | expected: (4, 5) | cause: gates
-    h0=np.zeros((N, H)) | TypeError | thing: h0 | got: float64 | expected: float32, as x has
-    ids=np.zeros(N) | TypeError | thing: ids | got: float64 | expected: integers
-    ids=np.zeros(N + 1, int) | ValueError | thing: ids | got: shape (4,) | expected: (N,) = (3,)
-    x=[[1.0]] | TypeError | thing: x | got: is a list | cause: asarray
-    c0=np.zeros((N + 1, H), "f4") | ValueError | thing: c0 | got: (4, 5) | expected: (N, H) = (3, 5)
-    """,
-    function="scan_forward",
+    Wx=np.zeros((D, H + 1), "f4") | ValueError | Wx | shape (4, 6) | (4, 5) | gates
+    h0=np.zeros((N, H)) | TypeError | h0 | float64 | float32, as x has
+    ids=np.zeros(N) | TypeError | ids | float64 | integers
+    ids=np.zeros(N + 1, int) | ValueError | ids | shape (4,) | (N,) = (3,)
+    x=[[1.0]] | TypeError | x | is a list | asarray
+    c0=np.zeros((N + 1, H), "f4") | ValueError | c0 | (4, 5) | (N, H) = (3, 5)
+    """
 )
 def test_an_array_that_does_not_fit_is_refused_by_position_and_by_keyword(
     refusal: Refusal,
@@ -155,12 +154,10 @@ def test_arrays_of_two_libraries_are_refused(device: Any) -> None:
 
     given = arrays()
     for name in ("h0", "ids"):
-        with refuses(
-            TypeError, thing=name, got="is a cupy array", expected="a numpy array, as x is"
-        ):
+        with refuses(TypeError, name, "is a cupy array", "a numpy array, as x is"):
             scan_forward(**{**given, name: cupy.asarray(given[name])})
     _, cache = scan_forward(**given)
-    with refuses(TypeError, thing="dh", expected="a numpy array, as the cache is"):
+    with refuses(TypeError, "dh", "a numpy array, as the cache is"):
         scan_backward(cupy.asarray(np.ones((N, H), "f4")), cache)
 
 
@@ -169,14 +166,14 @@ def test_an_upstream_gradient_fits_the_cache_and_may_be_none_where_the_shapes_sa
     dh = np.ones((N, H), np.float32)
     assert scan_backward(dh, cache)[2] is None
     assert scan_backward(dc_T=dh, cache=cache, dh=dh)[2] is dh
-    wrong = {"expected": "(3, 5), the shape of the output", "cause": "from another batch?"}
-    with refuses(ValueError, function="scan_backward", thing="dh", got="shape (2, 5)", **wrong):
+    wrong = "(3, 5), the shape of the output", "from another batch?"
+    with refuses(ValueError, "scan_backward: ", "dh", "shape (2, 5)", *wrong):
         scan_backward(dh[1:], cache)
-    with refuses(ValueError, function="scan_backward", thing="dc_T", got="shape (3, 4)", **wrong):
+    with refuses(ValueError, "scan_backward: ", "dc_T", "shape (3, 4)", *wrong):
         scan_backward(dh, cache, dc_T=dh[:, 1:])
-    with refuses(TypeError, thing="dc_T", got="float64", expected="float32, as the cache has"):
+    with refuses(TypeError, "dc_T", "float64", "float32, as the cache has"):
         scan_backward(dh, cache, dc_T=dh.astype(float))
-    with refuses(TypeError, thing="dh", got="is a NoneType"):
+    with refuses(TypeError, "dh", "is a NoneType"):
         scan_backward(None, cache)
 
 

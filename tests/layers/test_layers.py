@@ -40,14 +40,14 @@ def test_upstream_gradients_of_another_shape_dtype_or_kind_are_refused(
     arguments, upstream = trial.draw()
     _, cache = trial.run(arguments)
     for name, dout in upstream.items():
-        for error, bad, fields in (
-            (ValueError, np.concatenate((dout, dout)), {"expected": "the shape of the output"}),
-            (ValueError, dout[..., :1], {"expected": "the shape of the output"}),
-            (TypeError, dout.astype(np.float32), {"got": "dtype float32"}),
-            (TypeError, dout.tolist(), {"got": "is a list"}),
-            (TypeError, np.ma.array(dout), {"got": "is a masked array"}),
+        for error, bad, text in (
+            (ValueError, np.concatenate((dout, dout)), "the shape of the output"),
+            (ValueError, dout[..., :1], "the shape of the output"),
+            (TypeError, dout.astype(np.float32), "dtype float32"),
+            (TypeError, dout.tolist(), "is a list"),
+            (TypeError, np.ma.array(dout), "is a masked array"),
         ):
-            with refuses(error, thing=name, **fields):
+            with refuses(error, name, text):
                 trial.gradients(upstream | {name: bad}, cache)
 
 
@@ -60,17 +60,17 @@ def test_arguments_of_another_shape_dtype_kind_or_library_are_refused(
     arrays, _ = trial.draw()
     for name, x in arrays.items():
         for bad in (x.astype(complex), x.tolist(), np.ma.array(x)):
-            with refuses(TypeError, thing=name):
+            with refuses(TypeError, name):
                 trial.run(arrays | {name: bad})
         if len(arrays) == 1:
             continue
-        with refuses(TypeError, cause="asarray"):  # move one
+        with refuses(TypeError, "asarray"):  # move one
             trial.run(arrays | {name: cupy.asarray(x)})
         if name in trial.floats:
-            with refuses(ValueError, got="has shape"):  # it may be another's: the first is right
+            with refuses(ValueError, "has shape"):  # it may be another's: the first is right
                 trial.run(arrays | {name: x[None]})
         if name in trial.floats[1:]:
-            with refuses(TypeError, thing=name, got="dtype float32"):
+            with refuses(TypeError, name, "dtype float32"):
                 trial.run(arrays | {name: x.astype(np.float32)})
 
 
@@ -215,30 +215,30 @@ def test_dropout_draws_the_courses_mask_in_training_and_does_nothing_in_testing(
 
 @refusals(
     """
-    dropout({"p": 0.0, "mode": "train"}) | function: dropout_forward | thing: p | got: is 0.0
-    dropout({"p": 1.1, "mode": "train"}) | function: dropout_forward | thing: p | got: is 1.1
-    dropout({"p": 0.5, "mode": "trian"}) | function: dropout_forward | thing: mode | got: 'trian' | cause: did you mean 'train'
-    dropout({"mode": "train"}) | function: dropout_forward | thing: dropout_param | got: lacks p
-    dropout({"p": 0.5, "mode": "train", "sed": 1}) | function: dropout_forward | thing: dropout_param | got: 'sed' | cause: did you mean 'seed'
-    call("lstm", Wh=zeros(H, 3 * H)) | function: lstm_forward | thing: Wh | got: has shape (2, 6) | expected: (H, 4H) = (2, 8) | cause: i, f, o, g
-    call("lstm", c0=zeros(N, H + 1)) | function: lstm_forward | thing: c0 | got: has shape (3, 3) | expected: (N, H) = (3, 2)
-    call("affine", w=zeros(5, 3)) | function: affine_forward | thing: w | got: has shape (5, 3) | expected: D = 6
-    layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | got: has shape (2, 2) | expected: (3, 2)
-    layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | got: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
-    LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | got: has shape (6, 2) | expected: (7, 2)
-    LSTM.step_forward(zeros(6, 4 * H), (zeros(1, H), zeros(1, H)), {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_forward | thing: a | got: has 6 rows | expected: 1, as the state
-    LSTM.step_backward((zeros(1, H),) * 2, step, {"Wh": zeros(H, 4 * H)}) | function: LSTMCell.step_backward | thing: dh | got: has shape (1, 2) | expected: (3, 2)
-    packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [2, 3, 2] with N = 4
-    packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2] with N = 4
-    packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [5, 2] with N = 4
-    packed([3, 2, 2, 0, 0, 1]) | function: RNNCell.rows_forward | thing: batch sizes | got: are [3, 2, 2, 0, 0, 1] with N = 4
-    unindexed([3, 2, 1], 3) | function: RNNCell.rows_forward | thing: batch sizes | cause: of(sizes, N)
-    embed([[0, 9]]) | expected: 0..8
-    embed([[-1, 0]]) | expected: 0..8
-    loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | expected: 0..8
-    loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | expected: 0..8
-    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | got: has shape (1, 3)
-    loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | got: has shape (0, 2, 9)
+    dropout({"p": 0.0, "mode": "train"}) | dropout_forward:  | p | is 0.0
+    dropout({"p": 1.1, "mode": "train"}) | dropout_forward:  | p | is 1.1
+    dropout({"p": 0.5, "mode": "trian"}) | dropout_forward:  | mode | 'trian' | did you mean 'train'
+    dropout({"mode": "train"}) | dropout_forward:  | dropout_param | lacks p
+    dropout({"p": 0.5, "mode": "train", "sed": 1}) | dropout_forward:  | dropout_param | 'sed' | did you mean 'seed'
+    call("lstm", Wh=zeros(H, 3 * H)) | lstm_forward:  | Wh | has shape (2, 6) | (H, 4H) = (2, 8) | i, f, o, g
+    call("lstm", c0=zeros(N, H + 1)) | lstm_forward:  | c0 | has shape (3, 3) | (N, H) = (3, 2)
+    call("affine", w=zeros(5, 3)) | affine_forward:  | w | has shape (5, 3) | D = 6
+    layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | lstm_backward:  | dc_T | has shape (2, 2) | (3, 2)
+    layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | lstm_backward:  | got dc_T | returned no c_T | pass c0 to lstm_forward
+    LSTM.rows_backward(zeros(6, H), rows) | LSTMCell.rows_backward:  | dh | has shape (6, 2) | (7, 2)
+    LSTM.step_forward(zeros(6, 4 * H), (zeros(1, H), zeros(1, H)), {"Wh": zeros(H, 4 * H)}) | LSTMCell.step_forward:  | a | has 6 rows | 1, as the state
+    LSTM.step_backward((zeros(1, H),) * 2, step, {"Wh": zeros(H, 4 * H)}) | LSTMCell.step_backward:  | dh | has shape (1, 2) | (3, 2)
+    packed([2, 3, 2]) | RNNCell.rows_forward:  | batch sizes | are [2, 3, 2] with N = 4
+    packed([3, 2]) | RNNCell.rows_forward:  | batch sizes | are [3, 2] with N = 4
+    packed([5, 2]) | RNNCell.rows_forward:  | batch sizes | are [5, 2] with N = 4
+    packed([3, 2, 2, 0, 0, 1]) | RNNCell.rows_forward:  | batch sizes | are [3, 2, 2, 0, 0, 1] with N = 4
+    unindexed([3, 2, 1], 3) | RNNCell.rows_forward:  | batch sizes | of(sizes, N)
+    embed([[0, 9]]) | 0..8
+    embed([[-1, 0]]) | 0..8
+    loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | 0..8
+    loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | 0..8
+    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | mask | has shape (1, 3)
+    loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | temporal_softmax_loss:  | x | has shape (0, 2, 9)
     """,
     error=ValueError,
 )
@@ -248,11 +248,11 @@ def test_shapes_and_values_are_named_with_what_was_wanted(refusal: Refusal) -> N
 
 @refusals(
     """
-    call("lstm", c0=0.0) | function: lstm_forward | thing: c0 | got: is a float | cause: asarray
-    layers.lstm_backward(dh, call("rnn")[1]) | function: lstm_backward | thing: cache | got: is a SequenceCache | expected: the cache of lstm_forward
-    layers.rnn_step_backward(dh[:, 0], None) | thing: cache | got: is a NoneType | expected: the cache of rnn_step_forward
-    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | got: has dtype float64
-    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | got: is a list
+    call("lstm", c0=0.0) | lstm_forward:  | c0 | is a float | asarray
+    layers.lstm_backward(dh, call("rnn")[1]) | lstm_backward:  | cache | is a SequenceCache | the cache of lstm_forward
+    layers.rnn_step_backward(dh[:, 0], None) | cache | is a NoneType | the cache of rnn_step_forward
+    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | mask | has dtype float64
+    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | mask | is a list
     """,
     error=TypeError,
 )

@@ -195,29 +195,29 @@ def run_lstm(forward: Any = same, backward: Any = same) -> None:
 
 @refusals(
     """
-    forward(lambda after, cache: after) | TypeError | got: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
-    forward(lambda after, cache: (after[0], cache)) | TypeError | got: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
-    forward(lambda after, cache: (after * 2, cache)) | TypeError | got: got a tuple of 2 | expected: a tuple of h
-    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | got: is a tuple of 3 | expected: a dict
-    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | got: has shape (3, 1) | expected: (3, 3)
-    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | got: has dtype float32 | expected: float64
-    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | got: is a list
-    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | got: names 'f', which a step's cache lacks | expected: n
-    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got: got a tuple of 2 | expected: a tuple of da, dstate, grads
-    backward(lambda da, dstate, grads: da) | TypeError | got: got a ndarray | expected: a tuple of da, dstate, grads
-    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
-    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | got: has shape (2, 1) | expected: (2, 6)
-    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | got: has dtype float32
-    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | got: has shape (2, 1)
-    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | got: are those of nothing | expected: of Wf, Wn
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | got: Wf, Wn, Wx | cause: the caller computes those of the inputs
-    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | got: has shape (1, 3) | expected: (3, 3)
-    run_lstm(lambda after, saved: after) | TypeError | function: ChangedLSTM.equation, state | got: got a ndarray
-    run_lstm(lambda after, saved: ((after[0][:1], after[1]), saved)) | ValueError | function: ChangedLSTM.equation | thing: state h | got: has shape (1, 3) | expected: (3, 3)
-    run_lstm(lambda after, saved: (after, (saved[0], saved[1].astype("f4")))) | TypeError | thing: saved tanh_c | got: has dtype float32
-    run_lstm(same, lambda da, dr, before: (da, dr, before[1:])) | TypeError | function: ChangedLSTM.gradient, state | got: got a tuple of 1
-    run_lstm(same, lambda da, dr, before: (da, dr, (None, before[1][:1]))) | ValueError | function: ChangedLSTM.gradient | thing: gradient of state c | got: has shape (1, 3) | expected: (2, 3)
-    run_lstm(same, lambda da, dr, before: (da[0], dr, before)) | ValueError | thing: the result | cause: scales_recurrence
+    forward(lambda after, cache: after) | TypeError | got a tuple of 1 | a tuple of the state after, a dict for the gradient
+    forward(lambda after, cache: (after[0], cache)) | TypeError | got a ndarray | a tuple of h | has a comma, (h,)
+    forward(lambda after, cache: (after * 2, cache)) | TypeError | got a tuple of 2 | a tuple of h
+    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | cache | is a tuple of 3 | a dict
+    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | state h | has shape (3, 1) | (3, 3)
+    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | state h | has dtype float32 | float64
+    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | state h | is a list
+    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | names 'f', which a step's cache lacks | n
+    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | got a tuple of 2 | a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: da) | TypeError | got a ndarray | a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | got a ndarray | a tuple of gradient of state h | has a comma, (h,)
+    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | da | has shape (2, 1) | (2, 6)
+    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | da | has dtype float32
+    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | gradient of state h | has shape (2, 1)
+    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | grads | are those of nothing | of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | grads | Wf, Wn, Wx | the caller computes those of the inputs
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | gradient of Wn | has shape (1, 3) | (3, 3)
+    run_lstm(lambda after, saved: after) | TypeError | ChangedLSTM.equation, state | got a ndarray
+    run_lstm(lambda after, saved: ((after[0][:1], after[1]), saved)) | ValueError | ChangedLSTM.equation:  | state h | has shape (1, 3) | (3, 3)
+    run_lstm(lambda after, saved: (after, (saved[0], saved[1].astype("f4")))) | TypeError | saved tanh_c | has dtype float32
+    run_lstm(same, lambda da, dr, before: (da, dr, before[1:])) | TypeError | ChangedLSTM.gradient, state | got a tuple of 1
+    run_lstm(same, lambda da, dr, before: (da, dr, (None, before[1][:1]))) | ValueError | ChangedLSTM.gradient:  | gradient of state c | has shape (1, 3) | (2, 3)
+    run_lstm(same, lambda da, dr, before: (da[0], dr, before)) | ValueError | the result | scales_recurrence
     """,
 )
 def test_what_a_step_an_equation_or_a_gradient_returns_wrongly_is_named(refusal: Refusal) -> None:
@@ -235,15 +235,14 @@ def test_a_step_cannot_write_to_what_it_is_given(name: str) -> None:
 
 @refusals(
     """
-    shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | got: has a parameter 'W_vocab' | expected: another name
-    shapes=lambda W, H: shapes(H, H) | got: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
-    inputs=("Wx", "bx") | got: of shapes (5, 14) and ()
-    states=("h h",) | got: has the name 'h h' | expected: identifiers
-    states=("h", "h") | got: has the name 'h' | expected: each of one state
+    shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | has a parameter 'W_vocab' | another name
+    shapes=lambda W, H: shapes(H, H) | inputs ('Wx', 'b') of shapes (7, 14) and (14,) | (W, G) and (G,) with W = 5
+    inputs=("Wx", "bx") | of shapes (5, 14) and ()
+    states=("h h",) | has the name 'h h' | identifiers
+    states=("h", "h") | has the name 'h' | each of one state
     """,
+    "cell 'plain'",
     error=ValueError,
-    function="ModelConfig",
-    thing="cell 'plain'",
 )
 def test_parameters_and_states_that_do_not_fit_in_are_refused(refusal: Refusal) -> None:
     def model(**change: Any) -> CaptioningRNN:
@@ -255,7 +254,7 @@ def test_parameters_and_states_that_do_not_fit_in_are_refused(refusal: Refusal) 
 
 def test_a_class_among_the_cells_is_refused() -> None:
     CELLS["plain"] = MinimalGated  # type: ignore[assignment]
-    with refuses(ValueError, thing="cell 'plain'", cause='CELLS["plain"] = MinimalGated()'):
+    with refuses(ValueError, "cell 'plain'", 'CELLS["plain"] = MinimalGated()'):
         CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "plain")
 
 
@@ -287,10 +286,9 @@ def test_names_of_a_stacks_states_and_blocks_have_the_number_of_their_layer() ->
 
 @refusals(
     """
-    stack(LSTM) | ValueError | got: got one cell | expected: two or more
-    stack("lstm", "lstm") | TypeError | got: got a str | expected: cells | cause: CELLS["lstm"]
-    """,
-    function="stack",
+    stack(LSTM) | ValueError | got one cell | two or more
+    stack("lstm", "lstm") | TypeError | got a str | cells | CELLS["lstm"]
+    """
 )
 def test_what_makes_no_stack_is_refused(refusal: Refusal) -> None:
     refusal.check(globals())
@@ -304,7 +302,7 @@ def test_a_gradient_that_the_fast_form_would_not_use_is_refused() -> None:
         scales_recurrence = False
 
     CELLS["plain"] = Unscaled()
-    with refuses(ValueError, function="Unscaled.gradient", cause="set scales_recurrence = True"):
+    with refuses(ValueError, "Unscaled.gradient: ", "set scales_recurrence = True"):
         contract.Trial("plain").loop().run()
 
 
@@ -315,9 +313,9 @@ def test_an_override_that_would_never_run_is_refused_when_the_class_is_made(name
 
     mixin = type("Mixin", (), {name: override})
     for bases, methods in (((LSTMCell,), {name: override}), ((mixin, LSTMCell), {})):
-        with refuses(TypeError, function="Mine", thing=name, cause="subclass Cell"):
+        with refuses(TypeError, "Mine: ", name, "subclass Cell"):
             type("Mine", bases, methods)
-    with refuses(TypeError, function="Mine", thing="gradient", cause="LSTMCell.gradient"):
+    with refuses(TypeError, "Mine: ", "gradient", "LSTMCell.gradient"):
         type("Mine", (LSTMCell,), {"equation": override})
     type("Mine", (LSTMCell,), {"equation": override, "gradient": LSTMCell.gradient})
 

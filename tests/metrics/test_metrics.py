@@ -83,11 +83,10 @@ def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None
 
 @refusals(
     """
-    captions=np.array([True, False]) | TypeError | thing: captions | got: have dtype bool
-    captions=np.array([-1]) | ValueError | thing: captions | got: hold -1..-1
-    batch_size=-1 | ValueError | thing: batch_size | got: is -1
-    """,
-    function="teacher_forced",
+    captions=np.array([True, False]) | TypeError | captions | have dtype bool
+    captions=np.array([-1]) | ValueError | captions | hold -1..-1
+    batch_size=-1 | ValueError | batch_size | is -1
+    """
 )
 def test_teacher_forced_refuses_captions_that_there_are_not(refusal: Refusal) -> None:
     data = draw_data(3, 4, 8, seed=0)
@@ -261,13 +260,13 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
 def test_a_score_wants_lists_of_words_and_a_reference(compared: Metric) -> None:
     words, text = ["a", "dog"], "a dog"
     for references, caption in (([text], words), ([words], text), (words, words)):
-        with refuses(TypeError, got="is the text 'a"):
+        with refuses(TypeError, "is the text 'a"):
             compared.score([references], [caption])
-    with refuses(ValueError, got="has no reference"):
+    with refuses(ValueError, "has no reference"):
         compared.score([[]], [words])
 
 
 def test_a_paired_interval_is_of_the_same_pictures() -> None:
     ours, theirs = (averaged("x", [1.0] * n).sums for n in (3, 5))
-    with refuses(ValueError, function="paired", got="are of 3 and 5 pictures"):
+    with refuses(ValueError, "are of 3 and 5 pictures"):
         paired([ours], [theirs])  # type: ignore[list-item]

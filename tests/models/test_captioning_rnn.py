@@ -164,7 +164,7 @@ def test_a_loss_that_is_refused_leaves_the_masks_of_the_next_as_they_were(
     rng: np.random.Generator,
 ) -> None:
     (x, y), model, other = batch(rng), make("lstm", 0.4), make("lstm", 0.4)
-    with refuses(ValueError, thing="features"):
+    with refuses(ValueError, "features"):
         model.loss(x[:2], y)
     assert model.loss(x, y)[0] == other.loss(x, y)[0] != other.loss(x, y)[0]
 
@@ -300,53 +300,53 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
 
 @refusals(
     """
-    CaptioningRNN(WORDS, cell_type="lstn") | ValueError | thing: cell_type | got: 'lstn' | expected: rnn, lstm | cause: did you mean 'lstm'
-    CaptioningRNN({"a": 0}) | ValueError | thing: word_to_idx | got: <NULL>
-    CaptioningRNN({"<NULL>": 0.0}) | ValueError | got: '<NULL>' | got: 0.0 | expected: whole number
-    CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | got: 2 words only 1 ids
-    CaptioningRNN(list(WORDS)) | TypeError | thing: word_to_idx | got: is a list | expected: mapping of word to id | cause: enumerate(words)
-    CaptioningRNN(WORDS, seed=-1) | ValueError | thing: seed | got: is -1 | expected: 0..2**63-1
-    CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | got: is 1.0 | expected: [0, 1)
-    CaptioningRNN(WORDS, dtype=np.float16) | ValueError | got: float16 | expected: float32 or float64
-    CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | got: is (5,) | expected: (P, D) | expected: 'attention'
-    CaptioningRNN(WORDS, (3, 5)) | ValueError | thing: feature_shape | got: is (3, 5) | expected: (D,) | expected: 'init'
-    CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | got: is 0 | expected: at least 1
-    CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | got: <START>
-    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | got: is 9223372036854775808 | expected: 0..2**63-1
-    m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | got: is 1.9
-    m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | got: (431,)
-    m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
-    m.loss(x.astype(complex), y) | TypeError | thing: features | got: have dtype complex128
-    m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | got: (2, 6) | expected: (N, 5)
-    m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | got: float32
-    m.loss(x, y[:, 0]) | ValueError | function: CaptioningRNN.loss | thing: captions | got: have shape (2,)
-    attending.loss(x, y) | ValueError | got: (2, 5) | expected: (N, 3, 5)
-    m.attention(x, y) | ValueError | thing: `inject` of the model | got: is init | expected: one with attention
-    m.loss(x, 12 * y) | ValueError | got: hold 12..12 | expected: 0..11 | cause: vocabulary
-    m.loss(x, -y) | ValueError | got: hold -1..-1
-    m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | thing: captions | got: have 2 rows of unequal lengths | cause: <NULL>
-    m.loss(x, y, total=0) | ValueError | thing: total | got: is 0 | expected: positive
-    m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | got: hold nan at [1] | expected: finite
-    m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | thing: weights | got: are a masked array with 1 masked numbers
-    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | got: is -1 | expected: 0..2**63-1
-    m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | got: is 2 | expected: [0, 1)
-    m.loss(x, y, workspace=7) | TypeError | thing: workspace | got: is a int
-    m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | got: have dtype bool | cause: numpy.flatnonzero
-    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | got: have shape (2, 1) | expected: (2,)
-    m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | got: are a masked array with 2 masked numbers
-    m.sample(np.zeros((2, 6))) | ValueError | thing: features | got: have shape (2, 6) | expected: (N, 5)
-    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | got: masked array with 2 masked numbers
-    m.sample([[0.0], [0.0, 1.0]]) | ValueError | function: CaptioningRNN.sample | thing: features | got: have 2 rows of unequal lengths
-    m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
-    m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
-    m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | got: holds 'w3' | cause: model.word_to_idx
-    m.sample(x, max_length=0) | ValueError | thing: max_length | got: is 0
-    m.sample(x, models.Beam(5)) | ValueError | thing: max_length | got: is Beam( | cause: give a policy as `policy`
-    m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | got: is 'beam' | expected: Beam(5)
-    m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | got: hold 1..12
-    m.step(np.array([1.0]), m.start(x[:1])) | TypeError | thing: words | got: have dtype float64
-    m.step(np.array([1]), m.start(x)) | ValueError | thing: state | got: has 2 rows, but `words` has length 1
-    m.step([1, 1], make("rnn").start(x)) | ValueError | thing: state | got: has 1 arrays | expected: 2 | cause: another model
+    CaptioningRNN(WORDS, cell_type="lstn") | ValueError | cell_type | 'lstn' | rnn, lstm | did you mean 'lstm'
+    CaptioningRNN({"a": 0}) | ValueError | word_to_idx | <NULL>
+    CaptioningRNN({"<NULL>": 0.0}) | ValueError | '<NULL>' | 0.0 | whole number
+    CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | 2 words only 1 ids
+    CaptioningRNN(list(WORDS)) | TypeError | word_to_idx | is a list | mapping of word to id | enumerate(words)
+    CaptioningRNN(WORDS, seed=-1) | ValueError | seed | is -1 | 0..2**63-1
+    CaptioningRNN(WORDS, dropout=1.0) | ValueError | `dropout` | is 1.0 | [0, 1)
+    CaptioningRNN(WORDS, dtype=np.float16) | ValueError | float16 | float32 or float64
+    CaptioningRNN(WORDS, 5, inject="attention") | ValueError | feature_shape | is (5,) | (P, D) | 'attention'
+    CaptioningRNN(WORDS, (3, 5)) | ValueError | feature_shape | is (3, 5) | (D,) | 'init'
+    CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | input_dim | is 0 | at least 1
+    CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | <START>
+    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | seed | is 9223372036854775808 | 0..2**63-1
+    m.seed = 1.9 | ValueError | seed | is 1.9
+    m.params.flat = m.params.flat[1:] | ValueError | flat | (431,)
+    m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | (N > 0, T+1 > 1)
+    m.loss(x.astype(complex), y) | TypeError | features | have dtype complex128
+    m.loss(np.zeros((2, 6)), y) | ValueError | (2, 6) | (N, 5)
+    m.loss(x, y.astype("f4")) | TypeError | captions | float32
+    m.loss(x, y[:, 0]) | ValueError | captions | have shape (2,)
+    attending.loss(x, y) | ValueError | (2, 5) | (N, 3, 5)
+    m.attention(x, y) | ValueError | `inject` of the model | is init | one with attention
+    m.loss(x, 12 * y) | ValueError | hold 12..12 | 0..11 | vocabulary
+    m.loss(x, -y) | ValueError | hold -1..-1
+    m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | captions | have 2 rows of unequal lengths | <NULL>
+    m.loss(x, y, total=0) | ValueError | total | is 0 | positive
+    m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | weights | hold nan at [1] | finite
+    m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | weights | are a masked array with 1 masked numbers
+    m.loss(x, y, step=-1) | ValueError | step | is -1 | 0..2**63-1
+    m.loss(x, y, smoothing=2) | ValueError | smoothing | is 2 | [0, 1)
+    m.loss(x, y, workspace=7) | TypeError | workspace | is a int
+    m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | feature rows | have dtype bool | numpy.flatnonzero
+    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | feature rows | have shape (2, 1) | (2,)
+    m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | captions | are a masked array with 2 masked numbers
+    m.sample(np.zeros((2, 6))) | ValueError | features | have shape (2, 6) | (N, 5)
+    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | masked array with 2 masked numbers
+    m.sample([[0.0], [0.0, 1.0]]) | ValueError | features | have 2 rows of unequal lengths
+    m.sample(x, forbid=[-1]) | ValueError | forbid | 0..11
+    m.sample(x, forbid=range(12)) | ValueError | forbid | some, not all
+    m.sample(x, forbid=["w3"]) | TypeError | forbid | holds 'w3' | model.word_to_idx
+    m.sample(x, max_length=0) | ValueError | max_length | is 0
+    m.sample(x, models.Beam(5)) | ValueError | max_length | is Beam( | give a policy as `policy`
+    m.sample(x, policy="beam") | TypeError | policy | is 'beam' | Beam(5)
+    m.step(np.array([12, 1]), m.start(x)) | ValueError | words | hold 1..12
+    m.step(np.array([1.0]), m.start(x[:1])) | TypeError | words | have dtype float64
+    m.step(np.array([1]), m.start(x)) | ValueError | state | has 2 rows, but `words` has length 1
+    m.step([1, 1], make("rnn").start(x)) | ValueError | state | has 1 arrays | 2 | another model
     """
 )
 def test_bad_arguments_are_named_with_what_was_wanted(refusal: Refusal) -> None:
@@ -364,16 +364,16 @@ def test_what_a_model_is_made_for_cannot_be_set_later(name: str) -> None:
 
 @refusals(
     """
-    m.loss(bad, y) | function: CaptioningRNN.loss
-    m.score(bad, y) | function: CaptioningRNN.score
-    m.sample(lib(bad)) | function: CaptioningRNN.sample
-    m.sample_with_probabilities(bad) | function: CaptioningRNN.sample_with_probabilities
-    m.start(bad) | function: CaptioningRNN.start
+    m.loss(bad, y)
+    m.score(bad, y)
+    m.sample(lib(bad))
+    m.sample_with_probabilities(bad)
+    m.start(bad)
     """,
+    f"features of row 2 (of {N})",
+    "hold nan at column 3",
+    "finite float64",
     error=ValueError,
-    thing=f"features of row 2 (of {N})",
-    got="hold nan at column 3",
-    expected="finite float64",
 )
 def test_features_that_are_not_finite_are_named_by_row_and_column(
     refusal: Refusal, lib: Any, rng: np.random.Generator
@@ -388,16 +388,16 @@ def test_grids_and_tables_are_looked_at_where_they_are_used(rng: np.random.Gener
     features, captions = batch(rng, "attention")
     features[4, 1, 2] = np.nan
     model = make("lstm", inject="attention")
-    place = {"thing": f"features of row 4 (of {N})"}
+    row = f"features of row 4 (of {N})"
     for call in (model.loss, model.attention):
-        with refuses(ValueError, got="hold nan at region 1, column 2", **place):
+        with refuses(ValueError, row, "hold nan at region 1, column 2"):
             call(features, captions)
     features[4, 1, 2] = -1e300
-    with refuses(ValueError, got="hold -1e+300 at region 1", expected="finite float32", **place):
+    with refuses(ValueError, row, "hold -1e+300 at region 1", "finite float32"):
         make("lstm", dtype=np.float32, inject="attention").loss(features, captions)
     table, model = np.concatenate([draw_features(rng, N), np.full((1, D), np.inf)]), make("lstm")
     assert np.isfinite(model.loss(FeatureRows(table, np.arange(N)), captions)[0])
-    with refuses(ValueError, thing="features of row 0", got="hold inf at column 0"):
+    with refuses(ValueError, "features of row 0", "hold inf at column 0"):
         model.loss(FeatureRows(table, np.arange(N)[::-1] + 1), captions)
 
 
@@ -432,7 +432,7 @@ def test_what_numpy_can_read_is_taken_and_what_it_cannot_is_refused_with_a_way(
             ("captions", (x, Tensor(y, refusal))),
         ):
             way = f"{thing}.detach().cpu().numpy()"
-            with refuses(TypeError, thing=thing, got="Tensor that NumPy cannot read", cause=way):
+            with refuses(TypeError, thing, "Tensor that NumPy cannot read", way):
                 model.loss(*given)
 
 
@@ -442,7 +442,7 @@ def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Gene
     tensor = torch.tensor(x)
     assert model.loss(tensor, torch.tensor(y))[0] == model.loss(x, y)[0]
     for bad in (tensor.clone().requires_grad_(), tensor.bfloat16()):
-        with refuses(TypeError, thing="features", got="NumPy cannot read", cause="detach"):
+        with refuses(TypeError, "features", "NumPy cannot read", "detach"):
             model.loss(bad, y)
 
 

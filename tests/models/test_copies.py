@@ -113,7 +113,7 @@ def test_a_copy_of_a_subclass_is_one_with_all_it_has(way: Callable[[Any], Any]) 
 def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> None:
     config, words = make().config, DATA.vocabulary.word_to_idx
     assert type(Plain.from_config(config, words, seed=0)) is Plain
-    with refuses(TypeError, thing="Constructed", got="__init__", cause="construct Constructed"):
+    with refuses(TypeError, "Constructed", "__init__", "construct Constructed"):
         Constructed.from_config(config, words, seed=0)
 
 
@@ -136,11 +136,11 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
 
 @refusals(
     """
-    {name: x for name, x in values.items() if name != "Wh"} | ValueError | function: params | thing: Wh | got: missing or unknown | expected: W_proj, b_proj
-    {**values, "extra": 1} | ValueError | function: params | thing: extra | got: missing or unknown
-    {**values, "b": np.zeros(3)} | ValueError | function: params | thing: b | got: has shape (3,) | expected: (24,)
-    {**values, "b": np.ma.masked_all(24)} | ValueError | function: params | thing: b | got: is a masked array with 24 masked numbers | expected: none
-    list(values.values()) | TypeError | got: got a list | expected: a mapping
+    {name: x for name, x in values.items() if name != "Wh"} | ValueError | Wh | missing or unknown | W_proj, b_proj
+    {**values, "extra": 1} | ValueError | extra | missing or unknown
+    {**values, "b": np.zeros(3)} | ValueError | b | has shape (3,) | (24,)
+    {**values, "b": np.ma.masked_all(24)} | ValueError | b | is a masked array with 24 masked numbers | none
+    list(values.values()) | TypeError | is set to a list | a mapping
     """
 )
 def test_parameters_of_another_model_are_refused_and_change_nothing(refusal: Refusal) -> None:
@@ -159,7 +159,7 @@ def test_a_model_whose_cell_is_not_registered_says_so(monkeypatch: pytest.Monkey
     pickled = pickle.dumps(make("mine"))
     monkeypatch.delitem(layers.CELLS, "mine")
     model = pickle.loads(pickled)
-    with refuses(OptionError, thing="cell", got="'mine' does not exist"):
+    with refuses(OptionError, "cell", "'mine' does not exist"):
         model.loss(*batch())
 
 
@@ -187,7 +187,7 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
         lambda: np.asarray(params),
         lambda: np.array(params, np.float32),
     ):
-        with refuses(TypeError, cause="numpy.savez(file, **params), or use params.flat"):
+        with refuses(TypeError, "numpy.savez(file, **params), or use params.flat"):
             ask()
     assert file.getvalue() == b""
     np.savez(archive := io.BytesIO(), **params)
@@ -278,5 +278,5 @@ def test_gradients_of_each_term_of_the_loss_match_finite_differences(
 
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
-    with refuses(ValueError, thing="weights", got="have shape", expected="(N,) = (10,)"):
+    with refuses(ValueError, "weights", "have shape", "(N,) = (10,)"):
         make().loss(*batch(), weights=np.ones(shape))

@@ -181,9 +181,7 @@ def test_a_cell_that_names_nothing_is_traced_all_the_same(
 
 def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    with refuses(ValueError, function="CaptioningRNN.trace", thing="features", got="have shape"):
+    with refuses(ValueError, "features", "have shape"):
         make("lstm").trace(features[:2], captions)
-    with refuses(
-        ValueError, function="CaptioningRNN.trace", thing="captions", cause="another vocabulary"
-    ):
+    with refuses(ValueError, "captions", "another vocabulary"):
         make("lstm").trace(features, captions + 50)

@@ -84,7 +84,7 @@ def test_emulated_array_that_does_not_fit_is_refused_or_changes_nothing(
             try:
                 found = run(DeviceOps(), op, call, send=send)
             except (InvalidTypeError, InvalidValueError) as error:
-                refused.add(error.function)
+                refused.add(str(error).partition(":")[0])
                 continue
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -115,7 +115,7 @@ def test_emulated_array_that_no_kernel_takes_is_named_with_its_parameter(
     made = {"table": table, "rows": rows, "out": table[:2], "mask": table[:2] > 0}
     with xpcap.use_backend("cupy"):
         given = {name: xpcap.asarray(x) for name, x in made.items()}
-        with refuses(error, function="gather_drop", thing=parameter, got=got):
+        with refuses(error, "gather_drop: ", parameter, got):
             DeviceOps().gather(**{**given, parameter: change(made[parameter])}, keep=0.5)
 
 
@@ -127,7 +127,7 @@ def test_emulated_array_of_another_device_is_named(
         there = xpcap.asarray(np.ones(6, "f4"))
     with xpcap.use_backend("cupy"):
         x = xpcap.asarray(np.ones((2, 6), "f4"))
-        with refuses(ValueError, function="add_rows", thing="b", got="lies on CUDA device 1"):
+        with refuses(ValueError, "add_rows: ", "b", "lies on CUDA device 1"):
             DeviceOps().add_rows(x, there)
 
 
@@ -135,7 +135,7 @@ def test_emulated_number_that_c_cannot_hold_is_named(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         record, number = xpcap.asarray(np.ones((5, 2), "f4")), xpcap.asarray(np.ones((), "f4"))
         for i, error, got in ((2**31, ValueError, f"is {2**31}"), (1.5, TypeError, "is 1.5")):
-            with refuses(error, function="record_step", thing="i", got=got):
+            with refuses(error, "record_step: ", "i", got):
                 DeviceOps().record_step(record, i, number, number)  # type: ignore[arg-type]
 
 
@@ -145,7 +145,7 @@ def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emu
         c, wide = (xpcap.asarray(np.ones((6, m), "f4")) for m in (4, 8))
         states = wide[:, ::2], c
         loop = CellBuffers(a, a, states, states, (a, c))
-        with refuses(ValueError, function="lstm_step", thing="h_prev", got="has strides"):
+        with refuses(ValueError, "lstm_step: ", "h_prev", "has strides"):
             DeviceOps().cell_steps(CELLS["lstm"], loop, Wh, None)
 
 
@@ -164,7 +164,7 @@ def test_emulated_factor_that_cublas_cannot_read_is_named(
     with xpcap.use_backend("cupy"):
         arrays = {name: xpcap.asarray(np.ones((4, 4), "f4")) for name in ("x", "w", "out")}
         arrays[factor] = change(arrays[factor])
-        with refuses(error, function="cuBLAS", thing=factor):
+        with refuses(error, "cuBLAS: ", factor):
             DeviceOps().matmul(**arrays)
 
 
@@ -276,9 +276,7 @@ def test_emulated_thread_on_another_device_is_told_so(
             update()
 
     with ThreadPoolExecutor(1) as other:
-        with refuses(
-            ValueError, thing="arrays", got="lie on CUDA device 1,", cause="use_backend('cupy:1')"
-        ):
+        with refuses(ValueError, "arrays", "lie on CUDA device 1,", "use_backend('cupy:1')"):
             other.submit(update).result()
         assert (xpcap.to_numpy(w) == 1).all()
         other.submit(update_there).result()

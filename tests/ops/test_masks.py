@@ -170,9 +170,7 @@ def test_a_step_has_its_masks_whatever_came_before(lib: Any, rng: np.random.Gene
         return float(model.loss(features, captions)[0])
 
     assert [counted(), counted()] == [losses[0], losses[1]]
-    with refuses(
-        ValueError, function="CaptioningRNN.loss", expected="(N, 21) = (8, 21)", cause="caption"
-    ):
+    with refuses(ValueError, "(N, 21) = (8, 21)", "caption"):
         model.loss(features, captions[1:])
     model.score(features, captions)
     assert counted() == losses[2]

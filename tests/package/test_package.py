@@ -38,7 +38,7 @@ from xpcap import (
 )
 from xpcap.drawings import write_pictures
 from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture
-from xpcap.errors import EXPECTED, install, unknown
+from xpcap.errors import EXPECTED, install
 from xpcap.models import Beam
 from xpcap.runs.config import Config
 from xpcap.trainer.saver import Stopped
@@ -206,8 +206,7 @@ def test_extras_that_messages_and_docs_install_exist() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        *(kind("f: `out` exists") for kind in EXPECTED),
-        unknown("f", "cell", "gru", ["rnn"]),
+        *(kind("`out` exists") for kind in EXPECTED),
         Stopped(signal.SIGTERM, 7, 2),
     ],
 )
@@ -253,9 +252,7 @@ def test_text_works_wherever_a_path_does_and_a_run_has_the_models_config() -> No
 
 
 def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
-    with refuses(
-        TypeError, function="save_state", thing="state", got=f"is a {type(tmp_path).__name__}"
-    ):
+    with refuses(TypeError, "state", f"is a {type(tmp_path).__name__}"):
         save_state({}, tmp_path)  # type: ignore[arg-type]
 
 

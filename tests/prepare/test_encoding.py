@@ -141,13 +141,12 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
 
 @refusals(
     """
-    [7] | thing: the encoder levels | got: of shape (2, 1) | expected: (2, 2)
-    [1, 2, 3] | thing: the encoder levels | got: of shape (2, 3) | expected: (2, 2)
-    [1, 1e300] | thing: '000.bmp' | got: not finite
-    [1, float("nan")] | thing: '000.bmp' | got: not finite
+    [7] | the encoder levels | of shape (2, 1) | (2, 2)
+    [1, 2, 3] | the encoder levels | of shape (2, 3) | (2, 2)
+    [1, 1e300] | '000.bmp' | not finite
+    [1, float("nan")] | '000.bmp' | not finite
     """,
     error=DataError,
-    function="encode_folder",
 )
 def test_features_are_of_the_shape_that_the_encoder_says_and_finite(
     refusal: Refusal, folder: Path
@@ -219,7 +218,7 @@ def test_what_another_encoder_made_or_from_another_picture_is_made_again(
     for name, count in (("another", COUNT), ("levels", 0)):  # the former's rows stay
         encode_folder(folder, NAMES, encoder := Levels(name), cache=cache)
         assert len(encoder.encoded) == count
-    with refuses(DataError, thing="cache", got="is another file"):
+    with refuses(DataError, "cache", "is another file"):
         encode_folder(folder, NAMES, Levels("wider", size=7), cache=cache)
 
 
@@ -229,10 +228,10 @@ def test_no_other_file_is_written_to(folder: Path, tmp_path: Path) -> None:
     contents["cut.npy"] = contents["mine.npy"][:40]
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with refuses(DataError, got="is another file"):
+        with refuses(DataError, "is another file"):
             encode_folder(folder, NAMES, Levels(), cache=tmp_path / name)
         assert (tmp_path / name).read_bytes() == content
-    with refuses(DataError, got="a folder"):
+    with refuses(DataError, "a folder"):
         encode_folder(folder, NAMES, Levels(), cache=folder)
 
 
@@ -241,7 +240,7 @@ def test_pictures_that_cannot_be_read_end_it_or_are_left_out_with_the_reason(
 ) -> None:
     (folder / NAMES[3]).write_bytes(b"not a picture")
     (folder / NAMES[60]).write_bytes(b"")
-    with refuses(DataError, got="cannot be read as a picture"):
+    with refuses(DataError, "cannot be read as a picture"):
         encode_folder(folder, NAMES, Levels())
     for _ in range(2):  # also where the others are encoded already
         unreadable: dict[str, str] = {}
@@ -262,7 +261,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
         if path.name != NAMES[3]:
             return read_picture(path)
         failed.set()
-        raise DataError("read_picture", path, "is bad")
+        raise DataError(f"{path} is bad")
 
     class Waiting(Levels):
         def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -270,7 +269,7 @@ def test_no_block_is_begun_after_an_error(folder: Path, monkeypatch: pytest.Monk
             return super().encode(pictures)
 
     monkeypatch.setattr("xpcap.prepare.features.read_picture", read)
-    with refuses(DataError, got="is bad"):
+    with refuses(DataError, "is bad"):
         encode_folder(folder, NAMES, encoder := Waiting())
     assert len(encoder.encoded) <= 2 * BLOCK  # what the other core was at, and at most one more
 

@@ -42,7 +42,7 @@ def test_a_file_gives_the_same_rows_whatever_its_form_and_says_where_each_stands
     assert path.read_bytes() == content
     lines = content.decode("utf-8-sig").splitlines()
     for row in rows:
-        assert row.source.startswith(f"read_captions: {path}, "), f"{form}: {row}"
+        assert row.source.startswith(f"{path}, "), f"{form}: {row}"
         if line := re.search(r"line (\d+)$", row.source):
             assert row.picture in lines[int(line[1]) - 1], f"{form}: {row}"
 

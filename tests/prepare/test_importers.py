@@ -60,19 +60,19 @@ def test_captions_features_and_lists_come_together_by_name(flickr: dict[str, Any
 
 @refusals(
     r"""
-    TOKEN.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | got: lines of another form: 1 (line 2) | expected: since `strict` is given
-    TOKEN.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | got: not UTF-8
-    VAL.write_text("\n") | function: read_list | thing: val.txt | got: is empty | cause: at least one picture
-    VAL.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | got: is in split 'train' and in 'val'
-    rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | got: captioned pictures without features: 2 (two.jpg, three.jpg)
-    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: features | got: have shape (3, 4)
-    rewrite(names=np.array(["one.jpg"] * 3)) | function: read_features | got: names a picture twice
-    rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | function: read_features | thing: 'two.jpg' | got: not finite
-    rewrite(features=np.zeros((3, 2), int)) | function: read_features | got: dtype int64 | expected: floats
-    rewrite(features=np.zeros((3, 0), "f4")) | function: read_features | got: (3, 0) | expected: D > 0
-    np.savez(NPZ, features=np.zeros((3, 4), "f4")) | function: read_npz | got: holds 'features' | expected: 'names', 'features'
-    NPZ.write_bytes(NPZ.read_bytes()[:200]) | function: read_npz | got: cannot be read as .npz
-    flickr.update(min_count=99) | function: assemble | thing: no word | got: occurs 99 times | cause: choose a smaller `min_count`
+    TOKEN.write_text("one.jpg#0\tA dog\nrubbish\n") | lines of another form: 1 (line 2) | since `strict` is given
+    TOKEN.write_bytes(b"one.jpg#0\t\xff\xfe") | token.txt | not UTF-8
+    VAL.write_text("\n") | val.txt | is empty | at least one picture
+    VAL.write_text("one.jpg\n") | 'one.jpg' | is in split 'train' and in 'val'
+    rewrite(names=np.array(["x", "y", "one.jpg"])) | captioned pictures without features: 2 (two.jpg, three.jpg)
+    rewrite(names=np.array(["one.jpg"])) | features | have shape (3, 4)
+    rewrite(names=np.array(["one.jpg"] * 3)) | names a picture twice
+    rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | 'two.jpg' | not finite
+    rewrite(features=np.zeros((3, 2), int)) | dtype int64 | floats
+    rewrite(features=np.zeros((3, 0), "f4")) | (3, 0) | D > 0
+    np.savez(NPZ, features=np.zeros((3, 4), "f4")) | holds 'features' | 'names', 'features'
+    NPZ.write_bytes(NPZ.read_bytes()[:200]) | cannot be read as .npz
+    flickr.update(min_count=99) | no word | occurs 99 times | choose a smaller `min_count`
     """,
     error=DataError,
 )
@@ -185,32 +185,32 @@ def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictur
     assert declared().source.record["encoder_checked"] == 0
     with refuses(
         DataError,
-        thing="the encoder brightness",
-        got="makes a feature of '02.png' that differs by 2.0%",
-        cause="another encoder",
+        "the encoder brightness",
+        "makes a feature of '02.png' that differs by 2.0%",
+        "another encoder",
     ):
         declared(1.02, pictures=tmp_path)
-    with refuses(DataError, got="makes features of shape (1,)", expected="(2,)"):
+    with refuses(DataError, "makes features of shape (1,)", "(2,)"):
         declared(features={name: [1.0, 2.0] for name in greys})
 
 
 @refusals(
     """
-    captions=[] | DataError | got: got no caption
-    captions=[CaptionRow("one.jpg", "a dog")] | DataError | thing: 'one.jpg' | got: has no split
-    captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | thing: 'three.jpg' | got: is in split 'val' and in 'test'
-    captions=[CaptionRow("one.jpg", None, "val")] | DataError | thing: 'one.jpg' | got: has no caption
-    captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | thing: 'one.jpg' | got: has a caption without a word
-    captions=SAID | TypeError | got: got a str among the captions | expected: rows, each a CaptionRow
-    features={"one.jpg": [1.0]} | DataError | thing: split 'train': 1 of 2 pictures | got: have no features, 'two.jpg' among
-    features={**FEATURES, "two.jpg": [1.0]} | DataError | thing: the feature of 'two.jpg' | got: has shape (1,) | expected: (2,)
-    features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | got: has shape (1,) | expected: (2,)
-    features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | thing: the feature of 'one.jpg' | expected: numbers
-    features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | got: not finite
-    pictures="nowhere" | DataError | thing: nowhere | got: is not a folder
-    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | got: would be outside
-    min_count=9 | DataError | thing: no word | got: occurs 9 times
-    source={"encoder": "mine"} | OptionError | thing: record | got: holds 'encoder'
+    captions=[] | DataError | there is no caption
+    captions=[CaptionRow("one.jpg", "a dog")] | DataError | 'one.jpg' | has no split
+    captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | 'three.jpg' | is in split 'val' and in 'test'
+    captions=[CaptionRow("one.jpg", None, "val")] | DataError | 'one.jpg' | has no caption
+    captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | 'one.jpg' | has a caption without a word
+    captions=SAID | TypeError | a str is among the captions | rows, each a CaptionRow
+    features={"one.jpg": [1.0]} | DataError | split 'train': 1 of 2 pictures | have no features, 'two.jpg' among
+    features={**FEATURES, "two.jpg": [1.0]} | DataError | the feature of 'two.jpg' | has shape (1,) | (2,)
+    features={**FEATURES, "three.jpg": [1.0]} | DataError | the feature of 'three.jpg' | has shape (1,) | (2,)
+    features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | the feature of 'one.jpg' | numbers
+    features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | 'three.jpg' | not finite
+    pictures="nowhere" | DataError | nowhere | is not a folder
+    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | '../one.jpg' | would be outside
+    min_count=9 | DataError | no word | occurs 9 times
+    source={"encoder": "mine"} | OptionError | record | holds 'encoder'
     """
 )
 def test_parts_that_do_not_fit_are_named(refusal: Refusal) -> None:
@@ -279,12 +279,12 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
     Path("c.csv").write_text("image,caption\na.png,a dog\n")
     Path("a.png").write_bytes(b"")
     given: dict[str, Any] = {"pictures": ".", "encoder": Brightness(), **options}
-    with refuses(OptionError, function="import_captions", thing=thing) as caught:
+    with refuses(OptionError, thing) as caught:
         import_captions([("train", "c.csv")], **given)
     assert words in str(caught.value)
     if not {*options} & {"lists", "fractions", "seed", "features", "features_file"}:
         thing = thing.replace("features_file", "features")
-        with refuses(OptionError, function="assemble", thing=thing) as caught:
+        with refuses(OptionError, thing) as caught:
             assemble([CaptionRow("a.png", "a dog", "train")], **given)
         assert words in str(caught.value)
     if line:

@@ -46,5 +46,5 @@ def test_mirror_images_may_be_brought_along() -> None:
     data = assemble(rows, **how)
     np.testing.assert_array_equal(data.split("train").features, [[1, 2], [2, 1]])
     assert (data.split("train").views, data.split("val").views) == (2, 1)
-    with refuses(DataError, thing="1 of 1 pictures", got="have no mirror image"):
+    with refuses(DataError, "1 of 1 pictures", "have no mirror image"):
         assemble([rows[1]._replace(split="train")], **how)

@@ -15,7 +15,7 @@ def look_up(folder: Path, names: str, files: str) -> Matches:
     for file in files.split("|"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(b"")
-    found = PictureFolder("test", folder)
+    found = PictureFolder(folder)
     index = NameIndex([*found.pictures, *found.others], folder)
     return index.match(names.replace("{folder}", str(folder)).split("|"))
 

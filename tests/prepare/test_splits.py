@@ -77,9 +77,9 @@ def test_copies_that_are_added_move_no_picture_out_of_train_and_count_as_one() -
         trained = of(splits, "train")
     assert len(trained & {*names}) > len(of(drawn(names), "train"))  # some moved there
     few = "at least one for each of train, val, test, copies counted once"
-    with refuses(DataError, got="2 pictures", expected=few):
+    with refuses(DataError, "pictures: 2", few):
         drawn(NAMES[:2])
-    with refuses(DataError, got="2 pictures", expected=few):
+    with refuses(DataError, "pictures: 2", few):
         drawn(NAMES[:9], copies=dict.fromkeys(NAMES[:8], "a"))
 
 

@@ -58,20 +58,19 @@ def test_a_caption_goes_to_the_picture_that_its_name_surely_means_or_to_none(
 
 @refusals(
     r"""
-    {"a/1.jpg": "x", "A/1.JPG": "y"} | got: has two captions of 'a/1.jpg' | expected: one
-    [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | got: has two captions of 'a/1.jpg' | expected: one
-    {"a/1.jpg": ["x"]} | thing: ['a/1.jpg'] | got: is a list | expected: text
-    [{"image": true, "caption": "x"}] | thing: [0].image | got: is True | expected: text or a whole number
-    [{"image": "x"}] | thing: [0].caption | got: is missing | expected: text
-    [{"caption": "x"}] | thing: [0] | got: has none of the keys image, image_id, file_name | expected: one
-    {"a/1.jpg": "a \ud83d"} | thing: ['a/1.jpg'] | got: half of a surrogate pair | expected: whole
-    [3] | thing: [0] | got: is 3 | expected: an object
-    3 | got: has no known format
-    {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | got: has the key 'a/1.jpg' twice | expected: each key once
-    { | got: is not valid JSON
+    {"a/1.jpg": "x", "A/1.JPG": "y"} | has two captions of 'a/1.jpg' | one
+    [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | has two captions of 'a/1.jpg' | one
+    {"a/1.jpg": ["x"]} | ['a/1.jpg'] | is a list | text
+    [{"image": true, "caption": "x"}] | [0].image | is True | text or a whole number
+    [{"image": "x"}] | [0].caption | is missing | text
+    [{"caption": "x"}] | [0] | has none of the keys image, image_id, file_name | one
+    {"a/1.jpg": "a \ud83d"} | ['a/1.jpg'] | half of a surrogate pair | whole
+    [3] | [0] | is 3 | an object
+    3 | has no known format
+    {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | has the key 'a/1.jpg' twice | each key once
+    { | is not valid JSON
     """,
     error=DataError,
-    function="read_submission",
 )
 def test_a_file_that_tells_no_captions_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     def read(content: str) -> None:

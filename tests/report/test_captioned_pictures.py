@@ -119,5 +119,5 @@ def test_captions_of_any_length_overlap_nothing() -> None:
 
 
 def test_without_a_picture_nothing_is_drawn() -> None:
-    with refuses(ValueError, function="draw_captions", got="got no picture"):
+    with refuses(ValueError, "there is no picture"):
         draw_captions([])

@@ -161,9 +161,7 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
 
 def test_an_index_is_not_extended_by_other_words(data: CaptionData, index: PhotoIndex) -> None:
     other = Vocabulary([*SPECIAL, *reversed(VOCABULARY.idx_to_word[len(SPECIAL) :])])
-    with refuses(
-        DataError, function="PhotoIndex.extended", thing="the vocabulary", expected="these first"
-    ):
+    with refuses(DataError, "the vocabulary", "these first"):
         index.extended(data.with_vocabulary(other), "other")
     index.extended(data.with_vocabulary(VOCABULARY.union(Vocabulary([*SPECIAL, "zebra"]))), "other")
 
@@ -345,14 +343,13 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
 
 @refusals(
     """
-    features, [1, 1, 0, 0], rewards | thing: photos | got: are not sorted
-    features, [0, 0, 1], rewards | thing: photos | got: have shape (3,)
-    features, photos, [1.0, 2.0, np.nan, 0.0] | thing: rewards | got: hold nan
-    features[:0], photos, rewards | thing: features | got: have shape (0, 7)
-    features[:, :3], photos, rewards | thing: features | got: have shape (4, 3)
+    features, [1, 1, 0, 0], rewards | photos | are not sorted
+    features, [0, 0, 1], rewards | photos | have shape (3,)
+    features, photos, [1.0, 2.0, np.nan, 0.0] | rewards | hold nan
+    features[:0], photos, rewards | features | have shape (0, 7)
+    features[:, :3], photos, rewards | features | have shape (4, 3)
     """,
     error=ValueError,
-    function="fit",
 )
 def test_a_fit_refuses_what_its_rows_cannot_be(refusal: Refusal) -> None:
     features = np.random.default_rng(0).standard_normal((4, len(FEATURES)))
@@ -362,17 +359,16 @@ def test_a_fit_refuses_what_its_rows_cannot_be(refusal: Refusal) -> None:
 
 @refusals(
     """
-    neighbours=0 | got: is 0
-    width=2.5 | got: is 2.5
-    retrieved=-1 | got: is -1
-    bandwidth=0.0 | got: is 0.0
-    no_stutter="no" | got: is 'no'
-    weights={} | got: lack log_probability
-    weights={**PRIOR, "words": np.nan} | got: is nan
-    weights={**PRIOR, "word": 1.0} | got: hold word
+    neighbours=0 | is 0
+    width=2.5 | is 2.5
+    retrieved=-1 | is -1
+    bandwidth=0.0 | is 0.0
+    no_stutter="no" | is 'no'
+    weights={} | lack log_probability
+    weights={**PRIOR, "words": np.nan} | is nan
+    weights={**PRIOR, "word": 1.0} | hold word
     """,
     error=OptionError,
-    function="Reranker",
 )
 def test_a_ranker_that_no_file_could_hold_is_refused(refusal: Refusal, index: PhotoIndex) -> None:
     refusal.check({**globals(), "ours": reranker(index)}, "replace(ours, {})")
@@ -404,7 +400,7 @@ def test_a_file_whose_captions_would_fill_the_memory_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_file, "MAX_IDS", 7 * 2 * PHOTOS - 1)
-    with refuses(DataError, got="has 80 captions of up to 5 words"):
+    with refuses(DataError, "has 80 captions of up to 5 words"):
         read_reranker(file, VOCABULARY, D)
 
 
@@ -425,12 +421,12 @@ def test_a_photo_may_have_more_captions_than_16_bits_count(
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:
-    with refuses(DataError, thing="mean", got="has shape"):
+    with refuses(DataError, "mean", "has shape"):
         read_reranker(file, VOCABULARY, D + 1)
-    with refuses(DataError, thing="predictor", got="has shape"):
+    with refuses(DataError, "predictor", "has shape"):
         read_reranker(file, Vocabulary([*SPECIAL, "a"]), D)
-    tensors, meta = read_tensors(file, "test")
+    tensors, meta = read_tensors(file)
     about = {KEY: json.dumps({"format": FORMAT, **meta})}
     file.write_bytes(save({**tensors, "predictor": np.zeros((), "f2")}, about))
-    with refuses(DataError, thing="predictor", got="has shape ()"):
+    with refuses(DataError, "predictor", "has shape ()"):
         read_reranker(file, VOCABULARY, D, first_words=True)

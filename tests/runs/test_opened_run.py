@@ -35,10 +35,10 @@ def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(run: Path
     (run / CONFIG).write_text(json.dumps(config))
     with refuses(
         DataError,
-        thing="cell",
-        got="is 'nobodys'",
-        expected="lstm",
-        cause="first import the module that adds this cell to CELLS, or use its program",
+        "cell",
+        "is 'nobodys'",
+        "lstm",
+        "first import the module that adds this cell to CELLS, or use its program",
     ):
         Config.read(run)
 
@@ -102,10 +102,10 @@ def test_data_prepared_again_is_neither_trained_on_nor_scored_as_the_runs(
     Path("own.h5").unlink()
     prepared("own.h5", **change)
     before = {path: path.read_bytes() for path in run.path.iterdir()}
-    with refuses(DataError, thing="own.h5", got="is not the data that run began with"):
+    with refuses(DataError, "own.h5", "is not the data that run began with"):
         trained("own.h5", resume=True, epochs=2)
     assert {path: path.read_bytes() for path in run.path.iterdir()} == before
-    with refuses(DataError, thing="own.h5, the data of run", got="has changed since training"):
+    with refuses(DataError, "own.h5, the data of run", "has changed since training"):
         evaluate_run(run)
 
 
@@ -158,9 +158,9 @@ def test_data_whose_features_do_not_fit_is_neither_scored_nor_trained_on(
 ) -> None:
     run = base(encoder)
     other = prepared("other.h5", **change)
-    with refuses(DataError, thing="other.h5", got=got):
+    with refuses(DataError, "other.h5", got):
         evaluate_run(run, other)
-    with refuses(DataError, thing="the data set", got=got):
+    with refuses(DataError, "the data set", got):
         trained(other, "from", start=run.path)
     assert not Path("from").exists()
 

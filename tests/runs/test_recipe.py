@@ -44,7 +44,7 @@ def test_each_field_is_an_option_with_help_and_a_role() -> None:
         assert f"\n{name} : " in str(Recipe.__doc__)
         for value in (*told.presets.values(), told.default):
             assert value is not MISSING
-            assert value is None or told.kind.check("", name, value) == value, name
+            assert value is None or told.kind.check(name, value) == value, name
 
 
 def test_each_option_is_one_of_the_command_line() -> None:
@@ -55,32 +55,31 @@ def test_each_option_is_one_of_the_command_line() -> None:
 
 @refusals(
     """
-    objective="rl" | got: 'rl' does not exist | expected: one of cross-entropy, self-critical
-    score_epochs=-1 | got: is -1 | expected: a whole number in 0..1000000
-    samples=1 | got: is 1 | expected: a whole number of at least 2
-    sharpen=0.0 | got: is 0.0 | expected: a positive number
-    seed=-1 | got: is -1 | expected: a whole number in 0..2**63-1
-    save_every=60 | got: is 60 | expected: seconds, as in 30s
-    lr=np.nan | got: is nan | expected: a positive number
-    lr_decay="lineal" | got: is 'lineal' | expected: a positive number, or 'linear'
-    hidden=-3 | got: is -3 | expected: a whole number in 1..1000000
-    epochs=True | got: is True | expected: a whole number in 0..1000000
-    epochs=10**7 | got: is 10000000 | expected: a whole number in 0..1000000
-    clip=-1 | got: is -1 | expected: a finite number of at least 0
-    cell="grru" | got: 'grru' does not exist | expected: one of rnn, lstm
-    select="best" | got: 'best' does not exist | expected: one of loss, cider, last
-    inject="late" | got: 'late' does not exist | expected: one of init
-    feature_scaling="max" | got: 'max' does not exist | expected: one of standardize, none
-    neighbours="no" | got: is 'no' | expected: True or False
-    resume=1 | got: is 1 | expected: True or False
-    out=3 | got: is 3 | expected: a path
+    objective="rl" | 'rl' does not exist | one of cross-entropy, self-critical
+    score_epochs=-1 | is -1 | a whole number in 0..1000000
+    samples=1 | is 1 | a whole number of at least 2
+    sharpen=0.0 | is 0.0 | a positive number
+    seed=-1 | is -1 | a whole number in 0..2**63-1
+    save_every=60 | is 60 | seconds, as in 30s
+    lr=np.nan | is nan | a positive number
+    lr_decay="lineal" | is 'lineal' | a positive number, or 'linear'
+    hidden=-3 | is -3 | a whole number in 1..1000000
+    epochs=True | is True | a whole number in 0..1000000
+    epochs=10**7 | is 10000000 | a whole number in 0..1000000
+    clip=-1 | is -1 | a finite number of at least 0
+    cell="grru" | 'grru' does not exist | one of rnn, lstm
+    select="best" | 'best' does not exist | one of loss, cider, last
+    inject="late" | 'late' does not exist | one of init
+    feature_scaling="max" | 'max' does not exist | one of standardize, none
+    neighbours="no" | is 'no' | True or False
+    resume=1 | is 1 | True or False
+    out=3 | is 3 | a path
     """,
     error=OptionError,
-    function="Recipe",
 )
 def test_value_that_makes_no_sense_is_refused_where_it_is_given(refusal: Refusal) -> None:
     name = refusal.statement.partition("=")[0]
-    refusal.check(globals(), "Recipe({})", thing=name)
+    refusal.check(globals(), "Recipe({})", name)
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +180,7 @@ def test_an_option_that_no_stage_uses_is_refused(
         recipe = Recipe(**{"data": "own.h5", "out": tmp_path / "run"} | given)
         return plan_training(recipe, lambda path, seed: draw_data(6, 4, 12, seed=0)).options
 
-    with refuses(
-        OptionError, thing=f"`{name}`", got="no stage of this training uses", expected=stage
-    ):
+    with refuses(OptionError, f"`{name}`", "no stage of this training uses", stage):
         planned(**given)
     assert planned(samples=3, score_epochs=1).samples == 3
     assert planned(score_epochs=0).samples is None
@@ -200,7 +197,7 @@ def test_an_interval_is_seconds_or_steps() -> None:
     assert Recipe(save_every="0.5s").save_interval == SaveInterval(seconds=0.5)
     assert Recipe(save_every="200").save_interval == SaveInterval(steps=200)
     for text in ("0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"):
-        with refuses(OptionError, got=f"is {text!r}", expected="seconds, as in 30s, or steps"):
+        with refuses(OptionError, f"is {text!r}", "seconds, as in 30s, or steps"):
             Recipe(save_every=text)
 
 
@@ -265,9 +262,9 @@ def test_options_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with refuses(OptionError, thing="`objective`", got="is self-critical without `start`"):
+    with refuses(OptionError, "`objective`", "is self-critical without `start`"):
         train_run(Recipe(out="run", objective="self-critical", **PRESETS["generated"]))
-    with refuses(OptionError, thing="`score_epochs`", got="is given with self-critical"):
+    with refuses(OptionError, "`score_epochs`", "is given with self-critical"):
         train_run(Recipe("own.h5", out="run", objective="self-critical", score_epochs=3))
     assert not list(tmp_path.iterdir())
     assert re.search("`start`", OPTIONS["data"].help)

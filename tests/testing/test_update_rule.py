@@ -143,7 +143,7 @@ def test_rule_that_breaks_a_claim_is_named_with_what_is_wrong(wrong: str) -> Non
     claim, rule, thing, got = BROKEN[wrong]
     with (
         np.errstate(invalid="ignore"),
-        refuses(ContractError, function="check_update_rule", thing=thing, got=got),
+        refuses(ContractError, thing, got),
     ):
         check_update_rule(rule, [claim])
 
@@ -155,10 +155,10 @@ def test_state_that_is_rebound_is_an_error_with_the_claim_and_the_rule() -> None
         optim.update(rule, np.ones(3), np.ones(3), {})
     with pytest.raises(TypeError, match="mappingproxy") as caught:
         check_update_rule(rule)
-    assert caught.value.__notes__ == ["check_update_rule: writes_stated, rule 'sgd_momentum'"]
+    assert caught.value.__notes__ == ["writes_stated, rule 'sgd_momentum'"]
 
 
 def test_rules_go_by_their_names() -> None:
     check_update_rule("sgd")
-    with refuses(OptionError, thing="update rule", got="'sdg'", cause="did you mean 'sgd'"):
+    with refuses(OptionError, "update rule", "'sdg'", "did you mean 'sgd'"):
         check_update_rule("sdg")

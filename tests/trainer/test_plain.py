@@ -154,7 +154,7 @@ def test_emulated_plain_training_is_numpys_though_every_part_of_ours_is_broken(
     assert (counts.kinds()["raw"], counts.products) == (0, [])
     for ours, theirs in zip(history(cupy), history(numpy), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
-    with refuses(BackendError, got="a fast version ran"):
+    with refuses(BackendError, "a fast version ran"):
         use_backend("cupy")
 
 
@@ -203,9 +203,9 @@ def test_what_one_code_began_the_other_does_not_continue(
         state = load_state(run / LAST, ours.model.params.shapes)
         ours.restore(state)
     with CODES[OTHER[code]]():
-        with refuses(OptionError, thing="the state", got=words, cause=REMEDIES[code]):
+        with refuses(OptionError, "the state", words, REMEDIES[code]):
             solver().restore(state)
-        with refuses(OptionError, thing="the training", got=words, cause=REMEDIES[code]):
+        with refuses(OptionError, "the training", words, REMEDIES[code]):
             ours.train()
         start = Recipe(data, out=tmp_path / "more", start=run, epochs=1, hidden=6, wordvec=4)
         train_run(replace(start, dropout=0.3, inject=OPTIONS["inject"]))
@@ -220,5 +220,5 @@ def test_ranks_train_together_by_the_same_code(
     for ours, theirs in zip(both[0], history(trained("plain")), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     got = "has code 'fast', rank 0 has 'plain'"
-    with refuses(GroupError, thing="rank 1", got=got):
+    with refuses(GroupError, "rank 1", got):
         together(2, lambda group: train(("plain", "fast")[group.rank], data, tmp_path, group))

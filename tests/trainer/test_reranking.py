@@ -88,7 +88,7 @@ def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Pa
     penalised = RerankedBeam(4, length_penalty=0)
     assert plain.decoder(penalised).title == "beam of 4, length penalty 0"
     assert reranked.decoder(RerankedBeam(4)).title == "beam of 4, reranked by similar photos"
-    with refuses(OptionError, thing="`length_penalty`", got="is 0 in a RerankedBeam"):
+    with refuses(OptionError, "`length_penalty`", "is 0 in a RerankedBeam"):
         reranked.decoder(penalised)
 
 
@@ -142,7 +142,7 @@ def test_cores_and_ranks_round_the_weights_of_a_ranking_and_change_no_more(
     expected = made / "reranked" / "run"
     assert found == [captions(open_run(expected))] * ranks
     (tensors, meta), (wanted, record) = (
-        read_tensors(path / RERANKING, "test") for path in (folder, expected)
+        read_tensors(path / RERANKING) for path in (folder, expected)
     )
     assert {name: x.tobytes() for name, x in tensors.items()} == {
         name: x.tobytes() for name, x in wanted.items()
@@ -181,7 +181,7 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_with_a_notice_and_resumes_
 ) -> None:
     whole = made / "staged" / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    tensors, meta = read_tensors(folder / RERANKING, "test")
+    tensors, meta = read_tensors(folder / RERANKING)
     write_tensors(folder / RERANKING, tensors, {**meta, "best": "that of fewer epochs"})
     before = (folder / RERANKING).read_bytes()
 

@@ -431,9 +431,9 @@ def test_a_run_goes_on_with_its_own_start_and_no_other(unbroken: Whole, tmp_path
     more = replace(recipe, epochs=2, resume=True)
     assert train_run(replace(more, start=None)).run.config.recipe.start == start
     other = Path(shutil.copytree(start, tmp_path / "other"))
-    with refuses(OptionError, thing=f"`start` {other} (the run has {start})"):
+    with refuses(OptionError, f"`start` {other} (the run has {start})"):
         train_run(replace(more, start=other))
-    with refuses(OptionError, thing=f"`start` {start} (the run has none)"):
+    with refuses(OptionError, f"`start` {start} (the run has none)"):
         train_run(Recipe(out=other, start=start, resume=True))
 
 
@@ -575,7 +575,7 @@ class TrainingProcess:
 
 def iteration_of(run: Path) -> int:
     """Of the checkpoint."""
-    return int(read_tensors(run / LAST, "test")[1]["iteration"])
+    return int(read_tensors(run / LAST)[1]["iteration"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -718,7 +718,7 @@ def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_si
 ) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
-    tensors, meta = read_tensors(run / LAST, "test")
+    tensors, meta = read_tensors(run / LAST)
     tensors["params.W_proj"].fill(
         3e38
     )  # h0 is infinite, and h0 @ Wh adds infinities of either sign
@@ -727,5 +727,5 @@ def test_sick_training_names_step_parameter_norms_and_cause_and_saves_nothing_si
     options = ["--save-every", every, "--backend", backend]
     failing(["train", "--out", run, "--resume", *options], "iteration 21 has loss", "rate", *words)
     assert (run / LAST).read_bytes() == before
-    with refuses(DataError, got="has shape"):
+    with refuses(DataError, "has shape"):
         load_state(run / LAST, dict.fromkeys(open_run(run).model.params.shapes, (2, 2)))

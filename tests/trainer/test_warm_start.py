@@ -145,7 +145,7 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
     again = planned(run / "data.h5")
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
     assert default_out(Recipe(start=run)) == Path("runs/pictures-lstm")  # not data-lstm
-    with refuses(OptionError, thing="`smoothing`", expected="cross-entropy training"):
+    with refuses(OptionError, "`smoothing`", "cross-entropy training"):
         planned(None, objective="self-critical", smoothing=0.3)
 
 
@@ -153,9 +153,7 @@ def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
     run: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe(start=run, epochs=1, out=tmp_path / "on")
-    with refuses(
-        OptionError, thing="`cell` gru (the run has lstm)", cause="leave these options out"
-    ):
+    with refuses(OptionError, "`cell` gru (the run has lstm)", "leave these options out"):
         train_run(replace(recipe, cell="gru"))
     assert not (tmp_path / "on").exists()
     config = train_run(recipe).run.config

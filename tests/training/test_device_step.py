@@ -274,7 +274,7 @@ def test_emulated_step_that_is_not_finite_is_found_before_anything_is_kept(
 ) -> None:
     solver = make("cupy", num_epochs=1)
     solver.model.params["Wx"][0, 0] = np.nan
-    with refuses(TrainingError, got="iteration 1 has loss nan and a gradient of norm nan"):
+    with refuses(TrainingError, "iteration 1 has loss nan and a gradient of norm nan"):
         solver.train()
     assert solver.history == []
 
@@ -342,12 +342,12 @@ def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> 
     rows, solver = np.arange(N), make("cupy")
     solver.step(*solver._loader.minibatch("train", rows)[:2])
     cupy.cuda.Stream(non_blocking=True).use()
-    with refuses(ValueError, got="made on CUDA stream 0x0, and the current stream is 0x"):
+    with refuses(ValueError, "made on CUDA stream 0x0, and the current stream is 0x"):
         solver._step(solver._loader.minibatch("train", rows))
     here = Workspace(solver.model.params.flat)
     here.send("rows", rows)
     cupy.cuda.Stream.null.use()
-    with refuses(ValueError, got=", and the current stream is 0x0"):
+    with refuses(ValueError, ", and the current stream is 0x0"):
         here.send("rows", rows)
 
 

@@ -155,11 +155,11 @@ def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
 def test_rewards_of_other_data_or_of_a_picture_without_captions_are_refused() -> None:
     objective, split = SelfCritical(DATA), DATA.split("train")
     other = replace(split, image_idxs=split.image_idxs[::-1].copy())
-    with refuses(DataError, function="SelfCritical", got="has other train captions"):
+    with refuses(DataError, "has other train captions"):
         objective.epoch_indices(replace(DATA, splits={"train": other}))
     alike = replace(split, captions=split.captions.copy(), image_idxs=split.image_idxs.copy())
     objective.epoch_indices(replace(DATA, splits={"train": alike}))
-    with refuses(ValueError, thing="picture 20", got="has no caption in the train split"):
+    with refuses(ValueError, "picture 20", "has no caption in the train split"):
         objective.rewards(split.captions[:2, 1:], np.array([19, 20]))
 
 
@@ -202,14 +202,12 @@ def test_training_that_has_gone_too_far_to_sample_is_a_training_error() -> None:
     settings = {"batch_size": 2, "num_epochs": 9, "seed": 0, "verbose": False}
     settings |= {"update_rule": "sgd", "optim_config": {"learning_rate": 1e300}}
     solver = CaptioningSolver(model, data, objective=SelfCritical(data, samples=4), **settings)
-    with np.errstate(all="ignore"), refuses(TrainingError, cause="try a lower learning rate"):
+    with np.errstate(all="ignore"), refuses(TrainingError, "try a lower learning rate"):
         solver.train()
 
 
 def test_a_sample_alone_is_refused() -> None:
-    with refuses(
-        OptionError, thing="`samples`", got="is 1", expected="at least 2", cause="a sample"
-    ):
+    with refuses(OptionError, "`samples`", "is 1", "at least 2", "a sample"):
         SelfCritical(DATA, samples=1)
 
 
@@ -428,14 +426,14 @@ class TestStages:
         shapes = open_run(spoilt).model.params.shapes
         state = load_state(spoilt / "last.safetensors", shapes)
         start, *epochs = state.records
-        for odd, refusal in (
-            ({"epoch": 1}, {"got": "record 2 is", "expected": "the figures of epoch 2"}),
-            ({"val_bleu": 0.0}, {"got": "record 2 is", "expected": "the figures of epoch 2"}),
-            ({"val_cider": "much"}, {"thing": "records[0].val_cider", "got": "is 'much'"}),
+        for odd, texts in (
+            ({"epoch": 1}, ("record 2 is", "the figures of epoch 2")),
+            ({"val_bleu": 0.0}, ("record 2 is", "the figures of epoch 2")),
+            ({"val_cider": "much"}, ("records[0].val_cider", "is 'much'")),
         ):
             state.meta["records"] = [{**start, **odd}, *epochs]
             save_state(tmp_path / "odd.safetensors", state, vocabulary="v")
-            with refuses(DataError, **refusal):
+            with refuses(DataError, *texts):
                 load_state(tmp_path / "odd.safetensors", shapes)
 
     def test_a_run_stopped_in_its_first_stage_is_opened_at_its_best_epoch(

@@ -70,7 +70,7 @@ def test_a_state_is_read_as_it_was_written(rule: Any, objective: Any, tmp_path: 
 def test_what_could_not_be_read_again_is_not_written(
     given: dict[str, Any], thing: str, tmp_path: Path
 ) -> None:
-    with refuses(ValueError, function="save_state", thing=thing):
+    with refuses(ValueError, thing):
         save_state(tmp_path / "state", make("sgd").state(), **given)
     assert not (tmp_path / "state").exists()
 
@@ -78,12 +78,12 @@ def test_what_could_not_be_read_again_is_not_written(
 @pytest.mark.parametrize(
     ("epochs", "options", "got"),
     [
-        (1, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], of this solver: []"),
-        (0, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], of this solver: []"),
+        (1, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], and this solver []"),
+        (0, {"select": "loss"}, "['val_cider', 'val_distinct', 'val_length'], and this solver []"),
         (
             1,
             {"objective": SelfCritical(DATA, samples=2)},
-            "['train_loss'], of this solver: ['train_reward']",
+            "['train_loss'], and this solver ['train_reward']",
         ),
     ],
 )
@@ -96,8 +96,8 @@ def test_a_state_of_other_figures_is_refused_before_training(
     solver.score_start()
     if epochs:
         solver.train()
-    got = f"unmatched figures of the state: {got}"
-    with refuses(DataError, function="CaptioningSolver.restore", got=got, expected="the same"):
+    got = f"unmatched figures {got}"
+    with refuses(DataError, got, "the same"):
         make("adam", data, **{"select": "cider", **options}).restore(solver.state())
     make("adam", data, select="last").restore(solver.state())
 
@@ -118,7 +118,7 @@ def test_steps_outside_an_epoch_go_through_a_file(replacement: bool, tmp_path: P
     odd = solver.state()
     odd.meta["position"] = taken + 2
     save_state(tmp_path / "state", odd)
-    with refuses(DataError, got=f"position {taken + 2}"):
+    with refuses(DataError, f"position {taken + 2}"):
         load_state(tmp_path / "state", solver.model.params.shapes)
 
 
@@ -137,7 +137,7 @@ def test_a_spoilt_array_of_a_rule_is_refused_by_its_name(rule: UpdateRule, tmp_p
     solver.step(*DATA.minibatch("train", np.arange(9)))
     shapes = solver.model.params.shapes
     save_state(tmp_path / "good", solver.state())
-    good, meta = read_tensors(tmp_path / "good", "test")
+    good, meta = read_tensors(tmp_path / "good")
     names = {f"moments.{key}.{name}": key for key in rule.state for name in ("Wx", "b")}
     for name, (change, got) in itertools.product(names.keys() & good.keys(), SPOILT.values()):
         if got == "down to -" and names[name] not in rule.squares:
@@ -146,11 +146,11 @@ def test_a_spoilt_array_of_a_rule_is_refused_by_its_name(rule: UpdateRule, tmp_p
         others = {key: x for key, x in good.items() if key != name}
         tensors = others if changed is None else {**others, name: changed}
         write_tensors(tmp_path / "bad", tensors, meta)
-        with refuses(DataError, function="load_state", got=got) as caught:
+        with refuses(DataError, got) as caught:
             load_state(tmp_path / "bad", shapes, rule=rule)
         assert name in str(caught.value)
     write_tensors(tmp_path / "bad", {**good, "moments.u.Wx": good["params.Wx"]}, meta)
-    with refuses(DataError, got="holds moments.u.Wx"):
+    with refuses(DataError, "holds moments.u.Wx"):
         load_state(tmp_path / "bad", shapes, rule=rule)
 
 
@@ -158,9 +158,9 @@ def test_a_state_of_a_rule_of_ones_own_wants_that_rule(tmp_path: Path) -> None:
     solver, other = make(ROW_ADAGRAD), make("adam")
     solver.train()
     save_state(tmp_path / "own", solver.state())
-    with refuses(DataError, thing="update rule", got="'row_adagrad'", expected="adam"):
+    with refuses(DataError, "update rule", "'row_adagrad'", "adam"):
         load_state(tmp_path / "own", solver.model.params.shapes)
-    with refuses(DataError, got="update rule of the state: row_adagrad, of this solver: adam"):
+    with refuses(DataError, "update rule row_adagrad, and this solver adam"):
         other.restore(solver.state())
     assert set(solver.optim_configs["Wx"]) == {"learning_rate", "t", "row"}
     assert set(solver.optim_configs["b"]) == {"learning_rate", "t", "v"}

@@ -94,5 +94,5 @@ def test_a_stop_at_the_beginning_leaves_no_step_to_take() -> None:
 
 @pytest.mark.parametrize("watchers", [Watcher(), [Watcher], [Watcher(), print], 3])
 def test_what_is_no_list_of_watchers_is_refused(watchers: Any) -> None:
-    with refuses(InvalidTypeError, function="CaptioningSolver", thing="`watchers`"):
+    with refuses(InvalidTypeError, "`watchers`"):
         CaptioningSolver(None, generate(0, train=2, val=1), watchers=watchers)

@@ -104,8 +104,10 @@ def _refusal(x: Array, w: Array, out: Array) -> XpcapError:
             got = f"has strides {array.strides} for shape {array.shape}"
         else:
             continue
-        expected = f"a matrix of {out.dtype} on the device, without gaps between its rows"
-        return error("cuBLAS", name, got, expected)
+        return error(
+            f"cuBLAS: {name} {got}, expected a matrix of {out.dtype} on the device, without gaps"
+            " between its rows"
+        )
     raise AssertionError("every matrix fits")
 
 
@@ -130,8 +132,9 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
     """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
     _check(x, w, out)
     if not x.flags.c_contiguous:
-        got = f"has strides {x.strides} for shape {x.shape}"
-        raise InvalidValueError("cuBLAS", "x", got, expected="no gaps between rows")
+        raise InvalidValueError(
+            f"cuBLAS: x has strides {x.strides} for shape {x.shape}, expected no gaps between rows"
+        )
     (xp, gemm), real = _gemm(out), out.dtype.char
     (k, m), (flag, leading), size = w.shape, layout(w), out.itemsize
     from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr

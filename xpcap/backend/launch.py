@@ -149,8 +149,10 @@ class Kernel:
                 error, got = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
             else:
                 continue
-            expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
-            return error(self.name, name, got, expected)
+            return error(
+                f"{self.name}: {name} {got}, expected a C-contiguous array of {dtype} on CUDA"
+                f" device {self._device}"
+            )
         raise AssertionError("every array fits")
 
     def _number_error(self, args: Sequence[object]) -> XpcapError:
@@ -162,7 +164,9 @@ class Kernel:
             except (struct.error, OverflowError):
                 is_number = isinstance(x, int | np.integer) or type_ in REALS.values()
                 error = InvalidValueError if is_number else InvalidTypeError
-                return error(self.name, name, f"is {x!r}", f"a number of the C type {type_}")
+                return error(
+                    f"{self.name}: {name} is {x!r}, expected a number of the C type {type_}"
+                )
         raise AssertionError("every number fits")
 
 
@@ -189,16 +193,16 @@ def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
     """
     xp = sys.modules["cupy"]
     if not isinstance(like, xp.ndarray):
-        kind = f"are a {type(like).__module__}.{type(like).__name__}"
-        raise InvalidTypeError(name, "its arrays", kind, expected="CuPy's")
+        raise InvalidTypeError(
+            f"{name}: its arrays are a {type(like).__module__}.{type(like).__name__}, expected"
+            " CuPy's"
+        )
     device = like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
         raise InvalidValueError(
-            name,
-            "its arrays",
-            f"lie on CUDA device {device}, and this thread's current device is {current}",
-            expected="the same",
-            cause=f"call use_backend('cupy:{device}') in each thread that computes there",
+            f"{name}: its arrays lie on CUDA device {device}, and this thread's current device is"
+            f" {current}, expected the same; call use_backend('cupy:{device}') in each thread that"
+            " computes there"
         )
     if not _this_thread.has_context:
         # Unlike CuPy, the driver launches nothing without a context

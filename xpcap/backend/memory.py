@@ -62,9 +62,11 @@ class Workspace:
         name = self._prefix + name
         flat = self._arrays.get(name)
         if flat is not None and flat.dtype != dtype:
-            got = f"has dtype {flat.dtype}, and {np.dtype(dtype)} is asked for"
-            cause = "two arrays share a name: give each its own name, or each layer its own scope"
-            raise InvalidTypeError("Workspace", name, got, "one dtype for each name", cause)
+            raise InvalidTypeError(
+                f"the buffer {name} has dtype {flat.dtype}, and {np.dtype(dtype)} is asked for, expected one"
+                " dtype for each name; two arrays share a name: give each its own name, or each"
+                " layer its own scope"
+            )
         last_view = self._views.get(name)
         if last_view is not None and last_view.shape == shape:
             return last_view

@@ -59,8 +59,9 @@ def is_plain() -> bool:
 def _from_environment() -> bool:
     value = os.environ.get(VARIABLE, "")
     if value not in ("", "0", "1"):
-        got, expected = f"is {value!r}", "1 for plain code, 0 or nothing for fast code"
-        raise OptionError("is_plain", VARIABLE, got, expected)
+        raise OptionError(
+            f"{VARIABLE} is {value!r}, expected 1 for plain code, 0 or nothing for fast code"
+        )
     return value == "1"
 
 
@@ -69,12 +70,14 @@ def current_code() -> str:
     return CODES[is_plain()]
 
 
-def check_code(caller: str, thing: object, begun: str) -> None:
+def check_code(thing: object, begun: str) -> None:
     """Raise OptionError if `thing` was begun by other code than this thread runs."""
     if begun == current_code():
         return
     cause = f"go on without `plain` and {VARIABLE}, or begin anew"
     if begun == "plain":
         cause = f"go on with `plain`, {VARIABLE}=1 or `with xpcap.plain():`, or begin anew"
-    got = f"was begun by {begun} code, and this process runs {current_code()} code"
-    raise OptionError(caller, thing, got, "the same code from beginning to end", cause)
+    raise OptionError(
+        f"{thing} was begun by {begun} code, and this process runs {current_code()} code, expected"
+        f" the same code from beginning to end; {cause}"
+    )

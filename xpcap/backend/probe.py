@@ -13,7 +13,7 @@ from typing import NamedTuple
 from xpcap.backend import cublas
 from xpcap.backend.cuda_problems import Cause, cause_of, cupy_packages, unsuited, versions
 from xpcap.backend.launch import Kernel, parameters
-from xpcap.errors import BackendError, install, sentence
+from xpcap.errors import BackendError, install
 from xpcap.progress import say
 
 KERNEL = """typedef REAL real;
@@ -41,7 +41,8 @@ class BackendStatus(NamedTuple):
     @property
     def why(self) -> str:
         """Reason, what was expected and the cause, in one sentence."""
-        return sentence("", "", self.reason, self.expected, self.cause)
+        wanted = f", expected {self.expected}" if self.expected else ""
+        return f"{self.reason}{wanted}; {self.cause}".removesuffix("; ")
 
 
 def load() -> ModuleType:
@@ -59,11 +60,8 @@ def import_cupy() -> ModuleType:
         return load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
-            "import_cupy",
-            "cupy",
-            f"cannot be imported ({_import_error(error)})",
-            expected="the package, a device is not needed",
-            cause=f"is it installed in this environment? {install('kernels')} installs it",
+            f"cupy cannot be imported ({_import_error(error)}), expected the package, a device is"
+            f" not needed; is it installed in this environment? {install('kernels')} installs it"
         ) from error
 
 

@@ -111,7 +111,7 @@ def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], 
             got += f" ({probe.first_line(error)})"
         cause = "an error of CUDA may end all work of a process on its device: start again with"
         cause += " `plain`, or `backend` numpy"
-        raise BackendError("checked_code", device, got, cause=cause) from failure
+        raise BackendError(f"{device} {got}; {cause}") from failure
     worst, tensor = max(
         (
             (_error(results[name], expected[name]), name)

@@ -23,7 +23,7 @@ without a kind share one dtype and one library.
 import copy
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,7 +192,7 @@ class Spec:
 
     Examples
     --------
-    >>> spec("x:N,D w:D,M").check("affine", np.ones((2, 3)), np.ones((3, 4)))
+    >>> spec("x:N,D w:D,M").check(np.ones((2, 3)), np.ones((3, 4)))
     {'N': 2, 'D': 3, 'M': 4}
     """
 
@@ -208,11 +208,11 @@ class Spec:
         return f"{', '.join(arguments)}\n-> {', '.join(map(str, self.results))}"
 
     def check(
-        self, caller: str, *arrays: Array, cause: str = "", sizes: Sizes | None = None
+        self, *arrays: Array, function: str = "", cause: str = "", sizes: Sizes | None = None
     ) -> Sizes:
         """Check the arguments of a function, one for each entry.
 
-        caller : name of the function, for messages
+        function : name of the function, with which messages begin
         arrays : NumPy or CuPy arrays
         cause : likely cause, instead of the spec's
         sizes : known sizes
@@ -220,36 +220,44 @@ class Spec:
             library
         InvalidValueError : a shape does not fit, or a number is not finite
         """
-        first, sizes = None, dict(sizes or {})
+        try:
+            return self._check(arrays, cause, dict(sizes or {}))
+        except (InvalidTypeError, InvalidValueError) as error:
+            if not function:
+                raise
+            raise type(error)(f"{function}: {error}") from None
+
+    def _check(self, arrays: Sequence[Array], cause: str, sizes: dict[str, Any]) -> Sizes:
+        first = None
         for entry, x in zip(self.entries, arrays, strict=True):
             if x is None and entry.optional:
                 continue
             if entry.kind:
-                check_kind(caller, entry.name, x, entry.kind)
+                check_kind(entry.name, x, entry.kind)
             else:
                 first = first or (entry.name, x)
-                check_float(caller, entry.name, x, *first)
+                check_float(entry.name, x, *first)
         for entry, x in zip(self.entries, arrays, strict=True):
             if x is None and entry.optional:
                 continue
             if entry.kind and first:
-                check_library(caller, entry.name, x, *first)
+                check_library(entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
                 others_stack = any(each.stacks for each in self.entries) and not entry.stacks
                 got = f"{has(entry.name)} shape {x.shape}"
                 expected = entry.expected(sizes, x.ndim)
                 cause = "" if others_stack else cause or self.cause
-                raise InvalidValueError(caller, entry.name, got, expected, cause)
+                raise InvalidValueError(f"{entry.name} {got}, expected {expected}; {cause}")
             if entry.finite:
-                check_finite(caller, entry.name, x, InvalidValueError)
+                check_finite(entry.name, x, InvalidValueError)
         return sizes
 
     def check_file(
-        self, caller: str, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
+        self, source: object, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
     ) -> Sizes:
         """Check the arrays of a file: one for each entry, and no more.
 
-        caller : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
+        source : the file, with which messages begin
         arrays : objects with a shape and a dtype; arrays, if they must be finite
         cause : likely cause of a misfit
         sizes : known sizes
@@ -260,19 +268,24 @@ class Spec:
             missing, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
             faults = [f"lacks {', '.join(missing)}"] * bool(missing)
             faults += [f"holds {', '.join(unknown)[:200]}"] * bool(unknown)
-            raise DataError(caller, "", " and ".join(faults), ", ".join(sorted(names)), cause)
+            raise DataError(
+                f"{source} {' and '.join(faults)}, expected {', '.join(sorted(names))}; {cause}"
+            )
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
             if not hasattr(x, "dtype"):
-                got = f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}"
-                raise DataError(caller, entry.name, got, f"an array of {kind}", cause)
+                raise DataError(
+                    f"{source}: {entry.name} {'are' if has(entry.name) == 'have' else 'is'} a"
+                    f" {type(x).__name__}, expected an array of {kind}; {cause}"
+                )
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
-                got = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
-                expected = f"{kind} of shape {entry.expected(sizes, len(x.shape))}"
-                raise DataError(caller, entry.name, got, expected, cause)
+                raise DataError(
+                    f"{source}: {entry.name} {has(entry.name)} shape {x.shape} and dtype {x.dtype},"
+                    f" expected {kind} of shape {entry.expected(sizes, len(x.shape))}; {cause}"
+                )
             if entry.finite:
-                check_finite(caller, entry.name, x, DataError, cause)
+                check_finite(f"{source}: {entry.name}", x, DataError, cause)
         return sizes
 
     @classmethod
@@ -307,61 +320,66 @@ def has(name: str) -> str:
     return "have" if name.endswith("s") else "has"
 
 
-def check_kind(caller: str, name: str, x: Array, kind: str) -> None:
+def check_kind(name: str, x: Array, kind: str) -> None:
     """Raise InvalidTypeError unless x is an array of a kind."""
-    require_array(caller, name, x)
+    require_array(name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
         integers = "cast it with .astype(int)"
         if x.dtype.char == "?":
             integers = "for a mask give numpy.flatnonzero(mask)"
-        cause = {
-            "i": integers,
-            "b": "cast it with .astype(bool)",
-        }.get(kind, "")
-        raise InvalidTypeError(caller, name, f"{has(name)} dtype {x.dtype}", words, cause)
+        cause = {"i": integers, "b": "cast it with .astype(bool)"}.get(kind, "")
+        raise InvalidTypeError(f"{name} {has(name)} dtype {x.dtype}, expected {words}; {cause}")
 
 
-def check_float(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
+def check_float(name: str, x: Array, first_name: str, first: Array) -> None:
     """Raise InvalidTypeError unless x is a float array with the dtype and library of `first`."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
         return  # the common case: `first` has been checked
-    require_array(caller, name, x)
+    require_array(name, x)
     if x.dtype.char not in FLOATS:
-        got = f"{has(name)} dtype {x.dtype}"
-        raise InvalidTypeError(caller, name, got, "float32 or float64", "cast it with .astype")
+        raise InvalidTypeError(
+            f"{name} {has(name)} dtype {x.dtype}, expected float32 or float64; cast it with .astype"
+        )
     if x is first:
         return
-    check_library(caller, name, x, first_name, first)
+    check_library(name, x, first_name, first)
     if x.dtype != first.dtype:
-        got = f"{has(name)} dtype {x.dtype}"
-        expected = f"{first.dtype}, as {first_name} has"
-        raise InvalidTypeError(caller, name, got, expected, "cast one with .astype")
+        raise InvalidTypeError(
+            f"{name} {has(name)} dtype {x.dtype}, expected {first.dtype}, as {first_name} has; cast"
+            " one with .astype"
+        )
 
 
-def check_library(caller: str, name: str, x: Array, first_name: str, first: Array) -> None:
+def check_library(name: str, x: Array, first_name: str, first: Array) -> None:
     """Raise InvalidTypeError if one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         library, first_library = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
-        got = f"is a {library} array"
-        expected = f"a {first_library} array, as {first_name} is"
-        raise InvalidTypeError(caller, name, got, expected, "move one with asarray or to_numpy")
+        raise InvalidTypeError(
+            f"{name} is a {library} array, expected a {first_library} array, as {first_name} is;"
+            " move one with asarray or to_numpy"
+        )
 
 
-def require_array(caller: str, name: str, x: object) -> None:
+def require_array(name: str, x: object) -> None:
     """Raise InvalidTypeError unless x is an array, or acts as one; matrices and masked arrays fail."""
     if isinstance(x, np.ma.MaskedArray):
-        cause = f"give {name}.filled(number): masked numbers would enter the computation"
-        raise InvalidTypeError(caller, name, "is a masked array", "a numpy.ndarray", cause)
+        raise InvalidTypeError(
+            f"{name} is a masked array, expected a numpy.ndarray; give {name}.filled(number):"
+            " masked numbers would enter the computation"
+        )
     if isinstance(x, np.matrix):
-        cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
-        raise InvalidTypeError(caller, name, "is a numpy.matrix", "a numpy.ndarray", cause)
+        raise InvalidTypeError(
+            f"{name} is a numpy.matrix, expected a numpy.ndarray; give numpy.asarray({name}):"
+            " between matrices, * is the matrix product"
+        )
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
-        got = f"is a {type(x).__name__}"
-        raise InvalidTypeError(caller, name, got, "an array", "make one with xpcap.asarray")
+        raise InvalidTypeError(
+            f"{name} is a {type(x).__name__}, expected an array; make one with xpcap.asarray"
+        )
 
 
-def as_array(caller: str, thing: str, x: object) -> Array:
+def as_array(thing: str, x: object) -> Array:
     """`x` if it is an array, on its device; otherwise a host array of it.
 
     ValueError : nested lists have unequal lengths, or numbers are masked. TypeError : NumPy cannot
@@ -370,8 +388,10 @@ def as_array(caller: str, thing: str, x: object) -> Array:
     are = "are" if has(thing) == "have" else "is"
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            got = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
-            raise InvalidValueError(caller, thing, got, "none", "fill them first")
+            raise InvalidValueError(
+                f"{thing} {are} a masked array with {np.count_nonzero(mask)} masked numbers,"
+                " expected none; fill them first"
+            )
         return x
     try:
         return np.asarray(x)
@@ -379,31 +399,26 @@ def as_array(caller: str, thing: str, x: object) -> Array:
         if isinstance(x, list | tuple):
             got = f"{has(thing)} {len(x)} rows of unequal lengths"
             cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise InvalidValueError(caller, thing, got, "an array", cause) from error
+            raise InvalidValueError(f"{thing} {got}, expected an array; {cause}") from error
         raise InvalidTypeError(
-            caller,
-            thing,
-            f"{are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
-            expected="a NumPy or CuPy array",
-            cause=f"for a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
-            f" .numpy() if it is bfloat16 ({error})",
+            f"{thing} {are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read,"
+            " expected a NumPy or CuPy array; for a PyTorch tensor give"
+            f" {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16"
+            f" ({error})"
         ) from error
 
 
-def check_finite(
-    caller: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
-) -> None:
+def check_finite(name: str, x: Array, error: type[XpcapError], cause: str = "") -> None:
     """Raise `error` unless all numbers are finite; from a device this reads one flag."""
     finite = get_array_module(x).isfinite(x)
     if not bool(finite.all()):
         index = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
         hold = "hold" if has(name) == "have" else "holds"
         got = f"{hold} {x[tuple(index)]} at {index}" if index else f"is {x}"
-        raise error(caller, name, got, "finite numbers", cause)
+        raise error(f"{name} {got}, expected finite numbers; {cause}")
 
 
 def check_range(
-    caller: str,
     name: str,
     numbers: Array,
     bound: int,
@@ -413,13 +428,12 @@ def check_range(
     """Raise `error` unless all integers are in 0..bound-1; numbers on a device are not checked."""
     if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
         hold = "hold" if has(name) == "have" else "holds"
-        got = f"{hold} {numbers.min()}..{numbers.max()}"
-        raise error(caller, name, got, f"0..{bound - 1}", cause)
+        raise error(
+            f"{name} {hold} {numbers.min()}..{numbers.max()}, expected 0..{bound - 1}; {cause}"
+        )
 
 
-def as_numbers(
-    caller: str, name: str, numbers: Any, bound: int, cause: str = "from other data?"
-) -> np.ndarray:
+def as_numbers(name: str, numbers: Any, bound: int, cause: str = "from other data?") -> np.ndarray:
     """Row numbers as an array, each in 0..bound-1.
 
     InvalidTypeError : not integers, such as a mask. InvalidValueError : a number is out of range.
@@ -430,8 +444,8 @@ def as_numbers(
     if array.dtype.kind not in "iu":
         got = f"{has(name)} dtype {array.dtype}"
         hint = "np.flatnonzero(mask) gives its row numbers" if array.dtype.kind == "b" else ""
-        raise InvalidTypeError(caller, name, got, "integers", hint)
-    check_range(caller, name, array, bound, cause)
+        raise InvalidTypeError(f"{name} {got}, expected integers; {hint}")
+    check_range(name, array, bound, cause)
     return array
 
 

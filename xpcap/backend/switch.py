@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 from xpcap.backend import probe
 from xpcap.backend.plain_code import is_plain
 from xpcap.backend.probe import BackendStatus
-from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
+from xpcap.errors import BackendError, InvalidTypeError, OptionError, one_of
 from xpcap.progress import say
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
@@ -54,10 +54,14 @@ def parse_backend(spec: str) -> tuple[str, int]:
     """Name and device number of a backend string; OptionError if there is no such backend."""
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
-        raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
+        raise OptionError(
+            f"backend {name!r} does not exist, expected {one_of((*BACKENDS, 'auto'), name)}"
+        )
     if colon and (name == "numpy" or not (index.isascii() and index.isdecimal())):
-        expected = "'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N' with N a device number"
-        raise OptionError("use_backend", "", f"got {spec!r}", expected)
+        raise OptionError(
+            f"backend is {spec!r}, expected 'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N' with N a device"
+            " number"
+        )
     return name, int(index) if colon else 0
 
 
@@ -74,9 +78,11 @@ def _resolve(spec: str) -> str:
         return chosen
     if not status.usable:
         info = "the command 'info' shows what is usable"
-        got = f"cannot be used: {status.reason}"
-        cause = f"{status.cause or info}; `backend` numpy runs on the CPU"
-        raise BackendError("use_backend", f"backend {spec}", got, status.expected, cause)
+        wanted = f", expected {status.expected}" if status.expected else ""
+        raise BackendError(
+            f"backend {spec} cannot be used: {status.reason}{wanted};"
+            f" {status.cause or info}; `backend` numpy runs on the CPU"
+        )
     return _name(name, device)
 
 
@@ -165,7 +171,7 @@ def get_backend() -> str:
         try:
             _activate(_resolve(requested))
         except (BackendError, OptionError) as error:
-            raise error.within(f"{VARIABLE}={requested}") from error
+            raise type(error)(f"{VARIABLE}={requested}: {error}") from error
     assert _active is not None
     return _active
 
@@ -212,9 +218,10 @@ def get_array_module(*arrays: Array) -> ModuleType:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
-        got = "got numpy and cupy arrays together"
-        cause = "move one side with asarray or to_numpy"
-        raise InvalidTypeError("get_array_module", "", got, "one library", cause)
+        raise InvalidTypeError(
+            "the arrays are of numpy and cupy, expected one library; move one side with asarray"
+            " or to_numpy"
+        )
     return sys.modules["cupy"] if any(device) else np
 
 

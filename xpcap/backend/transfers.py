@@ -40,12 +40,9 @@ class Staging:
         stream = self._xp.cuda.get_current_stream()
         if stream.ptr != self._stream:
             raise InvalidValueError(
-                "Workspace",
-                "",
-                f"was made on CUDA stream {self._stream:#x}, and the current stream is"
-                f" {stream.ptr:#x}",
-                expected="the same: nothing orders work of two streams",
-                cause="train and sample inside the `with` of one stream, and make the solver there",
+                f"the workspace was made on CUDA stream {self._stream:#x}, and the current stream is"
+                f" {stream.ptr:#x}, expected the same: nothing orders work of two streams; train"
+                " and sample inside the `with` of one stream, and make the solver there"
             )
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)

@@ -33,7 +33,13 @@ from xpcap.encoders import (
     read_url,
     scheme_of,
 )
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
+from xpcap.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    OptionError,
+    without_subject,
+)
 from xpcap.models import Policy
 from xpcap.options import SEED, Whole
 from xpcap.progress import bar
@@ -92,7 +98,7 @@ class PictureCaptioner:
 
     def __post_init__(self) -> None:
         name, shape = self.encoder.name, self.encoder.shape
-        self.run.require_features("PictureCaptioner", f"the encoder {name}", name, shape)
+        self.run.require_features(f"the encoder {name}", name, shape)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
@@ -134,7 +140,7 @@ class PictureCaptioner:
             An array has another shape or dtype, `picture` is no picture, or `policy` no policy.
         """
         decoder = self.run.decoder(policy, attend, explain)
-        pixels, feature = encode_picture("caption", picture, self.encoder)
+        pixels, feature = encode_picture(picture, self.encoder)
         encoded = EncodedPicture(0, _name(picture), feature, pixels if show else None)
         (caption,) = self._decode([encoded], decoder)
         return caption
@@ -182,9 +188,10 @@ class PictureCaptioner:
         if isinstance(pictures, np.ndarray):  # several pictures have four axes, or are names
             is_single = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
         if is_single or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
-            got = f"is a {type(pictures).__name__}"
-            cause = "for a single picture, captions([picture]) or caption(picture)"
-            raise InvalidTypeError("captions", "pictures", got, "several pictures", cause)
+            raise InvalidTypeError(
+                f"pictures is a {type(pictures).__name__}, expected several pictures; for a single"
+                " picture, captions([picture]) or caption(picture)"
+            )
         return self._captions(
             _numbered(pictures, numbers), self.run.decoder(policy, attend, explain), show
         )
@@ -209,9 +216,9 @@ class PictureCaptioner:
         source, number = numbered
         name = _name(source)
         try:
-            picture, feature = encode_picture("caption_files", source, self.encoder)
+            picture, feature = encode_picture(source, self.encoder)
         except (DataError, InvalidTypeError, InvalidValueError) as error:
-            return Skipped(name, error.reason)
+            return Skipped(name, without_subject(error, name or "the picture"))
         shown = shrunk(picture) if show and is_url(name) else picture
         return EncodedPicture(number, name, feature, shown if show else None)
 
@@ -257,12 +264,13 @@ def open_captioner(
     """
     if isinstance(run, Run):
         if backend is not None:
-            got = "is given with an open run, which has a backend"
-            raise OptionError("open_captioner", "`backend`", got, "the run's path")
-        return PictureCaptioner(run, run.encoder("open_captioner"))
+            raise OptionError(
+                "`backend` is given with an open run, which has a backend, expected the run's path"
+            )
+        return PictureCaptioner(run, run.encoder())
     with contextlib.nullcontext() if backend is None else use_backend(backend):
         opened = open_run(Path(run))
-    return PictureCaptioner(opened, opened.encoder("open_captioner"))
+    return PictureCaptioner(opened, opened.encoder())
 
 
 @functools.lru_cache(maxsize=1)  # a process pool unpickles the captioner again and again
@@ -310,7 +318,7 @@ def caption_files(
     DataError
         The encoder of the run's features is unknown.
     """
-    captioner = PictureCaptioner(run, run.encoder("caption_files"))
+    captioner = PictureCaptioner(run, run.encoder())
     captions: list[PictureCaption] = []
     with work(progress=progress):
         pictures, skipped = find_sources(paths)
@@ -325,18 +333,18 @@ def caption_files(
     return captions, skipped
 
 
-def encode_picture(
-    caller: str, source: PictureSource, encoder: Encoder
-) -> tuple[np.ndarray, np.ndarray]:
+def encode_picture(source: PictureSource, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
     """The pixels (h, w, 3) of a picture that PictureCaptioner accepts, and its feature.
 
-    DataError : it cannot be read, or its feature is not finite. The message begins with `caller`.
+    DataError : it cannot be read, or its feature is not finite.
     """
     picture = read_url(str(source)) if is_url(source) else read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
-        got = f"has a feature from the encoder {encoder.name} that is not finite"
-        raise DataError(caller, _name(source) or "the picture", got)
+        raise DataError(
+            f"{_name(source) or 'the picture'} has a feature from the encoder {encoder.name} that"
+            " is not finite"
+        )
     return picture, feature
 
 
@@ -364,10 +372,10 @@ def _numbered(
     for picture in pictures:
         number = next(remaining, None)
         if number is None:
-            raise OptionError("captions", "`numbers`", "are fewer than the pictures", expected)
-        yield picture, SEED.check("captions", "`numbers`", number)
+            raise OptionError(f"`numbers` are fewer than the pictures, expected {expected}")
+        yield picture, SEED.check("`numbers`", number)
     if isinstance(numbers, Sized) and next(remaining, None) is not None:
-        raise OptionError("captions", "`numbers`", "are more than the pictures", expected)
+        raise OptionError(f"`numbers` are more than the pictures, expected {expected}")
 
 
 def with_picture(run: Run, caption: PictureCaption, picture: np.ndarray | None) -> PictureCaption:
@@ -408,7 +416,7 @@ def find_sources(
             else:
                 pictures += find_pictures([path])
         except DataError as error:
-            skipped.append(Skipped(str(Path(path)), error.reason))
+            skipped.append(Skipped(str(Path(path)), without_subject(error, path)))
     return pictures, skipped
 
 
@@ -436,7 +444,7 @@ def caption_run(
     DataError : the data set or the split is missing, or does not fit the run
     OptionError : the policy forbids every word, or the count is below 0
     """
-    count = Whole(0).check("caption_run", "`count`", count)
+    count = Whole(0).check("`count`", count)
     dataset = run.data(data)
     pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
@@ -448,7 +456,7 @@ def captioned(data: CaptionData, split: str) -> np.ndarray:
     """Sorted numbers of the pictures of a split that have captions. DataError : there are none."""
     pictures = np.unique(data.split(split).image_idxs)
     if not pictures.size:
-        raise DataError("this data set", f"split {split!r}", "has no caption", "at least one")
+        raise DataError(f"split {split!r} has no caption, expected at least one")
     return pictures
 
 

@@ -196,10 +196,10 @@ def examine_run(
     images = dataset.split(split).images
     names = [images[i] for i in captioned(dataset, split).tolist()]
     if [caption.image for caption in evaluation.captions] != names:
-        thing = f"the evaluation of {evaluation.n} pictures"
-        got = f"is not of the {len(names)} pictures of {split}"
-        expected = "a caption for each"
-        raise InvalidValueError("examine_run", thing, got, expected, "was other data evaluated?")
+        raise InvalidValueError(
+            f"the evaluation of {evaluation.n} pictures is not of the {len(names)} pictures of"
+            f" {split}, expected a caption for each; was other data evaluated?"
+        )
     case = Case(run, evaluation, dataset)
     return [symptom.diagnose(case) for symptom in SYMPTOMS]
 

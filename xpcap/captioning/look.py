@@ -71,16 +71,18 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     if caption is not None:
         words = tokenize(caption)
         if not 1 <= len(words) <= max_words:
-            expected = f"1 to {max_words}, the limit of {run.path}"
-            raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)
+            raise OptionError(
+                f"the caption has {len(words)} words, expected 1 to {max_words}, the limit of"
+                f" {run.path}"
+            )
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
             notice(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )
     source = picture if scheme_of(picture) else Path(picture)
-    encoder = run.encoder("look_inside")
-    pixels, feature = encode_picture("look_inside", source, encoder)
+    encoder = run.encoder()
+    pixels, feature = encode_picture(source, encoder)
     features = run.scaling(feature[None])
     if caption is None:
         (decoded,) = run.decoder()([str(picture)], features)
@@ -128,7 +130,7 @@ def look_page(inside: TracedCaption) -> bytes:
         summary=f"“{caption}”: {'a given' if inside.is_given else 'the'} caption of {inside.name}, word"
         f" by word in the {H} units of this {cell}.",
         name=inside.name,
-        image=embed("look_page", inside.name, inside.picture),
+        image=embed(inside.name, inside.picture),
         steps=_steps(inside),
         heatmaps=_heatmaps(inside, gated),
         units=H,

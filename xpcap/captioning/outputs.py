@@ -185,8 +185,10 @@ def caption_sources(
         if output.needs_files and (
             urls := [source for source in sources if isinstance(source, str)]
         ):
-            option, got = f"`{output.flag.strip('-')}`", f"is given with the URL {urls[0]}"
-            raise OptionError("caption", option, got, "pictures in files", "download it first")
+            raise OptionError(
+                f"`{output.flag.strip('-')}` is given with the URL {urls[0]}, expected pictures in"
+                " files; download it first"
+            )
     names = list(map(str, sources))
     numbers = begin_outputs(outputs, captioner.run, policy, names, names_are_paths=True)
     yield from skipped
@@ -230,14 +232,13 @@ def write_captions(
     OptionError : a URL with `txt`, or no output at all. OSError : a file cannot be written; the
         lines written before are complete.
     """
-    txt = Flag().check("write_captions", "`txt`", txt)
+    txt = Flag().check("`txt`", txt)
     best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
     chosen: list[Output] = [TextFiles(best=best)] if txt else []
     chosen += [CsvTable(Path(csv), best=best)] if csv is not None else []
     chosen += outputs
     if not chosen:
-        expected = "`csv`, `txt` or `outputs`"
-        raise OptionError("write_captions", "nothing", "is given to write to", expected)
+        raise OptionError("nothing is given to write to, expected `csv`, `txt` or `outputs`")
     _, skipped = deliver(caption_sources(captioner, paths, chosen, policy), chosen)
     for output in chosen:
         output.close()
@@ -253,7 +254,7 @@ class NewFile(Output):
     """
 
     def check(self) -> None:
-        require_new_file("caption", self.path, self.suffix)
+        require_new_file(self.path, self.suffix)
 
     def content(self) -> bytes | str:
         """The content of the file, made from `captions` and `skipped`; text is written in UTF-8."""
@@ -262,7 +263,7 @@ class NewFile(Output):
     def close(self) -> str:
         if not self.captions:
             return f"{self.path} was not written: there is no new picture"
-        write_new("caption", self.path, self.content(), self.suffix)
+        write_new(self.path, self.content(), self.suffix)
         return f"wrote {self.path}"
 
 
@@ -286,7 +287,7 @@ class GrowingFile(Output):
     def check(self) -> None:
         can_continue = self.path.is_file() and not self.path.is_symlink()
         if self.path.suffix.lower() != self.suffix or not can_continue:
-            require_new_file("caption", self.path, self.suffix)
+            require_new_file(self.path, self.suffix)
 
     def heading(self) -> str:
         """The first line of a new file; empty: the format has no heading."""
@@ -312,14 +313,14 @@ class GrowingFile(Output):
         self.rows: dict[str, list[str]] = {}
         self._names = set(map(self.row_name, names))
         heading = self.heading()
-        self._log = Log("caption", self.path, f"{heading}\n" if heading else self.start)
+        self._log = Log(self.path, f"{heading}\n" if heading else self.start)
         for number, line in enumerate(self._log.lines, start=1):
             name, *texts, captioner = self._row(number, line)
             if captioner == self.captioner:  # otherwise the line is the heading
                 self.rows[name] = texts
         if heading and not self._log.lines:
             self._log.append(heading)
-        self._skipped = SkippedList("caption", self.path, "picture")
+        self._skipped = SkippedList(self.path, "picture")
         for name in self.rows.keys() & self._skipped.reasons.keys():
             del self._skipped.reasons[name]  # a process was killed before it wrote the list
 
@@ -332,13 +333,16 @@ class GrowingFile(Output):
             if len(row) != len(self.fields) or not all(isinstance(cell, str) for cell in row):
                 raise ValueError(f"{len(row)} fields")
         except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
-            got = f"is {line[:60].decode('utf-8', 'replace')!r} ({error})"
-            expected = f"a row of {', '.join(self.fields)}"
-            cause = "edited, or not saved as UTF-8? Repair it, or choose another name"
-            raise DataError("caption", thing, got, expected, cause) from error
+            raise DataError(
+                f"{thing} is {line[:60].decode('utf-8', 'replace')!r} ({error}), expected a row of"
+                f" {', '.join(self.fields)}; edited, or not saved as UTF-8? Repair it, or choose"
+                " another name"
+            ) from error
         if row[-1] != self.captioner and row != self.fields:  # the heading is the fields
-            got, expected = f"holds captions by {row[-1]}", f"captions by {self.captioner}"
-            raise DataError("caption", thing, got, expected, CHOOSE)
+            raise DataError(
+                f"{thing} holds captions by {row[-1]}, expected captions by {self.captioner};"
+                f" {CHOOSE}"
+            )
         return row
 
     def __contains__(self, name: str) -> bool:
@@ -480,7 +484,7 @@ class TextFiles(Output):
         text = "".join(f"{line}\n" for line in self.texts(caption))
         self._all += 1
         try:
-            write_new("caption", path, text)
+            write_new(path, text)
         except DataError:
             if not os.path.lexists(path):
                 raise  # if the file exists, its text is compared below
@@ -513,9 +517,7 @@ class Page(NewFile):
     wants = frozenset(OPTIONAL)
 
     def add(self, caption: PictureCaption) -> None:
-        small = (
-            None if caption.picture is None else embed("caption", caption.image, caption.picture)
-        )
+        small = None if caption.picture is None else embed(caption.image, caption.picture)
         super().add(replace(caption, picture=small))  # a JPEG takes less memory than pixels
 
     def content(self) -> bytes:

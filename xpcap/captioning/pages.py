@@ -49,7 +49,6 @@ MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a pic
 MAX_HYPOTHESES = 20  # shown of a beam
 # Parts of a picture's card; the first gallery that has one explains it in a sentence
 EXPLAINED = "words", "references", "attention", "reasons", "hypotheses"
-CALLER = "caption_page"  # begins errors: only its captions come from callers
 PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not found
 
 
@@ -137,9 +136,10 @@ def caption_png(captions: Iterable[PictureCaption]) -> bytes:
         if isinstance(caption.picture, np.ndarray)
     ][:DRAWN]
     if not shown:
-        got, expected = "was found", "the folder of pictures that the data set names"
-        cause = "was it moved?"
-        raise DataError("caption", f"none of {len(captions)} pictures", got, expected, cause)
+        raise DataError(
+            f"none of {len(captions)} pictures was found, expected the folder of pictures that the"
+            " data set names; was it moved?"
+        )
     return draw_captions(shown)
 
 
@@ -326,7 +326,7 @@ class _Album:
             photo, self._numbers[name] = self._find(name), None
             if photo is not None:
                 self._numbers[name] = len(self.photos)
-                self.photos.append(embed(CALLER, name, photo, SMALL))
+                self.photos.append(embed(name, photo, SMALL))
         return self._numbers[name]
 
 
@@ -334,7 +334,7 @@ def _card(caption: PictureCaption, album: _Album) -> dict[str, Any]:
     """The values of a captioned picture that the template shows."""
     words = caption.split()
     references = [reference for reference in caption.references if reference.strip()]
-    image = None if caption.picture is None else embed(CALLER, caption.image, caption.picture)
+    image = None if caption.picture is None else embed(caption.image, caption.picture)
     return {
         "name": caption.image,
         "image": image,
@@ -388,8 +388,9 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
 def _probability(word: str, p: float) -> float:
     """A word's probability, clipped to 0..1. ValueError : it is far outside."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
-        got = f"has probability {p}"
-        raise InvalidValueError(CALLER, f"word {word!r}", got, "one from 0 to 1", "a logarithm?")
+        raise InvalidValueError(
+            f"word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
+        )
     return min(max(float(p), 0.0), 1.0)
 
 
@@ -407,7 +408,7 @@ def _overlays(
     side = math.isqrt(weights.shape[-1]) if weights.size else 0
     if not words or not side or caption.area is None or side * side != weights.shape[-1]:
         return None
-    check_weights(CALLER, caption.image, weights, words)
+    check_weights(caption.image, weights, words)
     shown = []
     for word, region_weights in zip(
         words[:MAX_WORDS], weights.reshape(-1, side, side), strict=False

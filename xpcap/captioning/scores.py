@@ -308,9 +308,11 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
     """
     our_images, images = ([caption.image for caption in x.captions] for x in (ours, theirs))
     if our_images != images:
-        got = f"have {ours.n:,} and {theirs.n:,} pictures, which differ, at least in their order"
-        cause = "trained on different files? evaluate both on the same `data`"
-        raise DataError("compare", "the two sides", got, "the same pictures", cause)
+        raise DataError(
+            f"the two sides have {ours.n:,} and {theirs.n:,} pictures, which differ, at least in"
+            " their order, expected the same pictures; trained on different files? evaluate both on"
+            " the same `data`"
+        )
     our_scores, their_scores, left_out = ours.scores, theirs.scores, dict[str, str]()
     unequal = [name for name in BASES if ours.bases.get(name) != theirs.bases.get(name)]
     for name, metric in (theirs.metrics | ours.metrics).items():
@@ -358,10 +360,11 @@ def score_captions(
     chosen = data.split(split)
     names = [chosen.images[i] for i in captioned(data, split).tolist()]
     if missing := [name for name in names if name not in captions]:
-        thing = f"{len(missing):,} of the {len(names):,} pictures of split {split!r}"
-        got = f"have no caption, {missing[0][:100]!r} among them"
-        cause = "are the captions of another split?"
-        raise DataError("score_captions", thing, got, "a caption for each", cause)
+        raise DataError(
+            f"{len(missing):,} of the {len(names):,} pictures of split {split!r} have no caption,"
+            f" {missing[0][:100]!r} among them, expected a caption for each; are the captions of"
+            " another split?"
+        )
     tokenise = str.split if chosen.text is None else tokenize
     scored = [
         PictureCaption(name, captions[name], [], references, words=tokenise(captions[name]))
@@ -407,9 +410,10 @@ def _scores(
         scored = _scored(metric, references, hypotheses, known)
         names = {metric.name, *scored.corpus}
         if taken := sorted(reserved_names & names):
-            thing = f"the name {taken[0]!r} of {metric.title!r}"
-            cause = "is a metric given twice?"
-            raise InvalidValueError("metrics", thing, "is taken", "another name", cause)
+            raise InvalidValueError(
+                f"the name {taken[0]!r} of {metric.title!r} is taken, expected another name; is a"
+                " metric given twice?"
+            )
         reserved_names |= names
         human = None
         if "references" not in metric.depends_on:
@@ -470,9 +474,11 @@ def _row(metric: object) -> Metric:
     if lacking or isinstance(metric, type):
         kind = metric if isinstance(metric, type) else type(metric)
         given = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
-        got = f"got {given}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
-        expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
-        raise InvalidTypeError("metrics", "", got, expected)
+        lacks = f", which lacks {', '.join(lacking)}" if lacking else ""
+        raise InvalidTypeError(
+            f"`metrics` has {given}{lacks}, expected objects such as {kind.__name__}(): see"
+            " xpcap.metrics.Metric"
+        )
     names = [x.name for x in fields(Metric) if hasattr(metric, x.name)]
     return Metric(**{"meaning": "", **{name: getattr(metric, name) for name in names}})
 
@@ -514,17 +520,21 @@ def _scored(
     scored: object = metric.score(references, hypotheses)
     name, n = f"`score` of {metric.title!r}", len(hypotheses)
     if not isinstance(scored, Scored):
-        got, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
-        raise InvalidTypeError("metrics", name, got, "a Scored", cause)
+        raise InvalidTypeError(
+            f"{name} returned a {type(scored).__name__}, expected a Scored; `averaged` in"
+            " xpcap.metrics makes one"
+        )
     if len(scored.pictures) not in (0, n):
-        got = f"returned {len(scored.pictures)} values"
-        raise InvalidValueError("metrics", name, got, f"one for each of {n} pictures, or none")
+        raise InvalidValueError(
+            f"{name} returned {len(scored.pictures)} values, expected one for each of {n} pictures,"
+            " or none"
+        )
     corpus = {
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()
     }
     if wrong := [value for value in corpus.values() if not isinstance(value, int | float)]:
-        raise InvalidTypeError("metrics", name, f"returned {wrong[0]!r:.100}", "a number")
+        raise InvalidTypeError(f"{name} returned {wrong[0]!r:.100}, expected a number")
     return scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
 
 

@@ -145,9 +145,9 @@ def caption(
         for line in output.close().splitlines():
             click.echo(escape_control(line), err=as_json)
     if skipped and not captions and not any(output.existing for output in outputs):
-        got = f"none of {len(skipped)} could be read"
-        cause = "the reasons are listed above"
-        raise DataError("caption", "", got, "at least one picture", cause)
+        raise DataError(
+            "no picture could be read, expected at least one; the reasons are listed above"
+        )
 
 
 def _caption_split(
@@ -173,9 +173,12 @@ def _caption_split(
 def _require_reranked(run: Run, policy: Policy) -> None:
     """Raise OptionError if the policy's captions are not reranked."""
     if run.reranker is None:
-        got = f"is given, but {run.path} has no index of training photos, which reranking needs"
-        raise OptionError("caption", "`explain`", got, "a run trained with `neighbours`")
+        raise OptionError(
+            f"`explain` is given, but {run.path} has no index of training photos, which reranking"
+            " needs, expected a run trained with `neighbours`"
+        )
     if not isinstance(policy, RerankedBeam):
-        got = f"is given with other decoding ({policy.title})"
-        expected = "the default decoding, the only one that reranks"
-        raise OptionError("caption", "`explain`", got, expected)
+        raise OptionError(
+            f"`explain` is given with other decoding ({policy.title}), expected the default"
+            " decoding, the only one that reranks"
+        )

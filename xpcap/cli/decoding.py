@@ -66,7 +66,7 @@ class Decoding:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
         is_reranked = run.reranker is not None and not (greedy or sampling)
         if "n_best" in beam and not is_reranked:
-            raise OptionError(self.command, "`n_best`", "requires `width`")
+            raise OptionError("`n_best` requires `width`")
         if is_reranked:
             return default_policy(run, **{"n_best": n_best, **beam}, **limits)
         return Sampling(**sampling, **limits) if sampling else Policy(**limits)
@@ -80,12 +80,15 @@ class Decoding:
         is_word = word in words or word in SPECIAL
         tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
-            got = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
-            raise OptionError(self.command, "`forbid`", got, "a single word")
+            raise OptionError(
+                f"`forbid` has {word!r}, which is {len(tokens)} words to {run.path},"
+                f" {', '.join(tokens)}, expected a single word"
+            )
         if not set(tokens) & set(words):
-            got = f"has {word!r}, which is not in the vocabulary of {run.path}"
-            expected = f"one of its {len(words):,} words"
-            raise OptionError(self.command, "`forbid`", got, expected, nearest(word, words))
+            raise OptionError(
+                f"`forbid` has {word!r}, which is not in the vocabulary of {run.path}, expected one"
+                f" of its {len(words):,} words; {nearest(word, words)}"
+            )
         return run.vocabulary.word_to_idx[tokens[0]]
 
 

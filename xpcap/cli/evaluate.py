@@ -86,7 +86,7 @@ def evaluate(
     """
     check_rules()
     if csv is not None:
-        require_new_file("evaluate", csv, ".csv")
+        require_new_file(csv, ".csv")
     group = begin()
     choose_backend(backend)
     opened_run = open_run(run)
@@ -122,7 +122,7 @@ def evaluate(
         if diagnoses is not None:
             _print_diagnoses(diagnoses)
     if csv is not None:
-        write_new("evaluate", csv, evaluation.to_csv().encode("utf-8-sig"))
+        write_new(csv, evaluation.to_csv().encode("utf-8-sig"))
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:

@@ -21,7 +21,7 @@ from xpcap import __version__
 from xpcap.backend.probe import first_line, is_device_error
 from xpcap.cli.shared import SHARED, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
-from xpcap.errors import EXPECTED, OptionError, unknown
+from xpcap.errors import EXPECTED, OptionError, one_of
 from xpcap.files.read_write import NO_ROOM, write_advice
 from xpcap.report import escape_control
 from xpcap.trainer.saver import STOP_SIGNALS
@@ -94,7 +94,14 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise click.UsageError(str(unknown("", "command", args[0], self.commands)), ctx)
+            raise click.UsageError(
+                str(
+                    OptionError(
+                        f"command {args[0]!r} does not exist, expected {one_of(self.commands, args[0])}"
+                    )
+                ),
+                ctx,
+            )
         name, command, rest = super().resolve_command(ctx, args)
         if launcher_rank()[0] and name not in SHARED:
             raise RankDone

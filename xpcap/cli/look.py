@@ -43,10 +43,10 @@ def look(
     """
     stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MAX_STEM] or "picture"
     path = out or first_free(Path(), f"look-{stem}", ".html")
-    require_new_file("look", path, ".html")  # before any work is done
+    require_new_file(path, ".html")  # before any work is done
     begin()
     choose_backend(backend)
     opened = open_run(run)
     inside = look_inside(opened, picture, caption=caption)
-    write_new("look", path, look_page(inside), ".html")
+    write_new(path, look_page(inside), ".html")
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

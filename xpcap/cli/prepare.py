@@ -78,11 +78,11 @@ def prepare(files: Sequence[CaptionFile], out: Path, **values: Any) -> None:
     check_rules()
     columns = Columns(**{name: values.pop(name) for name in COLUMNS})
     options = {name: value for name, value in values.items() if value is not None}
-    require_new_file("prepare", out)
+    require_new_file(out)
     begin()
-    skipped = SkippedList("prepare", out, "name")
+    skipped = SkippedList(out, "name")
     data, report = import_captions(files, cache=out.parent, columns=columns, **options)
-    require_new_file("prepare", out)  # another command may have made it meanwhile
+    require_new_file(out)  # another command may have made it meanwhile
     skipped.write(omission.row for omission in report.omissions)
     write_dataset(out, data)
     _describe(out, data, files, report, skipped.path)

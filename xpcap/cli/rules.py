@@ -90,5 +90,7 @@ def check_rules() -> None:
         if options and bool(others) == excludes:
             verb = "exclude" if excludes else "require"
             objects = listed(others) if excludes else listed(rule.others, "or")
-            got = f"{verb}{'s' if len(options) == 1 else ''} {objects}"
-            raise OptionError(command, listed(options), got, cause=rule.reason)
+            raise OptionError(
+                f"{listed(options)} {verb}{('s' if len(options) == 1 else '')} {objects};"
+                f" {rule.reason}"
+            )

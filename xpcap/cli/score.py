@@ -32,12 +32,12 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     caption. Scores that need a model are omitted.
     """
     if csv is not None:
-        require_new_file("score", csv, ".csv")
+        require_new_file(csv, ".csv")
     opened = open_data(data)
     submitted = read_submission(captions, opened.split(split).images)
     scores = score_captions(opened, split, submitted.captions)
     if csv is not None:
-        write_new("score", csv, scores.to_csv().encode("utf-8-sig"))
+        write_new(csv, scores.to_csv().encode("utf-8-sig"))
     if submitted.unmatched:
         explained = [
             f", {name[:100]} ({reason})" for name, reason in submitted.unmatched.items() if reason

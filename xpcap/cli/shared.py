@@ -51,14 +51,16 @@ class Value(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         parsed = self.kind.parse(value) if isinstance(value, str | tuple) else value
         try:
-            return self.kind.check("", param.opts[-1] if param else "", parsed)
+            return self.kind.check(param.opts[-1] if param else "", parsed)
         except OptionError as error:
             raise click.UsageError(str(error), ctx) from error
 
 
 def _second_run(path: Path) -> OptionError:
-    cause = "'evaluate RUN --against RUN' compares two"
-    return OptionError("", path, "is given as a second run", "one run", cause)
+    return OptionError(
+        f"{path} is given as a second run, expected one run; 'evaluate RUN --against RUN' compares"
+        " two"
+    )
 
 
 def _single_run(ctx: click.Context, param: click.Parameter, runs: tuple[Path, ...]) -> Path:
@@ -200,9 +202,10 @@ def _use_gpu_of_rank(spec: str, device: int, rank: int) -> None:
     try:
         use_backend(f"{spec}:{device}")
     except BackendError as error:
-        got = f"is number {device} on its machine and needs GPU {device}: {error}"
-        cause = "start as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
-        raise BackendError("", f"rank {rank}", got, cause=cause) from error
+        raise BackendError(
+            f"rank {rank} is number {device} on its machine and needs GPU {device}: {error}; start"
+            " as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
+        ) from error
 
 
 def wanted_backend(backend: str | None) -> str:
@@ -211,7 +214,9 @@ def wanted_backend(backend: str | None) -> str:
     try:
         parse_backend(spec)
     except OptionError as error:
-        raise error if backend else error.within(f"{VARIABLE}={spec}") from error
+        if backend:
+            raise
+        raise OptionError(f"{VARIABLE}={spec}: {error}") from error
     return spec
 
 

@@ -26,7 +26,7 @@ from xpcap.cs231n.grading.report import Report, Result
 from xpcap.cs231n.table import HANDED_IN
 from xpcap.cs231n.verify import Row
 from xpcap.cs231n.verify import verify as run_verify
-from xpcap.errors import DataError
+from xpcap.errors import DataError, without_subject
 from xpcap.files.read_write import require_new_file, write_new
 from xpcap.options import Real
 from xpcap.report import escape_control
@@ -144,20 +144,20 @@ def verify(
             try:
                 points, wrong = results.class_cells(grader(entry, expect=modules))
             except DataError as error:
-                points, wrong = "0", f"the submission {error.reason}"
+                points, wrong = "0", f"the submission {without_subject(error, entry)}"
             student = entry.stem if entry.is_file() else entry.name
             writer.writerow(map(escape_control, (student, points, wrong)))
             sys.stdout.flush()
         return
     assert against is not None
     if html is not None:
-        require_new_file("verify", html, ".html")
+        require_new_file(html, ".html")
     # A single file is graded for what it defines; a folder for all modules of the exercise
     is_single = find(against).is_file() and expect is None
     report = grader(against, expect=None if is_single else modules, only=only)
     _print_report(report, as_json)
     if html is not None:
-        write_new("verify", html, results.report_page(Path(against).name, report))
+        write_new(html, results.report_page(Path(against).name, report))
         click.echo(f"wrote {html}", err=as_json)
     if not all(result.passed for result in report.marks):
         sys.exit(1)
@@ -170,7 +170,7 @@ def _entries(folder: Path) -> list[Path]:
     if entries:
         return entries
     got = "has no entries" if folder.is_dir() else "is not a folder"
-    raise DataError("verify", folder, got, expected="a folder with an entry per student")
+    raise DataError(f"{folder} {got}, expected a folder with an entry per student")
 
 
 def _print_report(report: Report, as_json: bool) -> None:

@@ -44,9 +44,9 @@ def write_course_data(
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    require_new_file("write_course_data", folder)
+    require_new_file(folder)
     data = _short(generate(seed, train=train, val=val, progress=progress))
-    with new_folder("write_course_data", folder) as part:
+    with new_folder(folder) as part:
         _write(part, folder, data)
     return data
 

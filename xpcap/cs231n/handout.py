@@ -71,9 +71,10 @@ def handout(
     blank = tuple(blank)
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
-            got = f"no function is called {pattern!r}"
-            expected = "a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'"
-            raise OptionError("handout", "", got, expected, nearest(pattern, known))
+            raise OptionError(
+                f"no function is called {pattern!r}, expected a name or a pattern such as"
+                f" 'lstm_step_forward' or 'CaptioningRNN.*'; {nearest(pattern, known)}"
+            )
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
     written = {file: [n for n in file_names if n in chosen] for file, file_names in names.items()}
     texts = {file: with_blanks(source, chosen) for file, source in sources.items()}
@@ -82,17 +83,18 @@ def handout(
     for notebook in map(Path, notebooks):
         text = _without_answers(notebook, defined, _listed(to_write))
         if notebook.name in {*texts, "README.md"}:
-            got, expected = "has the name of another file of the handout", "another name"
-            raise OptionError("handout", notebook, got, expected)
+            raise OptionError(
+                f"{notebook} has the name of another file of the handout, expected another name"
+            )
         texts[notebook.name] = text
     texts["README.md"] = _readme(texts, to_write)
     folder = Path(folder)
     if not folder.exists():
         folder.mkdir(parents=True)
     for file in texts:
-        require_new_file("handout", folder / file, error=OptionError)
+        require_new_file(folder / file, error=OptionError)
     for file, text in texts.items():
-        write_new("handout", folder / file, text, error=OptionError)
+        write_new(folder / file, text, error=OptionError)
     return {folder / file: written.get(file, []) for file in texts}
 
 
@@ -177,22 +179,23 @@ def _blank(name: str, docstring: str) -> str:
 
 def _without_answers(path: Path, defined: Collection[str], files: str) -> str:
     """A notebook as JSON without answers, for students whose files define the names in `defined`."""
-    text = read_text("handout", path, MAX_BYTES, NOTEBOOK)
+    text = read_text(path, MAX_BYTES, NOTEBOOK)
     try:
         notebook = json.loads(text)
         cells = [new for cell in notebook["cells"] for new in _cells(cell)]
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError("handout", path, f"is not a notebook ({error})", NOTEBOOK) from None
+        raise DataError(f"{path} is not a notebook ({error}), expected {NOTEBOOK}") from None
     names = "|".join(sorted(defined))
     imports = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
     imports += r"|^\s*from xpcap\S* import \*|^\s*import xpcap\S* as \w+"
     imports += r"|\bfrom xpcap import [^\n]*\b(?:layers|models|optim)\b"
     for cell in cells:
         if cell["cell_type"] == "code" and (use := re.search(imports, cell["source"], re.M)):
-            got = f"has {' '.join(use[0].split())}, which would run the library's solution"
-            expected = f"imports of these names in a cell that is tagged {LIBRARY}"
-            raise DataError("handout", path, got, expected)
+            raise DataError(
+                f"{path} has {' '.join(use[0].split())}, which would run the library's solution,"
+                f" expected imports of these names in a cell that is tagged {LIBRARY}"
+            )
     introduction = INTRODUCTION.format(title=title, files=files)
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": introduction},

@@ -6,7 +6,7 @@ import click
 
 from xpcap.cs231n.data import COMPONENTS, write_course_data
 from xpcap.cs231n.imports import NAMES, found_elsewhere
-from xpcap.errors import EXPECTED, sentence
+from xpcap.errors import EXPECTED
 from xpcap.report import escape_control
 
 
@@ -28,9 +28,10 @@ def main(folder: Path) -> None:
     except EXPECTED as error:
         raise click.ClickException(escape_control(str(error))) from error
     except OSError as error:
-        got = f"{error.filename or folder}: {error.strerror or error}"
-        cause = "check the path, its permissions and the free space"
-        message = sentence(got=got, expected="a folder that can be written", cause=cause)
+        message = (
+            f"{error.filename or folder}: {error.strerror or error}, expected a folder that can be"
+            " written; check the path, its permissions and the free space"
+        )
         raise click.ClickException(escape_control(message)) from error
     counts = " and ".join(
         f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"

@@ -42,8 +42,10 @@ def open_data(path: str | Path) -> CaptionData:
     if path.is_dir():
         return with_fingerprint(read_coco_folder(path))
     if not path.exists():
-        expected = "a dataset file from 'prepare' or a coco_captioning folder"
-        raise DataError("open_data", path, "does not exist", expected)
+        raise DataError(
+            f"{path} does not exist, expected a dataset file from 'prepare' or a coco_captioning"
+            " folder"
+        )
     return read_dataset(path)
 
 

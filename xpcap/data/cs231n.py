@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, InvalidTypeError, unknown
+from xpcap.errors import DataError, InvalidTypeError, one_of
 from xpcap.files.json_text import check_json, read_json
 from xpcap.files.read_write import read_text
 from xpcap.options import Flag
@@ -52,7 +52,7 @@ def load_coco_data(
     OptionError
         `pca_features` is neither True nor False.
     """
-    pca_features = Flag().check("load_coco_data", "`pca_features`", pca_features)
+    pca_features = Flag().check("`pca_features`", pca_features)
     base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
     data = _load(Path(base_dir), pca_features)
@@ -89,7 +89,7 @@ def sample_coco_minibatch(
         There is no such split.
     """
     if f"{split}_captions" not in data:
-        raise unknown("sample_coco_minibatch", "split", split, SPLITS, DataError)
+        raise DataError(f"split {split!r} does not exist, expected {one_of(SPLITS, split)}")
     drawn = np.random.choice(len(data[f"{split}_captions"]), batch_size)
     images = data[f"{split}_image_idxs"][drawn]
     return (
@@ -103,7 +103,7 @@ def from_coco(
     data: Mapping[str, Any],
     source: Source | None = None,
     start: bool = False,
-    caller: str = "from_coco: the dict",
+    label: object = "the dict",
 ) -> CaptionData:
     """CaptionData of the dict that load_coco_data returns.
 
@@ -112,7 +112,7 @@ def from_coco(
     data : the course's keys; those of val may be missing
     source : origin of the data
     start : require each caption to begin with ``<START>``
-    caller : name of the data in messages
+    label : name of the data in messages
     DataError : a key is missing, or arrays do not fit together. TypeError : `data` is no mapping.
 
     Examples
@@ -122,21 +122,22 @@ def from_coco(
     (2101,)
     """
     if not isinstance(data, Mapping):
-        expected = "CaptionData, or the dict that load_coco_data returns"
-        got, cause = f"is a {type(data).__name__}", "open_data opens a file"
-        raise InvalidTypeError("from_coco", "data", got, expected, cause)
+        raise InvalidTypeError(
+            f"data is a {type(data).__name__}, expected CaptionData, or the dict that"
+            " load_coco_data returns; open_data opens a file"
+        )
     names = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
     required = ["idx_to_word", *(f"{name}_{array}" for name in names for array in ARRAYS)]
     if missing := [key for key in required if key not in data]:
-        raise DataError(caller, ", ".join(missing), "missing", "what load_coco_data returns")
-    _require_agreement(caller, data, names)
+        raise DataError(f"{label} lacks {', '.join(missing)}, expected what load_coco_data returns")
+    _require_agreement(label, data, names)
     splits = {}
     for name in names:
         captions, image_idxs, features = (data[f"{name}_{array}"] for array in ARRAYS)
         images = data.get(f"{name}_urls", np.arange(len(features)))
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
-    check_data(caller, converted, start)
+    check_data(label, converted, start)
     return converted
 
 
@@ -169,9 +170,10 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:
-        got = f"has the splits {', '.join(data.splits) or 'none'}"
-        expected = "train or val, the splits of the course's dict"
-        raise DataError("to_coco", "the data", got, expected)
+        raise DataError(
+            f"the data has the splits {', '.join(data.splits) or 'none'}, expected train or val:"
+            " the course has no others"
+        )
     arrays: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
@@ -185,17 +187,16 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
 def read_coco_folder(folder: Path) -> CaptionData:
     """CaptionData of a coco_captioning folder, checked; with 4096-d features if it has no others."""
     if not (folder / CAPTIONS).exists():
-        got, expected = (
-            f"is a folder without {CAPTIONS}",
-            f"a dataset file from 'prepare', or {FOLDER}",
+        raise DataError(
+            f"{folder} is a folder without {CAPTIONS}, expected a dataset file from 'prepare', or"
+            f" {FOLDER}"
         )
-        raise DataError("open_data", folder, got, expected)
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
     return from_coco(
         _load(folder, pca),
         Source(record={"folder": folder.resolve().name, "pca_features": pca}),
         start=True,
-        caller=f"load_coco_data: {folder}",
+        label=folder,
     )
 
 
@@ -203,8 +204,10 @@ def _find() -> Path:
     for folder in USUAL:
         if Path(folder).is_dir():
             return Path(folder)
-    cause = "give its path as `base_dir`, or make a small one: python -m xpcap.cs231n.write_data"
-    raise DataError("load_coco_data", Path.cwd(), f"has none of {', '.join(USUAL)}", FOLDER, cause)
+    raise DataError(
+        f"{Path.cwd()} has none of {', '.join(USUAL)}, expected {FOLDER}; give its path as"
+        " `base_dir`, or make a small one: python -m xpcap.cs231n.write_data"
+    )
 
 
 def _load(folder: Path, pca: bool) -> dict[str, Any]:
@@ -214,51 +217,56 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         data[f"{split}_features"] = _arrays(path, ["features"])["features"]
         path = folder / f"{split}2014_urls.txt"
-        lines = read_text("load_coco_data", path, MAX_TEXT_BYTES, FOLDER).splitlines()
+        lines = read_text(path, MAX_TEXT_BYTES, FOLDER).splitlines()
         data[f"{split}_urls"] = np.array([line for line in lines if line])
     data |= _vocabulary(folder / VOCABULARY)
-    _require_agreement(f"load_coco_data: {folder}", data, SPLITS)
+    _require_agreement(folder, data, SPLITS)
     return data
 
 
-def _require_agreement(caller: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
+def _require_agreement(source: object, data: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise DataError unless each row of features has a URL, and both vocabularies agree."""
     for name in names:
         features = data[f"{name}_features"]
         if len(urls := data.get(f"{name}_urls", features)) != len(features):
-            got = f"{len(urls)} {name}_urls for {len(features)} feature rows"
             raise DataError(
-                caller, "", got, "a URL for each row", f"{name}2014_urls.txt cut short?"
+                f"{source} has {len(urls)} {name}_urls for {len(features)} feature rows, expected"
+                f" a URL for each row; {name}2014_urls.txt cut short?"
             )
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
     stored = data.get("word_to_idx", ids)
     if odd := [word for word, i in stored.items() if i != ids.get(word)]:
         word, i = odd[0], ids.get(odd[0])
         listed = "lacks the word" if i is None else f"gives it {i}"
-        got = f"gives {word!r} the id {stored[word]}, but idx_to_word {listed}"
-        raise DataError(caller, "word_to_idx", got, "one id for each word", "of two vocabularies?")
+        raise DataError(
+            f"{source}: word_to_idx gives {word!r} the id {stored[word]}, but idx_to_word {listed},"
+            " expected one id for each word; of two vocabularies?"
+        )
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
     form = {"idx_to_word": [str], "word_to_idx": {"*": int}}
-    stored = read_json("load_coco_data", path, MAX_TEXT_BYTES, FOLDER)
-    check_json("load_coco_data", path, stored, form)
+    stored = read_json(path, MAX_TEXT_BYTES, FOLDER)
+    check_json(path, stored, form)
     return {name: stored[name] for name in form}
 
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """All arrays of an HDF5 file, which must include `names`."""
     if not path.exists():
-        raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
+        raise DataError(f"{path} is missing, expected {FOLDER}")
     expected = "what the course ships"
-    file = open_hdf5("load_coco_data", path, expected)
+    file = open_hdf5(path, expected)
     try:
         with file:
             arrays = {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 raises errors of many types
-        cause = f"truncated download? ({error!r})"
-        raise DataError("load_coco_data", path, "cannot be read", expected, cause) from error
+        raise DataError(
+            f"{path} cannot be read, expected {expected}; truncated download? ({error!r})"
+        ) from error
     if missing := [name for name in names if name not in arrays]:
-        got = f"lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'}"
-        raise DataError("load_coco_data", path, got, expected)
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'},"
+            f" expected {expected}"
+        )
     return arrays

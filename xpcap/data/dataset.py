@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from xpcap.backend.shape_specs import Spec, as_numbers, check_range
 from xpcap.data.features import FeatureScaling, LazyRows, RowSource, blocks
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
-from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
+from xpcap.errors import DataError, InvalidTypeError, OptionError, one_of
 from xpcap.options import LARGEST, Text, Whole, check_fields, described, documented, option
 
 T = TypeVar("T")
@@ -42,34 +42,34 @@ class Source:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.generated is not None and self.seed is None:
-            raise OptionError("Source", "seed", "is None", "the seed of the generated data")
+            raise OptionError("seed is None, expected the number with which the data was generated")
         if not isinstance(self.record, Mapping):
-            got = f"is a {type(self.record).__name__}"
-            raise OptionError("Source", "record", got, "a mapping")
+            raise OptionError(f"record is a {type(self.record).__name__}, expected a mapping")
         object.__setattr__(self, "record", dict(self.record))  # else a caller may change it
         try:
             json.dumps(self.record)
         except (TypeError, ValueError) as error:
-            got, expected = f"cannot be stored: {error}", "values of JSON"
-            raise OptionError("Source", "record", got, expected) from error
+            raise OptionError(
+                f"record cannot be stored: {error}, expected values of JSON"
+            ) from error
         if fields := [name for name in described(self) if name in self.record]:
-            got, expected = f"holds {fields[0]!r}", f"the argument `{fields[0]}` instead"
-            raise OptionError("Source", "record", got, expected)
+            raise OptionError(
+                f"record holds {fields[0]!r}, expected the argument `{fields[0]}` instead"
+            )
 
     @classmethod
-    def from_json(cls, caller: str, stored: Mapping[str, Any]) -> "Source":
-        """Read the object that `to_json` returns; `caller` names the file in messages.
+    def from_json(cls, source: object, stored: Mapping[str, Any]) -> "Source":
+        """Read the object that `to_json` returns; `source` is the file, for messages.
 
         DataError : a field has the wrong type or range.
         """
         record = {key: value for key, value in stored.items() if key not in described(cls)}
         known = [(name, entry.kind) for name, entry in described(cls).items() if name in stored]
         try:  # checked separately, since None, JSON's null, is a valid field but not a stored one
-            fields = {name: kind.check("Source", name, stored[name]) for name, kind in known}
+            fields = {name: kind.check(name, stored[name]) for name, kind in known}
             return cls(**fields, record=record)
         except OptionError as error:
-            thing, got = f"source: {error.thing}", error.got[:80]
-            raise DataError(caller, thing, got, error.expected, "altered?") from error
+            raise DataError(f"{source}: source: {error}; altered?".replace("`", "")) from error
 
     def to_json(self) -> dict[str, Any]:
         """A flat dict, sorted by key, without fields that are None."""
@@ -139,8 +139,10 @@ class CaptionData:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
-            got, cause = f"is a {type(self.source).__name__}", "wrap facts as Source(record=...)"
-            raise InvalidTypeError("CaptionData", "source", got, "a Source", cause)
+            raise InvalidTypeError(
+                f"source is a {type(self.source).__name__}, expected a Source; wrap facts as"
+                " Source(record=...)"
+            )
         self.splits = dict(self.splits)  # else a caller may change it
 
     def split(self, name: str) -> Split:
@@ -160,7 +162,7 @@ class CaptionData:
             There is no split of that name.
         """
         if name not in self.splits:
-            raise unknown("this data set", "split", name, self.splits, DataError)
+            raise DataError(f"split {name!r} does not exist, expected {one_of(self.splits, name)}")
         return self.splits[name]
 
     @property
@@ -204,8 +206,8 @@ class CaptionData:
             The rows are no integers.
         """
         split = self.split(name)
-        caller = f"CaptionData.features: split {name!r}"
-        rows = as_numbers(caller, "rows", rows, len(split.features), "from another split?")
+        count = len(split.features)
+        rows = as_numbers(f"split {name!r}: rows", rows, count, "from another split?")
         if isinstance(split.features, np.ndarray):
             # Rows are gathered block by block, since a batch of grids does not fit into the cache
             return self.scaling(LazyRows(split.features, rows))
@@ -213,7 +215,7 @@ class CaptionData:
         distinct, positions = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]
         names = [split.images[row % len(split.images)] for row in distinct.tolist()]
-        check_finite(caller, raw, names)
+        check_finite(f"split {name!r}: ", raw, names)
         return self.scaling(raw[positions])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,8 +243,7 @@ class CaptionData:
             The numbers are no integers.
         """
         split = self.split(name)
-        caller, n = f"CaptionData.minibatch: split {name!r}", len(split.captions)
-        captions = as_numbers(caller, "captions", captions, n, "from another split?")
+        captions = self._numbers(name, captions)
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
@@ -285,13 +286,17 @@ class CaptionData:
         """
         split = self.split(name)
         if captions is not None:
-            caller, n = f"CaptionData.words: split {name!r}", len(split.captions)
-            captions = as_numbers(caller, "captions", captions, n, "from another split?")
+            captions = self._numbers(name, captions)
         if split.text is None:
             ids = split.captions if captions is None else split.captions[captions]
             return list(self.vocabulary.words_of(ids))
         texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
         return [tokenize(text) for text in texts]
+
+    def _numbers(self, name: str, captions: np.ndarray) -> np.ndarray:
+        """Numbers of captions of a split, checked."""
+        count = len(self.split(name).captions)
+        return as_numbers(f"split {name!r}: captions", captions, count, "from another split?")
 
     def references(self, name: str) -> dict[int, list[str]]:
         """Captions as text, keyed by picture number; pictures without captions are left out.
@@ -380,7 +385,7 @@ class CaptionData:
         return replace(self, vocabulary=vocabulary, splits=splits)
 
 
-def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> None:
+def check_finite(prefix: str, features: RowSource, images: Sequence[str]) -> None:
     """Raise DataError, naming the first picture whose features are not finite in float32."""
     bad: list[int] = []
     with np.errstate(over="ignore"):
@@ -388,8 +393,10 @@ def check_finite(caller: str, features: RowSource, images: Sequence[str]) -> Non
             finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1)
             bad += (rows.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
-        thing = f"the feature of {images[bad[0]][:100]!r} (1 of {len(bad)})"
-        raise DataError(caller, thing, "is not finite", "float32 numbers", "extract it again")
+        raise DataError(
+            f"{prefix}the feature of {images[bad[0]][:100]!r} (1 of {len(bad)}) is not finite, expected"
+            " float32 numbers; extract it again"
+        )
 
 
 def may_name_a_split(name: str) -> bool:
@@ -407,44 +414,52 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, count)).astype(np.int64)
 
 
-def check_data(caller: str, data: CaptionData, start: bool = True) -> None:
+def check_data(source: object, data: CaptionData, start: bool = True) -> None:
     """Check every split, and that the splits agree in feature size and caption length.
 
-    caller : name of the data set in messages
+    source : the data set, for messages, such as its file
     start : require each caption to begin with ``<START>``, as dataset files and the course's folder
         do
     DataError : the first fault found.
     """
     if not data.splits:
-        raise DataError(caller, "", "has no split", expected="at least one, such as train")
-    prefix = caller + (", " if ": " in caller else ": ")  # `caller` may include the file
+        raise DataError(f"{source} has no split, expected at least one, such as train")
     for name, split in data.splits.items():
-        _check_split(f"{prefix}split {name!r}", split, data.vocabulary, start)
+        _check_split(f"{source}, split {name!r}", split, data.vocabulary, start)
     for array in ("features", "captions"):
         shapes = [getattr(split, array).shape[1:] for split in data.splits.values()]
         if len(set(shapes)) > 1:
-            thing, cause = f"{array} of the splits {', '.join(map(repr, data.splits))}", ""
             cause = "made by two extractors?" if array == "features" else "cut at two lengths?"
-            raise DataError(caller, thing, f"have shapes {shapes}", "equal shapes", cause)
+            raise DataError(
+                f"{source}: {array} of the splits {', '.join(map(repr, data.splits))} have shapes"
+                f" {shapes}, expected equal shapes; {cause}"
+            )
 
 
-def _check_split(caller: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
+def _check_split(source: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
     arrays = {entry.name: getattr(split, entry.name) for entry in SPLIT.entries}
-    n, m, rows = SPLIT.check_file(caller, arrays)["n"], len(split.images), len(split.features)
+    n, m, rows = SPLIT.check_file(source, arrays)["n"], len(split.images), len(split.features)
     if rows != split.views * m:
         count = "one row" if split.views == 1 else f"{split.views} views"
-        got, expected = f"have shape {split.features.shape}", f"{count} for each of {m} pictures"
-        raise DataError(caller, "features", got, expected, "made for other pictures?")
+        raise DataError(
+            f"{source}: features have shape {split.features.shape}, expected {count} for each of"
+            f" {m} pictures; made for other pictures?"
+        )
     if (words := split.captions.shape[1] - 2) > MAX_WORDS:
-        got = f"have up to {words:,} words"
-        raise DataError(caller, "captions", got, f"at most {MAX_WORDS:,}", "cut them")
-    check_range(caller, "image_idxs", split.image_idxs, m, error=DataError)
-    check_range(caller, "captions", split.captions, len(vocabulary), error=DataError)
+        raise DataError(
+            f"{source}: captions have up to {words:,} words, expected at most {MAX_WORDS:,}; cut"
+            " them"
+        )
+    check_range(f"{source}: image_idxs", split.image_idxs, m, error=DataError)
+    check_range(f"{source}: captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
-        thing = f"caption {without[0]} (1 of {without.size})"
-        raise DataError(caller, thing, "does not begin with <START>", "it in the first column")
+        raise DataError(
+            f"{source}: caption {without[0]} (1 of {without.size}) does not begin with <START>,"
+            " expected it in the first column"
+        )
     if split.text is not None and len(split.text) != n:
-        got = f"{len(split.text)} texts for {n} captions"
-        raise DataError(caller, "", got, expected="a text per caption")
+        raise DataError(
+            f"{source} has {len(split.text)} texts for {n} captions, expected a text per caption"
+        )
     if isinstance(split.features, np.ndarray):  # features on disk are checked as they are read
-        check_finite(caller, split.features, [*split.images] * split.views)
+        check_finite(f"{source}: ", split.features, [*split.images] * split.views)

@@ -13,7 +13,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray
 from xpcap.backend.threads import one_blas_thread, parallel_map, split_evenly
-from xpcap.errors import InvalidValueError, unknown
+from xpcap.errors import InvalidValueError, OptionError, one_of
 
 BLOCK_BYTES = 16 << 20
 IN_MEMORY = 64 << 20  # bytes; larger tables stay on disk while a data set is built from them
@@ -98,10 +98,10 @@ class FeatureScaling(NamedTuple):
         """
         wanted, shapes = features.shape[-1:], [getattr(x, "shape", None) for x in self]
         if shapes not in ([wanted, wanted], [None, None]):
-            got = f"have shapes {' and '.join(map(str, shapes))}"
-            cause = "fitted to other features?"
-            expected = f"{wanted} for both, or None"
-            raise InvalidValueError("FeatureScaling", "mean and scale", got, expected, cause)
+            raise InvalidValueError(
+                f"mean and scale have shapes {' and '.join(map(str, shapes))}, expected {wanted}"
+                " for both, or None; fitted to other features?"
+            )
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         for rows, block in blocks(features, SCALE_NUMBERS):
             x = scaled[rows]
@@ -141,22 +141,26 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     """
     if not isinstance(kind, str) or kind not in SCALINGS:
         name = kind if isinstance(kind, str) else type(kind).__name__
-        raise unknown("fit_scaling", "feature scaling", name, SCALINGS)
+        raise OptionError(
+            f"feature scaling {name!r} does not exist, expected {one_of(SCALINGS, name)}"
+        )
     if kind == "none":
         return FeatureScaling()
     features = features if hasattr(features, "shape") else np.asarray(features)
     m, *shape = features.shape
     if not m:
-        cause = "an empty train split?"
-        raise InvalidValueError("fit_scaling", "features", "have no row", "at least one", cause)
+        raise InvalidValueError(
+            "features have no row, expected at least one; an empty train split?"
+        )
     D, count = shape[-1], m * math.prod(shape[:-1])
     numbers = min(FIT_NUMBERS, FIT_ROWS * math.prod(shape))
     total, squares = np.zeros(D), np.zeros(D)
     for rows, block in blocks(features, numbers):
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
-            thing = f"features of row {rows.start + int(finite.argmin())} (of {m})"
-            cause = "extract them again"
-            raise InvalidValueError("fit_scaling", thing, "are not finite", "numbers", cause)
+            raise InvalidValueError(
+                f"features of row {rows.start + int(finite.argmin())} (of {m}) are not finite,"
+                " expected numbers; extract them again"
+            )
         total += block.reshape(-1, D).astype(np.float64).sum(axis=0)
     mean = total / count
     for _, block in blocks(features, numbers):

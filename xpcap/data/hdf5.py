@@ -39,14 +39,14 @@ RATIO, SPARE = 1100, 2**18
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
 
-def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
-    """Open an HDF5 file for reading; `caller` and `expected` are for messages.
+def open_hdf5(path: Path, expected: str) -> "h5py.File":
+    """Open an HDF5 file for reading; `expected` says in messages what it should be.
 
     DataError : it is missing or damaged, refers to other files, or declares impossibly large arrays.
     """
     import h5py
 
-    size = size_of(caller, path, expected)
+    size = size_of(path, expected)
 
     def fault(name: str, link: object) -> str | None:
         if not isinstance(link, h5py.HardLink):
@@ -62,13 +62,16 @@ def open_hdf5(caller: str, path: Path, expected: str) -> "h5py.File":
         file = h5py.File(path, "r")
         links: list[tuple[str, object]] = []
         file.visititems_links(lambda *link: links.append(link))
-        got, cause = next(filter(None, (fault(*link) for link in links)), None), ""
-        if got:
+        found = next(filter(None, (fault(*link) for link in links)), None)
+        if found:
             file.close()
     except Exception as error:  # damaged HDF5 raises errors of many types
-        got, cause = "cannot be opened as HDF5", f"cut short, or of another kind? ({error})"
-    if got:
-        raise DataError(caller, path, got, expected, cause)
+        raise DataError(
+            f"{path} cannot be opened as HDF5, expected {expected}; cut short, or of another kind?"
+            f" ({error})"
+        ) from error
+    if found:
+        raise DataError(f"{path} {found}, expected {expected}")
     return file
 
 
@@ -122,8 +125,8 @@ def write_fingerprinted(path: str | Path, data: CaptionData) -> None:
 
 
 def _check(path: Path, data: CaptionData) -> None:
-    require_new_file("write_dataset", path)
-    check_data("write_dataset", data)
+    require_new_file(path)
+    check_data("the data", data)
     _check_names(data)
 
 
@@ -140,7 +143,7 @@ def _write(path: Path, data: CaptionData) -> None:
     }
     # h5py gets an open file, since a full disk crashes h5py if it opens the file itself. From version
     # 1.10 on, HDF5 has checksums of everything but the arrays
-    with new_file("write_dataset", path) as stream, h5py.File(stream, "w", libver="v110") as file:
+    with new_file(path) as stream, h5py.File(stream, "w", libver="v110") as file:
         file[HEADER] = _json_bytes(facts)
         for name, split in data.splits.items():
             group = file.create_group(name)
@@ -166,23 +169,25 @@ def read_dataset(path: str | Path) -> CaptionData:
         was written.
     """
     path = Path(path)
-    file = open_hdf5("read_dataset", path, "a file from 'prepare'")
+    file = open_hdf5(path, "a file from 'prepare'")
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:
             data = _read(path, file)
-            check_data(f"read_dataset: {path}", data)
+            check_data(path, data)
             if data.fingerprint != fingerprint_of(data):
-                cause = "changed since 'prepare' wrote it? Prepare it again"
-                got = "does not match its stamp, a digest of its contents"
-                raise DataError("read_dataset", path, got, cause=cause)
+                raise DataError(
+                    f"{path} does not match its stamp, a digest of its contents; changed since"
+                    " 'prepare' wrote it? Prepare it again"
+                )
         except DataError:
             raise
         # Damaged HDF5 raises errors of many types, in h5py and in code that uses its values
         except Exception as error:
-            expected, cause = "what 'prepare' writes", f"damaged? ({error!r})"
-            got = "is not a complete dataset file"
-            raise DataError("read_dataset", path, got, expected, cause) from error
+            raise DataError(
+                f"{path} is not a complete dataset file, expected what 'prepare' writes; damaged?"
+                f" ({error!r})"
+            ) from error
         if not all(isinstance(split.features, np.ndarray) for split in data.splits.values()):
             stack.pop_all()  # the file stays open, since features are read from it
     return data
@@ -196,51 +201,56 @@ def _mostly_zero(features: RowSource) -> bool:
 def _check_names(data: CaptionData) -> None:
     """Checks only for writing: distinct names, and a word in every text."""
     for name, split in data.splits.items():
-        got = expected = ""
+        fault = ""
         if not may_name_a_split(name):
-            got, expected = "is not a name", f"letters, digits and _, not {HEADER}"
+            fault = f"is not a name, expected letters, digits and _, not {HEADER}"
         elif not all(map(is_text, split.images)):
-            got, expected = "has a picture name that is not text", "names that UTF-8 can hold"
+            fault = "has a picture name that is not text, expected names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
-            got, expected = "repeats a picture name, or has one with a NUL in it", "distinct names"
+            fault = "repeats a picture name, or has one with a NUL in it, expected distinct names"
         elif not all(map(has_word, data.texts(name))):
-            got, expected = "has a caption without a word", "words in each caption"
-        if got:
-            raise DataError("write_dataset", f"split {name!r}", got, expected)
+            fault = "has a caption without a word, expected words in each caption"
+        if fault:
+            raise DataError(f"split {name!r} {fault}")
 
 
 def _read(path: Path, file: "h5py.File") -> CaptionData:
     if HEADER not in file:
         members = ", ".join(map(repr, file))[:200] or "nothing"
-        got = f"is HDF5 without the member {HEADER} (it holds {members})"
-        raise DataError("read_dataset", path, got, "a file from 'prepare'", "another program's?")
+        raise DataError(
+            f"{path} is HDF5 without the member {HEADER} (it holds {members}), expected a file from"
+            " 'prepare'; another program's?"
+        )
     about = _json(path, file[HEADER], {})
     thing = f"{path}: {HEADER}"
-    check_format("read_dataset", thing, about.get("format"), FORMAT)
-    check_json("read_dataset", thing, about, ABOUT)
+    check_format(thing, about.get("format"), FORMAT)
+    check_json(thing, about, ABOUT)
     if about.get("tokeniser") != TOKENISER:
-        got = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
-        cause = "made by another version of xpcap? Prepare it again"
-        raise DataError("read_dataset", path, got, repr(TOKENISER), cause)
+        raise DataError(
+            f"{path} has words by the tokeniser {about.get('tokeniser')!r:.60}, expected"
+            f" {TOKENISER!r}; made by another version of xpcap? Prepare it again"
+        )
     views = about.get("views") or {}
     if min(views.values(), default=1) < 1:
-        got = f"are {str(views)[:60]}"
-        raise DataError("read_dataset", f"{path}: views", got, "at least 1 per split", "damaged?")
+        raise DataError(
+            f"{path}: views are {str(views)[:60]}, expected at least 1 per split; damaged?"
+        )
     groups = {name: file[name] for name in file if name != HEADER}
     in_memory = _fit(group["features"] for group in groups.values() if "features" in group)
     splits = {
         name: _read_split(path, name, group, views.get(name, 1), in_memory)
         for name, group in groups.items()
     }
-    source = Source.from_json(f"read_dataset: {path}", about["source"])
+    source = Source.from_json(path, about["source"])
     vocabulary = Vocabulary(about["vocabulary"])
     return CaptionData(vocabulary, splits, source=source, fingerprint=about["stamp"])
 
 
 def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
-        caller = f"read_dataset: {path}, split {name!r}"
-        raise DataError(caller, "", f"lacks {', '.join(missing)}", expected=", ".join(FIELDS))
+        raise DataError(
+            f"{path}, split {name!r} lacks {', '.join(missing)}, expected {', '.join(FIELDS)}"
+        )
     return Split(
         captions=group["captions"][()],
         image_idxs=group["image_idxs"][()],
@@ -255,8 +265,8 @@ def _json(path: Path, dataset: "h5py.Dataset", form: JsonForm) -> Any:
     """The value of a member of the file that holds JSON as bytes. DataError : it has another form."""
     thing = f"{path}: {dataset.name.removeprefix('/')}"
     text = dataset[()].view(np.uint8).tobytes().decode()
-    value = parse_json("read_dataset", thing, text, "what 'prepare' writes")
-    check_json("read_dataset", thing, value, form)
+    value = parse_json(thing, text, "what 'prepare' writes")
+    check_json(thing, value, form)
     return value
 
 

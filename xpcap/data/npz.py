@@ -25,20 +25,24 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         OSError : it cannot be opened.
     """
     expected = f"an .npz with {_listed(names)}"
-    size_of("read_npz", path, expected)
+    size_of(path, expected)
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name.removesuffix(".npy") for name in archive.namelist()]
             if any(members.count(name) != 1 for name in names):
-                got = f"holds {_listed(members) or 'nothing'}"
-                raise DataError("read_npz", path, got, f"{_listed(names)}, each once")
+                raise DataError(
+                    f"{path} holds {_listed(members) or 'nothing'}, expected {_listed(names)}, each"
+                    " once"
+                )
             return [_array(path, archive, f"{name}.npy") for name in names]
     except DataError:
         raise
     # Damaged archives raise errors of many types, from zipfile, zlib and NumPy
     except Exception as error:
-        cause = f"cut short, or of another kind? ({error!r:.200})"
-        raise DataError("read_npz", path, "cannot be read as .npz", expected, cause) from error
+        raise DataError(
+            f"{path} cannot be read as .npz, expected {expected}; cut short, or of another kind?"
+            f" ({error!r:.200})"
+        ) from error
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -121,24 +121,28 @@ class Vocabulary:
         self.idx_to_word = list(words)
         among = f"among {len(self.idx_to_word)} words"
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
-            thing, got = f"{odd[0]!r} {among}", f"is a {type(odd[0]).__name__}"
-            raise DataError("Vocabulary", thing, got, "text")
+            raise DataError(f"{odd[0]!r} {among} is a {type(odd[0]).__name__}, expected text")
         try:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
-            thing = f"{error.object[error.start]!r} {among}"
-            raise DataError("Vocabulary", thing, "is not a character", "UTF-8 text") from error
+            raise DataError(
+                f"{error.object[error.start]!r} {among} is not a character, expected UTF-8 text"
+            ) from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
-            thing, got = f"{malformed[0][:60]!r} {among}", "is empty or has white space in it"
-            raise DataError("Vocabulary", thing, got, "single words")
+            raise DataError(
+                f"{malformed[0][:60]!r} {among} is empty or has white space in it, expected single"
+                " words"
+            )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            got = f"repeats words: {len(twice)} (such as {twice[0][:60]!r})"
-            raise DataError("Vocabulary", "", got, "each word once")
+            raise DataError(
+                f"the vocabulary repeats words: {len(twice)} (such as {twice[0][:60]!r}), expected each word once"
+            )
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
-            thing, expected = ", ".join(missing), f"all of {', '.join(SPECIAL)}"
-            raise DataError("Vocabulary", thing, f"missing {among}", expected)
+            raise DataError(
+                f"{', '.join(missing)} missing {among}, expected all of {', '.join(SPECIAL)}"
+            )
         self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)
 
     @classmethod
@@ -148,8 +152,7 @@ class Vocabulary:
         TypeError : `texts` is a text, not a list. OptionError : `min_count` is invalid.
         """
         if isinstance(texts, str):
-            got = f"is the text {texts[:40]!r}"
-            raise InvalidTypeError("Vocabulary.build", "texts", got, "a list of texts")
+            raise InvalidTypeError(f"texts is the text {texts[:40]!r}, expected a list of texts")
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
@@ -157,12 +160,11 @@ class Vocabulary:
         cls, captions: Iterable[Sequence[str]], min_count: int, *, max_size: int | None = None
     ) -> "Vocabulary":
         """`build` for captions that are lists of words; keeps at most `max_size` words."""
-        caller = "Vocabulary.build_from_words"
-        min_count = Whole().check(caller, "`min_count`", min_count)
-        max_size = Whole(optional=True).check(caller, "`max_size`", max_size)
+        min_count = Whole().check("`min_count`", min_count)
+        max_size = Whole(optional=True).check("`max_size`", max_size)
         counts: Counter[str] = Counter()
         for caption in captions:
-            require_words(caller, "a caption", [caption])
+            require_words("a caption", [caption])
             counts.update(caption)
         frequent = sorted(
             (word for word, n in counts.items() if n >= min_count),
@@ -181,14 +183,15 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
-            got = f"got {type(texts).__name__} and max_words {max_words}"
-            expected = "a list of captions and max_words of at least 1"
-            raise InvalidValueError("Vocabulary.encode", "", got, expected)
+            raise InvalidValueError(
+                f"Vocabulary.encode got {type(texts).__name__} and max_words {max_words}, expected a list of captions"
+                " and max_words of at least 1"
+            )
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
         """`encode` for captions that are lists of words."""
-        require_words("Vocabulary.encode_words", "a caption", captions)
+        require_words("a caption", captions)
         encoded = np.full((len(captions), max_words + 2), self.null, np.int32)
         for row, words in zip(encoded, captions, strict=True):
             ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]
@@ -205,8 +208,7 @@ class Vocabulary:
 
         ValueError : an id has no word.
         """
-        caller, cause = "Vocabulary.words_of", "captions of another vocabulary?"
-        check_range(caller, "captions", captions, len(self), cause)
+        check_range("captions", captions, len(self), "captions of another vocabulary?")
         for caption, inside in zip(captions, self.is_word(captions), strict=True):
             yield [self.idx_to_word[i] for i in caption[inside].tolist()]
 
@@ -219,9 +221,10 @@ class Vocabulary:
         if self.end in ids:
             ids = ids[: ids.index(self.end)]
         if ids and not 0 <= min(ids) <= max(ids) < len(self):
-            got, expected = f"holds {min(ids)}..{max(ids)}", f"0..{len(self) - 1}"
-            cause = "a caption of another vocabulary?"
-            raise InvalidValueError("Vocabulary.words", "the caption", got, expected, cause)
+            raise InvalidValueError(
+                f"the caption holds {min(ids)}..{max(ids)}, expected 0..{len(self) - 1}; a caption"
+                " of another vocabulary?"
+            )
         return [word for i in ids if (word := self.idx_to_word[i]) not in _SILENT]
 
 
@@ -255,11 +258,13 @@ def decode_captions(
     >>> decode_captions(np.array([1, 4, 5, 2, 0]), ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog"])
     '<START> a dog <END>'
     """
-    special = Flag().check("decode_captions", "`special`", special)
+    special = Flag().check("`special`", special)
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
-        got = f"have shape {ids.shape} and dtype {ids.dtype}"
-        raise InvalidValueError("decode_captions", "captions", got, "integer ids (T,) or (N, T)")
+        raise InvalidValueError(
+            f"captions have shape {ids.shape} and dtype {ids.dtype}, expected integer ids (T,) or"
+            " (N, T)"
+        )
     decoded = [
         _decode(row, idx_to_word, () if special else (START, END))
         for row in np.atleast_2d(ids).tolist()
@@ -277,8 +282,9 @@ def _decode(
         except (IndexError, KeyError):
             word = None
         if word is None:
-            got, cause = f"has no word among {len(idx_to_word)}", "captions of another vocabulary?"
-            raise InvalidValueError("decode_captions", f"id {i}", got, cause=cause)
+            raise InvalidValueError(
+                f"id {i} has no word among {len(idx_to_word)}; captions of another vocabulary?"
+            )
         if word != NULL and word not in silent:
             words.append(word)
         if word == END:

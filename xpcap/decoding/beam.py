@@ -87,13 +87,14 @@ class Beam(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         captions = Whole(1, self.width, cause="a beam returns at most `width` captions")
-        captions.check("Beam", "`n_best`", self.n_best)
+        captions.check("`n_best`", self.n_best)
         if self.groups == 1 and self.diversity != Beam.diversity:
-            cause = "it makes several groups differ"
-            raise OptionError("Beam", "`diversity`", "requires `groups`", cause=cause)
+            raise OptionError("`diversity` requires `groups`; it makes several groups differ")
         if self.width % self.groups:
-            expected = f"a divisor of `width`, {self.width}: groups are of equal width"
-            raise OptionError("Beam", "`groups`", f"is {self.groups}", expected)
+            raise OptionError(
+                f"`groups` is {self.groups}, expected a divisor of `width`, {self.width}: groups"
+                " are of equal width"
+            )
 
     @property
     def size(self) -> int:

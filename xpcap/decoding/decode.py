@@ -84,14 +84,15 @@ class Decodable(ABC):
         """A stepper that uses this memory, for as long as parameters do not change."""
 
 
-def special_words(caller: str, ids: dict[str, int]) -> Special:
+def special_words(ids: dict[str, int]) -> Special:
     """The special words of a vocabulary; ValueError if it has no START."""
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
-        got = f"has no <START> with an id below {V}"
-        expected = "one: captions begin after it"
-        raise InvalidValueError(caller, f"the vocabulary of {V} words", got, expected)
+        raise InvalidValueError(
+            f"the vocabulary of {V} words has no <START> with an id below {V}, expected one:"
+            " captions begin after it"
+        )
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
@@ -128,26 +129,25 @@ def decode(
     features: Array,
     policy: Policy,
     scored: bool,
-    caller: str = "decode",
     numbers: Sequence[int] | np.ndarray | None = None,
 ) -> Decoded:
     """Captions of N pictures. On the host, cores caption parts of them in parallel.
 
     features : array (N, ...), on the model's device
     scored : compute the probabilities of the words; otherwise they and log-probabilities are 0
-    caller : function that messages name
     numbers : (N,), int from 0; numbers the pictures for a policy that samples. None: 0..N-1
     TrainingError : scores of the first word are not finite; on a device, only checked if `scored`
     TypeError, ValueError : the policy returns a value that does not fit
     """
-    require_policy(caller, policy)
-    special = special_words(caller, model.word_to_idx)
-    N, banned = len(features), policy.banned(caller, len(model.word_to_idx), special.end)
+    require_policy(policy)
+    special = special_words(model.word_to_idx)
+    N, banned = len(features), policy.banned(len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
-        got = f"has shape {numbers.shape} and dtype {numbers.dtype}"
-        expected = f"one for each picture, ({N},), whole and from 0"
-        raise InvalidValueError(caller, "numbers", got, expected)
+        raise InvalidValueError(
+            f"numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one for each"
+            f" picture, ({N},), whole and from 0"
+        )
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // MIN_HYPOTHESES_PER_CORE))
@@ -253,38 +253,43 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
     TypeError : it is no Choice, or words or parents are not integers. ValueError : their number is
     wrong, or one is out of range. Values on a device are not checked: it would have to wait.
     """
-    caller, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
+    n, V = scores.shape
+    function = f"{type(policy).__name__}.choose"
     if not isinstance(choice, Choice):
-        got = f"returned a {type(choice).__name__}"
-        raise InvalidTypeError(caller, "", got, "a Choice", "return Choice(words)")
+        raise InvalidTypeError(
+            f"{function} returned a {type(choice).__name__}, expected a Choice; return"
+            " Choice(words)"
+        )
     words, parent_rows, _ = choice
     on_device = parent_rows is None and is_device_array(words) and is_device_array(scores)
     if on_device and words.dtype == np.int32 and words.shape == (n,):
         return  # the common case on a device, which waits while the host checks
     sizes = {"n": n} if parent_rows is None else {}
-    spec("words:n=i parents?:n=i").check(caller, words, parent_rows, sizes=sizes)
+    spec("words:n=i parents?:n=i").check(words, parent_rows, function=function, sizes=sizes)
     for name, ids, bound in (("words", choice.words, V), ("parents", choice.parents, n)):
-        check_range(caller, name, ids, bound, "")
+        check_range(f"{function}: {name}", ids, bound, "")
     if choice.parents is not None and not parents:
-        cause = "is the policy `rowwise`?"
-        raise InvalidValueError(caller, "", "names parents", expected="None", cause=cause)
+        raise InvalidValueError(
+            f"{function} names parents, expected None: a `rowwise` policy continues each row by itself;"
+            " set `rowwise` to False"
+        )
 
 
 def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
     """The policy's mask (slots,) of finished hypotheses; TypeError or ValueError for anything else."""
     mask, ended = policy.finished(hypotheses), hypotheses.ended
     if mask is not ended:
-        caller, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
-        spec("mask:slots=b").check(caller, mask, sizes=sizes)
+        function = f"{type(policy).__name__}.finished"
+        spec("mask:slots=b").check(mask, function=function, sizes={"slots": len(ended)})
     return mask
 
 
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
     """The captions that a policy selects; TypeError or ValueError unless they are slots (N, n)."""
     slots, count = policy.select(hypotheses), len(hypotheses.ended)
-    caller, sizes = f"decode: {type(policy).__name__}.select", {"N": count // policy.slots}
-    spec("slots:N,n=i").check(caller, slots, sizes=sizes)
-    check_range(caller, "slots", slots, count, "")
+    function = f"{type(policy).__name__}.select"
+    spec("slots:N,n=i").check(slots, function=function, sizes={"N": count // policy.slots})
+    check_range(f"{function}: slots", slots, count, "")
     captions, lengths = hypotheses.captions[slots], hypotheses.lengths[slots]
     probabilities = hypotheses.probabilities[slots]
     if policy.slots > 1:
@@ -376,6 +381,6 @@ def _trial(
         results[f"scores of word {t}"] = to_numpy(scores).copy()
     N = min(len(features), _GivenScores.PICTURES)
     given = _GivenScores(model, special, N * policy.slots)
-    banned = policy.banned("decode", len(model.word_to_idx), special.end)
+    banned = policy.banned(len(model.word_to_idx), special.end)
     decoded = _decode(given, features[:N], policy, special, banned, True, numbers[:N])
     return results | decoded._asdict()

@@ -10,10 +10,10 @@ from xpcap.errors import TrainingError
 def check_first(numbers: np.ndarray) -> None:
     """Raise TrainingError unless numbers (n,) of the first word, such as its scores, are finite."""
     if not np.isfinite(numbers).all():
-        thing, got = "scores of the first word", "are not finite"
-        cause = "is a parameter of the model NaN, infinite or too large? In training, try a lower"
-        cause += " learning rate"
-        raise TrainingError("decode", thing, got, "finite numbers", cause)
+        raise TrainingError(
+            "scores of the first word are not finite, expected finite numbers; is a parameter of the"
+            " model NaN, infinite or too large? In training, try a lower learning rate"
+        )
 
 
 class Hypotheses:

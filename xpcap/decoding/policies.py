@@ -43,20 +43,24 @@ class WordIds(OptionKind):
     def __str__(self) -> str:
         return "ids of words"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         ids: list[Any] = [*value] if isinstance(value, Iterable) else [value]
         for i in ids:
             if isinstance(i, bool | np.bool_) or np.ndim(i) or not hasattr(i, "__index__"):
-                got, cause = f"holds {i!r}", "model.word_to_idx has the id of each word"
-                raise InvalidTypeError(caller, name, got, self, cause)
+                raise InvalidTypeError(
+                    f"{name} holds {i!r}, expected {self}; model.word_to_idx has the id of each"
+                    " word"
+                )
         return tuple(sorted({operator.index(i) for i in ids}))
 
 
-def require_policy(caller: str, policy: object) -> None:
+def require_policy(policy: object) -> None:
     """Raise InvalidTypeError unless `policy` is a Policy, not its name or class."""
     if not isinstance(policy, Policy):
-        expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
-        raise InvalidTypeError(caller, "policy", f"is {policy!r}", expected)
+        raise InvalidTypeError(
+            f"policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of"
+            " xpcap.models"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,18 +160,20 @@ class Policy:
             mask[rows[(ids == words[rows, t]) & (ids >= 0)]] = False
         return mask
 
-    def banned(self, caller: str, V: int, end: int | None) -> list[int]:
+    def banned(self, V: int, end: int | None) -> list[int]:
         """The forbidden ids, in ascending order.
 
         ValueError : an id or a limit on lengths is out of range, or too few words are left.
         """
-        check_fields(self, caller)  # a subclass may override __post_init__
+        check_fields(self)  # a subclass may override __post_init__
         length = Whole(0, self.max_length, cause="it cannot exceed the maximum length")
-        length.check(caller, "`least_length`", self.least_length)
+        length.check("`least_length`", self.least_length)
         banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            got = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
-            raise InvalidValueError(caller, "forbid", got, f"some, not all, of 0..{V - 1}")
+            raise InvalidValueError(
+                f"forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected some, not all,"
+                f" of 0..{V - 1}"
+            )
         allowed = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
@@ -175,9 +181,10 @@ class Policy:
         if (self.least_length or self.reads_words) and allowed < needed:
             limit = "no_stutter" if self.no_stutter else "least_length"
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
-            got = f"leaves {allowed} of {V} words besides END"
-            expected = f"at least {needed} with `{limit}`: no word might be left"
-            raise OptionError(caller, "`forbid`", got, expected)
+            raise OptionError(
+                f"`forbid` leaves {allowed} of {V} words besides END, expected at least {needed}"
+                f" with `{limit}`: no word might be left"
+            )
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, memory: Workspace) -> StepFunction:

@@ -35,9 +35,10 @@ def init() -> Group:
     if size == 1:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
-        got = f"started {size} processes, and mpi4py is not installed"
-        expected = "mpi4py, which connects them"
-        raise GroupError("init", "a launcher", got, expected, f"{install('mpi')} installs it")
+        raise GroupError(
+            f"a launcher started {size} processes, and mpi4py is not installed, expected mpi4py,"
+            f" which connects them; {install('mpi')} installs it"
+        )
     from xpcap.distributed.mpi import world
 
     return world(size)

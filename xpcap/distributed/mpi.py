@@ -54,8 +54,10 @@ def timeout() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        expected = "seconds that a rank waits for the others, above 0"
-        raise OptionError("init", VARIABLE, f"is {text[:60]!r}", expected)
+        raise OptionError(
+            f"{VARIABLE} is {text[:60]!r}, expected seconds that a rank waits for the others, above"
+            " 0"
+        )
     return seconds
 
 
@@ -299,8 +301,10 @@ class MPIGroup(Group):
 
     def all_reduce(self, flat: Array) -> None:
         if not flat.flags.c_contiguous:
-            got, cause = "is not contiguous", "the sum would go into a copy, and be lost"
-            raise InvalidValueError("all_reduce", "the array", got, "one in C order", cause)
+            raise InvalidValueError(
+                "the array is not contiguous, expected one in C order; the sum would go into a"
+                " copy, and be lost"
+            )
         if is_device_array(flat):
             self._device = self._device or device_sum(self, flat)
             self._device.all_reduce(flat)
@@ -383,18 +387,16 @@ def world(size: int) -> MPIGroup:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        got = f"cannot load an MPI library ({error})"
-        cause = f"{install('mpi')} installs one, with its mpiexec"
-        raise GroupError("init", "mpi4py", got, "an MPI library", cause) from error
+        raise GroupError(
+            f"mpi4py cannot load an MPI library ({error}), expected an MPI library;"
+            f" {install('mpi')} installs one, with its mpiexec"
+        ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
-            "init",
-            "the launcher",
-            f"started {size} processes, and mpi4py's MPI,"
+            f"the launcher started {size} processes, and mpi4py's MPI,"
             f" {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows"
-            f" {MPI.COMM_WORLD.Get_size()}",
-            expected="the same",
-            cause="use the mpiexec of the MPI that mpi4py loads",
+            f" {MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that"
+            " mpi4py loads"
         )
     group = MPIGroup(MPI.COMM_WORLD)
     _divide_cores(group)

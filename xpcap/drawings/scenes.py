@@ -155,8 +155,9 @@ def scene_of(name: str, seed: int) -> Scene:
     """The scene of a picture's name, such as ``val00012.png``. DataError : it is no such name."""
     match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
-        got = "is not a generated picture"
-        raise DataError("scene_of", f"{name!r}", got, "a name such as val00012.png")
+        raise DataError(
+            f"{name!r} is not a generated picture, expected a name such as val00012.png"
+        )
     return make_scene(match[1], int(match[2]), seed)
 
 

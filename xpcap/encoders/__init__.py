@@ -11,7 +11,7 @@ from xpcap.encoders.onnx import ONNX
 from xpcap.encoders.pictures import PictureSource, is_url, read_picture, scheme_of
 from xpcap.encoders.timm_model import TIMM, TimmEncoder
 from xpcap.encoders.url import image_from_url, read_url
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, one_of
 
 PHOTOGRAPHS = EFFICIENTNET.name  # the default encoder of photographs
 
@@ -63,7 +63,7 @@ def find_encoder(name: str) -> Encoder:
             kind.require_packages(name)
             return kind.build(base_name, grid=grid, **options)
     known = [kind.name for kind in ENCODERS.values()]
-    raise unknown("find_encoder", "encoder", name, known, DataError)
+    raise DataError(f"encoder {name!r} does not exist, expected {one_of(known, name)}")
 
 
 def grid_area(name: str | None, picture: np.ndarray) -> Area | None:

@@ -39,14 +39,14 @@ def download(url: str, timeout: float) -> bytes:
         got = got if error.url == _ascii_url(url) else f"leads to {error.url}, which {got}"
         is_temporary = error.code >= 500 or error.code in TEMPORARY
         kind = NetworkError if is_temporary else DataError
-        raise kind("read_url", url, got, expected="a picture") from error
+        raise kind(f"{url} {got}, expected a picture") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)  # urllib wraps errors
         if isinstance(reason, TimeoutError):
             reason = f"timed out after {timeout:g} seconds"
         got = f"cannot be read: {' '.join(str(reason).split())}"
         kind = DataError if isinstance(error, ValueError | InvalidURL) else NetworkError
-        raise kind("read_url", url, got, expected="a picture") from error
+        raise kind(f"{url} {got}, expected a picture") from error
 
 
 def _content(url: str, timeout: float) -> bytes:
@@ -59,8 +59,7 @@ def _content(url: str, timeout: float) -> bytes:
         while len(content) != length and (chunk := response.read1(CHUNK_BYTES)):
             content += chunk
             if len(content) > MAX_BYTES:
-                got = f"has more than {MAX_BYTES:,} bytes"
-                raise DataError("read_url", url, got, expected="a picture")
+                raise DataError(f"{url} has more than {MAX_BYTES:,} bytes, expected a picture")
             if time.monotonic() > end:
                 raise TimeoutError
     if length is not None and len(content) < length:
@@ -72,7 +71,7 @@ def _ascii_url(url: str) -> str:
     """A pasted URL in ASCII. DataError : it is neither http nor https."""
     parts = urlsplit(url)
     if not is_url(url) or not parts.hostname or parts.port == 0:
-        raise DataError("read_url", url, "is not a URL", expected="an http or https URL")
+        raise DataError(f"{url} is not a URL, expected an http or https URL")
     host = unquote(parts.netloc.rpartition("@")[2]).encode("idna").decode()
     return quote(parts._replace(netloc=host).geturl(), safe=punctuation)
 

@@ -25,7 +25,7 @@ class FolderFiles(NamedTuple):
     unreadable: dict[Path, str]
 
 
-def search_folder(caller: str, folder: Path) -> FolderFiles:
+def search_folder(folder: Path) -> FolderFiles:
     """Search a folder and its subfolders: a folder's files by name, then those of its subfolders.
 
     Hidden files and folders, whose names begin with a dot, are skipped, as are the `text_names` of a
@@ -51,7 +51,7 @@ def search_folder(caller: str, folder: Path) -> FolderFiles:
                 )
         except OSError as error:
             if current is folder:
-                raise _unreadable(caller, folder, error) from error
+                raise _unreadable(folder, error) from error
             files_found.unreadable[current] = error.strerror or str(error)
             continue
         stack += [current / name for name, is_folder in reversed(inside) if is_folder]
@@ -94,16 +94,17 @@ def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         try:
             is_folder = path.is_dir()
         except OSError as error:
-            raise _unreadable("find_pictures", path, error) from error
+            raise _unreadable(path, error) from error
         if not is_folder:
             pictures.append(path)
             continue
-        inside = search_folder("find_pictures", path)
+        inside = search_folder(path)
         notices = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
-            got = "holds no picture, nor do its subfolders"
-            expected = f"files that end in {', '.join(SUFFIXES)}"
-            raise DataError("find_pictures", path, got, expected, "; ".join(notices))
+            raise DataError(
+                f"{path} holds no picture, nor do its subfolders, expected files that end in"
+                f" {', '.join(SUFFIXES)}; {'; '.join(notices)}"
+            )
         for text in notices:
             notice(text)
         pictures += inside.pictures
@@ -130,13 +131,10 @@ def describe_rest(
     return notices + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
 
 
-def _unreadable(caller: str, path: Path, error: OSError) -> DataError:
+def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(
-        caller,
-        path,
-        f"cannot be read: {error.strerror or error}",
-        expected="pictures",
-        cause="check the path and its permissions",
+        f"{path} cannot be read: {error.strerror or error}, expected pictures; check the path and"
+        " its permissions"
     )
 
 

@@ -26,8 +26,10 @@ MAX_REGIONS = 64  # regions along a side
 def grid_of(name: str, text: str | None) -> int | None:
     """K of the option ``grid=K`` in an encoder's name, if given. DataError : K is invalid."""
     if text is not None and not (text.isdecimal() and 1 <= int(text) <= MAX_REGIONS):
-        expected = f"grid=K with K regions along a side, 1 to {MAX_REGIONS}"
-        raise DataError("find_encoder", f"encoder {name!r}", f"has grid={text}", expected)
+        raise DataError(
+            f"encoder {name!r} has grid={text}, expected grid=K with K regions along a side, 1 to"
+            f" {MAX_REGIONS}"
+        )
     return None if text is None else int(text)
 
 
@@ -35,9 +37,10 @@ def require_grid(name: str, shape: tuple[int, ...], grid: int) -> None:
     """Raise DataError if a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
-        got, expected = f"has only {height} x {width} regions", f"at least {grid} x {grid}"
-        cause = f"choose a grid of at most {min(height, width)}"
-        raise DataError("find_encoder", f"encoder {name!r}", got, expected, cause)
+        raise DataError(
+            f"encoder {name!r} has only {height} x {width} regions, expected at least {grid} x"
+            f" {grid}; choose a grid of at most {min(height, width)}"
+        )
 
 
 def pool(features: np.ndarray, grid: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
-from xpcap.errors import DataError, install, unknown
+from xpcap.errors import DataError, install, one_of
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest in a name; enough to distinguish weights
@@ -78,9 +78,10 @@ class EncoderSpec(NamedTuple):
             package for package in modules if not importlib.util.find_spec(modules[package])
         ]:
             pronoun = "it" if len(missing) == 1 else "them"
-            got, expected = f"needs {' and '.join(missing)}", f"{pronoun} to be installed"
-            cause = f"{install(self.extra)} installs {pronoun}"
-            raise DataError("find_encoder", f"encoder {encoder!r}", got, expected, cause)
+            raise DataError(
+                f"encoder {encoder!r} needs {' and '.join(missing)}, expected {pronoun} to be"
+                f" installed; {install(self.extra)} installs {pronoun}"
+            )
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -92,10 +93,11 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
     while match := OPTION.fullmatch(rest):
         rest, key, value = match.groups()
         if key not in known:
-            raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
+            raise DataError(
+                f"encoder {name!r}: option {key!r} does not exist, expected {one_of(known, key)}"
+            )
         if key in options:
-            got = f"gives {key} twice"
-            raise DataError("find_encoder", f"encoder {name!r}", got, expected="each option once")
+            raise DataError(f"encoder {name!r} gives {key} twice, expected each option once")
         options[key] = value
     return rest, {key: options[key] for key in known if key in options}
 
@@ -135,12 +137,15 @@ def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
     """The first digits of a digest, for an encoder's name. DataError : they are not `wanted`."""
     thing = f"encoder {encoder!r}"
     if wanted is not None and len(wanted) < MIN_DIGITS:
-        got = f"asks for the SHA-256 {wanted!r}"
-        raise DataError("find_encoder", thing, got, f"at least its first {MIN_DIGITS} digits")
+        raise DataError(
+            f"{thing} asks for the SHA-256 {wanted!r}, expected at least its first {MIN_DIGITS}"
+            " digits"
+        )
     if wanted is not None and not digest.startswith(wanted):
-        got = f"has weights whose SHA-256 starts {digest[:DIGITS]}"
-        cause = "replaced since the features were made?"
-        raise DataError("find_encoder", thing, got, f"{wanted[:DIGITS]!r}", cause)
+        raise DataError(
+            f"{thing} has weights whose SHA-256 starts {digest[:DIGITS]}, expected"
+            f" {wanted[:DIGITS]!r}; replaced since the features were made?"
+        )
     return digest[:DIGITS]
 
 

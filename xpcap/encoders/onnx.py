@@ -11,14 +11,14 @@ import numpy as np
 from xpcap.encoders.grid import pool, require_grid
 from xpcap.encoders.kinds import EncoderSpec, encoder_name, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, one_of
 from xpcap.files.read_write import read_bytes
 
 
-def open_session(caller: str, model: bytes) -> Any:
+def open_session(name: str, model: bytes) -> Any:
     """An ONNX Runtime session on one thread, since pictures are encoded in parallel, one per core.
 
-    `caller` names the model in messages. DataError : it is not a model, or has unknown operators.
+    `name` is the model, for messages. DataError : it is not a model, or has unknown operators.
     """
     with telemetry_off():
         import onnxruntime
@@ -32,9 +32,10 @@ def open_session(caller: str, model: bytes) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
-        got = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
-        cause = "damaged, or newer than this ONNX Runtime?"
-        raise DataError("find_encoder", caller, got, cause=cause) from error
+        raise DataError(
+            f"{name} cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason};"
+            " damaged, or newer than this ONNX Runtime?"
+        ) from error
 
 
 @dataclass(eq=False)
@@ -73,7 +74,7 @@ class OnnxEncoder:
     def _fit(self, picture: np.ndarray) -> np.ndarray:
         from PIL import Image
 
-        require_picture("encode", picture)
+        require_picture(picture)
         size, resampling = self.size[::-1], Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(picture).resize(size, resampling))
 
@@ -126,8 +127,9 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     channels_last, size = _size(path, session, settings.get("size"))
     mean, std = (_numbers(path, key, settings.get(key)) for key in ("mean", "std"))
     if not (255 * std).astype(np.float32).all():
-        got, expected = f"is {settings['std']}", "numbers other than 0, also in float32"
-        raise DataError("find_encoder", f"{path}: std", got, expected)
+        raise DataError(
+            f"{path}: std is {settings['std']}, expected numbers other than 0, also in float32"
+        )
     return OnnxEncoder(
         encoder_name(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
         session,
@@ -153,43 +155,43 @@ ONNX = EncoderSpec(
 
 
 def _read(path: Path) -> bytes:
-    return read_bytes("find_encoder", path, MAX_BYTES, "an ONNX file")
+    return read_bytes(path, MAX_BYTES, "an ONNX file")
 
 
 def _size(path: Path, session: Any, text: str | None) -> tuple[bool, tuple[int, int]]:
     """True if channels are the last axis, and the input's height and width; `text` is the option."""
     if text is not None and not (text.isdecimal() and 0 < int(text) <= MAX_SIDE):
-        got, expected = f"is {text!r}", f"pixels, 1 to {MAX_SIDE:,}"
-        raise DataError("find_encoder", f"{path}: size", got, expected)
+        raise DataError(f"{path}: size is {text!r}, expected pixels, 1 to {MAX_SIDE:,}")
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
     if not one_picture or 3 not in (shape[1], shape[3]):
         got = ", ".join(f"{x.name} {x.type} {x.shape}" for x in inputs)[:300]
-        expected = "one float input (N, 3, height, width) or (N, height, width, 3)"
-        raise DataError("find_encoder", path, f"takes {got}", expected)
+        raise DataError(
+            f"{path} takes {got}, expected one float input (N, 3, height, width) or (N, height,"
+            " width, 3)"
+        )
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
     height, width = (side if isinstance(side, int) else int(text or 0) for side in fixed)
     if not height or not width:
-        got, expected = "takes pictures of any size", "a size to which to scale them"
-        cause = "add :size=224, or the size of its training"
-        raise DataError("find_encoder", path, got, expected, cause)
+        raise DataError(
+            f"{path} takes pictures of any size, expected a size to which to scale them; add"
+            " :size=224, or the size of its training"
+        )
     if text is not None and (height, width) != (int(text), int(text)):
-        got = f"takes pictures of {height} x {width}"
-        raise DataError("find_encoder", path, got, f"the size {text} of the option")
+        raise DataError(
+            f"{path} takes pictures of {height} x {width}, expected the size {text} of the option"
+        )
     return channels_last, (height, width)
 
 
 def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
     if text is None:
         raise DataError(
-            "find_encoder",
-            path,
-            "does not state how to scale its input",
-            expected="'mean' and 'std' in its metadata or after its name",
-            cause="most models trained on ImageNet need"
-            " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225",
+            f"{path} does not state how to scale its input, expected 'mean' and 'std' in its"
+            " metadata or after its name; most models trained on ImageNet need"
+            " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225"
         )
     try:
         numbers = [float(number) for number in text.split(",")]
@@ -197,15 +199,18 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
         numbers = []
     limit = float(np.finfo(np.float32).max) / 255  # levels are scaled by 255 times a number
     if len(numbers) not in (1, 3) or not all(abs(number) <= limit for number in numbers):
-        got, expected = f"is {text[:60]!r}", "a number, or three with commas between them"
-        raise DataError("find_encoder", f"{path}: {key}", got, expected)
+        raise DataError(
+            f"{path}: {key} is {text[:60]!r}, expected a number, or three with commas between them"
+        )
     return np.array(numbers)
 
 
 def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
     outputs = {output.name: output for output in session.get_outputs()}
     if wanted is not None and wanted not in outputs:
-        raise unknown("find_encoder", f"{path}: output", wanted, outputs, DataError)
+        raise DataError(
+            f"{path}: output {wanted!r} does not exist, expected {one_of(outputs, wanted)}"
+        )
     name = wanted or next(iter(outputs))
     shape, kind = outputs[name].shape, outputs[name].type
     is_pooled = len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
@@ -213,6 +218,8 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
         got = f"gives {name} {kind} {shape}"
         expected = "pooled features, float (N, D) or (N, D, 1, 1)"
         expected = "a map, float (N, D, height, width)" if is_map else expected
-        cause = f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"
-        raise DataError("find_encoder", path, got, expected, cause)
+        raise DataError(
+            f"{path} {got}, expected {expected}; its outputs are {', '.join(outputs)}: choose one"
+            " with :output=NAME"
+        )
     return name

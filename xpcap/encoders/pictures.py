@@ -87,12 +87,14 @@ def read_picture(source: PictureSource) -> np.ndarray:
     from PIL import Image
 
     if isinstance(source, np.ndarray):
-        require_picture("read_picture", source, "H,W,3|H,W,4|H,W")
+        require_picture(source, "H,W,3|H,W,4|H,W")
         return _upright_rgb(Image.fromarray(source))
     if scheme := scheme_of(source):
-        thing, cause = source, _URL_REMEDIES.get(scheme, "download it first")
-        thing = str(source).partition(",")[0] if scheme == "data" else source
-        raise DataError("read_picture", thing, "is a URL", "a path, or bytes", cause)
+        cause = _URL_REMEDIES.get(scheme, "download it first")
+        address = str(source)
+        if scheme == "data":
+            address = address.partition(",")[0]
+        raise DataError(f"{address} is a URL, expected a path, or bytes; {cause}")
     source = Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else source
     name: object = source if isinstance(source, Path) else "the picture"
     if isinstance(source, bytes | bytearray | memoryview):
@@ -103,10 +105,10 @@ def read_picture(source: PictureSource) -> np.ndarray:
     elif not isinstance(source, Path | Image.Image):
         got = f"is of type {type(source).__name__}"
         expected = "a path, bytes, a file opened for reading bytes, a Pillow image, or an array"
-        raise InvalidTypeError("read_picture", name, got, f"{expected} of uint8")
+        raise InvalidTypeError(f"{name} {got}, expected {expected} of uint8")
     try:
         if isinstance(source, Path):
-            _require_size(name, size_of("read_picture", source, "a picture file"))
+            _require_size(name, size_of(source, "a picture file"))
         with warnings.catch_warnings():
             # Pillow warns of large pictures and of harmless metadata
             warnings.simplefilter("ignore")
@@ -127,21 +129,23 @@ def read_picture(source: PictureSource) -> np.ndarray:
         raise
     # Damaged pictures raise errors of many types, in Pillow and its libraries
     except Exception as error:
-        raise DataError("read_picture", name, *_why_not(error, source, str(name))) from error
+        raise DataError(f"{name} {_why_not(error, source, str(name))}") from error
 
 
 def _require_bytes(name: object, file: Any) -> None:
     """Raise InvalidTypeError if an open file gives no bytes, ValueError if it is closed."""
     if not isinstance(file.read(0), bytes):
-        got, expected = "gives no bytes", "a file opened for reading bytes"
-        cause = "use open(path, 'rb'); for FastAPI's UploadFile, give picture.file"
-        raise InvalidTypeError("read_picture", name, got, expected, cause)
+        raise InvalidTypeError(
+            f"{name} gives no bytes, expected a file opened for reading bytes; use open(path,"
+            " 'rb'); for FastAPI's UploadFile, give picture.file"
+        )
 
 
 def _require_size(name: object, size: int) -> None:
     if size > MAX_BYTES:
-        got, expected = f"has {size:,} bytes", f"at most {MAX_BYTES >> 20} MB"
-        raise DataError("read_picture", name, got, expected, "is it a picture?")
+        raise DataError(
+            f"{name} has {size:,} bytes, expected at most {MAX_BYTES >> 20} MB; is it a picture?"
+        )
 
 
 def _require_area(name: object, picture: "Picture", full_size: tuple[int, int]) -> None:
@@ -152,7 +156,7 @@ def _require_area(name: object, picture: "Picture", full_size: tuple[int, int]) 
     if times * math.prod(picture.size) > (max_pixels := Image.MAX_IMAGE_PIXELS or math.inf):
         got = f"has {full_size[0]} x {full_size[1]} pixels"
         got += f", which count double in {picture.format}" if times == 2 else ""
-        raise DataError("read_picture", name, got, f"at most {max_pixels:,}", "scale it down first")
+        raise DataError(f"{name} {got}, expected at most {max_pixels:,}; scale it down first")
 
 
 # Kind of an array's dtype to how to convert it to levels of 0 to 255
@@ -166,7 +170,7 @@ LEVELS = {
 }
 
 
-def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
+def require_picture(picture: np.ndarray, forms: str = "H,W,3") -> None:
     """Raise InvalidTypeError unless it is uint8, InvalidValueError if its shape is wrong."""
     match getattr(picture, "shape", ()):
         case (_,):
@@ -178,12 +182,15 @@ def require_picture(caller: str, picture: np.ndarray, forms: str = "H,W,3") -> N
         case _:
             note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
-        got = f"has dtype {picture.dtype}"
-        raise InvalidTypeError(caller, "picture", got, "uint8", LEVELS.get(picture.dtype.kind, ""))
-    spec(f"picture:{forms}=u1").check(caller, picture, cause=note)
+        raise InvalidTypeError(
+            f"picture has dtype {picture.dtype}, expected uint8;"
+            f" {LEVELS.get(picture.dtype.kind, '')}"
+        )
+    spec(f"picture:{forms}=u1").check(picture, cause=note)
     if not picture.size:
-        got = f"has shape {picture.shape}"
-        raise InvalidValueError(caller, "picture", got, "at least a pixel", "an empty crop?")
+        raise InvalidValueError(
+            f"picture has shape {picture.shape}, expected at least a pixel; an empty crop?"
+        )
 
 
 @functools.cache
@@ -218,34 +225,34 @@ def formats() -> str:
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
-def _why_not(
-    error: Exception, source: "Path | BinaryIO | Picture", name: str
-) -> tuple[str, str, str]:
-    """Fields of an error: the type of a file by its first bytes, what was expected, and a remedy."""
+def _why_not(error: Exception, source: "Path | BinaryIO | Picture", name: str) -> str:
+    """The type of a file by its first bytes, what was expected, and a remedy."""
     from PIL import Image
 
     if isinstance(error, MemoryError):
-        got = "takes more memory to decode than is free"
-        return got, "a smaller picture", "scale it down first"
+        return (
+            "takes more memory to decode than is free, expected a smaller picture; scale it down"
+            " first"
+        )
     if isinstance(error, Image.DecompressionBombError):
-        return "has too many pixels", "", f"scale it down first ({error})"
+        return f"has too many pixels; scale it down first ({error})"
     if isinstance(error, ValueError) and "closed" in str(error):  # Python's and Pillow's word
-        return "is closed", "an open file", "has its `with` block ended?"
+        return "is closed, expected an open file; has its `with` block ended?"
     if isinstance(error, OSError) and error.strerror:
-        cause = "check the path and its permissions"
-        return f"cannot be read: {error.strerror}", "a picture file", cause
+        return (
+            f"cannot be read: {error.strerror}, expected a picture file; check the path and its"
+            " permissions"
+        )
     content = _head(source)
     if content == b"":
-        return "is empty", formats(), "copied or downloaded only in part?"
+        return f"is empty, expected {formats()}; copied or downloaded only in part?"
     file_type = type_of_file(content or b"")
     is_heic = file_type == HEIC or (file_type is None and name.lower().endswith((".heic", ".heif")))
     if is_heic and not reads_heic():
         return (
-            "is a HEIC picture, as iPhones make them",
-            formats(),
-            f"{install('heic')} installs pillow-heif, which reads it; or export it as JPEG from the"
-            " program that shows it; an iPhone makes JPEG with Settings, Camera, Formats, Most"
-            " Compatible",
+            f"is a HEIC picture, as iPhones make them, expected {formats()}; {install('heic')}"
+            " installs pillow-heif, which reads it; or export it as JPEG from the program that"
+            " shows it; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
         )
     hint = "damaged, or of another kind?"
     if file_type == AVIF and "AVIF" not in formats():
@@ -259,7 +266,7 @@ def _why_not(
         file_type is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content)
     ):
         hint = "it is text"
-    return "cannot be read as a picture", formats(), hint
+    return f"cannot be read as a picture, expected {formats()}; {hint}"
 
 
 def _head(source: "Path | BinaryIO | Picture") -> bytes | None:
@@ -367,7 +374,7 @@ def letterbox(picture: np.ndarray, side: int) -> np.ndarray:
 
     ValueError : it is not such an array, or has no pixels.
     """
-    require_picture("letterbox", picture)
+    require_picture(picture)
     height, width = picture.shape[:2]
     canvas, content = letterbox_sizes(height, width, side)
     if content == (height, width) == canvas:

@@ -12,7 +12,7 @@ import numpy as np
 from xpcap.encoders.grid import pool, require_grid
 from xpcap.encoders.kinds import EncoderSpec, encoder_name, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, one_of
 
 
 class TimmEncoder:
@@ -48,14 +48,17 @@ class TimmEncoder:
         # timm also accepts addresses and paths as names
         if not timm.is_model(model_name):
             known = timm.list_models()
-            raise unknown("find_encoder", "model of timm", model_name, known, DataError)
+            raise DataError(
+                f"model of timm {model_name!r} does not exist, expected {one_of(known, model_name)}"
+            )
         try:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
         except Exception as error:  # timm and its downloads raise errors of many types
             reason = " ".join(str(error).split())[:200]
-            got = f"cannot make {model_name!r} with its weights: {reason}"
-            cause = "is there a network connection, and does the tag exist?"
-            raise DataError("find_encoder", "timm", got, cause=cause) from error
+            raise DataError(
+                f"timm cannot make {model_name!r} with its weights: {reason}; is there a network"
+                " connection, and does the tag exist?"
+            ) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
         digest = require_digest(name, _digest(self._model), sha256)
@@ -76,7 +79,7 @@ class TimmEncoder:
         import torch
         from PIL import Image
 
-        require_picture("encode", picture)
+        require_picture(picture)
         with one_thread(torch), torch.inference_mode():
             return self._feature(self._transform(Image.fromarray(picture))[None])
 
@@ -132,8 +135,10 @@ def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
     tokens = out[getattr(model, "num_prefix_tokens", 0) :] if out.ndim == 2 else out
     side = math.isqrt(len(tokens))
     if tokens.ndim != 2 or side * side != len(tokens):
-        expected, cause = "a map or a square of patches", "use it without a grid"
-        raise DataError("find_encoder", f"encoder {name!r}", f"gives {out.shape}", expected, cause)
+        raise DataError(
+            f"encoder {name!r} gives {out.shape}, expected a map or a square of patches; use it"
+            " without a grid"
+        )
     return tokens.reshape(side, side, -1)
 
 

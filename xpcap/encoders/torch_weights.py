@@ -56,8 +56,9 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     """
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
-        got, cause = f"has SHA-256 {digest}", "damaged, or of another version?"
-        raise DataError("read_torch", path, got, expected=sha256, cause=cause)
+        raise DataError(
+            f"{path} has SHA-256 {digest}, expected {sha256}; damaged, or of another version?"
+        )
     file = io.BytesIO(content)
     _magic, _version, _machine, tensors, keys = (_Reader(file).load() for _ in range(5))
     kinds = {key: (dtype, n) for _, dtype, key, _, n, _ in (t.storage for t in tensors.values())}

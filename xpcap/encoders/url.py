@@ -3,7 +3,7 @@
 import numpy as np
 
 from xpcap.encoders.pictures import read_picture
-from xpcap.errors import DataError, sentence
+from xpcap.errors import DataError, without_subject
 from xpcap.progress import say
 
 SECONDS = 20.0
@@ -24,7 +24,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     try:
         return read_picture(content)
     except DataError as error:
-        raise DataError("read_url", url, *error.args[2:]) from error
+        raise DataError(f"{url} {without_subject(error, 'the picture')}") from error
 
 
 def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
@@ -32,5 +32,5 @@ def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
     try:
         return read_url(str(url), timeout=timeout)
     except DataError as error:
-        say(sentence("image_from_url", *error.args[1:]))
+        say(f"image_from_url: {error}")
         return None

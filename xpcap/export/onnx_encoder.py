@@ -30,10 +30,8 @@ def load_encoder(encoder: OnnxEncoder) -> Any:
     except Exception as error:  # errors of onnx and protobuf have no common class
         got = f"cannot be read by onnx {onnx.__version__}"
         raise DataError(
-            "export_onnx",
-            f"the network of encoder {encoder.name!r}",
-            f"{got}: {' '.join(str(error).split())[:200]}",
-            cause="damaged, or newer than this onnx?",
+            f"the network of encoder {encoder.name!r} {got}: {' '.join(str(error).split())[:200]};"
+            " damaged, or newer than this onnx?"
         ) from error
     return onnx.compose.add_prefix(model, PREFIX)
 

@@ -10,7 +10,7 @@ from xpcap import __version__
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.encoders.kinds import in_folder
 from xpcap.encoders.onnx import OnnxEncoder
-from xpcap.errors import DataError, OptionError, install, unknown
+from xpcap.errors import DataError, OptionError, install, one_of
 from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
     WEIGHTS,
@@ -64,8 +64,8 @@ def export_onnx(
     OptionError : `weights` is unknown, or the model's cell has no ONNX form.
     """
     folder = Path(folder)
-    with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
-    require_exportable("export_onnx", run, folder, weights)
+    with_encoder = Flag().check("`with_encoder`", with_encoder)
+    require_exportable(run, folder, weights)
     captioner = GraphCaptioner(run.model, run.scaling, weights)
     max_words = run.config.max_words
     graphs = {
@@ -86,27 +86,30 @@ def export_onnx(
         )
         for name, graph in graphs.items()
     }
-    write_folder("export_onnx", folder, files)
+    write_folder(folder, files)
     return Exported([folder / name for name in files], opset_of(network))
 
 
-def require_exportable(caller: str, run: Run, folder: Path, weights: str) -> None:
-    """Raise the errors of `export_onnx`, except those of the encoder, in the name of `caller`."""
+def require_exportable(run: Run, folder: Path, weights: str) -> None:
+    """Raise the errors of `export_onnx`, except those of the encoder."""
     try:
         require_form(GraphCaptioner(run.model, run.scaling, weights))
     except TypeError as error:  # raised by the tensors that record the equations
-        thing, got = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
-        expected = (
-            f"arithmetic and {', '.join(sorted(function.__name__ for function in FUNCTIONS))}"
-        )
-        cause = "write the step with operations on arrays, without loops over their elements"
-        raise OptionError(caller, thing, got, expected, cause) from error
+        raise OptionError(
+            f"cell {run.model.config.cell!r} has no ONNX form: its step needs {error}, expected"
+            f" arithmetic and {', '.join(sorted(function.__name__ for function in FUNCTIONS))};"
+            " write the step with operations on arrays, without loops over their elements"
+        ) from error
     if importlib.util.find_spec("onnx") is None:
-        cause = f"{install('export')} installs it"
-        raise DataError(caller, "the package onnx", "is missing", "it for the checks", cause)
+        raise DataError(
+            f"the package onnx is missing, expected it for the checks; {install('export')} installs"
+            " it"
+        )
     if weights not in WEIGHTS:
-        raise unknown(caller, "`weights`", weights, WEIGHTS)
-    require_new_file(caller, folder)
+        raise OptionError(
+            f"`weights` {weights!r} does not exist, expected {one_of(WEIGHTS, weights)}"
+        )
+    require_new_file(folder)
 
 
 def _metadata(run: Run, weights: str, max_words: int) -> dict[str, str]:
@@ -131,11 +134,13 @@ def _metadata(run: Run, weights: str, max_words: int) -> dict[str, str]:
 
 def _network_of(run: Run) -> OnnxEncoder:
     """The run's encoder. DataError : there is none, or it is not an ONNX graph."""
-    encoder = run.encoder("export_onnx")
+    encoder = run.encoder()
     if not isinstance(encoder, OnnxEncoder):
-        got = f"has the encoder {encoder.name!r}, which is not an ONNX graph"
-        cause = f"leave `with_encoder` out, and give {GREEDY} its features"
-        raise DataError("export_onnx", run.path, got, "efficientnet-lite2 or onnx:FILE", cause)
+        raise DataError(
+            f"{run.path} has the encoder {encoder.name!r}, which is not an ONNX graph, expected"
+            f" efficientnet-lite2 or onnx:FILE; leave `with_encoder` out, and give {GREEDY} its"
+            " features"
+        )
     return encoder
 
 
@@ -154,9 +159,9 @@ def checked_model(graph: Graph, metadata: dict[str, str], encoder: Any = None) -
     return content
 
 
-def write_folder(caller: str, folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name to a new folder; after an error there is no folder."""
-    with new_folder(caller, folder) as temporary:
+    with new_folder(folder) as temporary:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(exist_ok=True)

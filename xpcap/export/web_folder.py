@@ -81,7 +81,7 @@ def export_web(
     from PIL import Image
 
     folder = Path(folder)
-    require_exportable("export_web", run, folder, weights)
+    require_exportable(run, folder, weights)
     encoder = _encoder_of(run)
     engine = _runtime(runtime)
     reranker = run.reranker
@@ -161,17 +161,18 @@ def export_web(
     files |= {
         file.name: file.read_bytes() for file in source.iterdir() if file.name.endswith(".js")
     }
-    write_folder("export_web", folder, files)
+    write_folder(folder, files)
     return Exported([folder / name for name in files], opset_of(network))
 
 
 def _encoder_of(run: Run) -> Encoder:
-    encoder = run.encoder("export_web")
+    encoder = run.encoder()
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
-        got = f"has the encoder {encoder.name!r}, which runs only in Python"
-        expected = "efficientnet-lite2, onnx:FILE or histogram"
-        cause = "export the encoder as ONNX, and train on its features"
-        raise DataError("export_web", run.path, got, expected=expected, cause=cause)
+        raise DataError(
+            f"{run.path} has the encoder {encoder.name!r}, which runs only in Python, expected"
+            " efficientnet-lite2, onnx:FILE or histogram; export the encoder as ONNX, and train on"
+            " its features"
+        )
     return encoder
 
 
@@ -217,21 +218,24 @@ def _runtime(package: str | Path | None) -> dict[str, bytes]:
     path = path if package is None else Path(package)
     if path is None or not path.exists():
         expected = " or ".join(RUNTIME_PATHS) + " in this folder" if path is None else str(path)
-        cause = f"{remedy}; if it is elsewhere, give `runtime`"
-        raise DataError("export_web", f"{RUNTIME} {VERSION}", "is missing", expected, cause)
+        raise DataError(
+            f"{RUNTIME} {VERSION} is missing, expected {expected}; {remedy}; if it is elsewhere,"
+            " give `runtime`"
+        )
     try:
         files = _unpacked(path) if path.is_dir() else _untarred(path)
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         got = f"cannot be read as npm's package {RUNTIME}"
         reason = " ".join(str(error).split())[:200]
-        expected = f"its .tgz, or the folder that it unpacks to: {reason}"
-        raise DataError("export_web", path, got, expected=expected, cause=remedy) from error
+        raise DataError(
+            f"{path} {got}, expected its .tgz, or the folder that it unpacks to: {reason}; {remedy}"
+        ) from error
     for name, content in files.items():
         if (digest := hashlib.sha256(content).hexdigest()) != SHA256[name]:
-            thing, got = f"{name} of {path}", f"has SHA-256 {digest}"
-            expected = f"{SHA256[name]}, as in {RUNTIME} {VERSION}"
-            cause = f"another version, or damaged? {remedy}"
-            raise DataError("export_web", thing, got, expected=expected, cause=cause)
+            raise DataError(
+                f"{name} of {path} has SHA-256 {digest}, expected {SHA256[name]}, as in {RUNTIME}"
+                f" {VERSION}; another version, or damaged? {remedy}"
+            )
     return files
 
 

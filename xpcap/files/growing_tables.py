@@ -19,25 +19,31 @@ class Log:
 
     The next line overwrites an unfinished one that a killed process left.
 
-    caller : function that errors name
     path : the file; it is created if it is missing
     start : how such a file begins, to recognise one without a finished line
     DataError : the file is another program's, or in use by another process. OSError : it cannot be
         opened.
     """
 
-    def __init__(self, caller: str, path: Path, start: str) -> None:
+    def __init__(self, path: Path, start: str) -> None:
         self.path = path
         self._file = path.open("a+b", buffering=0)
         try:
-            in_use, cause = "is being written by another process", "wait, or choose another name"
-            lock(self._file, DataError(caller, path, in_use, "none", cause))
+            lock(
+                self._file,
+                DataError(
+                    f"{path} is being written by another process, expected none; wait, or choose"
+                    " another name"
+                ),
+            )
             self._file.seek(0)
             *lines, unfinished = self._file.read().split(b"\n")
             beginning = start.encode()
             if not (lines or unfinished.startswith(beginning) or beginning.startswith(unfinished)):
-                got, expected = f"begins with {unfinished[:40]!r}", "a new file, or one to continue"
-                raise DataError(caller, path, got, expected, CHOOSE)
+                raise DataError(
+                    f"{path} begins with {unfinished[:40]!r}, expected a new file, or one that the same"
+                    " command began; choose another name"
+                )
         except BaseException:
             self._file.close()
             raise
@@ -64,13 +70,12 @@ class Log:
 class SkippedList:
     """FILE.skipped.csv: a table of the things that FILE was made without, with reasons.
 
-    caller : function that errors name
     file : FILE
     name : heading of the first column; the second is `reason`
     DataError : FILE.skipped.csv exists and is not such a table.
     """
 
-    def __init__(self, caller: str, file: Path, name: str) -> None:
+    def __init__(self, file: Path, name: str) -> None:
         self.path, self._heading = file.with_name(file.name + SKIPPED), [name, "reason"]
         self.reasons: dict[str, str] = {}  # by name
         if not self.path.exists():
@@ -81,8 +86,10 @@ class SkippedList:
             if heading == self._heading:
                 self.reasons = dict(rows)
                 return
-        expected = f"a new file, or a table with the heading {','.join(self._heading)}"
-        raise DataError(caller, self.path, "is another file", expected, "move it away")
+        raise DataError(
+            f"{self.path} is another file, expected a new file, or a table with the heading"
+            f" {','.join(self._heading)}; move it away"
+        )
 
     def write(self, rows: Iterable[Sequence[str]]) -> None:
         """Replace all rows; without rows, remove the file."""

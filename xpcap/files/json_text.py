@@ -21,15 +21,17 @@ TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any:
+def parse_json(thing: object, text: str, expected: str = "JSON") -> Any:
     """Parse a JSON text. DataError : not JSON, nested too deep, or a repeated key."""
 
     def unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(members)
         if len(value) < len(members):
             ((key, _),) = Counter(key for key, _ in members).most_common(1)
-            got = f"has the key {key[:60]!r} twice in an object"
-            raise DataError(caller, thing, got, "each key once", "two files put together?")
+            raise DataError(
+                f"{thing} has the key {key[:60]!r} twice in an object, expected each key once; two"
+                " files put together?"
+            )
         return value
 
     try:
@@ -37,20 +39,20 @@ def parse_json(caller: str, thing: object, text: str, expected: str = "") -> Any
     except DataError:  # it is a ValueError, which the last clause converts
         raise
     except RecursionError as error:
-        raise DataError(caller, thing, "is JSON nested too deep", expected, "damaged?") from error
+        raise DataError(f"{thing} is JSON nested too deep to read; damaged?") from error
     except ValueError as error:
-        got, cause = f"is not valid JSON ({error})", "cut short, or edited by hand?"
-        raise DataError(caller, thing, got, expected, cause) from error
+        raise DataError(
+            f"{thing} is not valid JSON ({error}), expected {expected}; cut short, or edited by"
+            " hand?"
+        ) from error
 
 
-def read_json(caller: str, path: Path, max_bytes: int, expected: str) -> Any:
+def read_json(path: Path, max_bytes: int, expected: str) -> Any:
     """The value in a JSON file. DataError : as of `read_text` and `parse_json`."""
-    return parse_json(caller, path, read_text(caller, path, max_bytes, expected), expected)
+    return parse_json(path, read_text(path, max_bytes, expected), expected)
 
 
-def check_json(
-    caller: str, thing: object, value: object, form: JsonForm, cause: str = "damaged?"
-) -> None:
+def check_json(thing: object, value: object, form: JsonForm, cause: str = "damaged?") -> None:
     """Check a JSON value, and all values in it, against a form.
 
     DataError : names the path of the first misfit, such as ``images[3].file_name``.
@@ -58,14 +60,14 @@ def check_json(
     if misfit := _misfit(value, form):
         path, got, expected = misfit
         where = ": ".join(filter(None, (str(thing), path.removeprefix("."))))
-        raise DataError(caller, where, f"is {got}", expected, cause)
+        raise DataError(f"{where} is {got}, expected {expected}; {cause}")
 
 
 def _misfit(value: object, form: JsonForm) -> tuple[str, str, str] | None:
     """The first value that does not fit: its path, the value, and what was expected."""
     if isinstance(form, OptionKind):
         try:
-            form.check("", "", value)
+            form.check("", value)
         except OptionError:
             return "", kind_of(value), str(form)
         return None

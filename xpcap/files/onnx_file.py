@@ -125,9 +125,10 @@ class Graph:
         name = name or self._new_name(f"{self.scope}constant")
         stored = f"{name}.float16" if half else name
         if half and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            got = "has a number beyond ±65,504, which float16 cannot hold"
-            cause = "export with `weights` float32"
-            raise DataError("export", f"the matrix {name}", got, cause=cause)
+            raise DataError(
+                f"the matrix {name} has a number beyond ±65,504, which float16 cannot hold; export"
+                " with `weights` float32"
+            )
         if half and stored not in self.weights:
             self._operators.insert(0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
         self.weights.setdefault(stored, array.astype(np.float16) if half else array)

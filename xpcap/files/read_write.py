@@ -44,7 +44,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def new_path(
-    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+    path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> Iterator[Path]:
     """A temporary path for a file or folder, which becomes `path` if the ``with`` block succeeds.
 
@@ -55,14 +55,14 @@ def new_path(
     OSError : `path` cannot be made; the error does not name the temporary path.
     """
     path = Path(path)
-    require_new_file(caller, path, suffix, error)
+    require_new_file(path, suffix, error)
     part = _part_of(path)
     try:
         yield part
         try:
             _place(part, path)
         except FileExistsError as exists:
-            raise _exists(error, caller, path) from exists
+            raise _exists(error, path) from exists
         _flush_folder(path.parent)
     except OSError as failure:
         file = Path(failure.filename or part)
@@ -79,32 +79,29 @@ def new_path(
 
 @contextlib.contextmanager
 def new_file(
-    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+    path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> Iterator[BinaryIO]:
     """A new file, open for writing bytes, which becomes `path` as in `new_path`."""
-    with new_path(caller, path, suffix, error) as part, _create(part) as file:
+    with new_path(path, suffix, error) as part, _create(part) as file:
         yield file
         _flush(file)
 
 
 def write_new(
-    caller: str,
     path: str | Path,
     content: bytes | str,
     suffix: str = "",
     error: type[XpcapError] = DataError,
 ) -> None:
     """Write a new file whole, or not at all, as in `new_path`. Text is written in UTF-8."""
-    with new_file(caller, path, suffix, error) as file:
+    with new_file(path, suffix, error) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def new_folder(
-    caller: str, path: str | Path, error: type[XpcapError] = DataError
-) -> Iterator[Path]:
+def new_folder(path: str | Path, error: type[XpcapError] = DataError) -> Iterator[Path]:
     """A folder to fill, which becomes `path` as in `new_path`."""
-    with new_path(caller, path, error=error) as part:
+    with new_path(path, error=error) as part:
         part.mkdir()
         yield part
 
@@ -157,7 +154,7 @@ def remove_parts(folder: Path) -> None:
                 path.unlink()
 
 
-def size_of(caller: str, path: Path, expected: str) -> int:
+def size_of(path: Path, expected: str) -> int:
     """The size of a file in bytes. DataError : it is missing, or not a file."""
     try:
         if path.is_file():
@@ -165,37 +162,38 @@ def size_of(caller: str, path: Path, expected: str) -> int:
         got = "is not a file" if path.exists() else "does not exist"
     except OSError as error:
         got = f"cannot be read: {error.strerror}"
-    raise DataError(caller, path, got, expected, "is the path right?")
+    raise DataError(f"{path} {got}, expected {expected}; is the path right?")
 
 
-def read_bytes(caller: str, path: Path, max_bytes: int, expected: str) -> bytes:
+def read_bytes(path: Path, max_bytes: int, expected: str) -> bytes:
     """The content of a file. DataError : it is missing, not a file, or larger than `max_bytes`."""
-    if (size := size_of(caller, path, expected)) > max_bytes:
+    if (size := size_of(path, expected)) > max_bytes:
         expected = f"{expected}, of at most {max_bytes:,} bytes"
-        raise DataError(caller, path, f"has {size:,} bytes", expected, "is the path right?")
+        raise DataError(f"{path} has {size:,} bytes, expected {expected}; is the path right?")
     return path.read_bytes()
 
 
-def read_text(caller: str, path: Path, max_bytes: int, expected: str) -> str:
+def read_text(path: Path, max_bytes: int, expected: str) -> str:
     """The text of a UTF-8 file. DataError : as of `read_bytes`, or it is not UTF-8."""
     try:
-        return read_bytes(caller, path, max_bytes, expected).decode("utf-8")
+        return read_bytes(path, max_bytes, expected).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(caller, path, f"is not text: {error}", expected, "damaged?") from error
+        raise DataError(f"{path} is not text: {error}, expected {expected}; damaged?") from error
 
 
-def check_format(caller: str, path: object, version: object, known: int) -> None:
+def check_format(path: object, version: object, known: int) -> None:
     """Raise DataError if a file has another format version than `known`."""
     got = f"has format {version!r:.60}"
     if type(version) is int and version > known:
-        cause = "it was made by a newer xpcap: upgrade this one"
-        raise DataError(caller, path, got, known, cause)
+        raise DataError(
+            f"{path} {got}, expected {known}; it was made by a newer xpcap: upgrade this one"
+        )
     if type(version) is not int or version != known:
-        raise DataError(caller, path, got, known, "damaged, or another program's?")
+        raise DataError(f"{path} {got}, expected {known}; damaged, or another program's?")
 
 
 def require_new_file(
-    caller: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+    path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> None:
     """Raise `error` if no new file can be made at `path`, or its name lacks the suffix.
 
@@ -204,16 +202,22 @@ def require_new_file(
     path = Path(path)
     folder = path.parent
     if suffix and path.suffix.lower() != suffix:
-        got, cause = f"does not end in {suffix}", "are the arguments in order?"
-        raise error(caller, path, got, expected="a name that does", cause=cause)
+        raise error(
+            f"{path} does not end in {suffix}, expected a name that does; are the arguments in"
+            " order?"
+        )
     if os.path.lexists(path):
-        raise _exists(error, caller, path)
+        raise _exists(error, path)
     if not folder.is_dir():
-        got = f"is to go into {folder}, which is not a folder"
-        raise error(caller, path, got, expected="an existing one", cause="is the path right?")
+        raise error(
+            f"{path} is to go into {folder}, which is not a folder, expected an existing one; is"
+            " the path right?"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
-        got = f"is to go into {folder}, which may not be written to: Permission denied"
-        raise error(caller, path, got, expected="a writable folder")
+        raise error(
+            f"{path} is to go into {folder}, which may not be written to: Permission denied,"
+            " expected a writable folder"
+        )
 
 
 def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
@@ -224,9 +228,8 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
     return path
 
 
-def _exists(error: type[XpcapError], caller: str, path: Path) -> XpcapError:
-    cause = "remove it, or choose another name"
-    return error(caller, path, "exists, and is not overwritten", cause=cause)
+def _exists(error: type[XpcapError], path: Path) -> XpcapError:
+    return error(f"{path} exists, and is not overwritten; remove it, or choose another name")
 
 
 def write_text(path: Path, text: str) -> None:

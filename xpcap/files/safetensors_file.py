@@ -30,24 +30,25 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
 
 def read_tensors(
-    path: Path, caller: str, names: Sequence[str] | None = None
+    path: Path, names: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and `meta` of a file that `write_tensors` wrote.
 
-    caller : function that messages name
     names : the arrays to read; None: all
     DataError : the file is missing, damaged, another program's, or of a newer format.
     """
     from safetensors import SafetensorError, safe_open
 
-    size = size_of(caller, path, "a safetensors file of xpcap")
+    size = size_of(path, "a safetensors file of xpcap")
     try:
         # safetensors reads a header of any length into memory
         with path.open("rb") as start:
             header = int.from_bytes(start.read(8), "little")
         if header > (limit := max(0, min(MAX_HEADER, size - 8))):
-            got = f"has {size:,} bytes and claims a header of {header:,}"
-            raise DataError(caller, path, got, f"at most {limit:,}", "damaged, or cut short?")
+            raise DataError(
+                f"{path} has {size:,} bytes and claims a header of {header:,}, expected at most"
+                f" {limit:,}; damaged, or cut short?"
+            )
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             tensors = {x: file.get_tensor(x) for x in (file.keys() if names is None else names)}
@@ -62,9 +63,10 @@ def read_tensors(
         AttributeError,
         RecursionError,
     ) as error:
-        got = "cannot be read as a safetensors file of xpcap"
-        cause = f"damaged, or another program's? ({error!r})"
-        raise DataError(caller, path, got, "one that 'train' wrote", cause) from error
+        raise DataError(
+            f"{path} cannot be read as a safetensors file of xpcap, expected one that 'train'"
+            f" wrote; damaged, or another program's? ({error!r})"
+        ) from error
     version = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
-    check_format(caller, path, version, FORMAT)
+    check_format(path, version, FORMAT)
     return tensors, meta

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.backend.memory import Workspace
 from xpcap.backend.shape_specs import spec
-from xpcap.errors import InvalidValueError, OptionError, unknown
+from xpcap.errors import InvalidValueError, OptionError, one_of
 from xpcap.layers.cells import CELLS
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
@@ -159,8 +159,10 @@ class Attention:
         """
         ops, memory, (N, P, H) = get_ops(r), self._memory, self.A.shape
         if r.shape[0] > N:
-            got, expected = f"has {N} pictures", f"one for each of {r.shape[0]} sequences"
-            raise InvalidValueError("Attention.forward_steps", "A", got, expected)
+            raise InvalidValueError(
+                f"Attention.forward_steps: A has {N} pictures, expected one for each of"
+                f" {r.shape[0]} sequences"
+            )
         self._h, self._passes = h, self._passes + 1
         self.weights, self._context = memory.take("weights", (R, P)), memory.take("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
@@ -194,15 +196,15 @@ class Attention:
             the numbers of pictures and sequences differ.
         """
         if self._passes != 1:
-            got = f"has run {self._passes or 'no'} forward passes"
-            cause = "make an Attention for each forward pass, from the same A and Wattn"
-            raise InvalidValueError("Attention.backward_steps", "the term", got, "one", cause)
-        if len(self.A) != len(dh_prev):
-            got, expected = (
-                f"has {len(self.A)} pictures",
-                f"one for each of {len(dh_prev)} sequences",
+            raise InvalidValueError(
+                f"Attention.backward_steps: the term has run {self._passes or 'no'} forward passes,"
+                " expected one; make an Attention for each forward pass, from the same A and Wattn"
             )
-            raise InvalidValueError("Attention.backward_steps", "A", got, expected)
+        if len(self.A) != len(dh_prev):
+            raise InvalidValueError(
+                f"Attention.backward_steps: A has {len(self.A)} pictures, expected one for each of"
+                f" {len(dh_prev)} sequences of the gradient; is the term of another batch?"
+            )
         ops, memory = get_ops(da), self._memory
         self._dcontext = memory.take("dcontext", self._context.shape)
         self._dscores = memory.take("dscores", self.weights.shape)
@@ -283,13 +285,19 @@ def attention_forward(
         The cell is unknown, or has other parameters.
     """
     if cell not in CELLS:
-        raise unknown("attention_forward", "cell", cell, CELLS)
+        raise OptionError(
+            f"attention_forward: cell {cell!r} does not exist, expected {one_of(CELLS, cell)}"
+        )
     recurrent_cell = CELLS[cell]
     shapes = recurrent_cell.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
-        got = f"has the parameters {', '.join(shapes)}"
-        raise OptionError("attention_forward", f"cell {cell!r}", got, "one of Wx, Wh and b")
-    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, cause=recurrent_cell.order)
+        raise OptionError(
+            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one"
+            " of Wx, Wh and b"
+        )
+    spec(f"Wh:H,{shapes['b'][0]}H").check(
+        Wh, function="attention_forward", cause=recurrent_cell.order
+    )
     require_regions("attention_forward", A)
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
@@ -361,9 +369,7 @@ def attention_lstm_step_backward(
 def require_regions(function: str, A: Array) -> None:
     """Raise ValueError if A has no regions."""
     if 0 in _grid(A):
-        raise InvalidValueError(
-            function, "A", f"has shape {A.shape}", expected="at least one region"
-        )
+        raise InvalidValueError(f"{function}: A has shape {A.shape}, expected at least one region")
 
 
 def to_regions(A: Array) -> Array:

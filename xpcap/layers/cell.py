@@ -89,8 +89,10 @@ class Cell:
         for kind in cls.__mro__:
             for name, expected in vars(kind).get("fixed", {}).items():
                 if getattr(cls, name) is not getattr(kind, name):
-                    got, cause = "is overridden, which the loop would ignore", "or subclass Cell"
-                    raise InvalidTypeError(cls.__name__, name, got, expected, cause)
+                    raise InvalidTypeError(
+                        f"{cls.__name__}: {name} is overridden, which the loop would ignore,"
+                        f" expected {expected}; or subclass Cell"
+                    )
 
     # ---- Methods that a cell writes
 
@@ -181,11 +183,10 @@ class Cell:
         blocks : list of array (n, H), float
         """
         if not self.blocks:
-            caller, expected = (
-                f"{type(self).__name__}.split",
-                "a letter for each block of H columns",
+            raise InvalidValueError(
+                f"{type(self).__name__}.split: blocks is empty, expected a letter for each block of"
+                " H columns"
             )
-            raise InvalidValueError(caller, "blocks", "is empty", expected)
         H = x.shape[1] // len(self.blocks)
         return [x[:, k * H : (k + 1) * H] for k in range(len(self.blocks))]
 
@@ -420,11 +421,10 @@ class Cell:
             total[: len(da)] = x
         if set(step_grads) != set(grads):
             got, wanted = (", ".join(names) or "nothing" for names in (step_grads, grads))
-            caller, cause = (
-                self._caller(function),
-                "the caller computes those of the inputs, from da",
+            raise InvalidValueError(
+                f"{self._name(function)}: grads are those of {got}, expected of {wanted}; the"
+                " caller computes those of the inputs, from da"
             )
-            raise InvalidValueError(caller, "grads", f"are those of {got}", f"of {wanted}", cause)
         for name, total in grads.items():
             self._check(function, f"gradient of {name}", step_grads[name], total)
             total[...] += step_grads[name]
@@ -464,9 +464,10 @@ class Cell:
         """
         values = self.block_values(cache)
         if missing := [name for name in self.gates if name not in values]:
-            got = f"names {missing[0]!r}, which a step's cache lacks"
-            expected = f"one of {', '.join(values) or 'no gates'}"
-            raise InvalidValueError(self._caller("gates"), "", got, expected)
+            raise InvalidValueError(
+                f"{self._name('gates')}: names {missing[0]!r}, which a step's cache lacks,"
+                f" expected one of {', '.join(values) or 'no gates'}"
+            )
         return {f"gate {name}": Activation(values[name], 0.05, 0.95) for name in self.gates}
 
     # ---- Checks
@@ -479,7 +480,7 @@ class Cell:
         rows: PackedSequences,
     ) -> None:
         """TypeError, ValueError : the arguments of `rows_forward` do not fit together."""
-        caller = self._caller("rows_forward")
+        function = self._name("rows_forward")
         h0, *others = self._unpacked("rows_forward, state0", state0, *self.states)
         H = np.shape(h0)[-1] if np.ndim(h0) else 1
         shapes = self.shapes(1, H)
@@ -495,8 +496,8 @@ class Cell:
         entries += [f"{name}:{axes(shapes[name])}" for name in names]
         entries += [f"{name}0?:N,H" for name in more]
         arrays = (a, h0, *(params[name] for name in names), *others)
-        sizes = spec(" ".join(entries)).check(caller, *arrays, cause=self.order)
-        rows.check(caller, len(a), sizes["N"])
+        sizes = spec(" ".join(entries)).check(*arrays, function=function, cause=self.order)
+        rows.check(function, len(a), sizes["N"])
 
     def _checked_step(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
         """`step_forward`; TypeError if its results have the wrong form."""
@@ -506,8 +507,10 @@ class Cell:
             function, results, "the state after", "a dict for the gradient"
         )
         if not isinstance(cache, Mapping):
-            got = f"is {_described(cache)}"
-            raise InvalidTypeError(self._caller(function), "cache", got, "a dict of arrays by name")
+            raise InvalidTypeError(
+                f"{self._name(function)}: cache is {_described(cache)}, expected a dict of arrays"
+                " by name"
+            )
         return self._unpacked(f"{function}, state", after, *self.states), cache
 
     def _unpacked(self, function: str, results: Any, *names: str) -> tuple[Any, ...]:
@@ -515,18 +518,19 @@ class Cell:
         if isinstance(results, tuple) and len(results) == len(names):
             return results
         expected = f"a tuple of {', '.join(names)}"
-        caller, got = self._caller(function), f"got {_described(results)}"
+        got = _described(results)
         cause = "a tuple of one has a comma, (h,)" if len(names) == 1 else ""
-        raise InvalidTypeError(caller, "", got, expected, cause)
+        raise InvalidTypeError(f"{self._name(function)}: got {got}, expected {expected}; {cause}")
 
     def _check(self, function: str, name: str, x: Array, like: Array) -> None:
         """Raise TypeError or ValueError if a result differs from `like` in library, dtype or shape."""
-        caller = self._caller(function)
-        check_float(caller, name, x, "the pre-activation", like)
+        check_float(f"{self._name(function)}: {name}", x, "the pre-activation", like)
         if x.shape != like.shape:
-            raise InvalidValueError(caller, name, f"has shape {x.shape}", like.shape)
+            raise InvalidValueError(
+                f"{self._name(function)}: {name} has shape {x.shape}, expected {like.shape}"
+            )
 
-    def _caller(self, function: str) -> str:
+    def _name(self, function: str) -> str:
         return f"{type(self).__name__}.{function}"
 
 

@@ -16,7 +16,7 @@ def check_arrays(function: str, shapes: str, *arrays: Array, cause: str = "") ->
     TypeError : an argument is no array of float32 or float64, or libraries or dtypes differ.
     ValueError : a shape does not match.
     """
-    spec(shapes).check(function, *arrays, cause=cause)
+    spec(shapes).check(*arrays, function=function, cause=cause)
     return get_array_module(arrays[0])
 
 
@@ -24,8 +24,9 @@ def check_upstream(
     function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array
 ) -> None:
     """Raise ValueError unless dout has `shape`, TypeError unless it has `like`'s dtype and library."""
-    check_float(function, name, dout, "the cache", like)
+    check_float(f"{function}: {name}", dout, "the cache", like)
     if dout.shape != shape:
-        got = f"has shape {dout.shape}"
-        expected = f"{shape}, the shape of the output"
-        raise InvalidValueError(function, name, got, expected, "is the cache from another batch?")
+        raise InvalidValueError(
+            f"{function}: {name} has shape {dout.shape}, expected {shape}, the shape of the output;"
+            " is the cache from another batch?"
+        )

@@ -6,7 +6,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.backend.shape_specs import check_range
-from xpcap.errors import InvalidValueError, unknown
+from xpcap.errors import InvalidValueError, OptionError, one_of
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.ops import LossTerms, get_ops, segments
@@ -107,7 +107,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
             [0.],
             [5.]]])
     """
-    check_range("word_embedding_forward", "x", x, W.shape[0], "from another vocabulary?")
+    check_range("word_embedding_forward: x", x, W.shape[0], "from another vocabulary?")
     return W[x], EmbeddingCache(x, W)
 
 
@@ -163,18 +163,24 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     array([2., 0., 2., 2.])
     """
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        got = f"lacks {', '.join(missing)}"
-        expected = "p and mode, and a seed for a repeatable mask"
-        raise InvalidValueError("dropout_forward", "dropout_param", got, expected)
+        raise InvalidValueError(
+            f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and a"
+            " seed for a repeatable mask"
+        )
     for key in dropout_param:
         if key not in DROPOUT_KEYS:
-            raise unknown("dropout_forward", "dropout_param", key, DROPOUT_KEYS)
+            raise OptionError(
+                f"dropout_forward: dropout_param {key!r} does not exist, expected {one_of(DROPOUT_KEYS, key)}"
+            )
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
-        expected = "a probability of keeping a unit in (0, 1]"
-        raise InvalidValueError("dropout_forward", "p", f"is {p}", expected)
+        raise InvalidValueError(
+            f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]"
+        )
     if mode not in ("train", "test"):
-        raise unknown("dropout_forward", "mode", mode, ("train", "test"))
+        raise OptionError(
+            f"dropout_forward: mode {mode!r} does not exist, expected {one_of(('train', 'test'), mode)}"
+        )
     if mode == "test":
         return x.copy(), DropoutCache(None, p, x)
     seed = dropout_param.get("seed")
@@ -231,7 +237,7 @@ def temporal_softmax_loss(
            [ 0.  ,  0.  ,  0.  ,  0.  ]]))
     """
     N, T, V = x.shape
-    check_range("temporal_softmax_loss", "y", y, V, "from another vocabulary?")
+    check_range("temporal_softmax_loss: y", y, V, "from another vocabulary?")
     xp, terms = get_array_module(x), LossTerms(1 / N)
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     row_mask = mask.reshape(N * T)

@@ -59,7 +59,7 @@ def layer(shapes: str, cause: str = "") -> Callable[[Callable[P, R]], Layer[P, R
 
     def decorate(function: Callable[P, R]) -> Layer[P, R]:
         def check(arguments: Arguments) -> Array:
-            spec.check(function.__name__, *map(arguments.get, names))
+            spec.check(*map(arguments.get, names), function=function.__name__)
             return arguments[first]
 
         return _decorated(function, spec, check)
@@ -94,12 +94,16 @@ def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P,
             }
             of_kind = isinstance(cache, kind) if hasattr(kind, "_fields") else True
             if not (of_kind and all(entry.bind(x.shape, sizes) for entry, x in fields.items())):
-                got, expected = f"is a {type(cache).__name__}", f"the cache of {forward.__name__}"
-                raise InvalidTypeError(name, "cache", got, expected, "that of another layer?")
+                raise InvalidTypeError(
+                    f"{name}: cache is a {type(cache).__name__}, expected the cache of"
+                    f" {forward.__name__}; that of another layer?"
+                )
             like = next((x for entry, x in fields.items() if not entry.kind), None)
             if like is None:
-                got = f"is a {type(cache).__name__} without an argument of {forward.__name__}"
-                raise InvalidTypeError(name, "cache", got, "a field with one")
+                raise InvalidTypeError(
+                    f"{name}: cache is a {type(cache).__name__} without an argument of"
+                    f" {forward.__name__}, expected a field with one"
+                )
             for entry in spec.entries:
                 dout = arguments.get(entry.name)
                 if dout is not None or not entry.optional:

@@ -174,8 +174,9 @@ def lstm_backward(
         dc_T is given, but the forward pass had no c0.
     """
     if dc_T is not None and not cache.carried:
-        expected = "none: the forward pass returned no c_T"
-        cause = "pass c0 to lstm_forward, zeros if need be"
-        raise InvalidValueError("lstm_backward", "", "got dc_T", expected, cause)
+        raise InvalidValueError(
+            "lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to"
+            " lstm_forward, zeros if need be"
+        )
     dx, (dh0, dc0), *weights = sequence_backward(dh, cache, None if dc_T is None else (None, dc_T))
     return (dx, dh0, *weights, dc0) if cache.carried else (dx, dh0, *weights)

@@ -91,8 +91,10 @@ class Pointwise(Cell):
             cls.memory_gate = None
         if owner("gradient") > owner("equation") and cls.gradient is not Pointwise.gradient:
             got, base = "is that of another equation", cls.__mro__[owner("gradient")].__name__
-            cause = f"if it is right, write gradient = {base}.gradient"
-            raise InvalidTypeError(cls.__name__, "gradient", got, "one for its equation", cause)
+            raise InvalidTypeError(
+                f"{cls.__name__}: gradient {got}, expected one for its equation; if it is right,"
+                f" write gradient = {base}.gradient"
+            )
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """The pointwise half of a step.
@@ -144,8 +146,10 @@ class Pointwise(Cell):
 
     def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
         if len(a) != len(state[0]):
-            got, expected = f"has {len(a)} rows", f"{len(state[0])}, as the state has"
-            raise InvalidValueError(self._caller("step_forward"), "a", got, expected)
+            raise InvalidValueError(
+                f"{self._name('step_forward')}: a has {len(a)} rows, expected {len(state[0])}, as"
+                " the state has"
+            )
         after, saved = self.equation(a, state[0] @ params["Wh"], *state)
         return after, {"before": state, "after": after, "saved": saved}
 
@@ -154,7 +158,7 @@ class Pointwise(Cell):
     ) -> tuple[Array, State, Params]:
         before, after, saved = cache["before"], cache["after"], cache["saved"]
         for name, dout, x in zip(self.states, dafter, after, strict=True):
-            check_upstream(self._caller("step_backward"), f"d{name}", dout, x.shape, x)
+            check_upstream(self._name("step_backward"), f"d{name}", dout, x.shape, x)
         da, dr, (direct, *others) = self.gradient(dafter, before, after, saved)
         dh = dr @ params["Wh"].T
         return da, (dh if direct is None else dh + direct, *others), {"Wh": before[0].T @ dr}
@@ -367,10 +371,11 @@ def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: S
     da, dr, dbefore = cell._unpacked("gradient", results, "da", "dr", "the gradient of a state")
     direct, *others = cell._unpacked("gradient, state", dbefore, *cell.states)
     if grads.dr is grads.da and (dr is not da or direct is not None):
-        caller, cause = f"{type(cell).__name__}.gradient", "set scales_recurrence = True"
-        got = "has separate gradients of a and r, or one of h"
-        expected = "one array for both a and r, and None for h"
-        raise InvalidValueError(caller, "the result", got, expected, cause)
+        raise InvalidValueError(
+            f"{type(cell).__name__}.gradient: the result has separate gradients of a and r, or one"
+            " of h, expected one array for both a and r, and None for h; set scales_recurrence ="
+            " True"
+        )
     cell._check("gradient", "da", da, grads.da[step.rows])
     cell._check("gradient", "dr", dr, grads.dr[step.rows])
     states = others if direct is None else (direct, *others)

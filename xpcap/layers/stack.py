@@ -42,11 +42,13 @@ def stack(*cells: Cell) -> Cell:
     """
     for cell in cells:
         if not isinstance(cell, Cell):
-            got, cause = f"got a {type(cell).__name__}", 'give CELLS["lstm"], not its name'
-            raise InvalidTypeError("stack", "", got, "cells", cause)
+            raise InvalidTypeError(
+                f'stack: got a {type(cell).__name__}, expected cells; give CELLS["lstm"], not its'
+                " name"
+            )
     if len(cells) < 2:
         raise InvalidValueError(
-            "stack", "", f"got {'one cell' if cells else 'no cell'}", "two or more"
+            f"stack: got {'one cell' if cells else 'no cell'}, expected two or more"
         )
     return _Stack(cells)
 

@@ -51,7 +51,7 @@ def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
 
     counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))
     for row, captions, words in zip(counts, references, hypotheses, strict=True):
-        require_references("corpus_bleu", captions, words)
+        require_references(captions, words)
         precisions = [modified_precision(captions, words, n) for n in ORDERS]
         row[:] = [
             *(precision.numerator for precision in precisions),
@@ -79,7 +79,7 @@ def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
 
     means, weights = [], []
     for captions, words in zip(references, hypotheses, strict=True):
-        require_references("unigram_bleu", captions, words)
+        require_references(captions, words)
         scores = [sentence_bleu([caption], words, weights=(1.0,)) for caption in captions]
         means.append(np.mean(scores))
         weights.append(len(scores))

@@ -57,8 +57,10 @@ def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
     InvalidValueError : the numbers of pictures differ.
     """
     if len(sizes := {len(metric_sums.parts): None for metric_sums in (*ours, *theirs)}) > 1:
-        got = f"are of {' and '.join(map(str, sizes))} pictures"
-        raise InvalidValueError("paired", "scores", got, "scores of the same pictures")
+        raise InvalidValueError(
+            f"scores are of {' and '.join(map(str, sizes))} pictures, expected scores of the same"
+            " pictures"
+        )
     our_values, their_values = resample(ours), resample(theirs)
     return {
         name: interval(values - their_values[name])

@@ -89,7 +89,7 @@ def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> I
     while size == BATCH:
         chunk = list(itertools.islice(remaining, BATCH))
         sentences = [caption for captions in chunk for caption in captions]
-        require_words("CiderD", "a caption of the references", sentences)
+        require_words("a caption of the references", sentences)
         each, size = np.array([*map(len, chunk)], np.int64), len(chunk)
         yield Counted(count_grams(sentences, hashes), each, _lengths(sentences))
 
@@ -166,8 +166,9 @@ class CiderD:
         parts = [*count_references(references, self._hashes)]
         self._each = np.concatenate([part.each for part in parts])
         if not self._each.all():
-            picture = f"picture {int(np.argmin(self._each))}"
-            raise InvalidValueError("CiderD", picture, "has no reference", expected="at least one")
+            raise InvalidValueError(
+                f"picture {int(np.argmin(self._each))} has no reference, expected at least one"
+            )
         self.frequencies = frequencies or DocumentFrequencies.of_counts(parts)
         self._lengths = np.concatenate([part.lengths for part in parts])  # (R,)
         vectors = [self._vectors(part.counts, len(part.lengths)) for part in parts]
@@ -201,21 +202,24 @@ class CiderD:
             is no integer.
         """
         n, size = len(hypotheses), len(self._each)
-        require_words("CiderD.scores", "a caption", hypotheses)
+        require_words("a caption", hypotheses)
         picture = np.arange(size) if pictures is None else np.asarray(pictures)
         if picture.shape != (n,):
-            got = f"got {n:,} captions of {picture.size:,} pictures"
-            raise InvalidValueError("CiderD.scores", "", got, "one caption per picture number")
+            raise InvalidValueError(
+                f"CiderD.scores got {n:,} captions of {picture.size:,} pictures, expected one"
+                " caption per picture number"
+            )
         if n and picture.dtype.kind not in "iu":
-            got = f"has dtype {picture.dtype}"
-            raise InvalidTypeError("CiderD.scores", "`pictures`", got, "integers")
+            raise InvalidTypeError(f"`pictures` has dtype {picture.dtype}, expected integers")
         if n and not 0 <= picture.min() <= picture.max() < size:
-            got = f"holds {picture.min()}..{picture.max()}"
-            raise InvalidValueError("CiderD.scores", "`pictures`", got, f"0..{size - 1}")
+            raise InvalidValueError(
+                f"`pictures` holds {picture.min()}..{picture.max()}, expected 0..{size - 1}"
+            )
         picture = picture.astype(np.int64, copy=False)  # an empty list becomes floats in NumPy
         if weights is not None and weights.shape != self._lengths.shape:
-            got, expected = f"has shape {weights.shape}", "one for each reference"
-            raise InvalidValueError("CiderD.scores", "`weights`", got, expected)
+            raise InvalidValueError(
+                f"`weights` has shape {weights.shape}, expected one for each reference"
+            )
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, n)
         index, reference_values, reference = self._entries(np.unique(picture))

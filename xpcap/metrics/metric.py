@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
+from xpcap.errors import InvalidTypeError, InvalidValueError, one_of
 
 # Data that a score may depend on, in addition to the captions
 BASES = ("references", "vocabulary", "train captions")
@@ -14,20 +14,22 @@ Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # captions of each picture, as lists of words
 
 
-def require_words(caller: str, name: str, sentences: Iterable[Words]) -> None:
+def require_words(name: str, sentences: Iterable[Words]) -> None:
     """Raise InvalidTypeError if a sentence is text, whose letters would count as words."""
     for words in sentences:
         if isinstance(words, str):
-            got, cause = f"is the text {words[:40]!r}", "text.split() returns a list"
-            raise InvalidTypeError(caller, name, got, "a list of words", cause)
+            raise InvalidTypeError(
+                f"{name} is the text {words[:40]!r}, expected a list of words; text.split() returns"
+                " a list"
+            )
 
 
-def require_references(caller: str, references: Sequence[Words], caption: Words) -> None:
+def require_references(references: Sequence[Words], caption: Words) -> None:
     """Raise InvalidValueError if a picture has no reference; then check as `require_words`."""
     if not len(references):
-        raise InvalidValueError(caller, "a picture", "has no reference", "at least one")
-    require_words(caller, "a reference", references)
-    require_words(caller, "a caption", [caption])
+        raise InvalidValueError("a picture has no reference, expected at least one")
+    require_words("a reference", references)
+    require_words("a caption", [caption])
 
 
 class Sums(NamedTuple):
@@ -84,7 +86,9 @@ class Metric:
     def __post_init__(self) -> None:
         for name in self.depends_on:
             if name not in BASES:
-                raise unknown("metrics", "`depends_on`", name, BASES, InvalidValueError)
+                raise InvalidValueError(
+                    f"`depends_on` {name!r} does not exist, expected {one_of(BASES, name)}"
+                )
 
 
 def per_caption(
@@ -143,8 +147,9 @@ def averaged(
     """A score whose corpus value is the (weighted) mean over pictures, or 0 without pictures."""
     values = np.asarray(pictures)
     if values.size and values.dtype.kind not in "biuf":
-        got = f"have dtype {values.dtype}"
-        raise InvalidTypeError("metrics", f"the values of {name!r}", got, "numbers")
+        raise InvalidTypeError(
+            f"the values of {name!r} have dtype {values.dtype}, expected numbers"
+        )
     values = values.astype(np.float64)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     parts = np.stack([values * weight, weight], axis=1)

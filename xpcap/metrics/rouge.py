@@ -19,7 +19,7 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
     >>> round(rouge_l([["a", "red", "dog", "runs"]], ["a", "dog", "runs"]), 3)
     0.836
     """
-    require_references("rouge_l", references, hypothesis)
+    require_references(references, hypothesis)
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
     precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
     recall = max((count / length for count, length in common if count), default=0.0)

@@ -39,7 +39,7 @@ class FeatureRows(NamedTuple):
         """table[rows], in the table's library."""
         return self.table[asarray(self.rows, like=self.table)]
 
-    def checked_table(self, caller: str, like: Array) -> Array:
+    def checked_table(self, like: Array) -> Array:
         """The table in the dtype of `like`.
 
         TypeError : the library or dtype differs, or rows are not integers. ValueError : a row does
@@ -49,14 +49,14 @@ class FeatureRows(NamedTuple):
             return self.table
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
-            got = f"is a {type(self.table).__module__} array of {dtype}"
-            expected = f"the model's library and {like.dtype}"
-            cause = "was it made for another model?"
-            raise InvalidTypeError(caller, "the table of features", got, expected, cause)
-        Spec.of({"feature rows": (len(self.rows),)}, "i").check(caller, self.rows)
-        check_range(caller, "feature rows", self.rows, len(self.table), "from another split?")
+            raise InvalidTypeError(
+                f"the table of features is a {type(self.table).__module__} array of {dtype},"
+                f" expected the model's library and {like.dtype}; was it made for another model?"
+            )
+        Spec.of({"feature rows": (len(self.rows),)}, "i").check(self.rows)
+        check_range("feature rows", self.rows, len(self.table), "from another split?")
         if not is_device_array(self.table):
-            check_finite(caller, self.gather())
+            check_finite(self.gather())
         return self.table
 
 
@@ -97,20 +97,21 @@ class Batch(NamedTuple):
         """The features and captions of a slice of the batch."""
         return Batch(_rows_of(self.features, captions), self.captions[captions])
 
-    def shared(self, caller: str, shard: np.ndarray) -> "Batch":
+    def shared(self, shard: np.ndarray) -> "Batch":
         """The batch with only the features of a rank's `shard` (n,).
 
-        ValueError : the numbers of features and captions differ; `caller` begins the message.
+        ValueError : the numbers of features and captions differ.
         """
         features, N = self.features, len(self.captions)
         if not isinstance(features, FeatureRows):
-            features = as_array(caller, "features", features)
+            features = as_array("features", features)
         if np.shape(features)[:1] != (N,):
-            got = f"have shape {np.shape(features)}"
-            raise InvalidValueError(caller, "features", got, f"a row for each of {N} captions")
+            raise InvalidValueError(
+                f"features have shape {np.shape(features)}, expected a row for each of {N} captions"
+            )
         return self._replace(features=_rows_of(features, shard), shard=shard)
 
-    def table(self, caller: str, like: Array) -> tuple[Array, np.ndarray]:
+    def table(self, like: Array) -> tuple[Array, np.ndarray]:
         """Features as a table in the dtype of `like`, and the row of each caption (N,) in it.
 
         The table lies where the features lie. Errors are those of `checked_table` and
@@ -118,43 +119,43 @@ class Batch(NamedTuple):
         """
         features = self.features
         if isinstance(features, FeatureRows):
-            table, rows = features.checked_table(caller, like), features.rows
+            table, rows = features.checked_table(like), features.rows
         else:
-            table, rows = cast_features(caller, features, like), np.arange(len(features))
+            table, rows = cast_features(features, like), np.arange(len(features))
         if self.shard is None:
             return table, rows
         batch_rows = np.zeros(len(self.captions), rows.dtype)
         batch_rows[self.shard] = rows
         return table, batch_rows
 
-    def checked(self, caller: str, config: ModelConfig) -> "Batch":
+    def checked(self, config: ModelConfig) -> "Batch":
         """The batch with captions on the host, features as an array, and a float as `total`.
 
-        TypeError, ValueError : the batch does not fit a model of this config; `caller` begins the
-        message.
+        TypeError, ValueError : the batch does not fit a model of this config.
         """
-        captions, weights = to_numpy(as_array(caller, "captions", self.captions)), self.weights
+        captions, weights = to_numpy(as_array("captions", self.captions)), self.weights
         if weights is not None:
-            weights = np.asarray(as_array(caller, "weights", weights))
+            weights = np.asarray(as_array("weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
-        sizes = arrays.check(caller, captions, weights, self.shard)
+        sizes = arrays.check(captions, weights, self.shard)
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
-            features = as_array(caller, "features", features)
-            check_features(caller, features, shape, N=n)
+            features = as_array("features", features)
+            check_features(features, shape, N=n)
         elif np.shape(features) != (n, *shape):
             raise InvalidValueError(
-                caller, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
+                f"features have shape {np.shape(features)}, expected {(n, *shape)}"
             )
         shard = self.shard
         if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-            got = f"holds {np.min(shard)}..{np.max(shard)}"
-            expected = f"distinct numbers of {len(captions)} captions"
-            raise InvalidValueError(caller, "shard", got, expected)
-        check_range(caller, "captions", captions, config.vocabulary, "from another vocabulary?")
+            raise InvalidValueError(
+                f"shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of"
+                f" {len(captions)} captions"
+            )
+        check_range("captions", captions, config.vocabulary, "from another vocabulary?")
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
-        total = TOTAL.check(caller, "total", self.total)
+        total = TOTAL.check("total", self.total)
         return self._replace(features=features, captions=captions, weights=weights, total=total)
 
 
@@ -221,7 +222,6 @@ class Part(NamedTuple):
 
 
 def prepare_parts(
-    caller: str,
     batch: Batch,
     config: ModelConfig,
     like: Array,
@@ -233,7 +233,6 @@ def prepare_parts(
 ) -> list[Part]:
     """The parts of a checked batch on the host: packed, with dropout masks.
 
-    caller : name of the public method, for messages
     batch : as `Batch.checked` returns it
     like : the model's flat buffer
     null : id of the padding word
@@ -244,7 +243,7 @@ def prepare_parts(
     captions, lengths = batch.captions, caption_lengths(batch.captions, null)
     orders = deal(lengths, len(memories), batch.shard)
     packs = [pack(captions, null, order, lengths) for order in orders]
-    table, pictures = batch.table(caller, like)
+    table, pictures = batch.table(like)
     masks = [Masks()] * len(packs)
     if seed is not None:
         assert batch.step is not None
@@ -264,20 +263,20 @@ def prepare_parts(
 
 
 def prepare_features(
-    caller: str, features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
+    features: Array, shape: tuple[int, ...], like: Array, *, read: bool = True
 ) -> Array:
     """Features (N, *shape), checked, on the device of `like` and in its dtype.
 
     ValueError : features are not finite; on a device this is checked only if `read`.
     """
-    features = as_array(caller, "features", features)
-    check_features(caller, features, shape)
+    features = as_array("features", features)
+    check_features(features, shape)
     if read and is_device_array(features):
-        check_finite(caller, features)
-    return contiguous(asarray(cast_features(caller, features, like), like=like))
+        check_finite(features)
+    return contiguous(asarray(cast_features(features, like), like=like))
 
 
-def cast_features(caller: str, features: Array, like: Array) -> Array:
+def cast_features(features: Array, like: Array) -> Array:
     """Features in the dtype of `like`; host features stay on the host.
 
     ValueError : host features are not finite in that dtype. Features on a device are not checked.
@@ -286,7 +285,7 @@ def cast_features(caller: str, features: Array, like: Array) -> Array:
         return asarray(features, dtype=like.dtype, like=like)
     with np.errstate(over="ignore"):
         cast = np.asarray(features, like.dtype)
-    check_finite(caller, cast, features)
+    check_finite(cast, features)
     return cast
 
 
@@ -425,19 +424,15 @@ def draw_masks(
 # ---- Checks
 
 
-def check_features(
-    caller: str, features: Array, shape: tuple[int, ...], N: int | None = None
-) -> None:
+def check_features(features: Array, shape: tuple[int, ...], N: int | None = None) -> None:
     """TypeError : features are not real numbers. ValueError : the shape is not (N, *shape)."""
     fits = features.shape[1:] == shape
     cause = "one for each caption" if fits else "are they from another encoder?"
     axes = ",".join(map(str, ("N", *shape)))
-    spec(f"features:{axes}=n").check(
-        caller, features, cause=cause, sizes={} if N is None else {"N": N}
-    )
+    spec(f"features:{axes}=n").check(features, cause=cause, sizes={} if N is None else {"N": N})
 
 
-def check_finite(caller: str, features: Array, original: Array | None = None) -> None:
+def check_finite(features: Array, original: Array | None = None) -> None:
     """ValueError : features are not finite; it names the first such row. Reads one flag of a device."""
     if get_array_module(features).isfinite(features).all():
         return
@@ -446,7 +441,7 @@ def check_finite(caller: str, features: Array, original: Array | None = None) ->
     value = values[(row, *at)] if original is None else original[(row, *at)]
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
-    thing = f"features of row {row} (of {len(values)})"
-    got = f"hold {value} at {position}"
-    expected = f"finite {values.dtype} numbers"
-    raise InvalidValueError(caller, thing, got, expected, "extract them again")
+    raise InvalidValueError(
+        f"features of row {row} (of {len(values)}) hold {value} at {position}, expected finite"
+        f" {values.dtype} numbers; extract them again"
+    )

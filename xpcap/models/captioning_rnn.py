@@ -129,7 +129,7 @@ class CaptioningRNN(Decodable):
             ("wordvec", "wordvec_dim", wordvec_dim),
             ("hidden", "hidden_dim", hidden_dim),
         ):
-            described(ModelConfig)[field].check("CaptioningRNN", name, value)
+            described(ModelConfig)[field].check(name, value)
         _check_words(word_to_idx)
         config = ModelConfig(
             len(word_to_idx),
@@ -179,16 +179,17 @@ class CaptioningRNN(Decodable):
             A subclass has another constructor, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
-            got = "overrides __init__, which from_config does not call"
-            cause = f"construct {cls.__name__} and assign model.params, or override from_config"
-            raise InvalidTypeError("CaptioningRNN.from_config", cls.__name__, got, cause=cause)
+            raise InvalidTypeError(
+                f"{cls.__name__} overrides __init__, which from_config does not call; construct"
+                f" {cls.__name__} and assign model.params, or override from_config"
+            )
         model = cls.__new__(cls)
         _check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
-            got = f"has {len(word_to_idx)} words"
-            expected = f"{config.vocabulary} as in the config"
-            cause = "is it from another run?"
-            raise InvalidValueError("CaptioningRNN", "word_to_idx", got, expected, cause)
+            raise InvalidValueError(
+                f"word_to_idx has {len(word_to_idx)} words, expected {config.vocabulary} as in the"
+                " config; is it from another run?"
+            )
         model._setup(config, word_to_idx, dtype)
         if params is None:
             model._draw_weights(seed)
@@ -201,9 +202,7 @@ class CaptioningRNN(Decodable):
         """Set all attributes; the values of the parameters come later."""
         self._dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
-            raise InvalidValueError(
-                "CaptioningRNN", "dtype", f"is {self.dtype}", expected="float32 or float64"
-            )
+            raise InvalidValueError(f"dtype is {self.dtype}, expected float32 or float64")
         self.config = config
         self._word_to_idx = dict(word_to_idx)
         self._idx_to_word = {i: w for w, i in self.word_to_idx.items()}
@@ -353,19 +352,18 @@ class CaptioningRNN(Decodable):
         TypeError
             Captions are not integers, features are not real numbers, or NumPy cannot read them.
         """
-        caller = "CaptioningRNN.loss"
-        step = SEED.check(caller, "step", self._next_step if step is None else step)
-        terms = LossTerms.checked(caller, smoothing=smoothing)
+        step = SEED.check("step", self._next_step if step is None else step)
+        terms = LossTerms.checked(smoothing=smoothing)
         batch = Batch(features, captions, weights=weights, total=total, shard=shard, step=step)
-        batch = batch.checked(caller, self.config)
+        batch = batch.checked(self.config)
         if not isinstance(workspace, Workspace | None):
-            got = f"is a {type(workspace).__name__}"
             raise InvalidTypeError(
-                caller, "workspace", got, "an xpcap.backend.memory.Workspace, or None"
+                f"workspace is a {type(workspace).__name__}, expected an"
+                " xpcap.backend.memory.Workspace, or None"
             )
         network, seed = self._network(workspace), self.seed if self.dropout else None
         if batch.computed:
-            results = network.gradients(caller, batch, self._null, seed=seed, terms=terms)
+            results = network.gradients(batch, self._null, seed=seed, terms=terms)
         else:
             results = network.zero_gradients()
         self._next_step = step + 1
@@ -438,9 +436,9 @@ class CaptioningRNN(Decodable):
             As in `loss`, or the model does not attend.
         """
         if not self.config.attends:
-            thing = "`inject` of the model"
-            got = f"is {self.config.inject}"
-            raise InvalidValueError("CaptioningRNN.attention", thing, got, "one with attention")
+            raise InvalidValueError(
+                f"`inject` of the model is {self.config.inject}, expected one with attention"
+            )
         part = self._part("attention", Batch(features, captions))
         attention = self._network().forward(part).image.attention
         assert attention is not None
@@ -481,8 +479,7 @@ class CaptioningRNN(Decodable):
         self, method: str, batch: Batch, compute: Callable[[Network, Part], T]
     ) -> list[T]:
         """The results of all parts of given captions; on the host each part has a core."""
-        caller = f"CaptioningRNN.{method}"
-        batch = batch.checked(caller, self.config)
+        batch = batch.checked(self.config)
         N = len(batch.captions)
         parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
@@ -490,11 +487,11 @@ class CaptioningRNN(Decodable):
 
         def compute_part(rows: slice) -> T:
             network = self._network()
-            return compute(network, network.part(caller, batch.take(rows), self._null))
+            return compute(network, network.part(batch.take(rows), self._null))
 
         def trial() -> Results:
             network = self._network()
-            part = network.part(caller, batch, self._null)
+            part = network.part(batch, self._null)
             log_probabilities = word_log_probabilities(network, part)
             return {"nll": score(network, part).nll, "log-probabilities": log_probabilities}
 
@@ -503,8 +500,7 @@ class CaptioningRNN(Decodable):
 
     def _part(self, method: str, batch: Batch) -> Part:
         """A batch as one part on the model's device."""
-        caller = f"CaptioningRNN.{method}"
-        return self._network().part(caller, batch.checked(caller, self.config), self._null)
+        return self._network().part(batch.checked(self.config), self._null)
 
     # ---- Decoding
 
@@ -523,8 +519,8 @@ class CaptioningRNN(Decodable):
             The cell's state, then the constants of `inject`: the image's term of every step (n, G),
             and the regions A (n, P, H).
         """
-        shape, caller = self.config.feature_shape, "CaptioningRNN.start"
-        features = prepare_features(caller, features, shape, self.like, read=False)
+        shape = self.config.feature_shape
+        features = prepare_features(features, shape, self.like, read=False)
         return self._network().start(features)
 
     def stepper(self, memory: Workspace) -> Network:
@@ -556,17 +552,20 @@ class CaptioningRNN(Decodable):
             `words` have a wrong shape, an id is outside the vocabulary, or `state` belongs to other
             words or another model.
         """
-        caller, words = "CaptioningRNN.step", as_array("CaptioningRNN.step", "words", words)
-        n, like = spec("words:n=i").check(caller, words)["n"], self.like
+        words = as_array("words", words)
+        n, like = spec("words:n=i").check(words)["n"], self.like
         arrays = self.config.state_arrays
         if len(state) != arrays:
-            got = f"has {len(state)} arrays"
-            raise InvalidValueError(caller, "state", got, arrays, "is it of another model?")
+            raise InvalidValueError(
+                f"state has {len(state)} arrays, expected {arrays}; is it of another model?"
+            )
         if len(state[0]) != n:
-            got = f"has {len(state[0])} rows, but `words` has length {n}"
-            raise InvalidValueError(caller, "state", got, "one for each word")
+            raise InvalidValueError(
+                f"state has {len(state[0])} rows, but `words` has length {n}, expected one for each"
+                " word"
+            )
         V = self.config.vocabulary
-        check_range(caller, "words", to_numpy(words), V, "from another vocabulary?")
+        check_range("words", to_numpy(words), V, "from another vocabulary?")
         stepper = self.stepper(Workspace.fresh(like))
         return stepper.advance(stepper.project(asarray(words, like=like)), state)
 
@@ -615,18 +614,18 @@ class CaptioningRNN(Decodable):
         >>> captions.shape
         (1, 5)
         """
-        caller = "CaptioningRNN.sample"
         forbid = [*forbid]
         if policy is not None and (max_length != Policy.max_length or forbid):
-            got = "is given with a policy"
-            expected = "the policy to have them"
-            raise InvalidValueError(caller, "max_length or forbid", got, expected)
+            raise InvalidValueError(
+                "max_length or forbid is given with a policy, expected the policy to have them"
+            )
         policy = self._greedy("sample", max_length, forbid) if policy is None else policy
-        require_policy(caller, policy)
+        require_policy(policy)
         if (policy.n_best or 1) > 1:
-            got, cause = f"has n_best {policy.n_best}", "call decode for several captions"
-            expected = "n_best 1: sample returns one caption of each picture"
-            raise InvalidValueError(caller, "policy", got, expected, cause)
+            raise InvalidValueError(
+                f"policy has n_best {policy.n_best}, expected n_best 1: sample returns one caption"
+                " of each picture; call decode for several captions"
+            )
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(
@@ -686,10 +685,9 @@ class CaptioningRNN(Decodable):
 
     def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
         """Greedy decoding with limits that are arguments of a method."""
-        caller = f"CaptioningRNN.{method}"
         cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
-        length = Whole(1, cause=cause).check(caller, "max_length", max_length)
-        return Policy(max_length=length, forbid=WordIds().check(caller, "forbid", forbid))
+        length = Whole(1, cause=cause).check("max_length", max_length)
+        return Policy(max_length=length, forbid=WordIds().check("forbid", forbid))
 
     def _decode(
         self,
@@ -700,9 +698,8 @@ class CaptioningRNN(Decodable):
         scored: bool,
         numbers: Sequence[int] | np.ndarray | None = None,
     ) -> Decoded:
-        caller = f"CaptioningRNN.{method}"
-        features = prepare_features(caller, features, self.config.feature_shape, self.like)
-        return decode(self, features, policy, scored, caller, numbers)
+        features = prepare_features(features, self.config.feature_shape, self.like)
+        return decode(self, features, policy, scored, numbers)
 
 
 def _check_words(word_to_idx: Mapping[str, int]) -> None:
@@ -712,30 +709,31 @@ def _check_words(word_to_idx: Mapping[str, int]) -> None:
     """
     if not isinstance(word_to_idx, Mapping):
         raise InvalidTypeError(
-            "CaptioningRNN",
-            "word_to_idx",
-            f"is a {type(word_to_idx).__name__}",
-            expected="a mapping of word to id",
-            cause="for a list of words in the order of their ids give {word: i for i, word in"
-            " enumerate(words)}",
+            f"word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of word to id; for"
+            " a list of words in the order of their ids give {word: i for i, word in"
+            " enumerate(words)}"
         )
     ids = list(word_to_idx.values())
     if wrong := [
         (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
     ]:
-        got = f"gives {wrong[0][0]!r} the id {wrong[0][1]!r}"
-        expected = "a whole number of at least 0"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, expected)
+        raise InvalidValueError(
+            f"word_to_idx gives {wrong[0][0]!r} the id {wrong[0][1]!r}, expected a whole number of"
+            " at least 0"
+        )
     if len(set(ids)) < len(ids):
-        got = f"gives {len(ids)} words only {len(set(ids))} ids"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, "one each")
+        raise InvalidValueError(
+            f"word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected one each"
+        )
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        got = f"has {len(ids)} words but no <NULL> with an id below that"
-        raise InvalidValueError("CaptioningRNN", "word_to_idx", got, "one: it marks padding")
+        raise InvalidValueError(
+            f"word_to_idx has {len(ids)} words but no <NULL> with an id below that, expected one:"
+            " it marks padding"
+        )
 
 
 def _check_seed(seed: int) -> int:
-    return SEED.check("CaptioningRNN", "seed", seed)
+    return SEED.check("seed", seed)
 
 
 def build_model(

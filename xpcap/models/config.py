@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from xpcap.errors import InvalidValueError, OptionError, unknown
+from xpcap.errors import InvalidValueError, OptionError, one_of
 from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
 from xpcap.options import Names, Real, Several, Whole, check_fields, option
@@ -81,36 +81,45 @@ class ModelConfig:
         check_fields(self)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
-            got = f"is {self.feature_shape}"
-            expected = f"{wanted}, where inject is {self.inject!r}"
-            raise InvalidValueError("ModelConfig", "feature_shape", got, expected)
+            raise InvalidValueError(
+                f"feature_shape is {self.feature_shape}, expected {wanted}, where inject is"
+                f" {self.inject!r}"
+            )
         self._check_cell()
 
     def _check_cell(self) -> None:
         if not isinstance(self.recurrent, Cell):
-            got, expected = f"is {self.recurrent!r:.80}", "an instance of a subclass of Cell"
-            cause = f'CELLS["{self.cell}"] = {getattr(self.recurrent, "__name__", "MyCell")}()?'
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected, cause)
+            raise OptionError(
+                f"cell {self.cell!r} is {self.recurrent!r:.80}, expected an instance of a subclass"
+                f' of Cell; CELLS["{self.cell}"] ='
+                f" {getattr(self.recurrent, '__name__', 'MyCell')}()?"
+            )
         shapes, states = self.cell_shapes(), self.recurrent.states
         for name in (*states, *shapes):  # they name arrays in memory, and entries of a spec
             if not name.isidentifier() or states.count(name) > 1:
-                got, expected = f"has the name {name!r}", "identifiers, each of one state"
-                raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
+                raise OptionError(
+                    f"cell {self.cell!r} has the name {name!r}, expected identifiers, each of one"
+                    " state"
+                )
         if reserved := [name for name in RESERVED if name in shapes]:
-            got = f"has a parameter {reserved[0]!r}"
-            expected = "another name: the captioner has that one"
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
+            raise OptionError(
+                f"cell {self.cell!r} has a parameter {reserved[0]!r}, expected another name: the"
+                " captioner has that one"
+            )
         weight, bias = (shapes.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
-            got = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
-            expected = f"(W, G) and (G,) with W = {self.wordvec}"
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", got, expected)
+            raise OptionError(
+                f"cell {self.cell!r} has inputs {self.recurrent.inputs} of shapes {weight} and"
+                f" {bias}, expected (W, G) and (G,) with W = {self.wordvec}"
+            )
 
     @property
     def recurrent(self) -> Cell:
         """The Cell that `cell` names. OptionError : it is not in CELLS, or not yet."""
         if self.cell not in CELLS:
-            raise unknown("ModelConfig", "cell", self.cell, CELLS)
+            raise OptionError(
+                f"cell {self.cell!r} does not exist, expected {one_of(CELLS, self.cell)}"
+            )
         return CELLS[self.cell]
 
     def cell_shapes(self) -> Shapes:

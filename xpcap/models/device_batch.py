@@ -177,14 +177,13 @@ class DeviceNetwork(Network):
 
     def gradients(
         self,
-        caller: str,
         batch: Batch,
         null: int,
         *,
         seed: int | None = None,
         terms: LossTerms = NO_TERMS,
     ) -> tuple[Array, Parameters]:
-        sent = self._sent(caller, batch, null, seed, terms)
+        sent = self._sent(batch, null, seed, terms)
         part, network, workspace = sent.part, self.within(sent.part.memory), self.memory
         if not (sent.padded and isinstance(workspace, DeviceWorkspace)):
             return network.part_gradients(sent.on_device())
@@ -193,8 +192,8 @@ class DeviceNetwork(Network):
         key = addresses, self.config, seed is None, part.terms.key
         return workspace.replay.run(key, lambda: network.part_gradients(sent.on_device()))
 
-    def part(self, caller: str, batch: Batch, null: int) -> Part:
-        return self._sent(caller, batch, null, None, NO_TERMS).on_device()
+    def part(self, batch: Batch, null: int) -> Part:
+        return self._sent(batch, null, None, NO_TERMS).on_device()
 
     @property
     def _layout(self) -> Layout | None:
@@ -203,9 +202,7 @@ class DeviceNetwork(Network):
         memory = self.memory
         return memory.layout if is_recorded and isinstance(memory, DeviceWorkspace) else None
 
-    def _sent(
-        self, caller: str, batch: Batch, null: int, seed: int | None, terms: LossTerms
-    ) -> DevicePart:
+    def _sent(self, batch: Batch, null: int, seed: int | None, terms: LossTerms) -> DevicePart:
         """A checked batch on the device, with dropout masks, as in `prepare_parts`."""
         captions, like, memory = batch.captions, self.params.flat, self.memory
         lengths = caption_lengths(captions, null)
@@ -217,7 +214,7 @@ class DeviceNetwork(Network):
             memory = memory.scope("padded")
         packed = packed or pack(captions, null, order, lengths)
 
-        table, pictures = batch.table(caller, like)
+        table, pictures = batch.table(like)
         if isinstance(table, np.ndarray):
             table = memory.send("features", table)
         elif padded and not isinstance(batch.features, FeatureRows):

@@ -89,7 +89,6 @@ class Network:
 
     def gradients(
         self,
-        caller: str,
         batch: Batch,
         null: int,
         *,
@@ -105,7 +104,7 @@ class Network:
         min_captions = max(MIN_CAPTIONS_PER_CORE, -(-MIN_PRODUCT // size))
         memories = self.memory.parts[: max(1, batch.computed // min_captions)]
         parts = prepare_parts(
-            caller, batch, self.config, self.params.flat, null, memories, seed=seed, terms=terms
+            batch, self.config, self.params.flat, null, memories, seed=seed, terms=terms
         )
         results = parallel_map(lambda part: self.within(part.memory).part_gradients(part), parts)
         loss, grads = results[0]
@@ -115,10 +114,10 @@ class Network:
             flat += part_grads.flat
         return loss, grads
 
-    def part(self, caller: str, batch: Batch, null: int) -> Part:
+    def part(self, batch: Batch, null: int) -> Part:
         """A checked batch as one part, without dropout."""
         like = self.params.flat
-        (part,) = prepare_parts(caller, batch, self.config, like, null, [self.memory])
+        (part,) = prepare_parts(batch, self.config, like, null, [self.memory])
         return part
 
     def part_gradients(self, part: Part) -> tuple[Array, Parameters]:

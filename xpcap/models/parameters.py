@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.backend.memory import view
 from xpcap.backend.shape_specs import as_array
-from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
+from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError, one_of
 from xpcap.models.config import ModelConfig
 
 OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # with a row, column or number for each word
@@ -46,8 +46,9 @@ class Parameters(MutableMapping[str, Array]):
             self._views[name] = view(flat, start, shape)
             start += math.prod(shape)
         if start != flat.size:
-            expected = f"{start} for {', '.join(self.shapes)}"
-            raise InvalidValueError("Parameters", "flat", f"has {flat.size} elements", expected)
+            raise InvalidValueError(
+                f"flat has {flat.size} elements, expected {start} for {', '.join(self.shapes)}"
+            )
 
     @classmethod
     def empty(
@@ -75,23 +76,28 @@ class Parameters(MutableMapping[str, Array]):
         try:
             return self._views[name]
         except KeyError:
-            raise KeyError(str(unknown("", "parameter", name, self._views))) from None
+            raise KeyError(
+                str(
+                    OptionError(
+                        f"parameter {name!r} does not exist, expected {one_of(self._views, name)}"
+                    )
+                )
+            ) from None
 
     def __setitem__(self, name: str, value: Array) -> None:
         self._copy_in(name, self[name], value)
 
     def _copy_in(self, name: str, to: Array, value: Array) -> None:
-        value = as_array("params", name, value)
+        value = as_array(name, value)
         if value.shape != to.shape:
-            got = f"has shape {value.shape}"
-            cause = "assignment copies into the flat buffer"
-            raise InvalidValueError("params", name, got, to.shape, cause)
+            raise InvalidValueError(
+                f"{name} has shape {value.shape}, expected {to.shape}; assignment copies into the"
+                " flat buffer"
+            )
         to[...] = asarray(value, dtype=to.dtype, like=to)
 
     def __delitem__(self, name: str) -> None:
-        raise InvalidTypeError(
-            "params", name, "cannot be deleted", cause="the keys of a model are fixed"
-        )
+        raise InvalidTypeError(f"{name} cannot be deleted; the keys of a model are fixed")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -102,25 +108,28 @@ class Parameters(MutableMapping[str, Array]):
     def assign(self, values: Mapping[str, Array]) -> None:
         """Copy values to all parameters. ValueError : names or shapes differ; nothing is copied."""
         if not isinstance(values, Mapping):
-            expected = "a mapping of parameter names to arrays"
-            raise InvalidTypeError("params", "", f"got a {type(values).__name__}", expected)
+            raise InvalidTypeError(
+                f"`params` is set to a {type(values).__name__}, expected a mapping of parameter"
+                " names to arrays"
+            )
         if wrong := sorted(set(values) ^ set(self)):
-            thing = ", ".join(map(str, wrong))
-            cause = "are they from another model?"
-            raise InvalidValueError("params", thing, "missing or unknown", ", ".join(self), cause)
-        values = {name: as_array("params", name, values[name]) for name in self}
+            raise InvalidValueError(
+                f"{', '.join(map(str, wrong))} missing or unknown, expected {', '.join(self)}; are"
+                " they from another model?"
+            )
+        values = {name: as_array(name, values[name]) for name in self}
         for name in self:
             if values[name].shape != self[name].shape:
-                got = f"has shape {values[name].shape}"
-                cause = "are they from another model?"
-                raise InvalidValueError("params", name, got, self[name].shape, cause)
+                raise InvalidValueError(
+                    f"parameter {name} has shape {values[name].shape}, expected {self[name].shape}"
+                    " as in this model; are the values from another model?"
+                )
         self.update(values)
 
     def update(self, *values: Any, **more: Array) -> None:
         """Copy values to some parameters; they may be views of this buffer, as in a swap."""
         copies = {
-            name: as_array("params", name, value).copy()
-            for name, value in dict(*values, **more).items()
+            name: as_array(name, value).copy() for name, value in dict(*values, **more).items()
         }
         super().update(copies)
 
@@ -145,11 +154,8 @@ class Parameters(MutableMapping[str, Array]):
 
     def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
         raise InvalidTypeError(
-            "Parameters",
-            "several arrays",
-            "cannot become one",
-            cause="to save them write numpy.savez(file, **params), or use params.flat, the whole"
-            " buffer (xpcap.to_numpy copies device arrays to the host)",
+            "several arrays cannot become one; to save them write numpy.savez(file, **params), or"
+            " use params.flat, the whole buffer (xpcap.to_numpy copies device arrays to the host)"
         )
 
 

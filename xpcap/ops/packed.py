@@ -99,19 +99,21 @@ class PackedSequences(NamedTuple):
         """The time steps that any sequence reaches, first to last."""
         return _steps(tuple(self.batch_sizes), self.N)
 
-    def check(self, caller: str, R: int, N: int) -> None:
+    def check(self, function: str, R: int, N: int) -> None:
         """Raise ValueError unless this lays out N sequences in R rows, longest first, with indices."""
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
-            got = f"are {list(self.batch_sizes)} with N = {self.N}"
-            expected = f"N = {N} and non-increasing sizes that add up to {R}"
-            cause = "are the sequences sorted by length?"
-            raise InvalidValueError(caller, "batch sizes", got, expected, cause)
+            raise InvalidValueError(
+                f"{function}: batch sizes are {list(self.batch_sizes)} with N = {self.N}, expected N"
+                f" = {N} and non-increasing sizes that add up to {R}; are the sequences sorted by"
+                " length?"
+            )
         lacks = self.previous is None or self.sequence is None
         if lacks and any(n != N for n in self.batch_sizes):
-            got = f"are {list(self.batch_sizes)}, and `previous` or `sequence` is None"
-            cause = "make it by PackedSequences.of(sizes, N)"
-            raise InvalidValueError(caller, "batch sizes", got, f"{N} at each step", cause)
+            raise InvalidValueError(
+                f"{function}: batch sizes are {list(self.batch_sizes)}, and `previous` or `sequence`"
+                f" is None, expected {N} at each step; make it by PackedSequences.of(sizes, N)"
+            )
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop use the same steps

@@ -69,12 +69,10 @@ class LossTerms:
     smoothing: float = option(Real(0, below=1, cause="it is a share of probability"), 0.0)
 
     @classmethod
-    def checked(cls, caller: str, **terms: float) -> Self:
+    def checked(cls, **terms: float) -> Self:
         """Terms from a function's options; OptionError if one is not of its kind."""
         options = described(cls)
-        return cls(
-            **{name: options[name].check(caller, f"`{name}`", terms[name]) for name in terms}
-        )
+        return cls(**{name: options[name].check(f"`{name}`", terms[name]) for name in terms})
 
     @property
     def given(self) -> dict[str, float]:

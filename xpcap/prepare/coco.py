@@ -24,7 +24,7 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
     Annotations without an image, and repeated names and ids, are skipped.
     """
     cause = "is it a captions_*.json of COCO? An instances_*.json has no captions"
-    check_json(file.where, "", file.json, COCO_JSON, cause)
+    check_json(file.where, file.json, COCO_JSON, cause)
     names: dict[int | str, str] = {}
     captions: dict[str, list[CaptionRow]] = {}
     for image in file.json["images"]:
@@ -61,7 +61,7 @@ def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
 
     If any image has a split, images without one are skipped.
     """
-    check_json(file.where, "", file.json, KARPATHY_JSON, "")
+    check_json(file.where, file.json, KARPATHY_JSON, "")
     images = file.json["images"]
     missing = "" if any("split" in image for image in images) else None
     for number, image in enumerate(images, start=1):

@@ -63,15 +63,15 @@ def read_captions(
     ...     read_captions([(None, path)])[0][:3]
     ('a.jpg', 'A dog.', 'train')
     """
-    caller, report = "read_captions", report or ImportReport()
+    report = report or ImportReport()
     if not isinstance(columns, Columns | None):
-        raise OptionError(caller, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
+        raise OptionError(f"`columns` is {columns!r}, expected Columns(image=..., caption=...)")
     if encoding is not None:
-        Encoding().check(caller, "`encoding`", encoding)
+        Encoding().check("`encoding`", encoding)
 
     def text_at(path: Path) -> CaptionText:
-        text = read_whole(caller, path, encoding)
-        return CaptionText(f"{caller}: {path}", text, columns or Columns(), report)
+        text = read_whole(path, encoding)
+        return CaptionText(str(path), text, columns or Columns(), report)
 
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
@@ -80,20 +80,28 @@ def read_captions(
         report.name_file(Path(path).name, before)
         row_splits = dict.fromkeys(row.split for row in rows if row.split)
         if columns not in (None, Columns()) and report.forms[-1] not in WITH_COLUMNS:
-            got = f"has the format {report.forms[-1]}, without columns"
-            raise DataError(caller, path, got, "a table, since its columns are named")
+            raise DataError(
+                f"{path} has the format {report.forms[-1]}, without columns, expected a table,"
+                " since its columns are named"
+            )
         if split is not None and row_splits:
-            got = f"already defines splits ({', '.join(row_splits)})"
-            raise DataError(caller, path, got, "no split before its name")
+            raise DataError(
+                f"{path} already defines splits ({', '.join(row_splits)}), expected no split before"
+                " its name"
+            )
         if not rows:
-            cause = "; ".join(report.lines())
-            raise DataError(caller, path, "has no readable caption", "at least one", cause)
+            raise DataError(
+                f"{path} has no readable caption, expected at least one;"
+                f" {'; '.join(report.lines())}"
+            )
         joined += rows if split is None else [row._replace(split=our_name(split)) for row in rows]
     if not joined:
-        raise DataError(caller, "", "got no file", "at least one")
+        raise DataError("there is no caption file, expected at least one")
     if len({row.split is None for row in joined}) > 1:
-        got, cause = "have splits and some have none", "name the split of each file"
-        raise DataError(caller, "some of the files", got, "splits in all files or none", cause)
+        raise DataError(
+            "some of the files have splits and some have none, expected splits in all files or"
+            " none; name the split of each file"
+        )
     return grouped(joined)
 
 
@@ -120,13 +128,15 @@ def _texts_of_pictures(
     """
     texts = {
         picture: path
-        for picture in search_folder("read_captions", folder).pictures
+        for picture in search_folder(folder).pictures
         for path in map(picture.with_name, text_names(picture))
         if is_text(str(picture)) and path.is_file()
     }
     if not texts:
-        got = f"holds no {' or '.join(METADATA)}, and no NAME.txt of a picture"
-        raise DataError("read_captions", folder, got, "captions of its pictures")
+        raise DataError(
+            f"{folder} holds no {' or '.join(METADATA)}, and no NAME.txt of a picture, expected"
+            " captions of its pictures"
+        )
     for picture, path in texts.items():
         file = text_at(path)
         lines = list(map(str.strip, file.text.split("\n")))
@@ -140,7 +150,7 @@ def _texts_of_pictures(
 def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
     """The rows of a file by the first format that fits; the report records it."""
     if not file.first_line:
-        raise DataError(file.where, "", "is empty", "captions")
+        raise DataError(f"{file.where} is empty, expected captions")
     if known_form := next((form for form in FORMATS if form.fits(file)), None):
         file.report.forms.append(known_form.name)
         return known_form.read(file)
@@ -148,5 +158,7 @@ def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
         raise error
     got = f"has no known format, its first line is {file.first_line[:100]!r}"
     known = ", ".join(form.name for form in FORMATS)
-    cause = "a table, such as CSV, needs a heading with a picture and a caption column"
-    raise DataError(file.where, "", got, f"one of: {known}", cause)
+    raise DataError(
+        f"{file.where} {got}, expected one of: {known}; a table, such as CSV, needs a heading with"
+        " a picture and a caption column"
+    )

@@ -19,7 +19,7 @@ from xpcap.data.features import IN_MEMORY, Function, LazyRows, RowSource, materi
 from xpcap.data.npz import read_npz
 from xpcap.distributed.work import notice, work
 from xpcap.encoders import Encoder, read_picture
-from xpcap.errors import DataError
+from xpcap.errors import DataError, without_subject
 from xpcap.files.read_write import lock
 from xpcap.prepare.names import require_inside
 from xpcap.progress import bar
@@ -78,26 +78,29 @@ def read_features(path: str | Path) -> Table:
     array([1., 1., 1.])
     """
     path = Path(path)
-    caller = f"read_features: {path}"
     names, features = read_npz(path, ("names", "features"))
-    STORED.check_file(caller, {"names": names, "features": features})
+    STORED.check_file(path, {"names": names, "features": features})
     features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
     # Stop at the first repetition: a small archive may repeat a name millions of times
-    for row, name in enumerate(_texts(caller, names)):
+    for row, name in enumerate(_texts(names)):
         if rows.setdefault(name, row) != row:
-            got = f"names a picture twice among {len(names):,}, {name[:100]!r}"
-            raise DataError(caller, "", got, expected="each once")
-    check_finite(caller, features, list(rows))
+            raise DataError(
+                f"{path} names a picture twice among {len(names):,}, {name[:100]!r}, expected each"
+                " once"
+            )
+    check_finite(f"{path}: ", features, list(rows))
     return Table(rows, features)
 
 
-def _texts(caller: str, names: np.ndarray) -> Iterator[str]:
+def _texts(names: np.ndarray) -> Iterator[str]:
     if names.dtype.kind == "U":
         largest = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
         if largest > sys.maxunicode:
-            got, expected = f"holds the code point {largest:,}", f"at most {sys.maxunicode:,}"
-            raise DataError(caller, "'names'", got, expected, cause="damaged?")
+            raise DataError(
+                f"'names' holds the code point {largest:,}, expected at most {sys.maxunicode:,};"
+                " damaged?"
+            )
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
@@ -126,7 +129,7 @@ def encode_folder(
     OSError : the cache cannot be written.
     """
     folder, mirrored = Path(folder), set(mirrored)
-    require_inside("encode_folder", folder, names)
+    require_inside(folder, names)
     keys: dict[str, bytes] = {}  # by the names of pictures and mirror images
     missing: list[str] = []
     for name in names:
@@ -136,7 +139,7 @@ def encode_folder(
             about = json.dumps([encoder.name, row, state]).encode()
             keys[row] = hashlib.blake2b(about, digest_size=KEY).digest()
     if unreadable is None:
-        require_all("encode_folder", names, {*names} - {*missing}, f"file in {folder}")
+        require_all("", names, {*names} - {*missing}, f"file in {folder}")
     faults: dict[str, str] = {}
     with work(progress=progress), FeatureFile(cache, encoder.shape) as file:
         pending = [
@@ -158,7 +161,7 @@ def encode_folder(
                     except DataError as error:
                         if unreadable is None:
                             raise
-                        faults[name] = error.reason
+                        faults[name] = without_subject(error, folder / name)
                 features = _encoded(encoder, [*pictures], pictures.values())
                 if flipped := [name for name in pictures if name in mirrored]:
                     mirrors = (np.ascontiguousarray(pictures[name][:, ::-1]) for name in flipped)
@@ -186,9 +189,11 @@ def _encoded(
         return {}
     features, shape = np.asarray(encoder.encode(pictures)), (len(names), *encoder.shape)
     if features.shape != shape:
-        thing, got = f"the encoder {encoder.name}", f"makes features of shape {features.shape}"
-        raise DataError("encode_folder", thing, got, f"{shape}, as its `shape` declares")
-    check_finite("encode_folder", features, names)
+        raise DataError(
+            f"the encoder {encoder.name} makes features of shape {features.shape}, expected"
+            f" {shape}, as its `shape` declares"
+        )
+    check_finite("", features, names)
     return dict(zip(names, features, strict=True))
 
 
@@ -227,12 +232,16 @@ class FeatureFile:
     def __enter__(self) -> Self:
         if self._path is None:
             return self
-        path, expected = self._path, "features of this shape, or no file"
+        path = self._path
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            got = "is a link, a folder or a device"
-            raise DataError("encode_folder", path, got, expected, "remove it")
-        cause = "does another command encode the same pictures? Wait for it"
-        used = DataError("encode_folder", path, "is in use by another process", cause=cause)
+            raise DataError(
+                f"{path} is a link, a folder or a device, expected features of this shape, or no"
+                " file; remove it"
+            )
+        used = DataError(
+            f"{path} is in use by another process; does another command encode the same pictures?"
+            " Wait for it"
+        )
         self._file = path.open("a+b", buffering=0)
         try:
             lock(self._file, used)
@@ -240,7 +249,8 @@ class FeatureFile:
             header = self._file.read(len(self._header))
             if not self._header.startswith(header):
                 raise DataError(
-                    "encode_folder", path, "is another file", expected, "remove it, or move it away"
+                    f"{path} is another file, expected features of this shape, or no file;"
+                    " remove it, or move it away"
                 )
             if header != self._header:
                 self._write(0, self._header)
@@ -345,9 +355,13 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
     parallel_map(work_off, range(min(cores(), len(queue))))
 
 
-def require_all(caller: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
-    """Raise DataError if some `pictures` are not `known`; `thing` is what they lack."""
+def require_all(prefix: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
+    """Raise DataError if some `pictures` are not `known`; `thing` is what they lack.
+
+    prefix : begins the message
+    """
     if missing := [picture for picture in pictures if picture not in known]:
-        count = f"{len(missing)} of {len(pictures)} pictures"
-        got = f"have no {thing}, {missing[0][:100]!r} among them"
-        raise DataError(caller, count, got, cause="do the files belong together?")
+        raise DataError(
+            f"{prefix}{len(missing)} of {len(pictures)} pictures have no {thing}, {missing[0][:100]!r}"
+            " among them; do the files belong together?"
+        )

@@ -281,13 +281,15 @@ def path_inside(roots: Sequence[Path], name: str) -> str | None:
     return None
 
 
-def require_inside(caller: str, folder: Path, names: Iterable[str]) -> None:
+def require_inside(folder: Path, names: Iterable[str]) -> None:
     """Raise DataError if one of the names could lead out of the folder."""
     roots = roots_of(folder)
     for name in names:
         if ".." in PurePath(name).parts or path_inside(roots, name) is None:
-            got = f"would be outside {folder}"
-            raise DataError(caller, f"picture {name[:100]!r}", got, "the name of a file in it")
+            raise DataError(
+                f"picture {name[:100]!r} would be outside {folder}, expected the name of a file in"
+                " it"
+            )
 
 
 class PictureFolder:
@@ -299,9 +301,9 @@ class PictureFolder:
         name.
     """
 
-    def __init__(self, caller: str, folder: str | Path) -> None:
-        self.path = picture_folder(caller, folder)
-        files = search_folder(caller, self.path)
+    def __init__(self, folder: str | Path) -> None:
+        self.path = picture_folder(folder)
+        files = search_folder(self.path)
         self.unreadable = files.unreadable
         pictures, self.others = (
             [path.relative_to(self.path).as_posix() for path in paths]
@@ -310,14 +312,15 @@ class PictureFolder:
         self.unnamed = [name for name in pictures if not is_text(name)]
         if self.unnamed and (encoding := sys.getfilesystemencoding()) != "utf-8":
             name = os.fsencode(self.unnamed[0]).decode("utf-8", "backslashreplace")
-            got = f"has a name that this locale's encoding, {encoding}, cannot hold"
-            cause = "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
-            raise DataError(caller, f"picture {name[:100]!a}", got, "UTF-8", cause)
+            raise DataError(
+                f"picture {name[:100]!a} has a name that this locale's encoding, {encoding}, cannot"
+                " hold, expected UTF-8; set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            )
         self.pictures = [name for name in pictures if is_text(name)]
 
 
-def picture_folder(caller: str, folder: str | Path) -> Path:
+def picture_folder(folder: str | Path) -> Path:
     """The folder of pictures as a path. DataError : not a folder."""
     if not (path := Path(folder)).is_dir():
-        raise DataError(caller, path, "is not a folder", expected="the one that holds the pictures")
+        raise DataError(f"{path} is not a folder, expected the one that holds the pictures")
     return path

@@ -6,7 +6,7 @@ The command line makes its options, help texts and checks from them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +36,14 @@ class Fractions(OptionKind):
         except ValueError:
             return text
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         parts = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else []
         shares = all(
             isinstance(part, float | int | np.floating) and 0 <= part <= 1 for part in parts
         )
         if shares and 1 <= len(parts) <= len(SPLITS) and parts[0] and abs(sum(parts) - 1) <= 1e-6:
             return parts
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 class Lists(OptionKind):
@@ -62,20 +62,19 @@ class Lists(OptionKind):
         pairs = [pair.partition("=")[::2] for pair in text]
         return dict(pairs) if len(dict(pairs)) == len(pairs) else text
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, Mapping) and all(
             isinstance(split, str) and may_name_a_split(split) and file
             for split, file in value.items()
         ):
-            lists = {
-                our_name(split): Location().check(caller, name, file)
-                for split, file in value.items()
-            }
+            lists = {our_name(split): Location().check(name, file) for split, file in value.items()}
             if len(lists) < len(value):
-                got, cause = f"repeats a split: {', '.join(value)}", "dev is another name of val"
-                raise OptionError(caller, name, got, "each split once", cause)
+                raise OptionError(
+                    f"{name} repeats a split: {', '.join(value)}, expected each split once; dev is"
+                    " another name of val"
+                )
             return lists
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 class EncoderKind(OptionKind):
@@ -84,10 +83,10 @@ class EncoderKind(OptionKind):
     def __str__(self) -> str:
         return "an encoder, or the name of one"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if isinstance(value, str) or all(hasattr(value, name) for name in ("name", "encode")):
             return value
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @documented
@@ -99,8 +98,6 @@ class AssembleOptions:
     ------
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
-
-    function: ClassVar[str] = "assemble"  # for messages
 
     # fmt: off
     _: KW_ONLY
@@ -129,18 +126,19 @@ class AssembleOptions:
 
     def check(self, features: object, given: str, *unfit: str) -> None:
         """Check all options, and set `mirror`; `unfit` options make no sense with given features."""
-        caller = self.function
-        check_fields(self, caller)
+        check_fields(self)
         if features is None and self.pictures is None:
-            thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
-            raise OptionError(caller, thing, "is given", "one or both", cause)
+            raise OptionError(
+                f"neither `pictures` nor `{given}` is given, expected one or both; where do the"
+                " features come from?"
+            )
         for name in unfit:
             if features is not None and getattr(self, name):
-                raise _conflict(caller, given, name)
+                raise _conflict(given, name)
         if features is not None and self.grid and self.encoder is None:
-            raise _conflict(caller, given, "grid", "the encoder of that grid as well")
+            raise _conflict(given, "grid", "the encoder of that grid as well")
         if self.grid and not isinstance(self.encoder or "", str):
-            raise _conflict(caller, "grid", "encoder", "the name of an encoder")
+            raise _conflict("grid", "encoder", "the name of an encoder")
         if self.mirror is None:
             # Captions of drawings name left and right, so they do not fit mirror images
             encoder = self.encoder or PHOTOGRAPHS
@@ -169,8 +167,6 @@ class PrepareOptions(AssembleOptions):
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
 
-    function: ClassVar[str] = "import_captions"
-
     # fmt: off
     features_file: str | Path | None = option(
         Location(), None, "An .npz of your own features: 'names' (m,) and 'features' (m, D).")
@@ -191,13 +187,14 @@ class PrepareOptions(AssembleOptions):
 
     def __post_init__(self, features: object) -> None:
         if features is not None:
-            expected = "`features_file`; or give the features to `assemble`"
-            raise OptionError(self.function, "`features`", "is given", expected)
+            raise OptionError(
+                "`features` is given, expected `features_file`; or give the features to `assemble`"
+            )
         self.check(self.features_file, "features_file", "mirror")
         for name in ("fractions", "seed"):
             if self.lists and getattr(self, name) is not None:
-                raise _conflict(self.function, "lists", name)
+                raise _conflict("lists", name)
 
 
-def _conflict(caller: str, option: str, other: str, expected: str = "one of them") -> OptionError:
-    return OptionError(caller, f"`{option}` and `{other}`", "are both given", expected)
+def _conflict(option: str, other: str, expected: str = "one of them") -> OptionError:
+    return OptionError(f"`{option}` and `{other}` are both given, expected {expected}")

@@ -23,7 +23,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.distributed.work import work
 from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
-from xpcap.errors import MAX_FIELD, DataError, InvalidTypeError, OptionError
+from xpcap.errors import DataError, InvalidTypeError, OptionError
 from xpcap.files.read_write import is_text
 from xpcap.prepare.detect import METADATA, CaptionFile, read_captions
 from xpcap.prepare.features import (
@@ -45,7 +45,7 @@ MAX_COMPARED = 16  # pictures that check a declared encoder
 TOLERANCE = 0.01  # relative to the norm: float16 differs by 0.0003, a resaved JPEG by 0.05
 OTHER_ENCODER = "another encoder, other weights, or pictures that were changed since?"
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
-WHERE = "import_captions"
+MAX_CAUSE = 400  # characters of a cause that names a reason
 Match = Callable[[Iterable[str]], Matches]
 
 
@@ -87,7 +87,7 @@ def import_captions(
         options["pictures"] = files[0][1]
     chosen, report = PrepareOptions(**options), ImportReport()
     record: dict[str, Any] = {"captions": [Path(path).absolute().name for _, path in files]}
-    folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
+    folder = None if chosen.pictures is None else picture_folder(chosen.pictures)
     with work(progress=progress):
         encoder = None
         if chosen.features_file is None or chosen.encoder is not None:
@@ -104,10 +104,11 @@ def import_captions(
         rows, features, match = _match(rows, features, folder, report)
         rows, names = _given_splits(rows, names, chosen, match, record, report)
         if options.get("mirror") and not {"train", None}.intersection(names):
-            expected = "a train split, whose pictures get mirror images"
-            raise OptionError(WHERE, "`mirror`", "is given", expected)
+            raise OptionError(
+                "`mirror` is given, expected a train split, whose pictures get mirror images"
+            )
         if chosen.strict:
-            report.refuse(WHERE)
+            report.refuse()
         _check_left(rows, names, report)
         draw = None
         if None in names:
@@ -168,9 +169,8 @@ def assemble(
     >>> assemble(rows, features={"a.jpg": np.ones(4)}, progress=False)
     CaptionData({'train': Split(1 captions of 1 pictures)}, feature_shape=(4,))
     """
-    caller = "assemble"
     chosen = AssembleOptions(features=features, **options)
-    folder = None if chosen.pictures is None else picture_folder(caller, chosen.pictures)
+    folder = None if chosen.pictures is None else picture_folder(chosen.pictures)
     declared = features is not None
     encoder = chosen.load_encoder() if not declared or chosen.encoder is not None else None
     rows = [_with_words(row) for row in captions]
@@ -179,28 +179,30 @@ def assemble(
             assert encoder is not None
             rows, features = _encode(rows, encoder, chosen)
         elif folder is not None:
-            require_inside(caller, folder, [row.picture for row in rows])
+            require_inside(folder, [row.picture for row in rows])
         return _assemble(rows, features, chosen, source or {}, encoder, declared=declared)
 
 
 def _with_words(row: CaptionRow) -> CaptionRow:
     """A row with its words, and `our_name` of its split. DataError : it has no split, or no word."""
     if not isinstance(row, CaptionRow):
-        got = f"got a {type(row).__name__} among the captions"
-        expected = "rows, each a CaptionRow(picture, caption, split)"
-        raise InvalidTypeError("assemble", "", got, expected)
-    thing = repr(row.picture[:100])
+        raise InvalidTypeError(
+            f"a {type(row).__name__} is among the captions, expected rows, each a"
+            " CaptionRow(picture, caption, split)"
+        )
     if not is_text(row.picture):
-        expected, cause = "a name that UTF-8 can hold", "rename the file, or set PYTHONUTF8=1"
-        raise DataError("assemble", ascii(row.picture[:100]), "is not text", expected, cause)
+        raise DataError(
+            f"{row.picture[:100]!a} is not text, expected a name that UTF-8 can hold; rename"
+            " the file, or set PYTHONUTF8=1"
+        )
+    thing = repr(row.picture[:100])
     if row.split is None:
-        raise DataError("assemble", thing, "has no split", expected="a split, such as train")
+        raise DataError(f"{thing} has no split, expected a split, such as train")
     thing = f"split {row.split!r}: {thing}"
     if row.caption is None:
-        raise DataError("assemble", thing, "has no caption", expected="at least one")
+        raise DataError(f"{thing} has no caption, expected at least one")
     if not (words := tokenize(row.caption)):
-        got, expected = "has a caption without a word", "letters or digits in each"
-        raise DataError("assemble", thing, got, expected)
+        raise DataError(f"{thing} has a caption without a word, expected letters or digits in each")
     return row._replace(words=words, split=our_name(row.split))
 
 
@@ -238,7 +240,7 @@ def _match(
     DataError : no picture is left.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
-    files = None if folder is None else PictureFolder(WHERE, folder)
+    files = None if folder is None else PictureFolder(folder)
     in_folder = None if files is None else NameIndex([*files.pictures, *files.others], folder)
     index = in_folder if features is None else NameIndex(features)
     assert index is not None
@@ -296,14 +298,14 @@ def _no_match(
     if not known and files is not None:
         rest = describe_rest(files.path, files.others, files.unreadable)
         cause = "; ".join([f"no picture is in {place}", *rest])
-    elif reasons[example] and len(missing + reasons[example]) < MAX_FIELD:
+    elif reasons[example] and len(missing + reasons[example]) < MAX_CAUSE:
         cause = f"{missing}: {reasons[example]}"
     else:
         cause = (
             f"{missing}, where {known[0][:100]!r} is one of {len(known):,}: are the folder and the"
             " column of pictures right?"
         )
-    return DataError(WHERE, "", "the captions have no picture left", "at least one", cause)
+    return DataError(f"the captions have no picture left, expected at least one; {cause}")
 
 
 def _report_unused(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
@@ -343,8 +345,10 @@ def _given_splits(
         options_given = {"lists": lists, "fractions": options.fractions, "seed": options.seed}
         for name, value in options_given.items():
             if value not in (None, {}):
-                got = f"have the splits {', '.join(map(str, splits))} already"
-                raise DataError(WHERE, "the captions", got, expected=f"no `{name}`")
+                raise DataError(
+                    f"the captions have the splits {', '.join(map(str, splits))} already, expected"
+                    f" no `{name}`"
+                )
     elif lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
         return by_lists(rows, lists, match, report, options.encoding), [*lists]
@@ -372,7 +376,7 @@ def _check_left(
         if split not in present:
             owner = "the captions have" if split is None else f"split {split!r} has"
             cause = "; ".join(report.lines(captioned=True)) or "is a list empty?"
-            raise DataError(WHERE, "", f"{owner} no picture left", "at least one", cause)
+            raise DataError(f"{owner} no picture left, expected at least one; {cause}")
 
 
 def _encode(
@@ -434,7 +438,7 @@ def _assemble(
         images = [*of_split]
         views = 2 if options.mirror and split == "train" else 1
         mirrors = [mirror_of(name) for name in images] if views == 2 else []
-        require_all(f"assemble: split {split!r}", mirrors, table, "mirror image")
+        require_all(f"split {split!r}: ", mirrors, table, "mirror image")
         splits[split] = Split(
             captions=vocabulary.encode_words([row.words for row in split_rows], options.max_words),
             image_idxs=np.array([of_split[row.picture] for row in split_rows], np.int32),
@@ -463,9 +467,10 @@ def _check_encoder(
     """
     thing = f"the encoder {encoder.name}"
     if table.rows.shape[1:] != tuple(encoder.shape):
-        got = f"makes features of shape {tuple(encoder.shape)}"
-        expected = f"{table.rows.shape[1:]}, the shape of the features"
-        raise DataError("assemble", thing, got, expected, OTHER_ENCODER)
+        raise DataError(
+            f"{thing} makes features of shape {tuple(encoder.shape)}, expected"
+            f" {table.rows.shape[1:]}, the shape of the features; {OTHER_ENCODER}"
+        )
     names = [name for of_split in numbers.values() for name in of_split]
     compared: list[str] = []
     pictures: list[np.ndarray] = []
@@ -485,25 +490,27 @@ def _check_encoder(
         norm = max(float(np.linalg.norm(feature)), float(np.finfo(np.float32).tiny))
         difference = np.linalg.norm(table[name].astype(np.float64).ravel() - feature) / norm
         if not difference <= TOLERANCE:
-            error = f"makes a feature of {name[:100]!r} that differs by {difference:.1%}"
-            raise DataError("assemble", thing, error, "the feature that was given", OTHER_ENCODER)
+            raise DataError(
+                f"{thing} makes a feature of {name[:100]!r} that differs by {difference:.1%},"
+                f" expected the feature that was given; {OTHER_ENCODER}"
+            )
     return len(compared)
 
 
 def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
     """The pictures of each split, numbered. DataError : there are none, or one is in two splits."""
     if not rows:
-        expected = "at least one, of a split such as train"
-        raise DataError("assemble", "", "got no caption", expected)
+        raise DataError("there is no caption, expected at least one, of a split such as train")
     numbers: dict[str, dict[str, int]] = {}
     split_of: dict[str, str] = {}
     for row in rows:
         assert row.split is not None
         if (split := split_of.setdefault(row.picture, row.split)) != row.split:
-            got = f"is in split {split!r} and in {row.split!r}"
-            cause = "scores are to be of pictures that training has not seen"
-            expected = "each picture in one split"
-            raise DataError("assemble", repr(row.picture[:100]), got, expected, cause)
+            raise DataError(
+                f"{row.picture[:100]!r} is in split {split!r} and in {row.split!r}, expected"
+                " each picture in one split; scores are to be of pictures that training has not"
+                " seen"
+            )
         of_split = numbers.setdefault(row.split, {})
         of_split.setdefault(row.picture, len(of_split))
     return numbers
@@ -520,9 +527,10 @@ def _vocabulary(
         min_count = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
     vocabulary = Vocabulary.build_from_words(words, min_count, max_size=max_size)
     if len(vocabulary) == len(SPECIAL):
-        got = f"occurs {min_count} times or more in the captions for the vocabulary"
-        cause = "choose a smaller `min_count`"
-        raise DataError("assemble", "no word", got, "at least one", cause)
+        raise DataError(
+            f"no word occurs {min_count} times or more in the captions for the vocabulary, expected"
+            " at least one; choose a smaller `min_count`"
+        )
     settings = {"min_count": min_count, "max_words": options.max_words}
     return vocabulary, settings if max_size is None else {**settings, "vocabulary_size": max_size}
 
@@ -530,7 +538,7 @@ def _vocabulary(
 def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayLike]) -> Table:
     """Features as a table. DataError : a picture has none, or shapes differ."""
     for split, pictures in numbers.items():
-        require_all(f"assemble: split {split!r}", [*pictures], features, "features")
+        require_all(f"split {split!r}: ", [*pictures], features, "features")
     if isinstance(features, Table):
         return features
     pictures = [picture for pictures in numbers.values() for picture in pictures]
@@ -539,11 +547,12 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     first, like = next(iter(rows.items()))
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
-            got = f"has shape {row.shape} and dtype {row.dtype}"
-            expected = f"numbers (D,) or (P, D), as {first[:100]!r} has: {like.shape}"
-            raise DataError("assemble", f"the feature of {picture[:100]!r}", got, expected)
+            raise DataError(
+                f"the feature of {picture[:100]!r} has shape {row.shape} and dtype {row.dtype},"
+                f" expected numbers (D,) or (P, D), as {first[:100]!r} has: {like.shape}"
+            )
     stacked = np.stack([*rows.values()])
-    check_finite("assemble", stacked, list(rows))
+    check_finite("", stacked, list(rows))
     return Table({name: number for number, name in enumerate(rows)}, stacked)
 
 
@@ -555,13 +564,14 @@ def _features(table: Table, rows: Sequence[str], float16: bool) -> RowSource:
         features = table.pick(rows, lambda block: block.astype(np.float32))
     if not float16 or features.dtype == np.float16:
         return features
-    for caller, block in blocks(features):
+    for span, block in blocks(features):
         largest = np.abs(block).reshape(len(block), -1).max(axis=1)
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
-            name = rows[caller.start + large[0]].partition("\0")[0]
-            thing, cause = f"the feature of {name[:100]!r}", "keep float32"
-            got = "has a number above 65,504, which float16 cannot hold"
-            raise DataError("assemble", thing, got, cause=cause)
+            name = rows[span.start + large[0]].partition("\0")[0]
+            raise DataError(
+                f"the feature of {name[:100]!r} has a number above 65,504, which float16 cannot"
+                " hold; keep float32"
+            )
     return table.pick(rows, lambda block: block.astype(np.float16))
 
 

@@ -37,11 +37,11 @@ class Headings(OptionKind):
     def parse(self, text: Any) -> Any:
         return tuple(text)
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         headings = [value] if isinstance(value, str) else value
         if isinstance(headings, list | tuple) and headings:
-            return tuple(Text().check(caller, name, heading) for heading in headings)
-        raise self.refusal(caller, name, value)
+            return tuple(Text().check(name, heading) for heading in headings)
+        raise self.refusal(name, value)
 
 
 class Encoding(OptionKind):
@@ -50,11 +50,11 @@ class Encoding(OptionKind):
     def __str__(self) -> str:
         return "a text encoding, as in cp1252"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         with contextlib.suppress(LookupError, ValueError):
             if isinstance(value, str) and b"text".decode(value, "replace"):
                 return value
-        raise self.refusal(caller, name, value)
+        raise self.refusal(name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +146,12 @@ class ImportReport:
             lines.append(_listed(kind, len(omissions), names))
         return lines
 
-    def refuse(self, caller: str) -> None:
+    def refuse(self) -> None:
         """Raise DataError if something was left out."""
         if self.omissions:
-            expected = "nothing left out, since `strict` is given"
-            raise DataError(caller, "", "; ".join(self.lines()), expected)
+            raise DataError(
+                f"{'; '.join(self.lines())}, expected nothing left out, since `strict` is given"
+            )
 
 
 def _listed(kind: str, count: int, names: Sequence[str]) -> str:
@@ -161,7 +162,7 @@ def _listed(kind: str, count: int, names: Sequence[str]) -> str:
 class CaptionText:
     """The text of a caption file, with what its reader needs.
 
-    where : function and file; errors and the sources of rows begin with it
+    where : the file; errors and the sources of rows begin with it
     columns : names of a table's columns that the user gave
     report : receives omissions
     """

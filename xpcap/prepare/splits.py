@@ -55,8 +55,10 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
             restval.add(row.picture)
         split = our_name(word)
         if split not in known and (not may_name_a_split(split) or len(known) == MAX_SPLITS):
-            expected = f"a name such as train, val or test, and at most {MAX_SPLITS} of them"
-            raise DataError(row.source, "split", f"{(row.split or '')[:60]!r}", expected)
+            raise DataError(
+                f"{row.source}: split {(row.split or '')[:60]!r}, expected a name such as train,"
+                f" val or test, and at most {MAX_SPLITS} of them"
+            )
         known.add(split)
         yield row._replace(split=split)
     if restval:
@@ -129,9 +131,10 @@ def by_shares(
     for name in sorted(shares, key=shares.__getitem__):
         groups.setdefault(name if digests is None else digests[name], []).append(name)
     if len(groups) < len(splits):
-        expected = f"at least one for each of {', '.join(splits)}, copies counted once"
-        cause = "; ".join(report.lines(captioned=True))
-        raise DataError("by_shares", "", f"{len(groups)} pictures", expected, cause)
+        raise DataError(
+            f"too few pictures: {len(groups)}, expected at least one for each of {', '.join(splits)}, copies"
+            f" counted once; {'; '.join(report.lines(captioned=True))}"
+        )
 
     def drawn(name: str) -> str:
         return splits[bisect_right(bounds, shares[name])]

@@ -32,10 +32,9 @@ def read_submission(path: str | Path, images: Sequence[str]) -> Submission:
     images : names of the split's pictures; the file's names are matched with them by `NameIndex`
     DataError : another form, or two captions of a picture. OSError : the file cannot be opened.
     """
-    caller = f"read_submission: {path}"
-    file = CaptionText(caller, read_whole("read_submission", path))
+    file = CaptionText(str(path), read_whole(path))
     if file.first_line[:1] in ("{", "[") and not file.is_json_lines:
-        pairs = _pairs(caller, file.json)
+        pairs = _pairs(file.where, file.json)
     else:
         pairs = [(row.picture, row.caption) for row in read_rows(file) if row.caption is not None]
     names = NameIndex(images).match(name for name, _ in pairs)
@@ -43,24 +42,27 @@ def read_submission(path: str | Path, images: Sequence[str]) -> Submission:
     for name, caption in pairs:
         if image := names.matches.get(name):
             if image in captions:
-                got = f"has two captions of {image[:100]!r}"
-                raise DataError(caller, "", got, "one of each picture")
+                raise DataError(
+                    f"{path} has two captions of {image[:100]!r}, expected one of each picture"
+                )
             captions[image] = caption
     return Submission(captions, names.unmatched)
 
 
-def _pairs(caller: str, content: Any) -> list[tuple[str, str]]:
+def _pairs(path: str, content: Any) -> list[tuple[str, str]]:
     """The picture's key and the caption of each entry of a JSON file."""
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
-    check_json(caller, "", content, (BY_NAME, [ENTRY]), "one caption per picture")
+    check_json(path, content, (BY_NAME, [ENTRY]), "one caption per picture")
     if isinstance(content, dict):
         return list(content.items())
     pairs = []
     for number, entry in enumerate(content):
         key = next((entry[name] for name in NAMES if entry.get(name) is not None), None)
         if key is None:
-            got = f"has none of the keys {', '.join(NAMES)}"
-            raise DataError(caller, f"[{number}]", got, "one, with the name of the picture")
+            raise DataError(
+                f"{path}[{number}] has none of the keys {', '.join(NAMES)}, expected one, with the name"
+                " of the picture"
+            )
         pairs.append((str(key), entry["caption"]))
     return pairs

@@ -87,7 +87,7 @@ def _stem(name: str) -> str:
 
 
 def no_columns(
-    caller: str,
+    source: str,
     names: Sequence[str],
     columns: Columns,
     likely: tuple[str, Sequence[str]] | None,
@@ -109,7 +109,7 @@ def no_columns(
     elif likely:
         captions = " ".join(f"`caption` {name!r}" for name in likely[1])
         cause = f"name your columns, judging by the cells: `image` {likely[0]!r} {captions}"
-    return DataError(caller, "", f"has the columns {listed}", expected, cause)
+    return DataError(f"{source} has the columns {listed}, expected {expected}; {cause}")
 
 
 def _are_columns(names: Sequence[str], given: str) -> bool:
@@ -158,9 +158,10 @@ def _records(
             elif any(cell.strip() for cell in cells):
                 file.report.skip(f"rows without {count} columns", line)
     except csv.Error as error:
-        cause = "close each quoted field by a quote, and double quotes inside a field"
-        got = f"cannot be parsed: {error}"
-        raise DataError(file.where, f"line {reader.line_num}", got, cause=cause) from error
+        raise DataError(
+            f"{file.where}: line {reader.line_num} cannot be parsed: {error}; close each quoted"
+            " field by a quote, and double quotes inside a field"
+        ) from error
 
 
 def _reader(text: str, delimiter: str) -> "_csv.Reader":
@@ -192,9 +193,11 @@ def unknown_columns(file: CaptionText) -> DataError | None:
     if not max(2, len(headed)) < 2 * len({*headed}):  # prose
         return None
     if any(name.lower().endswith(SUFFIXES) for name in headed):
-        got = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
-        cause = f"add the line image{delimiter}caption above it"
-        return DataError(file.where, "", got, "a heading that names the columns", cause)
+        return DataError(
+            f"{file.where} has no heading, its first line is {delimiter.join(names)[:100]!r},"
+            f" expected a heading that names the columns; add the line image{delimiter}caption"
+            " above it"
+        )
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the text may be cut inside a field
         rows += _reader(file.text[:HEADING], delimiter)
@@ -262,9 +265,9 @@ def is_by_picture(file: CaptionText) -> bool:
 
 def read_by_picture(file: CaptionText) -> Iterator[CaptionRow]:
     """Rows of an object that maps pictures to a caption or a list of captions."""
-    check_json(file.where, "", [*file.json], [str], "")
+    check_json(file.where, [*file.json], [str], "")
     captions = {name: value for name, value in file.json.items() if value is not None}
-    check_json(file.where, "", captions, {"*": (str, [str])}, "")
+    check_json(file.where, captions, {"*": (str, [str])}, "")
     entries = enumerate(file.json.items(), start=1)
     records = ((f"{file.where}, entry {number}", entry) for number, entry in entries)
     return _rows(file, ("image", "caption"), BY_PICTURE_COLUMNS, records)
@@ -272,7 +275,7 @@ def read_by_picture(file: CaptionText) -> Iterator[CaptionRow]:
 
 def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iterator[CaptionRow]:
     for source, record in objects:
-        check_json(source, "", record, {}, "")
+        check_json(source, record, {}, "")
     names = list(dict.fromkeys(name for _, record in objects for name in record))
     if not objects:
         return iter(())
@@ -282,7 +285,7 @@ def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iter
     forms = {"image": (str, int), "caption": (str, [str]), "split": str, "number": (str, int)}
     form = {f"{names[k]}?": forms[key] for key, group in positions.items() for k in group}
     for source, record in objects:
-        check_json(source, "", record, form, "")
+        check_json(source, record, form, "")
     records = ((source, [record.get(name) for name in names]) for source, record in objects)
     return _rows(file, names, positions, records)
 
@@ -346,8 +349,10 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
     single = [k for k in range(len(names)) if k not in positions["caption"]]
     headings = Counter(_usual(names[k]) for k in single if names[k])
     if repeated := [names[k] for k in single if headings[_usual(names[k])] > 1]:
-        thing, got = f"the heading {repeated[0][:40]!r}", "occurs twice"
-        raise DataError(file.where, thing, got, "distinct headings", "rename one of the columns")
+        raise DataError(
+            f"{file.where}: the heading {repeated[0][:40]!r} occurs twice, expected distinct"
+            " headings; rename one of the columns"
+        )
     used = {k for group in positions.values() for k in group}
     unused = [names[k][:40] or f"number {k + 1}" for k in single if k not in used]
     if unused:

@@ -38,16 +38,18 @@ ODD_CAPTIONS = {  # kinds of captions that are reported; the first pattern that 
 }
 
 
-def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") -> str:
+def read_whole(path: str | Path, encoding: str | None = "utf-8") -> str:
     """The text of a file, without byte order mark, with newlines as line ends.
 
     encoding : of a file without such a mark; None: UTF-8, and the error suggests this option
     DataError : the file is missing, too large, not text (such as a workbook), or in another encoding.
     """
-    content = read_bytes(caller, Path(path), MAX_TEXT_BYTES, EXPECTED)
+    content = read_bytes(Path(path), MAX_TEXT_BYTES, EXPECTED)
     if file_type := type_of_file(content):
-        remedy = REMEDIES.get(file_type.family, WRONG_PATH)
-        raise DataError(caller, path, f"is {file_type.name}", EXPECTED, remedy)
+        raise DataError(
+            f"{path} is {file_type.name}, expected {EXPECTED};"
+            f" {REMEDIES.get(file_type.family, WRONG_PATH)}"
+        )
     marked = (name for mark, name in MARKS.items() if content.startswith(mark))
     codec = next(marked, encoding or "utf-8")
     try:
@@ -56,7 +58,7 @@ def read_whole(caller: str, path: str | Path, encoding: str | None = "utf-8") ->
         line = content[: error.start].decode(codec, "replace").count("\n") + 1
         got = f"is not {codec.upper()} text ({error.reason} at byte {error.start}, line {line})"
         cause = UTF8 if encoding or b"\0" in content else f"{EXCEL}, or {UTF8}"
-        raise DataError(caller, path, got, cause=cause) from error
+        raise DataError(f"{path} {got}; {cause}") from error
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -65,18 +67,20 @@ def odd_kind(caption: str) -> str | None:
     return next((kind for kind, pattern in ODD_CAPTIONS.items() if pattern.search(caption)), None)
 
 
-def parse_json(caller: str, text: str) -> Any:
+def parse_json(source: str, text: str) -> Any:
     """Parse a JSON text. DataError : not JSON, or too large for captions."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MAX_VALUES:  # it would fill the memory
-        expected, cause = f"at most {MAX_VALUES:,}", "is it a file of captions?"
-        raise DataError(caller, "", f"holds {count:,} values", expected, cause)
-    return json_text.parse_json(caller, "", text)
+        raise DataError(
+            f"{source} holds {count:,} values, expected at most {MAX_VALUES:,}; is it a file of"
+            " captions?"
+        )
+    return json_text.parse_json(source, text)
 
 
-def is_json(caller: str, text: str) -> bool:
+def is_json(source: str, text: str) -> bool:
     """True if a text is valid JSON, not too large for captions."""
     try:
-        parse_json(caller, text)
+        parse_json(source, text)
     except DataError:
         return False
     return True
@@ -84,8 +88,9 @@ def is_json(caller: str, text: str) -> bool:
 
 def read_list(path: str | Path, encoding: str | None = None) -> list[str]:
     """Read picture names, one per line. DataError : there is none, or as in `read_whole`."""
-    lines = read_whole("read_list", path, encoding).split("\n")
+    lines = read_whole(path, encoding).split("\n")
     if not (names := [line.strip() for line in lines if line.strip()]):
-        cause = "a split needs at least one picture"
-        raise DataError("read_list", path, "is empty", "a picture name per line", cause)
+        raise DataError(
+            f"{path} is empty, expected a picture name per line; a split needs at least one picture"
+        )
     return names

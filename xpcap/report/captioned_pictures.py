@@ -50,7 +50,7 @@ def draw_captions(pictures: Sequence[CaptionedPicture]) -> bytes:
         for _, caption, reference in pictures
     ]
     if not pictures:
-        raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
+        raise InvalidValueError("there is no picture to draw, expected at least one")
     families, lacking = find_fonts(text for pair in texts for text in pair)
     if lacking:
         notice(f"draw_captions: {explain_lacking(lacking)}")

@@ -63,21 +63,21 @@ def _finalize(value: object) -> object:
     return escape_control(value) if isinstance(value, str) and not is_markup else value
 
 
-def embed(
-    caller: str, name: str, picture: np.ndarray | Embedded, max_side: int = MAX_SIDE
-) -> Embedded:
+def embed(name: str, picture: np.ndarray | Embedded, max_side: int = MAX_SIDE) -> Embedded:
     """Embed a picture: a flat one as PNG, enlarged by a whole factor, any other as JPEG.
 
     A JPEG has at most `max_side` pixels on its long side. An Embedded is returned as it is.
-    ValueError, from `caller` : the picture is not uint8 of shape (h, w, 3).
+    ValueError : the picture is not uint8 of shape (h, w, 3).
     """
     if isinstance(picture, Embedded):
         return picture
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        got = f"has shape {picture.shape} and dtype {picture.dtype}"
-        raise InvalidValueError(caller, f"picture {name!r}", got, "uint8 (h, w, 3)")
+        raise InvalidValueError(
+            f"picture {name!r} has shape {picture.shape} and dtype {picture.dtype}, expected uint8"
+            " (h, w, 3)"
+        )
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):

@@ -13,17 +13,19 @@ DIMMEST = 0.75  # largest opacity
 ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 
 
-def check_weights(caller: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
+def check_weights(name: str, weights: np.ndarray, words: Sequence[str]) -> None:
     """Raise ValueError unless attention has shape (T, P), for T words, and rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
-        got = f"has weights of shape {weights.shape}"
-        expected = f"(T, P) with T = {len(words)} words"
-        raise InvalidValueError(caller, f"picture {name!r}", got, expected)
+        raise InvalidValueError(
+            f"picture {name!r} has weights of shape {weights.shape}, expected (T, P) with T ="
+            f" {len(words)} words"
+        )
     is_valid = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
     if not is_valid.all():
-        thing = f"picture {name!r}: weights of {words[int(is_valid.argmin())]!r}"
-        got = "do not add up to 1, or some are below 0"
-        raise InvalidValueError(caller, thing, got, cause="a softmax over the regions?")
+        raise InvalidValueError(
+            f"picture {name!r}: the attention weights of {words[int(is_valid.argmin())]!r} do not add"
+            " up to 1, or some are below 0; apply a softmax over the regions"
+        )
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:
@@ -48,13 +50,13 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     """
     from PIL import Image
 
-    require_picture("overlay", picture)
+    require_picture(picture)
     is_valid = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
     if not is_valid or not np.max(weights) > 0:
-        got = f"are {np.array2string(np.asarray(weights), threshold=9)}"
-        expected = "an array (K, K) of finite numbers, none below 0 and not all 0"
         raise InvalidValueError(
-            "overlay", "weights", got, expected, "give the softmax over the regions"
+            f"weights are {np.array2string(np.asarray(weights), threshold=9)}, expected an array"
+            " (K, K) of finite numbers, none below 0 and not all 0; give the softmax over the"
+            " regions"
         )
 
     height, width = picture.shape[:2]

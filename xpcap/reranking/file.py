@@ -18,7 +18,7 @@ from xpcap.reranking.index import PhotoIndex
 from xpcap.reranking.reranker import FEATURES, SETTINGS, WEIGHT, Reranker
 
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # settings with another name in the file
-FUNCTION, CAUSE = "open_run", "damaged, or from another run?"
+CAUSE = "damaged, or from another run?"
 MAX_IDS = 1 << 28  # ids of all captions, padded to the longest: 1 GiB
 ARRAYS = spec(
     "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u lengths:n=u"
@@ -67,48 +67,45 @@ def read_reranker(
     first_words : accept a reranker that knows only the first words of the vocabulary
     DataError : the file is missing, damaged, of a newer format, or from another run.
     """
-    tensors, meta = read_tensors(path, FUNCTION)
-    caller, V = f"{FUNCTION}: {path}", len(vocabulary)
-    settings = _settings(caller, meta)
+    tensors, meta = read_tensors(path)
+    V = len(vocabulary)
+    settings = _settings(path, meta)
     if first_words and "predictor" in tensors:
         V = min([V, *tensors["predictor"].shape[-1:]])
-    m = ARRAYS.check_file(caller, tensors, CAUSE, {"D": D, "V": V})["m"]
+    m = ARRAYS.check_file(path, tensors, CAUSE, {"D": D, "V": V})["m"]
     if (total := meta.pop("pictures", None)) != m:
         raise _damaged(
-            caller, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
+            path, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
         )
     index = PhotoIndex(
         vocabulary,
         Projection(tensors["mean"], tensors["components"]),
-        _photos(caller, tensors, vocabulary, V),
+        _photos(path, tensors, vocabulary, V),
         DocumentFrequencies(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
     return Reranker(index, **settings), meta
 
 
-def _settings(caller: str, meta: dict[str, Any]) -> dict[str, Any]:
+def _settings(path: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Checked weights and settings of a reranker, which are removed from `meta`."""
     weights = meta.pop("weights", None)
     if not isinstance(weights, dict) or set(weights) != set(FEATURES):
-        raise _damaged(caller, f"weights {str(weights)[:60]}", "one for each feature")
+        raise _damaged(path, f"weights {str(weights)[:60]}", "one for each feature")
     try:
         settings: dict[str, Any] = {
-            name: kind.check(caller, stored := STORED.get(name, name), meta.pop(stored, None))
+            name: kind.check(stored := STORED.get(name, name), meta.pop(stored, None))
             for name, kind in SETTINGS.items()
         }
         settings["weights"] = {
-            name: WEIGHT.check(caller, f"the weight of {name}", weight)
-            for name, weight in weights.items()
+            name: WEIGHT.check(f"the weight of {name}", weight) for name, weight in weights.items()
         }
     except OptionError as error:
-        raise DataError(FUNCTION, error.thing, error.got[:60], error.expected, CAUSE) from error
+        raise DataError(f"{path}: {error}; {CAUSE}") from error
     return settings
 
 
-def _photos(
-    caller: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int
-) -> Split:
+def _photos(path: Path, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int) -> Split:
     """The photos of a file. DataError : values are out of range, or contradict each other."""
     counts, lengths = (tensors[name].astype(np.int64) for name in ("counts", "lengths"))
     words, ends, grams = (tensors[name] for name in ("words", "ends", "grams"))
@@ -118,19 +115,19 @@ def _photos(
     except (ValueError, RecursionError):
         images = None
     if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
-        raise _damaged(caller, f"images that are not a list of {m:,} names")
+        raise _damaged(path, f"images that are not a list of {m:,} names")
     for name, total, things in (("counts", n, "captions"), ("lengths", len(words), "words")):
         numbers = tensors[name].astype(np.float64)  # a sum of floats does not wrap
         if numbers.sum() != total:
-            raise _damaged(caller, f"{name} that do not add up to {total:,} {things}")
+            raise _damaged(path, f"{name} that do not add up to {total:,} {things}")
     if not (m and counts.all()):
-        raise _damaged(caller, "photos without captions", "at least one for each")
+        raise _damaged(path, "photos without captions", "at least one for each")
     if n * (longest + 2) > MAX_IDS:
-        raise _damaged(caller, f"{n:,} captions of up to {longest:,} words", "shorter ones")
+        raise _damaged(path, f"{n:,} captions of up to {longest:,} words", "shorter ones")
     for name, ids in (("words", words), ("ends", ends)):
-        check_range(caller, name, ids, V, CAUSE, DataError)
+        check_range(f"{path}: {name}", ids, V, CAUSE, DataError)
     if (grams[1:] <= grams[:-1]).any() or (tensors["times"] < 1).any():
-        raise _damaged(caller, "n-grams that are not sorted, or occur in no picture")
+        raise _damaged(path, "n-grams that are not sorted, or occur in no picture")
     captions = np.full((n, longest + 2), vocabulary.null, np.int32)
     captions[:, 0] = vocabulary.start
     columns = np.arange(longest + 2)
@@ -146,5 +143,5 @@ def _small(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(np.uint16 if numbers.max(initial=0) < 1 << 16 else np.uint32)
 
 
-def _damaged(caller: str, content: str, expected: str = "") -> DataError:
-    return DataError(caller, "", f"has {content}", expected, CAUSE)
+def _damaged(path: Path, content: str, expected: str = "others") -> DataError:
+    return DataError(f"{path} has {content}, expected {expected}; {CAUSE}")

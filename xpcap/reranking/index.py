@@ -67,9 +67,10 @@ class PhotoIndex:
         the same name. DataError : the vocabulary of `data` does not begin with the index's words.
         """
         if data.vocabulary.idx_to_word[: len(self.vocabulary)] != self.vocabulary.idx_to_word:
-            got = "does not begin with the words of the index"
-            cause = "encode the data with index.vocabulary.union(data.vocabulary)"
-            raise DataError("PhotoIndex.extended", "the vocabulary", got, "these first", cause)
+            raise DataError(
+                "the vocabulary does not begin with the words of the index, expected these first;"
+                " encode the data with index.vocabulary.union(data.vocabulary)"
+            )
         photos, others = self.photos, _embedded(_photos(data, split), self.projection)
         width = max(photos.captions.shape[1], others.captions.shape[1])
         captions = [

@@ -103,14 +103,14 @@ class Reranker:
             lacking = [name for name in FEATURES if name not in self.weights]
             unknown = [name for name in self.weights if name not in FEATURES]
             got = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(unknown)}"
-            raise OptionError("Reranker", "`weights`", got, f"a weight of {', '.join(FEATURES)}")
+            raise OptionError(f"`weights` {got}, expected a weight of {', '.join(FEATURES)}")
         weights = {
-            name: WEIGHT.check("Reranker", f"the weight of {name}", weight)
+            name: WEIGHT.check(f"the weight of {name}", weight)
             for name, weight in self.weights.items()
         }
         object.__setattr__(self, "weights", weights)  # the dataclass is frozen
         for name, kind in SETTINGS.items():
-            value = kind.check("Reranker", f"`{name}`", getattr(self, name))
+            value = kind.check(f"`{name}`", getattr(self, name))
             object.__setattr__(self, name, value)
 
     def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:

@@ -55,10 +55,10 @@ def fit(
         finite. TypeError : an array has another kind.
     """
     spec("features:C>0,F=n photos:C=i rewards:C=n!").check(
-        "fit", features, photos, rewards, sizes={"F": len(FEATURES)}
+        features, photos, rewards, sizes={"F": len(FEATURES)}
     )
     if (photos[1:] < photos[:-1]).any():
-        raise InvalidValueError("fit", "photos", "are not sorted", "candidates sorted by photo")
+        raise InvalidValueError("photos are not sorted, expected candidates sorted by photo")
     prior_weights = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])

@@ -77,33 +77,32 @@ class Config:
             if (folder / LOCK).is_file():
                 raise nothing_yet(folder, CONFIG)
             got = f"has no {CONFIG}" if folder.exists() else "does not exist"
-            raise DataError("open_run", folder, got, A_RUN)
-        stored = read_json("open_run", file, MAX_BYTES, A_RUN)
-        check_json("open_run", file, stored, {})
-        check_format("open_run", file, stored.get("format"), FORMAT)
-        check_json("open_run", file, stored, {"source": {}})
+            raise DataError(f"{folder} {got}, expected {A_RUN}")
+        stored = read_json(file, MAX_BYTES, A_RUN)
+        check_json(file, stored, {})
+        check_format(file, stored.get("format"), FORMAT)
+        check_json(file, stored, {"source": {}})
         if isinstance(cell := stored.get("cell"), str) and cell not in CELLS:
-            got, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
-            cause = "first import the module that adds this cell to CELLS, or use its program"
-            raise DataError("open_run", f"{file}: cell", got, expected, cause)
+            raise DataError(
+                f"{file}: cell is {cell[:80]!r}, expected one of {', '.join(CELLS)}; first import"
+                " the module that adds this cell to CELLS, or use its program"
+            )
         try:
             config = cls(
                 recipe=Recipe.from_config(stored, folder),
                 model=ModelConfig(
                     **{entry.name: stored.get(entry.name) for entry in fields(ModelConfig)}
                 ),
-                source=Source.from_json(f"open_run: {file}", stored["source"]),
+                source=Source.from_json(file, stored["source"]),
                 **{name: stored.get(name) for name in FACTS},
             )
         except (OptionError, InvalidValueError) as error:
-            thing, expected = f"{file}: {error.thing.strip('`')}", error.expected
-            raise DataError("open_run", thing, error.got[:80], expected, "damaged?") from error
+            raise DataError(f"{file}: {error}; damaged?".replace("`", "")) from error
         if strange := sorted(stored.keys() - config.to_json().keys()):
-            got, cause = (
-                f"holds {strange[0][:60]!r}",
-                "made by another version of xpcap? Train again",
+            raise DataError(
+                f"{file} holds {strange[0][:60]!r}, expected the options of this version; made by"
+                " another version of xpcap? Train again"
             )
-            raise DataError("open_run", file, got, "the options of this version", cause)
         return config
 
     def write(self, folder: Path) -> None:

@@ -35,11 +35,11 @@ class RerankedBeam(Beam):
 
 def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """The policy limited to `max_words`, and without NULL, START and UNK."""
-    require_policy("caption", policy)
+    require_policy(policy)
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     forbidden = special | {*policy.forbid}
     if not set(range(len(vocabulary))) - forbidden - {vocabulary.end}:
-        raise OptionError("caption", "`forbid`", "bans every word", cause="leave at least one")
+        raise OptionError("`forbid` bans every word; leave at least one")
     max_length = min(policy.max_length, max_words)
     return replace(policy, max_length=max_length, forbid=tuple(sorted(forbidden)))
 
@@ -65,16 +65,18 @@ class Decoder:
     ) -> None:
         self.vocabulary, self.policy, self.reranker = vocabulary, policy, reranker
         self._model = model
-        self._attend = Flag().check("caption", "`attend`", attend)
-        self._explain = Flag().check("caption", "`explain`", explain)
+        self._attend = Flag().check("`attend`", attend)
+        self._explain = Flag().check("`explain`", explain)
         self.title = policy.title
         if not isinstance(policy, RerankedBeam):
             self.reranker = None
         elif self.reranker is not None:
             self.title = f"{policy.search_title}, reranked by similar photos"
             if policy.length_penalty != RerankedBeam.length_penalty:
-                got = f"is {policy.length_penalty:g} in a RerankedBeam, whose captions are reranked"
-                raise OptionError("caption", "`length_penalty`", got, "the default, or a Beam")
+                raise OptionError(
+                    f"`length_penalty` is {policy.length_penalty:g} in a RerankedBeam, whose"
+                    " captions are reranked, expected the default, or a Beam"
+                )
 
     def __call__(
         self, names: Sequence[str], features: np.ndarray, numbers: np.ndarray | None = None
@@ -156,7 +158,7 @@ class Decoder:
     def rerank(self, features: np.ndarray) -> list[Reranking]:
         """Reranked candidates of N photos, from their preprocessed features (N, *shape)."""
         if self.reranker is None:
-            raise OptionError("caption", "the policy", "reranks nothing", expected="a RerankedBeam")
+            raise OptionError("the policy reranks nothing, expected a RerankedBeam")
         embeddings, near = self.reranker.near(features)
         return self.reranker.rerank(embeddings, near, self.candidates(features, near))
 

@@ -53,8 +53,8 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
-    words = read_json("open_run", path / VOCAB, MAX_BYTES, A_RUN)
-    check_json("open_run", path / VOCAB, words, [str])
+    words = read_json(path / VOCAB, MAX_BYTES, A_RUN)
+    check_json(path / VOCAB, words, [str])
     return Vocabulary(words)
 
 
@@ -87,9 +87,7 @@ def read_history(path: Path) -> list[Record]:
 def _records(file: Path) -> list[Record]:
     """The records of a file with a JSON object per epoch; none if the file cannot be read."""
     try:
-        records = [
-            json.loads(line) for line in read_text("read_history", file, MAX_BYTES, "").splitlines()
-        ]
+        records = [json.loads(line) for line in read_text(file, MAX_BYTES, "").splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
     return [
@@ -114,18 +112,15 @@ def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, 
     """Read the file of `save_parameters` to host arrays. DataError : it is missing or damaged."""
     if not path.is_file():
         raise nothing_yet(path.parent, path.name)
-    tensors, meta = read_tensors(path, "open_run")
+    tensors, meta = read_tensors(path)
     return tensors, pop_scaling(tensors), meta
 
 
 def nothing_yet(folder: Path, file: str) -> DataError:
     """The error for a file that a run lacks until its first epoch is done."""
     return DataError(
-        "open_run",
-        folder / file,
-        "is missing, so there is nothing to caption with yet",
-        expected="a run after its first epoch",
-        cause="if training was stopped before that, continue it with `resume`",
+        f"{folder / file} is missing, so there is nothing to caption with yet, expected a run after"
+        " its first epoch; if training was stopped before that, continue it with `resume`"
     )
 
 
@@ -136,7 +131,7 @@ def check_parameters(
     kind: str = "f4!",
 ) -> None:
     """Raise DataError unless the tensors of `path` are finite parameters of these `shapes`."""
-    Spec.of(shapes, kind).check_file(f"open_run: {path}", tensors, "damaged, or from another run?")
+    Spec.of(shapes, kind).check_file(path, tensors, "damaged, or from another run?")
 
 
 # The feature scaling, as tensors
@@ -160,8 +155,10 @@ def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> Non
             within = bool(((values >= low) & (values <= real.max)).all())
             fits = within and (values.shape, values.dtype) == (shape, np.float32)
         if not fits:
-            got = f"has a feature scaling whose {name} has shape {getattr(values, 'shape', None)}"
-            raise DataError("open_run", path, got, expected, "damaged?")
+            raise DataError(
+                f"{path} has a feature scaling whose {name} has shape"
+                f" {getattr(values, 'shape', None)}, expected {expected}; damaged?"
+            )
 
 
 def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:
@@ -220,12 +217,14 @@ def save_state(
         `vocabulary` is no text; `scaling` has only a mean or only a scale.
     """
     if not isinstance(state, TrainingState):
-        got = f"is a {type(state).__name__}"
-        raise InvalidTypeError("save_state", "state", got, "what CaptioningSolver.state() returns")
-    vocabulary = Text().check("save_state", "`vocabulary`", vocabulary)
+        raise InvalidTypeError(
+            f"state is a {type(state).__name__}, expected what CaptioningSolver.state() returns"
+        )
+    vocabulary = Text().check("`vocabulary`", vocabulary)
     if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
-        got, expected = "has a mean or a scale, but not both", "both or neither"
-        raise InvalidValueError("save_state", "scaling", got, expected)
+        raise InvalidValueError(
+            "scaling has a mean or a scale, but not both, expected both or neither"
+        )
     arrays = {**state.arrays, **scaling_tensors(scaling or FeatureScaling())}
     meta = {**state.meta, "vocabulary": vocabulary, "earlier": list(earlier)}
     write_tensors(Path(path), arrays, meta)
@@ -260,10 +259,10 @@ def load_checkpoint(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rule: UpdateRule | None = None
 ) -> Checkpoint:
     """Read a checkpoint as `load_state` does, with the run's scaling, vocabulary and records."""
-    tensors, meta = read_tensors(path, "load_state")
+    tensors, meta = read_tensors(path)
     scaling = pop_scaling(tensors)
-    state = read_state(f"load_state: {path}", tensors, meta, shapes, rule)
-    check_json("load_state", path, meta, {"vocabulary": str, "earlier": RECORD})
+    state = read_state(path, tensors, meta, shapes, rule)
+    check_json(path, meta, {"vocabulary": str, "earlier": RECORD})
     return Checkpoint(state, scaling, meta["vocabulary"], meta["earlier"])
 
 
@@ -271,8 +270,8 @@ def load_earlier(path: Path) -> list[Record]:
     """The records of the stage before that of a checkpoint; none without a checkpoint."""
     if not path.exists():
         return []
-    _, meta = read_tensors(path, "load_state")
-    check_json("load_state", path, meta, {"earlier": RECORD})
+    _, meta = read_tensors(path)
+    check_json(path, meta, {"earlier": RECORD})
     return meta["earlier"]
 
 
@@ -323,8 +322,10 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
 def check_free(path: Path) -> None:
     """Raise DataError if something exists at `path`."""
     if path.exists() or path.is_symlink():
-        cause = "choose another `out`, continue it with `resume` if it is a run, or remove it"
-        raise DataError("train_run", path, "exists, and a run is never overwritten", cause=cause)
+        raise DataError(
+            f"{path} exists, and a run is never overwritten; choose another `out`, continue it with"
+            " `resume` if it is a run, or remove it"
+        )
 
 
 def check_resumable(path: Path) -> None:
@@ -338,18 +339,20 @@ def check_resumable(path: Path) -> None:
     if path.is_dir():
         names = [file.name for file in path.iterdir()]
     if strange := [name for name in names if name != LOCK and not name.endswith(PART)]:
-        got, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
-        raise DataError("train_run", path, got, "a run to continue, or an empty folder", cause)
+        raise DataError(
+            f"{path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue, or an empty"
+            " folder; is `out` right?"
+        )
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Lock a run folder against other trainings. DataError, OSError : as in `read_write.lock`."""
-    got, cause = "is being trained by another process", "wait for it to end, or stop it first"
     if (path / LOCK).is_symlink():
         (path / LOCK).unlink()  # its target may lie outside the run
     with (path / LOCK).open("a+b") as file:
-        read_write.lock(file, DataError("train_run", path, got, cause=cause))
+        busy = f"{path} is being trained by another process; wait for it to end, or stop it first"
+        read_write.lock(file, DataError(busy))
         yield
 
 

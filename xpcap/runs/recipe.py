@@ -65,9 +65,9 @@ class SaveIntervalText(OptionKind):
     def __str__(self) -> str:
         return "seconds, as in 30s, or steps, as in 200"
 
-    def check(self, caller: str, name: str, value: object) -> Any:
+    def check(self, name: str, value: object) -> Any:
         if _parse_save_interval(value) is None:
-            raise self.refusal(caller, name, value)
+            raise self.refusal(name, value)
         return value
 
 
@@ -266,7 +266,7 @@ class Recipe:
             if name in config or OPTIONS[name].role not in OBJECTIVES
         }
         for name, value in options.items():
-            OPTIONS[name].kind.check("Recipe", name, value)
+            OPTIONS[name].kind.check(name, value)
         options["data"] = None if options["data"] == DATA else out / options["data"]
         options["start"] = out / options["start"] if options["start"] else None
         return cls(**options, out=out)

@@ -81,7 +81,7 @@ class PictureCaption:
 
     def _repr_html_(self) -> str:
         """The picture, if `show` was set, and its caption, as a notebook shows them."""
-        image = None if self.picture is None else embed("PictureCaption", self.image, self.picture)
+        image = None if self.picture is None else embed(self.image, self.picture)
         values = {"image": image, "caption": self.caption, "name": self.image, "nothing": NOTHING}
         return render("caption.html", **values).decode()
 

@@ -69,10 +69,8 @@ class Run:
         """The record of how the training data was prepared."""
         return self.config.source
 
-    def require_features(
-        self, caller: str, thing: str, encoder: str | None, shape: tuple[int, ...]
-    ) -> None:
-        """Raise DataError, from `caller`, unless the features of `thing` fit the run.
+    def require_features(self, thing: str, encoder: str | None, shape: tuple[int, ...]) -> None:
+        """Raise DataError unless the features of `thing` fit the run.
 
         An unknown encoder, which is None, fits any.
         """
@@ -83,8 +81,10 @@ class Run:
             return
         else:
             got = f"has features by the encoder {encoder!r} instead of {trained!r}"
-        expected = f"features as {self.path} was trained on"
-        raise DataError(caller, thing, got, expected, "made by another encoder?")
+        raise DataError(
+            f"{thing} {got}, expected features as {self.path} was trained on; made by another"
+            " encoder?"
+        )
 
     def data(self, data: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling.
@@ -99,11 +99,11 @@ class Run:
             name = str(self._training_data() if data is None else data)
             data = open_data(name)
             if is_default and data.fingerprint != self.config.data_stamp:
-                thing = f"{name}, the data of {self.path},"
-                got = "has changed since training"
-                cause = "give it as `data` to use it anyway"
-                raise DataError("Run.data", thing, got, "it unchanged", cause)
-        self.require_features("Run.data", name, data.source.encoder, data.feature_shape)
+                raise DataError(
+                    f"{name}, the data of {self.path}, has changed since training, expected it"
+                    " unchanged; give it as `data` to use it anyway"
+                )
+        self.require_features(name, data.source.encoder, data.feature_shape)
         encoders = {name: data.source.encoder, str(self.path): self.source.encoder}
         is_given = data.scaling is not self.scaling  # otherwise this method has returned it
         if is_given and data.fingerprint != self.config.data_stamp and None in encoders.values():
@@ -117,10 +117,10 @@ class Run:
     def _training_data(self) -> Path:
         path = self.config.data
         if not path.exists():
-            got = "is gone"
-            expected = "the file it was trained on"
-            cause = "if it was moved, give its new path as `data`"
-            raise DataError("Run.data", f"{path}, the data of {self.path},", got, expected, cause)
+            raise DataError(
+                f"{path}, the data of {self.path}, is gone, expected the file it was trained on; if"
+                " it was moved, give its new path as `data`"
+            )
         return path
 
     def decoder(
@@ -168,30 +168,28 @@ class Run:
         model = f"{self.model.config.cell.upper()} with parameters {self.digest}"
         return ", ".join([model, decoder.title, *limits])
 
-    def encoder(self, caller: str) -> Encoder:
+    def encoder(self) -> Encoder:
         """The encoder of the run's features; its ONNX file may also be in the run folder.
 
-        DataError, from `caller` : it is unknown or missing.
+        DataError : it is unknown or missing.
         """
         name = self.source.encoder
         if name is None:
             raise DataError(
-                caller,
-                f"{self.path}",
-                "was trained on features from an unknown encoder",
-                expected="a run whose encoder is known",
-                cause="new pictures need the same encoder; give the encoder when you prepare the data,"
-                " and train again",
+                f"{self.path} was trained on features from an unknown encoder, expected a run whose"
+                " encoder is known; new pictures need the same encoder; give the encoder when you"
+                " prepare the data, and train again"
             )
         file, near = onnx_parts(name)[0], in_folder(name, self.path)
         if file and os.path.isfile(onnx_parts(near)[0]):  # noqa: PTH113 - any text
             name = near
         elif file and not os.path.isfile(file):  # noqa: PTH113
-            thing, expected = f"{file}, the encoder of {self.path}", "the file of the features"
-            cause = "copy it into the folder of the run"
-            raise DataError(caller, thing, "is gone", expected, cause)
+            raise DataError(
+                f"{file}, the encoder of {self.path} is gone, expected the file of the features;"
+                " copy it into the folder of the run"
+            )
         encoder = find_encoder(name)
-        self.require_features(caller, f"the encoder {name}", name, encoder.shape)
+        self.require_features(f"the encoder {name}", name, encoder.shape)
         return encoder
 
 
@@ -219,13 +217,16 @@ def open_run(path: str | Path) -> Run:
     vocabulary = read_vocabulary(path)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
-        got = f"is not the vocabulary that {BEST} was trained with"
-        raise DataError("open_run", path / VOCAB, got, cause="changed, or from another run?")
+        raise DataError(
+            f"{path / VOCAB} is not the vocabulary that {BEST} was trained with; changed, or from"
+            " another run?"
+        )
     shape = config.model
     if shape.vocabulary != len(vocabulary):
-        got = f"has vocabulary {shape.vocabulary}"
-        expected = f"the {len(vocabulary)} words of {VOCAB}"
-        raise DataError("open_run", path / CONFIG, got, expected, "damaged?")
+        raise DataError(
+            f"{path / CONFIG} has vocabulary {shape.vocabulary}, expected the {len(vocabulary)}"
+            f" words of {VOCAB}; damaged?"
+        )
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())
@@ -236,8 +237,10 @@ def open_run(path: str | Path) -> Run:
         return run
     reranker, about = read_reranker(file, vocabulary, d)
     if strange := sorted(about.keys() - {"best", "fit"}):
-        cause = "made by another version? Remove it, and `resume` makes it anew"
-        raise DataError("open_run", file, f"has the member {strange[0][:60]!r}", "none", cause)
+        raise DataError(
+            f"{file} has the member {strange[0][:60]!r}, expected none; made by another version?"
+            " Remove it, and `resume` makes it anew"
+        )
     if about.get("best") != best_digest(path):
         notice(
             f"the reranker of {path} was fitted to other parameters than its best; `resume` fits it"

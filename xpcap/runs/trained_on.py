@@ -66,8 +66,8 @@ def _read(run: Run) -> dict[str, set[str]] | None:
     """The record of a run; None, with a notice, if it is missing or damaged."""
     path = run.path / TRAINED_ON
     try:
-        content = read_json("trained_on", path, MAX_BYTES, A_RUN)
-        check_json("trained_on", path, content, {"features": [str], "names": [str]})
+        content = read_json(path, MAX_BYTES, A_RUN)
+        check_json(path, content, {"features": [str], "names": [str]})
     except DataError as error:
         notice(f"the pictures that {run.path} was trained on are unknown: {error}")
         return None

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.backend.memory import Workspace
-from xpcap.errors import unknown
+from xpcap.errors import OptionError, one_of
 from xpcap.layers.attention import Attention
 from xpcap.layers.cell import Cell, Shapes
 from xpcap.layers.cells import CELLS
@@ -406,6 +406,6 @@ def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
     >>> check_cell("lstm", [dtype_kept])
     """
     if cell not in CELLS:
-        raise unknown("check_cell", "cell", cell, CELLS)
+        raise OptionError(f"cell {cell!r} does not exist, expected {one_of(CELLS, cell)}")
     for claim, inject, dropout in itertools.product(contract, INJECT, (0.0, DROPOUT)):
-        check("check_cell", Trial(cell, inject, dropout), [claim])
+        check(Trial(cell, inject, dropout), [claim])

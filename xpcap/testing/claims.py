@@ -16,7 +16,7 @@ SLOPE, ROUNDING = 1e-6, 1e-11  # maximum errors of a slope, and of equal sums in
 Trial = TypeVar("Trial")
 
 
-def check(caller: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
+def check(trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
     """Call each claim with a trial.
 
     ContractError : a claim does not hold; it begins with the trial's text. Other errors are passed on,
@@ -26,15 +26,15 @@ def check(caller: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]
         try:
             claim(trial)
         except ContractError as error:
-            raise ContractError(caller, *error.args[1:]).within(trial) from None
+            raise ContractError(f"{trial}: {error}") from None
         except Exception as error:
-            error.add_note(f"{caller}: {getattr(claim, '__name__', claim)}, {trial}")
+            error.add_note(f"{getattr(claim, '__name__', claim)}, {trial}")
             raise
 
 
 def fail(thing: object, got: object, expected: object) -> NoReturn:
-    """Raise the error of a claim that does not hold; `check` adds function and trial."""
-    raise ContractError("", thing, got, expected)
+    """Raise the error of a claim that does not hold; `check` adds the trial."""
+    raise ContractError(f"{thing} {got}, expected {expected}")
 
 
 def check_close(

@@ -17,7 +17,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.backend.shape_specs import Entry, Sizes, Spec
-from xpcap.errors import OptionError, unknown
+from xpcap.errors import OptionError, one_of
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
 SMALLEST, OPEN = 3, (2, 3)  # size of the first letter; sizes of "..."
@@ -102,9 +102,10 @@ def trials(
     """All trials of a layer, with the arguments of `check_layer`."""
     spec = Spec(shapes) if shapes else getattr(forward, "spec", None)
     if spec is None:
-        expected = 'a line such as "x:N,D w:D,M b:M -> out:N,M"'
-        cause = f"{forward.__name__} is not decorated with `layer`, which would give its line"
-        raise OptionError("check_layer", "`shapes`", "are missing", expected, cause)
+        raise OptionError(
+            '`shapes` are missing, expected a line such as "x:N,D w:D,M b:M -> out:N,M";'
+            f" {forward.__name__} is not decorated with `layer`, which would give its line"
+        )
     optional = [entry.name for entry in spec.entries if entry.optional]
     cases = []
     for known, form, omitted in itertools.product(
@@ -123,9 +124,10 @@ def trials(
     gradients = {"cache", *(f"d{entry.name}" for entry in spec.results)}
     if not cases[0].upstream or not inspect.signature(backward).parameters.keys() <= gradients:
         names = ", ".join(sorted(gradients - {"cache"}))
-        signature = f"takes {inspect.signature(backward)}"
-        expected = f"cache and at least one of {names}, by the names in `shapes`"
-        raise OptionError("check_layer", "`backward`", signature, expected)
+        raise OptionError(
+            f"`backward` takes {inspect.signature(backward)}, expected cache and at least one of"
+            f" {names}, by the names in `shapes`"
+        )
     return cases
 
 
@@ -135,7 +137,7 @@ def _sizes(spec: Spec, fixed: Mapping[str, Any]) -> Iterator[Sizes]:
     letters = dict.fromkeys(axis.letter for form in forms for axis in form.axes if axis.letter)
     for letter in fixed:
         if letter not in {*letters, "..."}:
-            raise unknown("check_layer", "size", letter, letters)
+            raise OptionError(f"size {letter!r} does not exist, expected {one_of(letters, letter)}")
     free = [letter for letter in letters if letter not in fixed]
     usual: Sizes = {letter: SMALLEST + k for k, letter in enumerate(free)}
     if any(form.open >= 0 for form in forms) and "..." not in fixed:
@@ -312,4 +314,4 @@ def check_layer(
     for claim, trial in itertools.product(
         contract, trials(forward, backward, shapes, sizes, options)
     ):
-        check("check_layer", trial, [claim])
+        check(trial, [claim])

@@ -213,4 +213,4 @@ def check_update_rule(rule: str | UpdateRule, contract: Iterable[Claim] = UPDATE
     --------
     >>> check_update_rule("adam")
     """
-    check("check_update_rule", Trial(optim.as_rule(rule)), contract)
+    check(Trial(optim.as_rule(rule)), contract)

@@ -63,11 +63,12 @@ def plan_training(given: Recipe, open_path: Callable[[Path | None, int], Caption
     unused: dict[str, Any] = dict.fromkeys(_unused(given, stages))
     options = replace(options, **unused)
     if config is not None:
-        check_code("train_run", out, config.code)
+        check_code(out, config.code)
         if config.data_stamp != data.fingerprint:
-            got, expected = f"is not the data that {out} began with", "the same data, unchanged"
-            cause = "give its path as `data`, or begin another run"
-            raise DataError("train_run", path or out / DATA, got, expected, cause)
+            raise DataError(
+                f"{path or out / DATA} is not the data that {out} began with, expected the same"
+                " data, unchanged; give its path as `data`, or begin another run"
+            )
     return Plan(options, config, stages, data)
 
 
@@ -77,8 +78,7 @@ def default_out(given: Recipe) -> Path:
     OptionError : `resume` is set, which requires `out`.
     """
     if given.resume:
-        cause = "the run to continue"
-        raise OptionError("train_run", "`resume`", "requires `out`", cause=cause)
+        raise OptionError("`resume` requires `out`; the run to continue")
     options = given.settled(*_sources(given, None), PRESETS["usual"])
     data = Path(options.data).resolve() if options.data else None
     generated = data is None or (data.name == DATA and (data.parent / CONFIG).is_file())
@@ -101,9 +101,10 @@ def _sources(given: Recipe, config: Config | None) -> list[dict[str, Any]]:
     start = Path(given.start)
     run = Config.read(start)
     if names := different(given, run.recipe, (MODEL,)):
-        got, expected = "given with `start`", f"the model of {start}"
-        cause = "leave these options out, or train without `start`"
-        raise OptionError("train_run", _compared(names, given, run.recipe), got, expected, cause)
+        raise OptionError(
+            f"{_compared(names, given, run.recipe)} given with `start`, expected the model of"
+            f" {start}; leave these options out, or train without `start`"
+        )
     options = vars(run.recipe) | {"data": run.data, "out": None, "seed": None}
     options |= {"objective": CROSS_ENTROPY, "score_epochs": 0}
     if given.objective == SELF_CRITICAL:
@@ -121,15 +122,14 @@ def _require_start(options: Recipe) -> None:
     if options.objective != SELF_CRITICAL:
         return
     if options.score_epochs:
-        got = "is given with self-critical training, which has no second stage"
-        raise OptionError("train_run", "`score_epochs`", got, "`epochs`")
+        raise OptionError(
+            "`score_epochs` is given with self-critical training, which has no second stage,"
+            " expected `epochs`"
+        )
     if options.start is None:
         raise OptionError(
-            "train_run",
-            "`objective`",
-            "is self-critical without `start`",
-            expected="the run folder of a trained captioner: train one by cross entropy first, then"
-            " start from it",
+            "`objective` is self-critical without `start`, expected the run folder of a trained"
+            " captioner: train one by cross entropy first, then start from it"
         )
 
 
@@ -139,8 +139,10 @@ def _unused(given: Recipe, stages: Sequence[Recipe]) -> list[str]:
     names = [name for name, entry in OPTIONS.items() if entry.role in roles]
     for name in names:
         if name in given.given:
-            got, expected = "is given, but no stage of this training uses it", OPTIONS[name].role
-            raise OptionError("train_run", f"`{name}`", got, f"{expected} training", "leave it out")
+            raise OptionError(
+                f"`{name}` is given, but no stage of this training uses it, expected"
+                f" {OPTIONS[name].role} training; leave it out"
+            )
     return names
 
 
@@ -159,21 +161,18 @@ def check_agreement(given: Recipe, run: Recipe) -> None:
     epochs = given.given.get("epochs", run.epochs)
     if epochs != run.epochs and run.lr_decay == LINEAR and not names:
         raise OptionError(
-            "train_run",
-            f"`epochs` {epochs}",
-            "given with `resume`",
-            expected=f"the {run.epochs} of {run.out}: its learning rate falls to zero over these"
-            f" epochs (`lr_decay` {LINEAR}), so each step depends on their number",
-            cause="leave `epochs` out, or start a new run from this one, with `start` and another"
-            " `out`",
+            f"`epochs` {epochs} given with `resume`, expected the {run.epochs} of {run.out}: its"
+            f" learning rate falls to zero over these epochs (`lr_decay` {LINEAR}), so each step"
+            " depends on their number; leave `epochs` out, or start a new run from this one, with"
+            " `start` and another `out`"
         )
     if epochs < run.epochs and "epochs" not in names:
         names.append("epochs")
     if names:
-        got = "given with `resume`"
-        expected = f"the options of {run.out}"
-        cause = "leave them out, or begin another run with another `out`"
-        raise OptionError("train_run", _compared(names, given, run), got, expected, cause)
+        raise OptionError(
+            f"{_compared(names, given, run)} given with `resume`, expected the options of"
+            f" {run.out}; leave them out, or begin another run with another `out`"
+        )
 
 
 def _absolute(path: str | Path | None) -> Path | None:

@@ -58,23 +58,26 @@ def check_ranks(plan: Plan) -> None:
 def _compare(rank: int, facts: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
     iteration = "checkpoint's iteration"
     if not facts["run folder"] or facts[iteration] != first[iteration]:
-        got = f"does not see {out} as rank 0 does"
-        cause = "is `out` on a disk that all machines share?"
-        raise DataError("train_run", f"rank {rank}", got, "the same folder on all ranks", cause)
+        raise DataError(
+            f"rank {rank} does not see {out} as rank 0 does, expected the same folder on all ranks;"
+            " is `out` on a disk that all machines share?"
+        )
     for thing, value in facts.items():
         other = first[thing]
         if value != other:
             if isinstance(value, dict):
                 name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
                 thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
-            got = f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}"
-            raise GroupError("train_run", f"rank {rank}", got, "the same on every rank")
+            raise GroupError(
+                f"rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80}, expected the"
+                " same on every rank"
+            )
 
 
 def _iteration(folder: Path) -> object:
     """Iteration of the checkpoint in a folder; 0 without a checkpoint."""
     path = folder / LAST
-    return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
+    return read_tensors(path)[1].get("iteration") if path.exists() else 0
 
 
 def fitted_scaling(kind: str, data: CaptionData) -> FeatureScaling:

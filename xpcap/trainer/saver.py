@@ -238,9 +238,10 @@ class RunWriter:
         path = self.out / BEST
         tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
-            got = f"is of epoch {str(meta.get('epoch'))[:20]}"
-            expected = f"epoch {best['epoch']}, the best of {LAST}"
-            raise DataError("train_run", path, got, expected, "from another run?")
+            raise DataError(
+                f"{path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch {best['epoch']},"
+                f" the best of {LAST}; from another run?"
+            )
         check_parameters(path, tensors, solver.model.params.shapes)
         return tensors
 
@@ -350,8 +351,6 @@ class Checkpointer(Watcher):
         if self._writer.saved:
             saved = f"iteration {self._writer.saved} is saved; `resume` continues from there"
         return SaveError(
-            "train_run",
-            error.filename or out,
-            f"could not be written: {reason}",
-            cause=f"{write_advice(error, out)}; {saved}",
+            f"{error.filename or out} could not be written: {reason}; {write_advice(error, out)};"
+            f" {saved}"
         )

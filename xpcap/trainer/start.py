@@ -36,8 +36,9 @@ def open_base(plan: Plan) -> Run:
     run.data(plan.data)
     recorded = plan.config and plan.config.start_digest
     if recorded is not None and recorded != best_digest(start):
-        got = "has changed since the run that starts from it began"
-        raise DataError("train_run", start / BEST, got, cause="begin another run")
+        raise DataError(
+            f"{start / BEST} has changed since the run that starts from it began; begin another run"
+        )
     return run
 
 

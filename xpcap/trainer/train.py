@@ -149,7 +149,7 @@ def train_run(
     10
     """
     watchers = checked_watchers("train_run", watchers)
-    verbose = Flag().check("train_run", "`verbose`", verbose)
+    verbose = Flag().check("`verbose`", verbose)
     with work(group=group, progress=progress) as group:
         if verbose and group.rank == 0:
             watchers += (EpochLines(),)
@@ -332,20 +332,15 @@ def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
     grid, attends = len(data.feature_shape) > 1, has_attention(options.inject)
     if grid and not attends:
         raise OptionError(
-            "train_run",
-            "`inject`",
-            f"is {options.inject}, which needs one feature per picture, but the data has grids of"
-            f" {data.feature_shape[0]} regions",
-            expected="`inject` attention, or attention+every-step",
-            cause="or prepare the data without a grid",
+            f"`inject` is {options.inject}, which needs one feature per picture, but the data has"
+            f" grids of {data.feature_shape[0]} regions, expected `inject` attention, or"
+            " attention+every-step; or prepare the data without a grid"
         )
     if attends and not grid:
         raise OptionError(
-            "train_run",
-            "`inject`",
-            f"is {options.inject}, which needs a grid, but the data has one feature per picture, of"
-            f" size {data.feature_dim}",
-            expected="data prepared with a grid, such as 5, or `inject` every-step",
+            f"`inject` is {options.inject}, which needs a grid, but the data has one feature per"
+            f" picture, of size {data.feature_dim}, expected data prepared with a grid, such as 5,"
+            " or `inject` every-step"
         )
     sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
@@ -355,7 +350,9 @@ def _checkpoint(path: Path, options: Recipe, data: CaptionData, config: ModelCon
     """The checkpoint to continue from."""
     checkpoint = load_checkpoint(path, config.shapes())
     if checkpoint.vocabulary != digest(data.vocabulary):
-        got = "was trained with another vocabulary than the data's"
-        raise DataError("train_run", path, got, "the same vocabulary", "from another run?")
+        raise DataError(
+            f"{path} was trained with another vocabulary than the data's, expected the same"
+            " vocabulary; from another run?"
+        )
     check_scaling(path, checkpoint.scaling, options.feature_scaling, data.feature_shape[-1])
     return checkpoint

@@ -66,11 +66,11 @@ def teacher_forced(
     TypeError : the numbers are no integers. ValueError : a caption does not exist. OptionError :
         bad batch size.
     """
-    where, count = "teacher_forced", len(data.split(split).captions)
-    batch_size = Whole(1).check(where, "`batch_size`", batch_size)
+    count = len(data.split(split).captions)
+    batch_size = Whole(1).check("`batch_size`", batch_size)
     chosen = np.arange(count)
     if captions is not None:
-        chosen = as_numbers(where, "captions", captions, count, "from another split?")
+        chosen = as_numbers("captions", captions, count, "from another split?")
     nll, correct, tokens = 0.0, 0, 0  # nll and correct become arrays on the model's device
     shards = list(group.batches(len(chosen), batch_size))
     for batch in bar(shards, f"scoring {split}"):
@@ -91,11 +91,11 @@ def accuracy(
     model: CaptioningRNN, features: Array, captions: Array, limit: int | None, batch_size: int
 ) -> float:
     """Share of correct words in at most `limit` captions (N, T+1), spread evenly; None: all."""
-    where, count = "CaptioningSolver.check_accuracy", len(captions)
+    count = len(captions)
     if len(features) != count:
-        raise InvalidValueError(where, "X", f"has {len(features)} rows", f"{count}, as y has")
-    limit = Whole(1, optional=True).check(where, "`num_samples`", limit)
-    batch_size = Whole(1).check(where, "`batch_size`", batch_size)
+        raise InvalidValueError(f"X has {len(features)} rows, expected {count}, as y has")
+    limit = Whole(1, optional=True).check("`num_samples`", limit)
+    batch_size = Whole(1).check("`batch_size`", batch_size)
     rows = evenly_spaced(count, count if limit is None else limit)
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     scores = [model.score(features[chunk], captions[chunk]) for chunk in chunks]

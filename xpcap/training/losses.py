@@ -128,9 +128,7 @@ def diagnosis(
     if bad := _not_finite(params):
         symptoms.append(f"the parameters {bad} are not finite now")
         causes += ["Was one of them set from outside?"] * (grads is not None)
-    return TrainingError(
-        "CaptioningSolver", "", "; ".join(symptoms), "finite numbers", " ".join(causes)
-    )
+    return TrainingError(f"{'; '.join(symptoms)}, expected finite numbers; {' '.join(causes)}")
 
 
 def _not_finite(arrays: Mapping[str, Array]) -> str:

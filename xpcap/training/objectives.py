@@ -71,7 +71,7 @@ class CrossEntropy(Objective):
     __slots__ = ("terms",)
 
     def __init__(self, smoothing: float = 0.0) -> None:
-        self.terms = LossTerms.checked("CrossEntropy", smoothing=smoothing)
+        self.terms = LossTerms.checked(smoothing=smoothing)
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
@@ -91,18 +91,16 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
         return given
     if not callable(given):
         raise InvalidTypeError(
-            "CaptioningSolver",
-            "objective",
-            f"is {given!r}",
-            expected="a function of (model, batch, workspace), or an Objective such as"
-            " xpcap.training.CrossEntropy(smoothing) or SelfCritical(data)",
+            f"objective is {given!r}, expected a function of (model, batch, workspace), or an"
+            " Objective such as xpcap.training.CrossEntropy(smoothing) or SelfCritical(data)"
         )
     try:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
-        got = f"cannot be called with (model, batch, workspace): {error}"
-        expected = "a function of these three"
-        raise InvalidTypeError("CaptioningSolver", "objective", got, expected) from error
+        raise InvalidTypeError(
+            f"objective cannot be called with (model, batch, workspace): {error}, expected a"
+            " function of these three"
+        ) from error
     objective: Objective = type("FunctionObjective", (Objective,), {"loss": staticmethod(given)})()
     return objective
 
@@ -117,22 +115,21 @@ def loss_and_gradients(
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        got = f"returned a {type(returned).__name__}"
-        raise InvalidTypeError("CaptioningSolver", "the objective", got, "the tuple (loss, grads)")
+        raise InvalidTypeError(
+            f"the objective returned a {type(returned).__name__}, expected the tuple (loss, grads)"
+        )
     loss, grads = returned
     if not isinstance(grads, Parameters):
-        got = f"returned gradients as a {type(grads).__name__}"
-        expected = "a Parameters, as model.loss returns"
-        cause = "model.params.holding(grads) makes a Parameters of a dict"
-        raise InvalidTypeError("CaptioningSolver", "the objective", got, expected, cause)
+        raise InvalidTypeError(
+            f"the objective returned gradients as a {type(grads).__name__}, expected a Parameters,"
+            " as model.loss returns; model.params.holding(grads) makes a Parameters of a dict"
+        )
     if grads.layout != params.layout or np.shape(loss) != ():
         raise InvalidValueError(
-            "CaptioningSolver",
-            "the objective",
-            f"returned a loss of shape {np.shape(loss)} and gradients of {', '.join(grads)}",
-            expected=f"one number and gradients of {', '.join(params)}, in this order, with the"
-            " shapes of the parameters",
-            cause="model.params.holding(grads) puts them in order",
+            f"the objective returned a loss of shape {np.shape(loss)} and gradients of"
+            f" {', '.join(grads)}, expected one number and gradients of {', '.join(params)}, in"
+            " this order, with the shapes of the parameters; model.params.holding(grads) puts them"
+            " in order"
         )
     if not hasattr(loss, "dtype"):
         loss = asarray(loss, dtype=params.flat.dtype, like=params.flat)
@@ -147,15 +144,18 @@ def figures_of(
     OptionError : there are none, a name is reserved or missing in the history, or a figure is no
         finite number.
     """
-    figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
+    figures = dict(objective.figures(mean_loss))
     got = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
     if not figures or RESERVED & figures.keys():
-        expected = f"at least one, under a name other than {', '.join(sorted(RESERVED))}"
-        raise OptionError(function, "the figures", got, expected)
+        raise OptionError(
+            f"the figures {got}, expected at least one, under a name other than"
+            f" {', '.join(sorted(RESERVED))}"
+        )
     if history and (names := history[0].keys() - RESERVED) != figures.keys():
-        expected = f"{', '.join(sorted(names))}, as in the first epoch"
-        raise OptionError(function, "the figures", got, expected)
-    return {str(name): Real().check(function, str(name), x) for name, x in figures.items()}
+        raise OptionError(
+            f"the figures {got}, expected {', '.join(sorted(names))}, as in the first epoch"
+        )
+    return {str(name): Real().check(str(name), x) for name, x in figures.items()}
 
 
 # ---- Self-critical training
@@ -188,7 +188,7 @@ class SelfCritical(Objective):
     __slots__ = "_data", "_length", "_pictures", "_score", "_words", "group", "samples"
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
+        self.samples = SAMPLES.check("`samples`", samples)
         self.group, self._data, self._words = group, data, data.vocabulary
         references = data.reference_words("train")
         self._pictures = np.array(list(references))
@@ -206,9 +206,10 @@ class SelfCritical(Objective):
             np.array_equal(ours.captions, theirs.captions)
             and np.array_equal(ours.image_idxs, theirs.image_idxs)
         ):
-            got = "has other train captions than the solver's"
-            cause = "give SelfCritical and CaptioningSolver one CaptionData"
-            raise DataError("SelfCritical", "the data", got, "the same", cause)
+            raise DataError(
+                "the data has other train captions than the solver's, expected the same; give"
+                " SelfCritical and CaptioningSolver one CaptionData"
+            )
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
     def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
@@ -220,9 +221,10 @@ class SelfCritical(Objective):
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
-            got = "has no picture numbers or no step number"
-            expected = "both, as `CaptioningSolver.train` sets them"
-            raise InvalidValueError("SelfCritical", "the batch", got, expected)
+            raise InvalidValueError(
+                "the batch has no picture numbers or no step number, expected both, as"
+                " `CaptioningSolver.train` sets them"
+            )
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # of this rank among N * K captions
@@ -271,8 +273,10 @@ class SelfCritical(Objective):
         ValueError : a picture has no caption in the train split.
         """
         if missing := np.setdiff1d(pictures, self._pictures).tolist():
-            got, expected = "has no caption in the train split", "captioned pictures"
-            raise InvalidValueError("SelfCritical.rewards", f"picture {missing[0]}", got, expected)
+            raise InvalidValueError(
+                f"picture {missing[0]} has no caption in the train split, expected captioned"
+                " pictures"
+            )
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)

@@ -71,7 +71,7 @@ from xpcap.errors import (
     InvalidValueError,
     OptionError,
     TrainingError,
-    unknown,
+    one_of,
 )
 from xpcap.models.batch import Batch, FeatureRows, caption_lengths, deal
 from xpcap.models.device_batch import DeviceWorkspace, Layout
@@ -248,7 +248,7 @@ class CaptioningSolver:
 
     def __post_init__(self) -> None:
         if isinstance(self.data, CaptionData):
-            check_data("CaptioningSolver: the data", self.data, start=False)
+            check_data("the data", self.data, start=False)
         else:
             self.data = from_coco(self.data)
         self.optim_config = MappingProxyType(dict(self.optim_config or {}))
@@ -290,13 +290,16 @@ class CaptioningSolver:
         exist. A subclass may add attributes.
         """
         if self._built and type(self) is CaptioningSolver and not hasattr(self, name):
-            raise unknown("CaptioningSolver", "attribute", name, SETTABLE)
+            raise OptionError(
+                f"attribute {name!r} does not exist, expected {one_of(SETTABLE, name)}"
+            )
         if self._built and name in BUILT_IN:
-            got = "is fixed at construction"
-            expected = f"a new solver: dataclasses.replace(solver, {name}=...)"
-            raise OptionError("CaptioningSolver", f"`{name}`", got, expected)
+            raise OptionError(
+                f"`{name}` is fixed at construction, expected a new solver:"
+                f" dataclasses.replace(solver, {name}=...)"
+            )
         if name in OPTIONS:
-            value = OPTIONS[name].check("CaptioningSolver", f"`{name}`", value)
+            value = OPTIONS[name].check(f"`{name}`", value)
         if self._built and name == "patience":
             _check_choice(self.select, value, self.data)
         if self._built and name == "num_epochs" and self.epoch >= self._last_epoch:
@@ -367,10 +370,11 @@ class CaptioningSolver:
         ValueError
             A step has been taken already.
         """
-        epoch = Whole(0).check("CaptioningSolver.score_start", "`epoch`", epoch)
+        epoch = Whole(0).check("`epoch`", epoch)
         if self.iteration:
-            got, expected = f"is at iteration {self.iteration}", "0: score it before training"
-            raise InvalidValueError("CaptioningSolver.score_start", "the solver", got, expected)
+            raise InvalidValueError(
+                f"the solver is at iteration {self.iteration}, expected 0: score it before training"
+            )
         with self._computing():
             figures = self._evaluate(self._scored, between=lambda: None)
         self._records = [{"epoch": epoch, "iteration": 0, **figures}]
@@ -394,12 +398,12 @@ class CaptioningSolver:
         ValueError
             The start was not scored, or there is no val split.
         """
-        where = "CaptioningSolver.require_gain"
-        share = Real(0, below=1).check(where, "share", share)
+        share = Real(0, below=1).check("share", share)
         if "val_loss" not in (self.start or {}):
-            got, expected = "has no validation loss", "one to compare epochs with"
-            cause = "call score_start first, with a val split"
-            raise InvalidValueError(where, "the start", got, expected, cause)
+            raise InvalidValueError(
+                "the start has no validation loss, expected one to compare epochs with; call"
+                " score_start first, with a val split"
+            )
         with self._computing():
             loss = self._evaluate.validation(self._scored, between=lambda: None).loss
         self._records[0][LIMIT] = (1 - share) * loss
@@ -451,8 +455,8 @@ class CaptioningSolver:
         ValueError
             A position does not exist.
         """
-        where, count = "CaptioningSolver.train_batch", len(self._captions)
-        positions = as_numbers(where, "positions", positions, count, "")
+        count = len(self._captions)
+        positions = as_numbers("positions", positions, count, "")
         self._check_device()
         with self._computing():
             self._train_batch(positions)
@@ -526,10 +530,10 @@ class CaptioningSolver:
             On the host, the loss or a gradient is not finite; nothing has changed. On a device such
             a loss is returned.
         """
-        where, batch = "CaptioningSolver.step", Batch(features, captions)
+        batch = Batch(features, captions)
         if self.group.size > 1:
-            captions = to_numpy(as_array(where, "captions", captions))
-            batch = batch._replace(captions=captions).shared(where, self._shard(captions))
+            captions = to_numpy(as_array("captions", captions))
+            batch = batch._replace(captions=captions).shared(self._shard(captions))
         self._check_device()
         with self._computing():
             loss, _ = self._step(batch, require_finite=self._on_host)
@@ -600,7 +604,7 @@ class CaptioningSolver:
         """
         if self._falls_back:
             return plain()
-        check_code("CaptioningSolver", "the training", self.code)
+        check_code("the training", self.code)
         return contextlib.nullcontext()
 
     # ---- Progress
@@ -699,7 +703,7 @@ class CaptioningSolver:
     def learning_rate(self, value: float) -> None:
         # 0 is allowed, since a warm-up begins there
         _, kind = self._optimizer.rule.numbers["learning_rate"]
-        rate = kind.check("CaptioningSolver", "learning_rate", value)
+        rate = kind.check("learning_rate", value)
         self._optimizer.config["learning_rate"] = self._optimizer.first_rate = rate
 
     @property
@@ -758,9 +762,10 @@ class CaptioningSolver:
         if self.select == "last":
             record[LATEST] = 1
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
-            thing, got = f"val_loss of epoch {record['epoch']}", f"is {val_loss}"
-            cause = f"is the learning rate, now {self.learning_rate:g}, too high?"
-            raise TrainingError("CaptioningSolver", thing, got, "a finite number", cause)
+            raise TrainingError(
+                f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; is"
+                f" the learning rate, now {self.learning_rate:g}, too high?"
+            )
         return record
 
     def _show_loss(self, shown: Any) -> None:
@@ -844,9 +849,10 @@ class CaptioningSolver:
             `state` is no TrainingState.
         """
         if not isinstance(state, TrainingState):
-            got = f"is a {type(state).__name__}"
-            expected = "a TrainingState, as CaptioningSolver.state() or load_state returns"
-            raise InvalidTypeError("CaptioningSolver.restore", "state", got, expected)
+            raise InvalidTypeError(
+                f"state is a {type(state).__name__}, expected a TrainingState, as"
+                " CaptioningSolver.state() or load_state returns"
+            )
         self._require_stream("restore")
         figures = self._evaluate.names
         if state.epoch:
@@ -865,20 +871,14 @@ class CaptioningSolver:
         """Raise OptionError if captions are drawn from NumPy's global stream."""
         if self._order.rng is None:
             raise OptionError(
-                f"CaptioningSolver.{method}",
-                "`replacement`",
-                "without `seed` draws captions from NumPy's global stream, which a state does"
-                " not hold",
-                expected="`seed`",
+                "`replacement` without `seed` draws captions from NumPy's global stream, which a"
+                " state does not hold, expected `seed`"
             )
 
     def __reduce__(self) -> NoReturn:
         raise InvalidTypeError(
-            "CaptioningSolver",
-            "",
-            "cannot be copied or pickled, since it holds buffers",
-            cause="make another solver from the same arguments, and call"
-            " other.restore(solver.state())",
+            "a solver cannot be copied or pickled, since it holds buffers; make another solver from the same"
+            " arguments, and call other.restore(solver.state())"
         )
 
 
@@ -899,59 +899,61 @@ def _check_model(model: Any, vocabulary: Vocabulary) -> None:
     params = getattr(model, "params", None)
     if not isinstance(params, Parameters):
         raise InvalidTypeError(
-            "CaptioningSolver",
-            "model.params",
-            f"is a {type(params).__name__}",
-            expected="xpcap.models.parameters.Parameters, named views of one flat buffer",
-            cause="is it the course's CaptioningRNN? xpcap.CaptioningRNN takes the same arguments",
+            f"model.params is a {type(params).__name__}, expected"
+            " xpcap.models.parameters.Parameters, named views of one flat buffer; is it the"
+            " course's CaptioningRNN? xpcap.CaptioningRNN takes the same arguments"
         )
     for word, i in getattr(model, "word_to_idx", {}).items():
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
-            got = f"gives {word!r} the id {i} and the data {j}"
-            cause = "was the model made for other data?"
-            raise DataError("CaptioningSolver", "the model", got, "the same id", cause)
+            raise DataError(
+                f"the model gives {word!r} the id {i} and the data {j}, expected the same id; was"
+                " the model made for other data?"
+            )
 
 
 def _check_choice(select: str, patience: int | None, data: CaptionData) -> None:
     """Raise OptionError if `select` or `patience` needs scores that are not computed."""
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
-        got, expected = "is cider, but the data has no val split", "last, or data with one"
-        raise OptionError("CaptioningSolver", "`select`", got, expected)
+        raise OptionError(
+            "`select` is cider, but the data has no val split, expected last, or data with one"
+        )
     if patience is not None and (lacks_val or select == "last"):
         why = "but the data has no val split" if lacks_val else "but `select` is last"
-        cause = "without scores to compare, training never stops early"
-        got = f"is {patience}, {why}"
-        raise OptionError("CaptioningSolver", "`patience`", got, "None", cause)
+        raise OptionError(
+            f"`patience` is {patience}, {why}, expected None; without scores to compare, training"
+            " never stops early"
+        )
 
 
 def _check_group(group: Group, objective: Any, seed: int | None, batch_size: int) -> None:
     """Raise OptionError if the ranks of a group cannot share batches."""
     if (theirs := getattr(objective, "group", group)) is not group:
-        got, expected = f"has a group of {theirs.size}", f"the solver's, of {group.size}"
-        raise OptionError("CaptioningSolver", "`objective`", got, expected)
+        raise OptionError(
+            f"`objective` has a group of {theirs.size}, expected the solver's, of {group.size}"
+        )
     if seed is None and group.size > 1:
         raise OptionError(
-            "CaptioningSolver",
-            "`seed`",
-            f"is None for {group.size} ranks",
-            expected="a whole number, since each rank would draw other captions from its NumPy's"
-            " global stream",
+            f"`seed` is None for {group.size} ranks, expected a whole number, since each rank would"
+            " draw other captions from its NumPy's global stream"
         )
     if batch_size < group.size:
-        got, expected = f"is {batch_size} for {group.size} ranks", "at least a caption per rank"
-        cause = "use a larger batch, or fewer ranks"
-        raise OptionError("CaptioningSolver", "`batch_size`", got, expected, cause)
+        raise OptionError(
+            f"`batch_size` is {batch_size} for {group.size} ranks, expected at least a caption per"
+            " rank; use a larger batch, or fewer ranks"
+        )
 
 
 def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
     """The checked numbers of the captions that an epoch visits."""
-    where, count = f"{type(objective).__name__}.epoch_indices", len(data.split("train").captions)
-    captions = as_numbers(where, "the result", objective.epoch_indices(data), count)
+    count = len(data.split("train").captions)
+    captions = as_numbers("the result", objective.epoch_indices(data), count)
     if captions.ndim != 1 or not len(captions):
         got = f"has shape {captions.shape}" if captions.size else "is empty"
-        raise InvalidValueError(where, "the result", got, "numbers of train captions (n,)")
+        raise InvalidValueError(
+            f"the result of `epoch_indices` {got}, expected numbers of train captions (n,)"
+        )
     return captions
 
 
@@ -975,7 +977,8 @@ def _check_same(group: Group, params: Parameters, epoch: int) -> None:
     content = np.ascontiguousarray(to_numpy(params.flat)).data
     digests = group.gather(hashlib.sha256(content).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-        thing = f"after epoch {epoch} rank {odd[0]}"
-        got = "has other parameters than rank 0"
-        cause = "was the model changed on one rank, or is its memory or network faulty?"
-        raise TrainingError("CaptioningSolver", thing, got, "the same bits on every rank", cause)
+        raise TrainingError(
+            f"after epoch {epoch} rank {odd[0]} has other parameters than rank 0, expected the same"
+            " bits on every rank; was the model changed on one rank, or is its memory or network"
+            " faulty?"
+        )

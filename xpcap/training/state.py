@@ -161,7 +161,7 @@ class TrainingState(NamedTuple):
         arrays = {name: np.array(to_numpy(x)) for name, x in named}
         cause = f"is the learning rate, now {solver.learning_rate:g}, too high?"
         for name, x in arrays.items():
-            check_finite("CaptioningSolver", name, x, TrainingError, cause)
+            check_finite(name, x, TrainingError, cause)
         return cls(arrays, copy.deepcopy(meta))
 
     @property
@@ -187,31 +187,30 @@ class TrainingState(NamedTuple):
         last = self.records[-1]  # an epoch that failed may have taken steps after it
         return last["iteration"] == self.iteration and best_of(self.records) is last
 
-    def check(self, where: str, shapes: Shapes, rules: Mapping[str, UpdateRule]) -> None:
+    def check(self, source: object, shapes: Shapes, rules: Mapping[str, UpdateRule]) -> None:
         """Check all members; missing hyperparameters of the update rule get its defaults.
 
         DataError : a member is missing, unknown, not finite, or of another shape or type.
 
-        where : function, and file if there is one, for messages
+        source : the file, or "the state", for messages
         shapes : shapes of the model's parameters
         rules : known update rules
         """
         meta, spec = self.meta, Spec("")
-        check_json(where, "", meta, {member.name: member.form for member in MEMBERS})
+        check_json(source, meta, {member.name: member.form for member in MEMBERS})
         try:
-            rule = rules[Names(rules).check("", "update rule", meta["update rule"])]
+            rule = rules[Names(rules).check("update rule", meta["update rule"])]
             meta["optimizer"] = rule.complete(meta["optimizer"])
         except OptionError as error:
-            got, cause = _short(error.got, str), error.cause or "damaged?"
-            raise DataError(where, error.thing, got, error.expected, cause) from error
+            raise DataError(f"{source}: {error}; damaged?") from error
         for member in ARRAYS:
             if member.name == member.key or member.key in self.arrays:
                 named = dict(_named(member.key, member.form(shapes, rule, meta)))
                 spec.entries += Spec.of(named, member.kind or FLOATS[meta["dtype"]]).entries
-        spec.check_file(where, self.arrays, "from another run?")
+        spec.check_file(source, self.arrays, "from another run?")
         for member in (*MEMBERS, *ARRAYS):
             if misfit := member.misfit(self, rule):
-                raise DataError(where, "", *misfit, "damaged, or not the state of a training?")
+                raise DataError(f"{source}: {misfit}; damaged, or not the state of a training?")
 
     def check_fits(self, solver: Any, figures: Set[str]) -> None:
         """Raise DataError if the solver has another model, data, update rule, batch size or figures.
@@ -220,8 +219,7 @@ class TrainingState(NamedTuple):
 
         figures : names of the figures in the solver's records
         """
-        where = "CaptioningSolver.restore"
-        check_code(where, "the state", self.meta["code"])
+        check_code("the state", self.meta["code"])
         pairs = {
             member.key: (self.meta.get(member.key), member.of(solver))
             for member in MEMBERS
@@ -231,10 +229,12 @@ class TrainingState(NamedTuple):
             pairs["unmatched figures"] = unmatched(self.records[-1], figures)
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
-                got = f"{thing} of the state: {theirs}, of this solver: {ours}"
-                raise DataError(where, "", got, "the same", "from another training?")
+                raise DataError(
+                    f"the state has {thing} {theirs}, and this solver {ours}, expected the same;"
+                    " from another training?"
+                )
         rule = solver._optimizer.rule
-        self.check(where, solver.model.params.shapes, {rule.name: rule})
+        self.check("the state", solver.model.params.shapes, {rule.name: rule})
 
     def write_to(self, solver: Any) -> None:
         """Write the state to a solver that it fits."""
@@ -250,7 +250,7 @@ class TrainingState(NamedTuple):
 
 
 def read_state(
-    where: str,
+    source: object,
     arrays: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
     shapes: Shapes,
@@ -259,13 +259,13 @@ def read_state(
     """Checked state from the arrays and JSON of a file; `rule` is a custom update rule."""
     known = {member.key for member in MEMBERS}
     state = TrainingState(dict(arrays), {key: x for key, x in meta.items() if key in known})
-    state.check(where, shapes, RULES if rule is None else {rule.name: rule})
+    state.check(source, shapes, RULES if rule is None else {rule.name: rule})
     return state
 
 
 # ---- Members of the state
 
-Misfit = tuple[str, str] | None  # got and expected of an error; None: the member fits
+Misfit = str | None  # what came, and what was expected; None: the member fits
 
 
 def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
@@ -279,28 +279,32 @@ def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
         compared = "val_loss" in record or not {"val_cider", LIMIT} & record.keys()
         starts = has_start and record is records[0]
         if not (fits and compared and is_start(record) == starts and (own_figures or starts)):
-            return f"record {number} is {_short(record)}", f"the figures of epoch {number}"
-    count = f"records are {_short(records)}", f"those of {state.epoch} epochs"
-    return None if last.get("epoch", 0) == state.epoch else count
+            return f"record {number} is {_short(record)}, expected the figures of epoch {number}"
+    if last.get("epoch", 0) == state.epoch:
+        return None
+    return f"records are {_short(records)}, expected those of {state.epoch} epochs"
 
 
 def _position(state: TrainingState, rule: UpdateRule) -> Misfit:
     position, captions, size = (state.meta[x] for x in ("position", "captions", "batch_size"))
     last = batches_of_epoch(captions, size, state.meta["replacement"])
-    misfit = f"position {position} in {captions} captions by {size}", "one within an epoch"
-    return misfit if position > last else None
+    if position <= last:
+        return None
+    return f"position {position} in {captions} captions by {size}, expected one within an epoch"
 
 
 def _steps(state: TrainingState, rule: UpdateRule) -> Misfit:
     steps, least = state.meta["steps"], state.iteration
-    return (f"steps are {steps}", f"at least {least}") if steps < least else None
+    return f"steps are {steps}, expected at least {least}" if steps < least else None
 
 
 def _rng(state: TrainingState, rule: UpdateRule) -> Misfit:
     try:
         np.random.default_rng(0).bit_generator.state = state.meta["rng"]
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
-        return f"rng is {_short(state.meta['rng'])} ({error!r})", "the state of NumPy's PCG64"
+        return (
+            f"rng is {_short(state.meta['rng'])} ({error!r}), expected the state of NumPy's PCG64"
+        )
     return None
 
 
@@ -308,13 +312,13 @@ def _order(state: TrainingState, rule: UpdateRule) -> Misfit:
     order = state.arrays.get("order")
     if order is None or np.array_equal(np.sort(order), np.arange(len(order))):
         return None
-    return "order is not a permutation", f"each of 0..{len(order) - 1} once"
+    return f"order is not a permutation, expected each of 0..{len(order) - 1} once"
 
 
 def _moments(state: TrainingState, rule: UpdateRule) -> Misfit:
     for key, (name, x) in itertools.product(rule.squares, state.arrays.items()):
         if name.startswith(f"moments.{key}.") and (least := x.min(initial=0)) < 0:
-            return f"{name} goes down to {least:g}", "squares"
+            return f"{name} goes down to {least:g}, expected squares"
     return None
 
 

@@ -78,6 +78,7 @@ def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watche
     """The watchers of a function's argument. InvalidTypeError : it is no list of watchers."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
     if listed is None or not all(isinstance(watcher, Watcher) for watcher in listed):
-        got, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
-        raise InvalidTypeError(function, "`watchers`", got, expected)
+        raise InvalidTypeError(
+            f"`watchers` is {watchers!r:.100}, expected a list of Watcher objects"
+        )
     return listed

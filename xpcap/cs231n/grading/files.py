@@ -47,13 +47,13 @@ def read(path: str | Path) -> HandedIn:
     """
     path = find(path)
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        got, expected = "is an archive", "a Python file or a folder"
-        raise DataError("grade", path, got, expected, cause="unpack it first")
+        raise DataError(
+            f"{path} is an archive, expected a Python file or a folder; unpack it first"
+        )
     parent = path if path.is_dir() else path.parent
     python_files = list(_python_files(path)) if path.is_dir() else [path]
     if len(python_files) > MAX_FILES:
-        got = f"has more than {MAX_FILES} Python files"
-        raise DataError("grade", path, got, cause="is it the right folder?")
+        raise DataError(f"{path} has more than {MAX_FILES} Python files; is it the right folder?")
     root = _package(parent, python_files)
     notices = [
         f"{file.name} is outside {root.name}, and is not graded"
@@ -69,7 +69,7 @@ def read(path: str | Path) -> HandedIn:
             content = file.read_bytes()
         except OSError as error:
             if file == path:
-                raise DataError("grade", path, f"cannot be read: {error.strerror}") from error
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
             notices.append(f"{file.name} cannot be read: {error.strerror}")
             continue
         # A module's name cannot have other characters
@@ -85,13 +85,11 @@ def read(path: str | Path) -> HandedIn:
     homes = _homes(files)
     if not homes:
         entries = sorted(entry.name for entry in path.iterdir())[:5] if path.is_dir() else []
+        cause = f"it contains {', '.join(entries)}" if entries else "is it the right file?"
         raise DataError(
-            "grade",
-            path,
-            "defines nothing of the course",
-            expected="functions such as lstm_step_forward, the class CaptioningRNN or"
-            " CaptioningSolver, or update rules such as adam, in Python files",
-            cause=f"it contains {', '.join(entries)}" if entries else "is it the right file?",
+            f"{path} defines nothing of the course, expected functions such as lstm_step_forward,"
+            " the class CaptioningRNN or CaptioningSolver, or update rules such as adam, in Python"
+            f" files; {cause}"
         )
     return HandedIn(files, shown, homes, notices)
 
@@ -109,8 +107,10 @@ def find(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    expected = "a file, a folder, or the name of a module that Python can find"
-    raise DataError("grade", path, "does not exist", expected=expected)
+    raise DataError(
+        f"{path} does not exist, expected a file, a folder, or the name of a module that Python can"
+        " find"
+    )
 
 
 def dotted(file: str) -> str:

@@ -19,7 +19,7 @@ from xpcap.cs231n.grading.files import dotted, find, read
 from xpcap.cs231n.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.cs231n.grading.report import Report, Result
 from xpcap.cs231n.grading.run import PACKAGES, Observation, Question, Stopped, ask
-from xpcap.errors import OptionError, unknown
+from xpcap.errors import OptionError, one_of
 from xpcap.options import Real, Whole
 
 __all__ = ["Report", "Result", "grade"]
@@ -74,10 +74,10 @@ def grade(
         No function matches `only`, a module does not exist, or a number is out of range.
     """
     limits = {
-        "seconds": Real(above=0).check("grade", "`seconds`", seconds),
-        "memory": Real(above=0).check("grade", "`memory`", memory),
+        "seconds": Real(above=0).check("`seconds`", seconds),
+        "memory": Real(above=0).check("`memory`", memory),
     }
-    seed = SEED.check("grade", "`seed`", seed)
+    seed = SEED.check("`seed`", seed)
     grading = _Grading(submission, expect, tuple(only), seed, limits)
     state = np.random.get_state()
     try:
@@ -103,7 +103,9 @@ class _Grading:
         expect = None if expect is None else tuple(expect)
         for module in expect or ():
             if module not in GRADED:
-                raise unknown("grade", "`expect`", module, GRADED)
+                raise OptionError(
+                    f"`expect` {module!r} does not exist, expected {one_of(GRADED, module)}"
+                )
         self._seed, self._limits = seed, limits
         self._handed = handed = read(submission)
         alone = expect is None and find(submission).is_file()
@@ -112,9 +114,10 @@ class _Grading:
         self._chosen = {row.name for row in rows if _matches(row.name, patterns)}
         self._marked = self._chosen if patterns else set[str]()
         if not self._chosen:
-            thing = f"none of {', '.join(row.name for row in rows)}"
-            got = f"matches {' or '.join(patterns)}"
-            raise OptionError("grade", thing, got, "patterns of these names")
+            raise OptionError(
+                f"none of {', '.join(row.name for row in rows)} matches {' or '.join(patterns)},"
+                " expected patterns of these names"
+            )
         # A wrong result may follow from the functions below a chosen one, so these are graded too
         below = {name for chosen in self._chosen for name in table.builds_on(chosen)}
         self._rows = [row for row in rows if row.name in self._chosen | below]

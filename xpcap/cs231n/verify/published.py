@@ -59,8 +59,9 @@ def mixed_error(x: Array, y: Array) -> float:
     """
     a, b = to_numpy(x).astype(np.float64), np.asarray(to_numpy(y))
     if a.shape != b.shape:
-        got = f"got shapes {a.shape} and {b.shape}"
-        raise InvalidValueError("mixed_error", "", got, expected="equal shapes")
+        raise InvalidValueError(
+            f"mixed_error got shapes {a.shape} and {b.shape}, expected equal shapes"
+        )
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
 
