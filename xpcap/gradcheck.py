@@ -33,7 +33,8 @@ def rel_error(x: Array, y: Array) -> float:
     >>> rel_error(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     0.5
     """
-    a, b = to_numpy(x), to_numpy(y)
+    a = to_numpy(x)
+    b = to_numpy(y)
     a, b = (array.astype(np.result_type(array, np.float64)) for array in (a, b))
     if a.shape != b.shape:
         raise InvalidValueError(
@@ -192,7 +193,8 @@ def grad_check_sparse(
             x[index] = value - h
             below = float(f(x))
             x[index] = value
-            numeric, analytic = (above - below) / (2 * h), float(analytic_grad[index])
+            numeric = (above - below) / (2 * h)
+            analytic = float(analytic_grad[index])
             print(
                 f"numerical: {numeric:f} analytic: {analytic:f}, relative error:"
                 f" {rel_error(np.float64(numeric), np.float64(analytic)):e}"

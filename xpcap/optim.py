@@ -187,14 +187,17 @@ def _sgd_momentum(w: Array, dw: Array, state: StateArrays, config: Config) -> No
 
 
 def _rmsprop(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
-    cache, decay = state["cache"], config["decay_rate"]
+    cache = state["cache"]
+    decay = config["decay_rate"]
     cache *= decay
     cache += (1 - decay) * (dw * dw)
     w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
 
 
 def _adam(w: Array, dw: Array, state: StateArrays, config: Config) -> None:
-    b1, b2, t = config["beta1"], config["beta2"], config["t"]
+    b1 = config["beta1"]
+    b2 = config["beta2"]
+    t = config["t"]
     alpha = config["learning_rate"] * math.sqrt(1 - b2**t) / (1 - b1**t)
     arrays = w, state["m"], state["v"]
     contiguous_arrays = [contiguous(x) for x in arrays]
@@ -296,7 +299,8 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
     """
     rule = as_rule(rule)
     require_array("w", w)
-    numbers, shapes = dict(config or {}), rule.state_shapes(w.shape)
+    numbers = dict(config or {})
+    shapes = rule.state_shapes(w.shape)
     full = {**numbers, **rule.complete(numbers, *shapes)}
     for key, shape in shapes.items():
         if full.get(key) is None:
@@ -493,7 +497,8 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, memory: Workspace | No
     (5.0, array([0.6, 0.8]))
     """
     max_norm = MAX_NORM.check("max_norm", max_norm)
-    largest, flat = float(np.finfo(grads.dtype).max), contiguous(grads)
+    largest = float(np.finfo(grads.dtype).max)
+    flat = contiguous(grads)
     norm = get_ops(grads).clip_by_norm(flat, min(max_norm, largest), memory)
     if flat is not grads:  # a view on a device was copied
         grads[...] = flat

@@ -18,7 +18,9 @@ class Pace:
     """A rate limit: `due` at first, and again `seconds` after each `done`, by `clock`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock, self._next = seconds, clock, -math.inf
+        self._seconds = seconds
+        self._clock = clock
+        self._next = -math.inf
 
     @property
     def due(self) -> bool:
@@ -86,7 +88,10 @@ class Lines:
         done: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._things, self._label, self._total, self._done = things, label, total, done
+        self._things = things
+        self._label = label
+        self._total = total
+        self._done = done
         self._pace = Pace(LINE_SECONDS, clock)
         self.update(0)
 

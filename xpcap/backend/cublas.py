@@ -33,7 +33,8 @@ REDUCED_PRECISION = (
     "CUBLAS_EMULATE_SINGLE_PRECISION",
     "CUBLAS_EMULATION_STRATEGY",
 )
-NOT_TRANSPOSED, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
+NOT_TRANSPOSED = 0  # CUBLAS_OP_N
+TRANSPOSED = 1  # CUBLAS_OP_T
 
 
 def reduced_precision(names: Sequence[str] = REDUCED_PRECISION) -> list[str]:
@@ -78,8 +79,9 @@ def layout(x: Array) -> tuple[int, int]:
 
 def _check(x: Array, w: Array, out: Array) -> None:
     """Raise TypeError or ValueError if gemm cannot compute out = x @ w from these."""
-    array, dtype, flags = sys.modules["cupy"].ndarray, out.dtype, out.flags
-    if dtype.char in GEMM and flags.c_contiguous and out.ndim == 2:
+    array = sys.modules["cupy"].ndarray
+    dtype = out.dtype
+    if dtype.char in GEMM and out.flags.c_contiguous and out.ndim == 2:
         for factor in (x, w):
             if not isinstance(factor, array) or factor.dtype != dtype or factor.ndim != 2:
                 break
@@ -95,9 +97,11 @@ def _refusal(x: Array, w: Array, out: Array) -> XpcapError:
     error: type[XpcapError] = InvalidValueError
     for name, array in (("out", out), ("x", x), ("w", w)):
         if not isinstance(array, sys.modules["cupy"].ndarray):
-            error, got = InvalidTypeError, f"is a {type(array).__module__}.{type(array).__name__}"
+            error = InvalidTypeError
+            got = f"is a {type(array).__module__}.{type(array).__name__}"
         elif array.dtype.char not in GEMM or array.dtype != out.dtype:
-            error, got = InvalidTypeError, f"has dtype {array.dtype}"
+            error = InvalidTypeError
+            got = f"has dtype {array.dtype}"
         elif array.ndim != 2:
             got = f"has shape {array.shape}"
         elif not (array.flags.c_contiguous or (array is not out and _is_dense(array.flags))):
@@ -118,9 +122,12 @@ def _is_dense(flags: Any) -> bool:
 def multiply(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> Array:
     """out = x @ w + beta * out."""
     _check(x, w, out)
-    (xp, gemm), real = _gemm(out), out.dtype.char
-    (n, k), m = x.shape, w.shape[1]
-    (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
+    xp, gemm = _gemm(out)
+    real = out.dtype.char
+    n, k = x.shape
+    m = w.shape[1]
+    flag_x, leading_x = layout(x)
+    flag_w, leading_w = layout(w)
     factors = w.data.ptr, leading_w, x.data.ptr, leading_x
     sizes = flag_w, flag_x, m, n, k
     arguments = (*sizes, ONE[real], *factors, beta[real], out.data.ptr, m)
@@ -135,14 +142,23 @@ def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -
         raise InvalidValueError(
             f"cuBLAS: x has strides {x.strides} for shape {x.shape}, expected no gaps between rows"
         )
-    (xp, gemm), real = _gemm(out), out.dtype.char
-    (k, m), (flag, leading), size = w.shape, layout(w), out.itemsize
-    from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
-    alpha_at, beta_at, x_row, out_row = ONE[real], beta[real], k * size, m * size
+    xp, gemm = _gemm(out)
+    real = out.dtype.char
+    k, m = w.shape
+    flag, leading = layout(w)
+    size = out.itemsize
+    from_x = x.data.ptr
+    to_out = out.data.ptr
+    w_at = w.data.ptr
+    alpha_at = ONE[real]
+    beta_at = beta[real]
+    x_row = k * size
+    out_row = m * size
     arrays = x, w, out
 
     def multiply(i: int, o: int, n: int) -> None:
-        x_at, out_at = from_x + i * x_row, to_out + o * out_row
+        x_at = from_x + i * x_row
+        out_at = to_out + o * out_row
         sizes = flag, NOT_TRANSPOSED, m, n, k
         arguments = (*sizes, alpha_at, w_at, leading, x_at, k, beta_at, out_at, m)
         _run(Product(xp, gemm, arguments, arrays))

@@ -155,7 +155,8 @@ def cause_of(
     properties: Mapping[str, Any] | None = None,
 ) -> Cause:
     """The likely cause of an error of CuPy's import, or of a device; `properties` if it is visible."""
-    runtime, names = cupy and cupy.cuda.runtime, packages()
+    runtime = cupy and cupy.cuda.runtime
+    names = packages()
     facts = Facts(
         error,
         names,
@@ -198,9 +199,9 @@ def version(number: int) -> str:
 def versions(cupy: ModuleType) -> str:
     """The CUDA that this CuPy was built for, and the CUDA that the driver supports."""
     runtime = cupy.cuda.runtime
-    built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+    driver = runtime.driverGetVersion()
     supports = f"a driver for CUDA {version(driver)}" if driver else "no NVIDIA driver"
-    return f"CUDA {version(built)}, {supports}"
+    return f"CUDA {version(runtime.runtimeGetVersion())}, {supports}"
 
 
 @functools.cache  # it reads the metadata of every installed package

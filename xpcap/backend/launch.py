@@ -59,8 +59,8 @@ class KernelLaunch(NamedTuple):
     def arguments(self, stream: int) -> tuple[int, ...]:
         """The arguments of the driver's launchKernel."""
         kernel, grid, parameters, _ = self
-        shape, address = (*grid, kernel.threads, 1, 1, 0), ctypes.addressof(parameters)
-        return kernel.address, *shape, stream, address, 0
+        shape = (*grid, kernel.threads, 1, 1, 0)
+        return kernel.address, *shape, stream, ctypes.addressof(parameters), 0
 
     def call(self) -> Callable[[], object]:
         """A function that launches it again, on this thread's current stream."""
@@ -93,11 +93,14 @@ class Kernel:
         threads: int = THREADS,
     ) -> None:
         self.threads = threads
-        self.name, self._function = name, module.get_function(name).kernel
+        self.name = name
+        self._function = module.get_function(name).kernel
         self.address: int = self._function.ptr
         self.launch_kernel: Callable[..., None] = xp.cuda.driver.launchKernel
         self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
-        self._device, self._array, self._parameters = device, xp.ndarray, types
+        self._device = device
+        self._array = xp.ndarray
+        self._parameters = types
         self._is_pointer = tuple(parameter.pointer for parameter in types)
         self._arrays = [
             (k, DTYPES[parameter.type]) for k, parameter in enumerate(types) if parameter.pointer
@@ -127,7 +130,8 @@ class Kernel:
 
     def check(self, args: Sequence[object]) -> None:
         """Raise TypeError or ValueError if an array does not fit its parameter."""
-        array, device = self._array, self._device
+        array = self._array
+        device = self._device
         for k, dtype in self._arrays:
             x: Any = args[k]
             fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)
@@ -144,9 +148,11 @@ class Kernel:
             elif x.dtype != dtype:
                 got = f"has dtype {x.dtype}"
             elif not x.flags.c_contiguous:
-                error, got = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
+                error = InvalidValueError
+                got = f"has strides {x.strides} for shape {x.shape}"
             elif x.data.device_id != self._device:
-                error, got = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
+                error = InvalidValueError
+                got = f"lies on CUDA device {x.data.device_id}"
             else:
                 continue
             return error(
@@ -227,8 +233,11 @@ class Kernels:
     """
 
     def __init__(self, package: str, constants: Mapping[str, int], threads: int = THREADS) -> None:
-        self._package, self.constants, self.threads = package, dict(constants), threads
-        self.source, self._like = functools.cache(self._source), functools.cache(self._find_like)
+        self._package = package
+        self.constants = dict(constants)
+        self.threads = threads
+        self.source = functools.cache(self._source)
+        self._like = functools.cache(self._find_like)
         # By CuPy, device (a module is loaded on the current one), name and dtype
         self._loaded: dict[tuple[ModuleType, int, str, str], Kernel] = {}
 

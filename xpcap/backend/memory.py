@@ -32,7 +32,9 @@ class Workspace:
     """
 
     def __init__(self, like: Array, count: int = 1, *, waiting: Waiting = nullcontext) -> None:
-        self._xp, self.dtype, self._prefix = get_array_module(like), like.dtype, ""
+        self._xp = get_array_module(like)
+        self.dtype = like.dtype
+        self._prefix = ""
         self._count = count
         self._arrays: dict[str, Array] | None = {}  # None: each array is new
         # The last view of each array: most are needed in the same shape again, and the host takes

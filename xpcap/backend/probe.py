@@ -118,7 +118,8 @@ def prove(cupy: ModuleType, device_name: str, plain: bool) -> None:
     if not cached:
         _announce_compiling(device_name)
     x = cupy.ones((8, 8), dtype="float32")
-    results, expected = [float((x * 2)[0, 0]), float(cupy.matmul(x, x)[0, 0])], [2.0, 8.0]
+    results = [float((x * 2)[0, 0]), float(cupy.matmul(x, x)[0, 0])]
+    expected = [2.0, 8.0]
     if plain:
         without_cub(cupy)
         results += [float(x.sum(axis=1)[0]), int(x.argmax(axis=1)[0])]
@@ -200,7 +201,9 @@ def cupy_status(device: int, plain: bool) -> BackendStatus:
     if reason := unsuited(cupy):
         return BackendStatus("cupy", False, cupy.__version__, (), reason, *cause_of(None, cupy))
     names: tuple[str, ...] = ()
-    properties, reason, cause = None, "", Cause()
+    properties = None
+    reason = ""
+    cause = Cause()
     try:
         names = device_names(cupy)
         if not names:

@@ -89,7 +89,8 @@ class Replay(Generic[T]):
         if self._key == key and self.nodes:
             self.repeats += 1
             if self._thread is not (thread := threading.current_thread()):
-                self._thread, self._calls = thread, [node.call() for node in self.nodes]
+                self._thread = thread
+                self._calls = [node.call() for node in self.nodes]
             for call in self._calls:
                 call()
             return cast("T", self._result)
@@ -97,7 +98,9 @@ class Replay(Generic[T]):
         with recording() as record:
             result = compute()
         if record.invalidated is None:
-            self._key, self._result, self.nodes = key, result, record.nodes
+            self._key = key
+            self._result = result
+            self.nodes = record.nodes
         else:
             self.refused = f"CuPy computes {record.invalidated}, which is not recorded"
         return result

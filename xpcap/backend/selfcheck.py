@@ -93,7 +93,9 @@ def computing(code: str) -> AbstractContextManager[None]:
 
 def _checked(key: tuple[str, ...], like: Array, compute: Callable[[], Results], runs: int) -> str:
     """Compare the two codes, and print the outcome; the code to go on with."""
-    (work, *_, device), failure, fast_results = key, None, list[dict[str, np.ndarray]]()
+    work, *_, device = key
+    failure = None
+    fast_results = list[dict[str, np.ndarray]]()
     try:
         fast_results += [_on_host(compute()) for _ in range(runs)]
     except MemoryError:

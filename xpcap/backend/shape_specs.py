@@ -65,7 +65,8 @@ class Axis(NamedTuple):
     def __str__(self) -> str:
         if not self.letter:
             return str(self.more)
-        factor, more = self.factor if self.factor > 1 else "", f"+{self.more}" * (self.more > 0)
+        factor = self.factor if self.factor > 1 else ""
+        more = f"+{self.more}" * (self.more > 0)
         return f"{factor}{self.letter}{more}" + f" > {self.above}" * (self.above >= 0)
 
     def size(self, sizes: Sizes) -> int:
@@ -263,9 +264,11 @@ class Spec:
         sizes : known sizes
         DataError : an array is missing or unknown, has another kind or shape, or is not finite
         """
-        names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
+        names = [entry.name for entry in self.entries]
+        sizes = dict(sizes or {})
         if set(arrays) != set(names):
-            missing, unknown = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+            missing = sorted(set(names) - set(arrays))
+            unknown = sorted(set(arrays) - set(names))
             faults = [f"lacks {', '.join(missing)}"] * bool(missing)
             faults += [f"holds {', '.join(unknown)[:200]}"] * bool(unknown)
             raise DataError(

@@ -143,7 +143,8 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     def __enter__(self) -> Self:
         if _active != self.name:  # another choice was made since
-            self._before, self._device = _active, _activate(self.name)
+            self._before = _active
+            self._device = _activate(self.name)
         return self
 
     def __exit__(self, *exc: object) -> None:

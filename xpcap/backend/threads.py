@@ -216,7 +216,8 @@ def parallel_map(work: Callable[[Item], Result], parts: Sequence[Item]) -> list[
         return [run(part) for part in parts]
     token = _in_part.set(True)
     futures: list[Future[Result]] = []
-    submit, context = _pool().submit, contextvars.copy_context
+    submit = _pool().submit
+    context = contextvars.copy_context
     try:
         futures.extend(submit(context().run, run, part) for part in parts[1:])
         first = run(parts[0])

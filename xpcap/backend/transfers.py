@@ -27,7 +27,9 @@ class Staging:
     """
 
     def __init__(self, xp: ModuleType, waiting: Waiting) -> None:
-        self._xp, self._waiting, self._next_slot = xp, waiting, 0
+        self._xp = xp
+        self._waiting = waiting
+        self._next_slot = 0
         self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
         # Pinned memory as bytes, and the event after its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
@@ -52,7 +54,8 @@ class Staging:
 
     def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
         """The next slot that no copy reads from, with room for `nbytes` bytes."""
-        k, self._next_slot = self._next_slot, (self._next_slot + 1) % AHEAD
+        k = self._next_slot
+        self._next_slot = (self._next_slot + 1) % AHEAD
         if k == len(self._slots):
             self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
         else:

@@ -97,8 +97,8 @@ class PictureCaptioner:
     _decoding: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        name, shape = self.encoder.name, self.encoder.shape
-        self.run.require_features(f"the encoder {name}", name, shape)
+        name = self.encoder.name
+        self.run.require_features(f"the encoder {name}", name, self.encoder.shape)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
@@ -467,7 +467,8 @@ def caption_chosen(
 
     The ranks of the current work share the pictures; each returns all captions.
     """
-    images, group = data.split(split).images, current().group
+    images = data.split(split).images
+    group = current().group
     shard = pictures[group.shard(len(pictures))]
     captions: list[PictureCaption] = []
     for start in bar(range(0, len(shard), SPLIT_BATCH), f"captioning {split}"):

@@ -30,7 +30,11 @@ from xpcap.runs.run import Run
 from xpcap.training.evaluate import teacher_forced
 from xpcap.training.objectives import SELF_CRITICAL
 
-OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"  # verdicts
+# Verdicts
+OK = "ok"
+CHECK = "check"
+BAD = "bad"
+UNKNOWN = "unknown"
 Limits = tuple[float, float]  # of CHECK and BAD; the second is smaller if small values are bad
 
 
@@ -73,7 +77,8 @@ class Case:
     def vocabulary_advice(self) -> str:
         """The end of an advice to add captions: options that enlarge the vocabulary, if any."""
         record = self.run.source.record
-        min_count, size = record.get("min_count"), record.get("vocabulary_size")
+        min_count = record.get("min_count")
+        size = record.get("vocabulary_size")
         if size is not None:
             return f", prepared with a larger `vocabulary_size` than {size}"
         if min_count == 1:
@@ -142,7 +147,9 @@ class Symptom:
 
     def diagnose(self, case: Case) -> Diagnosis:
         """Measure the symptom in a case and judge it. A value equal to a limit is within it."""
-        value, verdict, (check, bad) = None, UNKNOWN, self.limits
+        value = None
+        verdict = UNKNOWN
+        check, bad = self.limits
         try:
             value, meaning, advice, limits = self.measure(case)
             human = case.score(self.name)[1] if self.above_people else 0.0
@@ -175,7 +182,8 @@ def symptom(
     """Add a symptom to SYMPTOMS; the decorated function measures it and names it."""
 
     def add(measure: Measure) -> Measure:
-        name, limits = measure.__name__, (check, bad)
+        name = measure.__name__
+        limits = (check, bad)
         SYMPTOMS.append(Symptom(name, title, limits, measure, share, cause, above_people))
         return measure
 
@@ -192,7 +200,8 @@ def examine_run(
     DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         evaluation has other pictures than the data.
     """
-    dataset, split = run.data(data), evaluation.split
+    dataset = run.data(data)
+    split = evaluation.split
     images = dataset.split(split).images
     names = [images[i] for i in captioned(dataset, split).tolist()]
     if [caption.image for caption in evaluation.captions] != names:
@@ -400,7 +409,8 @@ def length(case: Case) -> Finding:
 )
 def unknown(case: Case) -> Finding:
     """Share of UNK in captions of at most 500 pictures, decoded with UNK allowed."""
-    split, vocabulary = case.scores.split, case.run.vocabulary
+    split = case.scores.split
+    vocabulary = case.run.vocabulary
     pictures = np.unique(case.encoded.split(split).image_idxs)
     features = case.encoded.features(split, pictures[evenly_spaced(len(pictures), 500)])
     forbid = (vocabulary.null, vocabulary.start)
@@ -477,7 +487,8 @@ def overfitting(case: Case) -> Finding:
         raise UnmeasurableError(
             "history.jsonl has fewer than two epochs with a validation loss to compare."
         )
-    best, last = min(records, key=lambda record: record["val_loss"]), records[-1]
+    best = min(records, key=lambda record: record["val_loss"])
+    last = records[-1]
     (best_train, best_val), (last_train, last_val) = (
         (record["train_loss"], record["val_loss"]) for record in (best, last)
     )

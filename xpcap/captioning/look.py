@@ -21,7 +21,8 @@ from xpcap.runs.run import Run
 # Colours from the lowest value to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
 SIGNED = ((128, 48, 0), (232, 150, 80), (255, 255, 255), (122, 171, 221), (16, 56, 118))
-STEP_WIDTH, MIN_HEIGHT = 20, 256  # pixels of a time step, and of all units
+STEP_WIDTH = 20  # pixels
+MIN_HEIGHT = 256  # pixels of all units
 TOP_WORDS = 5  # shown at each time step
 
 
@@ -67,7 +68,9 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
     DataError : the picture cannot be read, or the encoder of the run's features is unknown.
         OptionError : the caption has no words, or more than the run's limit.
     """
-    vocabulary, max_words, words = run.vocabulary, run.config.max_words, list[str]()
+    vocabulary = run.vocabulary
+    max_words = run.config.max_words
+    words = list[str]()
     if caption is not None:
         words = tokenize(caption)
         if not 1 <= len(words) <= max_words:
@@ -88,9 +91,9 @@ def look_inside(run: Run, picture: str | Path, *, caption: str | None = None) ->
         (decoded,) = run.decoder()([str(picture)], features)
         words = list(decoded.words)
     ids = vocabulary.encode_words([words], max(1, len(words)))[:, : len(words) + 2]
-    model, seed = run.model, run.config.recipe.seed
+    model = run.model
     untrained = CaptioningRNN.from_config(
-        model.config, model.word_to_idx, dtype=model.dtype, seed=seed
+        model.config, model.word_to_idx, dtype=model.dtype, seed=run.config.recipe.seed
     )
     return TracedCaption(
         run,
@@ -119,16 +122,17 @@ def look_page(inside: TracedCaption) -> bytes:
 
     ValueError : the picture is not uint8 of shape (h, w, 3).
     """
-    trace, gated = inside.trace, _gated(inside)
+    trace = inside.trace
+    gated = _gated(inside)
     shares = {"this run": gradient_sizes(trace), "untrained": gradient_sizes(inside.untrained)}
     caption = detokenize(inside.words) or NOTHING
     config = inside.run.model.config
-    H, cell = config.hidden, config.cell.upper()
+    H = config.hidden
     return render(
         "look.html",
         title=f"Inside the cell of {inside.run.name}",
         summary=f"“{caption}”: {'a given' if inside.is_given else 'the'} caption of {inside.name}, word"
-        f" by word in the {H} units of this {cell}.",
+        f" by word in the {H} units of this {config.cell.upper()}.",
         name=inside.name,
         image=embed(inside.name, inside.picture),
         steps=_steps(inside),
@@ -155,13 +159,15 @@ def percent(share: float) -> str:
 
 def _steps(inside: TracedCaption) -> list[dict[str, object]]:
     """For each time step the word read, the next word, and the likeliest words."""
-    names, steps = inside.run.vocabulary.idx_to_word, []
+    names = inside.run.vocabulary.idx_to_word
+    steps = []
     for read, target, log_p in zip(
         inside.ids[:-1], inside.ids[1:], inside.trace.log_probabilities[0], strict=True
     ):
         order = np.argsort(-log_p, kind="stable").tolist()
         p = np.minimum(np.exp(log_p.astype(np.float64)), 1)
-        top, position = order[:TOP_WORDS], order.index(target) + 1
+        top = order[:TOP_WORDS]
+        position = order.index(target) + 1
         rows = [(names[i], p[i], i == target, "") for i in top]
         if target not in top:
             rows.append((names[target], p[target], True, f", number {position:,}"))
@@ -184,7 +190,8 @@ def _gated(inside: TracedCaption) -> GatedState | None:
 
 def _heatmaps(inside: TracedCaption, gated: GatedState | None) -> list[dict[str, object]]:
     """Heatmaps of the gates and states, the output last; units sorted by their mean gate or state."""
-    trace, meanings = inside.trace, inside.run.model.config.recurrent.meanings
+    trace = inside.trace
+    meanings = inside.run.model.config.recurrent.meanings
     words = [inside.run.vocabulary.idx_to_word[i] for i in inside.ids]
     states = [(name, state[0, 1:]) for name, state in trace.states.items()]
     sorted_by = states[0][1] if gated is None else gated.values
@@ -219,7 +226,8 @@ def _heatmap(
 
 def _range(values: np.ndarray) -> tuple[float, float]:
     """The values of the first and the last colour; those of a few units may lie outside."""
-    lowest, highest = float(values.min()), float(values.max())
+    lowest = float(values.min())
+    highest = float(values.max())
     if lowest >= 0 and highest <= 1:
         return 0.0, 1.0
     if max(-lowest, highest) <= 1:

@@ -37,7 +37,8 @@ from xpcap.runs.folder import (
 from xpcap.runs.run import Run, provenance_text
 
 MODEL_CARD = "README.md"
-MAX_LENGTH, MAX_FILES = 200, 20  # characters of a name, and caption files, that are shown
+MAX_LENGTH = 200  # characters of a name that are shown
+MAX_FILES = 20  # caption files that are shown
 FILES = {  # files of a run folder, and their content in Markdown
     BEST: "the parameters of the best epoch, and its record",
     CONFIG: "options, versions, and the paths of data and pictures on the machine that trained",
@@ -206,7 +207,8 @@ def _scores(run: Run, scores: Scores | None) -> Iterator[str]:
 
 
 def _data(run: Run, data: CaptionData) -> Iterator[str]:
-    source, name = run.source, code(run.config.data.name)
+    source = run.source
+    name = code(run.config.data.name)
     listed = source.record.get("captions")
     files = [str(file) for file in listed] if isinstance(listed, list) else []
     more = f" and {len(files) - MAX_FILES} more" if len(files) > MAX_FILES else ""

@@ -55,7 +55,8 @@ class Output:
     needs_only_texts: ClassVar[bool] = False  # it uses only the texts of captions
 
     def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
-        self.path, self.best = path or Path(), best
+        self.path = path or Path()
+        self.best = best
         self.wants |= {
             name for name, asked in (("n_best", best > 1), ("explanation", explain)) if asked
         }
@@ -73,7 +74,8 @@ class Output:
 
         captioner : `Run.signature` of the run; empty without a GrowingFile among the outputs
         """
-        self.run, self.captioner = run, captioner
+        self.run = run
+        self.captioner = captioner
 
     def add(self, caption: PictureCaption) -> None:
         """Receive a caption; OPTIONAL fields are filled if the output wants them."""
@@ -105,7 +107,8 @@ def deliver(
 
     Returns the number of captions, and the pictures without one.
     """
-    captions, skipped = 0, list[Skipped]()
+    captions = 0
+    skipped = list[Skipped]()
     with contextlib.ExitStack() as stack:
         for output in outputs:
             stack.enter_context(output)
@@ -355,7 +358,8 @@ class GrowingFile(Output):
         A picture then has one row, however its path is typed.
         """
         if self.names_are_paths and not scheme_of(name):
-            path, folder = Path(name), self.path.parent.resolve()
+            path = Path(name)
+            folder = self.path.parent.resolve()
             with contextlib.suppress(ValueError):  # on another drive of Windows
                 path = Path(os.path.relpath(path.parent.resolve() / path.name, folder))
             name = path.as_posix()
@@ -403,7 +407,8 @@ class GrowingFile(Output):
         finally:
             self._log.close()
         if isinstance(error, KeyboardInterrupt | OSError):
-            done, count = len(self._names & self.rows.keys()), len(self._names)
+            done = len(self._names & self.rows.keys())
+            count = len(self._names)
             error.add_note(
                 f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
             )
@@ -421,7 +426,8 @@ class CsvTable(GrowingFile):
     a spreadsheet has saved the file with another delimiter, that one is used.
     """
 
-    flag, suffix = "--csv", ".csv"
+    flag = "--csv"
+    suffix = ".csv"
     help = (
         "Write a table with one row per picture instead of printing. Pictures in an existing table"
         " are skipped."
@@ -442,7 +448,9 @@ class CsvTable(GrowingFile):
 class JsonLines(GrowingFile):
     """A file with one JSON object per line, with the fields of a `CsvTable`."""
 
-    flag, suffix, start = "--jsonl", ".jsonl", '{"picture": "'
+    flag = "--jsonl"
+    suffix = ".jsonl"
+    start = '{"picture": "'
     help = (
         "Write a line with a JSON object per picture instead of printing. Pictures in an existing"
         " file are skipped."
@@ -512,7 +520,8 @@ def _has_text(path: Path, text: str) -> bool:
 class Page(NewFile):
     """A page of the pictures and their captions."""
 
-    flag, suffix = "--html", ".html"
+    flag = "--html"
+    suffix = ".html"
     help = "Also write an HTML page of pictures and captions; never overwrites a file."
     wants = frozenset(OPTIONAL)
 
@@ -527,7 +536,8 @@ class Page(NewFile):
 class Png(NewFile):
     """One PNG of the first pictures and their captions."""
 
-    flag, suffix = "--png", ".png"
+    flag = "--png"
+    suffix = ".png"
     help = f"Also draw up to {DRAWN} captioned pictures in one PNG; never overwrites a file."
     wants = frozenset({"picture"})
     _drawn = 0
@@ -543,7 +553,9 @@ class Png(NewFile):
         return caption_png(self.captions)
 
     def close(self) -> str:
-        line, count, drawn = super().close(), len(self.captions), self._drawn
+        line = super().close()
+        count = len(self.captions)
+        drawn = self._drawn
         if drawn == count:
             return line
         if drawn < DRAWN:

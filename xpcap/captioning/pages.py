@@ -38,14 +38,18 @@ from xpcap.runs.run import Run, default_policy, provenance_text
 from xpcap.training.state import Record
 
 PAGE = "index.html"
-FIRST_SHOWN, SHOWN = 4, 9  # pictures at the top of a run's page, and in each gallery
+FIRST_SHOWN = 4  # pictures at the top of a run's page
+SHOWN = 9  # pictures in each gallery
 BEAM = 5  # width of the beam whose hypotheses are shown
 DRAWN = 60  # limit of pictures in a PNG: twenty rows of three
 SCORE_NAME = "sentence BLEU-4"
-SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of their long side
+SIMILAR = 5  # training photos that explain a caption
+SMALL = 96  # pixels of their long side
 OVERLAP = 2  # displayed pixels of the area that the mask covers, to hide a bright seam
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
-MAX_WORDS, MAX_REFERENCES, MAX_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
+MAX_WORDS = 200  # shown of a caption
+MAX_REFERENCES = 50  # shown of a picture
+MAX_ROWS = 1000  # shown of a table
 MAX_HYPOTHESES = 20  # shown of a beam
 # Parts of a picture's card; the first gallery that has one explains it in a sentence
 EXPLAINED = "words", "references", "attention", "reasons", "hypotheses"
@@ -83,7 +87,8 @@ def write_run_page(
     is the data set of the scores.
     """
     find_picture = picture_finder(run, run.source)
-    opening, scored = None, ""
+    opening = None
+    scored = ""
     if evaluation:
         scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
         captions = [replace(caption, n_best=()) for caption in evaluation.spread(count=FIRST_SHOWN)]
@@ -281,7 +286,8 @@ def render_page(
         explained.extend(new)
         return {"title": gallery.title, "about": gallery.about, "cards": cards, "new": new}
 
-    first, rest = show(opening) if opening else None, list(map(show, galleries))
+    first = show(opening) if opening else None
+    rest = list(map(show, galleries))
     return render(
         "page.html",
         title=title,
@@ -303,7 +309,8 @@ def render_page(
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row with the number of the rest."""
-    first, rest = list(rows[:MAX_ROWS]), len(rows) - MAX_ROWS
+    first = list(rows[:MAX_ROWS])
+    rest = len(rows) - MAX_ROWS
     if rest > 0:
         more = f"{rest:,} more", "not shown", "", "", "", ""
         first.append(more[: len(rows[0])])
@@ -317,13 +324,15 @@ class _Album:
     """Numbered photos; each is read and stored once, though several cards may show it."""
 
     def __init__(self, find: PictureFinder) -> None:
-        self._find, self._numbers = find, dict[str, int | None]()
+        self._find = find
+        self._numbers = dict[str, int | None]()
         self.photos: list[Embedded] = []
 
     def number(self, name: str) -> int | None:
         """The number of a photo; None: it was not found."""
         if name not in self._numbers:
-            photo, self._numbers[name] = self._find(name), None
+            photo = self._find(name)
+            self._numbers[name] = None
             if photo is not None:
                 self._numbers[name] = len(self.photos)
                 self.photos.append(embed(name, photo, SMALL))
@@ -414,7 +423,8 @@ def _overlays(
         words[:MAX_WORDS], weights.reshape(-1, side, side), strict=False
     ):
         row, column, weight = heaviest(region_weights)
-        black, alpha = Image.new("L", (side, side)), Image.fromarray(overlay_alpha(region_weights))
+        black = Image.new("L", (side, side))
+        alpha = Image.fromarray(overlay_alpha(region_weights))
         uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
         shown.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
     return {"words": shown, "dimmest": DIMMEST, **_boxes(caption.area, image)}
@@ -422,8 +432,10 @@ def _overlays(
 
 def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
     top, left, bottom, right = astuple(area)
-    x, y = left * image.width, top * image.height
-    width, height = (right - left) * image.width, (bottom - top) * image.height
+    x = left * image.width
+    y = top * image.height
+    width = (right - left) * image.width
+    height = (bottom - top) * image.height
     hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
     boxes = {"box": (x, y, width, height), "hole": () if area == WHOLE_PICTURE else hole}
     return {name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}
@@ -434,7 +446,8 @@ def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
 
 def _epochs(history: History) -> dict[str, Any]:
     """The history as a table of text; a long history shows every second, third, ... epoch."""
-    every, last = -(-len(history) // MAX_ROWS), len(history) - 1
+    every = -(-len(history) // MAX_ROWS)
+    last = len(history) - 1
     shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]
     columns = {key: column for key, column in COLUMNS.items() if points(shown, key)}
     rows = [

@@ -180,7 +180,9 @@ class Scores:
 
     def headline(self) -> list[Row]:
         """At most three scores, without intervals and protocols."""
-        values, human, metrics = self.scores, self.human_scores, self.metrics
+        values = self.scores
+        human = self.human_scores
+        metrics = self.metrics
         names = [next((name for name in group if name in metrics), "") for group in HEADLINE]
         return [
             Row(
@@ -274,7 +276,8 @@ class Comparison:
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(name, ours, theirs, difference, interval or "") of each score, for tables."""
-        ours, theirs = self.ours.scores, self.theirs.scores
+        ours = self.ours.scores
+        theirs = self.theirs.scores
         return [
             (
                 name,
@@ -313,7 +316,9 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             " their order, expected the same pictures; trained on different files? evaluate both on"
             " the same `data`"
         )
-    our_scores, their_scores, left_out = ours.scores, theirs.scores, dict[str, str]()
+    our_scores = ours.scores
+    their_scores = theirs.scores
+    left_out = dict[str, str]()
     unequal = [name for name in BASES if ours.bases.get(name) != theirs.bases.get(name)]
     for name, metric in (theirs.metrics | ours.metrics).items():
         if bases := [base for base in unequal if base in metric.depends_on]:
@@ -370,8 +375,7 @@ def score_captions(
         PictureCaption(name, captions[name], [], references, words=tokenise(captions[name]))
         for name, references in zip(names, data.references(split).values(), strict=True)
     ]
-    words, known = data.words(split), data.vocabulary
-    scores = _scores(data, split, words, scored, known, metrics)
+    scores = _scores(data, split, data.words(split), scored, data.vocabulary, metrics)
     return replace(scores, seconds=time.perf_counter() - start)
 
 
@@ -396,8 +400,8 @@ def _scores(
     """
     references = list(data.reference_words(split, words).values())
     hypotheses = [caption.words for caption in captions]
-    text, pictures = data.split(split).text, data.split(split).image_idxs
-    _, firsts = np.unique(pictures, return_index=True)
+    text = data.split(split).text
+    _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # where <UNK> counts as a word
     different = [list(map(list, dict.fromkeys(map(tuple, captions)))) for captions in references]
     several = [captions for captions in different if len(captions) > 1]
@@ -518,7 +522,8 @@ def _scored(
             for captions in references
         ]
     scored: object = metric.score(references, hypotheses)
-    name, n = f"`score` of {metric.title!r}", len(hypotheses)
+    name = f"`score` of {metric.title!r}"
+    n = len(hypotheses)
     if not isinstance(scored, Scored):
         raise InvalidTypeError(
             f"{name} returned a {type(scored).__name__}, expected a Scored; `averaged` in"
@@ -584,7 +589,8 @@ def evaluate_run(
     """
     start = time.perf_counter()
     dataset = run.data(data)
-    words, pictures = dataset.words(split), captioned(dataset, split)
+    words = dataset.words(split)
+    pictures = captioned(dataset, split)
     encoded = dataset.encoded_with(run.vocabulary, split, words)
     decoder = run.decoder(policy)
     with work(group=group, progress=progress) as group:

@@ -154,7 +154,8 @@ def _caption_split(
     run: Run, data: Path | None, split: str, count: int, outputs: list[Output], policy: Policy
 ) -> Iterator[PictureCaption]:
     """Begin the outputs, and caption those pictures of a split that they do not have yet."""
-    dataset, wanted = run.data(data), wanted_fields(outputs)
+    dataset = run.data(data)
+    wanted = wanted_fields(outputs)
     pictures = captioned(dataset, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = dataset.split(split).images

@@ -60,7 +60,8 @@ class Decoding:
             "max_length": run.config.max_words,
             "forbid": [self._id(run, word) for word in self.options.get("forbid", ())],
         }
-        beam, sampling = self._select(BEAM_OPTIONS), self._select(SAMPLING_OPTIONS)
+        beam = self._select(BEAM_OPTIONS)
+        sampling = self._select(SAMPLING_OPTIONS)
         greedy = bool(self.options.get("greedy"))
         if "width" in beam:
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)

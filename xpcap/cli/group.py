@@ -179,7 +179,8 @@ class Commands(click.Group):
 
 def _file_message(error: OSError) -> str:
     """The message of a file that cannot be read or written, with a remedy."""
-    file, reason = os.fsdecode(error.filename or ""), error.strerror or str(error)
+    file = os.fsdecode(error.filename or "")
+    reason = error.strerror or str(error)
     if error.errno not in NO_ROOM:
         advice = "expected a file that can be read or written; check the path and its permissions"
         advice += f"; {_state(error)}" if hasattr(error, "__notes__") else ""

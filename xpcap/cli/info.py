@@ -55,7 +55,8 @@ def _print_machine(as_json: bool) -> None:
         "cores": os.cpu_count(),
         "code": current_code(),
     }
-    status, ranks = backend_status(), _ranks(group)
+    status = backend_status()
+    ranks = _ranks(group)
     without_kernels = DeviceOps.without_kernels()
     without_kernels += [
         f"steps of cell {name}" for name, cell in CELLS.items() if not has_kernels(cell)
@@ -99,8 +100,9 @@ def _ranks(group: Group) -> dict[str, Any]:
     """The number of ranks and their libraries; empty for a single process."""
     if not isinstance(group, MPIGroup):
         return {}
-    has_gpu = backend_status()["cupy"].usable
-    library = (NCCL.name if import_nccl() else Staged.name) if has_gpu else None
+    library = None
+    if backend_status()["cupy"].usable:
+        library = NCCL.name if import_nccl() else Staged.name
     return {
         "ranks": group.size,
         "machines": len(set(group.hosts)),

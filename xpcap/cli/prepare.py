@@ -127,7 +127,8 @@ def _describe(
     for name, split in data.splits.items():
         if split.views > 1:
             click.echo(f"{escape_control(name)}: each picture also as its mirror image")
-    cut, unknown = data.source.record["cut"], data.source.record["unknown"]
+    cut = data.source.record["cut"]
+    unknown = data.source.record["unknown"]
     for name in data.splits:
         click.echo(
             f"{escape_control(name)}: {counted(cut[name], 'caption')} cut,"

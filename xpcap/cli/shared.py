@@ -112,7 +112,8 @@ def field_options(
 
     def add(command: Function) -> Function:
         for name, option in reversed([*options.items()]):
-            flag, default = flags[name], default_text(name, option)
+            flag = flags[name]
+            default = default_text(name, option)
             # Shells complete the type PATH
             kind = PATH if isinstance(option.kind, Location) else Value(option.kind)
             details = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))

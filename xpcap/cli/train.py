@@ -168,9 +168,11 @@ def _refuse_captions(data: Path | None) -> None:
     file_type = type_of_file(head)
     if not head or (file_type.family != "spreadsheet" if file_type else b"\0" in head):
         return
-    content, table = "text, such as a table of captions", data
+    content = "text, such as a table of captions"
+    table = data
     if file_type:
-        content, table = f"{file_type.name}: save it as CSV UTF-8 first", data.with_suffix(".csv")
+        content = f"{file_type.name}: save it as CSV UTF-8 first"
+        table = data.with_suffix(".csv")
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
@@ -188,14 +190,16 @@ class Progress(EpochLines):
     """
 
     def __init__(self, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._verbose, self._clock = verbose, clock
+        self._verbose = verbose
+        self._clock = clock
         self.out: Path | None = None  # known once training begins
         self.code = current_code()
         self._first: tuple[int, float] | None = None  # first step, and the time at its end
         self._estimated = False
 
     def stage(self, options: Recipe) -> None:
-        self._options, self.out = options, Path(options.out or "")
+        self._options = options
+        self.out = Path(options.out or "")
         if self._verbose:
             shown = dataclasses.asdict(self._options)
             shown |= {"data": options.data or "generated"}
@@ -206,7 +210,8 @@ class Progress(EpochLines):
 
     def begin(self, solver: CaptioningSolver) -> None:
         self.code = solver.code
-        options, start = self._options, solver.start or {}
+        options = self._options
+        start = solver.start or {}
         if solver.iteration:
             say(
                 f"resuming after iteration {solver.iteration}; {solver.epoch} of"
@@ -214,7 +219,8 @@ class Progress(EpochLines):
             )
         if solver.finished:
             return
-        train, config = solver.data.split("train"), solver.model.config
+        train = solver.data.split("train")
+        config = solver.model.config
         score = f"CIDEr {start['val_cider']:.3f} on val" if "val_cider" in start else ""
         if options.objective == SELF_CRITICAL and options.start is None:
             say(
@@ -222,7 +228,8 @@ class Progress(EpochLines):
                 f" {counted(len(train.images), 'picture')}{score and f', from {score}'}"
             )
             return
-        words, ranks = len(solver.data.vocabulary) - len(SPECIAL), current().group.size
+        words = len(solver.data.vocabulary) - len(SPECIAL)
+        ranks = current().group.size
         say(
             f"training {cell_title(config.cell)} of {config.hidden:,} units on"
             f" {counted(len(train.images), 'picture')} with"
@@ -270,7 +277,8 @@ class Progress(EpochLines):
 
     def _print_estimate(self, solver: CaptioningSolver, steps: int, seconds: float) -> None:
         """Print the number of steps, and the remaining time if `steps` take so many `seconds`."""
-        self._estimated, epochs = True, solver.num_epochs
+        self._estimated = True
+        epochs = solver.num_epochs
         line = f"{counted(epochs, 'epoch')} of {counted(solver.steps_per_epoch, 'step')}"
         if remaining := epochs * solver.steps_per_epoch - solver.iteration:
             line += (

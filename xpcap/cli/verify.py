@@ -138,13 +138,15 @@ def verify(
     modules = tuple(dict.fromkeys(expect.split(","))) if expect is not None else HANDED_IN
     grader = functools.partial(grade, seed=seed, seconds=seconds, memory=memory)
     if whole_class is not None:
-        entries, writer = _entries(whole_class), csv.writer(sys.stdout, lineterminator="\n")
+        entries = _entries(whole_class)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(results.HEADS)
         for entry in entries:
             try:
                 points, wrong = results.class_cells(grader(entry, expect=modules))
             except DataError as error:
-                points, wrong = "0", f"the submission {without_subject(error, entry)}"
+                points = "0"
+                wrong = f"the submission {without_subject(error, entry)}"
             student = entry.stem if entry.is_file() else entry.name
             writer.writerow(map(escape_control, (student, points, wrong)))
             sys.stdout.flush()
@@ -182,7 +184,8 @@ def _print_report(report: Report, as_json: bool) -> None:
     click.echo(COLUMNS.format("function", "pass", "where", "kind"))
     previous = ""
     for result in report.results:
-        name, passed = result.function, "yes" if result.passed else "NO"
+        name = result.function
+        passed = "yes" if result.passed else "NO"
         _print_result(("", "") if name == previous else (name, passed), result)
         previous = name
     click.echo(results.summary(report))
@@ -192,9 +195,13 @@ def _print_result(cells: tuple[str, str], result: Result) -> None:
     """Print a row of a grading's table, and below it the advice."""
     where = escape_control(result.where)
     line = results.LINE.fullmatch(where)
-    cell = f"line {line[1]}" if line else escape_control(where, MAX_WHERE)
+    if line:
+        cell = f"line {line[1]}"
+        remainder = line[2]
+    else:
+        cell = escape_control(where, MAX_WHERE)
+        remainder = where if cell != where else ""
     click.echo(COLUMNS.format(*cells, cell, escape_control(result.kind)).rstrip())
-    remainder = line[2] if line else where if cell != where else ""
     for is_code, text in [(False, remainder)] * bool(remainder) + results.blocks(result.advice):
         for paragraph in text.split("\n"):
             paragraph = escape_control(paragraph, results.MAX_TEXT)

@@ -19,7 +19,9 @@ from xpcap.errors import DataError
 from xpcap.files.read_write import new_folder, require_new_file
 from xpcap.progress import say
 
-TRAIN, VAL = 2000, 200  # pictures, so that 50 sampled captions rarely share one
+# Pictures, so that 50 sampled captions rarely share one
+TRAIN = 2000
+VAL = 200
 MAX_WORDS = 15  # of a caption, as in the course
 COMPONENTS = 512  # of the PCA of a feature, as in the course
 # Scaled features have a deviation of about 1. The course's notebook overfits 50 captions to a loss below 0.1 at

@@ -114,7 +114,8 @@ def with_blanks(source: str, blank: Collection[str]) -> str:
     lines = source.splitlines()
     for name, node in reversed(list(functions(source))):
         if name in blank:
-            first, body = node.body[0], _blank(name, ast.get_docstring(node) or "")
+            first = node.body[0]
+            body = _blank(name, ast.get_docstring(node) or "")
             body = textwrap.indent(body, " " * first.col_offset)
             lines[first.lineno - 1 : node.end_lineno] = [
                 line.rstrip() for line in body.splitlines()
@@ -158,10 +159,12 @@ def _blank(name: str, docstring: str) -> str:
     )
     meanings = {**sections()["arrays"].arrays, **section.arrays}
     if row.forward:
-        arguments["cache"], meanings["cache"] = "()", f"what {row.forward} put into it"
+        arguments["cache"] = "()"
+        meanings["cache"] = f"what {row.forward} put into it"
     elif row.module == "rnn_layers":
         backward = name.replace("_forward", "_backward")
-        results["cache"], meanings["cache"] = "()", f"what {backward} will read"
+        results["cache"] = "()"
+        meanings["cache"] = f"what {backward} will read"
     listed = (
         "\n".join(
             f"- {key} {shape}".removesuffix(" ()")

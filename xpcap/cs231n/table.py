@@ -168,7 +168,8 @@ def source(module: str, package: str) -> str:
 
 def part(module: str, names: Iterable[str]) -> str:
     """The source of these functions of a reference module; they need only NumPy."""
-    text, chosen = source(module, PACKAGE), set(names)
+    text = source(module, PACKAGE)
+    chosen = set(names)
     sources = [
         ast.get_source_segment(text, node)
         for node in ast.parse(text).body

@@ -14,7 +14,8 @@ from xpcap.files.json_text import check_json, read_json
 from xpcap.files.read_write import read_text
 from xpcap.options import Flag
 
-CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
+CAPTIONS = "coco2014_captions.h5"
+VOCABULARY = "coco2014_vocab.json"
 SPLITS = ("train", "val")
 ARRAYS = ("captions", "image_idxs", "features")  # of each split
 MAX_TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
@@ -177,7 +178,8 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
-        arrays[f"{name}_captions"], arrays[f"{name}_image_idxs"] = split.captions, split.image_idxs
+        arrays[f"{name}_captions"] = split.captions
+        arrays[f"{name}_image_idxs"] = split.image_idxs
         arrays[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
         arrays[f"{name}_urls"] = np.array(split.images, dtype=str)
     words = data.vocabulary
@@ -236,7 +238,8 @@ def _require_agreement(source: object, data: Mapping[str, Any], names: Iterable[
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
     stored = data.get("word_to_idx", ids)
     if odd := [word for word, i in stored.items() if i != ids.get(word)]:
-        word, i = odd[0], ids.get(odd[0])
+        word = odd[0]
+        i = ids.get(odd[0])
         listed = "lacks the word" if i is None else f"gives it {i}"
         raise DataError(
             f"{source}: word_to_idx gives {word!r} the id {stored[word]}, but idx_to_word {listed},"

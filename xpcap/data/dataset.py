@@ -438,8 +438,9 @@ def check_data(source: object, data: CaptionData, start: bool = True) -> None:
 
 def _check_split(source: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
     arrays = {entry.name: getattr(split, entry.name) for entry in SPLIT.entries}
-    n, m, rows = SPLIT.check_file(source, arrays)["n"], len(split.images), len(split.features)
-    if rows != split.views * m:
+    n = SPLIT.check_file(source, arrays)["n"]
+    m = len(split.images)
+    if len(split.features) != split.views * m:
         count = "one row" if split.views == 1 else f"{split.views} views"
         raise DataError(
             f"{source}: features have shape {split.features.shape}, expected {count} for each of"

@@ -38,9 +38,12 @@ class LazyRows:
     """Lazy rows: rows `numbers` (n,) of a row source, mapped by `then` when they are read."""
 
     def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
-        self._rows, self._numbers, self._then = rows, numbers, then
+        self._rows = rows
+        self._numbers = numbers
+        self._then = then
         like = self[:1]
-        self.shape, self.dtype = (len(numbers), *like.shape[1:]), like.dtype
+        self.shape = (len(numbers), *like.shape[1:])
+        self.dtype = like.dtype
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -81,7 +84,8 @@ def row_digests(rows: RowSource) -> list[bytes]:
 
 SCALINGS = ("standardize", "none")
 # Largest block of a sum, in elements and rows; other sizes round the sum differently
-FIT_NUMBERS, FIT_ROWS = 3 << 22, 4096
+FIT_NUMBERS = 3 << 22
+FIT_ROWS = 4096
 SCALE_NUMBERS = 1 << 17  # numbers of a block that is scaled, which fit in the cache
 
 
@@ -96,7 +100,8 @@ class FeatureScaling(NamedTuple):
 
         ValueError : mean and scale are not both (D,), or None.
         """
-        wanted, shapes = features.shape[-1:], [getattr(x, "shape", None) for x in self]
+        wanted = features.shape[-1:]
+        shapes = [getattr(x, "shape", None) for x in self]
         if shapes not in ([wanted, wanted], [None, None]):
             raise InvalidValueError(
                 f"mean and scale have shapes {' and '.join(map(str, shapes))}, expected {wanted}"
@@ -152,9 +157,11 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         raise InvalidValueError(
             "features have no row, expected at least one; an empty train split?"
         )
-    D, count = shape[-1], m * math.prod(shape[:-1])
+    D = shape[-1]
+    count = m * math.prod(shape[:-1])
     numbers = min(FIT_NUMBERS, FIT_ROWS * math.prod(shape))
-    total, squares = np.zeros(D), np.zeros(D)
+    total = np.zeros(D)
+    squares = np.zeros(D)
     for rows, block in blocks(features, numbers):
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
             raise InvalidValueError(

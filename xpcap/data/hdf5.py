@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import h5py
 
 # An array may have RATIO times the bytes of its file, plus SPARE; gzip compresses by up to 1,032
-RATIO, SPARE = 1100, 2**18
+RATIO = 1100
+SPARE = 2**18
 # gzip, since lzf does not always write the same bytes
 GZIP: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
 
@@ -147,10 +148,11 @@ def _write(path: Path, data: CaptionData) -> None:
         file[HEADER] = _json_bytes(facts)
         for name, split in data.splits.items():
             group = file.create_group(name)
-            group["captions"], group["image_idxs"] = split.captions, split.image_idxs
-            shape, dtype = split.features.shape, split.features.dtype
+            group["captions"] = split.captions
+            group["image_idxs"] = split.image_idxs
+            dtype = split.features.dtype
             packing = GZIP if _mostly_zero(split.features) else {}
-            features = group.create_dataset("features", shape, dtype, **packing)
+            features = group.create_dataset("features", split.features.shape, dtype, **packing)
             for where, rows in blocks(split.features):
                 features[where] = rows
             group["images"] = _json_bytes(list(split.images))
@@ -280,11 +282,11 @@ def fingerprint_of(data: CaptionData) -> str:
 
     If features do not fit in memory, it covers evenly spaced rows, since every opening computes it.
     """
-    words, encoder = data.vocabulary.idx_to_word, data.source.encoder
-    digest = hashlib.sha256(json.dumps([words, encoder]).encode())
+    digest = hashlib.sha256(json.dumps([data.vocabulary.idx_to_word, data.source.encoder]).encode())
     is_complete = _fit(split.features for split in data.splits.values())
     for name in sorted(data.splits):
-        split, rows = data.splits[name], data.splits[name].features
+        split = data.splits[name]
+        rows = data.splits[name].features
         digest.update(f"{name} {split.views} {rows.shape} {rows.dtype}".encode())
         if not is_complete:
             count = max(1, STAMPED // (math.prod(rows.shape[1:]) * rows.dtype.itemsize))

@@ -22,7 +22,8 @@ class BatchLoader:
     """
 
     def __init__(self, data: CaptionData, like: Array) -> None:
-        self._data, self._like = data, like
+        self._data = data
+        self._like = like
         self._tables: dict[str, Array | None] = {}
 
     def split(self, name: str) -> Split:
@@ -42,7 +43,8 @@ class BatchLoader:
         views : array (N,), int; each caption's view of its picture. None: the pictures as they are
         shard : array (n,), int; the captions of the batch whose features to load. None: all
         """
-        split, table = self.split(name), self._table(name)
+        split = self.split(name)
+        table = self._table(name)
         pictures = split.image_idxs[captions]
         rows = pictures if views is None else views * len(split.images) + pictures
         rows = rows if shard is None else rows[shard]

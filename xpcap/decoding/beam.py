@@ -136,17 +136,24 @@ class Search:
     """The StepFunction of a beam, for N pictures."""
 
     def __init__(self, beam: Beam, N: int, null: int, memory: Workspace) -> None:
-        self._beam, self._N, self._null, self._memory = beam, N, null, memory
+        self._beam = beam
+        self._N = N
+        self._null = null
+        self._memory = memory
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
-        ops, xp = get_ops(scores), get_array_module(scores)
-        size, groups = self._beam.size, self._beam.groups
-        n, beams = len(scores), slots // size
+        ops = get_ops(scores)
+        xp = get_array_module(scores)
+        size = self._beam.size
+        groups = self._beam.groups
+        n = len(scores)
+        beams = slots // size
         first_step = totals is None
         if totals is None:  # every group starts from the picture's only hypothesis
             if groups > 1:
                 scores = xp.concatenate([scores] * groups)
-            totals, beams = xp.zeros(n * groups, scores.dtype), np.arange(n * groups)
+            totals = xp.zeros(n * groups, scores.dtype)
+            beams = np.arange(n * groups)
         rows_of_groups = self._groups(beams, first_step)
         if groups == 1:
             return Choice(*ops.beam_step(scores, scores, totals, rows_of_groups[0][1], self._null))
@@ -168,7 +175,8 @@ class Search:
 
         beams : the beam of each hypothesis, group * N + picture, in ascending order
         """
-        size, N = self._beam.size, self._N
+        size = self._beam.size
+        N = self._N
         bounds = np.searchsorted(beams, N * np.arange(self._beam.groups + 1)).tolist()
         groups = [slice(start, stop) for start, stop in pairwise(bounds) if start < stop]
         parts: list[np.ndarray] = []
@@ -197,9 +205,12 @@ class Search:
         """Scores (n, V) minus `diversity` for each hypothesis of earlier groups that chose the word."""
         if not chosen:
             return scores
-        xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
+        xp = get_array_module(scores)
+        n, V = scores.shape
+        dtype = scores.dtype
         penalised = scores.copy()
-        flat, starts = penalised.reshape(-1), xp.arange(n, dtype=np.int64) * V
+        flat = penalised.reshape(-1)
+        starts = xp.arange(n, dtype=np.int64) * V
         first = rows.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):

@@ -106,7 +106,8 @@ class WordTable:
         self._project = model.stepper(memory.scope("table")).project
         self._memory = memory
         self._missing: np.ndarray | None = None  # (V,) bool, on the host
-        xp, V = get_array_module(model.like), len(model.word_to_idx)
+        xp = get_array_module(model.like)
+        V = len(model.word_to_idx)
         if xp is np:
             rows = self._project(np.zeros(0, np.int32))
             self._table = np.empty((V, rows.shape[1]), rows.dtype)
@@ -141,7 +142,8 @@ def decode(
     """
     require_policy(policy)
     special = special_words(model.word_to_idx)
-    N, banned = len(features), policy.banned(len(model.word_to_idx), special.end)
+    N = len(features)
+    banned = policy.banned(len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
         raise InvalidValueError(
@@ -172,7 +174,8 @@ def _decode(
     """Captions of a part of the pictures."""
     state = model.start(features)
     h = state[0]
-    xp, memory = get_array_module(h), Workspace(h)
+    xp = get_array_module(h)
+    memory = Workspace(h)
     stepper = model.stepper(memory)
     has_table = xp is np or len(model.word_to_idx) <= MAX_TABLE_WORDS
     project = WordTable(model, memory) if has_table else stepper.project
@@ -190,7 +193,9 @@ def _decode(
     # Row k of the batch is the hypothesis in slot alive[k], with words[k] and totals[k]. `state`
     # still has the rows of the step before: row k continues its row parents[k], or k if that is None.
     alive = np.arange(len(features))
-    words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
+    words = xp.full(len(alive), special.start, np.int32)
+    totals = None
+    parents = None
     for t in range(policy.max_length):
         # Hypotheses that have ended leave the batch. One gather also moves states to the children
         going = np.flatnonzero(~_finished(policy, hypotheses)[alive])
@@ -198,7 +203,8 @@ def _decode(
             break
         if len(going) < len(alive):
             rows = memory.send("going", going.astype(np.int32))
-            alive, words = alive[going], words[rows]
+            alive = alive[going]
+            words = words[rows]
             totals = None if totals is None else totals[rows]
             parents = rows if parents is None else parents[rows]
         if parents is not None:
@@ -240,8 +246,10 @@ def _rows(x: Array, rows: Array) -> Array:
     """x[rows]: x (n, ...), rows (m,), int."""
     if isinstance(x, np.ndarray) or x.dtype.char not in "fd":
         return x[rows]
-    x, rows = contiguous(x), contiguous(rows)
-    flat, m = x if x.ndim == 2 else x.reshape(len(x), -1), len(rows)
+    x = contiguous(x)
+    rows = contiguous(rows)
+    flat = x if x.ndim == 2 else x.reshape(len(x), -1)
+    m = len(rows)
     out = get_array_module(x).empty((m, flat.shape[1]), x.dtype)
     gathered = get_ops(x).gather(flat, rows, out=out)
     return gathered if x.ndim == 2 else gathered.reshape(m, *x.shape[1:])
@@ -277,7 +285,8 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
 
 def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
     """The policy's mask (slots,) of finished hypotheses; TypeError or ValueError for anything else."""
-    mask, ended = policy.finished(hypotheses), hypotheses.ended
+    mask = policy.finished(hypotheses)
+    ended = hypotheses.ended
     if mask is not ended:
         function = f"{type(policy).__name__}.finished"
         spec("mask:slots=b").check(mask, function=function, sizes={"slots": len(ended)})
@@ -286,11 +295,13 @@ def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
 
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
     """The captions that a policy selects; TypeError or ValueError unless they are slots (N, n)."""
-    slots, count = policy.select(hypotheses), len(hypotheses.ended)
+    slots = policy.select(hypotheses)
+    count = len(hypotheses.ended)
     function = f"{type(policy).__name__}.select"
     spec("slots:N,n=i").check(slots, function=function, sizes={"N": count // policy.slots})
     check_range(f"{function}: slots", slots, count, "")
-    captions, lengths = hypotheses.captions[slots], hypotheses.lengths[slots]
+    captions = hypotheses.captions[slots]
+    lengths = hypotheses.lengths[slots]
     probabilities = hypotheses.probabilities[slots]
     if policy.slots > 1:
         totals = hypotheses.totals[slots]
@@ -310,12 +321,16 @@ def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
 class _GivenScores(Decodable):
     """A model with given scores, so that fast and plain code choose from the same."""
 
-    STEPS, PICTURES = 2, 4  # END is the likeliest word after STEPS words
+    STEPS = 2  # END is the likeliest word after these
+    PICTURES = 4
 
     def __init__(self, model: Decodable, special: Special, rows: int) -> None:
-        self.word_to_idx, self._like, self._end = model.word_to_idx, model.like, special.end
+        self.word_to_idx = model.word_to_idx
+        self._like = model.like
+        self._end = special.end
         size = rows, len(model.word_to_idx)
-        self._scores, self._t = 3 * np.random.default_rng(0).standard_normal(size), 0
+        self._scores = 3 * np.random.default_rng(0).standard_normal(size)
+        self._t = 0
 
     @property
     def like(self) -> Array:
@@ -353,7 +368,9 @@ def _checked_code(
     rows = len(features) * policy.slots
     if not type(policy).__module__.startswith("xpcap."):
         policy = Policy()
-    kind = "beam" if policy.slots > 1 else "sampling" if isinstance(policy, Sampling) else "greedy"
+    kind = "sampling" if isinstance(policy, Sampling) else "greedy"
+    if policy.slots > 1:
+        kind = "beam"
     return checked_code(
         f"{kind} decoding",
         (*model.dispatch, rows > FUSED),
@@ -373,7 +390,8 @@ def _trial(
     """Two steps of the model, and the words that the policy chooses from given scores."""
     n = int(np.clip(rows, FUSED // 2, 2 * FUSED))  # enough rows to launch the same kernels
     pictures = asarray(np.resize(np.arange(len(features)), n), like=model.like)
-    state, results = model.start(features[pictures]), dict[str, Array]()
+    state = model.start(features[pictures])
+    results = dict[str, Array]()
     words = asarray(np.full(n, special.start, np.int32), like=model.like)
     stepper = model.stepper(Workspace(model.like))
     for t in (1, 2):

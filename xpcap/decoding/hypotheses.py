@@ -32,7 +32,8 @@ class Hypotheses:
         self._end = end
         self.captions = np.full((slots, length), null, np.int32)
         self.probabilities = np.zeros((slots, length), dtype)
-        self.lengths, self.totals = np.zeros(slots, np.int32), np.zeros(slots)
+        self.lengths = np.zeros(slots, np.int32)
+        self.totals = np.zeros(slots)
         self.ended = np.zeros(slots, bool)
 
     def write(self, t: int, before: np.ndarray, after: np.ndarray, copy: AsyncCopy) -> None:
@@ -50,7 +51,8 @@ class Hypotheses:
             for x in (self.captions, self.probabilities):
                 x[after] = x[continued]
         going = ~self.ended[after]
-        slots, words = after[going], words[going]
+        slots = after[going]
+        words = words[going]
         self.captions[slots, t] = words
         if probabilities is not None:
             self.probabilities[slots, t] = probabilities[going]

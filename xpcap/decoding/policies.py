@@ -296,7 +296,8 @@ class Sampling(Policy):
 
     def weights(self, scores: Array) -> Array:
         """Unnormalised probabilities (n, V) of the words; 0 for words that top_k or top_p drop."""
-        xp, (n, V) = get_array_module(scores), scores.shape
+        xp = get_array_module(scores)
+        n, V = scores.shape
         p = tempered(scores, self.temperature)
         if self.top_k is None and self.top_p is None:
             return p
@@ -318,7 +319,8 @@ class LogitsProcessor:
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, memory: Workspace
     ) -> None:
-        self._least_length, self._policy = policy.least_length, policy
+        self._least_length = policy.least_length
+        self._policy = policy
         short = set(banned) if special.end is None else {*banned, special.end}
         self._memory = memory
         self._always = self._send("always", banned)

@@ -22,7 +22,9 @@ class Group:
     local_rank : this rank's number on its machine
     """
 
-    rank, size, local_rank = 0, 1, 0
+    rank = 0
+    size = 1
+    local_rank = 0
 
     def all_reduce(self, flat: Array) -> None:
         """Sum a contiguous array of floats over all ranks, in place, with the same bits on each.

@@ -37,7 +37,9 @@ SHARED = Path("/dev/shm")  # noqa: S108 - MPI chose it
 # The watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
-ASKED, ANSWERED = 1, 2  # kinds of messages
+# Kinds of messages
+ASKED = 1
+ANSWERED = 2
 TICK = 0.5  # seconds between two looks at clock and messages
 PATIENCE = 3.0  # seconds in which the other ranks have to answer
 
@@ -72,8 +74,12 @@ class Watchdog:
     """
 
     def __init__(self, communicator: Any, names: list[str], seconds: float) -> None:
-        self._communicator, self._names, self._seconds = communicator, names, seconds
-        self._rank, self._calls, self._since = communicator.Get_rank(), 0, math.inf
+        self._communicator = communicator
+        self._names = names
+        self._seconds = seconds
+        self._rank = communicator.Get_rank()
+        self._calls = 0
+        self._since = math.inf
         self._asked_at = math.inf
         self._answers: dict[int, int] = {}
         threading.Thread(target=self._watch, name="xpcap ranks", daemon=True).start()
@@ -96,7 +102,8 @@ class Watchdog:
             if now - self._since < self._seconds:
                 self._asked_at = math.inf
             elif self._asked_at == math.inf:
-                self._asked_at, self._answers = now, {self._rank: self._calls}
+                self._asked_at = now
+                self._answers = {self._rank: self._calls}
                 for rank in range(len(self._names)):
                     if rank != self._rank:
                         self._send(rank, ASKED)
@@ -109,7 +116,8 @@ class Watchdog:
     def _read(self) -> None:
         from mpi4py import MPI
 
-        status, message = MPI.Status(), np.empty(2, np.int64)
+        status = MPI.Status()
+        message = np.empty(2, np.int64)
         while self._communicator.Iprobe(status=status):
             sender = status.Get_source()
             self._communicator.Recv(message, source=sender)
@@ -216,7 +224,9 @@ class NCCL:
 
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
         token, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
-        self._nccl, self._group, self._xp = nccl, group, xp
+        self._nccl = nccl
+        self._group = group
+        self._xp = xp
         self._types = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         with group.waiting():
             self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(token), group.rank)
@@ -226,7 +236,8 @@ class NCCL:
 
         The device waits for the other ranks; the host waits when it reads a result.
         """
-        type_, stream = self._types[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
+        type_ = self._types[flat.dtype.str[1:]]
+        stream = self._xp.cuda.get_current_stream().ptr
         with self._group.waiting():
             self._communicator.allReduce(
                 flat.data.ptr, flat.data.ptr, flat.size, type_, self._nccl.NCCL_SUM, stream
@@ -239,7 +250,8 @@ class Staged:
     name = "MPI, through page-locked host memory"
 
     def __init__(self, group: "MPIGroup", xp: ModuleType) -> None:
-        self._group, self._xp = group, xp
+        self._group = group
+        self._xp = xp
         self._host = np.empty(0, np.uint8)
 
     def all_reduce(self, flat: Array) -> None:
@@ -261,7 +273,8 @@ def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
 
     All ranks choose the same. If only NCCL is missing, rank 0 prints how to install it.
     """
-    xp, nccl = get_array_module(like), import_nccl()
+    xp = get_array_module(like)
+    nccl = import_nccl()
     device = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
     devices = group.gather(device)
     are_distinct = len({tuple(address) for _, *address in devices}) == group.size
@@ -286,10 +299,13 @@ class MPIGroup(Group):
     def __init__(self, communicator: Any) -> None:
         from mpi4py import MPI
 
-        self._mpi, self._communicator = MPI, communicator
-        self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+        self._mpi = MPI
+        self._communicator = communicator
+        self.rank = communicator.Get_rank()
+        self.size = communicator.Get_size()
         local = communicator.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
+        self.local_rank = local.Get_rank()
+        self.local_size = local.Get_size()
         local.Free()
         self._device: DeviceSum | None = None
         self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype

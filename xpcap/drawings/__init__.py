@@ -30,7 +30,9 @@ __all__ = [
     "picture_of",
     "write_pictures",
 ]
-TRAIN, VAL = 21000, 500  # pictures
+# Pictures
+TRAIN = 21000
+VAL = 500
 MAX_WORDS = 25  # longer than any caption of the grammar
 
 
@@ -74,7 +76,9 @@ def generate(
     seed = SEED.check("`seed`", seed)
     train = Whole(0).check("`train`", train)
     val = Whole(0).check("`val`", val)
-    encoder, features, texts = HistogramEncoder(), {}, {}
+    encoder = HistogramEncoder()
+    features = {}
+    texts = {}
     for split, count in zip(SPLITS, (train, val), strict=True):
         rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
         scenes = [make_scene(split, number, seed) for number in range(count)]

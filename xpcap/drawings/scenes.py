@@ -52,8 +52,12 @@ MAX_OFFSET = 6.0  # pixels between a thing and its line
 LAYOUTS = ((0.5, 0.0, 0.0), (0.3, 0.0, 44.0), (0.1, 1.0, 16.0), (0.1, -1.0, 16.0))
 SIDEWAYS = 0.5  # weight of horizontal gaps relative to vertical ones
 MAX_SLOPE = 0.5  # of a row; columns mirror it, and steeper lines between the two are diagonal
-MARGIN, GAP = 1.3, 1.15  # minimum distances: to the edge in radii, to another in sums of radii
-SMALL, LARGE, LARGE_ALONE = (7.5, 10.0), (13.0, 15.0), (14.5, 37.0)  # radius in pixels
+MARGIN = 1.3  # minimum distance to the edge, in radii
+GAP = 1.15  # minimum distance of two shapes, in sums of their radii
+# Radius in pixels
+SMALL = (7.5, 10.0)
+LARGE = (13.0, 15.0)
+LARGE_ALONE = (14.5, 37.0)
 GROUP = 4  # kinds in a group, of which no two are together in a training picture
 PAIR_SHARE = 0.1  # share of scenes of two or three things that have two of the same kind
 LINED_SHARE = 0.3  # share of scenes whose things have a dark outline
@@ -121,7 +125,9 @@ def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
     if len(kinds) == 1:
         return "val" if is_held_out_position(kinds[0], arrangement) else "train"
     held_out = [is_held_out_pair(kind, other) for kind, other in itertools.combinations(kinds, 2)]
-    return "val" if all(held_out) else None if any(held_out) else "train"
+    if all(held_out):
+        return "val"
+    return None if any(held_out) else "train"
 
 
 def make_scene(split: str, number: int, seed: int) -> Scene:
@@ -187,7 +193,8 @@ def _draw_single(radii: np.ndarray, rng: np.random.Generator) -> tuple[str, np.n
 
 def _draw_centres(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw centres (count, 2) of things that do not touch: anywhere, or near a line."""
-    count, middle = len(radii), SIDE / 2
+    count = len(radii)
+    middle = SIDE / 2
     layout = int(rng.choice(len(LAYOUTS), p=[share for share, _, _ in LAYOUTS]))
     _, slope, spread = LAYOUTS[layout]
     pairs = list(itertools.combinations(range(count), 2))
@@ -234,7 +241,8 @@ def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
 
 def _relation(first: Sequence[float], second: Sequence[float]) -> str:
     """Arrangement of two things, the first left of the second or above it."""
-    x, y = second[0] - first[0], second[1] - first[1]
+    x = second[0] - first[0]
+    y = second[1] - first[1]
     if abs(y) <= MAX_SLOPE * abs(x):
         return "beside"
     if abs(x) <= MAX_SLOPE * abs(y):

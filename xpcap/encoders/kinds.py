@@ -89,7 +89,8 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
 
     DataError : an option is unknown, or given twice.
     """
-    rest, options = name, {}
+    rest = name
+    options = {}
     while match := OPTION.fullmatch(rest):
         rest, key, value = match.groups()
         if key not in known:

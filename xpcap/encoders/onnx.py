@@ -75,8 +75,8 @@ class OnnxEncoder:
         from PIL import Image
 
         require_picture(picture)
-        size, resampling = self.size[::-1], Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(picture).resize(size, resampling))
+        resampling = Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(picture).resize(self.size[::-1], resampling))
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
         if self.grid is None:
@@ -212,7 +212,8 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
             f"{path}: output {wanted!r} does not exist, expected {one_of(outputs, wanted)}"
         )
     name = wanted or next(iter(outputs))
-    shape, kind = outputs[name].shape, outputs[name].type
+    shape = outputs[name].shape
+    kind = outputs[name].type
     is_pooled = len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
     if kind != "tensor(float)" or not (len(shape) == 4 if is_map else is_pooled):
         got = f"gives {name} {kind} {shape}"

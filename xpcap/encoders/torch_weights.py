@@ -62,7 +62,8 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     file = io.BytesIO(content)
     _magic, _version, _machine, tensors, keys = (_Reader(file).load() for _ in range(5))
     kinds = {key: (dtype, n) for _, dtype, key, _, n, _ in (t.storage for t in tensors.values())}
-    storages, at = {}, file.tell()
+    storages = {}
+    at = file.tell()
     for key in keys:  # storages are consecutive, each after 8 bytes with its size
         storages[key] = np.frombuffer(content, *kinds[key], at + 8)
         at += 8 + storages[key].nbytes
@@ -72,5 +73,6 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
 def _array(tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
     """A tensor as a view of its storage."""
     size = storage.itemsize
-    offset, strides = tensor.offset * size, [stride * size for stride in tensor.strides]
+    offset = tensor.offset * size
+    strides = [stride * size for stride in tensor.strides]
     return np.ndarray(tensor.shape, storage.dtype, storage, offset, strides)

@@ -91,7 +91,9 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
             graph.weights[tensor.name] = tensor.SerializeToString(True)
         else:
             graph.constant(numpy_helper.to_array(tensor), tensor.name, half=True)
-    output, N, last = PREFIX + encoder.output, pixels.shape[0], encoder.channels_last
+    output = PREFIX + encoder.output
+    N = pixels.shape[0]
+    last = encoder.channels_last
     graph.scope = "features/"
     if encoder.grid is None:
         flat = graph.node("Flatten", output, axis=1)
@@ -107,12 +109,11 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
 
 def _reads(node: Any) -> set[str]:
     """Names that an operator reads, including those that its subgraphs read."""
-    inner = [
-        graph
-        for attribute in node.attribute
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
-    ]
-    return {*node.input, *(name for graph in inner for n in graph.node for name in _reads(n))}
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, attribute.g):  # without a subgraph, `g` has no nodes
+            names.update(*map(_reads, graph.node))
+    return names
 
 
 # ---- Scale pictures as Pillow does; few levels differ

@@ -27,7 +27,10 @@ from xpcap.options import Flag
 from xpcap.runs.run import Run
 
 FORMAT = "1"  # of the names, shapes and metadata
-START, STEP, GREEDY, PICTURES = "start.onnx", "step.onnx", "greedy.onnx", "pictures.onnx"
+START = "start.onnx"
+STEP = "step.onnx"
+GREEDY = "greedy.onnx"
+PICTURES = "pictures.onnx"
 
 
 class Exported(NamedTuple):
@@ -114,7 +117,8 @@ def require_exportable(run: Run, folder: Path, weights: str) -> None:
 
 def _metadata(run: Run, weights: str, max_words: int) -> dict[str, str]:
     """Metadata, as texts: what decoding needs besides the graphs, and their origin."""
-    config, vocabulary = run.model.config, run.vocabulary
+    config = run.model.config
+    vocabulary = run.vocabulary
     special = {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")}
     return {
         "format": FORMAT,

@@ -75,7 +75,8 @@ class GraphCaptioner:
         self._params = {
             name: np.asarray(to_numpy(array), np.float32) for name, array in model.params.items()
         }
-        self._scaling, self._half = scaling, weights == "float16"
+        self._scaling = scaling
+        self._half = weights == "float16"
 
     @property
     def state(self) -> list[str]:
@@ -93,7 +94,8 @@ class GraphCaptioner:
 
     def preprocess(self, features: Tensor) -> Tensor:
         """Features after the run's scaling."""
-        graph, scaling = features.graph, self._scaling
+        graph = features.graph
+        scaling = self._scaling
         if scaling.mean is None or scaling.scale is None:
             return features
         mean, scale = (weight(graph, f"scaling.{k}", v) for k, v in scaling._asdict().items())
@@ -156,7 +158,8 @@ def step_graph(captioner: GraphCaptioner, batch: int = BATCH) -> Graph:
 
     `batch` : number of captions in the recorded example
     """
-    graph, config = Graph("step"), captioner.config
+    graph = Graph("step")
+    config = captioner.config
     words = graph_input(graph, "words", np.int64, ("N",), batch)
     shapes = {"image": (config.columns,), "regions": (config.feature_shape[0], config.hidden)}
     state = [
@@ -221,7 +224,8 @@ def greedy_graph(
     ends = [*(f"last of {name}" for name in names), "ids", "likelihoods"]
     first = (np.int64(length), np.bool_(True), *(x.name for x in carried))
     graph.add("Loop", *first, outputs=ends, body=body)
-    ids, sizes = graph.node("Transpose", "ids"), (row_count(features), "T")
+    ids = graph.node("Transpose", "ids")
+    sizes = (row_count(features), "T")
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]
     table = graph.constant(np.array(texts, dtype=object), "texts")
     graph.output("captions", ids, np.int64, sizes)

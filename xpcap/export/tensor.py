@@ -36,8 +36,13 @@ class Tensor(NDArrayOperatorsMixin):
     """
 
     def __init__(self, graph: Graph, name: str | None, like: np.ndarray) -> None:
-        self.graph, self.like, self._name = graph, like, name
-        self.dtype, self.shape, self.ndim, self.size = like.dtype, like.shape, like.ndim, like.size
+        self.graph = graph
+        self.like = like
+        self._name = name
+        self.dtype = like.dtype
+        self.shape = like.shape
+        self.ndim = like.ndim
+        self.size = like.size
 
     @property
     def name(self) -> str:
@@ -96,7 +101,8 @@ class Tensor(NDArrayOperatorsMixin):
         if not all(item is None or isinstance(item, int | slice | type(Ellipsis)) for item in key):
             raise UnsupportedError("an index that is neither a number nor a slice")
         if Ellipsis in key:
-            at, named = key.index(Ellipsis), sum(item is not None for item in key) - 1
+            at = key.index(Ellipsis)
+            named = sum(item is not None for item in key) - 1
             key = (*key[:at], *[slice(None)] * (self.ndim - named), *key[at + 1 :])
         cuts = []
         for axis, item in enumerate(item for item in key if item is not None):
@@ -174,7 +180,9 @@ class View(Tensor):
         writable: bool = False,
     ) -> None:
         super().__init__(base.graph, None, like)
-        self._base, self._read, self._writable = base, read, writable
+        self._base = base
+        self._read = read
+        self._writable = writable
         self._base_name = ""  # name of the base's value when the view was read
 
     @property
@@ -235,7 +243,8 @@ def _fused(quotient: Tensor) -> Tensor:
     producers = {} if graph.part.name == "pattern" else _producers(graph)
     for kind, function in FUSED.items() if producers else ():
         example = graph_input(Graph("pattern"), "x", np.float32, ("N", 2))
-        root, names = function(example).name, dict[str, str]()
+        root = function(example).name
+        names = dict[str, str]()
         if _fits(root, _producers(example.graph), quotient.name, producers, names):
             return Tensor(graph, graph.node(kind, names["x"]), quotient.like)
     return quotient
@@ -247,7 +256,8 @@ def _fits(
     """True if a value is computed like a node of a pattern; `names` receives the value that is x."""
     if node not in pattern:  # x, or a constant
         return names.setdefault(node, name if node == "x" else node) == name
-    (expected, nodes), (operator, inputs) = pattern[node], producers.get(name, ("", ()))
+    expected, nodes = pattern[node]
+    operator, inputs = producers.get(name, ("", ()))
     pairs = zip(nodes, inputs, strict=False)
     return expected == operator and all(_fits(p, pattern, n, producers, names) for p, n in pairs)
 
@@ -305,7 +315,8 @@ def _zeros(x: Tensor, dtype: DTypeLike | None = None) -> Tensor:
 
 def _take(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
     """Rows of a table; if it is stored as float16, only these rows are cast."""
-    like, half = np.take(table.like, _like(ids), axis=axis), f"{table.name}.float16"
+    like = np.take(table.like, _like(ids), axis=axis)
+    half = f"{table.name}.float16"
     if half not in table.graph.weights:
         return table.record("Gather", table, ids, like=like, axis=axis)
     stored = Tensor(table.graph, half, table.like)

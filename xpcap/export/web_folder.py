@@ -39,7 +39,8 @@ from xpcap.reranking.file import arrays_of
 from xpcap.runs.run import Run
 
 FORMAT = 3  # of the manifest, which captioner.js reads
-RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
+RUNTIME = "onnxruntime-web"
+VERSION = "1.30.0"
 SHA256 = {  # digests of the files that a page needs
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": (
@@ -199,7 +200,8 @@ def _reranking(reranker: Reranker) -> bytes:
     """The index of photos, without their names, as safetensors, with the hash of each word."""
     from safetensors.numpy import save
 
-    arrays, hashes = arrays_of(reranker.index), Hashes()
+    arrays = arrays_of(reranker.index)
+    hashes = Hashes()
     for name in ("mean", "components", "images"):
         del arrays[name]
     arrays |= {name: arrays[name].astype(np.uint32) for name in ("words", "ends")}

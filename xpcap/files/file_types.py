@@ -14,8 +14,10 @@ class FileType(NamedTuple):
     family: str
 
 
-HEIC, AVIF = FileType("a HEIC picture", "picture"), FileType("an AVIF picture", "picture")
-PAGE, RAW = FileType("an HTML page", "document"), FileType("a camera's RAW file", "raw")
+HEIC = FileType("a HEIC picture", "picture")
+AVIF = FileType("an AVIF picture", "picture")
+PAGE = FileType("an HTML page", "document")
+RAW = FileType("a camera's RAW file", "raw")
 ENDS = 1 << 16  # bytes at each end of a zip archive that are searched for names of members
 
 _BRAND = rb".{4}ftyp(.{4}){0,13}?"  # of an ISO media file, whose compatible brands follow

@@ -76,7 +76,8 @@ class SkippedList:
     """
 
     def __init__(self, file: Path, name: str) -> None:
-        self.path, self._heading = file.with_name(file.name + SKIPPED), [name, "reason"]
+        self.path = file.with_name(file.name + SKIPPED)
+        self._heading = [name, "reason"]
         self.reasons: dict[str, str] = {}  # by name
         if not self.path.exists():
             return

@@ -11,10 +11,16 @@ from numpy.typing import DTypeLike
 
 from xpcap.errors import DataError
 
-OPSET, IR_VERSION = 18, 8
+OPSET = 18
+IR_VERSION = 8
 # The number of each dtype in TensorProto, by NumPy's character
 ELEMENTS = dict(zip("fBbilqO?ed", (1, 2, 3, 6, 7, 7, 8, 9, 10, 11), strict=True))
-FLOAT, INT, STRING, GRAPH, INTS = 1, 2, 3, 5, 7  # types in AttributeProto
+# Types in AttributeProto
+FLOAT = 1
+INT = 2
+STRING = 3
+GRAPH = 5
+INTS = 7
 MAX_NAMED = 8  # numbers of a constant whose name lists them
 
 Size = int | str  # a letter if it varies
@@ -34,13 +40,16 @@ class GraphPart:
     """Operators, inputs and outputs of a graph, or of a subgraph, such as the body of a Loop."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.operators = name, list[Operator]()
-        self.inputs, self.outputs = list[bytes](), list[bytes]()  # as ValueInfoProto
+        self.name = name
+        self.operators = list[Operator]()
+        self.inputs = list[bytes]()
+        self.outputs = list[bytes]()  # as ValueInfoProto
         self.named: dict[str, str] = {}  # value: the output that it becomes
 
     def needed(self) -> tuple[list[Operator], set[str]]:
         """The operators that outputs depend on, in order, and the names of all values read."""
-        reads, needed = set(self.named), []
+        reads = set(self.named)
+        needed = []
         for operator in reversed(self.operators):
             if reads.intersection(operator.outputs):
                 needed.append(operator)
@@ -76,7 +85,8 @@ class Graph:
     """
 
     def __init__(self, name: str = "network") -> None:
-        self.scope, self.part = "", GraphPart(name)
+        self.scope = ""
+        self.part = GraphPart(name)
         self.weights: dict[str, np.ndarray | bytes] = {}
         self._names: Counter[str] = Counter()
         self._operators = self.part.operators  # of the outermost graph, where weights are cast
@@ -137,7 +147,8 @@ class Graph:
     @contextlib.contextmanager
     def body(self, name: str) -> Iterator[GraphPart]:
         """Add operators, inputs and outputs inside the ``with`` to a subgraph."""
-        outer, self.part = self.part, GraphPart(name)
+        outer = self.part
+        self.part = GraphPart(name)
         yield self.part
         self.part = outer
 
@@ -174,15 +185,20 @@ def _operator(operator: Operator, named: Mapping[str, str]) -> bytes:
 
 def _attribute(name: str, value: Any, named: Mapping[str, str]) -> bytes:
     if isinstance(value, GraphPart):
-        content, kind = _field(6, value.content(named)), GRAPH
+        content = _field(6, value.content(named))
+        kind = GRAPH
     elif isinstance(value, int):
-        content, kind = _field(3, value), INT
+        content = _field(3, value)
+        kind = INT
     elif isinstance(value, float):
-        content, kind = _varint(2 << 3 | 5) + struct.pack("<f", value), FLOAT
+        content = _varint(2 << 3 | 5) + struct.pack("<f", value)
+        kind = FLOAT
     elif isinstance(value, str):
-        content, kind = _field(4, value), STRING
+        content = _field(4, value)
+        kind = STRING
     else:
-        content, kind = b"".join(_field(8, x) for x in value), INTS
+        content = b"".join(_field(8, x) for x in value)
+        kind = INTS
     return _field(1, name) + content + _field(20, kind)
 
 
@@ -211,7 +227,8 @@ def _field(number: int, value: int | str | bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first; the eighth is set if more follow."""
-    groups, value = bytearray(), value % (1 << 64)  # a negative number in two's complement
+    groups = bytearray()
+    value %= 1 << 64  # a negative number in two's complement
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)
         value >>= 7

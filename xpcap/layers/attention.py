@@ -64,8 +64,10 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     """
     require_regions("dot_product_attention_forward", A)
     regions = to_regions(A)
-    xp, (N, P, H) = get_array_module(A), regions.shape
-    weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
+    xp = get_array_module(A)
+    N, P, H = regions.shape
+    weights = xp.empty((N, P), A.dtype)
+    context = xp.empty((N, H), A.dtype)
     get_ops(A).attend_steps(prev_h, regions, weights, context)(single_step(N))
     cache = DotProductCache(prev_h, regions, weights.copy(), A.shape)
     return context, weights.reshape(N, *_grid(A)), cache
@@ -83,7 +85,8 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     """
     prev_h, A, weights, shape = cache
     xp = get_array_module(A)
-    dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
+    dscores = xp.empty_like(weights)
+    dprev_h = xp.zeros_like(prev_h)
     get_ops(A).attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
     # A has two gradients: of the scores and of the weighted mean
     dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
@@ -123,7 +126,9 @@ class Attention:
 
     def __init__(self, A: Array, Wattn: Array, memory: Workspace | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self.A, self._Wattn, self._memory = A, Wattn, memory or Workspace.fresh(A)
+        self.A = A
+        self._Wattn = Wattn
+        self._memory = memory or Workspace.fresh(A)
 
     def start(self) -> Array:
         """The initial state h0, and c0: the mean of A over the regions.
@@ -157,14 +162,18 @@ class Attention:
         ValueError
             There are fewer pictures than sequences.
         """
-        ops, memory, (N, P, H) = get_ops(r), self._memory, self.A.shape
+        ops = get_ops(r)
+        memory = self._memory
+        N, P, H = self.A.shape
         if r.shape[0] > N:
             raise InvalidValueError(
                 f"Attention.forward_steps: A has {N} pictures, expected one for each of"
                 f" {r.shape[0]} sequences"
             )
-        self._h, self._passes = h, self._passes + 1
-        self.weights, self._context = memory.take("weights", (R, P)), memory.take("context", (R, H))
+        self._h = h
+        self._passes = self._passes + 1
+        self.weights = memory.take("weights", (R, P))
+        self._context = memory.take("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
         add = ops.row_matmul_add(self._context, self._Wattn, r, memory)
 
@@ -205,7 +214,8 @@ class Attention:
                 f"Attention.backward_steps: A has {len(self.A)} pictures, expected one for each of"
                 f" {len(dh_prev)} sequences of the gradient; is the term of another batch?"
             )
-        ops, memory = get_ops(da), self._memory
+        ops = get_ops(da)
+        memory = self._memory
         self._dcontext = memory.take("dcontext", self._context.shape)
         self._dscores = memory.take("dscores", self.weights.shape)
         multiply = ops.row_matmul_nt(da, self._Wattn, self._dcontext)
@@ -242,7 +252,9 @@ class Attention:
         """
         if dWattn is None:
             dWattn = self._memory.take("dWattn", self._Wattn.shape)
-        ops, da, dh0 = get_ops(da), contiguous(da), contiguous(dh0)
+        ops = get_ops(da)
+        da = contiguous(da)
+        dh0 = contiguous(dh0)
         out = self._memory.take("dA", self.A.shape)
         ops.matmul(self._context.T, da, out=dWattn)
         dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
@@ -300,7 +312,8 @@ def attention_forward(
     )
     require_regions("attention_forward", A)
     N, T, _ = x.shape
-    x_rows, rows = to_rows(x), PackedSequences.full(N, T)
+    x_rows = to_rows(x)
+    rows = PackedSequences.full(N, T)
     attention = Attention(to_regions(A), Wattn)
     a = get_ops(x).matmul(x_rows, Wx)  # (T*N, G)
     a += b
@@ -321,7 +334,8 @@ def attention_backward(
     matmul = get_ops(dh).matmul
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    dx, dWx = from_rows(matmul(da, Wx.T), *x.shape[:2]), matmul(x_rows.T, da)
+    dx = from_rows(matmul(da, Wx.T), *x.shape[:2])
+    dWx = matmul(x_rows.T, da)
     return dx, from_regions(dA, A.shape), dWx, grads["Wh"], dWattn, da.sum(axis=0)
 
 
@@ -348,7 +362,8 @@ def attention_lstm_step_forward(
     [x, attn] @ [Wx; Wattn].
     """
     concatenate = get_array_module(x).concatenate
-    inputs, weights = concatenate((x, attn), axis=1), concatenate((Wx, Wattn))
+    inputs = concatenate((x, attn), axis=1)
+    weights = concatenate((Wx, Wattn))
     (next_h, next_c), cache = step_forward(LSTM, inputs, (prev_h, prev_c), weights, Wh, b)
     return next_h, next_c, cache
 

@@ -309,10 +309,12 @@ class Cell:
         h, cache : array, object
             As in `rows_forward`.
         """
-        memory, shape = memory or Workspace.fresh(a), (rows.N + rows.R, state0[0].shape[1])
+        memory = memory or Workspace.fresh(a)
+        shape = (rows.N + rows.R, state0[0].shape[1])
         stacks = tuple(memory.take(f"state {name}", shape) for name in self.states)
         get_ops(a).start_states(state0, stacks)
-        add, caches = None, []
+        add = None
+        caches = []
         if extra_term is not None:
             with_term = memory.take("a with term", (rows.N, a.shape[1]))
             add = extra_term.forward_steps(stacks[0], with_term, len(a))
@@ -382,9 +384,10 @@ class Cell:
             As in `rows_backward`.
         """
         h, G, caches, params, rows, extra_term = cache
-        N, R, H = rows.N, rows.R, h.shape[1]
+        N = rows.N
+        H = h.shape[1]
         memory = memory or Workspace.fresh(h)
-        da = memory.take("da", (R, G))
+        da = memory.take("da", (rows.R, G))
         dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in self.states)
         if grads is None:
             names = self.recurrent_names()
@@ -410,7 +413,8 @@ class Cell:
         grads: Params,
     ) -> None:
         """Write a step's gradients to da (n, G) and the first n rows of dstate; add them to grads."""
-        function, names = "step_backward", [f"gradient of state {name}" for name in self.states]
+        function = "step_backward"
+        names = [f"gradient of state {name}" for name in self.states]
         results = self.step_backward(dafter, cache, params)
         step_da, dbefore, step_grads = self._unpacked(function, results, "da", "dstate", "grads")
         self._check(function, "da", step_da, da)
@@ -442,7 +446,8 @@ class Cell:
         values : dict of str to array (R, H)
             The blocks that the cache of a step contains, by name.
         """
-        xp, steps = get_array_module(cache.h), cache.steps
+        xp = get_array_module(cache.h)
+        steps = cache.steps
         return {
             name: xp.concatenate([cache.h[:0], *(step[name] for step in steps)])
             for name in self.blocks
@@ -485,7 +490,8 @@ class Cell:
         H = np.shape(h0)[-1] if np.ndim(h0) else 1
         shapes = self.shapes(1, H)
         names = [name for name in shapes if name not in self.inputs]
-        (h, *more), (G,) = self.states, shapes[self.inputs[1]]
+        h, *more = self.states
+        (G,) = shapes[self.inputs[1]]
 
         def axes(shape: tuple[int, ...]) -> str:
             return (

@@ -47,7 +47,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
 @gradient(affine_forward)
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of affine_forward, from dout and the cache."""
-    (x, w, _), matmul = cache, get_ops(dout).matmul
+    x, w, _ = cache
+    matmul = get_ops(dout).matmul
     return matmul(dout, w.T).reshape(x.shape), matmul(_rows(x).T, dout), dout.sum(axis=0)
 
 
@@ -62,7 +63,8 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
 @gradient(temporal_affine_forward)
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
     """Gradients of temporal_affine_forward, from dout and the cache."""
-    (x, w, _), matmul = cache, get_ops(dout).matmul
+    x, w, _ = cache
+    matmul = get_ops(dout).matmul
     N, T, D = x.shape
     rows = dout.reshape(N * T, w.shape[1])
     dw = matmul(x.reshape(N * T, D).T, rows)
@@ -172,7 +174,8 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
             raise OptionError(
                 f"dropout_forward: dropout_param {key!r} does not exist, expected {one_of(DROPOUT_KEYS, key)}"
             )
-    p, mode = dropout_param["p"], dropout_param["mode"]
+    p = dropout_param["p"]
+    mode = dropout_param["mode"]
     if not 0 < p <= 1:
         raise InvalidValueError(
             f"dropout_forward: p is {p}, expected a probability of keeping a unit in (0, 1]"
@@ -238,7 +241,8 @@ def temporal_softmax_loss(
     """
     N, T, V = x.shape
     check_range("temporal_softmax_loss: y", y, V, "from another vocabulary?")
-    xp, terms = get_array_module(x), LossTerms(1 / N)
+    xp = get_array_module(x)
+    terms = LossTerms(1 / N)
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     row_mask = mask.reshape(N * T)
     loss = xp.where(row_mask, nll, 0).sum() / N

@@ -23,7 +23,9 @@ from xpcap.ops import State, sigmoid
 class GRUCell(Pointwise):
     """The pointwise half of a GRU step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    blocks, gates, scales_recurrence = "rzn", "rz", True
+    blocks = "rzn"
+    gates = "rz"
+    scales_recurrence = True
     saved: ClassVar = {"blocks": 3, "product": 3}
     meanings: ClassVar = {
         "r": ("Reset gate", "the share of the state that enters the candidate"),
@@ -35,9 +37,12 @@ class GRUCell(Pointwise):
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """h is the mean of h_prev and new, with the weights update and 1 - update."""
-        (h_prev,), (a_r, a_z, a_n), (r_r, r_z, r_n) = state, self.split(a), self.split(r)
+        (h_prev,) = state
+        a_r, a_z, a_n = self.split(a)
+        r_r, r_z, r_n = self.split(r)
         xp = get_array_module(a)
-        reset, update = sigmoid(a_r + r_r), sigmoid(a_z + r_z)  # (n, H)
+        reset = sigmoid(a_r + r_r)  # (n, H)
+        update = sigmoid(a_z + r_z)  # (n, H)
         new = xp.tanh(a_n + reset * r_n)
         h = (1 - update) * new + update * h_prev
         return (h,), (xp.concatenate((reset, update, new), axis=1), r)
@@ -46,8 +51,11 @@ class GRUCell(Pointwise):
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
         """The gradients of `equation`, last line first."""
-        (dh,), (h_prev,), (blocks, r) = dstate, before, saved
-        (reset, update, new), (_, _, r_n) = self.split(blocks), self.split(r)
+        (dh,) = dstate
+        (h_prev,) = before
+        blocks, r = saved
+        reset, update, new = self.split(blocks)
+        _, _, r_n = self.split(r)
         xp = get_array_module(dh)
         dnew = dh * (1 - update) * (1 - new * new)
         dupdate = dh * (h_prev - new) * update * (1 - update)

@@ -80,13 +80,15 @@ def gradient(forward: Callable[..., Any]) -> Callable[[Callable[P, R]], Layer[P,
     shapes = cast(Layer[..., Any], forward).spec
 
     def decorate(function: Callable[P, R]) -> Layer[P, R]:
-        name, parameters = function.__name__, inspect.signature(function).parameters
+        name = function.__name__
+        parameters = inspect.signature(function).parameters
         spec = copy.copy(shapes.backward)
         spec.entries = tuple(entry for entry in spec.entries if entry.name in parameters)
         kind = parameters["cache"].annotation
 
         def check(arguments: Arguments) -> Array:
-            cache, sizes = arguments["cache"], dict[str, int]()
+            cache = arguments["cache"]
+            sizes = dict[str, int]()
             fields = {
                 entry: getattr(cache, entry.name)
                 for entry in shapes.entries

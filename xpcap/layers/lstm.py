@@ -26,7 +26,9 @@ from xpcap.ops import State, sigmoid
 class LSTMCell(Pointwise):
     """The pointwise half of an LSTM step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    blocks, gates, states = "ifog", "ifo", ("h", "c")
+    blocks = "ifog"
+    gates = "ifo"
+    states = ("h", "c")
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
     meanings: ClassVar = {
         "i": ("Input gate", "the share of the candidate g that enters the cell"),
@@ -40,7 +42,8 @@ class LSTMCell(Pointwise):
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """c = f * c_prev + i * g and h = o * tanh(c), with gates from the pre-activation a + r."""
-        xp, (_, c_prev) = get_array_module(a), state
+        xp = get_array_module(a)
+        _, c_prev = state
         i, f, o, g = self.split(a + r)  # each (n, H)
         i, f, o, g = sigmoid(i), sigmoid(f), sigmoid(o), xp.tanh(g)
         c = f * c_prev + i * g
@@ -52,7 +55,9 @@ class LSTMCell(Pointwise):
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
         """The gradients of `equation`, last line first."""
-        (dh, dc), (_, c_prev), (blocks, tanh_c) = dstate, before, saved
+        dh, dc = dstate
+        _, c_prev = before
+        blocks, tanh_c = saved
         xp = get_array_module(dh)
         i, f, o, g = self.split(blocks)
         dc = dc + dh * ((1 - tanh_c * tanh_c) * o)

@@ -90,7 +90,8 @@ class Pointwise(Cell):
         if owner("memory_gate") > owner("equation"):
             cls.memory_gate = None
         if owner("gradient") > owner("equation") and cls.gradient is not Pointwise.gradient:
-            got, base = "is that of another equation", cls.__mro__[owner("gradient")].__name__
+            got = "is that of another equation"
+            base = cls.__mro__[owner("gradient")].__name__
             raise InvalidTypeError(
                 f"{cls.__name__}: gradient {got}, expected one for its equation; if it is right,"
                 f" write gradient = {base}.gradient"
@@ -156,7 +157,9 @@ class Pointwise(Cell):
     def step_backward(
         self, dafter: State, cache: StepCache, params: Params
     ) -> tuple[Array, State, Params]:
-        before, after, saved = cache["before"], cache["after"], cache["saved"]
+        before = cache["before"]
+        after = cache["after"]
+        saved = cache["saved"]
         for name, dout, x in zip(self.states, dafter, after, strict=True):
             check_upstream(self._name("step_backward"), f"d{name}", dout, x.shape, x)
         da, dr, (direct, *others) = self.gradient(dafter, before, after, saved)
@@ -218,7 +221,9 @@ def forward_loop(
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
     """Pointwise.rows_forward without its checks; h (R, H) is a view into the cache."""
-    R, N, (H, G) = len(a), rows.N, Wh.shape
+    R = len(a)
+    N = rows.N
+    H, G = Wh.shape
     shapes = [(N, G)] + [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
     if memory is None:
         r, *arrays = one_block(a, shapes)
@@ -226,7 +231,8 @@ def forward_loop(
     else:
         names = [f"state {name}" for name in cell.states] + [f"saved {name}" for name in cell.saved]
         r, *arrays = map(memory.take, ("r", *names), shapes)
-    states, saved = tuple(arrays[: len(cell.states)]), tuple(arrays[len(cell.states) :])
+    states = tuple(arrays[: len(cell.states)])
+    saved = tuple(arrays[len(cell.states) :])
     ops = get_ops(a)
     ops.start_states(state0, states)
     loop = CellBuffers(a, r, states, states, saved)
@@ -247,7 +253,10 @@ def forward_steps(
     extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
     """A step of a cell: the faster version of the operations if there is one, else the equation."""
-    h, r, add, with_term = loop.before[0], loop.r, None, None
+    h = loop.before[0]
+    r = loop.r
+    add = None
+    with_term = None
     if extra_term is not None:
         with_term = memory.take("a with term", r.shape) if cell.scales_recurrence else None
         add = extra_term.forward_steps(h, r if with_term is None else with_term, len(loop.a))
@@ -256,7 +265,8 @@ def forward_steps(
     multiply = ops.row_matmul(h, Wh, r)
 
     def step_fn(step: Step) -> None:
-        n, a = step.n, loop.a[step.rows]
+        n = step.n
+        a = loop.a[step.rows]
         multiply(step.before, 0, n)  # r = h @ Wh
         if with_term is not None:
             with_term[:n] = a
@@ -289,8 +299,12 @@ def backward_loop(
     means zeros.
     """
     cell, states, saved, Wh, rows, extra_term = cache
-    (H, G), R, N, h = Wh.shape, rows.R, rows.N, states[0]
-    ops, memory = get_ops(h), memory or Workspace.fresh(h)
+    H, G = Wh.shape
+    R = rows.R
+    N = rows.N
+    h = states[0]
+    ops = get_ops(h)
+    memory = memory or Workspace.fresh(h)
     da = memory.take("da", (R, G))
     dr = memory.take("dr", (R, G)) if cell.scales_recurrence else da
     dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in cell.states)
@@ -332,7 +346,8 @@ def backward_steps(
             x[...] = 0
 
     def step_fn(step: Step) -> None:
-        n, rows = step.n, step.rows
+        n = step.n
+        rows = step.rows
         dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in dcarried)
         before = tuple(x[step.states_before] for x in grads.states)
         after = tuple(x[step.states_after] for x in grads.states)
@@ -379,8 +394,8 @@ def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: S
     cell._check("gradient", "da", da, grads.da[step.rows])
     cell._check("gradient", "dr", dr, grads.dr[step.rows])
     states = others if direct is None else (direct, *others)
-    names, arrays = cell.states[-len(states) :], grads.dstate[-len(states) :]
-    for name, x, array in zip(names, states, arrays, strict=False):
+    arrays = grads.dstate[-len(states) :]
+    for name, x, array in zip(cell.states[-len(states) :], states, arrays, strict=False):
         cell._check("gradient", f"gradient of state {name}", x, array[: step.n])
 
 
@@ -449,7 +464,8 @@ def sequence_backward(
     dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
 ) -> tuple[Array, State, Array, Array, Array]:
     """Gradients of sequence_forward: dx, dstate0, dWx, dWh and db."""
-    (x, x_rows, Wx, _, loop, _), matmul = cache, get_ops(dh).matmul
+    x, x_rows, Wx, _, loop, _ = cache
+    matmul = get_ops(dh).matmul
     da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
     dx = from_rows(matmul(da, Wx.T), *x.shape[:2])
     return dx, dstate0, matmul(x_rows.T, da), dWh, da.sum(axis=0)

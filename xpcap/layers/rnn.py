@@ -34,7 +34,8 @@ class RNNCell(Pointwise):
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
         """da = dr = dh * (1 - h * h)."""
-        (dh,), (h,) = dstate, after
+        (dh,) = dstate
+        (h,) = after
         da = dh * (1 - h * h)
         return da, da, (None,)
 

@@ -87,12 +87,14 @@ class _Stack(Cell):
         after: State = ()
         caches = {}
         for k, cell in self._cells.items():
-            layer_params, below = self._of_layer(params, k), after[0] if after else None
+            layer_params = self._of_layer(params, k)
+            below = after[0] if after else None
             if below is not None:
                 weight, bias = (layer_params[name] for name in cell.inputs)
                 a = below @ weight + bias
             states, cache = cell.step_forward(a, self._state(state, k), layer_params)
-            after, caches[str(k)] = states + after, (cache, below)
+            after = states + after
+            caches[str(k)] = (cache, below)
         return after, caches
 
     def step_backward(
@@ -102,12 +104,14 @@ class _Stack(Cell):
         grads: dict[str, Array] = {}
         dbelow: Any = 0
         for k, cell in reversed(self._cells.items()):
-            (layer_cache, below), layer_params = cache[str(k)], self._of_layer(params, k)
+            layer_cache, below = cache[str(k)]
+            layer_params = self._of_layer(params, k)
             dh, *others = self._state(dafter, k)
             da, dbefore, step_grads = cell.step_backward(
                 (dh + dbelow, *others), layer_cache, layer_params
             )
-            layer_grads, dstate = dict(step_grads), dstate + dbefore
+            layer_grads = dict(step_grads)
+            dstate = dstate + dbefore
             if below is not None:
                 weight, bias = cell.inputs
                 layer_grads |= {weight: below.T @ da, bias: da.sum(axis=0)}
@@ -132,7 +136,8 @@ class _Stack(Cell):
     ) -> State:
         after: State = ()
         for k, cell in self._cells.items():
-            scope, layer_params = memory.scope(str(k)), self._of_layer(params, k)
+            scope = memory.scope(str(k))
+            layer_params = self._of_layer(params, k)
             a = self._inputs(k, after[0], layer_params, scope) if after else a
             term = extra_term if k == 1 else None
             after = cell.advance(a, self._state(state, k), layer_params, scope, term) + after
@@ -151,12 +156,14 @@ class _Stack(Cell):
         h: Array | None = None
         caches: list[Any] = []
         for k, cell in self._cells.items():
-            scope, layer_params = memory.scope(str(k)), self._of_layer(params, k)
+            scope = memory.scope(str(k))
+            layer_params = self._of_layer(params, k)
             a = a if h is None else self._inputs(k, h, layer_params, scope)
             h0, *others = self._state(state0, k)
             if h0 is None:
                 h0 = get_array_module(a).zeros_like(state0[0])
-            below, term = h, extra_term if k == 1 else None
+            below = h
+            term = extra_term if k == 1 else None
             h, cache = cell.run_forward(a, (h0, *others), layer_params, rows, scope, term)
             caches.append((cache, below, layer_params))
         return h, StackCache(caches)
@@ -168,7 +175,8 @@ class _Stack(Cell):
         memory: Workspace | None = None,
         grads: Params | None = None,
     ) -> tuple[Array, State, Params]:
-        ops, memory = get_ops(dh), memory or Workspace.fresh(dh)
+        ops = get_ops(dh)
+        memory = memory or Workspace.fresh(dh)
         if grads is None:
             params = {
                 f"{name}{k}": x
@@ -180,7 +188,8 @@ class _Stack(Cell):
             }
         dstate0: State = ()
         for k, cell in reversed(self._cells.items()):
-            (loop, below, params), layer_grads = cache.layers[k - 1], self._of_layer(grads, k)
+            loop, below, params = cache.layers[k - 1]
+            layer_grads = self._of_layer(grads, k)
             scope = memory.scope(str(k))
             recurrent = {name: layer_grads[name] for name in cell.recurrent_names()}
             da, dstate, _ = cell.run_backward(dh, loop, scope, recurrent)
@@ -219,5 +228,6 @@ class _Stack(Cell):
 
     def _inputs(self, k: int, h: Array, layer_params: Params, memory: Workspace) -> Array:
         """Pre-activations (n, G) of layer k from the states below it."""
-        (weight, bias), ops = (layer_params[name] for name in self._cells[k].inputs), get_ops(h)
+        weight, bias = (layer_params[name] for name in self._cells[k].inputs)
+        ops = get_ops(h)
         return ops.add_rows(ops.matmul(h, weight, memory.take("inputs", (len(h), len(bias)))), bias)

@@ -31,10 +31,16 @@ def vocabulary_loss(
     weight `scale` of each row; gradients are those of ``(scale * nll).sum()``. The gradients of w and b
     are written to `out`. Arguments are not checked.
     """
-    ops, dh, nll = get_ops(h), memory.take("dh", h.shape), memory.take("nll", (len(h),))
+    ops = get_ops(h)
+    dh = memory.take("dh", h.shape)
+    nll = memory.take("nll", (len(h),))
     dw, db = out
     for rows in blocks(len(h), len(b), h):
-        states, words, block_terms, losses, dstates = h, targets, terms, nll, dh
+        states = h
+        words = targets
+        block_terms = terms
+        losses = nll
+        dstates = dh
         if len(h) > rows.stop - rows.start:  # slicing a device array costs host time
             states, words, losses, dstates = (array[rows] for array in (h, targets, nll, dh))
             block_terms = terms.rows(rows)

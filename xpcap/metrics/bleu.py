@@ -77,7 +77,8 @@ def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
     """Unigram sentence BLEU, ``unigram_bleu``, averaged over all references as in CS231n."""
     from nltk.translate.bleu_score import sentence_bleu
 
-    means, weights = [], []
+    means = []
+    weights = []
     for captions, words in zip(references, hypotheses, strict=True):
         require_references(captions, words)
         scores = [sentence_bleu([caption], words, weights=(1.0,)) for caption in captions]

@@ -15,7 +15,9 @@ from xpcap.backend.threads import one_blas_thread
 from xpcap.errors import InvalidValueError
 from xpcap.metrics.metric import Sums
 
-RESAMPLES, SEED, LEVEL = 1000, 0, 95
+RESAMPLES = 1000
+SEED = 0
+LEVEL = 95
 Interval = tuple[float, float]
 
 
@@ -28,16 +30,16 @@ def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
     if not sums or not len(sums[0].parts):
         return {}
     parts = np.hstack([metric_sums.parts for metric_sums in sums])  # (n, k)
-    n, rng = len(parts), np.random.default_rng(SEED)
+    n = len(parts)
+    rng = np.random.default_rng(SEED)
     totals = np.stack(
         [np.bincount(rng.integers(0, n, n), minlength=n) @ parts for _ in range(RESAMPLES)]
     )
     ends = np.cumsum([metric_sums.parts.shape[1] for metric_sums in sums])[:-1]
-    return {
-        name: values
-        for metric_sums, total in zip(sums, np.split(totals, ends, axis=1), strict=True)
-        for name, values in metric_sums.values(total).items()
-    }
+    values: dict[str, np.ndarray] = {}
+    for metric_sums, total in zip(sums, np.split(totals, ends, axis=1), strict=True):
+        values |= metric_sums.values(total)
+    return values
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -61,7 +63,8 @@ def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
             f"scores are of {' and '.join(map(str, sizes))} pictures, expected scores of the same"
             " pictures"
         )
-    our_values, their_values = resample(ours), resample(theirs)
+    our_values = resample(ours)
+    their_values = resample(theirs)
     return {
         name: interval(values - their_values[name])
         for name, values in our_values.items()

@@ -46,7 +46,8 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
     sentence = np.repeat(np.arange(len(lengths)), lengths)
     # words from here to the end of the sentence, including this one
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
-    start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
+    start = np.arange(len(words))
+    gram = np.zeros(len(words), np.uint64)
     parts = []
     for n in range(ORDERS):
         start = start[left[start] > n]
@@ -54,7 +55,9 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
         parts.append((sentence[start], gram[start], np.full(len(start), n)))
     sentence, gram, order = (np.concatenate(part) for part in zip(*parts, strict=True))
     sort = np.lexsort((gram, sentence))
-    sentence, gram, order = sentence[sort], gram[sort], order[sort]
+    sentence = sentence[sort]
+    gram = gram[sort]
+    order = order[sort]
     new = np.ones(len(gram), bool)
     new[1:] = (gram[1:] != gram[:-1]) | (sentence[1:] != sentence[:-1])
     first = np.flatnonzero(new)
@@ -85,12 +88,14 @@ class Counted(NamedTuple):
 
 def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> Iterator[Counted]:
     """Count references in batches of `BATCH` pictures; there is at least one batch."""
-    remaining, size = iter(references), BATCH
+    remaining = iter(references)
+    size = BATCH
     while size == BATCH:
         chunk = list(itertools.islice(remaining, BATCH))
         sentences = [caption for captions in chunk for caption in captions]
         require_words("a caption of the references", sentences)
-        each, size = np.array([*map(len, chunk)], np.int64), len(chunk)
+        each = np.array([*map(len, chunk)], np.int64)
+        size = len(chunk)
         yield Counted(count_grams(sentences, hashes), each, _lengths(sentences))
 
 
@@ -103,9 +108,12 @@ class DocumentFrequencies:
     """
 
     def __init__(self, grams: np.ndarray, times: np.ndarray, pictures: int) -> None:
-        self.grams, self.times, self.pictures = grams, times, pictures
+        self.grams = grams
+        self.times = times
+        self.pictures = pictures
         # They have one more entry, for n-grams after the last
-        self._grams, self._times = np.append(grams, np.uint64(0)), np.append(times, 1.0)
+        self._grams = np.append(grams, np.uint64(0))
+        self._times = np.append(times, 1.0)
 
     @classmethod
     def of(cls, references: Iterable[Sequence[Words]]) -> Self:
@@ -115,7 +123,8 @@ class DocumentFrequencies:
     @classmethod
     def of_counts(cls, parts: Iterable[Counted]) -> Self:
         """Frequencies in all pictures of the batches."""
-        shared_grams, pictures = [], 0
+        shared_grams = []
+        pictures = 0
         for part in parts:
             _, firsts = np.unique(join(part.counts.gram, part.picture), return_index=True)
             shared_grams.append(np.unique(part.counts.gram[firsts], return_counts=True))
@@ -201,7 +210,8 @@ class CiderD:
             picture does not exist. TypeError : a caption is text, not a list of words, or a number
             is no integer.
         """
-        n, size = len(hypotheses), len(self._each)
+        n = len(hypotheses)
+        size = len(self._each)
         require_words("a caption", hypotheses)
         picture = np.arange(size) if pictures is None else np.asarray(pictures)
         if picture.shape != (n,):
@@ -228,8 +238,11 @@ class CiderD:
         # A match is an n-gram of a caption with a reference of its picture that has it; p matches
         entry = np.repeat(np.arange(len(keys)), end - first)  # (p,) entries of captions
         match = np.arange(len(entry)) - np.repeat(np.cumsum(end - first) - end, end - first)
-        caption, reference, order = counts.sentence[entry], reference[match], counts.order[entry]
-        ours, theirs = values[entry], reference_values[match]
+        caption = counts.sentence[entry]
+        reference = reference[match]
+        order = counts.order[entry]
+        ours = values[entry]
+        theirs = reference_values[match]
         cosines = np.minimum(ours, theirs) * theirs  # summands of the cosines
         cosines /= norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
@@ -244,7 +257,8 @@ class CiderD:
 
         A key combines n-gram and picture.
         """
-        starts, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
+        starts = self._starts[pictures]
+        counts = self._starts[pictures + 1] - self._starts[pictures]
         entries = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         keys = join(self._grams[entries], np.repeat(pictures, counts))
         by_key = np.argsort(keys, kind="stable")

@@ -23,7 +23,8 @@ def repeated(words: Words) -> str:
     """
     for n in range(1, LONGEST_STUTTER + 1):
         for i in range(len(words) - 2 * n + 1):
-            first, second = words[i : i + n], words[i + n : i + 2 * n]
+            first = words[i : i + n]
+            second = words[i + n : i + 2 * n]
             if first == second and UNKNOWN not in first:
                 return " ".join(words[i : i + 2 * n])
     return ""

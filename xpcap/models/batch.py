@@ -47,8 +47,8 @@ class FeatureRows(NamedTuple):
         """
         if self.trusted:
             return self.table
-        xp, dtype = get_array_module(self.table), self.table.dtype
-        if xp is not get_array_module(like) or dtype != like.dtype:
+        dtype = self.table.dtype
+        if get_array_module(self.table) is not get_array_module(like) or dtype != like.dtype:
             raise InvalidTypeError(
                 f"the table of features is a {type(self.table).__module__} array of {dtype},"
                 f" expected the model's library and {like.dtype}; was it made for another model?"
@@ -102,7 +102,8 @@ class Batch(NamedTuple):
 
         ValueError : the numbers of features and captions differ.
         """
-        features, N = self.features, len(self.captions)
+        features = self.features
+        N = len(self.captions)
         if not isinstance(features, FeatureRows):
             features = as_array("features", features)
         if np.shape(features)[:1] != (N,):
@@ -119,9 +120,11 @@ class Batch(NamedTuple):
         """
         features = self.features
         if isinstance(features, FeatureRows):
-            table, rows = features.checked_table(like), features.rows
+            table = features.checked_table(like)
+            rows = features.rows
         else:
-            table, rows = cast_features(features, like), np.arange(len(features))
+            table = cast_features(features, like)
+            rows = np.arange(len(features))
         if self.shard is None:
             return table, rows
         batch_rows = np.zeros(len(self.captions), rows.dtype)
@@ -133,13 +136,15 @@ class Batch(NamedTuple):
 
         TypeError, ValueError : the batch does not fit a model of this config.
         """
-        captions, weights = to_numpy(as_array("captions", self.captions)), self.weights
+        captions = to_numpy(as_array("captions", self.captions))
+        weights = self.weights
         if weights is not None:
             weights = np.asarray(as_array("weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
         sizes = arrays.check(captions, weights, self.shard)
         n = sizes["N" if self.shard is None else "n"]
-        features, shape = self.features, config.feature_shape
+        features = self.features
+        shape = config.feature_shape
         if not isinstance(features, FeatureRows):
             features = as_array("features", features)
             check_features(features, shape, N=n)
@@ -240,7 +245,8 @@ def prepare_parts(
     seed : seed of the dropout masks, with `batch.step`; None: no dropout
     terms : terms of the loss; the batch sets their scale
     """
-    captions, lengths = batch.captions, caption_lengths(batch.captions, null)
+    captions = batch.captions
+    lengths = caption_lengths(batch.captions, null)
     orders = deal(lengths, len(memories), batch.shard)
     packs = [pack(captions, null, order, lengths) for order in orders]
     table, pictures = batch.table(like)
@@ -317,9 +323,11 @@ def pack(captions: np.ndarray, null: int, order: np.ndarray, lengths: np.ndarray
     target inside a caption has a row, since later steps depend on it, but does not enter the loss.
     """
     rows, t = laid_out(sizes_of(lengths[order]), len(order))
-    words, T = captions.ravel(), captions.shape[1] - 1
+    words = captions.ravel()
+    T = captions.shape[1] - 1
     positions = order[rows.sequence] * (T + 1) + t
-    targets, target_rows = words.take(positions + 1), None
+    targets = words.take(positions + 1)
+    target_rows = None
     has_target = targets != null
     if not has_target.all():
         (target_rows,) = has_target.nonzero()
@@ -343,7 +351,8 @@ def sizes_of(lengths: np.ndarray) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=64)
 def laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarray]:
     """Rows of n captions, sizes[t] of them at step t, and the step of each row; read-only."""
-    rows, t = PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
+    rows = PackedSequences.of(sizes, n)
+    t = np.arange(len(sizes)).repeat(sizes)
     for indices in (rows.previous, rows.sequence, rows.firsts, t):
         if indices is not None:
             indices.flags.writeable = False
@@ -362,7 +371,8 @@ def distinct_words(words: np.ndarray) -> tuple[np.ndarray, Segments]:
     np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
     (firsts,) = is_first.nonzero()
     starts = np.empty(len(firsts) + 1, np.intp)
-    starts[:-1], starts[-1] = firsts, R
+    starts[:-1] = firsts
+    starts[-1] = R
     ids = np.empty(R, np.intp)
     ids[order] = is_first.cumsum() - 1
     return in_order.take(firsts), Segments(ids, order, starts)
@@ -382,7 +392,8 @@ def mask_rows_of(
     """
     is_live = np.arange(captions.shape[1] - 1) < lengths[:, None]
     (words,) = np.bincount(captions[:, :-1][is_live]).nonzero()
-    starts, rows_of_parts = lengths.cumsum() - lengths, []
+    starts = lengths.cumsum() - lengths
+    rows_of_parts = []
     for part in parts:
         _, t = laid_out(tuple(part.rows.batch_sizes), part.rows.N)
         hidden_rows = starts.take(part.order[part.rows.sequence]) + t

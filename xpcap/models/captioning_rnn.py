@@ -208,7 +208,8 @@ class CaptioningRNN(Decodable):
         self._idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
         # The course's names, which its notebooks read
-        self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
+        self._start = self.word_to_idx.get("<START>")
+        self._end = self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
         self._next_step = 0  # the step of `loss` if none is given
 
@@ -279,7 +280,8 @@ class CaptioningRNN(Decodable):
 
     @property
     def dispatch(self) -> tuple[object, ...]:
-        cell, methods = self.config.recurrent, ("equation", "gradient")
+        cell = self.config.recurrent
+        methods = ("equation", "gradient")
         names = (name_of(getattr(cell, method, None)) for method in methods)
         return type(self).__qualname__, self.config, type(cell).__qualname__, *names
 
@@ -361,7 +363,8 @@ class CaptioningRNN(Decodable):
                 f"workspace is a {type(workspace).__name__}, expected an"
                 " xpcap.backend.memory.Workspace, or None"
             )
-        network, seed = self._network(workspace), self.seed if self.dropout else None
+        network = self._network(workspace)
+        seed = self.seed if self.dropout else None
         if batch.computed:
             results = network.gradients(batch, self._null, seed=seed, terms=terms)
         else:
@@ -410,7 +413,8 @@ class CaptioningRNN(Decodable):
             On the host. [n, t] is the log-probability of captions[n, t + 1], given the words before; 0
             after END.
         """
-        batch, compute = Batch(features, captions), word_log_probabilities
+        batch = Batch(features, captions)
+        compute = word_log_probabilities
         return np.concatenate(self._in_parts("word_log_probabilities", batch, compute))
 
     @one_blas_thread()
@@ -553,7 +557,8 @@ class CaptioningRNN(Decodable):
             words or another model.
         """
         words = as_array("words", words)
-        n, like = spec("words:n=i").check(words)["n"], self.like
+        n = spec("words:n=i").check(words)["n"]
+        like = self.like
         arrays = self.config.state_arrays
         if len(state) != arrays:
             raise InvalidValueError(

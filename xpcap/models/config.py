@@ -94,7 +94,8 @@ class ModelConfig:
                 f' of Cell; CELLS["{self.cell}"] ='
                 f" {getattr(self.recurrent, '__name__', 'MyCell')}()?"
             )
-        shapes, states = self.cell_shapes(), self.recurrent.states
+        shapes = self.cell_shapes()
+        states = self.recurrent.states
         for name in (*states, *shapes):  # they name arrays in memory, and entries of a spec
             if not name.isidentifier() or states.count(name) > 1:
                 raise OptionError(
@@ -143,7 +144,10 @@ class ModelConfig:
         -------
         shapes : dict of str to tuple of int
         """
-        (*_, D), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
+        *_, D = self.feature_shape
+        V = self.vocabulary
+        W = self.wordvec
+        H = self.hidden
         shapes: Shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W)}
         shapes |= self.cell_shapes()
         shapes |= {"W_vocab": (H, V), "b_vocab": (V,)}

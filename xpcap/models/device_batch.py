@@ -51,8 +51,8 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, captions: np.ndarray, null: int, n: int) -> "Layout":
         """The layout for batches of n of the captions (m, T+1), so that one record serves them all."""
-        lengths, (m, columns) = caption_lengths(captions, null), captions.shape
-        alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
+        m, columns = captions.shape
+        alive = caption_lengths(captions, null) > np.arange(columns - 1)[:, None]  # (T, m)
         mean = n * alive.mean(axis=1)
         bounds = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
         sizes = np.minimum(np.rint(bounds), n).astype(int)
@@ -75,12 +75,14 @@ class Layout(NamedTuple):
 
         V : size of the vocabulary
         """
-        sizes, (n, T) = sizes_of(lengths[order]), (len(order), captions.shape[1] - 1)
+        sizes = sizes_of(lengths[order])
+        n, T = len(order), captions.shape[1] - 1
         fits = n == self.sizes[0] and len(sizes) <= len(self.sizes) <= T
         if not fits or any(map(operator.gt, sizes, self.sizes)):
             return None
         rows, t = laid_out(self.sizes, n)
-        caption, words = order[rows.sequence], captions.ravel()
+        caption = order[rows.sequence]
+        words = captions.ravel()
         positions = caption * (T + 1) + t
         # A padding row reads a word of the batch, so that there are no more distinct words
         is_live = t < lengths.take(caption)
@@ -122,7 +124,8 @@ class DeviceWorkspace(Workspace):
         self, like: Array, layout: Layout | None = None, *, waiting: Waiting = nullcontext
     ) -> None:
         super().__init__(like, waiting=waiting)
-        self.layout, self.replay = layout, Replay[Any]()
+        self.layout = layout
+        self.replay = Replay[Any]()
 
 
 class DevicePart(NamedTuple):
@@ -161,7 +164,8 @@ def _index_arrays(packed: Packed) -> tuple[Array | None, ...]:
 
 def views(joined: Array, arrays: Sequence[np.ndarray | None]) -> list[Array]:
     """Views of concatenated arrays; None for a missing array."""
-    array_views, start = [], 0
+    array_views = []
+    start = 0
     for array in arrays:
         array_views.append(None if array is None else view(joined, start, array.shape))
         start += 0 if array is None else len(array)
@@ -184,7 +188,9 @@ class DeviceNetwork(Network):
         terms: LossTerms = NO_TERMS,
     ) -> tuple[Array, Parameters]:
         sent = self._sent(batch, null, seed, terms)
-        part, network, workspace = sent.part, self.within(sent.part.memory), self.memory
+        part = sent.part
+        network = self.within(sent.part.memory)
+        workspace = self.memory
         if not (sent.padded and isinstance(workspace, DeviceWorkspace)):
             return network.part_gradients(sent.on_device())
         # A record keeps its arrays alive, so no other array can have their addresses
@@ -204,10 +210,13 @@ class DeviceNetwork(Network):
 
     def _sent(self, batch: Batch, null: int, seed: int | None, terms: LossTerms) -> DevicePart:
         """A checked batch on the device, with dropout masks, as in `prepare_parts`."""
-        captions, like, memory = batch.captions, self.params.flat, self.memory
+        captions = batch.captions
+        like = self.params.flat
+        memory = self.memory
         lengths = caption_lengths(captions, null)
         (order,) = deal(lengths, shard=batch.shard)
-        packed, layout = None, self._layout
+        packed = None
+        layout = self._layout
         if layout is not None:
             packed = layout.pack(captions, null, order, lengths, self.config.vocabulary)
         if padded := packed is not None:
@@ -233,8 +242,10 @@ class DeviceNetwork(Network):
         vectors = [x for x in (*rows, *_index_arrays(packed)) if x is not None]
         joined = np.concatenate(vectors, dtype=np.int32, casting="same_kind")
         joined = memory.send("indices", joined)
-        (pictures, *mask_rows), start = views(joined, rows), sum(map(len, rows))
-        scale, masks = packed.by_target(batch.scale, like.dtype), Masks()
+        pictures, *mask_rows = views(joined, rows)
+        start = sum(map(len, rows))
+        scale = packed.by_target(batch.scale, like.dtype)
+        masks = Masks()
         if isinstance(scale, np.ndarray):
             scale = memory.send("scale", scale)
         if seed is not None:

@@ -21,7 +21,8 @@ from xpcap.ops import Factor, LossTerms, PackedSequences, State, contiguous, get
 
 GRADIENTS = "grads"  # name of the array of all gradients in a workspace
 # Least captions of a part, and multiplications of its steps' product, for which a core pays off
-MIN_CAPTIONS_PER_CORE, MIN_PRODUCT = 8, 1 << 23
+MIN_CAPTIONS_PER_CORE = 8
+MIN_PRODUCT = 1 << 23
 
 
 class Score(NamedTuple):
@@ -66,9 +67,12 @@ class Network:
     def __init__(
         self, config: ModelConfig, params: Parameters, memory: Workspace | None = None
     ) -> None:
-        self.config, self.params, self.cell = config, params, config.recurrent
+        self.config = config
+        self.params = params
+        self.cell = config.recurrent
         self.memory = memory or Workspace.fresh(params.flat)
-        self._ops, self._keep = get_ops(params.flat), 1 - config.dropout
+        self._ops = get_ops(params.flat)
+        self._keep = 1 - config.dropout
         self._factors: dict[str, Factor] = {}
 
     def within(self, memory: Workspace) -> "Network":
@@ -122,7 +126,8 @@ class Network:
 
     def part_gradients(self, part: Part) -> tuple[Array, Parameters]:
         """Loss and gradients of one part."""
-        grads, cache = self._empty_gradients(), self.forward(part)
+        grads = self._empty_gradients()
+        cache = self.forward(part)
         nll, dh = vocabulary_loss(
             cache.hidden,
             self.params["W_vocab"],
@@ -138,7 +143,8 @@ class Network:
 
     def zero_gradients(self) -> tuple[Array, Parameters]:
         """Loss and gradients of no captions."""
-        grads, loss = self._empty_gradients(), self.memory.take("loss", ())
+        grads = self._empty_gradients()
+        loss = self.memory.take("loss", ())
         grads.flat[...] = 0
         loss[...] = 0
         return loss, grads
@@ -149,12 +155,17 @@ class Network:
 
     def forward(self, part: Part) -> Forward:
         """Hidden states of the rows with a target, from features and words."""
-        packed, masks, memory, ops = part.packed, part.masks, self.memory, self._ops
+        packed = part.packed
+        masks = part.masks
+        memory = self.memory
+        ops = self._ops
         weight, bias = (self.params[name] for name in self.cell.inputs)
-        image, rows = self.image(part.table, part.pictures, masks.features), packed.rows
+        image = self.image(part.table, part.pictures, masks.features)
+        rows = packed.rows
 
         # Each distinct word and each image is projected once; rows gather the results.
-        K, G = len(packed.words), len(bias)
+        K = len(packed.words)
+        G = len(bias)
         out = memory.take("vectors", (K, self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], packed.words, out, masks.words, self._keep)
         projected = ops.matmul(vectors, weight, out=memory.take("projected", (K, G)))
@@ -164,7 +175,8 @@ class Network:
         else:
             ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
-        state0, scope = image.start(len(self.cell.states)), memory.scope("cell")
+        state0 = image.start(len(self.cell.states))
+        scope = memory.scope("cell")
         h, cache = self.cell.run_forward(a, state0, self.cell_params, rows, scope, image.attention)
         if packed.target_rows is not None or masks.hidden is not None:
             out = memory.take("hidden", (len(packed.targets), self.config.hidden))
@@ -173,8 +185,13 @@ class Network:
 
     def backward(self, dh: Array, part: Part, cache: Forward, grads: Parameters) -> None:
         """Write all gradients but those of W_vocab and b_vocab, given dh (L, H), that of `cache.hidden`."""
-        packed, masks, memory, ops = part.packed, part.masks, self.memory, self._ops
-        image, vectors, (weight, bias) = cache.image, cache.vectors, self.cell.inputs
+        packed = part.packed
+        masks = part.masks
+        memory = self.memory
+        ops = self._ops
+        image = cache.image
+        vectors = cache.vectors
+        weight, bias = self.cell.inputs
         if packed.target_rows is not None:
             out = memory.take("dh_rows", (packed.rows.R, dh.shape[1]))
             dh = ops.scatter(dh, packed.target_rows, out, masks.hidden, self._keep)  # (R, H)
@@ -211,13 +228,20 @@ class Network:
 
     def project_image(self, features: Array) -> Image:
         """Projected images of features (N, D), or grids (N, P, D)."""
-        config, params, memory, ops = self.config, self.params, self.memory, self._ops
-        N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
+        config = self.config
+        params = self.params
+        memory = self.memory
+        ops = self._ops
+        N = len(features)
+        H = config.hidden
+        *regions, D = config.feature_shape
         x = features.reshape(math.prod((N, *regions)), D)
         out = memory.take("projected image", (len(x), H))
         projected = ops.matmul(x, params["W_proj"], out=out)
         ops.add_rows(projected, params["b_proj"])
-        h0, attention, term = projected, None, None
+        h0 = projected
+        attention = None
+        term = None
         if config.attends:
             attention = self._attention(projected.reshape(N, *regions, H))
             h0 = attention.start()
@@ -237,7 +261,9 @@ class Network:
 
         dstate0 is overwritten.
         """
-        (x, h0, term, attention), ops, (dh0, *others) = image, self._ops, dstate0
+        x, h0, term, attention = image
+        ops = self._ops
+        dh0, *others = dstate0
         if term is not None:
             dterm = ops.sequence_sum(da, rows, self.memory.take("dimage", term.shape))  # (N, G)
             ops.matmul(h0.T, dterm, out=grads["W_image"])
@@ -256,7 +282,8 @@ class Network:
 
     def start(self, features: Array) -> State:
         """State before the first word: the cell's state, then the image's terms of every step, if any."""
-        image, zeros = self.project_image(features), get_array_module(features).zeros_like
+        image = self.project_image(features)
+        zeros = get_array_module(features).zeros_like
         state0 = image.start(len(self.cell.states))
         state = (zeros(image.h0) if x is None else x for x in state0)
         constant = image.term, None if image.attention is None else image.attention.A
@@ -264,7 +291,9 @@ class Network:
 
     def project(self, words: Array) -> Array:
         """Pre-activations (n, G) for words (n,); the next call overwrites them."""
-        ops, memory, (weight, bias) = self._ops, self.memory, self.cell.inputs
+        ops = self._ops
+        memory = self.memory
+        weight, bias = self.cell.inputs
         out = memory.take("vectors", (len(words), self.config.wordvec))
         vectors = ops.gather(self.params["W_embed"], contiguous(words), out=out)
         out = memory.take("a", (len(words), self.config.columns))
@@ -314,7 +343,9 @@ class Network:
 
 def score(network: Network, part: Part) -> Score:
     """Likelihood and accuracy of a part with teacher forcing, without dropout."""
-    xp, ops, targets = get_array_module(part.table), get_ops(part.table), part.packed.targets
+    xp = get_array_module(part.table)
+    ops = get_ops(part.table)
+    targets = part.packed.targets
     nll, correct = (xp.zeros((), np.float64) for _ in range(2))
     for rows, scores in _target_scores(network, part):
         correct = correct + _total(ops.argmax(scores) == targets[rows])

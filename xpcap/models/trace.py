@@ -50,8 +50,12 @@ class Trace(NamedTuple):
 
 def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Trace:
     """The trace of checked captions (N, T+1), int; `image` has their pictures in the same order."""
-    cell, params, like = network.cell, network.params, network.params.flat
-    xp, N, T = get_array_module(like), len(captions), captions.shape[1] - 1
+    cell = network.cell
+    params = network.params
+    like = network.params.flat
+    xp = get_array_module(like)
+    N = len(captions)
+    T = captions.shape[1] - 1
     words = asarray(captions.T, like=like)  # (T+1, N)
     a = network.project(words[:T].reshape(-1)).reshape(T, N, -1)
     if image.term is not None:
@@ -75,11 +79,13 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     states = [xp.stack(arrays) for arrays in zip(*steps, strict=True)]  # each (T+1, N, H)
 
     # Gates, with each step as a separate sequence
-    rows, before = PackedSequences.full(T * N, 1), tuple(_rows(x[:T]) for x in states)
+    rows = PackedSequences.full(T * N, 1)
+    before = tuple(_rows(x[:T]) for x in states)
     _, cache = cell.rows_forward(
         _rows(a).copy(), before, network.cell_params, rows, None, attention(slice(N), T)
     )
-    gates, activations = cell.block_values(cache), cell.activations(cache)
+    gates = cell.block_values(cache)
+    activations = cell.activations(cache)
 
     # Word probabilities, and the gradient of each step's loss with respect to its h
     scores = network.scores(_rows(states[0][1:]))

@@ -49,7 +49,9 @@ from xpcap.ops.packed import (
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.softmax import NO_TARGET, LossTerms, log_softmax, tempered
 
-_PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
+_PLAIN = Ops()
+_HOST = HostOps()
+_DEVICE = DeviceOps()
 
 
 def get_ops(x: Array) -> Ops:

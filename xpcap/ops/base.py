@@ -297,7 +297,8 @@ class Ops:
 
         If the norm is not finite, x stays unchanged, so that it shows which numbers are at fault.
         """
-        xp, norm = get_array_module(x), self.global_norm(x, memory)
+        xp = get_array_module(x)
+        norm = self.global_norm(x, memory)
         factor = max_norm / xp.maximum(norm, max_norm)
         x *= xp.where(xp.isfinite(norm), factor, xp.ones_like(factor))
         return norm
@@ -370,7 +371,9 @@ class Ops:
         (n, V), totals (n,). The new totals are totals[r] + scores[r, w]. If a picture has too few
         candidates above -inf, the rest are word `null` with total -inf. Numbers must be finite or -inf.
         """
-        xp, size, tables = get_array_module(scores), beams.size, beams.pictures
+        xp = get_array_module(scores)
+        size = beams.size
+        tables = beams.pictures
         values, words = topk(ranked, size)  # (n, size)
         table = xp.full((tables * size, size), -np.inf, scores.dtype)
         table[beams.rows] = values + totals[:, None]
@@ -430,10 +433,12 @@ class Ops:
         h is the stack (., H) of states before each step; A (N, P, H). The results are written by row
         to weights (R, P) and context (R, H).
         """
-        xp, scale = get_array_module(A), A.shape[2] ** -0.5
+        xp = get_array_module(A)
+        scale = A.shape[2] ** -0.5
 
         def step_fn(step: Step) -> None:
-            regions, p = A[: step.n], weights[step.rows]
+            regions = A[: step.n]
+            p = weights[step.rows]
             xp.matmul(regions, h[step.states_before][:, :, None], out=p[:, :, None])  # (n, P)
             p *= scale
             softmax(p, out=p)
@@ -452,10 +457,13 @@ class Ops:
 
         dcontext (R, H) is read by row; dscores (R, P), by row, and dh_next (N, H) are written.
         """
-        xp, scale = get_array_module(A), A.shape[2] ** -0.5
+        xp = get_array_module(A)
+        scale = A.shape[2] ** -0.5
 
         def step_fn(step: Step) -> None:
-            regions, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
+            regions = A[: step.n]
+            p = weights[step.rows]
+            d = dscores[step.rows]
             dz = dcontext[step.rows][:, :, None]
             xp.matmul(regions, dz, out=d[:, :, None])  # dweights (n, P)
             softmax_backward(d, p)
@@ -480,16 +488,18 @@ class Ops:
 
         `h` is the stack of states as in attend_steps.
         """
-        xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
+        xp = get_array_module(out)
+        N, P, H = out.shape
+        T = len(rows.steps)
 
         # One product per sequence, of the factors of all its rows, with zeros after its end
-        left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)
+        left = xp.zeros((N, 2 * T, P), out.dtype)
+        right = xp.zeros((N, 2 * T, H), out.dtype)
         for t, step in enumerate(rows.steps):
-            left[: step.n, t], right[: step.n, t] = weights[step.rows], dcontext[step.rows]
-            left[: step.n, T + t], right[: step.n, T + t] = (
-                dscores[step.rows],
-                h[step.states_before],
-            )
+            left[: step.n, t] = weights[step.rows]
+            right[: step.n, t] = dcontext[step.rows]
+            left[: step.n, T + t] = dscores[step.rows]
+            right[: step.n, T + t] = h[step.states_before]
         return xp.matmul(left.transpose(0, 2, 1), right, out=out)
 
     # ---- Recurrent cells: the loop of layers/recurrent.py calls these once per sequence

@@ -31,16 +31,20 @@ def topk(x: Array, k: int) -> tuple[Array, Array]:
     Equal numbers come in the order of columns. If fewer than k are above -inf, the rest are -inf,
     with any columns. x is changed during the call, and restored.
     """
-    xp, n = get_array_module(x), len(x)
-    values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
+    xp = get_array_module(x)
+    n = len(x)
+    values = xp.empty((n, k), x.dtype)
+    columns = xp.empty((n, k), np.int32)
     for block in row_blocks(x):
         _topk(x[block], values[block], columns[block])
     return values, columns
 
 
 def _topk(x: Array, values: Array, columns: Array) -> None:
-    xp, (n, m) = get_array_module(x), x.shape
-    flat, starts = x.reshape(-1), xp.arange(n, dtype=np.int64) * m
+    xp = get_array_module(x)
+    n, m = x.shape
+    flat = x.reshape(-1)
+    starts = xp.arange(n, dtype=np.int64) * m
     lowest = xp.full(n, -np.inf, x.dtype)
     found = []  # positions in `flat`
     # Each pass finds the maxima and overwrites them by -inf: k fast passes instead of a slow sort

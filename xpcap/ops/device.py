@@ -76,7 +76,8 @@ def _launch_loss(
     scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
 ) -> None:
     """Write the loss of softmax(scores + bias) to nll, and its gradient to out."""
-    (R, V), scale = scores.shape, _scale(terms.scale, nll)
+    R, V = scores.shape
+    scale = _scale(terms.scale, nll)
     shares = 1 - terms.smoothing, terms.smoothing / V  # of the target, of each word
     b, biased = (scores, 0) if bias is None else (bias, 1)
     CUDA.launch("softmax_loss", (R,), scores, b, biased, targets, *scale, *shares, nll, out, V)
@@ -180,7 +181,8 @@ class DeviceOps(Equations):
         mask: Array | None = None,
         keep: float = 1.0,
     ) -> Array:
-        n, C = out.size, out.shape[1]
+        n = out.size
+        C = out.shape[1]
         if mask is None and rows is None:
             return super().gather(table, rows, out)
         if mask is None:
@@ -207,7 +209,8 @@ class DeviceOps(Equations):
     def gather_regions(
         self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
     ) -> Array:
-        n, (_, P, D) = out.size, out.shape
+        n = out.size
+        _, P, D = out.shape
         if mask is None:
             CUDA.launch("gather", n, table, rows, out, n, P * D)
         else:
@@ -225,14 +228,16 @@ class DeviceOps(Equations):
         return out
 
     def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
-        K, C = len(groups.starts) - 1, rows.shape[1]
+        K = len(groups.starts) - 1
+        C = rows.shape[1]
         blocks = K, CUDA.blocks(C, CUDA.threads // CUDA["SEGMENT_PARTS"])
         sums = _empty(rows, K, C) if out is None else out
         CUDA.launch("segment_sum", blocks, rows, groups.order, groups.starts, sums, C)
         return sums
 
     def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
-        (N, C), T = out.shape, len(rows.batch_sizes)
+        N, C = out.shape
+        T = len(rows.batch_sizes)
         if not is_device_array(rows.firsts):
             return super().sequence_sum(x, rows, out)
         CUDA.launch("sequence_sum", (N, CUDA.blocks(C)), x, rows.firsts, out, T, C)
@@ -298,7 +303,8 @@ class DeviceOps(Equations):
         return scores
 
     def forbid(self, scores: Array, words: Array) -> None:
-        (n, V), count = scores.shape, len(words)
+        n, V = scores.shape
+        count = len(words)
         CUDA.launch("forbid", n * count, scores, words, n, count, V)
 
     def argmax(self, scores: Array) -> Array:
@@ -311,7 +317,8 @@ class DeviceOps(Equations):
     def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
         if not x.size:
             return super().sample_words(x, u, temperature)
-        (n, V), words = x.shape, _empty(x, len(x), dtype=np.int32)
+        n, V = x.shape
+        words = _empty(x, len(x), dtype=np.int32)
         soft = temperature is not None
         CUDA.launch("sample_words", (n,), x, u, words, temperature or 1, soft, V)
         return words
@@ -319,7 +326,8 @@ class DeviceOps(Equations):
     def beam_step(
         self, ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
     ) -> tuple[Array, Array, Array]:
-        (n, V), m = scores.shape, len(beams.next_rows)
+        n, V = scores.shape
+        m = len(beams.next_rows)
         words, parents = (_empty(scores, m, dtype=np.int32) for _ in range(2))
         results = words, parents, _empty(scores, m)
         sizes = n, m // n, beams.size, null, V
@@ -360,7 +368,8 @@ class DeviceOps(Equations):
     def attend_backward_steps(
         self, dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
     ) -> StepFn:
-        arrays, (_, P, H) = (dcontext, A, weights, dscores, dh_next), A.shape
+        arrays = (dcontext, A, weights, dscores, dh_next)
+        _, P, H = A.shape
         if not _fits_a_block(A):
             return super().attend_backward_steps(*arrays)
         launch = CUDA.prepared("attend_step_backward", *arrays)
@@ -379,7 +388,8 @@ class DeviceOps(Equations):
         rows: PackedSequences,
         out: Array,
     ) -> Array:
-        (N, P, H), T = out.shape, len(rows.batch_sizes)
+        N, P, H = out.shape
+        T = len(rows.batch_sizes)
         if not (_fits_a_block(out) and is_device_array(rows.firsts)):
             return super().attention_sum(weights, dcontext, dscores, h, rows, out)
         blocks = N, CUDA.blocks(H), CUDA.blocks(P, CUDA["SLAB"])
@@ -394,9 +404,11 @@ class DeviceOps(Equations):
             super().start_states(state0, stacks)
             return
         # If the cell has no c, the kernel writes h twice
-        h0, c0, h, c = state0[0], state0[-1], stacks[0], stacks[-1]
-        has_c, n = c0 is not None, h0.size  # type: ignore[union-attr]
-        CUDA.launch("start_states", n, h0, c0 if has_c else h0, h, c, has_c, n)
+        h0 = state0[0]
+        c0 = state0[-1]
+        has_c = c0 is not None
+        n = h0.size  # type: ignore[union-attr]
+        CUDA.launch("start_states", n, h0, c0 if has_c else h0, stacks[0], stacks[-1], has_c, n)
 
     def cell_steps(
         self, cell: PointwiseSteps, loop: CellBuffers, Wh: Factor, add: StepFn | None
@@ -405,7 +417,8 @@ class DeviceOps(Equations):
         kernel = CELL_KERNELS.get(name_of(cell.equation))
         if kernel is None:
             return None
-        (h, c), H = loop.before, len(Wh)
+        h, c = loop.before
+        H = len(Wh)
         # A stack has N states more than there are rows; a single step has separate arrays
         fits = (len(h) - len(loop.a) or len(h)) <= FUSED
         if add is None and fits:
@@ -429,8 +442,10 @@ class DeviceOps(Equations):
         kernel = CELL_KERNELS.get(name_of(cell.gradient))
         if kernel is None:
             return None
-        (_, c), (dh_next, dc) = grads.states, grads.dstate
-        multiply, H = self.row_matmul_nt(grads.da, Wh, dh_next), len(Wh)
+        _, c = grads.states
+        dh_next, dc = grads.dstate
+        multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
+        H = len(Wh)
         fits = len(dh_next) <= FUSED
         if add is None and not grads.begun and fits:
             return _fused_backward_steps(grads, Wh, multiply)
@@ -478,7 +493,9 @@ def _fused_backward_steps(grads: CellGradients, Wh: Array, multiply: MultiplyRow
 
     A step computes the product of the next step's da itself, so only the first step writes dh.
     """
-    (_, c), (_, dc), H = grads.states, grads.dstate, len(Wh)
+    _, c = grads.states
+    _, dc = grads.dstate
+    H = len(Wh)
     arrays = grads.dh, *grads.saved, c, Wh, grads.da, dc
     launch = CUDA.prepared("lstm_step_backward", *arrays)
     across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])

@@ -29,12 +29,15 @@ from xpcap.ops.softmax import LossTerms, below_maximum, tempered
 
 # Elements of a block: few enough to stay in cache, and enough that parallel threads rarely wait for
 # Python's lock between calls. A lone thread never waits, so its blocks are smaller
-BLOCK, LONE_BLOCK = 1 << 17, 1 << 15
+BLOCK = 1 << 17
+LONE_BLOCK = 1 << 15
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their dtype
 SMALL_ROWS = 128  # products of at most so many rows are not split, and `matmul_nt` transposes them
 UNPACKED = 10**6  # most multiplications of a product for OpenBLAS's small kernels
 FEW = 30  # least rows that are multiplied by a block of columns of w at once
-COLUMNS, ROWS = 64, 16  # most columns and rows of w in a block
+# Most columns and rows of w in a block
+COLUMNS = 64
+ROWS = 16
 SMALL = 1 << 27  # products with fewer multiplications end before another thread has woken
 WORDS = 64  # words in a block whose probabilities are summed
 ROUNDS = 4  # ids with more rows than this are summed separately
@@ -54,7 +57,8 @@ def _blocks(n: int, width: int) -> list[slice]:
 
 def _matmul(x: Array, w: Array, out: Array | None) -> Array:
     """x @ w; a large product is split among the cores."""
-    n, m = len(x), w.shape[1]
+    n = len(x)
+    m = w.shape[1]
     if n <= SMALL_ROWS or x.size * m < SMALL or free_cores() == 1:
         # np.dot and @ round a single row, and strided factors, differently
         return x @ w if out is None else np.dot(x, w, out)
@@ -174,7 +178,8 @@ class HostOps(Ops):
         OpenBLAS packs the right factor at each call, and packing the large strided w.T would cost
         almost as much as the product.
         """
-        (m, k), w_T = w.shape, w.T
+        m, k = w.shape
+        w_T = w.T
         rows = _width(k, ROWS)
         if 0 < rows <= m:
             count = m // rows
@@ -183,7 +188,8 @@ class HostOps(Ops):
         scratch = np.empty(min(len(out), SMALL_ROWS) * m, out.dtype)
 
         def multiply(i: int, o: int, n: int) -> None:
-            rows, to = x[i : i + n], out[o : o + n]
+            rows = x[i : i + n]
+            to = out[o : o + n]
             if n > SMALL_ROWS:
                 np.dot(rows, w_T, to)
                 return
@@ -201,10 +207,12 @@ class HostOps(Ops):
         """A block of rows at a time; one exp per score gives the probabilities and their sum."""
         if terms.beyond("smoothing"):
             return super().softmax_loss(scores, targets, terms, out)
-        out, smoothing = np.empty_like(scores) if out is None else out, terms.smoothing
+        out = np.empty_like(scores) if out is None else out
+        smoothing = terms.smoothing
         nll = np.empty(len(scores), scores.dtype)
         for rows in _blocks(*scores.shape):
-            p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
+            p = out[rows]
+            chosen = (np.arange(rows.stop - rows.start), targets[rows])
             below_maximum(scores[rows], out=p)
             score = (1 - smoothing) * p[chosen]  # the target's score minus the row's maximum
             if smoothing:
@@ -283,9 +291,11 @@ class HostOps(Ops):
             out = np.empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
         if not rows.size:
             return super().segment_sum(rows, groups, out)
-        starts, counts = groups.starts[:-1], np.diff(groups.starts)
+        starts = groups.starts[:-1]
+        counts = np.diff(groups.starts)
         by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
-        starts, counts = starts[by_count], counts[by_count]
+        starts = starts[by_count]
+        counts = counts[by_count]
         large, filled = (int((counts > limit).sum()) for limit in (ROUNDS, 0))
         for k, start, count in zip(by_count[:large], starts, counts, strict=False):
             np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
@@ -337,8 +347,12 @@ class HostOps(Ops):
             step, scratch = np.empty((2, min(size, part.stop - part.start)), w.dtype)
             for start in range(part.start, part.stop, size):
                 block = slice(start, min(start + size, part.stop))
-                weights, g, mean, square = w[block], dw[block], m[block], v[block]
-                s, t = step[: g.size], scratch[: g.size]
+                weights = w[block]
+                g = dw[block]
+                mean = m[block]
+                square = v[block]
+                s = step[: g.size]
+                t = scratch[: g.size]
                 mean *= beta1
                 np.multiply(g, 1 - beta1, out=t)
                 mean += t
@@ -359,7 +373,8 @@ class HostOps(Ops):
     def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
         """Search the sums of blocks, then the words of one block: a full running sum is slow."""
         p = x if temperature is None else tempered(x, temperature)
-        rows, V = np.arange(len(p)), p.shape[1]
+        rows = np.arange(len(p))
+        V = p.shape[1]
         sums = np.add.reduceat(p, np.arange(0, V, WORDS), axis=1)
         cumulative = sums.cumsum(axis=1)
         total = cumulative[:, -1]
@@ -413,8 +428,11 @@ def lstm_in_place(loop: CellBuffers) -> StepFn:
         first, before, after, n, _ = step
         for k in range(0, n, block_rows):
             m = min(block_rows, n - k)
-            rows, states_after = slice(first + k, first + k + m), slice(after + k, after + k + m)
-            x, cell, t = gates[rows], c[states_after], tanh_c[rows]
+            rows = slice(first + k, first + k + m)
+            states_after = slice(after + k, after + k + m)
+            x = gates[rows]
+            cell = c[states_after]
+            t = tanh_c[rows]
             # i, f, o = sigmoid(a + r), g = tanh(a + r)
             np.add(a[rows], r[k : k + m], x)
             np.multiply(x, half[:m], x)
@@ -435,7 +453,8 @@ def lstm_in_place(loop: CellBuffers) -> StepFn:
 def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which change no number."""
     half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
-    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
+    half[:, 3 * H :] = 1
+    shift[:, 3 * H :] = -0.0
     for x in (half, shift):
         x.flags.writeable = False
     return half, shift

@@ -118,7 +118,9 @@ class PackedSequences(NamedTuple):
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop use the same steps
 def _steps(batch_sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
-    steps, first, before = [], 0, 0
+    steps = []
+    first = 0
+    before = 0
     for n, n_next in itertools.zip_longest(batch_sizes, batch_sizes[1:], fillvalue=0):
         if n:
             steps.append(Step(first, before, N + first, n, n_next))

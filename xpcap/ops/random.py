@@ -11,10 +11,9 @@ Salmon et al. 2011, *Parallel random numbers: as easy as 1, 2, 3*.
 
 import numpy as np
 
-VIEWS, SAMPLES = (
-    3,
-    4,
-)  # streams of augmentations and sampled captions; dropout masks have 0, 1 and 2
+# Streams of augmentations and of sampled captions; dropout masks have 0, 1 and 2
+VIEWS = 3
+SAMPLES = 4
 
 
 def kept_units(
@@ -49,5 +48,6 @@ def draw_uniforms(n: int, length: int, seed: int, step: int) -> np.ndarray:
 
 
 def _philox(seed: int, stream: int, step: int) -> np.random.Philox:
-    key, counter = np.array([seed, stream], np.uint64), np.array([0, 0, 0, step], np.uint64)
+    key = np.array([seed, stream], np.uint64)
+    counter = np.array([0, 0, 0, step], np.uint64)
     return np.random.Philox(key=key, counter=counter)

@@ -38,7 +38,8 @@ def softmax_backward(dp: Array, p: Array) -> Array:
 
 def log_softmax(scores: Array, out: Array | None = None) -> Array:
     """log(exp(s) / sum(exp(s))) of each row s; `out` may be scores itself."""
-    shifted, xp = below_maximum(scores, out), get_array_module(scores)
+    shifted = below_maximum(scores, out)
+    xp = get_array_module(scores)
     shifted -= xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
@@ -108,7 +109,9 @@ def softmax_loss(
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
-    xp, scale, smoothing = get_array_module(scores, targets), terms.scale, terms.smoothing
+    xp = get_array_module(scores, targets)
+    scale = terms.scale
+    smoothing = terms.smoothing
     rows = xp.arange(scores.shape[0])
     log_p = log_softmax(scores)
     padded = is_device_array(targets) and targets.dtype == xp.int32

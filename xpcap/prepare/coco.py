@@ -35,7 +35,8 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
             names[image["id"]] = name
             captions[name] = []
     for number, annotation in enumerate(file.json["annotations"], start=1):
-        image_id, identity = annotation["image_id"], annotation.get("id")
+        image_id = annotation["image_id"]
+        identity = annotation.get("id")
         if identity is None:
             identity = f"number {number}"
         elif file.repeats("annotations with the id of another", str(identity), identity):
@@ -68,7 +69,8 @@ def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
         name = image["filename"].strip()
         if file.repeats(REPEATED_NAMES, name):
             continue
-        split, source = image.get("split") or missing, f"{file.where}, image {number}"
+        split = image.get("split") or missing
+        source = f"{file.where}, image {number}"
         for text in [sentence["raw"] for sentence in image["sentences"]] or [None]:
             yield CaptionRow(name, text, split, source)
 

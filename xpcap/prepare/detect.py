@@ -126,12 +126,11 @@ def _texts_of_pictures(
 
     NAME.jpg.txt, which pictures with the same NAME need, has precedence.
     """
-    texts = {
-        picture: path
-        for picture in search_folder(folder).pictures
-        for path in map(picture.with_name, text_names(picture))
-        if is_text(str(picture)) and path.is_file()
-    }
+    texts = {}
+    for picture in search_folder(folder).pictures:
+        for path in map(picture.with_name, text_names(picture)):
+            if is_text(str(picture)) and path.is_file():
+                texts[picture] = path
     if not texts:
         raise DataError(
             f"{folder} holds no {' or '.join(METADATA)}, and no NAME.txt of a picture, expected"

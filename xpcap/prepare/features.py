@@ -38,7 +38,8 @@ class Table(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
-        self.numbers, self.rows = numbers, rows
+        self.numbers = numbers
+        self.rows = rows
 
     def __getitem__(self, name: str) -> np.ndarray:
         number = self.numbers[name]
@@ -128,7 +129,8 @@ def encode_folder(
         that the encoder declares, or is not finite; or `cache` is another file, or in use.
     OSError : the cache cannot be written.
     """
-    folder, mirrored = Path(folder), set(mirrored)
+    folder = Path(folder)
+    mirrored = set(mirrored)
     require_inside(folder, names)
     keys: dict[str, bytes] = {}  # by the names of pictures and mirror images
     missing: list[str] = []
@@ -187,7 +189,8 @@ def _encoded(
     """Features of pictures by name. DataError : their shape is not the encoder's, or not finite."""
     if not names:
         return {}
-    features, shape = np.asarray(encoder.encode(pictures)), (len(names), *encoder.shape)
+    features = np.asarray(encoder.encode(pictures))
+    shape = (len(names), *encoder.shape)
     if features.shape != shape:
         raise DataError(
             f"the encoder {encoder.name} makes features of shape {features.shape}, expected"
@@ -278,7 +281,8 @@ class FeatureFile:
         rows = np.zeros(len(features), self._dtype)
         for row, (key, feature) in zip(rows, features.items(), strict=True):
             row["feature"] = feature
-            row["key"], row["check"] = key, _check(key, row["feature"])
+            row["key"] = key
+            row["check"] = _check(key, row["feature"])
         with self._adding:
             if self._file is None:
                 self._memory += [*rows["feature"]]
@@ -300,7 +304,8 @@ class FeatureFile:
         """The rows in the file, not yet checked."""
         assert self._file is not None
         assert self._path is not None
-        start, end = len(self._header), os.fstat(self._file.fileno()).st_size
+        start = len(self._header)
+        end = os.fstat(self._file.fileno()).st_size
         if not (count := (end - start) // self._dtype.itemsize):
             return np.empty(0, self._dtype)
         # Opened by name: a map of the open file would keep its lock until it is deleted

@@ -85,7 +85,8 @@ def import_captions(
     origins = options.get("pictures"), options.get("features_file")
     if len(files) == 1 and Path(files[0][1]).is_dir() and origins == (None, None):
         options["pictures"] = files[0][1]
-    chosen, report = PrepareOptions(**options), ImportReport()
+    chosen = PrepareOptions(**options)
+    report = ImportReport()
     record: dict[str, Any] = {"captions": [Path(path).absolute().name for _, path in files]}
     folder = None if chosen.pictures is None else picture_folder(chosen.pictures)
     with work(progress=progress):
@@ -112,7 +113,8 @@ def import_captions(
         _check_left(rows, names, report)
         draw = None
         if None in names:
-            fractions, seed = chosen.fractions or DEFAULT_FRACTIONS, chosen.seed or 0
+            fractions = chosen.fractions or DEFAULT_FRACTIONS
+            seed = chosen.seed or 0
             draw = partial(by_shares, fractions=fractions, seed=seed, report=report)
             rows = draw(rows)
             record["drawn"] = {"fractions": list(fractions), "seed": seed}
@@ -246,8 +248,10 @@ def _match(
     assert index is not None
     required = index.match(names)
     if names and not required.matches:
-        known = [*features] if features is not None else files.pictures if files else []
-        raise _no_match(names, known, required.unmatched, files if features is None else None)
+        if features is not None:
+            raise _no_match(names, [*features], required.unmatched, None)
+        known = files.pictures if files else []
+        raise _no_match(names, known, required.unmatched, files)
     required.notice(report)
     lack = f"captioned pictures missing from {folder}"
     if features is not None:
@@ -521,10 +525,12 @@ def _vocabulary(
 ) -> tuple[Vocabulary, dict[str, Any]]:
     """The frequent words of train, or of all splits if there is no train; settings for the record."""
     words = [row.words for row in rows if row.split == "train"] or [row.words for row in rows]
-    max_size, min_count = options.vocabulary_size, options.min_count
+    max_size = options.vocabulary_size
+    min_count = options.min_count
     if min_count is None:
-        keeps_all = max_size or len(words) < TINY_CAPTIONS.number
-        min_count = 1 if keeps_all else 2 if len(words) < SPARSE_CAPTIONS.number else 5
+        min_count = 2 if len(words) < SPARSE_CAPTIONS.number else 5
+        if max_size or len(words) < TINY_CAPTIONS.number:
+            min_count = 1
     vocabulary = Vocabulary.build_from_words(words, min_count, max_size=max_size)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
@@ -577,7 +583,9 @@ def _features(table: Table, rows: Sequence[str], float16: bool) -> RowSource:
 
 def _count(rows: Sequence[CaptionRow], data: CaptionData) -> dict[str, Mapping[str, float]]:
     """The number of captions cut, and the share of unknown words, by split."""
-    cut, unknown, words = dict.fromkeys(data.splits, 0), {}, data.vocabulary
+    cut = dict.fromkeys(data.splits, 0)
+    unknown = {}
+    words = data.vocabulary
     for row in rows:
         cut[str(row.split)] += len(row.words) > data.max_words
     for name, split in data.splits.items():

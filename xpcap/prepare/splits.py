@@ -125,7 +125,8 @@ def by_shares(
     wanted = {
         split: fraction for split, fraction in zip(SPLITS, fractions, strict=False) if fraction
     }
-    splits, bounds = [*wanted], [*itertools.accumulate(wanted.values())][:-1]
+    splits = [*wanted]
+    bounds = [*itertools.accumulate(wanted.values())][:-1]
     shares = {name: share(name, seed) for name in sorted({row.picture for row in rows})}
     groups: dict[object, list[str]] = {}  # copies, in the order of their smallest share
     for name in sorted(shares, key=shares.__getitem__):

@@ -362,7 +362,8 @@ def _check_headings(file: CaptionText, names: Sequence[str], positions: Position
             file.report.notices.append(line)
 
 
-IN_A_KEY, IN_A_COLUMN = "under a key, if there is one", "in a column, if there is one"
+IN_A_KEY = "under a key, if there is one"
+IN_A_COLUMN = "in a column, if there is one"
 BY_PICTURE = Format(
     "a JSON object of pictures",
     is_by_picture,

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
-CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column, box of a picture
-GAP, MARGIN = 0.09, 0.16  # inches
+CELL = 3.0  # width of a column, inches
+PICTURE = (2.7, 2.05)  # box of a picture, inches
+GAP = 0.09  # inches
+MARGIN = 0.16  # inches
 COLUMNS = 3
 LEADING = 1.3  # line height, in font sizes
 MAX_LINES = 8  # of a text; longer text is cut and ends in an ellipsis
-CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
+# Points, colour
+CAPTION = (9.0, "#222222")
+REFERENCE = (7.5, "#666666")
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
@@ -90,7 +94,8 @@ def _draw_cell(
     width, height = figure.get_size_inches()
     left, top = corner
     # The picture is fitted into its box, and aligned with the lower edge
-    x, y = left + (CELL - PICTURE[0]) / 2, top - PICTURE[1]
+    x = left + (CELL - PICTURE[0]) / 2
+    y = top - PICTURE[1]
     box = x / width, y / height, PICTURE[0] / width, PICTURE[1] / height
     axes = figure.add_axes(box, anchor="S")
     flat = max(picture.shape[:2]) <= 128
@@ -119,7 +124,8 @@ def _measure(size: float) -> Callable[[str], float]:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size)
+    renderer = RendererAgg(1, 1, DPI)
+    font = FontProperties(size=size)
     return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
 

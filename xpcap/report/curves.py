@@ -9,10 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-WIDTH, HEIGHT = 400, 250  # of a chart's view box
-LEFT, TOP, RIGHT, BOTTOM = 52, 10, 388, 206  # edges of the plot in the view box
+# A chart's view box, and the edges of the plot in it
+WIDTH = 400
+HEIGHT = 250
+LEFT = 52
+TOP = 10
+RIGHT = 388
+BOTTOM = 206
 PADDING = 0.05  # above and below the values, as a share of their span
-ACROSS, UPWARD = 10, 6  # limits of ticks on the axes
+# Limits of ticks on the axes
+ACROSS = 10
+UPWARD = 6
 MAX_DOTS = 60  # on a line; more would touch
 COLUMNS = {  # key of a record to heading and format
     "epoch": ("epoch", "d"),
@@ -100,7 +107,9 @@ def _best(key: str, curve: Curve) -> tuple[int, float, str]:
 
 def _course(key: str, curve: Curve) -> str:
     """A curve described in words."""
-    name, (first, start), (last, end) = COLUMNS[key][0], curve[0], curve[-1]
+    name = COLUMNS[key][0]
+    first, start = curve[0]
+    last, end = curve[-1]
     if first == last:
         return f"{name} {end:.2f} after epoch {last}"
     best, value, word = _best(key, curve)
@@ -172,15 +181,18 @@ def _chart(
     left, right = (min(xs), max(xs)) if min(xs) < max(xs) else _spread(xs, 1)
     low, high = _spread(ys, PADDING * (max(ys) - min(ys)))
     if log:  # whole decades
-        low, high = min(math.floor(min(ys)), math.ceil(max(ys)) - 1), math.ceil(max(ys))
-    x, y = _Axis(left, right, LEFT, RIGHT), _Axis(low, high, BOTTOM, TOP)
+        low = min(math.floor(min(ys)), math.ceil(max(ys)) - 1)
+        high = math.ceil(max(ys))
+    x = _Axis(left, right, LEFT, RIGHT)
+    y = _Axis(low, high, BOTTOM, TOP)
     drawn = []
     for line in lines:
         positions = [f"{x.position(step):g} {y.position(value):g}" for step, value in line.points]
         dots = "".join(f"M{p}h.01" for p in positions) if len(positions) <= MAX_DOTS else ""
         drawn.append((line.name, line.style, f"M{'L'.join(positions)}", dots))
     ringed = ring and (x.position(ring[0]), y.position(ring[1]), ring[2])
-    across, upward = x.ticks(ACROSS, whole=True), y.ticks(UPWARD, whole=log, log=log)
+    across = x.ticks(ACROSS, whole=True)
+    upward = y.ticks(UPWARD, whole=log, log=log)
     return Chart(title, below, about, drawn, across, upward, ringed)
 
 

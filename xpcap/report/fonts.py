@@ -31,7 +31,8 @@ def find_fonts(texts: Iterable[str]) -> Fonts:
     needed -= _characters(font_manager.findfont(font_manager.FontProperties()))
     if not needed:
         return Fonts(None, "")
-    families, covers = [], {}
+    families = []
+    covers = {}
     for entry in sorted(_regular(font_manager), key=lambda entry: _rank(entry.name, needed)):
         covers[entry.name] = needed & _characters(entry.fname, entry.index)
         if covers[entry.name] == needed:
@@ -58,7 +59,8 @@ def explain_lacking(lacking: str) -> str:
 
 def _regular(font_manager: Any) -> list[Any]:
     """The regular face of each installed font family, even if Matplotlib's list lacks it."""
-    manager, installed = font_manager.fontManager, set(font_manager.findSystemFonts())
+    manager = font_manager.fontManager
+    installed = set(font_manager.findSystemFonts())
     for path in sorted(installed - {entry.fname for entry in manager.ttflist}):
         try:
             manager.addfont(path)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # A flat picture, of at most FLAT pixels a side and COLOURS colours, is stored as PNG and enlarged
-FLAT, COLOURS = 128, 256
+FLAT = 128
+COLOURS = 256
 ENLARGED = 256  # limit of a flat picture's displayed pixels; the factor is a whole number
 MAX_SIDE = 320  # pixels of any other picture's long side
 QUALITY = 80  # of JPEG
@@ -81,7 +82,8 @@ def embed(name: str, picture: np.ndarray | Embedded, max_side: int = MAX_SIDE) -
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):
-        uri, factor = image_uri("png", image, optimize=True), ENLARGED // longest
+        uri = image_uri("png", image, optimize=True)
+        factor = ENLARGED // longest
         return Embedded(uri, image.width * factor, image.height * factor, True)
     if longest > max_side:
         size = [max(1, round(side * max_side / longest)) for side in image.size]

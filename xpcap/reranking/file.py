@@ -33,8 +33,10 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
     of the captions, photo by photo, ``words`` the ids of all words, and ``ends`` the sorted ids of
     words that end a caption which was not cut.
     """
-    photos, is_word = index.photos, index.vocabulary.is_word(index.photos.captions)
-    lengths, words = is_word.sum(axis=1), photos.captions[is_word]
+    photos = index.photos
+    is_word = index.vocabulary.is_word(index.photos.captions)
+    lengths = is_word.sum(axis=1)
+    words = photos.captions[is_word]
     is_whole = (photos.captions == index.vocabulary.end).any(axis=1) & (lengths > 0)
     ids = np.uint16 if index.predictor.shape[1] < 1 << 16 else np.uint32
     return {
@@ -109,7 +111,9 @@ def _photos(path: Path, tensors: Mapping[str, np.ndarray], vocabulary: Vocabular
     """The photos of a file. DataError : values are out of range, or contradict each other."""
     counts, lengths = (tensors[name].astype(np.int64) for name in ("counts", "lengths"))
     words, ends, grams = (tensors[name] for name in ("words", "ends", "grams"))
-    m, n, longest = len(counts), len(lengths), int(lengths.max(initial=0))
+    m = len(counts)
+    n = len(lengths)
+    longest = int(lengths.max(initial=0))
     try:
         images = json.loads(tensors["images"].tobytes())
     except (ValueError, RecursionError):

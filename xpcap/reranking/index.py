@@ -71,7 +71,8 @@ class PhotoIndex:
                 "the vocabulary does not begin with the words of the index, expected these first;"
                 " encode the data with index.vocabulary.union(data.vocabulary)"
             )
-        photos, others = self.photos, _embedded(_photos(data, split), self.projection)
+        photos = self.photos
+        others = _embedded(_photos(data, split), self.projection)
         width = max(photos.captions.shape[1], others.captions.shape[1])
         captions = [
             np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=self.vocabulary.null)
@@ -122,7 +123,8 @@ class PhotoIndex:
         `embeddings` (N, d), float32, on any device, are from `embeddings_of`, and `shares` (N,)
         from `shares_of`.
         """
-        xp, n = get_array_module(embeddings), len(embeddings)
+        xp = get_array_module(embeddings)
+        n = len(embeddings)
         values = xp.full((n, k), -np.inf, np.float32)
         rows = xp.full((n, k), -1, np.int64)
         step = max(1, BLOCK_SIZE // max(1, n))
@@ -138,7 +140,8 @@ class PhotoIndex:
             values, columns = topk(values, k)
             starts = xp.arange(n, dtype=np.int64)[:, None] * rows.shape[1]
             rows = rows.reshape(-1)[starts + columns]
-        photos, similarities = to_numpy(rows), to_numpy(values)
+        photos = to_numpy(rows)
+        similarities = to_numpy(values)
         return Neighbours(np.where(similarities > -np.inf, photos, -1), similarities)
 
     @property
@@ -172,7 +175,8 @@ def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _photos(data: CaptionData, name: str) -> Split:
     """The captioned photos of a split, with preprocessed features (m, D); grids are averaged."""
-    split, end = data.split(name), data.vocabulary.end
+    split = data.split(name)
+    end = data.vocabulary.end
     photos, numbers = np.unique(split.image_idxs, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     captions = split.captions[order]
@@ -205,7 +209,8 @@ def _unit(x: Array) -> Array:
 
 def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
     """The word predictor, by ridge regression of word shares on embeddings."""
-    (m, d), V = photos.features.shape, len(vocabulary)
+    m, d = photos.features.shape
+    V = len(vocabulary)
     is_word = vocabulary.is_word(photos.captions)
     # A caption counts once for each of its words
     number, _ = is_word.nonzero()
@@ -213,7 +218,8 @@ def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
     photo = photos.image_idxs[caption]
     weight = 1 / np.bincount(photos.image_idxs)[photo]
     prior = np.bincount(word, weight, V) / m
-    products, squares = np.zeros((d, V)), np.zeros((d, d))
+    products = np.zeros((d, V))
+    squares = np.zeros((d, d))
     step = max(1, BLOCK_SIZE // V)
     for start in range(0, m, step):
         x = photos.features[start : start + step].astype(np.float64)

@@ -115,7 +115,8 @@ class Reranker:
 
     def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:
         """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""
-        embeddings, shares = self.index.embeddings_of(features), self.index.shares_of(features)
+        embeddings = self.index.embeddings_of(features)
+        shares = self.index.shares_of(features)
         return to_numpy(embeddings), self.index.nearest(embeddings, self.neighbours, shares)
 
     def rerank(
@@ -219,7 +220,8 @@ class Reranker:
         The weight of a neighbour is exp((similarity - largest) / bandwidth), divided by the sum. A
         retrieved caption is not compared with the captions of its photo.
         """
-        words, unknown = self.index.vocabulary.idx_to_word, self.index.vocabulary.unk
+        words = self.index.vocabulary.idx_to_word
+        unknown = self.index.vocabulary.unk
         texts = {
             photo: [
                 [words[i] for i in caption if i != unknown]
@@ -259,7 +261,8 @@ class Reranker:
     ) -> np.ndarray:
         """Mean log-lift of the words of each candidate (C,)."""
         prior = self.index.predictor[-1].astype(np.float32)
-        base, slopes = np.log(prior + RARE), self.index.predictor[:-1]
+        base = np.log(prior + RARE)
+        slopes = self.index.predictor[:-1]
         lifts = []
         for embedding, group in zip(embeddings, candidates, strict=True):
             captions = [x.words for x in group]

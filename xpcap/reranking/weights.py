@@ -23,7 +23,8 @@ PRIOR = {
     "borrowed": 0.0,
 }
 STRENGTH = 3.0  # of the prior: CIDEr-D times photos, per standard deviation of a feature
-STEPS, RATE = 300, 0.1
+STEPS = 300
+RATE = 0.1
 
 
 class Fitted(NamedTuple):
@@ -81,7 +82,8 @@ def _ascend(
     prior = prior_weights * spread
     _, first, number = np.unique(photos, return_index=True, return_inverse=True)
     scaled = features / spread
-    w, moments = prior.copy(), {"learning_rate": RATE}
+    w = prior.copy()
+    moments = {"learning_rate": RATE}
     for step in range(STEPS):
         scores = scaled @ w
         p = np.exp(scores - np.maximum.reduceat(scores, first)[number])

@@ -63,7 +63,9 @@ class Decoder:
         attend: bool = False,
         explain: bool = False,
     ) -> None:
-        self.vocabulary, self.policy, self.reranker = vocabulary, policy, reranker
+        self.vocabulary = vocabulary
+        self.policy = policy
+        self.reranker = reranker
         self._model = model
         self._attend = Flag().check("`attend`", attend)
         self._explain = Flag().check("`explain`", explain)
@@ -208,7 +210,8 @@ def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.nd
 
 
 def _explained(reranker: Reranker, reranking: Reranking) -> Explanation:
-    index, vocabulary = reranker.index, reranker.index.vocabulary
+    index = reranker.index
+    vocabulary = reranker.index.vocabulary
     neighbours = [
         Neighbour(
             index.photos.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)]

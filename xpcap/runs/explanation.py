@@ -122,7 +122,8 @@ def decision(explanation: Explanation) -> str:
     """
     if not explanation.candidates:
         return "No caption satisfies the limits."
-    best, likeliest = explanation.candidates[0], explanation.likeliest
+    best = explanation.candidates[0]
+    likeliest = explanation.likeliest
     origin = ""
     if best.image:
         similarity = [x.similarity for x in explanation.neighbours if x.image == best.image]

@@ -23,12 +23,17 @@ from xpcap.optim import UpdateRule
 from xpcap.options import Text
 from xpcap.training.state import RECORD, Record, TrainingState, read_state
 
-CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
-BEST, LAST = "best.safetensors", "last.safetensors"
+CONFIG = "config.json"
+VOCAB = "vocab.json"
+HISTORY = "history.jsonl"
+TIMES = "times.jsonl"
+BEST = "best.safetensors"
+LAST = "last.safetensors"
 RERANKING = "reranking.safetensors"  # the reranker
 TRAINED_ON = "trained-on.json"  # the training pictures, also those of the run `start`
 START_RERANKING = "start-reranking.safetensors"  # the reranker of the run of a warm start
-DATA, PICTURES = "data.h5", "pictures"  # generated data, and its val pictures as PNGs
+DATA = "data.h5"  # generated data
+PICTURES = "pictures"  # its val pictures as PNGs
 LOCK = ".lock"
 A_RUN = "a run folder from 'train'"
 MAX_VALUE = 1e15  # in a history; a chart can draw it
@@ -137,7 +142,8 @@ def check_parameters(
 # The feature scaling, as tensors
 
 
-_MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
+_MEAN = "feature_scaling.mean"
+_SCALE = "feature_scaling.scale"
 
 
 def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:

@@ -83,7 +83,8 @@ def _parse_save_interval(text: object) -> SaveInterval | None:
 MODEL_OPTIONS, LOSS_OPTIONS, SOLVER_OPTIONS = map(
     described, (ModelConfig, LossTerms, CaptioningSolver)
 )
-SIZE, COUNT = Whole(1, MAX_COUNT), Whole(0, MAX_COUNT)
+SIZE = Whole(1, MAX_COUNT)
+COUNT = Whole(0, MAX_COUNT)
 
 
 @documented

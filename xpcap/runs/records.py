@@ -11,7 +11,10 @@ from xpcap.report.text import NOTHING
 from xpcap.runs.explanation import Explanation
 
 _short = reprlib.Repr()
-_short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300, 60
+_short.maxlevel = 1
+_short.maxlist = 16
+_short.maxstring = 300
+_short.maxother = 60
 
 
 def _filled(record: Any) -> str:

@@ -94,7 +94,8 @@ class Run:
         data : an open data set, or its path. None: the data set that the run was trained on
         DataError : it is missing, does not fit, or has changed since the run was trained on it
         """
-        name, is_default = "the data set", data is None
+        name = "the data set"
+        is_default = data is None
         if not isinstance(data, CaptionData):
             name = str(self._training_data() if data is None else data)
             data = open_data(name)
@@ -180,7 +181,8 @@ class Run:
                 " encoder is known; new pictures need the same encoder; give the encoder when you"
                 " prepare the data, and train again"
             )
-        file, near = onnx_parts(name)[0], in_folder(name, self.path)
+        file = onnx_parts(name)[0]
+        near = in_folder(name, self.path)
         if file and os.path.isfile(onnx_parts(near)[0]):  # noqa: PTH113 - any text
             name = near
         elif file and not os.path.isfile(file):  # noqa: PTH113
@@ -269,7 +271,8 @@ def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
         scores = [record["val_cider"] for record in records if "val_cider" in record]
         return f", CIDEr {max(scores):.3f} on val" if scores else ""
 
-    records, epoch = read_history(run.path), run.meta.get("epoch")
+    records = read_history(run.path)
+    epoch = run.meta.get("epoch")
     epochs = max((record["epoch"] for record in records), default=epoch)
     if epoch == 0:
         return (

@@ -42,7 +42,8 @@ def trained_on(run: Run, data: CaptionData, split: str, pictures: np.ndarray) ->
     """
     if (record := _read(run)) is None:
         return None
-    images, rows = data.split(split).images, LazyRows(data.split(split).features, pictures)
+    images = data.split(split).images
+    rows = LazyRows(data.split(split).features, pictures)
     names = [
         images[number]
         for number, digest in zip(pictures.tolist(), _digests(rows), strict=True)

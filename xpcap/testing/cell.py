@@ -38,7 +38,10 @@ CAPTIONS = np.array(
     ]
 )
 STEPS = (3, 3, 1, 0)  # of the sequences of a loop
-D, P, W, H = 5, 2, 4, 3
+D = 5
+P = 2
+W = 4
+H = 3
 DROPOUT = 0.4
 STEP = 11  # of training, which decides the dropout masks
 
@@ -77,8 +80,11 @@ class Trial(NamedTuple):
 
     def loop(self, dtype: Any = np.float64, seed: int = 3) -> "Loop":
         """The cell's loop without a captioner, over sequences of STEPS."""
-        model, rng = self.captioner(dtype), np.random.default_rng(seed)
-        cell, G, N = CELLS[self.cell], model.config.columns, len(STEPS)
+        model = self.captioner(dtype)
+        rng = np.random.default_rng(seed)
+        cell = CELLS[self.cell]
+        G = model.config.columns
+        N = len(STEPS)
         rows = PackedSequences.of([3, 2, 2], N)
         params = Network(model.config, model.params).cell_params
         shapes: Shapes = {"the pre-activation": (rows.R, G)}
@@ -164,14 +170,15 @@ class Loop(NamedTuple):
 
     def single(self, sequence: int) -> Self:
         """The loop over only this sequence."""
-        numbers, only = self.rows_of(sequence), slice(sequence, sequence + 1)
+        numbers = self.rows_of(sequence)
+        only = slice(sequence, sequence + 1)
         arrays = dict(self.arrays)
         arrays["the pre-activation"] = self.a[numbers]
         for name in arrays:
             if name.startswith("initial ") or name == "the regions":
                 arrays[name] = arrays[name][only]
-        rows, steps = PackedSequences.full(1, len(numbers)), self.steps[only]
-        return self._replace(rows=rows, steps=steps, arrays=arrays, dh=self.dh[numbers])
+        rows = PackedSequences.full(1, len(numbers))
+        return self._replace(rows=rows, steps=self.steps[only], arrays=arrays, dh=self.dh[numbers])
 
 
 Claim = Callable[[Trial], None]
@@ -187,10 +194,14 @@ def step_gradient(trial: Trial) -> None:
     would mix them.
     """
     loop = trial.loop()
-    cell, a, state, params = loop.cell, loop.a[: len(STEPS)], loop.state0, loop.params
+    cell = loop.cell
+    a = loop.a[: len(STEPS)]
+    state = loop.state0
+    params = loop.params
     after, cache = cell.step_forward(a, state, params)
     if len(after) != len(cell.states):
-        got, names = f"returns a state of {len(after)}", ", ".join(cell.states)
+        got = f"returns a state of {len(after)}"
+        names = ", ".join(cell.states)
         fail("step_forward", got, f"{len(cell.states)}, as in `states`: {names}")
     draw = np.random.default_rng(7).standard_normal
     dafter = tuple(asarray(draw(x.shape), like=a) for x in after)
@@ -215,7 +226,8 @@ def gradient(trial: Trial) -> None:
     They are those of each parameter of the captioner, and in the loop of the pre-activation, the
     initial state, the cell's parameters and its attention.
     """
-    model, features = trial.captioner(), trial.features()
+    model = trial.captioner()
+    features = trial.features()
 
     def loss() -> tuple[Array, Mapping[str, Array]]:
         return model.loss(features, CAPTIONS, step=STEP, smoothing=trial.dropout / 2)
@@ -229,7 +241,8 @@ def gradient(trial: Trial) -> None:
 def dtype_kept(trial: Trial) -> None:
     """float32 parameters give float32 results, float64 parameters float64 results."""
     for dtype in (np.float32, np.float64):
-        model, features = trial.captioner(dtype), trial.features()
+        model = trial.captioner(dtype)
+        features = trial.features()
         loss, grads = model.loss(features, CAPTIONS, step=STEP)
         results = {"the loss": loss, **{f"the gradient of {name}": x for name, x in grads.items()}}
         scores, state = model.step(trial.words(0, model), model.start(features))
@@ -241,7 +254,9 @@ def dtype_kept(trial: Trial) -> None:
 
 def inputs_unchanged(trial: Trial) -> None:
     """The captioner, the loop and a step do not write to their arguments."""
-    model, features, loop = trial.captioner(), trial.features(), trial.loop()
+    model = trial.captioner()
+    features = trial.features()
+    loop = trial.loop()
     inputs = {"features": features, "captions": CAPTIONS, **model.params}
     inputs |= {f"{name} of the loop": x for name, x in (loop.arrays | loop.inputs).items()}
     inputs["the upstream gradient of the loop"] = loop.dh
@@ -262,8 +277,10 @@ def inputs_unchanged(trial: Trial) -> None:
 
 def caches_apart(trial: Trial) -> None:
     """Two forward passes may be in flight without affecting each other's backward pass."""
-    loop, other = trial.loop(), trial.loop(seed=4)
-    (_, first), (_, second) = loop.forward(), other.forward()
+    loop = trial.loop()
+    other = trial.loop(seed=4)
+    _, first = loop.forward()
+    _, second = other.forward()
     other.backward(second)
     grads = {f"the gradient of {name}": x for name, x in loop.backward(first).items()}
     expected = loop.run()
@@ -286,7 +303,8 @@ def memory_reused(trial: Trial) -> None:
     expected = loop.run()
     for name, x in loop.run(SpoiledWorkspace(loop.a)).items():
         check_close(f"{name}, in memory of NaN,", x, expected[name], "the one in new memory")
-    model, features = trial.captioner(), trial.features()
+    model = trial.captioner()
+    features = trial.features()
     workspace = Workspace(model.params.flat)
     model.loss(3 * features, CAPTIONS[:, ::-1], step=STEP, workspace=workspace)
     _, grads = model.loss(features, CAPTIONS, step=STEP, workspace=workspace)
@@ -296,7 +314,8 @@ def memory_reused(trial: Trial) -> None:
 
 def rows_alone(trial: Trial) -> None:
     """Sequences do not affect each other: each has the same states and gradients by itself."""
-    loop, totals = trial.loop(), dict[str, Any]()
+    loop = trial.loop()
+    totals = dict[str, Any]()
     batch = loop.run()
     for k in range(len(STEPS)):
         for name, x in loop.single(k).run().items():
@@ -310,7 +329,8 @@ def rows_alone(trial: Trial) -> None:
             check_close(f"{name} of sequence {k}", in_batch, x, "that of the sequence by itself")
     for name, x in totals.items():
         check_close(name, batch[name], x, "the sum over single sequences")
-    model, features = trial.captioner(), trial.features()
+    model = trial.captioner()
+    features = trial.features()
     _, grads = model.loss(features, CAPTIONS, step=STEP)
     shards = [np.array([k]) for k in range(len(CAPTIONS))]
     single = [model.loss(features[k], CAPTIONS, step=STEP, shard=k)[1] for k in shards]
@@ -323,7 +343,10 @@ def steps_compose(trial: Trial) -> None:
     """Steps of sampling match the loop, and do not write to the state of the previous step."""
     loop = trial.loop()
     h, _ = loop.forward()
-    state, memory, first, steps = loop.state0, Workspace(loop.a), 0, []
+    state = loop.state0
+    memory = Workspace(loop.a)
+    first = 0
+    steps = []
     for n in loop.rows.batch_sizes:
         rows = slice(first, first + n)
         state = tuple(x[:n] for x in state)
@@ -334,8 +357,10 @@ def steps_compose(trial: Trial) -> None:
         first += n
     for t, (rows, x) in enumerate(steps):
         check_close(f"h of step {t}", x, h[rows], "that of the loop")
-    model, features = trial.captioner(), trial.features()
-    captions_state, nll = model.start(features), 0.0
+    model = trial.captioner()
+    features = trial.features()
+    captions_state = model.start(features)
+    nll = 0.0
     for t in range(CAPTIONS.shape[1] - 1):
         scores, captions_state = model.step(trial.words(t, model), captions_state)
         log_p = to_numpy(scores) - np.logaddexp.reduce(to_numpy(scores), axis=1, keepdims=True)
@@ -347,7 +372,8 @@ def steps_compose(trial: Trial) -> None:
 
 def no_words(trial: Trial) -> None:
     """Loss and gradients of captions without words are zero."""
-    model, captions = trial.captioner(), np.zeros_like(CAPTIONS)
+    model = trial.captioner()
+    captions = np.zeros_like(CAPTIONS)
     captions[:, 0] = WORDS["<START>"]
     loss, grads = model.loss(trial.features(), captions, step=STEP)
     for name, x in {"the loss": loss, **grads}.items():

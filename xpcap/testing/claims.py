@@ -12,7 +12,9 @@ from xpcap.backend import Array, to_numpy
 from xpcap.errors import ContractError
 from xpcap.gradcheck import directional_errors
 
-SLOPE, ROUNDING = 1e-6, 1e-11  # maximum errors of a slope, and of equal sums in another order
+# Maximum errors of a slope, and of equal sums in another order
+SLOPE = 1e-6
+ROUNDING = 1e-11
 Trial = TypeVar("Trial")
 
 
@@ -41,7 +43,8 @@ def check_close(
     thing: str, got: Array, expected: Array, reference: str, rounding: float = ROUNDING
 ) -> None:
     """Raise ContractError if arrays differ by more than `rounding`; 0 requires the same bits."""
-    x, y = to_numpy(got), to_numpy(expected)
+    x = to_numpy(got)
+    y = to_numpy(expected)
     if x.shape != y.shape:
         fail(thing, f"has shape {x.shape}", f"{y.shape}, as {reference}")
     error = np.abs(x - y).max(initial=0) / max(1, np.abs(y).max(initial=0))

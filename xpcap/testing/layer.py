@@ -20,7 +20,8 @@ from xpcap.backend.shape_specs import Entry, Sizes, Spec
 from xpcap.errors import OptionError, one_of
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
-SMALLEST, OPEN = 3, (2, 3)  # size of the first letter; sizes of "..."
+SMALLEST = 3  # size of the first letter
+OPEN = (2, 3)  # sizes of "..."
 Arrays = Mapping[str, Array]
 
 
@@ -229,9 +230,11 @@ def results_fresh(trial: Trial) -> None:
 
 def caches_apart(trial: Trial) -> None:
     """Two forward passes may be in flight, and each cache serves more than one backward pass."""
-    (arguments, upstream), (others, _) = trial.draw(), trial.draw(seed=2)
+    arguments, upstream = trial.draw()
+    others, _ = trial.draw(seed=2)
     expected = trial.gradients(upstream, trial.run(arguments)[1])
-    (_, cache), (_, other) = trial.run(arguments), trial.run(others)
+    _, cache = trial.run(arguments)
+    _, other = trial.run(others)
     trial.gradients(upstream, other)
     for _ in range(2):
         for name, x in trial.gradients(upstream, cache).items():

@@ -92,7 +92,8 @@ def writes_stated(trial: Trial) -> None:
     for dtype in (np.float32, np.float64):
         params, (grads, *_) = trial.parameters(dtype)
         for name, shape in SHAPES.items():
-            w, dw = params[name].copy(), grads[name].copy()
+            w = params[name].copy()
+            dw = grads[name].copy()
             config = optim.init(rule, w, {"learning_rate": RATE})
             state = {key: config[key] for key in rule.state_shapes(shape)}
             rule.step([(w, dw, state)], config)
@@ -115,7 +116,8 @@ def descends(trial: Trial) -> None:
     """Steps at the default rate reduce a quadratic loss, whose gradient is w."""
     params, _ = trial.parameters()
     for name, w in params.items():
-        first, config = float((w * w).sum()), optim.init(trial.rule, w)
+        first = float((w * w).sum())
+        config = optim.init(trial.rule, w)
         for _ in range(50):
             optim.update(trial.rule, w, w.copy(), config)
         if not (last := float((w * w).sum())) < first:
@@ -162,7 +164,8 @@ def squares_positive(trial: Trial) -> None:
 def resumes(trial: Trial) -> None:
     """Training that resumes from a file ends with the same bits."""
     with TemporaryDirectory() as folder:
-        early, last = Path(folder, "early"), Path(folder, "last")
+        early = Path(folder, "early")
+        last = Path(folder, "last")
         for lr_decay in (0.5, LINEAR):
 
             def outcome(solver: CaptioningSolver) -> tuple[Array, bytes]:
@@ -170,7 +173,8 @@ def resumes(trial: Trial) -> None:
                 save_state(last, solver.state())
                 return solver.model.params.flat, last.read_bytes()
 
-            unbroken, resumed = trial.solver(lr_decay, _Saver(early)), trial.solver(lr_decay)
+            unbroken = trial.solver(lr_decay, _Saver(early))
+            resumed = trial.solver(lr_decay)
             expected, file = outcome(unbroken)
             state = load_state(early, unbroken.model.params.shapes, rule=trial.rule)
             resumed.restore(state)

@@ -29,7 +29,8 @@ def check_ranks(plan: Plan) -> None:
 
     GroupError : a rank differs from rank 0. DataError : a rank sees another run folder than rank 0.
     """
-    group, out = current().group, plan.out
+    group = current().group
+    out = plan.out
     if group.size == 1:
         return
     names = [
@@ -67,7 +68,9 @@ def _compare(rank: int, facts: Mapping[str, Any], first: Mapping[str, Any], out:
         if value != other:
             if isinstance(value, dict):
                 name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
-                thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
+                thing = f"{thing} {name}"
+                value = value.get(name)
+                other = other.get(name)
             raise GroupError(
                 f"rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80}, expected the"
                 " same on every rank"
@@ -82,7 +85,8 @@ def _iteration(folder: Path) -> object:
 
 def fitted_scaling(kind: str, data: CaptionData) -> FeatureScaling:
     """The scaling that rank 0 fits to the train split; every rank gets the same bits."""
-    group, fitted = current().group, FeatureScaling()
+    group = current().group
+    fitted = FeatureScaling()
     if group.rank == 0:
         fitted = fit_scaling(kind, data.split("train").features)
     arrays = [array.tolist() for array in fitted if array is not None]

@@ -24,7 +24,8 @@ from xpcap.runs.run import Run
 from xpcap.training.state import Record
 
 NEIGHBOURS = 30  # photos; the weights of more distant ones are small
-BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2
+BANDWIDTH = 0.1
+BANDWIDTH_OF_FEW = 0.2
 RETRIEVED = 8  # captions of neighbours among the candidates of a photo
 MAX_PART = 1000.0  # of a score: larger than all other parts together
 MAX_REPEATED = 0.01  # if more training captions repeat words immediately, candidates may, too
@@ -43,7 +44,8 @@ def fit_reranking(run: Run, data: CaptionData) -> None:
 
     data : the training data, as `Run.data` returns it
     """
-    folder, group = run.path, current().group
+    folder = run.path
+    group = current().group
     if run.reranking.get("best") != best_digest(folder):
         reranker, meta = _fitted(run, data)
         if group.rank == 0:
@@ -65,7 +67,8 @@ def _fitted(run: Run, data: CaptionData) -> tuple[Reranker, Record]:
     """The fitted reranker of a run, and the record of the fit for its file."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
-    reranker, scores = _new_reranker(run, data), dict[str, Any]()
+    reranker = _new_reranker(run, data)
+    scores = dict[str, Any]()
     is_start = run.meta.get("epoch") == 0 and (run.path / START_RERANKING).is_file()
     if "val" in data.splits and not is_start:
         scores = _fit(replace(run, reranker=reranker), data)._asdict()
@@ -75,12 +78,14 @@ def _fitted(run: Run, data: CaptionData) -> tuple[Reranker, Record]:
 
 def _new_reranker(run: Run, data: CaptionData) -> Reranker:
     """The reranker of a run's training photos, with the prior weights."""
-    D, prior = run.model.config.feature_shape[-1], PRIOR
+    D = run.model.config.feature_shape[-1]
+    prior = PRIOR
     inherited = run.path / START_RERANKING
     if is_inherited := inherited.is_file():
         start, _ = read_reranker(inherited, run.vocabulary, D, first_words=True)
         origin = Path(run.config.recipe.start or "").name
-        index, prior = start.index.extended(data, origin), dict(start.weights)
+        index = start.index.extended(data, origin)
+        prior = dict(start.weights)
     else:
         index = PhotoIndex.of(data)
     few = len(index) < FEW_PHOTOS.number
@@ -103,7 +108,9 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
     pictures = np.array(list(references))[evenly_spaced(len(references), MAX_FITTED)]
-    decoder, reranker, group = run.decoder(), run.reranker, current().group
+    decoder = run.decoder()
+    reranker = run.reranker
+    group = current().group
     assert reranker is not None
     shard = pictures[group.shard(len(pictures))]
     rank_candidates: list[list[Candidate]] = []

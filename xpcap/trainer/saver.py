@@ -76,7 +76,9 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, signum: int, iteration: int, epoch: int) -> None:
         super().__init__(signum, iteration, epoch)
-        self.signal, self.iteration, self.epoch = signum, iteration, epoch
+        self.signal = signum
+        self.iteration = iteration
+        self.epoch = epoch
 
     def __str__(self) -> str:
         name = signal.Signals(self.signal).name
@@ -150,12 +152,15 @@ class RunWriter:
         earlier: Sequence[Record] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.out, self._scaling, self._vocabulary = out, data.scaling, digest(data.vocabulary)
+        self.out = out
+        self._scaling = data.scaling
+        self._vocabulary = digest(data.vocabulary)
         self.earlier = earlier
         self._writes = current().group.rank == 0
         self.saved = 0
         self.times: list[Record] = []
-        self._epochs, self._pace = epochs, Pace(PAGE_SECONDS, clock)
+        self._epochs = epochs
+        self._pace = Pace(PAGE_SECONDS, clock)
         self._history: list[Record] = []  # of the last checkpoint
         self._shown = 0  # records that the page shows
         self._page_failed = False
@@ -178,7 +183,8 @@ class RunWriter:
             vocabulary=self._vocabulary,
             earlier=self.earlier,
         )
-        self.saved, self._history = solver.iteration, history_of(self.earlier, solver.records)
+        self.saved = solver.iteration
+        self._history = history_of(self.earlier, solver.records)
         if epoch_ended:
             self._write_epoch(solver)
 
@@ -212,7 +218,8 @@ class RunWriter:
         best_params = self._read_best(best, solver) if best and not state.is_best else None
         solver.restore(state, best_params=best_params)
         self.times = read_times(self.out, solver.epoch)
-        self.saved, self._history = solver.iteration, history_of(self.earlier, solver.records)
+        self.saved = solver.iteration
+        self._history = history_of(self.earlier, solver.records)
         if self._writes and solver.epoch:
             self._write_epoch(solver)
         self.update_page()
@@ -257,14 +264,17 @@ def history_of(earlier: Sequence[Record], records: Sequence[Record]) -> list[Rec
     """
     if not earlier:
         return [*records]
-    (start, *epochs), best = records, best_of(earlier)
+    start, *epochs = records
+    best = best_of(earlier)
     scores = {name: figure for name, figure in start.items() if name.startswith("val_")}
     return [*(scores | record if record is best else record for record in earlier), *epochs]
 
 
 def write_start(plan: Plan, data: CaptionData, model: ModelConfig) -> None:
     """Write the files of a run folder that precede training, if they are missing or changed."""
-    out, recipe, config = plan.out, plan.options, plan.config
+    out = plan.out
+    recipe = plan.options
+    config = plan.config
     if config is None:
         Config.of(recipe, model, data).write(out)
     elif config.recipe.to_config() != recipe.to_config():
@@ -290,7 +300,9 @@ class Checkpointer(Watcher):
     """
 
     def __init__(self, every: SaveInterval, writer: RunWriter, stop: StopRequest) -> None:
-        self._every, self._writer, self._stop = every, writer, stop
+        self._every = every
+        self._writer = writer
+        self._stop = stop
         self._group = current().group
         self._seconds = 0.0  # spent on saving since the last epoch
         self._count_from(0)
@@ -304,7 +316,8 @@ class Checkpointer(Watcher):
         if signum := self._signal():
             self._save(solver)
             self._end(signum, solver)
-        steps, seconds = solver.iteration - self._first, time.monotonic() - self._since
+        steps = solver.iteration - self._first
+        seconds = time.monotonic() - self._since
         if steps >= self._every.steps or seconds >= self._every.seconds:
             self._save(solver)
 
@@ -334,7 +347,8 @@ class Checkpointer(Watcher):
 
     def _count_from(self, iteration: int) -> None:
         """Restart the interval."""
-        self._since, self._first = time.monotonic(), iteration
+        self._since = time.monotonic()
+        self._first = iteration
 
     def _signal(self) -> int:
         """The signal that this rank or another has received; 0: none."""
@@ -346,7 +360,8 @@ class Checkpointer(Watcher):
         raise Stopped(signum, solver.iteration, solver.epoch)
 
     def _explain(self, error: OSError) -> SaveError:
-        reason, out = error.strerror or str(error), self._writer.out
+        reason = error.strerror or str(error)
+        out = self._writer.out
         saved = "nothing was saved before; the same command starts from the beginning"
         if self._writer.saved:
             saved = f"iteration {self._writer.saved} is saved; `resume` continues from there"

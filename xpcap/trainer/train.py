@@ -173,7 +173,9 @@ def train_run(
 
 def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
     """Train the stages that are not done, then rerank, score and write the pages."""
-    options, out, group = plan.options, plan.out, current().group
+    options = plan.options
+    out = plan.out
+    group = current().group
     path = out / LAST
     base = open_base(plan) if options.start is not None and not path.exists() else None
     data = plan.data if options.start is None else with_words(plan.data, out, base)
@@ -184,7 +186,8 @@ def _train_stages(plan: Plan, watchers: Sequence[Watcher]) -> Trained:
     if checkpoint is not None:
         data.scaling = checkpoint.scaling
     elif base is not None:
-        data.scaling, start = base.scaling, start_from(base, plan, config, is_warm)
+        data.scaling = base.scaling
+        start = start_from(base, plan, config, is_warm)
         if is_warm and "val" in data.splits:
             trained_on(base, data, "val", captioned(data, "val"))
     else:
@@ -219,7 +222,8 @@ def _finish(out: Path, history: list[Record], data: CaptionData, rerank: bool) -
     if not rerank:
         drop_reranking(out)
     with work(on_notice=lambda sentence: None):  # an old reranker, which is fitted anew below
-        run, evaluation = open_run(out), None
+        run = open_run(out)
+        evaluation = None
     with computing(run.config.code):
         if rerank:
             fit_reranking(run, run.data(data))
@@ -316,7 +320,8 @@ def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Object
 
 def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
     """The solver's `select` and `patience`; a notice names an option that is ignored."""
-    select, patience = options.select, options.patience or None
+    select = options.select
+    patience = options.patience or None
     lacks_val = "val" not in data.splits
     if lacks_val and select == "cider":
         notice("train_run: the data has no val split to score: the last epoch is kept")
@@ -329,7 +334,8 @@ def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
 
 
 def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
-    grid, attends = len(data.feature_shape) > 1, has_attention(options.inject)
+    grid = len(data.feature_shape) > 1
+    attends = has_attention(options.inject)
     if grid and not attends:
         raise OptionError(
             f"`inject` is {options.inject}, which needs one feature per picture, but the data has"

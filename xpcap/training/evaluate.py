@@ -76,13 +76,18 @@ def teacher_forced(
     for batch in bar(shards, f"scoring {split}"):
         if len(numbers := chosen[batch]):
             score = model.score(*data.minibatch(split, numbers)[:2])
-            nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens
+            nll = nll + score.nll
+            correct = correct + score.correct
+            tokens = tokens + score.tokens
         if between is not None:
             between()
     totals = np.array([to_numpy(nll), to_numpy(correct), tokens], np.float64)
     group.all_reduce(totals)
-    total, right, tokens = float(totals[0]), int(totals[1]), int(totals[2])
-    words, n = max(tokens, 1), len(chosen)
+    total = float(totals[0])
+    right = int(totals[1])
+    tokens = int(totals[2])
+    words = max(tokens, 1)
+    n = len(chosen)
     perplexity = math.exp(min(total / words, 700.0))
     return TeacherForced(total / max(n, 1), perplexity, right / words, n, tokens)
 
@@ -114,7 +119,8 @@ class CaptionScore:
     """
 
     def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
-        self._data, self._group = data, group
+        self._data = data
+        self._group = group
         references = data.reference_words("val")
         self._pictures = np.array(list(references))[
             evenly_spaced(len(references), MAX_VAL_PICTURES)
@@ -124,7 +130,8 @@ class CaptionScore:
 
     def __call__(self, model: CaptioningRNN, between: Callable[[], None]) -> dict[str, float]:
         """CIDEr-D, share of distinct captions, mean length. Calls `between` after each batch."""
-        words, shard = self._data.vocabulary, []
+        words = self._data.vocabulary
+        shard = []
         for batch in self._group.batches(len(self._pictures), BATCH_PICTURES):
             if len(pictures := self._pictures[batch]):
                 features = self._data.features("val", pictures)
@@ -172,7 +179,9 @@ class EpochEvaluator:
     def __init__(
         self, data: CaptionData, loader: BatchLoader, select: str, group: Group = SINGLE
     ) -> None:
-        self._data, self._loader, self._group = data, loader, group
+        self._data = data
+        self._loader = loader
+        self._group = group
         scored = select != "loss" and "val" in data.splits
         self._captions = CaptionScore(data, group) if scored else None
 
@@ -191,7 +200,8 @@ class EpochEvaluator:
     @property
     def names(self) -> set[str]:
         """Names of the figures in an epoch's record, without those of the objective."""
-        validated, captioned = "val" in self._data.splits, self._captions is not None
+        validated = "val" in self._data.splits
+        captioned = self._captions is not None
         return figures_with(EVERY, EPOCHS, "val_loss" * validated, "val_cider" * captioned)
 
     def validation(self, model: CaptioningRNN, between: Callable[[], None]) -> TeacherForced:

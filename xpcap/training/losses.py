@@ -93,7 +93,8 @@ class LossBuffer:
     def fault(self, params: Parameters, learning_rate: float) -> TrainingError | None:
         """Error of the first step that was not finite, returned once. Reads losses."""
         self._read()
-        step, self._first_bad = self._first_bad, None
+        step = self._first_bad
+        self._first_bad = None
         return step and diagnosis(step, self._last_good, params, None, learning_rate)
 
     def explain(
@@ -118,7 +119,8 @@ def diagnosis(
     params, grads : current values. On the host they are those of this step, before its update. On a
         device losses are read some steps later, when the gradients are lost: None
     """
-    symptoms, causes = [str(step)], [f"is the learning rate, now {learning_rate:g}, too high?"]
+    symptoms = [str(step)]
+    causes = [f"is the learning rate, now {learning_rate:g}, too high?"]
     if before is not None:
         symptoms.append(f"before it the loss was {before.loss:g} and the norm {before.norm:g}")
     else:

@@ -25,7 +25,9 @@ from xpcap.training.state import RESERVED, Record
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
 MIN_DISTINCT = 0.05  # share of distinct captions of the val split; good runs have 0.4 or more
-MIN_LENGTH_RATIO, MAX_LENGTH_RATIO = 0.6, 1.6  # words per caption / words per training caption
+# Words per caption / words per training caption
+MIN_LENGTH_RATIO = 0.6
+MAX_LENGTH_RATIO = 1.6
 LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 
@@ -37,7 +39,8 @@ class Objective:
     """
 
     __slots__ = ()  # so that setting an attribute that a subclass does not read is an error
-    terms, samples = LossTerms(), 1
+    terms = LossTerms()
+    samples = 1
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
@@ -113,7 +116,8 @@ def loss_and_gradients(
     TypeError, ValueError : the objective does not return a loss and a Parameters with the gradients
         of all parameters.
     """
-    returned, params = objective.loss(model, batch, workspace), model.params
+    returned = objective.loss(model, batch, workspace)
+    params = model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise InvalidTypeError(
             f"the objective returned a {type(returned).__name__}, expected the tuple (loss, grads)"
@@ -189,7 +193,9 @@ class SelfCritical(Objective):
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
         self.samples = SAMPLES.check("`samples`", samples)
-        self.group, self._data, self._words = group, data, data.vocabulary
+        self.group = group
+        self._data = data
+        self._words = data.vocabulary
         references = data.reference_words("train")
         self._pictures = np.array(list(references))
         ended = ([[*words, END] for words in captions] for captions in references.values())
@@ -201,7 +207,8 @@ class SelfCritical(Objective):
 
         DataError : `data`, the solver's, has other train captions than the rewards' data.
         """
-        ours, theirs = self._data.split("train"), data.split("train")
+        ours = self._data.split("train")
+        theirs = data.split("train")
         if self._words.idx_to_word != data.vocabulary.idx_to_word or not (
             np.array_equal(ours.captions, theirs.captions)
             and np.array_equal(ours.image_idxs, theirs.image_idxs)
@@ -225,7 +232,8 @@ class SelfCritical(Objective):
                 "the batch has no picture numbers or no step number, expected both, as"
                 " `CaptioningSolver.train` sets them"
             )
-        N, K = len(batch.pictures), self.samples
+        N = len(batch.pictures)
+        K = self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # of this rank among N * K captions
 
@@ -287,7 +295,8 @@ class SelfCritical(Objective):
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
     ) -> np.ndarray:
         """Sampled captions (len(rows), T): those numbered `rows` of the n captions of a step."""
-        T, forbid = self._data.max_words + 1, (self._words.null, self._words.start)
+        T = self._data.max_words + 1
+        forbid = (self._words.null, self._words.start)
         uniforms = draw_uniforms(n, T, model.seed, step)[rows]
         policy = GivenUniforms(max_length=T, forbid=forbid, given=uniforms)
         if isinstance(features, FeatureRows):

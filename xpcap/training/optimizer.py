@@ -29,9 +29,11 @@ class Optimizer:
         self, rule: str | UpdateRule, config: Mapping[str, Any], params: Parameters
     ) -> None:
         self.rule = as_rule(rule)
-        self.config, self.state = self.rule.complete(config), {}
+        self.config = self.rule.complete(config)
+        self.state = {}
         self.first_rate: float = self.config["learning_rate"]
-        xp, dtype = get_array_module(params.flat), params.flat.dtype
+        xp = get_array_module(params.flat)
+        dtype = params.flat.dtype
         for key, shapes in state_shapes(self.rule, params.shapes).items():
             self.state[key] = Parameters.empty(shapes, dtype, xp)
             self.state[key].flat[...] = 0

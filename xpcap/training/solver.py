@@ -264,7 +264,9 @@ class CaptioningSolver:
         self._steps = 0  # steps taken, recorded or not
         self._call = TrainCall()
 
-        self.code, self._is_checked, self._falls_back = current_code(), False, False
+        self.code = current_code()
+        self._is_checked = False
+        self._falls_back = False
         flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
@@ -410,12 +412,15 @@ class CaptioningSolver:
 
     def _train_epoch(self) -> None:
         """Train an epoch, or the rest of an interrupted one, and record it."""
-        start, batches = time.perf_counter(), self._order.batches(self.batch_size)
-        first, title = self._order.position, f"epoch {self.epoch + 1}/{self._last_epoch}"
+        start = time.perf_counter()
+        batches = self._order.batches(self.batch_size)
+        first = self._order.position
+        title = f"epoch {self.epoch + 1}/{self._last_epoch}"
         with bar(batches, title, self.steps_per_epoch, first, shown=self.progress) as shown:
             for positions in shown:
                 self._train_batch(positions)
-                epochs_left, position = self._last_epoch - self.epoch, self._order.position
+                epochs_left = self._last_epoch - self.epoch
+                position = self._order.position
                 steps_left = epochs_left * self.steps_per_epoch - position  # this one included
                 self._optimizer.end_step(self.lr_decay, steps_left)
                 self._order.position += 1
@@ -463,7 +468,8 @@ class CaptioningSolver:
 
     def _train_batch(self, positions: np.ndarray) -> None:
         """`train_batch` without a check of positions."""
-        split, captions = self._loader.split("train"), self._captions[positions]
+        split = self._loader.split("train")
+        captions = self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self._steps)
         shard = None if self.group.size == 1 else self._shard(split.captions[captions])
@@ -490,7 +496,8 @@ class CaptioningSolver:
     @one_blas_thread()
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Take a training step; return loss and gradient norm before clipping, both 0-d."""
-        params, batch = self.model.params, batch._replace(step=self._steps)
+        params = self.model.params
+        batch = batch._replace(step=self._steps)
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
         norm = self._clip(grads, self._workspace.scope("solver"))
@@ -564,24 +571,30 @@ class CaptioningSolver:
         """Check a device's fast code once, before the first step; if one rank uses plain code, all do."""
         if self._is_checked:
             return
-        model, sizes = self.model, (self.batch_size, self.group.size)
+        model = self.model
+        sizes = (self.batch_size, self.group.size)
         if self._on_host or self.code == "plain" or not hasattr(model, "loss"):
             return
         trial = functools.cache(self._trial)  # called unless the check is stored
         dispatch = getattr(model, "dispatch", (type(model).__name__,))
-        terms, rule = self.objective.terms, self._optimizer.rule.name
+        terms = self.objective.terms
+        rule = self._optimizer.rule.name
         dispatch = *dispatch, sizes, self._layout(), terms, self.clip_norm is None, rule
         code = checked_code("training", dispatch, model.params.flat, lambda: trial()(), runs=2)
-        codes, self._is_checked = self.group.gather(code), True
+        codes = self.group.gather(code)
+        self._is_checked = True
         if "plain" in codes:
             if code == "fast":
                 rank = codes.index("plain")
                 say(f"xpcap: rank {rank} runs plain code, so all ranks do", err=True)
-            self.code, self._falls_back = "plain", True
+            self.code = "plain"
+            self._falls_back = True
 
     def _trial(self) -> Callable[[], Results]:
         """A function that computes a step with a copy of the model, in plain or fast code."""
-        flat, objective, words = self.model.params.flat, self.objective, self.data.vocabulary
+        flat = self.model.params.flat
+        objective = self.objective
+        words = self.data.vocabulary
         n = len(range(self.group.rank, self.batch_size, self.group.size)) * objective.samples
         memory = DeviceWorkspace(flat, self._layout())
         batch = trial_batch(self._loader, objective, words.null, len(words), n, memory.layout)
@@ -709,7 +722,8 @@ class CaptioningSolver:
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
         """Read-only config of the rule for each parameter, with views of its state arrays."""
-        config, state_of = self._optimizer.config, self._optimizer.state_of
+        config = self._optimizer.config
+        state_of = self._optimizer.state_of
         return {name: MappingProxyType({**config, **state_of(name)}) for name in self.model.params}
 
     def check_accuracy(
@@ -774,7 +788,8 @@ class CaptioningSolver:
         if not printed and (shown.disable or not self._pace.due):
             return
         self._require_finite()
-        loss, last = self._record.losses[-1], self._last_epoch * self.steps_per_epoch
+        loss = self._record.losses[-1]
+        last = self._last_epoch * self.steps_per_epoch
         if printed:
             say(f"(Iteration {self.iteration} / {last}) loss: {loss:f}")
         if not shown.disable:
@@ -861,7 +876,8 @@ class CaptioningSolver:
         with self._computing():
             state.check_fits(self, figures)
         best: Any = None if best_params is None else self.model.params.holding(best_params)
-        self._times, self._call = [], TrainCall()
+        self._times = []
+        self._call = TrainCall()
         state.write_to(self)
         if best is None:
             best = self._scored.params.copy() if state.is_best else {}

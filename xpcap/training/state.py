@@ -58,9 +58,13 @@ def epochs_of(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if not is_start(record)]
 
 
-COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # doubles hold these exactly
+# Doubles hold these exactly
+COUNT = Whole(0, 2**53)
+SIZE = Whole(1, 2**53)
 # Which records have a figure: every record, those of epochs, any; or those with the named figure
-EVERY, EPOCHS, ANY = "every", "epochs", "any"
+EVERY = "every"
+EPOCHS = "epochs"
+ANY = "any"
 FIGURES: dict[str, tuple[OptionKind, str]] = {  # other names are figures of an objective
     **dict.fromkeys(("epoch", "iteration"), (COUNT, EVERY)),
     "train_accuracy": (Real(), EVERY),
@@ -106,7 +110,8 @@ class EpochOrder:
     """
 
     def __init__(self, count: int, seed: int | None, replacement: bool = False) -> None:
-        self.count, self.replacement = count, replacement
+        self.count = count
+        self.replacement = replacement
         self.rng: np.random.Generator | None = None
         if seed is not None or not replacement:
             key = np.random.randint(2**31) if seed is None else int(seed)
@@ -126,13 +131,16 @@ class EpochOrder:
         assert self.rng is not None
         if self.captions is None:
             captions = self.rng.permutation(self.count)
-            self.captions, self.position = captions.astype(np.int32), 0
-        captions, first = self.captions, self.position
+            self.captions = captions.astype(np.int32)
+            self.position = 0
+        captions = self.captions
+        first = self.position
         return (captions[start : start + size] for start in range(first * size, self.count, size))
 
     def end(self) -> None:
         """End the current epoch, even if batches are left; the next batch begins another."""
-        self.captions, self.position = None, 0
+        self.captions = None
+        self.position = 0
 
 
 def batches_of_epoch(count: int, size: int, replacement: bool) -> int:
@@ -196,7 +204,8 @@ class TrainingState(NamedTuple):
         shapes : shapes of the model's parameters
         rules : known update rules
         """
-        meta, spec = self.meta, Spec("")
+        meta = self.meta
+        spec = Spec("")
         check_json(source, meta, {member.name: member.form for member in MEMBERS})
         try:
             rule = rules[Names(rules).check("update rule", meta["update rule"])]
@@ -270,7 +279,8 @@ Misfit = str | None  # what came, and what was expected; None: the member fits
 
 def _records(state: TrainingState, rule: UpdateRule) -> Misfit:
     """Epochs are numbered from 1, or from a scored start, and all have the last one's figures."""
-    records, last = state.records, (state.records or [{}])[-1]
+    records = state.records
+    last = (state.records or [{}])[-1]
     has_start = bool(records) and is_start(records[0])
     own_figures = last.keys() - RESERVED
     figures = figures_with(EVERY, EPOCHS, *last) | own_figures
@@ -294,7 +304,8 @@ def _position(state: TrainingState, rule: UpdateRule) -> Misfit:
 
 
 def _steps(state: TrainingState, rule: UpdateRule) -> Misfit:
-    steps, least = state.meta["steps"], state.iteration
+    steps = state.meta["steps"]
+    least = state.iteration
     return f"steps are {steps}, expected at least {least}" if steps < least else None
 
 
@@ -322,7 +333,10 @@ def _moments(state: TrainingState, rule: UpdateRule) -> Misfit:
     return None
 
 
-WRITTEN, FIXED, COUNTED = "written", "fixed", "counted"  # roles
+# Roles
+WRITTEN = "written"
+FIXED = "fixed"
+COUNTED = "counted"
 
 
 class Member(NamedTuple):

@@ -25,7 +25,8 @@ def trial_batch(
     loader: BatchLoader, objective: Objective, null: int, V: int, n: int, layout: Layout | None
 ) -> Batch:
     """n captions of the train split that fit the layout, with weights if the objective has them."""
-    count, rng = len(loader.split("train").captions), np.random.default_rng(0)
+    count = len(loader.split("train").captions)
+    rng = np.random.default_rng(0)
     for _ in range(MAX_DRAWS):
         batch = loader.minibatch("train", rng.integers(0, count, n))
         lengths = caption_lengths(batch.captions, null)
@@ -44,7 +45,8 @@ def trial_step(
     The update is computed from equal numbers in plain and fast code, since Adam would enlarge small
     differences of small gradients.
     """
-    model, results = copy.copy(model), dict[str, Any]()
+    model = copy.copy(model)
+    results = dict[str, Any]()
     small_batch = batch.take(slice(0, FEW))._replace(step=0)
     for title, part, memory in (
         ("", batch, workspace),
@@ -55,7 +57,8 @@ def trial_step(
         results[f"loss{title}"] = float(loss)
         results |= {f"d{name}{title}": to_numpy(grad).copy() for name, grad in grads.items()}
     grads.flat[...] = model.params.flat
-    norm, record = update(model.params, grads), LossBuffer(grads.flat, 1)
+    norm = update(model.params, grads)
+    record = LossBuffer(grads.flat, 1)
     record.add(norm, norm)
     score = model.score(batch.features, batch.captions)
     results |= {f"updated {name}": to_numpy(w) for name, w in model.params.items()}

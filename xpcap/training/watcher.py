@@ -54,7 +54,8 @@ class EpochLines(Watcher):
     """Prints a line with the figures of each epoch, and the reason if training ends early."""
 
     def epoch(self, solver: Any) -> None:
-        record, times = solver.history[-1], solver.times[-1]
+        record = solver.history[-1]
+        times = solver.times[-1]
         self_critical = "train_reward" in record
         line = f"epoch {record['epoch']:2}  "
         if self_critical:

@@ -14,7 +14,8 @@ Cases = dict[str, dict[str, np.ndarray]]
 Sizes = dict[str, int]
 UPSTREAM_SCALE = 10.0  # of upstream gradients, so that clipping shows
 LARGE = 1000.0  # pre-activations and scores at which exp overflows
-LARGE_FACTOR, OLD_CELL_FACTOR = 2.0**14, 2.0**6  # of gradients, and of cells after many steps
+LARGE_FACTOR = 2.0**14  # of gradients
+OLD_CELL_FACTOR = 2.0**6  # of cells after many steps
 LONG = 40  # time steps
 # Sizes at which products with transposed arrays have matching shapes
 SQUARE = {
@@ -100,7 +101,8 @@ class Draw:
                 cases[case] = drawn | (_endless(row, drawn) if case == "long" else {})
                 if row.method.endswith("loss") or fits(cases[case]):
                     break
-        first, second = cases["first"], _captioner(row, sizes[0], self._rng(row.name, 99))
+        first = cases["first"]
+        second = _captioner(row, sizes[0], self._rng(row.name, 99))
         cases["second"] = first | {key: second[key] for key in ("features", "captions")}
         cases["single"] = first | {key: first[key][:1] for key in ("features", "captions")}
         # Factors of an input and its weights cancel out, so only the gradients of the weights grow
@@ -132,7 +134,9 @@ def _contracting(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Cells of an LSTM grow to about 25 over three quarters of the steps, then shrink.
     """
-    Wh, Wx, x = case["Wh"], np.array(case["Wx"]), np.array(case["x"])
+    Wh = case["Wh"]
+    Wx = np.array(case["Wx"])
+    x = np.array(case["x"])
     if Wh.shape[1] > len(Wh):
         x[:, :, 0] = np.where(np.arange(LONG) < 0.75 * LONG, 1, -0.2)
         Wx[0] = np.repeat((4, 5, 0, 4), len(Wh))  # of gates i, f, o, g

@@ -27,11 +27,14 @@ from typing import Any
 
 import numpy as np
 
-MAX_NAME, MAX_ERROR_TEXT = 100, 500  # characters of an error's type and message
+# Characters of an error's type and message
+MAX_NAME = 100
+MAX_ERROR_TEXT = 500
 OUT_OF_MEMORY = 77  # exit status
 FAILED: dict[str, BaseException] = {}  # module to the error of its import
 REFERENCE = "reference_layers"  # the module of functions that replace the submission's
-ANSWERS, FAULTS = "answers", "faults.txt"  # the folder of answers, the file of faulthandler
+ANSWERS = "answers"  # the folder of answers
+FAULTS = "faults.txt"  # the file of faulthandler
 MAX_FILE = 10 * 2**20  # bytes
 
 
@@ -309,8 +312,10 @@ def write_answer(file: Path, record: Any) -> None:
 
 def main() -> None:
     """Answer the questions of the plan whose numbers are the arguments."""
-    folder, numbers = Path(__file__).parent, list(map(int, sys.argv[1:]))
-    faults, null = os.dup(2), os.open(os.devnull, os.O_RDWR)
+    folder = Path(__file__).parent
+    numbers = list(map(int, sys.argv[1:]))
+    faults = os.dup(2)
+    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):  # nobody reads what a submission prints
         os.dup2(null, descriptor)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))

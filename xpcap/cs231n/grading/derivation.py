@@ -103,7 +103,8 @@ def derivation(function: str, variable: str) -> str:
     function : name in the table, "lstm_step_backward" or "CaptioningRNN.loss (lstm)"
     variable : target of the statement, or its targets: "da_i", "grads['W_proj']", "dx[:, t], dstate"
     """
-    method, names = function.partition(" ")[0], re.findall(r"\w+", variable)
+    method = function.partition(" ")[0]
+    names = re.findall(r"\w+", variable)
     texts = [
         _text(row)
         for row in LINES

@@ -139,7 +139,8 @@ def explained(
         lines = derivation(name, _variables(row, observed) or off)
         return [Result(name, False, observed, kind, with_derivation(advice, lines), error)]
     results = []
-    outputs, is_single = observed.split("; gate")[0], len(mistake.changes) == 1
+    outputs = observed.split("; gate")[0]
+    is_single = len(mistake.changes) == 1
     for change in mistake.changes:
         where = outputs if is_single or change.target not in names else change.target
         if change.gate:

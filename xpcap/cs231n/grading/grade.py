@@ -106,7 +106,8 @@ class _Grading:
                 raise OptionError(
                     f"`expect` {module!r} does not exist, expected {one_of(GRADED, module)}"
                 )
-        self._seed, self._limits = seed, limits
+        self._seed = seed
+        self._limits = limits
         self._handed = handed = read(submission)
         alone = expect is None and find(submission).is_file()
         self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
@@ -199,11 +200,9 @@ class _Grading:
             written[module] = [row for row in graded if row.defined in home]
             undefined = [row for row in graded if row.defined not in home]
             self._verdicts |= {row.name: _unwritten(row) for row in undefined}
-        questions = [
-            question
-            for module, rows in written.items()
-            for question in (self._import_question(module), *map(self._probe_question, rows))
-        ]
+        questions = []
+        for module, rows in written.items():
+            questions += [self._import_question(module), *map(self._probe_question, rows)]
         names = [question.name for question in questions]
         loaded = dict(zip(names, self._answers(questions), strict=True))
         for module, graded in written.items():
@@ -219,8 +218,8 @@ class _Grading:
 
     def _missing(self, module: str) -> Result:
         """The result of a module of which the submission defines nothing."""
-        file, shown = _file(module), self._handed.shown.values()
-        if file in {name.rpartition("/")[2] for name in shown}:
+        file = _file(module)
+        if file in {name.rpartition("/")[2] for name in self._handed.shown.values()}:
             advice = f"{file} defines none of the course's functions."
             return Result(file, False, "", NOT_WRITTEN, advice)
         advice = f"{file} is missing: its functions score zero."
@@ -228,7 +227,8 @@ class _Grading:
 
     def _pass_own_forward(self, row: table.Function) -> None:
         """Pass a backward pass that fits the submission's forward pass, whose mistakes are known."""
-        forward, seen = self._verdicts.get(row.forward), self._seen[row.name]
+        forward = self._verdicts.get(row.forward)
+        seen = self._seen[row.name]
         if forward is None or forward.passed or self._passed(row) or isinstance(seen, Stopped):
             return
         if (named := forward.named) and named.complete:
@@ -244,7 +244,8 @@ class _Grading:
         loops = [row for row in failed if row.step and self._culprits(row, STEPS)]
         captioners = [row for row in failed if row.module == "rnn"]
         if self._lacks_layers():  # the reference module replaces theirs
-            names, layers = [], self._handed.homes.get("rnn_layers", {}).values()
+            names = []
+            layers = self._handed.homes.get("rnn_layers", {}).values()
             files = {*layers, table.FILES["rnn_layers"]} - set(
                 self._handed.homes.get("rnn", {}).values()
             )
@@ -282,7 +283,8 @@ class _Grading:
         self, row: table.Function, seen: Observation | Stopped, names: Sequence[str]
     ) -> None:
         """Judge a function that was re-run with reference functions of these names."""
-        first, wrong = self._seen.get(row.name), self._culprits(row)
+        first = self._seen.get(row.name)
+        wrong = self._culprits(row)
         judged = self._judged(row, seen, [name for name in wrong if name not in names])
         if judged.passed:
             mended = [name for name in wrong if name in names]
@@ -301,7 +303,8 @@ class _Grading:
     def _answers(self, questions: Sequence[Question]) -> list[Observation | Stopped]:
         if not questions:
             return []
-        files, reference = self._files(), table.source("rnn_layers", table.PACKAGE)
+        files = self._files()
+        reference = table.source("rnn_layers", table.PACKAGE)
         shown = {file: name for file, name in self._handed.shown.items() if file in files}
         return ask(files, shown, questions, **self._limits, seed=self._seed, reference=reference)
 
@@ -377,11 +380,14 @@ def _not_imported(module: str, seen: Observation | Stopped) -> Result | None:
     """The result of a file that cannot be imported; None for a file that can."""
     file = _file(module)
     if isinstance(seen, Stopped):
-        reason, line, kind = f"it {seen.reason}", seen.line, "stopped"
+        reason = f"it {seen.reason}"
+        line = seen.line
+        kind = "stopped"
     elif (error := seen.error("import")) is None:
         return None
     else:
-        (name, message, line), kind = error, "raises an error"
+        name, message, line = error
+        kind = "raises an error"
         reason = f"{name}: {message}"
         if name == "ModuleNotFoundError":
             reason += f". The grader has only {PACKAGES}"

@@ -153,7 +153,8 @@ def judge(
             )
     if forward:
         return Judged([_follows(row, _first_fix(row, row.forward, verdicts), where, error)])
-    mistake, first = search(row, cases, values), cases["first"]
+    mistake = search(row, cases, values)
+    first = cases["first"]
     results = explained(row, where, error, mistake, first, outputs, values, wanted)
     is_sound = row.module != "rnn" or _reads_cell(row, first, mistake)
     return Judged(results, mistake if is_sound else None)
@@ -223,7 +224,8 @@ def _raised(
     if error is None:
         return None
     kind, message, line = error
-    name, where = row.name, _where(line)
+    name = row.name
+    where = _where(line)
     if kind == UNWRITTEN:
         # The line shows which function raised; the method of the other cell has the same line
         raised = (key for key in verdicts if verdicts[key].raised == line)
@@ -242,7 +244,8 @@ def _malformed(
     row: table.Function, seen: Observation, right: Observation, cases: Cases, below: str
 ) -> Result | None:
     """The verdict on results of a wrong number, type or shape."""
-    name, note = row.name, seen.note("out")
+    name = row.name
+    note = seen.note("out")
     if note.none:
         return Result(name, False, "", NOT_WRITTEN, f"Write {name}: it returns None.")
     if row.module == "rnn" and (fault := _captioner_fault(row, seen, right)):
@@ -294,7 +297,8 @@ def _captioner_fault(row: table.Function, seen: Observation, right: Observation)
             got = "is missing" if shape is None else f"has shape {tuple(shape.tolist())}"
             advice = f"The parameter {key} {got}, not {tuple(wanted.tolist())}."
             return Result(name, False, key, "wrong shape", advice)
-    note, loss = seen.note("out"), seen.arrays.get("out.loss")
+    note = seen.note("out")
+    loss = seen.arrays.get("out.loss")
     if note.number is not None:
         advice = f"{name} has to return loss, grads, where grads is a dict."
         return Result(name, False, "", "wrong results", advice)

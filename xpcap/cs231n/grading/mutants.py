@@ -82,7 +82,8 @@ class Slot(NamedTuple):
     def exchange(self, node: Any) -> Any:
         """Put a node there; returns the previous one."""
         if isinstance(self.parent, list):
-            old, self.parent[self.key] = self.parent[self.key], node
+            old = self.parent[self.key]
+            self.parent[self.key] = node
         else:
             old = getattr(self.parent, self.key)
             setattr(self.parent, self.key, node)
@@ -178,7 +179,10 @@ class _Search:
         scope: Mapping[str, Any],
         budget: int,
     ) -> None:
-        self.tree, self.run, self.blocks, self.scope = tree, run, blocks, scope
+        self.tree = tree
+        self.run = run
+        self.blocks = blocks
+        self.scope = scope
         self.budget = budget
 
     def equal(self, trail: Iterable[Edit]) -> np.ndarray | None:
@@ -202,7 +206,8 @@ class _Search:
         """The likeliest edits that explain the most blocks, and True if they explain all."""
         right = self.equal([])
         assert right is not None, "the reference function fails"
-        level, partial = int(right.sum()), []
+        level = int(right.sum())
+        partial = []
         for edit in edits:
             if self.budget <= 0:
                 break
@@ -224,7 +229,8 @@ class _Search:
         got = right
         for edits, equal in partial:
             if (equal & ~got).any() and not (right & ~equal).any():
-                trail, got = [*trail, *edits], got | equal
+                trail = [*trail, *edits]
+                got = got | equal
         if len(trail) > 1:
             combined = self.equal(trail)
             if combined is not None and all(combined.sum() > equal.sum() for _, equal in partial):
@@ -261,11 +267,9 @@ class _Blocks:
             4 if gates and shape and shape[-1] and shape[-1] % 4 == 0 else 1
             for shape in self.shapes
         ]
-        sizes = [
-            size // cuts
-            for size, cuts in zip((value.size for value in student), self.cuts, strict=True)
-            for _ in range(cuts)
-        ]
+        sizes: list[int] = []
+        for value, cuts in zip(student, self.cuts, strict=True):
+            sizes += [value.size // cuts] * cuts
         self.starts = np.cumsum([0, *sizes[:-1]])
         self.results = np.repeat(np.arange(len(student)), self.cuts)  # result of each block
         self.student = self._flat(student)
@@ -286,7 +290,8 @@ class _Blocks:
         ):
             return None
         ours = self._flat([np.asarray(value, dtype=float) for value in outputs])
-        size, difference = np.abs(ours), np.abs(ours - self.student)
+        size = np.abs(ours)
+        difference = np.abs(ours - self.student)
         missing = np.isnan(ours)
         if missing.any():
             size[missing] = 0
@@ -506,7 +511,8 @@ def _statement_edits(block: list[Any], number: int, in_loop: bool) -> Iterator[E
                 yield Edit(3, "arguments swapped", detail, statement, [Slot(call, "args", entries)])
     if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
         return
-    targets, value = statement.targets[0], statement.value
+    targets = statement.targets[0]
+    value = statement.value
     is_cache = text_of(value) == "cache"
 
     def unpacked(elements: list[ast.expr]) -> ast.Assign:
@@ -540,7 +546,8 @@ def _pairs(entries: Sequence[ast.expr]) -> Iterator[tuple[list[ast.expr], str, s
     """Entries with two of them swapped, and the texts of the two."""
     for a, b in combinations(range(len(entries)), 2):
         swapped = list(entries)
-        swapped[a], swapped[b] = entries[b], entries[a]
+        swapped[a] = entries[b]
+        swapped[b] = entries[a]
         yield swapped, text_of(entries[a]), text_of(entries[b])
 
 

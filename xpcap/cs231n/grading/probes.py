@@ -17,7 +17,8 @@ import numpy as np
 Case = Mapping[str, np.ndarray]  # arguments by name
 NUMBERS = "fiub"  # kinds of dtypes that are numbers
 MAX_BYTES = 2**21  # of an array
-CAPTIONS, BATCH = 12, 4  # captions of the solver's data, and of a minibatch
+CAPTIONS = 12  # of the solver's data
+BATCH = 4
 UPSTREAM = "upstream "  # prefix of upstream gradients in a case, which also has forward arguments
 MAX_EVENTS = 20_000  # calls and returns that are counted
 MAX_FORWARDS = 200  # a backward pass with more forward passes takes finite differences
@@ -154,7 +155,8 @@ def backward(
             backward_pass(*upstream(cases["second"]).values(), cache(cases["second"]))
             record.results("kept", names, values)
     with record.stage("older"):
-        first_cache, later_cache = cache(cases["first"]), cache(cases["second"])
+        first_cache = cache(cases["first"])
+        later_cache = cache(cases["second"])
         later = backward_pass(*upstream(cases["second"]).values(), later_cache)
         record.results("later", names, later)
         older = backward_pass(*upstream(cases["first"]).values(), first_cache)
@@ -238,13 +240,15 @@ def captioner_loss(
     model_class: Callable[..., Any], names: Sequence[str], cases: Any, record: Record
 ) -> None:
     """Probe CaptioningRNN.loss: the loss and all gradients, of fresh and of used models."""
-    first, second = cases["first"], cases["second"]
+    first = cases["first"]
+    second = cases["second"]
     with record.stage("shapes"):
         for name, value in captioner(model_class, first, parameters=False).params.items():
             if name in PARAMETERS:
                 record.value("shapes", name, np.array(np.shape(value)))
     with record.stage("out"):
-        model, data = captioner(model_class, first), copied(_data(first))
+        model = captioner(model_class, first)
+        data = copied(_data(first))
         returned = _losses("out", record, model.loss(*data.values()))
         record.all("after", data)
         record.all("parameters", {name: model.params[name] for name in PARAMETERS})
@@ -293,7 +297,8 @@ def captioner_sample(
         record.results(stage, names, captions)
         return captions
 
-    first, second = cases["first"], cases["second"]
+    first = cases["first"]
+    second = cases["second"]
     with record.stage("out"):
         model = captioner(model_class, first)
         captions = sampled("out", model, first)
@@ -324,7 +329,8 @@ def rule(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Rec
         with record.stage(stage):
             start = np.array(case["w"])
             # No sum of other constants equals these values, so a mistake cannot cancel out
-            w, config = np.array(start), {"learning_rate": 0.037, "epsilon": 0.13}
+            w = np.array(start)
+            config = {"learning_rate": 0.037, "epsilon": 0.13}
             for step, gradient in enumerate(case["gradients"], 1):
                 w, config = call(w, np.array(gradient), config)
                 moved = None if w is None else np.asarray(w) - start

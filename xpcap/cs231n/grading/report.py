@@ -95,7 +95,8 @@ class Report(Sequence[Result]):
         marks = []
         for name, results in by_name.items():
             if results:
-                passed, worth = all(r.passed for r in results), max_points.get(name, 0.0)
+                passed = all(r.passed for r in results)
+                worth = max_points.get(name, 0.0)
                 marks.append(Mark(name, worth, worth if passed else 0.0, passed, results))
         return marks
 

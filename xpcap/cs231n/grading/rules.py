@@ -471,7 +471,8 @@ def rules(table: str) -> Iterator[Rule]:
 
 def _trees(pattern: str, instead: str) -> tuple[ast.AST, ast.AST]:
     """Syntax trees of a pattern and its replacement: two expressions, or two statements."""
-    (old,), new = ast.parse(pattern).body, ast.parse(instead).body
+    (old,) = ast.parse(pattern).body
+    new = ast.parse(instead).body
     if isinstance(old, ast.Expr) and len(new) == 1 and isinstance(new[0], ast.Expr):
         return old.value, new[0].value
     return old, new[0] if len(new) == 1 else ast.If(ast.Constant(True), new, [])
@@ -540,7 +541,8 @@ def wrong_shape(
     others: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[str, str]:
     """Kind and advice for a result of wrong shape; `others` are the shapes of the other results."""
-    got, right = tuple(got), tuple(right)
+    got = tuple(got)
+    right = tuple(right)
     advice = f"{name} has shape {got}, not {right}"
     squeezed = tuple(size for size in got if size != 1)
     alike = [

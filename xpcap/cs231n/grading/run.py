@@ -120,7 +120,8 @@ def ask(
     reference : source of the reference functions, for questions that have `replaced`
     """
     answers: dict[int, Observation | Stopped] = {}
-    remaining, total = list(range(len(questions))), TOTAL_FACTOR * seconds + START_SECONDS
+    remaining = list(range(len(questions)))
+    total = TOTAL_FACTOR * seconds + START_SECONDS
     end = time.monotonic() + total
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary).resolve()
@@ -157,7 +158,8 @@ def ask(
 
 def _blocked_by(questions: Sequence[Question], slow: int, remaining: Sequence[int]) -> list[int]:
     """Remaining questions that call the slow one, so cannot end either; all, if it is an import."""
-    name, is_import = questions[slow].name, not questions[slow].probe
+    name = questions[slow].name
+    is_import = not questions[slow].probe
     probes = [k for k in remaining if questions[k].name in table.FUNCTIONS]
     return [k for k in probes if is_import or name in table.builds_on(questions[k].name)]
 
@@ -179,7 +181,8 @@ def _write(
         (package / parent).mkdir(parents=True, exist_ok=True)
         (package / parent / "__init__.py").touch()
     (folder / child.ANSWERS).mkdir()
-    inputs, planned = {}, []
+    inputs = {}
+    planned = []
     for k, question in enumerate(questions):
         names = []
         for case, arrays in question.cases.items():
@@ -243,7 +246,8 @@ def _stopped(
 ) -> Stopped:
     """The reason why a process ended without an answer."""
     faults = (folder / child.FAULTS).read_text(encoding="utf-8", errors="replace")
-    line, seconds = _line(faults, folder, shown), settings["seconds"]
+    line = _line(faults, folder, shown)
+    seconds = settings["seconds"]
     if faults.startswith("Timeout"):
         reason = f"did not end within {seconds:g} second{'s' * (seconds != 1)}"
         return Stopped(reason, line, is_slow=True)

@@ -100,7 +100,8 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     elif is_plain() or not has_kernels(CELLS[setup.cell]):
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
-        label, error = f"{label}: no recorded step was repeated", math.inf
+        label = f"{label}: no recorded step was repeated"
+        error = math.inf
     else:
         label += f", {setup.steps} steps, {outcome.repeated} of them repeated"
     return make_row(label, error, tolerance, setup.dtype)
@@ -147,7 +148,8 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
 def _draw(setup: Setup) -> CaptionData:
     """Captions for two and a half batches; every third has a NULL in place of a word."""
     data = draw_data(2 * setup.N + setup.N // 2, setup.features, setup.V, setup.seed, LENGTHS)
-    captions, null = data.split("train").captions, data.vocabulary.null
+    captions = data.split("train").captions
+    null = data.vocabulary.null
     captions[::3, 2] = np.where(captions[::3, 3] == null, captions[::3, 2], null)
     return data
 
@@ -183,7 +185,8 @@ class _GradientRecorder(CaptioningRNN):
 
 class _Run:
     def __init__(self, setup: Setup, data: CaptionData, scope: Scope) -> None:
-        words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
+        words = data.vocabulary.word_to_idx
+        sizes = (setup.features, setup.W, setup.H)
         self._scope = scope
         with scope():
             self._model = _GradientRecorder(

@@ -57,7 +57,8 @@ def mixed_error(x: Array, y: Array) -> float:
     >>> mixed_error(np.array([0.0, 3.0]), np.array([1e-9, 3.0])) < 1e-8
     True
     """
-    a, b = to_numpy(x).astype(np.float64), np.asarray(to_numpy(y))
+    a = to_numpy(x).astype(np.float64)
+    b = np.asarray(to_numpy(y))
     if a.shape != b.shape:
         raise InvalidValueError(
             f"mixed_error got shapes {a.shape} and {b.shape}, expected equal shapes"
@@ -75,7 +76,8 @@ def read_cases(name: str = "published") -> Cases:
 def read_array(spec: Any, dtype: str | None) -> Array:
     """An array of a case: a linspace over a shape, or listed numbers; floats get `dtype`."""
     if isinstance(spec, Mapping):
-        (first, last), shape = spec["linspace"], spec["shape"]
+        first, last = spec["linspace"]
+        shape = spec["shape"]
         spec = np.linspace(first, last, int(np.prod(shape))).reshape(shape)
     host = np.asarray(spec)
     return asarray(host.astype(dtype) if host.dtype.kind == "f" and dtype else host)
@@ -88,12 +90,14 @@ def layer_values(layers: Any, cases: Cases) -> Iterator[Row]:
     """Outputs on the published inputs, in float64 and in float32."""
     for dtype in ("float64", "float32"):
         for case in cases["layers"]:
-            label, tolerance = case.get("label", case["name"]), case["rtol"]
+            label = case.get("label", case["name"])
+            tolerance = case["rtol"]
             inputs = [read_array(spec, dtype) for spec in case["inputs"].values()]
             outputs = getattr(layers, case["name"])(*inputs)
             for (name, expected), got in zip(case["expected"].items(), outputs, strict=False):
                 if dtype == "float32":
-                    error, tolerance = mixed_error(got, expected), FLOAT32_TOLERANCE
+                    error = mixed_error(got, expected)
+                    tolerance = FLOAT32_TOLERANCE
                 else:
                     error = rel_error(got, np.asarray(expected))
                 yield make_row(f"{label} {name}", error, tolerance, dtype)
@@ -109,7 +113,8 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         mask = asarray(np.random.rand(N, T) <= p)
         loss = float(layers.temporal_softmax_loss(x, y, mask)[0])
         low, high = case["about"]
-        label, error = f"softmax loss N{N} T{T} p{p} off its middle", abs(loss - (low + high) / 2)
+        label = f"softmax loss N{N} T{T} p{p} off its middle"
+        error = abs(loss - (low + high) / 2)
         yield make_row(label, error, (high - low) / 2)
     check = cases["loss_check"]
     arguments = table.FUNCTIONS["temporal_softmax_loss"].arguments.values()
@@ -146,11 +151,14 @@ def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Ro
     name = backward.replace("_backward", "_forward")
     if "arrays" in check:
         spec = Spec(check["arrays"])
-        arguments, results = spec.entries, spec.results
+        arguments = spec.entries
+        results = spec.results
     else:
         row = table.FUNCTIONS[name]
-        arguments, results = tuple(row.arguments.values()), tuple(row.results.values())
-    inputs, upstream = draw(arguments, check["sizes"]), draw(results, check["sizes"]).values()
+        arguments = tuple(row.arguments.values())
+        results = tuple(row.results.values())
+    inputs = draw(arguments, check["sizes"])
+    upstream = draw(results, check["sizes"]).values()
     forward = getattr(layers, name)
 
     def output(k: int) -> Callable[[Array], Array]:
@@ -206,7 +214,8 @@ def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
             model.params[name] = read_array({**case["params"], "shape": value.shape}, "float64")
         captions = (np.arange(N * T1) % V).reshape(N, T1)
         loss, grads = model.loss(read_array(case["features"], "float64"), captions)
-        label, error = f"captioner fixed {case['cell']}", abs(float(loss) - case["published_loss"])
+        label = f"captioner fixed {case['cell']}"
+        error = abs(float(loss) - case["published_loss"])
         yield make_row(f"{label} loss (absolute)", error, FIXED_LOSS_TOLERANCE)
         for name, expected in case["grads"].items():
             flat = to_numpy(grads[name]).ravel()
@@ -222,7 +231,8 @@ def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
     N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
     for cell in _cells_of(captioner):
         np.random.seed(cases["seed"])
-        captions, features = np.random.randint(V, size=(N, T1)), np.random.randn(N, D)
+        captions = np.random.randint(V, size=(N, T1))
+        features = np.random.randn(N, D)
         model = captioner(check["word_to_idx"], D, W, H, cell, np.float64)
         loss = _loss_of(model, features, captions)
         _, grads = model.loss(features, captions)
@@ -239,14 +249,16 @@ def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
 
 def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
     """Slopes of larger models along random directions; with dropout for xpcap's class."""
-    check, ours = cases["captioner_directions"], issubclass(captioner, CaptioningRNN)
+    check = cases["captioner_directions"]
+    ours = issubclass(captioner, CaptioningRNN)
     N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"word{i}": i for i in range(3, V)}}
     options = {"step": 0} if ours else {}  # the same dropout masks each time
     for variant, cell, inject in variants(captioner):
         rng = np.random.default_rng(cases["seed"])
         size = (check["sizes"]["P"], D) if has_attention(inject) else (D,)
-        features, captions = rng.standard_normal((N, *size)), rng.integers(0, V, (N, T1))
+        features = rng.standard_normal((N, *size))
+        captions = rng.integers(0, V, (N, T1))
         settings = {"dropout": check["dropout"], "seed": cases["seed"], "inject": inject}
         input_dim = size if len(size) > 1 else D
         model = captioner(words, input_dim, W, H, cell, np.float64, **settings if ours else {})
