@@ -42,7 +42,7 @@ class RowsCache(NamedTuple):
 
     cell: "Pointwise"
     states: State  # stacks, each (N+R, H): the initial states, then the state after each row
-    saved: dict[str, Array]  # (R, .), under the names of `cell.saved`
+    saved: State  # (R, .), the arrays that `cell.saved` names
     Wh: Array  # (H, G)
     rows: PackedSequences
     extra_term: RecurrentTerm | None
@@ -90,11 +90,10 @@ class Pointwise(Cell):
         if owner("memory_gate") > owner("equation"):
             cls.memory_gate = None
         if owner("gradient") > owner("equation") and cls.gradient is not Pointwise.gradient:
-            got = "is that of another equation"
             base = cls.__mro__[owner("gradient")].__name__
             raise InvalidTypeError(
-                f"{cls.__name__}: gradient {got}, expected one for its equation; if it is right,"
-                f" write gradient = {base}.gradient"
+                f"{cls.__name__}: gradient is that of another equation, expected one for its"
+                f" equation; if it is right, write gradient = {base}.gradient"
             )
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
@@ -204,8 +203,10 @@ class Pointwise(Cell):
         return da, dstate0, {"Wh": dWh}
 
     def block_values(self, cache: RowsCache) -> dict[str, Array]:
-        values = cache.saved.get("blocks")
-        return {} if values is None else dict(zip(self.blocks, self.split(values), strict=True))
+        saved = dict(zip(self.saved, cache.saved, strict=True))
+        if "blocks" not in saved:
+            return {}
+        return dict(zip(self.blocks, self.split(saved["blocks"]), strict=True))
 
 
 # ---- The loop over packed rows
@@ -221,69 +222,15 @@ def forward_loop(
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
     """Pointwise.rows_forward without its checks; h (R, H) is a view into the cache."""
-    R = len(a)
-    N = rows.N
-    H, G = Wh.shape
-    shapes = [(N, G)] + [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
-    if memory is None:
-        r, *arrays = one_block(a, shapes)
-        memory = Workspace.fresh(a)
-    else:
-        names = [f"state {name}" for name in cell.states] + [f"saved {name}" for name in cell.saved]
-        r, *arrays = map(memory.take, ("r", *names), shapes)
-    states = tuple(arrays[: len(cell.states)])
-    saved = tuple(arrays[len(cell.states) :])
     ops = get_ops(a)
-    ops.start_states(state0, states)
-    loop = CellBuffers(a, r, states, states, saved)
-    step_fn = forward_steps(ops, cell, loop, ops.factor(Wh, memory), memory, extra_term)
+    loop = _loop_buffers(cell, a, len(Wh), rows, memory)
+    memory = memory or Workspace.fresh(a)
+    ops.start_states(state0, loop.after)
+    run_step = forward_steps(ops, cell, loop, ops.factor(Wh, memory), memory, extra_term)
     for step in rows.steps:
-        step_fn(step)
-    by_name = dict(zip(cell.saved, saved, strict=True))
-    cache = RowsCache(cell, states, by_name, Wh, rows, extra_term)
+        run_step(step)
+    cache = RowsCache(cell, loop.after, loop.saved, Wh, rows, extra_term)
     return cache.output, cache
-
-
-def forward_steps(
-    ops: Ops,
-    cell: Pointwise,
-    loop: CellBuffers,
-    Wh: Factor,
-    memory: Workspace,
-    extra_term: RecurrentTerm | None = None,
-) -> StepFn:
-    """A step of a cell: the faster version of the operations if there is one, else the equation."""
-    h = loop.before[0]
-    r = loop.r
-    add = None
-    with_term = None
-    if extra_term is not None:
-        with_term = memory.take("a with term", r.shape) if cell.scales_recurrence else None
-        add = extra_term.forward_steps(h, r if with_term is None else with_term, len(loop.a))
-    if with_term is None and (fast := ops.cell_steps(cell, loop, Wh, add)):
-        return fast
-    multiply = ops.row_matmul(h, Wh, r)
-
-    def step_fn(step: Step) -> None:
-        n = step.n
-        a = loop.a[step.rows]
-        multiply(step.before, 0, n)  # r = h @ Wh
-        if with_term is not None:
-            with_term[:n] = a
-            a = with_term[:n]
-        if add is not None:
-            add(step)
-        state = (x[step.states_before] for x in loop.before)
-        results = cell.equation(a, r[:n], *state)
-        if not step.first:  # the first step has the most rows, so no wrong shape broadcasts
-            _check_equation(cell, results, loop, step)
-        after, saved = results
-        for x, value in zip(loop.after, after, strict=True):
-            x[step.states_after] = value
-        for x, value in zip(loop.saved, saved, strict=True):
-            x[step.rows] = value
-
-    return step_fn
 
 
 def backward_loop(
@@ -299,25 +246,39 @@ def backward_loop(
     means zeros.
     """
     cell, states, saved, Wh, rows, extra_term = cache
-    H, G = Wh.shape
-    R = rows.R
-    N = rows.N
     h = states[0]
     ops = get_ops(h)
     memory = memory or Workspace.fresh(h)
-    da = memory.take("da", (R, G))
-    dr = memory.take("dr", (R, G)) if cell.scales_recurrence else da
-    dstate = tuple(memory.take(f"dstate {name}", (N, H)) for name in cell.states)
+    da = memory.take("da", (rows.R, Wh.shape[1]))
+    dr = memory.take("dr", da.shape) if cell.scales_recurrence else da
+    dstate = tuple(memory.take(f"dstate {name}", (rows.N, len(Wh))) for name in cell.states)
     for x, dx in zip(last or (), dstate, strict=False):
         dx[...] = 0 if x is None else x
-    grads = CellGradients(states, tuple(saved.values()), dh, dstate, last is not None, da, dr)
-    step_fn = backward_steps(ops, cell, grads, Wh, extra_term)
+    grads = CellGradients(states, saved, dh, dstate, last is not None, da, dr)
+    run_step = backward_steps(ops, cell, grads, Wh, extra_term)
     for step in reversed(rows.steps):
-        step_fn(step)
+        run_step(step)
     if last is None:
         zero_without_steps(rows, *dstate)
     dWh = memory.take("dWh", Wh.shape) if dWh is None else dWh
     return da, dstate, ops.matmul(_states_before(rows, h, memory).T, dr, out=dWh)
+
+
+def _loop_buffers(
+    cell: Pointwise, a: Array, H: int, rows: PackedSequences, memory: Workspace | None
+) -> CellBuffers:
+    """Buffers of the loop over a (R, G), in `memory`, or new ones in one block."""
+    R, G = a.shape
+    N = rows.N
+    shapes = {"r": (N, G)}
+    shapes |= {f"state {name}": (N + R, H) for name in cell.states}
+    shapes |= {f"saved {name}": (R, columns * H) for name, columns in cell.saved.items()}
+    if memory is None:
+        r, *arrays = one_block(a, [*shapes.values()])
+    else:
+        r, *arrays = map(memory.take, shapes, shapes.values())
+    states = tuple(arrays[: len(cell.states)])
+    return CellBuffers(a, r, states, states, tuple(arrays[len(cell.states) :]))
 
 
 def _states_before(rows: PackedSequences, stack: Array, memory: Workspace) -> Array:
@@ -328,6 +289,51 @@ def _states_before(rows: PackedSequences, stack: Array, memory: Workspace) -> Ar
     return get_ops(stack).gather(stack, contiguous(asarray(rows.previous, like=stack)), out)
 
 
+# ---- A step of the loop
+
+
+def forward_steps(
+    ops: Ops,
+    cell: Pointwise,
+    loop: CellBuffers,
+    Wh: Factor,
+    memory: Workspace,
+    extra_term: RecurrentTerm | None = None,
+) -> StepFn:
+    """A function that runs a step: the faster version of `ops` if there is one, else the equation."""
+    h = loop.before[0]
+    add = None
+    a_with_term = None
+    if extra_term is not None:
+        if cell.scales_recurrence:  # a gate would scale a term of r, so it is added to a
+            a_with_term = memory.take("a with term", loop.r.shape)
+        with_term = loop.r if a_with_term is None else a_with_term
+        add = extra_term.forward_steps(h, with_term, len(loop.a))
+    if a_with_term is None and (fast := ops.cell_steps(cell, loop, Wh, add)):
+        return fast
+    multiply = ops.row_matmul(h, Wh, loop.r)
+
+    def run_step(step: Step) -> None:
+        n = step.n
+        a = loop.a[step.rows]
+        multiply(step.before, 0, n)  # r = h @ Wh
+        if a_with_term is not None:
+            a_with_term[:n] = a
+            a = a_with_term[:n]
+        if add is not None:
+            add(step)
+        results = cell.equation(a, loop.r[:n], *(x[step.states_before] for x in loop.before))
+        if not step.first:  # the first step has the most rows, so no wrong shape broadcasts
+            _check_equation(cell, results, loop, step)
+        after, saved = results
+        for x, value in zip(loop.after, after, strict=True):
+            x[step.states_after] = value
+        for x, value in zip(loop.saved, saved, strict=True):
+            x[step.rows] = value
+
+    return run_step
+
+
 def backward_steps(
     ops: Ops,
     cell: Pointwise,
@@ -335,7 +341,7 @@ def backward_steps(
     Wh: Array,
     extra_term: RecurrentTerm | None = None,
 ) -> StepFn:
-    """The gradient of a step of forward_steps; later steps run first."""
+    """A function that runs the gradient of a step; later steps run first."""
     dh_next, *dcarried = grads.dstate
     add = None if extra_term is None else extra_term.backward_steps(grads.da, dh_next)
     if fast := ops.cell_backward_steps(cell, grads, Wh, add):
@@ -345,20 +351,19 @@ def backward_steps(
         for x in grads.dstate:
             x[...] = 0
 
-    def step_fn(step: Step) -> None:
+    def run_step(step: Step) -> None:
         n = step.n
-        rows = step.rows
-        dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in dcarried)
+        dafter = grads.dh[step.rows] + dh_next[:n], *(x[:n] for x in dcarried)
         before = tuple(x[step.states_before] for x in grads.states)
         after = tuple(x[step.states_after] for x in grads.states)
-        saved = tuple(x[rows] for x in grads.saved)
-        results = cell.gradient(dstate, before, after, saved)
+        saved = tuple(x[step.rows] for x in grads.saved)
+        results = cell.gradient(dafter, before, after, saved)
         if not (step.first and step.n_next):  # the first to run, and the one with the most rows
             _check_gradient(cell, results, grads, step)
         da, dr, (direct, *carried) = results
-        grads.da[rows] = da
+        grads.da[step.rows] = da
         if grads.dr is not grads.da:
-            grads.dr[rows] = dr
+            grads.dr[step.rows] = dr
         for x, value in zip(dcarried, carried, strict=True):
             x[:n] = value
         multiply(step.first, 0, n)  # dh_next = dr @ Wh.T
@@ -367,11 +372,11 @@ def backward_steps(
         if add is not None:
             add(step)
 
-    return step_fn
+    return run_step
 
 
 def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step) -> None:
-    """TypeError, ValueError : the results of an equation do not fit their arrays."""
+    """Raise TypeError or ValueError if the results of an equation do not fit their arrays."""
     after, saved = cell._unpacked("equation", results, "the state after", "the saved arrays")
     states = cell._unpacked("equation, state", after, *cell.states)
     others = cell._unpacked("equation, saved", saved, *cell.saved)
@@ -382,7 +387,7 @@ def _check_equation(cell: Pointwise, results: Any, loop: CellBuffers, step: Step
 
 
 def _check_gradient(cell: Pointwise, results: Any, grads: CellGradients, step: Step) -> None:
-    """TypeError, ValueError : the results of a gradient do not fit their arrays."""
+    """Raise TypeError or ValueError if the results of a gradient do not fit their arrays."""
     da, dr, dbefore = cell._unpacked("gradient", results, "da", "dr", "the gradient of a state")
     direct, *others = cell._unpacked("gradient, state", dbefore, *cell.states)
     if grads.dr is grads.da and (dr is not da or direct is not None):
