@@ -17,7 +17,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -209,6 +209,28 @@ class Names(OptionKind):
         if isinstance(value, str) and value in self.names:
             return value
         raise OptionError(f"{name} {value!r} does not exist, expected {one_of(self.names, value)}")
+
+
+@dataclass(frozen=True)
+class Checked(OptionKind):
+    """Values that a function converts; it raises LookupError, TypeError or ValueError for others."""
+
+    convert: Callable[[Any], Any]
+    expected: str  # the values, in words
+    metavar: str = "TEXT"
+    repeated: bool = False
+
+    def __str__(self) -> str:
+        return self.expected
+
+    def parse(self, text: Any) -> Any:
+        return text
+
+    def check(self, name: str, value: object) -> Any:
+        try:
+            return self.convert(value)
+        except (LookupError, TypeError, ValueError) as error:
+            raise self.refusal(name, value) from error
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ train --epochs -1 | --epochs is -1, expected a whole number in 0..1000000
 train --dropout 1 | --dropout is 1.0, expected a number in [0, 1)
 train --resume | --resume requires --out
 prepare --split train --features f --out o | 'train' | NAME=LIST
-prepare --split a=x --split a=y --features f --out o | 'a=y' | fresh name
+prepare --split a=x --split a=y --features f --out o | 'a=y' | each split once
 score said.json | --data
 caption RUN RUN | RUN is given as a second run, expected one run | --against RUN
 caption RUN a.png RUN | RUN is given as a second run, expected one run | --against RUN

@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.data import CaptionData, Vocabulary, write_dataset
 from xpcap.data.dataset import Split
-from xpcap.options import Flag, Names, OptionKind, Real, Whole
+from xpcap.options import Checked, Flag, Names, OptionKind, Real, Whole
 from xpcap.runs.recipe import (
     AFTER,
     LENGTH,
@@ -19,7 +19,6 @@ from xpcap.runs.recipe import (
     TRAINING,
     UNSTORED,
     Recipe,
-    SaveIntervalText,
     preset_for,
 )
 from xpcap.trainer.train import train_run
@@ -81,7 +80,7 @@ def other(kind: OptionKind, value: Any) -> Any:
         return names[names.index(value) - 1]
     if isinstance(kind, Whole):
         return value + 1
-    if isinstance(kind, SaveIntervalText):
+    if isinstance(kind, Checked):  # `save_every`
         return "1"
     assert isinstance(kind, Real), f"{kind}: name another value of such a kind here"
     return 1.0 if isinstance(value, str) else 2 * value or 0.25

@@ -245,7 +245,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("--fractions a,b", {"fractions": "a,b"}, "fractions", "together 1"),
     ("--split a", {"lists": ["a"]}, "lists", "NAME=LIST"),
     ("--split 1=x", {"lists": {"1": "x"}}, "lists", "NAME=LIST"),
-    ("--split a=x --split a=y", {"lists": "a"}, "lists", "a fresh name"),
+    ("--split a=x --split a=y", {"lists": "a"}, "lists", "each split once"),
     ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "dev is another name of val"),
     ("--split a=x --fractions 1", {"lists": {"a": "x"}, "fractions": [1]}, "lists and fractions",
      "are both given"),

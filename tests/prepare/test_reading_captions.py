@@ -200,7 +200,7 @@ def test_a_file_is_read_as_people_mean_it(text: Any, said: Any, report: str) -> 
     columns=Columns(image="Foto", caption="en", split="teil") | DataError | columns 'Foto', 'en' | and teil for splits
     columns={"caption": "en"} | OptionError | `columns` | Columns(image=
     columns=Columns(image="Foto", caption=[]) | OptionError | caption | is []
-    columns=Columns(image="Foto", caption=["en", 7]) | OptionError | caption | is 7
+    columns=Columns(image="Foto", caption=["en", 7]) | OptionError | caption | 'en', 7]
     content='{"a.jpg": ["A dog."]}', columns=Columns(image="image") | DataError | without columns | a table
     content="a.jpg#0\\tA dog.", columns=Columns(image="image") | DataError | without columns
     encoding="cp125" | OptionError | encoding | is 'cp125' | a text encoding, as in cp1252

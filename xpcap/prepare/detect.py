@@ -8,7 +8,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.files.read_write import is_text
 from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
-from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Encoding, ImportReport, grouped
+from xpcap.prepare.rows import ENCODING, CaptionRow, CaptionText, Columns, ImportReport, grouped
 from xpcap.prepare.splits import our_name, with_split_names
 from xpcap.prepare.tables import BY_PICTURE, JSON_LINES, JSON_LIST, TABLES, unknown_columns
 from xpcap.prepare.text import read_whole
@@ -67,7 +67,7 @@ def read_captions(
     if not isinstance(columns, Columns | None):
         raise OptionError(f"`columns` is {columns!r}, expected Columns(image=..., caption=...)")
     if encoding is not None:
-        Encoding().check("`encoding`", encoding)
+        ENCODING.check("`encoding`", encoding)
 
     def text_at(path: Path) -> CaptionText:
         text = read_whole(path, encoding)

@@ -1,6 +1,5 @@
 """Input and output of a reader of captions, `CaptionText` and `CaptionRow`; and `ImportReport`."""
 
-import contextlib
 import functools
 import itertools
 import re
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.options import OptionKind, Text, check_fields, option
+from xpcap.options import Checked, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
 MAX_NAMES = 3  # names listed for each kind
@@ -26,35 +25,26 @@ class CaptionRow(NamedTuple):
     words: Sequence[str] = ()  # of the caption, once it is tokenised
 
 
-class Headings(OptionKind):
-    """One heading or several; `check` returns a tuple."""
-
-    repeated = True
-
-    def __str__(self) -> str:
-        return "the heading of a column, or several"
-
-    def parse(self, text: Any) -> Any:
-        return tuple(text)
-
-    def check(self, name: str, value: object) -> Any:
-        headings = [value] if isinstance(value, str) else value
-        if isinstance(headings, list | tuple) and headings:
-            return tuple(Text().check(name, heading) for heading in headings)
-        raise self.refusal(name, value)
+def _headings(value: Any) -> tuple[str, ...]:
+    """One heading or several."""
+    headings = (value,) if isinstance(value, str) else value
+    if (
+        isinstance(headings, list | tuple)
+        and headings
+        and all(isinstance(x, str) for x in headings)
+    ):
+        return tuple(headings)
+    raise TypeError(value)
 
 
-class Encoding(OptionKind):
-    """A text encoding, by its name."""
+def _encoding(value: Any) -> str:
+    """The name of a text encoding."""
+    b"text".decode(value, "replace")
+    return str(value)
 
-    def __str__(self) -> str:
-        return "a text encoding, as in cp1252"
 
-    def check(self, name: str, value: object) -> Any:
-        with contextlib.suppress(LookupError, ValueError):
-            if isinstance(value, str) and b"text".decode(value, "replace"):
-                return value
-        raise self.refusal(name, value)
+HEADINGS = Checked(_headings, "the heading of a column, or several", repeated=True)
+ENCODING = Checked(_encoding, "a text encoding, as in cp1252")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +55,7 @@ class Columns:
     image: str | None = option(
         Text(), None, "Heading of the picture column, if not detected.")
     caption: str | Sequence[str] | None = option(
-        Headings(), None, "Heading of a caption column, if not detected. Repeatable.")
+        HEADINGS, None, "Heading of a caption column, if not detected. Repeatable.")
     split: str | None = option(Text(), None, "Heading of the split column, if not detected.")
     # fmt: on
 

@@ -19,10 +19,10 @@ from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (
     SEED,
+    Checked,
     Flag,
     Location,
     Names,
-    OptionKind,
     Real,
     Whole,
     check_fields,
@@ -59,25 +59,17 @@ class SaveInterval(NamedTuple):
     steps: float = math.inf
 
 
-class SaveIntervalText(OptionKind):
-    """Option kind of a SaveInterval, written as text."""
-
-    def __str__(self) -> str:
-        return "seconds, as in 30s, or steps, as in 200"
-
-    def check(self, name: str, value: object) -> Any:
-        if _parse_save_interval(value) is None:
-            raise self.refusal(name, value)
-        return value
-
-
-def _parse_save_interval(text: object) -> SaveInterval | None:
-    """The interval that a text names; None if it names none, or 0."""
-    pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
-    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
+def parse_save_interval(text: str) -> SaveInterval:
+    """The interval that a text names; ValueError if it names none, or 0."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})", text)
     if match is None or not float(match[1] or match[2]):
-        return None
+        raise ValueError(text)
     return SaveInterval(seconds=float(match[1])) if match[1] else SaveInterval(steps=int(match[2]))
+
+
+def _save_interval_text(text: Any) -> str:
+    parse_save_interval(text)
+    return str(text)
 
 
 MODEL_OPTIONS, LOSS_OPTIONS, SOLVER_OPTIONS = map(
@@ -187,7 +179,7 @@ class Recipe:
         Flag(), None, "Index the training photos, to rerank captions by similar photos.",
         role=AFTER, usual=True, generated=False, warm=True)
     save_every: str = option(
-        SaveIntervalText(), None, "Save interval within an epoch, in seconds (30s) or steps (200).",
+        Checked(_save_interval_text, "seconds, as in 30s, or steps, as in 200"), None, "Save interval within an epoch, in seconds (30s) or steps (200).",
         role=UNSTORED, usual="60s")
     resume: bool = option(
         Flag(), False, "Continue the run at `out`, or begin it if none exists.", role=UNSTORED)
@@ -199,9 +191,7 @@ class Recipe:
     @property
     def save_interval(self) -> SaveInterval:
         """`save_every`, parsed."""
-        interval = _parse_save_interval(self.save_every)
-        assert interval is not None  # the option's kind has checked it
-        return interval
+        return parse_save_interval(self.save_every)
 
     @property
     def given(self) -> dict[str, Any]:
